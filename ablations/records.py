@@ -1,0 +1,50 @@
+"""The record: what one trial leaves behind. Tables, figures and pages are built from records and the plan alone."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ablations.files import read_json, write_json
+from models.config import build
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Record:
+    """One trial's outcome, written once, at its end, to `runs/trials/<id>/record.json`."""
+
+    id: str
+    seed: int
+    status: Literal["complete", "diverged", "failed"]
+    config: dict[str, Any]
+    """The resolved model, data, optim, train and eval keys: everything that can change the numbers."""
+    reason: str | None = None
+    """Why it diverged (with the step) or failed."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """On `eval.split`: `loss` (nats per token, language modelling only), `bits_per_byte`, `max_vio_global` (mean over
+    MoE layers), `max_vio_floor` (what perfectly uniform routing would show on as many tokens), `max_vio_max` (E/k - 1),
+    `routing_entropy` (nats, mean over layers); and `max_vio_batch` (mean over layers and the last tenth of training)."""
+    load: list[list[float]] = field(default_factory=list)
+    """Per MoE layer, per expert: load / mean load on the whole of `eval.split`."""
+    history: dict[str, list[float]] = field(default_factory=dict)
+    """Columns of equal length: `step` (from 1), `loss`, `aux_loss`, `max_vio` (batch), `lr`; thinned to <= 200 points."""
+    validation: dict[str, list[float]] = field(default_factory=dict)
+    """Columns of equal length: `step`, `loss`, `max_vio_global`."""
+    scores: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """lm-eval task -> {metric: value, metric_stderr: value or null, `items`: per-item results as a string of 0/1}."""
+    timings: dict[str, float] = field(default_factory=dict)
+    """`train_s`, `eval_s`, `tokens_per_second`, `peak_rss_bytes`. Never compared for equality."""
+    data: dict[str, Any] = field(default_factory=dict)
+    """The data fingerprint and sizes."""
+    environment: dict[str, Any] = field(default_factory=dict)
+    """Versions, instruction set, threads, data type, processor name, code hash."""
+    format: int = FORMAT
+
+    def write(self, path: Path) -> None:
+        write_json(path, dataclasses.asdict(self))
+
+
+def read_record(path: Path) -> Record:
+    return build(Record, read_json(path), str(path))

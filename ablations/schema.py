@@ -1,0 +1,155 @@
+"""The keys of a run: one tree of dataclasses, the only schema. `ablations/config.py` composes it with Hydra."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from models.config import ModelConfig, OptimConfig
+from tasks.config import DataConfig, EvalConfig
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One trial's training, in tokens."""
+
+    tokens: int = 614_400
+    token_fraction: float = 1.0
+    """Multiplies `tokens`; the positive control trains on 0.9 of them."""
+    microbatches: int = 4
+    """Microbatches per optimizer step; `data.batch_size` divides evenly into them."""
+    perturb: float = 0.0
+    """Relative size of a random change of the initial weights; the A/A arm uses 1e-6."""
+    validate_every: float = 0.2
+    """Fraction of the run between two validations."""
+    checkpoint_every: float = 0.25
+    """Fraction of the run between two resumable checkpoints."""
+    spike_nats: float = 2.0
+    """A loss this far above the running minimum, three steps in a row after the warmup, is a divergence."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    threads: int = 1
+    """CPU threads of one trial. They change bits, so they are part of a trial's id."""
+
+
+@dataclass(frozen=True)
+class TrackConfig:
+    """Weights & Biases. It mirrors our own records and changes no number."""
+
+    mode: Literal["auto", "offline", "online", "disabled"] = "auto"
+    """`auto`: online with a login, else offline."""
+    project: str = "v3-ablations"
+    entity: str | None = None
+
+
+@dataclass(frozen=True)
+class LaunchConfig:
+    """How trials are spread over this machine. Changes no number."""
+
+    workers: int | None = None
+    """Worker processes; null takes one per CPU core (one per GPU)."""
+    expected_tokens_per_second: float = 15_000.0
+    """Training speed of one worker, for the expected minutes in the plan."""
+    progress: Literal["auto", "rich", "plain", "none"] = "auto"
+
+
+@dataclass(frozen=True)
+class ArmConfig:
+    """A variant: only the toggles by which it differs from the baseline."""
+
+    about: str = ""
+    set: dict[str, Any] = field(default_factory=dict)
+    """Dotted keys and their values, e.g. `model.moe.balance.kind: bias`."""
+    search: dict[str, list[float]] = field(default_factory=dict)
+    """Keys searched for this arm besides the sweep's own, and their points (the strength of a balancing loss)."""
+    optional: bool = False
+    """Left out unless named in `arms=` or with `arms=all`."""
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """What is searched per arm, with an equal budget for every arm (method: search, then confirm)."""
+
+    keys: dict[str, list[float]] = field(default_factory=lambda: {"optim.lr": [2.5e-3, 5e-3, 1e-2]})
+    """Points shared by all arms. Neighbouring learning rates differ at most by a factor of 2."""
+    seeds: list[int] = field(default_factory=lambda: [1000, 1001, 1002])
+    """Seeds of search trials, apart from the confirmation's. A smaller grid spends its budget on more of them."""
+    constraint_metric: str | None = None
+    """Points are eligible only where this metric of the search trial ..."""
+    constraint_max: float | None = None
+    """... is at most this share of its maximum (MaxVio: E / top_k - 1)."""
+
+
+@dataclass(frozen=True)
+class ExpectedConfig:
+    """A published claim, as a region that a difference must lie in. One verdict each."""
+
+    arm: str
+    metric: str = "loss"
+    against: str | None = None
+    """The arm it is compared with; null is the sweep's baseline."""
+    kind: Literal["better", "not_worse", "equal", "value"] = "better"
+    """Lower is better for every metric. `better`: below 0. `not_worse`: below `margin`. `equal`: within +-margin.
+    `value`: inside `region`."""
+    margin: float | None = None
+    region: list[float] | None = None
+    paper: str = ""
+    """The paper's own number, with its place."""
+    paper_value: float | None = None
+
+
+@dataclass(frozen=True)
+class MatchedConfig:
+    """What is held equal between arms, and within which tolerance."""
+
+    on: list[Literal["total_params", "active_params", "flops_per_token"]] = field(
+        default_factory=lambda: ["total_params", "active_params", "flops_per_token"]
+    )
+    tolerance: float = 0.01
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """One question: a YAML file in sweeps/."""
+
+    name: str = ""
+    question: str = ""
+    source: str = ""
+    baseline: str = ""
+    """The name of the arm that the others are compared with."""
+    common: dict[str, Any] = field(default_factory=dict)
+    """Dotted keys that this sweep sets for all its arms."""
+    arms: dict[str, ArmConfig] = field(default_factory=dict)
+    control: dict[str, Any] = field(default_factory=lambda: {"train.token_fraction": 0.9})
+    """The known small harm that the sweep must be able to see."""
+    matched: MatchedConfig = field(default_factory=MatchedConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+    seeds: int = 6
+    """Confirmation seeds, unless `seeds=` says otherwise."""
+    primary: str = "loss"
+    metrics: list[str] = field(default_factory=lambda: ["loss", "bits_per_byte"])
+    expected: list[ExpectedConfig] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Config:
+    """`python -m ablations.run KEY=VALUE ...`"""
+
+    sweep: SweepConfig = field(default_factory=SweepConfig)
+    scale: str = "cpu"
+    search: Literal["published", "fresh"] = "published"
+    """`published` pins each arm's searched values to those of the published result and only confirms; `fresh` searches."""
+    seeds: int | list[int] | None = None
+    """How many confirmation seeds, or which."""
+    arms: str | list[str] | None = None
+    """A subset of the sweep's arms, or `all`; null takes those that are not optional."""
+    runs_dir: str = "runs"
+    results_dir: str | None = None
+    """null: results/ of the checkout."""
+    sweeps_dir: str | None = None
+    """null: sweeps/ of the checkout."""
+    dry_run: bool = False
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    track: TrackConfig = field(default_factory=TrackConfig)
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
