@@ -99,7 +99,7 @@ class ExpectedConfig:
 class MatchedConfig:
     """What is held equal between arms, and within which tolerance."""
 
-    on: list[Literal["total_params", "active_params", "flops_per_token"]] = field(
+    equal: list[Literal["total_params", "active_params", "flops_per_token"]] = field(
         default_factory=lambda: ["total_params", "active_params", "flops_per_token"]
     )
     tolerance: float = 0.01
@@ -138,6 +138,10 @@ class Config:
     """`published` pins each arm's searched values to those of the published result and only confirms; `fresh` searches."""
     seeds: int | list[int] | None = None
     """How many confirmation seeds, or which."""
+    search_points: int | None = None
+    """At most this many points per searched key (the middle ones); null takes the sweep's."""
+    search_seeds: int | None = None
+    """At most this many search seeds; null takes the sweep's."""
     arms: str | list[str] | None = None
     """A subset of the sweep's arms, or `all`; null takes those that are not optional."""
     runs_dir: str = "runs"

@@ -1,0 +1,236 @@
+"""`python -m ablations.eval checkpoint=PATH`: the scores of a checkpoint on lm-eval tasks.
+
+A checkpoint is a folder with model.safetensors, config.json (`format`, `model`, `data`) and tokenizer.json. Prints a
+table, and one JSON object as the last line.
+"""
+
+import dataclasses
+import functools
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from models.config import ConfigError, build, closest
+from tasks.config import DataConfig, EvalConfig
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from torch import Tensor
+
+    from tasks.batches import PackedData
+    from tasks.corpora import Document
+
+CHECKPOINT_FILES = ("config.json", "model.safetensors", "tokenizer.json")
+GROUPS: dict[str, type] = {"eval": EvalConfig, "data": DataConfig}
+UNUSED = {"eval.tokens"}
+"""Keys that only matter during a trial."""
+
+USAGE = """python -m ablations.eval checkpoint=PATH [KEY=VALUE ...]
+
+Scores a checkpoint folder (config.json, model.safetensors, tokenizer.json) on lm-eval tasks.
+
+  checkpoint=PATH   the folder
+  device=cpu        or cuda
+  runs_dir=runs     its cache/ keeps prepared data, evaluation items and downloads
+{groups}
+eval.tasks names any lm-eval task, or the path of a task's YAML file. The data keys start from the checkpoint's own.
+Example: python -m ablations.eval checkpoint=runs/trials/ID/checkpoint eval.tasks=[python_cloze,blimp] eval.items=100
+"""
+
+
+@dataclass(frozen=True)
+class Request:
+    """The command line, checked as far as that goes without loading anything."""
+
+    checkpoint: Path
+    device: str
+    runs_dir: Path
+    eval: EvalConfig
+    data: dict[str, Any]
+    """Overrides of the checkpoint's data keys."""
+
+
+def parse(arguments: Sequence[str]) -> Request:
+    """Raises ConfigError for an argument that is no KEY=VALUE, an unknown key, or a wrong value."""
+    top = {"checkpoint": "", "device": "cpu", "runs_dir": "runs"}
+    groups: dict[str, dict[str, Any]] = {name: {} for name in GROUPS}
+    for argument in arguments:
+        key, equals, text = argument.partition("=")
+        if not equals:
+            raise ConfigError(f"{argument}: expected KEY=VALUE, such as checkpoint=PATH (see --help)")
+        group, _, name = key.partition(".")
+        if name and group in GROUPS and key not in UNUSED:
+            groups[group][name] = _value(key, text)
+        elif key in top:
+            top[key] = text
+        else:
+            known = [*top, *(f"{group}.{field.name}" for group, field in _fields())]
+            raise ConfigError(f"{key}: no such key{closest(key, known)} (known: {', '.join(known)})")
+    if not top["checkpoint"]:
+        raise ConfigError("checkpoint: missing; give the folder of a checkpoint, checkpoint=PATH")
+    if top["device"] not in ("cpu", "cuda"):
+        raise ConfigError(f"device={top['device']}: expected one of cpu, cuda")
+    build(DataConfig, groups["data"], "data")
+    config = build(EvalConfig, groups["eval"], "eval")
+    return Request(Path(top["checkpoint"]), top["device"], Path(top["runs_dir"]), config, groups["data"])
+
+
+def _fields() -> list[tuple[str, "dataclasses.Field[Any]"]]:
+    """(group, field) of every key besides the top ones."""
+    pairs = [(group, field) for group, cls in GROUPS.items() for field in dataclasses.fields(cls)]
+    return [(group, field) for group, field in pairs if f"{group}.{field.name}" not in UNUSED]
+
+
+def _value(key: str, text: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{key}={text}: not a value (numbers, words, null, or a list like [a,b])") from error
+
+
+def evaluate(request: Request) -> dict[str, Any]:
+    """{`checkpoint`, `split`, `scores`: as `tasks.evals.score.score` returns them}.
+
+    Raises ConfigError for a checkpoint that is not one, an unknown task, or data that cannot be had.
+    """
+    _check_files(request.checkpoint)
+    if request.device == "cuda":
+        _check_cuda()
+    from tasks.evals.score import check_tasks, score
+
+    check_tasks(request.eval.tasks)
+    from models.checkpoint import load_checkpoint
+
+    model, saved = load_checkpoint(request.checkpoint)
+    model = model.to(request.device).eval()
+
+    def logits(tokens_BT: "Tensor") -> "Tensor":
+        return model(tokens_BT).logits
+
+    cache_dir = request.runs_dir / "cache"
+    data = CheckpointData(
+        _tokenizer(request.checkpoint),
+        build(DataConfig, {**saved.get("data", {}), **request.data}, "data"),
+        saved["model"]["vocab_size"],
+        cache_dir,
+    )
+    scores = score(logits, data, request.eval, cache_dir, request.device)
+    return {"checkpoint": str(request.checkpoint), "split": request.eval.split, "scores": scores}
+
+
+@dataclass(frozen=True)
+class CheckpointData:
+    """The held-out documents, prepared only if a task asks for them, beside the tokenizer of the checkpoint."""
+
+    tokenizer: "Tokenizer"
+    config: DataConfig
+    vocab_size: int
+    cache_dir: Path
+
+    @property
+    def seq_len(self) -> int:
+        return self.config.seq_len
+
+    @functools.cached_property
+    def prepared(self) -> "PackedData":
+        from tasks.batches import prepare
+
+        return prepare(self.config, self.vocab_size, self.cache_dir)
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        return self.prepared.fingerprint
+
+    def documents(self, split: Literal["validation", "test"]) -> "Sequence[Document]":
+        return self.prepared.documents(split)
+
+
+def _check_files(folder: Path) -> None:
+    if not folder.is_dir():
+        raise ConfigError(f"checkpoint={folder}: there is no such folder")
+    missing = [name for name in CHECKPOINT_FILES if not (folder / name).is_file()]
+    if missing:
+        raise ConfigError(f"checkpoint={folder}: not a checkpoint, it has no {' and no '.join(missing)}")
+
+
+def _tokenizer(folder: Path) -> "Tokenizer":
+    from tasks.tokenizer import load_tokenizer
+
+    try:
+        return load_tokenizer((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    except Exception as error:  # tokenizers raises nothing more specific
+        raise ConfigError(f"checkpoint={folder}: tokenizer.json cannot be read ({error})") from error
+
+
+def _check_cuda() -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ConfigError("device=cuda: torch finds no GPU here; use device=cpu")
+
+
+def table(scores: dict[str, dict[str, Any]]) -> str:
+    """One line per task and metric."""
+    lines = [("task", "metric", "value", "stderr", "chance", "items")]
+    for task, row in scores.items():
+        for metric, value in row.items():
+            if metric in ("n", "chance", "items") or _is_stderr(metric):
+                continue
+            name, comma, answer_filter = metric.partition(",")
+            error = row.get(f"{name}_stderr{comma}{answer_filter}")
+            chance = row.get("chance") if metric.startswith("acc") else None
+            lines.append((task, metric, _number(value), _number(error), _number(chance), str(row.get("n", ""))))
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column < 2 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def _is_stderr(metric: str) -> bool:
+    return metric.partition(",")[0].endswith("_stderr")
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def usage() -> str:
+    lines = []
+    for group, field in _fields():
+        value = field.default_factory() if callable(field.default_factory) else field.default
+        text = f"[{','.join(value)}]" if isinstance(value, list) else json.dumps(value).strip('"')
+        lines.append(f"  {group}.{field.name}={text}")
+    return USAGE.format(groups="\n".join(lines))
+
+
+def main(arguments: Sequence[str]) -> int:
+    if not arguments or any(argument in ("-h", "--help") for argument in arguments):
+        print(usage())
+        return 0
+    try:
+        result = evaluate(parse(arguments))
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"runs_dir or checkpoint: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written but the cache", file=sys.stderr)
+        return 130
+    print(table(result["scores"]))
+    print(json.dumps(result, allow_nan=False))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

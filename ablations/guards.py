@@ -1,0 +1,140 @@
+"""What every arm must pass before any of its trials runs (docs/design.md, "What makes an ablation true").
+
+Public small ablations are mostly wrong in ways that these catch: an all-ones mask, unequal parameters, a second toggle
+that moved along, a held-out text that was trained on.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ablations.trialkeys import TrialKeys, differing
+from models.cost import Cost
+from models.transformer import Transformer, initialise
+from tasks.batches import PackedData
+
+if TYPE_CHECKING:  # the scheduler uses the guards on configs without paying for Lightning
+    from models.module import LanguageModel
+
+CAUSALITY_TOLERANCE = 1e-4
+"""FP32 logits: other group sizes in the grouped product move the last bits; a leak moves a hundred times more."""
+START_TOLERANCE = 0.5
+"""Nats between the initial loss and ln(vocabulary)."""
+SEPARATION_LIMIT = 0.05
+"""Largest share of held-out 32-token windows that the training part may hold."""
+
+
+@dataclass(frozen=True)
+class GuardResult:
+    name: str
+    passed: bool
+    detail: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def causality(model: Transformer, tokens_BT: Tensor) -> GuardResult:
+    """Changing tokens after position t leaves the logits up to t as they were, for three t. `model` computes in FP32."""
+    length = tokens_BT.shape[1]
+    generator = torch.Generator().manual_seed(0)
+    worst = 0.0
+    model.eval()
+    with torch.no_grad():
+        before = model(tokens_BT).logits
+        for t in sorted({length // 4, length // 2, length - 2}):
+            changed = tokens_BT.clone()
+            other = torch.randint(1, model.config.vocab_size, changed[:, t + 1 :].shape, generator=generator)
+            changed[:, t + 1 :] = (changed[:, t + 1 :] + other) % model.config.vocab_size  # every later token differs
+            after = model(changed).logits
+            worst = max(worst, float((after[:, : t + 1] - before[:, : t + 1]).abs().max()))
+    passed = worst <= CAUSALITY_TOLERANCE
+    detail = f"largest change of an earlier logit {worst:.1e} (limit {CAUSALITY_TOLERANCE:.0e})"
+    return GuardResult("causality", passed, detail if passed else f"later tokens change earlier logits: {detail}")
+
+
+def start(module: "LanguageModel", batch: Tensor) -> GuardResult:
+    """The initial loss is near ln(V), and every parameter receives a gradient; unreached experts are counted apart."""
+    model = module.transformer
+    model.train()
+    result = module.executor.step(batch)
+    loss, uniform = float(result.losses["loss"]), math.log(model.config.vocab_size)
+    dead = [name for name, p in model.named_parameters() if p.grad is None or not bool(p.grad.abs().sum() > 0)]
+    unreached = int((result.load_LE == 0).sum())
+    model.zero_grad(set_to_none=True)
+    near = abs(loss - uniform) <= START_TOLERANCE
+    detail = f"initial loss {loss:.3f}, ln(V) {uniform:.3f}; {unreached} experts unreached by the first batch"
+    if dead:
+        detail += f"; no gradient reaches {', '.join(dead[:3])}" + (f" and {len(dead) - 3} more" * (len(dead) > 3))
+    return GuardResult("start", near and not dead, detail)
+
+
+def determinism(first: Iterable[Tensor], second: Iterable[Tensor], steps: int) -> GuardResult:
+    """The first steps run twice give the same bits; takes the parameters of both runs."""
+    equal = all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    word = "the same bits" if equal else "different bits"
+    return GuardResult("determinism", equal, f"{steps} steps run twice: {word}")
+
+
+def arm_guards(keys: TrialKeys, seed: int, data: PackedData, steps: int = 2) -> list[GuardResult]:
+    """Causality, start and determinism of one arm, on real batches."""
+    from ablations.trial import build_model
+
+    batch = data.train_batch(seed, 0)
+    device = keys.train.device
+    fp32 = Transformer(replace(keys.model, dtype="float32"))
+    initialise(fp32, seed, keys.model.std)
+    results = [causality(fp32, batch[: min(2, len(batch)), :-1])]
+    results.append(start(build_model(keys, seed).to(device), batch.to(device)))
+    runs = []
+    for _ in range(2):
+        module = build_model(keys, seed).to(device)
+        train_steps(module, [data.train_batch(seed, t).to(device) for t in range(steps)], keys)
+        runs.append([p.detach() for p in module.transformer.parameters()])
+    return [*results, determinism(runs[0], runs[1], steps)]
+
+
+def train_steps(module: "LanguageModel", batches: Iterable[Tensor], keys: TrialKeys) -> None:
+    """A bare loop over the same executor, clipping, optimizer and balance update that the Trainer drives."""
+    from models.optim import adamw
+
+    model = module.transformer
+    optimizer = adamw(model, keys.optim)
+    for batch in batches:
+        optimizer.zero_grad(set_to_none=True)
+        result = module.executor.step(batch)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), keys.optim.clip_norm)
+        optimizer.step()
+        for balance, load_E in zip(model.balances(), result.load_LE, strict=True):
+            balance.update(load_E)
+
+
+def isolation(arm: Mapping[str, Any], baseline: Mapping[str, Any], declared: Iterable[str]) -> GuardResult:
+    """The arm differs from the baseline in declared keys only: its toggles, the baseline's, and searched keys."""
+    differs = differing(arm, baseline)
+    undeclared = [key for key in differs if key not in set(declared)]
+    if undeclared:
+        return GuardResult("isolation", False, f"differs from the baseline in undeclared keys: {', '.join(undeclared)}")
+    return GuardResult("isolation", True, f"differs in {', '.join(differs)}" if differs else "equals the baseline")
+
+
+def budget(arm: Cost, baseline: Cost, on: Iterable[str], tolerance: float, steps: int, base_steps: int) -> GuardResult:
+    """What the sweep declares as matched agrees within its tolerance; the rest is printed."""
+    ratios = {name: getattr(arm, name) / getattr(baseline, name) for name in asdict(arm)}
+    off = [name for name in on if abs(ratios[name] - 1) > tolerance + 1e-12]
+    detail = ", ".join(f"{name} {ratio:.4f}x" for name, ratio in ratios.items())
+    detail += f", steps {steps}" + ("" if steps == base_steps else f" (baseline {base_steps})")
+    return GuardResult("budget", not off, detail if not off else f"{', '.join(off)} not within {tolerance:g}: {detail}")
+
+
+def separation(data: PackedData) -> GuardResult:
+    """The held-out splits share few long windows with the training part."""
+    from tasks.separation import shared_ngrams
+
+    shares = {split: shared_ngrams(data.tokens("train"), data.tokens(split)) for split in ("validation", "test")}
+    detail = ", ".join(f"{share:.2%} of {split} windows of 32 tokens" for split, share in shares.items())
+    return GuardResult("separation", max(shares.values()) <= SEPARATION_LIMIT, f"training holds {detail}")

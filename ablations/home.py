@@ -1,0 +1,54 @@
+"""Where the checkout is, and that the packages beside it are the ones in use.
+
+The checkout is the unit: `sweeps/` and `results/` are found beside the packages. `models` and `tasks` are common names,
+and a folder called so in the current directory would be imported instead of ours. This module imports nothing of the
+project at its top, so that it can say so.
+"""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+"""The checkout."""
+
+_BESIDE = ("models", "tasks")
+
+
+def _place(package: str) -> str:
+    """Where `import package` would find it."""
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None:
+        return "nowhere"
+    locations = list(spec.submodule_search_locations or [])
+    return str(Path(locations[0] if locations else spec.origin or "").resolve())
+
+
+_found = {package: _place(package) for package in _BESIDE}
+_foreign = {package: place for package, place in _found.items() if place != str(ROOT / package)}
+if _foreign:
+    # Ours first, or even the class of the error that reports the others could not be imported.
+    sys.path.insert(0, str(ROOT))
+
+
+def check_house() -> None:
+    """Raise ConfigError where `models` or `tasks` is somebody else's, or where there is no checkout."""
+    from models.config import ConfigError
+
+    for package, place in _foreign.items():
+        if place == "nowhere":
+            raise ConfigError(
+                f"the package {package} is missing beside {ROOT / 'ablations'}: run from a whole checkout"
+            )
+        raise ConfigError(
+            f"import {package} finds {place} instead of {ROOT / package}: start from another directory, "
+            f"such as {ROOT}, or rename the other {package}"
+        )
+    if not (ROOT / "sweeps").is_dir():
+        raise ConfigError(
+            f"no sweeps/ beside {ROOT / 'ablations'}: the checkout is the unit, so clone it and "
+            "`pip install -r requirements.lock -e .` there"
+        )

@@ -1,0 +1,94 @@
+"""How numbers are written, everywhere alike: fixed digits, a sign on differences, `-` for what is not there."""
+
+import math
+from typing import Any
+
+ABSENT = "-"
+
+_LABELS = {
+    "loss": ("loss", "nats", 4),
+    "bits_per_byte": ("bits per byte", "bits per byte", 4),
+    "max_vio_global": ("MaxVio_global", "", 3),
+    "max_vio_batch": ("MaxVio_batch", "", 3),
+    "max_vio_floor": ("MaxVio floor", "", 3),
+    "max_vio_max": ("MaxVio maximum", "", 3),
+    "routing_entropy": ("routing entropy", "nats", 3),
+}
+
+_SHORT = {"optim.lr": "lr", "model.moe.balance.alpha": "alpha", "model.moe.balance.update_speed": "u"}
+"""Searched keys by the letter that the papers use."""
+
+
+def label(metric: str) -> str:
+    """How a metric is called in prose; of lm-eval's `task/metric` the task alone where it names the metric too."""
+    if metric in _LABELS:
+        return _LABELS[metric][0]
+    task, _, name = metric.partition("/")
+    return (task if name in task else f"{task} {name}").replace("_", " ")
+
+
+def unit(metric: str) -> str:
+    return _LABELS[metric][1] if metric in _LABELS else ""
+
+
+def digits(metric: str) -> int:
+    """Decimals that the noise of small runs leaves meaningful."""
+    return _LABELS[metric][2] if metric in _LABELS else 4
+
+
+def present(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def fixed(value: float | None, decimals: int) -> str:
+    if value is None or not math.isfinite(value):
+        return ABSENT
+    text = f"{value:.{decimals}f}"
+    return text.lstrip("-") if float(text) == 0 else text
+
+
+def signed(value: float | None, decimals: int) -> str:
+    """`+0.0041`, `-0.0041`; a difference that rounds to zero has no sign."""
+    text = fixed(value, decimals)
+    return text if text.startswith("-") or float(text) == 0 else f"+{text}"
+
+
+def interval(low: float | None, high: float | None, decimals: int) -> str:
+    if not present(low) or not present(high):
+        return ABSENT
+    return f"[{signed(low, decimals)}, {signed(high, decimals)}]"
+
+
+def p_value(value: float | None) -> str:
+    if value is None or not math.isfinite(value):
+        return ABSENT
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def percent(value: float | None, decimals: int = 0, sign: bool = False) -> str:
+    """A share as percent: 0.034 -> `3 %`."""
+    scaled = None if value is None else 100 * value
+    text = signed(scaled, decimals) if sign else fixed(scaled, decimals)
+    return text if text == ABSENT else f"{text} %"
+
+
+def count(value: float | None) -> str:
+    """`614k`, `1.43M`, `671B`: three figures are enough for a size."""
+    if value is None or not math.isfinite(value):
+        return ABSENT
+    for limit, suffix in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= 0.9995 * limit:
+            return f"{value / limit:.3g}{suffix}"
+    return f"{value:.3g}"
+
+
+def setting(key: str, value: Any) -> str:
+    """A searched or set key as `lr 0.005`, `kind=bias`."""
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{_SHORT[key]} {text}" if key in _SHORT else f"{key.rsplit('.', 1)[-1]}={text}"
+
+
+def settings(values: dict[str, Any]) -> str:
+    """Learning rate first, then the rest by key."""
+    ordered = sorted(values, key=lambda key: (key != "optim.lr", key))
+    return ", ".join(setting(key, values[key]) for key in ordered) or ABSENT

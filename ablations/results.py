@@ -1,0 +1,353 @@
+"""From plan, trials and records to one `Result`: the only thing that tables, figures and pages read.
+
+Nothing here is parsed from logs, and nothing is dropped: a diverged or failed trial is counted and shown, and enters no
+mean. Records that do not exist yet are simply not there, so that the same code reports a sweep that is still running.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ablations.files import read_json
+from ablations.records import Record, read_record
+from ablations.schema import ExpectedConfig
+from ablations.stats import Difference, differences, tokens_saved
+from ablations.verdicts import Verdict, verdict
+from models.config import ConfigError, build, closest
+
+ALWAYS = ["loss", "bits_per_byte", "max_vio_global", "max_vio_batch", "routing_entropy"]
+"""Metrics that every table shows, whatever the sweep lists."""
+
+
+@dataclass(frozen=True)
+class Guard:
+    name: str
+    passed: bool
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class SearchTrial:
+    """One trial of the search, scored on the search-validation split. `loss` is None where it did not finish."""
+
+    arm: str
+    point: dict[str, Any]
+    seed: int
+    id: str
+    loss: float | None
+    max_vio: float | None
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """What the confirmation trials of one arm say. `values[metric][seed]` holds complete trials only."""
+
+    name: str
+    kind: str
+    """`arm`, `aa` (the baseline, weights perturbed by 1e-6) or `control` (the known small harm)."""
+    plan: dict[str, Any]
+    chosen: dict[str, Any]
+    seeds: list[int]
+    records: dict[int, Record] = field(default_factory=dict)
+    values: dict[str, dict[int, float]] = field(default_factory=dict)
+    guards: list[Guard] = field(default_factory=list)
+    mistuning: float | None = None
+    """Bound, in nats, on what a better point between the searched ones could gain; None where nothing was searched."""
+    speed: dict[str, float] = field(default_factory=dict)
+
+    def of_status(self, status: str) -> list[int]:
+        """Seeds whose trial ended as `complete`, `diverged` or `failed`."""
+        return [seed for seed, record in self.records.items() if record.status == status]
+
+    def mean(self, metric: str) -> float | None:
+        values = list(self.values.get(metric, {}).values())
+        return statistics.fmean(values) if values else None
+
+    def sd(self, metric: str) -> float | None:
+        values = list(self.values.get(metric, {}).values())
+        return statistics.stdev(values) if len(values) > 1 else None
+
+    @property
+    def tokens_per_active_parameter(self) -> float | None:
+        tokens, active = self.plan.get("tokens"), self.plan.get("active_params")
+        return tokens / active if tokens and active else None
+
+
+@dataclass(frozen=True)
+class Result:
+    """A sweep at one scale. `arms` starts with the baseline and ends with the control and the A/A arm."""
+
+    sweep: str
+    scale: str
+    plan: dict[str, Any]
+    plan_sha: str
+    """SHA-256 of the bytes of plan.json."""
+    baseline: str
+    primary: str
+    seeds: list[int]
+    arms: dict[str, ArmResult]
+    differences: dict[str, dict[tuple[str, str], Difference]]
+    """Per metric, (arm, against) -> the paired difference; all pairs of a metric are one family."""
+    expected: list[ExpectedConfig]
+    verdicts: list[Verdict]
+    """One per entry of `expected`, in the same order."""
+    search: list[SearchTrial]
+    deviations: list[str]
+    missing: list[tuple[str, int]]
+    """(arm, seed) of confirmation trials that the plan has and no record answers."""
+    minutes: float
+    trials: dict[str, Any]
+
+    def arm_of_kind(self, kind: str) -> ArmResult | None:
+        return next((arm for arm in self.arms.values() if arm.kind == kind), None)
+
+    def difference(self, arm: str, metric: str | None = None, against: str | None = None) -> Difference | None:
+        return self.differences.get(metric or self.primary, {}).get((arm, against or self.baseline))
+
+    def tokens_equivalent(self, difference: Difference | None) -> float | None:
+        """The share of the training tokens that a loss difference is worth; positive saves tokens (method: costs)."""
+        control = self.arm_of_kind("control")
+        fraction = control.plan.get("set", {}).get("train.token_fraction") if control else None
+        if control is None or fraction is None or difference is None or difference.metric != "loss":
+            return None
+        harm = self.difference(control.name, difference.metric)
+        return tokens_saved(difference.mean, harm, fraction) if harm else None
+
+    @property
+    def planned(self) -> int:
+        return sum(len(arm.seeds) for arm in self.arms.values())
+
+    @property
+    def all_records(self) -> list[Record]:
+        """The confirmation's, by arm and seed."""
+        return [arm.records[seed] for arm in self.arms.values() for seed in sorted(arm.records)]
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """Where the trials ran, from the first complete record."""
+        return next((record.environment for record in self.all_records if record.status == "complete"), {})
+
+    @property
+    def score_metrics(self) -> list[str]:
+        """`task/metric` of every lm-eval score that any arm has."""
+        return sorted({metric for arm in self.arms.values() for metric in arm.values if "/" in metric})
+
+
+def load_result(runs_dir: str | Path, sweep: str, scale: str, published: Path | None = None) -> Result:
+    """The result of what is finished so far. `published` is a folder of records to fall back on, by id.
+
+    Raises ConfigError where no run of this sweep was ever planned.
+    """
+    runs = Path(runs_dir)
+    folder = runs / sweep / scale
+    if not (folder / "plan.json").is_file():
+        raise ConfigError(_no_such_run(runs, sweep, scale))
+
+    def find(trial_id: str) -> Record | None:
+        places = [runs / "trials" / trial_id / "record.json"]
+        places += [published / f"{trial_id}.json"] if published else []
+        return next((_read(place) for place in places if place.is_file()), None)
+
+    return _gather(folder, find)
+
+
+def load_published(folder: Path) -> Result:
+    """The result in a published folder, from its plan.json, trials.json and records/ alone."""
+    if not (folder / "plan.json").is_file():
+        raise ConfigError(f"{folder}: holds no plan.json, so it is no published result")
+    records = folder / "records"
+    return _gather(folder, lambda i: _read(records / f"{i}.json") if (records / f"{i}.json").is_file() else None)
+
+
+def score_values(record: Record) -> dict[str, float]:
+    """`task/metric` -> value of the lm-eval scores, without standard errors, counts, chance levels and item strings."""
+    return {
+        f"{task}/{name}": float(value)
+        for task, scores in record.scores.items()
+        for name, value in scores.items()
+        if isinstance(value, int | float) and "_stderr" not in name and name not in ("n", "chance", "sample_len")
+    }
+
+
+def score_detail(arm: ArmResult, metric: str) -> tuple[float | None, int | None]:
+    """(chance level, items per trial) of `task/metric`; None where the records do not say."""
+    task = metric.split("/")[0]
+    entries = [arm.records[seed].scores[task] for seed in arm.of_status("complete") if task in arm.records[seed].scores]
+    chance = next((e["chance"] for e in entries if isinstance(e.get("chance"), int | float)), None)
+    items = next((len(e["items"]) for e in entries if isinstance(e.get("items"), str)), None)
+    return chance, items
+
+
+def _gather(folder: Path, find: Callable[[str], Record | None]) -> Result:
+    plan_bytes = (folder / "plan.json").read_bytes()
+    plan = _json(folder / "plan.json")
+    trials = _json(folder / "trials.json") if (folder / "trials.json").is_file() else {}
+    baseline, primary = plan["baseline"], plan.get("primary", "loss")
+    seeds = [int(seed) for seed in plan["seeds"]]
+    ids = {(entry["arm"], int(entry["seed"])): entry["id"] for entry in trials.get("confirm", [])}
+    arms = {}
+    for name in sorted(plan["arms"], key=lambda name: _rank(name, plan)):
+        found = {seed: find(ids[name, seed]) for seed in seeds if (name, seed) in ids}
+        arms[name] = _arm(name, plan, trials, seeds, {s: r for s, r in found.items() if r is not None})
+    expected = [build(ExpectedConfig, entry, f"expected[{i}]") for i, entry in enumerate(plan.get("expected", []))]
+    plan_sha = hashlib.sha256(plan_bytes).hexdigest()
+    deviations = [str(line) for line in trials.get("deviations", [])]
+    if trials.get("plan_sha") and not plan_sha.startswith(trials["plan_sha"]):
+        deviations.append("plan.json is not the plan that these trials were run under (its hash differs)")
+    families = _differences(arms, baseline, primary, expected, plan)
+    searched = {entry["arm"] for entry in trials.get("search", [])}
+    return Result(
+        sweep=plan["sweep"],
+        scale=plan["scale"],
+        plan=plan,
+        plan_sha=plan_sha,
+        baseline=baseline,
+        primary=primary,
+        seeds=seeds,
+        arms=arms,
+        differences={m: {pair: d for pair, d in f.items() if d.n} for m, f in families.items()},
+        expected=expected,
+        verdicts=_verdicts(arms, baseline, expected, families, searched),
+        search=[_search_trial(entry) for entry in trials.get("search", [])],
+        deviations=deviations,
+        missing=[(name, seed) for name, arm in arms.items() for seed in seeds if seed not in arm.records],
+        minutes=float(trials.get("minutes") or 0.0),
+        trials=trials,
+    )
+
+
+def _rank(name: str, plan: dict[str, Any]) -> tuple[int, str]:
+    """Baseline, the sweep's own arms by name, the control, the A/A arm: JSON keeps no order of its own."""
+    order = {"arm": 1, "control": 2, "aa": 3}
+    return (0 if name == plan["baseline"] else order[plan["arms"][name].get("kind", "arm")], name)
+
+
+def _arm(
+    name: str, plan: dict[str, Any], trials: dict[str, Any], seeds: list[int], records: dict[int, Record]
+) -> ArmResult:
+    values: dict[str, dict[int, float]] = {}
+    for seed, record in records.items():
+        if record.status != "complete":
+            continue
+        for metric, value in {**record.metrics, **score_values(record)}.items():
+            if math.isfinite(value):
+                values.setdefault(metric, {})[seed] = value
+    entry = plan["arms"][name]
+    return ArmResult(
+        name=name,
+        kind=entry.get("kind", "arm"),
+        plan=entry,
+        chosen=dict(trials.get("chosen", {}).get(name, {})),
+        seeds=seeds,
+        records=records,
+        values=values,
+        guards=[
+            Guard(g["name"], bool(g["passed"]), g.get("detail") or "") for g in trials.get("guards", {}).get(name, [])
+        ],
+        mistuning=trials.get("mistuning", {}).get(name),
+        speed=dict(trials.get("speed", {}).get(name, {})),
+    )
+
+
+def _differences(
+    arms: dict[str, ArmResult],
+    baseline: str,
+    primary: str,
+    expected: list[ExpectedConfig],
+    plan: dict[str, Any],
+) -> dict[str, dict[tuple[str, str], Difference]]:
+    pairs = [(name, baseline) for name in arms if name != baseline]
+    wanted = [(e.arm, e.against or baseline) for e in expected]
+    pairs += [pair for pair in dict.fromkeys(wanted) if pair not in pairs and set(pair) <= set(arms)]
+    scores = sorted({metric for arm in arms.values() for metric in arm.values if "/" in metric})
+    metrics = dict.fromkeys([primary, *ALWAYS, *plan.get("metrics", []), *(e.metric for e in expected), *scores])
+    families = {}
+    for metric in metrics:
+        values = {name: arm.values.get(metric, {}) for name, arm in arms.items()}
+        families[metric] = {(d.arm, d.against): d for d in differences(values, pairs, metric)}
+    return families
+
+
+def _verdicts(
+    arms: dict[str, ArmResult],
+    baseline: str,
+    expected: list[ExpectedConfig],
+    families: dict[str, dict[tuple[str, str], Difference]],
+    searched: set[str],
+) -> list[Verdict]:
+    """A control and an A/A arm are asked in the metric of the claim: a harm seen in loss says nothing about balance."""
+    named = {arm.kind: arm.name for arm in arms.values()}
+    verdicts = []
+    for claim in expected:
+        against = claim.against or baseline
+        absent = [name for name in (claim.arm, against) if name not in arms]
+        if absent:
+            why = f"{' and '.join(absent)} was not part of this run."
+            verdicts.append(Verdict(claim.arm, against, claim.metric, claim.kind, "not resolved", why, None, None))
+            continue
+        family = families[claim.metric]
+        found = verdict(
+            claim,
+            family[claim.arm, against],
+            control=_nonempty(family.get((named.get("control", ""), baseline))),
+            aa=_nonempty(family.get((named.get("aa", ""), baseline))),
+            mistuning=_mistuning([arms[claim.arm], arms[against]], searched),
+            diverged=len(arms[claim.arm].of_status("diverged")),
+            trials=len(arms[claim.arm].seeds),
+        )
+        verdicts.append(dataclasses.replace(found, difference=_nonempty(found.difference)))
+    return verdicts
+
+
+def _nonempty(difference: Difference | None) -> Difference | None:
+    """Without a common seed there is no difference, only a place in the family."""
+    return difference if difference is not None and difference.n else None
+
+
+def _mistuning(pair: list[ArmResult], searched: set[str]) -> float | None:
+    """The larger bound of two arms; infinite where an arm was searched and has no bound (an optimum on the edge)."""
+    bounds = [math.inf if arm.mistuning is None else arm.mistuning for arm in pair if arm.name in searched]
+    return max(bounds, default=None)
+
+
+def _search_trial(entry: dict[str, Any]) -> SearchTrial:
+    return SearchTrial(
+        arm=entry["arm"],
+        point=dict(entry["point"]),
+        seed=int(entry["seed"]),
+        id=entry["id"],
+        loss=entry.get("loss"),
+        max_vio=entry.get("max_vio_global"),
+    )
+
+
+def _no_such_run(runs: Path, sweep: str, scale: str) -> str:
+    known = sorted(f"{p.parent.parent.name} {p.parent.name}" for p in runs.glob("*/*/plan.json"))
+    scales = [pair.split()[1] for pair in known if pair.split()[0] == sweep]
+    if scales:
+        return f"scale={scale}: no run of sweep={sweep} at this scale under {runs} (there is: {', '.join(scales)})"
+    near = closest(sweep, [pair.split()[0] for pair in known])
+    return (
+        f"sweep={sweep} scale={scale}: no such run under {runs}{near} "
+        f"(`python -m ablations.run sweep={sweep} scale={scale}` makes one)"
+    )
+
+
+def _read(path: Path) -> Record:
+    try:
+        return read_record(path)
+    except (OSError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{path}: not a readable record ({error})") from error
+
+
+def _json(path: Path) -> Any:
+    try:
+        return read_json(path)
+    except (OSError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{path}: not readable as JSON ({error})") from error

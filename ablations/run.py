@@ -1,0 +1,95 @@
+"""`python -m ablations.run sweep=NAME [KEY=VALUE ...]`: from a sweep's name to a result table."""
+
+import shlex
+import signal
+import sys
+from typing import Any
+
+from ablations.home import check_house
+from models.config import ConfigError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0 at the end of the sweep; 2 with one line on stderr for what cannot be obeyed; 130 after Ctrl-C."""
+    words = sys.argv[1:] if arguments is None else arguments
+    try:
+        return _run(words)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error.filename or 'files'}: {error.strerror or error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        return 2
+
+
+def _run(words: list[str]) -> int:
+    check_house()
+    if not words or {"-h", "--help"} & set(words):
+        from ablations.help import help_text
+
+        print(help_text())
+        return 0
+    from ablations.config import compose, config_yaml
+
+    show = _take_cfg(words)
+    overrides = [word for word in words if not show or word not in show]
+    config = compose(overrides)
+    if show:
+        print(config_yaml(config), end="")
+        return 0
+
+    from ablations.conduct import Conductor, GuardFailed, check_writable
+    from ablations.plan import describe, make_plan
+    from tasks.evals.score import check_tasks
+
+    check_tasks(config.eval.tasks)
+    plan = make_plan(config)
+    print(describe(plan), flush=True)
+    if config.dry_run:
+        return 0
+    command = shlex.join(["python", "-m", "ablations.run", *words])
+    conductor = Conductor(plan, command)
+    check_writable(conductor.runs)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        conductor.run()
+    except KeyboardInterrupt:
+        print(f"\nstopped; nothing finished is lost. The same command goes on from here:\n  {command}", file=sys.stderr)
+        return 130
+    except GuardFailed as error:
+        print(f"error: guards: {error}; nothing was trained", file=sys.stderr)
+        return 2
+    return _report(conductor)
+
+
+def _report(conductor: Any) -> int:
+    from ablations.report import PAGES, print_result, write_report
+
+    plan = conductor.plan
+    result = write_report(conductor.runs, plan.sweep.name, plan.config.scale, plan.config.results_dir)
+    print_result(result)
+    for name in ("plan.json", "trials.json", *PAGES):
+        print(conductor.folder / name)
+    print(f"trials, checkpoints and offline W&B runs: {conductor.runs / 'trials'}, {conductor.runs / 'wandb'}")
+    failed = [r for r in result.all_records if r.status == "failed"]
+    return 1 if failed else 0
+
+
+def _take_cfg(words: list[str]) -> list[str]:
+    """The words of `--cfg job`, Hydra's way to show the composed keys."""
+    if "--cfg" not in words:
+        return []
+    place = words.index("--cfg")
+    if words[place + 1 : place + 2] != ["job"]:
+        raise ConfigError("--cfg: expected `--cfg job`")
+    return ["--cfg", "job"]
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

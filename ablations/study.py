@@ -1,0 +1,144 @@
+"""The search of an arm's values: one Optuna study per arm, told by one scheduler, in index order.
+
+Every arm has the same points of the shared keys and the same budget. The grid is enqueued, so that a killed search
+repeats nothing and no sampler's random start decides what an arm may try. Nothing is pruned; a diverging trial stops
+itself. Selection is ours: the least loss among the points that keep the balance that the sweep asks for.
+"""
+
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ablations.plan import LEARNING_RATE, Arm, Plan
+from ablations.stats import mistuning_bound, on_edge
+
+MAX_WIDENINGS = 2
+"""How often an optimum on the edge widens the learning rates, for all arms."""
+
+Point = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A search point's mean over its seeds; infinite loss where a seed diverged or failed."""
+
+    loss: float
+    constraint: float
+    """The constrained metric, as a share of its maximum."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    point: Point
+    mistuning: float | None
+    """Bound, in nats, on what a learning rate between the searched ones could gain; None at an edge."""
+    edge: str | None
+    """`low` or `high` where the best learning rate is the last one on that side."""
+    note: str | None = None
+
+
+def key_of(point: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
+    return tuple(sorted(point.items()))
+
+
+def measure(losses: list[float | None], constraints: list[float | None]) -> Measured:
+    """Mean over the seeds of one point."""
+    if not losses or any(loss is None for loss in losses):
+        return Measured(math.inf, math.inf)
+    shares = [share for share in constraints if share is not None]
+    return Measured(
+        statistics.fmean(loss for loss in losses if loss is not None), statistics.fmean(shares) if shares else 0.0
+    )
+
+
+def choose(arm: Arm, measured: Mapping[tuple[tuple[str, float], ...], Measured], limit: float | None) -> Choice:
+    """Least loss among the points within the limit. The limit binds arms that search a strength of their own; where no
+    point meets it, the best-balanced point is taken, and said."""
+    constrained = limit is not None and bool(arm.search)
+    eligible = {p: m for p, m in measured.items() if not constrained or m.constraint <= (limit or 0.0)}
+    note = None
+    if not any(math.isfinite(m.loss) for m in eligible.values()):
+        finite = {p: m for p, m in measured.items() if math.isfinite(m.loss)} or dict(measured)
+        best = min(finite, key=lambda p: (finite[p].constraint, finite[p].loss))
+        if constrained:
+            note = f"{arm.name}: no searched point keeps the balance asked for; the best balanced one was taken"
+    else:
+        best = min(eligible, key=lambda p: eligible[p].loss)
+    point = dict(best)
+    if LEARNING_RATE not in point:
+        return Choice(point, None, None, note)
+    others = {key: value for key, value in point.items() if key != LEARNING_RATE}
+    curve = {
+        dict(p)[LEARNING_RATE]: m.loss
+        for p, m in measured.items()
+        if {key: value for key, value in p if key != LEARNING_RATE} == others
+    }
+    edge = on_edge(curve) if len(curve) >= 3 else None
+    return Choice(point, mistuning_bound(curve), edge, note)
+
+
+def widened(shared: Mapping[str, list[float]], choices: Mapping[str, Choice]) -> dict[str, list[float]] | None:
+    """The shared grid with a learning rate added on each side where some arm's optimum lies on the edge, or None."""
+    rates = sorted(shared.get(LEARNING_RATE, []))
+    sides = {choice.edge for choice in choices.values()} - {None}
+    if len(rates) < 2 or not sides:
+        return None
+    if "low" in sides:
+        rates = [rates[0] * rates[0] / rates[1], *rates]
+    if "high" in sides:
+        rates = [*rates, rates[-1] * rates[-1] / rates[-2]]
+    return {**shared, LEARNING_RATE: [float(f"{rate:.6g}") for rate in rates]}
+
+
+class Studies:
+    """One Optuna study per arm in a JournalFile; only this process opens them."""
+
+    def __init__(self, plan: Plan, journal: Path) -> None:
+        import optuna
+        from optuna.storages import JournalStorage
+        from optuna.storages.journal import JournalFileBackend
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        journal.parent.mkdir(parents=True, exist_ok=True)
+        storage = JournalStorage(JournalFileBackend(str(journal)))
+        self._studies = {
+            arm.name: optuna.create_study(
+                storage=storage,
+                study_name=f"{plan.sweep.name}/{plan.config.scale}/{arm.name}",
+                direction="minimize",
+                load_if_exists=True,
+            )
+            for arm in plan.searched_arms
+        }
+
+    def tell(self, arm: Arm, points: list[Point], measured: Mapping[Any, Measured], trial_ids: Mapping[Any, Any]) -> None:
+        """Tell a generation's points in index order; those that the study has already are left alone."""
+        import optuna
+        from optuna.trial import TrialState
+
+        study = self._studies[arm.name]
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
+            study.tell(trial.number, state=TrialState.FAIL)  # left by a killed scheduler
+        told = {key_of(t.params) for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))}
+        for point in points:
+            if key_of(point) in told:
+                continue
+            study.enqueue_trial(point)
+            trial = study.ask()
+            for name, value in point.items():
+                trial.suggest_float(name, min(value, *_range(points, name)), max(value, *_range(points, name)), log=value > 0)
+            result = measured[key_of(point)]
+            trial.set_user_attr("constraint_share_of_max", result.constraint)
+            trial.set_user_attr("trials", trial_ids[key_of(point)])
+            if math.isfinite(result.loss):
+                study.tell(trial, result.loss)
+            else:
+                study.tell(trial, state=optuna.trial.TrialState.FAIL)
+
+
+def _range(points: list[Point], name: str) -> tuple[float, float]:
+    values = [point[name] for point in points]
+    return min(values), max(values)

@@ -1,0 +1,335 @@
+"""One trial: a pure function of its resolved keys, its seed and the data. It leaves one directory with one record.
+
+A trial that was killed goes on from its last resumable checkpoint with exactly the bits that it would have had: batch t
+depends on (seed, t) alone, and the checkpoint holds weights, optimizer, schedule and the place in the data.
+"""
+
+import dataclasses
+import functools
+import logging
+import math
+import os
+import resource
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+from ablations.identity import environment
+from ablations.records import Record, read_record
+from ablations.stats import max_vio_floor
+from ablations.tracking import Mirror, StepLog, open_mirror
+from ablations.trialkeys import TrialKeys, typed_trial
+from models.balance import max_vio
+from models.checkpoint import save_checkpoint
+from models.module import Diverged, LanguageModel, evaluate, mean_max_vio
+from models.transformer import Transformer
+from tasks.batches import PackedData, prepare
+from tasks.config import DataConfig
+from tasks.datamodule import TextDataModule
+
+Report = Callable[[dict[str, Any]], None]
+REPORT_SECONDS = 0.5
+HISTORY_POINTS = 200
+RESUME = "resume.ckpt"
+
+log = logging.getLogger(__name__)
+
+
+@functools.lru_cache(maxsize=4)
+def open_data(config: DataConfig, vocab_size: int, cache_dir: str) -> PackedData:
+    """The packed corpus; kept, since a worker runs many trials on it."""
+    return prepare(config, vocab_size, Path(cache_dir))
+
+
+def run_trial(arguments: Mapping[str, Any], report: Report) -> dict[str, Any]:
+    """Train, evaluate and record one trial; returns {"status", "loss", "max_vio_global"}.
+
+    `arguments`: id, keys (resolved), seed, trial_dir, cache_dir, labels (sweep, scale, arm, seed, phase), track.
+    """
+    folder = Path(arguments["trial_dir"])
+    record_path = folder / "record.json"
+    if not record_path.is_file():
+        _train(arguments, folder, report).write(record_path)
+        (folder / RESUME).unlink(missing_ok=True)
+    record = read_record(record_path)
+    return {"status": record.status, "loss": record.metrics.get("loss"), "reason": record.reason}
+
+
+def build_model(keys: TrialKeys, seed: int) -> LanguageModel:
+    """The module of a trial, initialised from its seed."""
+    return LanguageModel(
+        keys.model,
+        keys.optim,
+        keys.steps,
+        seed,
+        microbatches=keys.train.microbatches,
+        perturb=keys.train.perturb,
+        spike_nats=keys.train.spike_nats,
+    )
+
+
+def _train(arguments: Mapping[str, Any], folder: Path, report: Report) -> Record:
+    keys, seed = typed_trial(arguments["keys"]), int(arguments["seed"])
+    _quiet_lightning()
+    folder.mkdir(parents=True, exist_ok=True)
+    reset_peak_memory()
+    data = open_data(keys.data, keys.model.vocab_size, arguments["cache_dir"])
+    module = build_model(keys, seed)
+    resume, done = _resumable(folder)
+    mirror = open_mirror(
+        arguments["track"], folder.parent.parent / "wandb", arguments["labels"], arguments["keys"], arguments["id"]
+    )
+    recorder = Recorder(keys, data, folder, StepLog(folder / "steps.jsonl", done), mirror, report)
+    base = Record(
+        id=arguments["id"],
+        seed=seed,
+        status="complete",
+        config=dict(arguments["keys"]),
+        data=data.fingerprint,
+        environment=environment(arguments["keys"]),
+    )
+    trainer = L.Trainer(
+        max_steps=keys.steps,
+        max_epochs=1,
+        accelerator="gpu" if keys.train.device == "cuda" else "cpu",
+        devices=1,
+        gradient_clip_val=keys.optim.clip_norm,
+        gradient_clip_algorithm="norm",
+        callbacks=[recorder],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        barebones=False,
+        num_sanity_val_steps=0,
+        default_root_dir=str(folder),
+    )
+    started = time.monotonic()
+    try:
+        trainer.fit(module, TextDataModule(data, seed, keys.steps), ckpt_path=resume, weights_only=True)
+    except Diverged as diverged:
+        mirror.summary({"status": "diverged", "reason": str(diverged)})
+        mirror.finish(exit_code=1)
+        return dataclasses.replace(base, status="diverged", reason=str(diverged), history=recorder.history())
+    finally:
+        recorder.steps.close()
+    train_s = time.monotonic() - started
+    report({"event": "evaluating"})
+    return _finish(base, keys, data, module.transformer, recorder, arguments, folder, train_s)
+
+
+def _finish(
+    base: Record,
+    keys: TrialKeys,
+    data: PackedData,
+    model: Transformer,
+    recorder: "Recorder",
+    arguments: Mapping[str, Any],
+    folder: Path,
+    train_s: float,
+) -> Record:
+    """Evaluate, score, and keep the checkpoint."""
+    started = time.monotonic()
+    metrics, load = test_metrics(keys, data, model)
+    tail = [row["max_vio"] for row in recorder.steps.rows[-max(1, keys.steps // 10) :]]
+    metrics["max_vio_batch"] = math.fsum(tail) / len(tail)
+    scores = {}
+    if keys.eval.tasks:
+        from tasks.evals.score import score
+
+        with torch.no_grad():
+            scores = score(
+                lambda tokens: model(tokens).logits,
+                data,
+                keys.eval,
+                Path(arguments["cache_dir"]),
+                keys.train.device,
+            )
+        save_checkpoint(
+            folder / "checkpoint", model, {"data": arguments["keys"]["data"], "trial": arguments["id"]}
+        )
+        (folder / "checkpoint" / "tokenizer.json").write_text(data.tokenizer.to_str())
+    trained_here = keys.tokens_per_step * (len(recorder.steps.rows) - recorder.resumed_at)
+    timings = {
+        "train_s": train_s,
+        "eval_s": time.monotonic() - started,
+        "tokens_per_second": trained_here / train_s,
+        "peak_rss_bytes": float(peak_memory()),
+    }
+    plain_scores = {
+        f"{task}/{name}": v for task, row in scores.items() for name, v in row.items() if isinstance(v, int | float)
+    }
+    recorder.mirror.summary({"status": "complete", **metrics, **plain_scores, **timings})
+    recorder.mirror.table("load", ["layer", *[f"expert_{e}" for e in range(len(load[0]))]] if load else ["layer"],
+                          [[layer, *row] for layer, row in enumerate(load)])
+    recorder.mirror.finish()
+    return dataclasses.replace(
+        base,
+        metrics=metrics,
+        load=load,
+        history=recorder.history(),
+        validation=recorder.validation,
+        scores=scores,
+        timings=timings,
+    )
+
+
+def test_metrics(keys: TrialKeys, data: PackedData, model: Transformer) -> tuple[dict[str, float], list[list[float]]]:
+    """Metrics and relative load (L, E) on `eval.split`."""
+    device = keys.train.device
+    nbytes = 0
+
+    def batches() -> Any:
+        nonlocal nbytes
+        for tokens in data.evaluation_batches(keys.eval.split, keys.eval.tokens):
+            nbytes += int(data.token_bytes[tokens[:, 1:].numpy()].sum())
+            yield tokens.to(device)
+
+    total, count, load, entropy = evaluate(model, batches())
+    moe = keys.model.moe
+    metrics = {"loss": total / count, "bits_per_byte": total / math.log(2) / max(1, nbytes)}
+    if len(load):
+        metrics |= {
+            "max_vio_global": mean_max_vio(load),
+            "max_vio_floor": max_vio_floor(count, moe.n_routed_experts, moe.top_k),
+            "max_vio_max": moe.n_routed_experts / moe.top_k - 1,
+            "routing_entropy": float(entropy.mean()) / count,
+        }
+    relative = load.double() / load.double().mean(dim=-1, keepdim=True).clamp_min(1e-12)
+    return metrics, relative.tolist()
+
+
+class Recorder(L.Callback):
+    """Logs every step, reports progress, validates on a fixed set, and writes the resumable checkpoint."""
+
+    def __init__(
+        self, keys: TrialKeys, data: PackedData, folder: Path, steps: StepLog, mirror: Mirror, report: Report
+    ) -> None:
+        self.keys, self.data, self.folder = keys, data, folder
+        self.steps, self.mirror, self.report = steps, mirror, report
+        self.resumed_at = len(steps.rows)
+        self.validation: dict[str, list[float]] = {"step": [], "loss": [], "max_vio_global": []}
+        self._validate_steps = fractions_of(keys.steps, keys.train.validate_every)
+        self._checkpoint_steps = fractions_of(keys.steps, keys.train.checkpoint_every) - {keys.steps}
+        self._reported = self._started = time.monotonic()
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
+        assert isinstance(module, LanguageModel) and module.result is not None
+        step, result = trainer.global_step, module.result
+        row = {
+            "step": step,
+            "loss": float(result.losses["loss"]),
+            "aux_loss": float(result.losses["aux_loss"]),
+            "max_vio": mean_max_vio(result.load_LE),
+            "lr": float(trainer.optimizers[0].param_groups[0]["lr"]),
+        }
+        self.steps.add(row)
+        now = time.monotonic()
+        if now - self._reported > REPORT_SECONDS or step == self.keys.steps:
+            self._reported = now
+            speed = (step - self.resumed_at) * self.keys.tokens_per_step / max(1e-9, now - self._started)
+            self.report(
+                {
+                    "event": "step",
+                    "step": step,
+                    "steps": self.keys.steps,
+                    "loss": row["loss"],
+                    "max_vio": row["max_vio"],
+                    "tokens_per_second": speed,
+                }
+            )
+        if step % max(1, self.keys.steps // HISTORY_POINTS) == 0 or step == self.keys.steps:
+            per_layer = max_vio(result.load_LE).tolist() if len(result.load_LE) else []
+            self.mirror.log(
+                {
+                    "train/loss": row["loss"],
+                    "train/aux_loss": row["aux_loss"],
+                    "train/max_vio_batch": row["max_vio"],
+                    "train/lr": row["lr"],
+                    **{f"train/max_vio_batch_layer{i}": value for i, value in enumerate(per_layer)},
+                },
+                step,
+            )
+        if step in self._validate_steps:
+            self._validate(module.transformer, step)
+        if step in self._checkpoint_steps:
+            temporary = self.folder / f".{RESUME}"
+            trainer.save_checkpoint(temporary)
+            os.replace(temporary, self.folder / RESUME)
+
+    def _validate(self, model: Transformer, step: int) -> None:
+        """On the validation split, whatever `eval.split` says, a quarter of `eval.tokens`."""
+        tokens = max(self.keys.data.seq_len, self.keys.eval.tokens // 4)
+        batches = (b.to(self.keys.train.device) for b in self.data.evaluation_batches("validation", tokens))
+        total, count, load, _ = evaluate(model, batches)
+        for name, value in (("step", step), ("loss", total / count), ("max_vio_global", mean_max_vio(load))):
+            self.validation[name].append(value)
+        self.mirror.log({"validation/loss": total / count, "validation/max_vio_global": mean_max_vio(load)}, step)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"validation": {name: list(column) for name, column in self.validation.items()}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.validation = state_dict["validation"]
+
+    def history(self) -> dict[str, list[float]]:
+        """The step log's columns, thinned evenly to HISTORY_POINTS and the last step."""
+        rows = self.steps.rows
+        stride = max(1, math.ceil(len(rows) / HISTORY_POINTS))
+        kept = [row for i, row in enumerate(rows) if i % stride == 0 or i == len(rows) - 1]
+        kept = [row for row in kept if all(math.isfinite(value) for value in row.values())]
+        names = ("step", "loss", "aux_loss", "max_vio", "lr")
+        return {name: [row[name] for row in kept] for name in names} if kept else {}
+
+
+def fractions_of(steps: int, every: float) -> set[int]:
+    """Steps at each multiple of `every` of the run; the last step always."""
+    count = math.floor(1 / every + 1e-9)
+    return {min(steps, max(1, round(i * every * steps))) for i in range(1, count + 1)} | {steps}
+
+
+def _resumable(folder: Path) -> tuple[Path | None, int]:
+    """The resumable checkpoint and its step, where there is a readable one with its step log."""
+    from ablations.tracking import read_steps
+
+    path = folder / RESUME
+    if not path.is_file():
+        return None, 0
+    try:
+        step = int(torch.load(path, weights_only=True, map_location="cpu")["global_step"])
+    except Exception as error:  # torch raises many kinds for a damaged file; the trial then starts over
+        log.warning("%s is not readable (%s); the trial starts over", path, error)
+        return None, 0
+    logged = sum(1 for row in read_steps(folder / "steps.jsonl") if row["step"] <= step)
+    return (path, step) if logged == step else (None, 0)
+
+
+def reset_peak_memory() -> None:
+    """Start a new measurement of this process's peak memory, where the system can (Linux)."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass
+
+
+def peak_memory() -> int:
+    """Bytes of resident memory at the peak since `reset_peak_memory`, or of the process's life."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _quiet_lightning() -> None:
+    import warnings
+
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")

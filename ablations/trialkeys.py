@@ -1,0 +1,183 @@
+"""The keys of one trial: model, data, optim, train, eval; as plain nested dictionaries and as checked dataclasses.
+
+Also imported by the workers, hence without Hydra and OmegaConf.
+"""
+
+import copy
+import dataclasses
+import math
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ablations.keys import TRIAL_GROUPS, all_keys, suggestion, trial_leaves
+from ablations.schema import Config, TrainConfig
+from models.config import ConfigError, ModelConfig, OptimConfig, build, validate
+from tasks.config import DataConfig, EvalConfig
+
+
+@dataclass(frozen=True)
+class TrialKeys:
+    """Everything that a trial's numbers depend on, the seed, the code and the data aside."""
+
+    model: ModelConfig
+    data: DataConfig
+    optim: OptimConfig
+    train: TrainConfig
+    eval: EvalConfig
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the trial trains on, before rounding to whole batches."""
+        return round(self.train.tokens * self.train.token_fraction)
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.data.batch_size * self.data.seq_len
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps: whole batches that fit into the tokens."""
+        return self.tokens // self.tokens_per_step
+
+
+_GROUPS: dict[str, Any] = typing.get_type_hints(TrialKeys)
+
+
+def trial_keys(config: Config) -> dict[str, Any]:
+    """The five groups of a composed config as plain nested dictionaries."""
+    return {group: dataclasses.asdict(getattr(config, group)) for group in TRIAL_GROUPS}
+
+
+def get(keys: Mapping[str, Any], name: str) -> Any:
+    """The value of a dotted key."""
+    node: Any = keys
+    for part in name.split("."):
+        node = node[part]
+    return node
+
+
+def with_overrides(keys: Mapping[str, Any], changes: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A copy of `keys` with the dotted `changes`, types checked.
+
+    Raises ConfigError that begins with `where` (a file and its part) for a key that no trial has or a wrong value.
+    """
+    changed = copy.deepcopy(dict(keys))
+    for name, value in changes.items():
+        if name not in trial_leaves():
+            raise ConfigError(f"{where}: {_not_a_leaf(str(name))}")
+        *groups, last = name.split(".")
+        get(changed, ".".join(groups))[last] = copy.deepcopy(value)
+    try:
+        for group in {str(name).split(".")[0] for name in changes}:
+            changed[group] = dataclasses.asdict(build(_GROUPS[group], changed[group], at=group))
+        return changed
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def typed_trial(keys: Mapping[str, Any]) -> TrialKeys:
+    """The five groups as dataclasses, with every rule between keys checked. Raises ConfigError."""
+    trial = TrialKeys(**_groups(keys))
+    _check_ranges(_plain({group: getattr(trial, group) for group in TRIAL_GROUPS}))
+    validate(trial.model)
+    _check_data(trial)
+    return trial
+
+
+def differing(left: Mapping[str, Any], right: Mapping[str, Any]) -> list[str]:
+    """The dotted keys in which two trials differ."""
+    return [name for name in trial_leaves() if get(left, name) != get(right, name)]
+
+
+def _groups(keys: Mapping[str, Any]) -> dict[str, Any]:
+    return {group: build(_GROUPS[group], keys.get(group, {}), at=group) for group in TRIAL_GROUPS}
+
+
+def _plain(groups: Mapping[str, Any]) -> dict[str, Any]:
+    return {group: dataclasses.asdict(value) for group, value in groups.items()}
+
+
+def _not_a_leaf(name: str) -> str:
+    if name in all_keys() and name.split(".")[0] in TRIAL_GROUPS:
+        members = [leaf for leaf in trial_leaves() if leaf.startswith(name + ".")]
+        return f"{name} is a group: write its keys out, such as {members[0]}"
+    if name in all_keys():
+        return f"{name}: not a key of a trial; an arm can set {', '.join(group + '.*' for group in TRIAL_GROUPS)}"
+    return f"{name}: no such key{suggestion(name, trial_leaves())}"
+
+
+ABOVE_ZERO = (
+    *("model.attention.kv_lora_rank", "model.attention.q_lora_rank", "model.attention.qk_nope_head_dim"),
+    *("model.attention.v_head_dim", "model.attention.head_dim", "model.attention.rope_theta"),
+    *("model.moe.routed_scaling_factor", "model.norm_eps", "model.init_std"),
+    *("data.max_bytes", "data.batch_size", "optim.lr", "optim.eps", "optim.clip_norm"),
+    *("train.tokens", "train.token_fraction", "train.microbatches", "train.spike_nats", "train.threads"),
+    *("train.validate_every", "train.checkpoint_every", "eval.tokens", "eval.items", "optim.decay_fraction"),
+)
+NOT_NEGATIVE = (
+    *("model.moe.n_shared_experts", "model.moe.balance.alpha", "model.moe.balance.update_speed"),
+    *("optim.weight_decay", "optim.warmup_fraction", "optim.final_lr_ratio", "optim.beta1", "optim.beta2"),
+    "train.perturb",
+)
+AT_MOST_ONE = (
+    *("train.validate_every", "train.checkpoint_every", "optim.decay_fraction", "optim.final_lr_ratio"),
+    "train.perturb",
+)
+BELOW_ONE = ("optim.warmup_fraction", "optim.beta1", "optim.beta2")
+
+
+def _check_ranges(keys: Mapping[str, Any]) -> None:
+    for name, value in _numbers(keys, trial_leaves()):
+        if not math.isfinite(value):
+            raise ConfigError(f"{name}={value}: must be a finite number")
+    for name, value in _numbers(keys, ABOVE_ZERO):
+        if value <= 0:
+            raise ConfigError(f"{name}={value}: must be above 0")
+    for name, value in _numbers(keys, NOT_NEGATIVE):
+        if value < 0:
+            raise ConfigError(f"{name}={value}: must not be negative")
+    for name, value in _numbers(keys, AT_MOST_ONE):
+        if value > 1:
+            raise ConfigError(f"{name}={value}: must be at most 1")
+    for name, value in _numbers(keys, BELOW_ONE):
+        if value >= 1:
+            raise ConfigError(f"{name}={value}: must be below 1")
+
+
+def _numbers(keys: Mapping[str, Any], names: Iterable[str]) -> list[tuple[str, float]]:
+    values = [(name, get(keys, name)) for name in names]
+    return [(name, v) for name, v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+
+
+def _check_data(trial: TrialKeys) -> None:
+    data, train = trial.data, trial.train
+    if data.seq_len < 2:
+        raise ConfigError(f"data.seq_len={data.seq_len}: must be at least 2, or no token has a next one")
+    if data.batch_size % train.microbatches:
+        raise ConfigError(
+            f"data.batch_size={data.batch_size}: must divide evenly into train.microbatches={train.microbatches}; "
+            f"the next that does is {-(-data.batch_size // train.microbatches) * train.microbatches}"
+        )
+    if trial.tokens < trial.tokens_per_step:
+        raise ConfigError(
+            f"train.tokens={train.tokens} (x train.token_fraction={train.token_fraction}): less than one batch, which "
+            f"is data.batch_size x data.seq_len = {trial.tokens_per_step} tokens"
+        )
+    if trial.eval.tokens < data.seq_len:
+        raise ConfigError(f"eval.tokens={trial.eval.tokens}: less than one sequence (data.seq_len={data.seq_len})")
+    for source, name in (("text", "path"), ("hf", "name")):
+        value = getattr(data, name)
+        if data.source == source and not value:
+            raise ConfigError(f"data.source={source}: needs data.{name}={_WANTED[name]}")
+        if data.source != source and value is not None:
+            raise ConfigError(f"data.{name}={value}: is read with data.source={source} only; add data.source={source}")
+    if trial.optim.schedule == "wsd" and trial.optim.warmup_fraction + trial.optim.decay_fraction > 1:
+        raise ConfigError(
+            f"optim.decay_fraction={trial.optim.decay_fraction}: with optim.warmup_fraction="
+            f"{trial.optim.warmup_fraction} it is more than the whole run; lower one of them"
+        )
+
+
+_WANTED = {"path": "FILE_OR_FOLDER", "name": "DATASET"}

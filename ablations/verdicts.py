@@ -1,0 +1,186 @@
+"""From an interval to a word: whether a published claim agrees with what was measured."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from ablations.schema import ExpectedConfig
+from ablations.stats import Difference, seeds_needed
+from models.config import ConfigError
+
+Outcome = Literal["agrees", "disagrees", "not resolved", "no signal here", "void"]
+
+DECISION_RULE = (
+    "Every comparison (each arm with the baseline, and each declared pair) is paired by seed over the seeds that both "
+    "arms finished. The m comparisons of one metric are one family; each has a paired-t interval at level 0.05/m "
+    "(Bonferroni), so that all of them hold together in at least 95 % of sweeps. A claim agrees when the interval of "
+    "its difference lies inside the claim's region, disagrees when it lies wholly outside, and is not resolved "
+    "otherwise. Every claim on a metric is void if the A/A arm's interval of that metric excludes 0. A claim whose "
+    "region holds 0 (equal, not worse) agrees only where the positive control's interval lies above 0; else it reads "
+    "'no signal here' unless it disagrees. A mistuning bound above the margin (above half the region's width for a "
+    "value, above the measured effect for better) caps the verdict at not resolved. An arm with a diverged seed is "
+    "neither better, equal nor not worse. Holm's p values are printed for the reader and decide nothing."
+)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A published claim against its measured difference."""
+
+    arm: str
+    against: str
+    metric: str
+    kind: str
+    outcome: Outcome
+    why: str
+    """One sentence with the numbers."""
+    difference: Difference | None
+    """None where the comparison was not part of the run."""
+    seeds_needed: int | None
+    """Seeds that the paper's effect would need at this sd, this family and 80 % power; None without one."""
+
+
+def verdict(
+    expected: ExpectedConfig,
+    difference: Difference,
+    *,
+    control: Difference | None,
+    aa: Difference | None,
+    mistuning: float | None = None,
+    diverged: int = 0,
+    trials: int = 0,
+) -> Verdict:
+    """Judge one claim (DECISION_RULE).
+
+    `control` and `aa`: the differences of the two standing arms from the baseline in this metric; give None for a
+    control that was not run or, for scores, one without signal (`score_has_signal`). `mistuning`: the larger bound of
+    the two arms in the claim's metric, None where nothing was searched, math.inf where the optimum is on an edge.
+    `diverged` of the arm's `trials`. Raises ConfigError where the claim lacks the margin or region of its kind.
+    """
+    edges = region_of(expected)
+    paper = expected.paper_value
+    needed = seeds_needed(paper, difference.sd, difference.comparisons, difference.alpha) if paper else None
+    outcome, why = _judge(expected, edges, difference, control, aa, mistuning, diverged, trials)
+    if outcome == "not resolved":
+        why += _resolution(difference, paper, needed)
+    return Verdict(
+        difference.arm,
+        difference.against,
+        difference.metric,
+        expected.kind,
+        outcome,
+        f"{why}.",
+        difference,
+        needed,
+    )
+
+
+def region_of(expected: ExpectedConfig) -> tuple[float, float]:
+    """The open interval that the true difference lies in if the claim holds. Raises ConfigError."""
+    key = f"sweep.expected[{expected.arm}, {expected.metric}]"
+    if expected.kind == "better":
+        return -math.inf, 0.0
+    if expected.kind == "value":
+        region = expected.region
+        if region is None or len(region) != 2 or not region[0] < region[1]:
+            raise ConfigError(f"{key}.region={region}: kind `value` needs two numbers, the lower first")
+        return region[0], region[1]
+    if expected.margin is None or expected.margin <= 0:
+        raise ConfigError(f"{key}.margin={expected.margin}: kind `{expected.kind}` needs a margin above 0")
+    return (-expected.margin if expected.kind == "equal" else -math.inf), expected.margin
+
+
+def _judge(
+    expected: ExpectedConfig,
+    edges: tuple[float, float],
+    difference: Difference,
+    control: Difference | None,
+    aa: Difference | None,
+    mistuning: float | None,
+    diverged: int,
+    trials: int,
+) -> tuple[Outcome, str]:
+    """The rules, in the order in which they override each other."""
+    if aa is not None and aa.resolved:
+        return "void", (
+            f"{aa.arm} repeats {aa.against} and yet differs from it, {_numbers(aa)}: the sweep tells identical arms "
+            f"apart in {aa.metric}"
+        )
+    measured = f"{difference.arm} minus {difference.against} is {_numbers(difference)}"
+    if diverged:
+        counted = f"{diverged}/{trials or difference.n + diverged} diverged"
+        if expected.kind == "value":
+            return (
+                "not resolved",
+                f"{counted}: {measured} speaks only for the seeds that survived",
+            )
+        return (
+            "disagrees",
+            f"{counted}: an arm that diverges is not {expected.kind.replace('_', ' ')}",
+        )
+    if difference.low is None or difference.high is None:
+        cause = "one error bar needs two seeds" if difference.n < 2 else "it does not vary, so its error is unknown"
+        return "not resolved", f"{measured}: {cause}"
+
+    place = place_of(difference.low, difference.high, edges)
+    region = _words(edges)
+    holds_zero = edges[0] < 0 < edges[1]
+    if holds_zero and place != "disagrees" and (control is None or control.low is None or control.low <= 0):
+        seen = (
+            "there is no control to show" if control is None else f"the control is {_numbers(control)}: it is not seen"
+        )
+        return (
+            "no signal here",
+            f"{measured}, but {seen} that this sweep can tell a known harm from none",
+        )
+    limit = _mistuning_limit(expected, edges, difference)
+    if place != "not resolved" and mistuning is not None and mistuning > limit:
+        bound = f"may cost {mistuning:.4f}" if math.isfinite(mistuning) else "has no bound (optimum on the edge)"
+        return (
+            "not resolved",
+            f"{measured}, but mistuning {bound}, more than {limit:.4f}",
+        )
+    if place == "agrees":
+        return place, f"{measured}: inside {region}"
+    if place == "disagrees":
+        return place, f"{measured}: wholly outside {region}"
+    return place, f"{measured}: partly inside {region}"
+
+
+def place_of(low: float, high: float, edges: tuple[float, float]) -> Outcome:
+    """Where an interval lies to a region."""
+    if edges[0] < low and high < edges[1]:
+        return "agrees"
+    if high <= edges[0] or low >= edges[1]:
+        return "disagrees"
+    return "not resolved"
+
+
+def _mistuning_limit(expected: ExpectedConfig, edges: tuple[float, float], difference: Difference) -> float:
+    if expected.kind == "better":
+        return abs(difference.mean)
+    return (edges[1] - edges[0]) / 2 if expected.kind == "value" else edges[1]
+
+
+def _numbers(difference: Difference) -> str:
+    if difference.low is None or difference.high is None:
+        return f"{difference.mean:+.4f} over {difference.n} seeds, without an interval"
+    return f"{difference.mean:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}] over {difference.n} seeds"
+
+
+def _words(edges: tuple[float, float]) -> str:
+    if math.isinf(edges[0]):
+        return f"the claim (below {edges[1]:g})"
+    return f"the claim ({edges[0]:g} to {edges[1]:g})"
+
+
+def _resolution(difference: Difference, paper: float | None, needed: int | None) -> str:
+    """What this many seeds can see, and how many would see the paper's effect."""
+    text = ""
+    if difference.resolvable:
+        text = f"; the smallest effect that {difference.n} seeds resolve with 80 % power is {difference.resolvable:.4f}"
+    if not paper:
+        return text + "; the paper gives no size in this metric"
+    if needed is None:
+        return text + f"; how many seeds the paper's {paper:+.4f} needs cannot be said from these"
+    return text + f"; the paper's {paper:+.4f} would need {needed} seeds"

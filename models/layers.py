@@ -1,0 +1,98 @@
+"""Matrices, norms and the SwiGLU feed-forward.
+
+Shape letters used in this folder: B batch, T positions, N = B * T tokens, D `d_model`, H heads, E routed experts,
+K experts per token (`top_k`), I hidden width of a feed-forward, V vocabulary.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Weights(nn.Module):
+    """A module that multiplies by master weights (at least FP32) in the type of its activations.
+
+    Inside `cast_once` each matrix is cast at its first use and shared by all microbatches of the step; gradients flow
+    back through the cast, so they accumulate in the master type (V3 3.3.3 keeps FP32 there too).
+    """
+
+    _cast: dict[str, Tensor] | None = None
+
+    def matrix(self, name: str, dtype: torch.dtype) -> Tensor:
+        master: Tensor = getattr(self, name)
+        if master.dtype == dtype:
+            return master
+        if self._cast is None:
+            return master.to(dtype)
+        if name not in self._cast:
+            self._cast[name] = master.to(dtype)
+        return self._cast[name]
+
+
+@contextmanager
+def cast_once(model: nn.Module) -> Iterator[None]:
+    """Cast every matrix of `model` at most once while the context lasts. Weights must not change inside."""
+    owners = [module for module in model.modules() if isinstance(module, Weights)]
+    for owner in owners:
+        owner._cast = {}
+    try:
+        yield
+    finally:
+        for owner in owners:
+            owner._cast = None
+
+
+class Linear(Weights):
+    """y = x W^T without bias, W (out, in)."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.matrix("weight", x.dtype))
+
+
+class Embedding(Weights):
+    """Rows of W (V, D), in the compute type."""
+
+    def __init__(self, vocab_size: int, d_model: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(vocab_size, d_model))
+
+    def forward(self, tokens_BT: Tensor, dtype: torch.dtype) -> Tensor:
+        return F.embedding(tokens_BT, self.matrix("weight", dtype))
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * g (1910.07467), over the last dimension; statistics in at least FP32."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        x32 = at_least_fp32(x)
+        return F.rms_norm(x32, x.shape[-1:], self.weight, self.eps).to(x.dtype)
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate(x)) * up(x)): the dense and the shared experts' feed-forward."""
+
+    def __init__(self, d_model: int, width: int) -> None:
+        super().__init__()
+        self.gate_proj = Linear(d_model, width)
+        self.up_proj = Linear(d_model, width)
+        self.down_proj = Linear(width, d_model)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+def at_least_fp32(x: Tensor) -> Tensor:
+    """BF16 becomes FP32; FP32 and FP64 stay as they are."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()

@@ -1,0 +1,139 @@
+"""DeepSeekMoE (2401.06066; V3 2.1.2, eq. 12-16): a router, fine-grained routed experts, shared experts."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
+
+from models.balance import Routing, build_balance
+from models.config import ModelConfig, MoEConfig
+from models.layers import SwiGLU, Weights, at_least_fp32
+
+
+class Router(nn.Module):
+    """Sigmoid affinities, top-k on the biased ones, gates from the unbiased ones. All in at least FP32."""
+
+    def __init__(self, d_model: int, config: MoEConfig) -> None:
+        super().__init__()
+        self.top_k, self.scaling = config.top_k, config.routed_scaling_factor
+        self.weight = nn.Parameter(torch.empty(config.n_routed_experts, d_model))
+        self.balance = build_balance(config)
+
+    def forward(self, x_BTD: Tensor) -> Routing:
+        scores = torch.sigmoid(F.linear(at_least_fp32(x_BTD), self.weight))
+        scores_NE = scores.flatten(0, 1)
+        with torch.no_grad():
+            experts_NK = self.balance.biased(scores_NE).topk(self.top_k, dim=-1, sorted=False).indices
+            load_E = torch.bincount(experts_NK.flatten(), minlength=scores.shape[-1])
+        gates = scores_NE.gather(1, experts_NK)
+        gates = gates * (self.scaling / (gates.sum(dim=-1, keepdim=True) + 1e-20))
+        return Routing(scores, experts_NK, gates, load_E)
+
+
+class Experts(Weights):
+    """All routed experts of a layer. `gate_up_proj` (E, 2I, D) holds gate rows, then up rows; `down_proj` (E, D, I)."""
+
+    def __init__(self, d_model: int, config: MoEConfig) -> None:
+        super().__init__()
+        experts, width = config.n_routed_experts, config.moe_intermediate_size
+        self.gate_up_proj = nn.Parameter(torch.empty(experts, 2 * width, d_model))
+        self.down_proj = nn.Parameter(torch.empty(experts, d_model, width))
+        self.product = PRODUCTS[config.backend]
+
+    def forward(self, x_ND: Tensor, routing: Routing) -> Tensor:
+        """Weighted sum of each token's experts, (N, D).
+
+        Assignments are sorted by expert, so that each expert's rows are one group. The gates, computed in FP32, are
+        rounded to the activations' type; the sum over a token's experts accumulates in FP32 inside the product.
+        """
+        n, k = routing.experts_NK.shape
+        order = routing.experts_NK.flatten().argsort(stable=True)
+        inverse = torch.empty_like(order).scatter_(0, order, torch.arange(n * k, device=order.device))
+        rows = _Dispatch.apply(x_ND, order, inverse, k)
+        hidden = self.product(rows, self.matrix("gate_up_proj", x_ND.dtype), routing.load_E)
+        gate, up = hidden.chunk(2, dim=-1)
+        out = self.product(F.silu(gate) * up, self.matrix("down_proj", x_ND.dtype), routing.load_E)
+        out_NKD = _Permute.apply(out, inverse, order).view(n, k, -1)
+        return torch.bmm(routing.gates_NK.to(out.dtype).unsqueeze(1), out_NKD).squeeze(1)
+
+
+def grouped_product(x: Tensor, weight_EON: Tensor, load_E: Tensor) -> Tensor:
+    """x (rows, N) times each row's expert matrix transposed, one grouped GEMM; rows are sorted by expert."""
+    return _Contiguous.apply(F.grouped_mm(x, weight_EON.mT, offs=load_E.cumsum(0).to(torch.int32)))
+
+
+def loop_product(x: Tensor, weight_EON: Tensor, load_E: Tensor) -> Tensor:
+    """The same, one GEMM per expert. `unbind`, because indexing a weight makes its backward fill a whole (E, O, N)."""
+    groups = x.split(load_E.tolist())
+    return torch.cat([rows @ w.mT for rows, w in zip(groups, weight_EON.unbind(0), strict=True)])
+
+
+PRODUCTS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "grouped_mm": grouped_product,
+    "loop": loop_product,
+}
+
+
+class _Dispatch(torch.autograd.Function):
+    """Copy each token's row to its k assignments, sorted by expert. Backward gathers and sums over k in FP32, where
+    the index_add of plain indexing would accumulate in BF16, in an order that is not fixed on a GPU."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x_ND: Tensor, order: Tensor, inverse: Tensor, k: int) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(inverse)
+        ctx.k = k  # type: ignore[attr-defined]
+        return x_ND.index_select(0, order // k)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+        (inverse,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        by_token = grad.index_select(0, inverse).view(-1, ctx.k, grad.shape[-1])  # type: ignore[attr-defined]
+        return by_token.sum(dim=1), None, None, None
+
+
+class _Permute(torch.autograd.Function):
+    """Rows in another order; backward applies the inverse order, a gather instead of a scatter."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(inverse)
+        return x.index_select(0, order)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        (inverse,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        return grad.index_select(0, inverse), None, None
+
+
+class _Contiguous(torch.autograd.Function):
+    """grouped_mm's backward refuses an expanded or sliced gradient; hand it a contiguous one."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:  # type: ignore[override]
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: Tensor) -> Tensor:  # type: ignore[override]
+        return grad.contiguous()
+
+
+class MoE(nn.Module):
+    """Shared experts (one SwiGLU of `n_shared_experts` times the expert width) plus routed ones."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        m = config.moe
+        self.gate = Router(config.d_model, m)
+        self.experts = Experts(config.d_model, m)
+        self.shared_experts = (
+            SwiGLU(config.d_model, m.n_shared_experts * m.moe_intermediate_size) if m.n_shared_experts else None
+        )
+
+    def forward(self, x_BTD: Tensor) -> tuple[Tensor, Routing]:
+        routing = self.gate(x_BTD)
+        out = self.experts(x_BTD.flatten(0, 1), routing).view_as(x_BTD)
+        if self.shared_experts is not None:
+            out = out + self.shared_experts(x_BTD)
+        return out, routing

@@ -1,0 +1,277 @@
+"""Tokens on disk, and the batches cut from them. Batch t is a pure function of (seed, t).
+
+All arms of one seed therefore see the same sequences in the same order, an interrupted trial goes on with exactly its
+next batch, and two machines with the same packages train on the same numbers. The corpus is read, tokenized and packed
+once per (source, vocabulary) and kept in a cache folder; later calls map it into memory.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.config import ConfigError
+from tasks import corpora, separation, sources, tokenizer
+from tasks.config import DataConfig
+from tasks.corpora import SPLITS, Document, Report, Splits, load_splits, thin
+from tasks.separation import mix
+
+if TYPE_CHECKING:
+    import torch
+    from tokenizers import Tokenizer
+
+Tokens = NDArray[np.unsignedinteger]
+
+_MANIFEST = "manifest.json"
+_BLOCK = 1 << 20
+_CHECKED_BLOCKS = 64
+_SAMPLE_CHARACTERS = 8_000_000
+_SAMPLE_CHARACTERS_PER_TOKEN = 2_000
+_ABANDONED_S = 3600.0
+"""A half-written folder this old belongs to a process that was killed."""
+
+
+class PackedData:
+    """A tokenized corpus, mapped from its cache folder. Made by `prepare`."""
+
+    def __init__(self, folder: Path, fingerprint: dict[str, Any], seq_len: int, batch_size: int) -> None:
+        self.fingerprint = fingerprint
+        """What the numbers depend on: source, versions, hashes of text, tokens and tokenizer, counts per split."""
+        self.seq_len, self.batch_size = seq_len, batch_size
+        self.tokenizer: Tokenizer = tokenizer.load_tokenizer((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        self.vocab_size = self.tokenizer.get_vocab_size()
+        self.token_bytes = tokenizer.token_bytes(self.tokenizer)
+        """Bytes of text per token id, shape (vocab_size,)."""
+        self._folder = folder
+        self._tokens: dict[str, Tokens] = {split: np.load(folder / f"{split}.npy", mmap_mode="r") for split in SPLITS}
+        self._orders: dict[tuple[int, int], NDArray[np.int64]] = {}
+
+    def tokens(self, split: str) -> Tokens:
+        """All tokens of `train`, `validation` or `test`, end of text after each document; shape (tokens,)."""
+        return self._tokens[split]
+
+    def documents(self, split: str) -> list[Document]:
+        """The texts of `validation` or `test`, in packed order. (Of `train` only tokens are kept.)"""
+        if split not in ("validation", "test"):
+            raise ValueError(f"documents of {split!r} are not kept; only those of validation and test")
+        with (self._folder / f"{split}.jsonl").open(encoding="utf-8", newline="\n") as lines:
+            return [Document(**json.loads(line)) for line in lines]
+
+    def windows(self, split: str) -> int:
+        """How many windows of `seq_len` targets a split holds; neighbours share one token, as target and as input."""
+        return (len(self._tokens[split]) - 1) // self.seq_len
+
+    def train_batch(self, seed: int, step: int) -> "torch.Tensor":
+        """Batch `step` (from 0) of the training part, (batch_size, seq_len + 1) int64: inputs and shifted targets.
+
+        Every epoch visits each window once, in an order hashed from (seed, epoch); batches run on across its end.
+        """
+        first = step * self.batch_size
+        places = np.arange(first, first + self.batch_size)
+        epochs, places = np.divmod(places, self.windows("train"))
+        chosen = [self._order(seed, int(epoch))[place] for epoch, place in zip(epochs, places, strict=True)]
+        return self._cut("train", np.array(chosen))
+
+    def evaluation_batches(self, split: str, tokens: int, rows: int = 32) -> "Iterator[torch.Tensor]":
+        """Fixed windows, evenly spread over the split, with about `tokens` targets in all (fewer in a smaller split).
+
+        Yields (at most `rows`, seq_len + 1) int64. The windows depend on nothing but split, `tokens` and `seq_len`.
+        """
+        available = self.windows(split)
+        count = min(available, max(1, tokens // self.seq_len))
+        chosen = np.arange(count) * available // count
+        for start in range(0, count, rows):
+            yield self._cut(split, chosen[start : start + rows])
+
+    def _order(self, seed: int, epoch: int) -> NDArray[np.int64]:
+        """The epoch's permutation of the training windows: sorted by a hash of (seed, epoch, window).
+
+        Hashing instead of `numpy.random`, whose streams may change between versions of numpy.
+        """
+        key = (seed, epoch)
+        if key not in self._orders:
+            if len(self._orders) >= 4:
+                self._orders.pop(next(iter(self._orders)))
+            digest = hashlib.sha256(f"{seed}/{epoch}".encode()).digest()
+            salt = np.uint64(int.from_bytes(digest[:8], "little"))
+            self._orders[key] = np.argsort(mix(np.arange(self.windows("train"), dtype=np.uint64) ^ salt), kind="stable")
+        return self._orders[key]
+
+    def _cut(self, split: str, windows: NDArray[np.int64]) -> "torch.Tensor":
+        import torch
+
+        offsets = windows[:, None] * self.seq_len + np.arange(self.seq_len + 1)
+        return torch.from_numpy(self._tokens[split][offsets].astype(np.int64))
+
+
+def prepare(config: DataConfig, vocab_size: int, cache_dir: Path, report: Report | None = None) -> PackedData:
+    """The corpus of `config`, packed with a tokenizer of `vocab_size` tokens that was trained on its training part.
+
+    Reads the corpus once and keeps the result under `cache_dir`; a damaged or half-written cache is made anew. `report`
+    hears what is being done. Raises ConfigError, before anything is written, where the corpus cannot be had, does not
+    yield the vocabulary, or is shorter than one sequence; and where `cache_dir` cannot be written.
+    """
+    for key, value in (("data.seq_len", config.seq_len), ("data.batch_size", config.batch_size)):
+        if value < 1:
+            raise ConfigError(f"{key}={value}: must be at least 1")
+    if vocab_size < tokenizer.MIN_VOCAB:
+        tokenizer.train_tokenizer([], vocab_size)  # raises
+    folder = cache_dir / _key(config, vocab_size)
+    fingerprint = _read_cache(folder)
+    if fingerprint is None:
+        fingerprint = _build(config, vocab_size, folder, report or (lambda _: None))
+    _require_windows(config.seq_len, fingerprint["tokens"])
+    return PackedData(folder, fingerprint, config.seq_len, config.batch_size)
+
+
+def _key(config: DataConfig, vocab_size: int) -> str:
+    """What the cache depends on: the corpus's state, what is kept of it, the vocabulary, and the code that packs."""
+    import tokenizers
+
+    kept = {key: value for key, value in asdict(config).items() if key not in ("seq_len", "batch_size")}
+    code = hashlib.sha256()
+    for module in (corpora, separation, sources, tokenizer):
+        code.update(Path(str(module.__file__)).read_bytes())
+    code.update(Path(__file__).read_bytes())
+    parts = [kept, sources.source_state(config), vocab_size, tokenizers.__version__, code.hexdigest()]
+    return f"{config.source}-{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]}"
+
+
+def _build(config: DataConfig, vocab_size: int, folder: Path, report: Report) -> dict[str, Any]:
+    """Read, tokenize, pack and publish; returns the fingerprint."""
+    splits = load_splits(config, report)
+    # A token stands for at least one byte, so a hopeless length shows before the tokenizer is trained.
+    bounds = {split: sum(len(document.text.encode()) + 1 for document in splits[split]) for split in SPLITS}
+    _require_windows(config.seq_len, bounds)
+    report("training the tokenizer")
+    trained = tokenizer.train_tokenizer(_sample(splits.train, vocab_size), vocab_size)
+    report("encoding")
+    packed = {split: tokenizer.encode_packed(trained, [d.text for d in splits[split]]) for split in SPLITS}
+    _require_windows(config.seq_len, {split: len(packed[split]) for split in SPLITS})
+    serialized = trained.to_str()
+    fingerprint = _fingerprint(config, vocab_size, splits, packed, serialized)
+    report("writing the token cache")
+    try:
+        _write_cache(folder, splits, packed, serialized, fingerprint)
+    except OSError as error:
+        raise ConfigError(f"{folder.parent}: the token cache cannot be written ({error.strerror or error})") from None
+    return fingerprint
+
+
+def _sample(documents: list[Document], vocab_size: int) -> Iterator[str]:
+    """The training documents, or where they are long as many of them as the vocabulary needs: more moves few merges."""
+    sizes = {"train": [(document.name, len(document.text)) for document in documents]}
+    kept = thin(sizes, max(_SAMPLE_CHARACTERS, _SAMPLE_CHARACTERS_PER_TOKEN * vocab_size))["train"]
+    return (document.text[: kept[document.name]] for document in documents if document.name in kept)
+
+
+def _require_windows(seq_len: int, tokens: dict[str, int]) -> None:
+    shortest = min(tokens, key=lambda split: tokens[split])
+    if tokens[shortest] < seq_len + 1:
+        raise ConfigError(
+            f"data.seq_len={seq_len}: one sequence needs {seq_len + 1} tokens, but the {shortest} split holds at most "
+            f"{tokens[shortest]}; lower data.seq_len or take more text"
+        )
+
+
+def _fingerprint(
+    config: DataConfig, vocab_size: int, splits: Splits, packed: dict[str, Tokens], serialized: str
+) -> dict[str, Any]:
+    """JSON-able, and free of what may differ between machines with the same text (paths, times)."""
+    texts, sizes = {}, dict.fromkeys(SPLITS, 0)
+    for split in SPLITS:
+        digest = hashlib.sha256()
+        for document in splits[split]:
+            data = document.text.encode()
+            sizes[split] += len(data)
+            digest.update(len(data).to_bytes(8, "little") + data)
+        texts[split] = digest.hexdigest()
+    origin = {key: value for key, value in splits.origin.items() if not isinstance(value, list)}
+    origin["dropped"] = {split: len(names) for split, names in origin.get("dropped", {}).items()}
+    return {
+        **origin,
+        "max_bytes": config.max_bytes,
+        "vocab_size": vocab_size,
+        "tokenizer_sha256": hashlib.sha256(serialized.encode()).hexdigest(),
+        "text_sha256": texts,
+        "tokens_sha256": {split: hashlib.sha256(packed[split].tobytes()).hexdigest() for split in SPLITS},
+        "documents": {split: len(splits[split]) for split in SPLITS},
+        "tokens": {split: len(packed[split]) for split in SPLITS},
+        "bytes": sizes,
+    }
+
+
+def _write_cache(
+    folder: Path, splits: Splits, packed: dict[str, Tokens], serialized: str, fingerprint: dict[str, Any]
+) -> None:
+    """Write beside the final place and rename: a reader sees a whole folder or none."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(folder.parent)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        (temporary / "tokenizer.json").write_text(serialized, encoding="utf-8")
+        for split in SPLITS:
+            np.save(temporary / f"{split}.npy", packed[split])
+        for split in ("validation", "test"):
+            lines = [json.dumps(asdict(document)) + "\n" for document in splits[split]]
+            (temporary / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8", newline="\n")
+        files = {path.name: _checksum(path) for path in sorted(temporary.iterdir())}
+        manifest = {"files": files, "fingerprint": fingerprint}
+        (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True), encoding="utf-8")
+        temporary.chmod(0o755)
+        while True:
+            try:
+                os.rename(temporary, folder)
+                return
+            except OSError:
+                if _read_cache(folder) is not None:  # another process was faster, with the same content
+                    return
+                if not folder.exists():
+                    raise
+                shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sweep(cache_dir: Path) -> None:
+    """Remove what killed processes left half-written."""
+    for path in cache_dir.glob(".*"):
+        try:
+            if path.is_dir() and time.time() - path.stat().st_mtime > _ABANDONED_S:
+                shutil.rmtree(path, ignore_errors=True)
+        except FileNotFoundError:  # swept by another process
+            continue
+
+
+def _read_cache(folder: Path) -> dict[str, Any] | None:
+    """The fingerprint of a whole cache folder; None where it is missing or damaged."""
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_bytes())
+        for name, checksum in manifest["files"].items():
+            if _checksum(folder / name) != checksum:
+                return None
+        fingerprint: dict[str, Any] = manifest["fingerprint"]
+        return fingerprint
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _checksum(path: Path) -> str:
+    """sha256 over the size and at most 64 evenly spread blocks of 1 MiB: the whole file, unless it is very large."""
+    size = path.stat().st_size
+    blocks = -(-size // _BLOCK)
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        for i in range(min(blocks, _CHECKED_BLOCKS)):
+            file.seek(i * blocks // min(blocks, _CHECKED_BLOCKS) * _BLOCK)
+            digest.update(file.read(_BLOCK))
+    return digest.hexdigest()

@@ -1,0 +1,207 @@
+"""The model as lm-eval sees it: a function from tokens to logits, and a tokenizer.
+
+Shapes: B rows, T tokens, V vocabulary, N scored positions over all rows. Rows are padded on the right; the model is
+causal, so what stands to the right of a position does not reach it.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lm_eval.api.model import TemplateLM
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+from torch import Tensor
+
+from models.config import ConfigError
+from tasks.tokenizer import END_OF_TEXT
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+    from tokenizers import Tokenizer
+
+MAX_NEW_TOKENS = 256
+"""lm-eval's own default."""
+
+
+@functools.lru_cache(maxsize=2)
+def _cached_encoder(tokenizer: "Tokenizer") -> Callable[[str], tuple[int, ...]]:
+    """The choices of an item share their context, and successive models share the items: encode each string once."""
+
+    @functools.lru_cache(maxsize=16384)
+    def encode(string: str) -> tuple[int, ...]:
+        return tuple(tokenizer.encode(string, add_special_tokens=False).ids)
+
+    return encode
+
+
+@dataclass(frozen=True)
+class Window:
+    """One row: the logits at its last len(targets) positions predict `targets`."""
+
+    request: int
+    inputs: list[int]
+    targets: list[int]
+
+
+class HarnessLM(TemplateLM):
+    """Greedy, deterministic, without a KV cache; one process, one device.
+
+    `logits` maps tokens (B, T) to logits (B, T, V), causally. `max_length` is the longest T it takes: longer contexts
+    lose their beginning. `batch_tokens` bounds B * T of one call.
+    """
+
+    def __init__(
+        self,
+        logits: Callable[[Tensor], Tensor],
+        tokenizer: "Tokenizer",
+        max_length: int,
+        device: str | torch.device = "cpu",
+        batch_tokens: int = 8192,
+    ) -> None:
+        super().__init__()
+        self.logits = logits
+        self.tokenizer: Tokenizer = tokenizer
+        self.max_length = max_length
+        self.batch_tokens = batch_tokens
+        self._device = torch.device(device)
+        end = tokenizer.token_to_id(END_OF_TEXT)
+        if end is None:
+            raise ValueError(f"the tokenizer has no {END_OF_TEXT} token")
+        self._end = int(end)
+        self._encode = _cached_encoder(tokenizer)
+
+    @property
+    def eot_token_id(self) -> int:
+        return self._end
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
+        return list(self._encode(string))
+
+    def tok_decode(self, tokens: Sequence[int]) -> str:
+        return self.tokenizer.decode(list(tokens), skip_special_tokens=False)
+
+    def _loglikelihood_tokens(
+        self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
+    ) -> list[tuple[float, bool]]:
+        """(log-probability of the continuation in nats, whether greedy decoding would produce it) per request."""
+        windows = [
+            window
+            for index, (_, context, continuation) in enumerate(requests)
+            for window in self._windows(index, context or [self.prefix_token_id], continuation)
+        ]
+        return self._score(windows, len(requests))
+
+    def loglikelihood_rolling(self, requests: list["Instance"], disable_tqdm: bool = False) -> list[float]:
+        """Log-probability in nats of each whole text; every token is predicted once, in windows of max_length."""
+        windows = [
+            window
+            for index, request in enumerate(requests)
+            for window in self._rolling(index, self.prefix_token_id, self.tok_encode(request.args[0]))
+        ]
+        return [log_probability for log_probability, _ in self._score(windows, len(requests))]
+
+    def _windows(self, request: int, context: list[int], continuation: list[int]) -> Iterator[Window]:
+        if len(continuation) > self.max_length:
+            yield from self._rolling(request, context[-1], continuation)
+        elif continuation:
+            yield Window(request, (context + continuation)[-self.max_length - 1 : -1], continuation)
+
+    def _rolling(self, request: int, prefix: int, tokens: list[int]) -> Iterator[Window]:
+        """lm-eval's windows: disjoint, but the last one is filled up to max_length with what precedes it."""
+        for pair in get_rolling_token_windows(tokens, prefix, max_seq_len=self.max_length, context_len=1):
+            context, targets = make_disjoint_window(pair)
+            yield Window(request, context + targets[:-1], targets)
+
+    @torch.no_grad()
+    def _score(self, windows: list[Window], n_requests: int) -> list[tuple[float, bool]]:
+        """Sums over the windows of each request; a request without windows scores (0.0, True)."""
+        totals = torch.zeros(n_requests, dtype=torch.float64)
+        misses = torch.zeros(n_requests, dtype=torch.float64)
+        for rows in self._batches(sorted(windows, key=lambda window: -len(window.inputs))):
+            logits_NV, row_N = self._logits_at_targets(rows)
+            target_N = torch.tensor(list(itertools.chain.from_iterable(row.targets for row in rows)))
+            target_N = target_N.to(logits_NV.device)
+            best_N = logits_NV.argmax(-1)
+            scores_N = logits_NV.float().log_softmax(-1).gather(-1, target_N[:, None])[:, 0]
+            request_N = torch.tensor([row.request for row in rows])[row_N]
+            totals.index_add_(0, request_N, scores_N.double().cpu())
+            misses.index_add_(0, request_N, (best_N != target_N).double().cpu())
+        return [(total, miss == 0) for total, miss in zip(totals.tolist(), misses.tolist(), strict=True)]
+
+    def _batches(self, windows: list[Window]) -> Iterator[list[Window]]:
+        """Consecutive windows, longest first, so that rows * longest stays within batch_tokens."""
+        batch: list[Window] = []
+        for window in windows:
+            if batch and (len(batch) + 1) * len(batch[0].inputs) > self.batch_tokens:
+                yield batch
+                batch = []
+            batch.append(window)
+        if batch:
+            yield batch
+
+    def _logits_at_targets(self, rows: list[Window]) -> tuple[Tensor, Tensor]:
+        """Logits (N, V) at the positions that predict targets, row by row, and the row (N,) of each, on the CPU."""
+        logits_BTV = self._padded_logits([row.inputs for row in rows])
+        length_B = torch.tensor([len(row.inputs) for row in rows])
+        count_B = torch.tensor([len(row.targets) for row in rows])
+        row_N = torch.arange(len(rows)).repeat_interleave(count_B)
+        within_N = torch.arange(len(row_N)) - (count_B.cumsum(0) - count_B)[row_N]
+        position_N = (length_B - count_B)[row_N] + within_N
+        return logits_BTV[row_N.to(logits_BTV.device), position_N.to(logits_BTV.device)], row_N
+
+    def _padded_logits(self, rows: list[list[int]]) -> Tensor:
+        longest = max(map(len, rows))
+        tokens_BT = torch.tensor([row + [self._end] * (longest - len(row)) for row in rows], device=self._device)
+        return self.logits(tokens_BT)
+
+    @torch.no_grad()
+    def generate_until(self, requests: list["Instance"], disable_tqdm: bool = False) -> list[str]:
+        """Greedy text up to a stop string (left out), the end token, or the request's number of new tokens."""
+        drafts = [self._draft(*request.args[:2]) for request in requests]
+        by_length = sorted(drafts, key=lambda draft: -len(draft.tokens))
+        rows_per_batch = max(1, self.batch_tokens // self.max_length)
+        for first in range(0, len(drafts), rows_per_batch):
+            batch = by_length[first : first + rows_per_batch]
+            while unfinished := [draft for draft in batch if not draft.done]:
+                rows = [draft.tokens[-self.max_length :] for draft in unfinished]
+                logits_BTV = self._padded_logits(rows)
+                last_B = torch.tensor([len(row) - 1 for row in rows], device=logits_BTV.device)
+                next_B = logits_BTV[torch.arange(len(rows), device=logits_BTV.device), last_B].argmax(-1)
+                for draft, token in zip(unfinished, next_B.tolist(), strict=True):
+                    self._extend(draft, token)
+        return [draft.text for draft in drafts]
+
+    def _draft(self, context: str, arguments: dict[str, Any]) -> "Draft":
+        if arguments.get("do_sample"):
+            raise ConfigError("eval.tasks: this task samples its answers (do_sample), and only greedy decoding is here")
+        until = arguments.get("until") or []
+        names = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+        budget = next((int(arguments[name]) for name in names if arguments.get(name) is not None), MAX_NEW_TOKENS)
+        tokens = self.tok_encode(context) or [self.prefix_token_id]
+        return Draft(tokens, len(tokens), [until] if isinstance(until, str) else list(until), budget, done=budget < 1)
+
+    def _extend(self, draft: "Draft", token: int) -> None:
+        if token == self._end:
+            draft.done = True
+            return
+        draft.tokens.append(token)
+        draft.text = self.tok_decode(draft.tokens[draft.start :])
+        stops = [at for at in (draft.text.find(stop) for stop in draft.stops if stop) if at >= 0]
+        if stops:
+            draft.text = draft.text[: min(stops)]
+        draft.done = bool(stops) or len(draft.tokens) - draft.start == draft.budget
+
+
+@dataclass
+class Draft:
+    """A text being generated: `tokens` is the context up to `start`, then what is new."""
+
+    tokens: list[int]
+    start: int
+    stops: list[str]
+    budget: int
+    text: str = ""
+    done: bool = False

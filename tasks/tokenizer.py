@@ -1,0 +1,133 @@
+"""Byte-level BPE: any text becomes tokens and comes back byte for byte, so a loss can be told in bits per byte."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.config import ConfigError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+END_OF_TEXT = "<|endoftext|>"
+END_OF_TEXT_ID = 0
+MIN_VOCAB = 257
+"""The end-of-text token and one token per byte value."""
+
+_BATCH_CHARACTERS = 4_000_000
+"""Text encoded at once: enough to keep all cores busy, little enough not to hold every token as a Python integer."""
+_PIECE_CHARACTERS = 1_000_000
+
+
+def train_tokenizer(documents: Iterable[str], vocab_size: int) -> "Tokenizer":
+    """A tokenizer of exactly `vocab_size` tokens: END_OF_TEXT (id 0), the 256 bytes, then merges by frequency.
+
+    Equal documents in equal order give an equal tokenizer, whatever the number of threads. END_OF_TEXT inside a text
+    is plain text. Raises ConfigError where `vocab_size` is below 257 or the documents do not yield as many tokens.
+    """
+    if vocab_size < MIN_VOCAB:
+        raise ConfigError(f"model.vocab_size={vocab_size}: must be at least {MIN_VOCAB} (256 bytes and end of text)")
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    with _all_cores():
+        tokenizer.train_from_iterator((piece for text in documents for piece in _pieces(text)), trainer=trainer)
+    tokenizer.encode_special_tokens = True
+    size = tokenizer.get_vocab_size()
+    if size != vocab_size:
+        raise ConfigError(
+            f"model.vocab_size={vocab_size}: the training text only yields {size} tokens; "
+            f"lower model.vocab_size or add text"
+        )
+    return tokenizer
+
+
+def load_tokenizer(serialized: str) -> "Tokenizer":
+    """The tokenizer from its own `to_str()`, which forgets that END_OF_TEXT inside a text is plain text."""
+    from tokenizers import Tokenizer
+
+    tokenizer: Tokenizer = Tokenizer.from_str(serialized)
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def token_bytes(tokenizer: "Tokenizer") -> NDArray[np.int32]:
+    """Bytes of text that each token stands for, shape (vocab_size,); 0 for END_OF_TEXT.
+
+    Over the encoding of a text they sum to the length of its UTF-8: the byte-level alphabet writes each byte of a token
+    as one character.
+    """
+    sizes = np.zeros(tokenizer.get_vocab_size(), dtype=np.int32)
+    for token, index in tokenizer.get_vocab().items():
+        sizes[index] = 0 if index == END_OF_TEXT_ID else len(token)
+    return sizes
+
+
+def token_dtype(vocab_size: int) -> np.dtype[np.unsignedinteger]:
+    """The narrowest stored integer, little-endian, so that hashes of arrays agree between machines."""
+    return np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
+
+
+def encode_packed(tokenizer: "Tokenizer", texts: Sequence[str]) -> NDArray[np.unsignedinteger]:
+    """All texts in one array, END_OF_TEXT after each; shape (tokens,), dtype `token_dtype`."""
+    dtype = token_dtype(tokenizer.get_vocab_size())
+    end = np.array([END_OF_TEXT_ID], dtype=dtype)
+    packed: list[NDArray[np.unsignedinteger]] = []
+    batch: list[str] = []
+    closes: list[bool] = []
+
+    def flush() -> None:
+        for encoding, closing in zip(tokenizer.encode_batch_fast(batch), closes, strict=True):
+            packed.append(np.array(encoding.ids, dtype=dtype))
+            if closing:
+                packed.append(end)
+        batch.clear()
+        closes.clear()
+
+    with _all_cores():
+        waiting = 0
+        for text in texts:
+            pieces = list(_pieces(text))
+            batch += pieces
+            closes += [False] * (len(pieces) - 1) + [True]
+            waiting += len(text)
+            if waiting > _BATCH_CHARACTERS:
+                flush()
+                waiting = 0
+        flush()
+    return np.concatenate(packed) if packed else np.empty(0, dtype=dtype)
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """A long text in parts that end at line ends where there are any: BPE's memory grows with what it sees at once."""
+    start = 0
+    while len(text) - start > _PIECE_CHARACTERS:
+        end = text.rfind("\n", start, start + _PIECE_CHARACTERS) + 1
+        end = end if end > start else start + _PIECE_CHARACTERS
+        yield text[start:end]
+        start = end
+    yield text[start:]
+
+
+@contextmanager
+def _all_cores() -> Iterator[None]:
+    """Let `tokenizers` use its threads, and forget so afterwards: a process forked later must not inherit them."""
+    before = os.environ.get("TOKENIZERS_PARALLELISM")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["TOKENIZERS_PARALLELISM"]

@@ -1,0 +1,233 @@
+"""A sweep's run folder with known effects, written as the scheduler would, without a trainer."""
+
+import dataclasses
+import gc
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ablations.records import Record
+
+STEPS, EXPERTS, TOP_K, LAYERS = 300, 16, 4, 2
+KIND, ALPHA, SPEED = "model.moe.balance.kind", "model.moe.balance.alpha", "model.moe.balance.update_speed"
+
+AUX = {ALPHA: 0.01}
+ARMS: dict[str, dict[str, Any]] = {
+    "aux_loss": {"about": "auxiliary loss per sequence", "loss": 0.0, "sd": 0.0, "max_vio": 0.25, "chosen": AUX},
+    "batch_aux_loss": {"about": "per batch", "loss": -0.004, "sd": 0.004, "max_vio": 0.14, "chosen": AUX},
+    "bias": {"about": "auxiliary-loss-free", "loss": -0.005, "sd": 0.005, "max_vio": 0.11, "chosen": {SPEED: 0.01}},
+    "none": {"about": "no balancing", "loss": 0.018, "sd": 0.004, "max_vio": 2.15, "chosen": {}},
+    "control": {"about": "10 % fewer tokens", "loss": 0.030, "sd": 0.003, "max_vio": 0.26, "chosen": AUX},
+    "aa": {"about": "weights perturbed by 1e-6", "loss": 0.0, "sd": 0.0007, "max_vio": 0.25, "chosen": AUX},
+}  # fmt: skip
+KINDS = {"control": "control", "aa": "aa"}
+
+EXPECTED: list[dict[str, Any]] = [
+    {"arm": "bias", "kind": "better", "paper": "2408.15664 Table 2: 9.56 to 9.50", "paper_value": -0.0063},
+    {"arm": "bias", "metric": "max_vio_global", "kind": "better", "paper": "0.72 to 0.04", "paper_value": -0.68},
+    {"arm": "bias", "against": "batch_aux_loss", "kind": "equal", "margin": 0.02, "paper": "V3 4.5.3: 2.253 both",
+     "paper_value": 0.0},
+    {"arm": "none", "kind": "not_worse", "margin": 0.005, "paper": "none"},
+]  # fmt: skip
+
+
+def _history(
+    rng: np.random.Generator, final: float, noise: np.ndarray, arm: dict[str, Any], steps: int
+) -> dict[str, list]:
+    step = np.arange(1, steps + 1, max(1, steps // 50))
+    fall = np.exp(-step / 55.0)
+    loss = final + (6.93 - final) * fall + noise[step - 1] + 0.002 * rng.standard_normal(len(step))
+    start = 2.4
+    max_vio = arm["max_vio"] * 1.3 + (start - arm["max_vio"]) * np.exp(-step / 25.0)
+    max_vio = max_vio * np.exp(0.08 * rng.standard_normal(len(step)))
+    lr = 0.005 * np.minimum(1, step / 30)
+    return {
+        "step": step.tolist(),
+        "loss": loss.tolist(),
+        "aux_loss": (0.01 + 0 * loss).tolist(),
+        "max_vio": max_vio.tolist(),
+        "lr": lr.tolist(),
+    }
+
+
+def make_record(name: str, seed: int, status: str = "complete", accuracy: float = 0.42) -> Record:
+    """A trial of arm `name`: seed level (sd 0.04) plus the arm's effect and noise. Equal calls, equal records."""
+    arm = ARMS[name]
+    level = 3.9 + 0.04 * np.random.default_rng([7, seed]).standard_normal()
+    noise = 0.05 * np.random.default_rng([8, seed]).standard_normal(STEPS)
+    rng = np.random.default_rng([sorted(ARMS).index(name), seed])
+    loss = float(level + arm["loss"] + arm["sd"] * rng.standard_normal())
+    max_vio = float(arm["max_vio"] * np.exp(0.06 * rng.standard_normal()))
+    load = rng.dirichlet(np.full(EXPERTS, 40.0 / max(max_vio, 0.05) ** 1.7), size=LAYERS) * EXPERTS
+    steps = int(STEPS * (0.9 if name == "control" else 1.0))
+    history = _history(rng, loss - 0.05, noise, arm, steps)
+    if status != "complete":
+        history = {key: column[:40] for key, column in history.items()}
+    validation_steps = [round(steps * share) for share in (0.2, 0.4, 0.6, 0.8, 1.0)]
+    correct = rng.random(400) < accuracy
+    done = status == "complete"
+    return Record(
+        id=hashlib.sha256(f"{name} {seed}".encode()).hexdigest()[:16],
+        seed=seed,
+        status=status,  # type: ignore[arg-type]
+        config={
+            "model": {"moe": {"n_routed_experts": EXPERTS, "top_k": TOP_K}},
+            "data": {"batch_size": 16, "seq_len": 128},
+        },
+        reason=None if done else "loss is not finite at step 79",
+        metrics={
+            "loss": loss,
+            "bits_per_byte": loss / math.log(2) / 2.47,
+            "max_vio_global": max_vio,
+            "max_vio_floor": 0.014,
+            "max_vio_max": EXPERTS / TOP_K - 1,
+            "max_vio_batch": max_vio * 1.3,
+            "routing_entropy": math.log(EXPERTS) - 0.2 * max_vio,
+        }
+        if done
+        else {},
+        load=load.tolist() if done else [],
+        history=history,
+        validation={
+            "step": [float(s) for s in validation_steps],
+            "loss": [loss + (6.93 - loss) * math.exp(-s / 55.0) for s in validation_steps],
+            "max_vio_global": [max_vio] * 5,
+        },
+        scores={
+            "python_bits_per_byte": {
+                "bits_per_byte": loss / math.log(2) / 2.47,
+                "bits_per_byte_stderr": None,
+                "n": 60.0,
+            },
+            "python_cloze": {
+                "acc": float(correct.mean()),
+                "acc_stderr": 0.023,
+                "n": 400.0,
+                "chance": 0.25,
+                "items": "".join("1" if c else "0" for c in correct),
+            },
+        }
+        if done
+        else {},
+        timings={"train_s": 38.0 + float(rng.random()), "eval_s": 2.0, "tokens_per_second": 15000.0},
+        environment={"torch": "2.13.0", "python": "3.12", "threads": 1, "code": "abc123"},
+    )
+
+
+def put(path: Path, value: Any) -> None:
+    """As `write_json` does, without its wait for the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
+
+
+def write_run(
+    runs: Path,
+    *,
+    seeds: int = 6,
+    missing: tuple[tuple[str, int], ...] = (),
+    diverged: tuple[tuple[str, int], ...] = (),
+    expected: list[dict[str, Any]] | None = None,
+    searched: bool = True,
+    accuracy: float = 0.42,
+    arms: tuple[str, ...] = tuple(ARMS),
+) -> Path:
+    """plan.json, trials.json and the records of a run under `runs`; returns the run's folder."""
+    folder = runs / "moe_balance" / "cpu"
+    plan = {
+        "format": 1,
+        "sweep": "moe_balance",
+        "scale": "cpu",
+        "question": "Does auxiliary-loss-free balancing keep the load even without costing loss?",
+        "source": "V3 2.1.2 and 4.5; 2408.15664 Table 2",
+        "search": "fresh" if searched else "published",
+        "baseline": "aux_loss",
+        "primary": "loss",
+        "metrics": ["loss", "bits_per_byte", "max_vio_global"],
+        "seeds": list(range(seeds)),
+        "arms": {
+            name: {
+                "about": ARMS[name]["about"],
+                "kind": KINDS.get(name, "arm"),
+                "set": {"train.token_fraction": 0.9} if name == "control" else {KIND: name},
+                "search": {},
+                "total_params": 1_430_000,
+                "active_params": 840_000,
+                "flops_per_token": 5.1e6,
+                "tokens": int(614_400 * (0.9 if name == "control" else 1)),
+            }
+            for name in arms
+        },
+        "expected": EXPECTED if expected is None else expected,
+        "matched": {"equal": ["total_params"], "tolerance": 0.01},
+        "decision_rule": "Agrees when the simultaneous interval lies inside the claim's region.",
+        "code": "c" * 40,
+        "data": "d" * 40,
+        "keys": {"optim": {"lr": 0.005}},
+    }
+    put(folder / "plan.json", plan)
+    confirm = []
+    for name in arms:
+        for seed in range(seeds):
+            record = make_record(name, seed, "diverged" if (name, seed) in diverged else "complete", accuracy)
+            confirm.append({"arm": name, "seed": seed, "id": record.id})
+            if (name, seed) not in missing:
+                put(runs / "trials" / record.id / "record.json", dataclasses.asdict(record))
+    guards = ("causality", "isolation", "budget", "separation", "start", "determinism")
+    put(
+        folder / "trials.json",
+        {
+            "plan_sha": hashlib.sha256((folder / "plan.json").read_bytes()).hexdigest(),
+            "search": _search(arms) if searched else [],
+            "chosen": {name: {"optim.lr": 0.005, **ARMS[name]["chosen"]} for name in arms},
+            "mistuning": {name: 0.0008 if searched and name not in KINDS else None for name in arms},
+            "confirm": confirm,
+            "guards": {name: [{"name": g, "passed": True, "detail": ""} for g in guards] for name in arms},
+            "speed": {name: {"tokens_per_second": 15_200.0, "peak_rss_bytes": 9.1e8} for name in arms},
+            "deviations": [],
+            "minutes": 12.4,
+        },
+    )
+    return folder
+
+
+def _search(arms: tuple[str, ...]) -> list[dict[str, Any]]:
+    trials = []
+    for name in (name for name in arms if name not in KINDS):
+        strengths = [(key, [value / 3, value, value * 3]) for key, value in ARMS[name]["chosen"].items()]
+        key, values = strengths[0] if strengths else ("", [0.0])
+        for i, lr in enumerate([0.0025, 0.005, 0.01]):
+            for j, value in enumerate(values):
+                loss = 3.95 + 0.01 * (i - 1) ** 2 + ARMS[name]["loss"] + 0.002 * j
+                point = {"optim.lr": lr, **({key: value} if key else {})}
+                max_vio = ARMS[name]["max_vio"] * (3.0 if key and j == 0 else 1.0 + 0.3 * j) * (1 + 0.1 * i)
+                entry = {"arm": name, "point": point, "seed": 1000, "id": f"{name}{i}{j}", "loss": loss}
+                trials.append(entry | {"max_vio_global": max_vio})
+    return trials
+
+
+@pytest.fixture(scope="session")
+def quick_holm() -> None:
+    """statsmodels collects garbage on every call of Holm: 0.2 s while all modules are looked through each time."""
+    import scipy.stats  # noqa: F401
+    import statsmodels.stats.multitest  # noqa: F401
+
+    gc.freeze()
+
+
+@pytest.fixture
+def sweep_run(quick_holm: None) -> Any:
+    """`write_run`, so that a test says what its run folder holds."""
+    return write_run
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory, quick_holm: None) -> Path:
+    """runs/ of a complete sweep; read only."""
+    runs = tmp_path_factory.mktemp("finished") / "runs"
+    write_run(runs)
+    return runs

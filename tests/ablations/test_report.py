@@ -1,0 +1,195 @@
+"""The report command: files, publishing, refusals, and a page that stands alone."""
+
+import hashlib
+import re
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ablations.files import read_json
+from ablations.report import commands, main, parse, publish, write_report
+from ablations.results import load_published
+from models.config import ConfigError
+
+
+@pytest.fixture(scope="module")
+def published(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return publish(finished_run, "moe_balance", "cpu", tmp_path_factory.mktemp("results"))
+
+
+@pytest.fixture
+def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing is most of a report's time, and only `published` needs it."""
+    monkeypatch.setattr("ablations.figures.draw_figures", lambda result: [])
+
+
+@pytest.fixture(scope="module")
+def page(published: Path) -> str:
+    return (published / "page.html").read_text()
+
+
+def test_published_folder_is_whole(published: Path) -> None:
+    names = {path.name for path in published.iterdir()}
+    assert names == {
+        "table.md", "table.csv", "timings.csv", "page.html", "figures", "plan.json", "trials.json", "records",
+        "manifest.json",
+    }  # fmt: skip
+    assert len(list((published / "records").iterdir())) == 36
+    assert {path.suffix for path in (published / "figures").iterdir()} == {".svg", ".png"}
+    assert [path.name for path in published.parent.iterdir()] == ["cpu"]
+
+
+def test_manifest_hashes_every_file(published: Path) -> None:
+    manifest = read_json(published / "manifest.json")
+    files = {str(p.relative_to(published)) for p in published.rglob("*") if p.is_file()} - {"manifest.json"}
+    assert set(manifest["files"]) == files
+    for name, digest in manifest["files"].items():
+        assert hashlib.sha256((published / name).read_bytes()).hexdigest() == digest
+    assert manifest["partial"] is False and manifest["trials"]["complete"] == 36
+    assert manifest["chosen"]["bias"]["model.moe.balance.update_speed"] == 0.01
+    assert manifest["plan_sha256"] == hashlib.sha256((published / "plan.json").read_bytes()).hexdigest()
+
+
+def test_a_published_result_reads_back(published: Path, finished_run: Path) -> None:
+    from ablations.render import table_csv
+
+    assert table_csv(load_published(published)) == (published / "table.csv").read_text()
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_incomplete_is_refused_and_partial_is_not(sweep_run: Any, tmp_path: Path) -> None:
+    sweep_run(tmp_path / "runs", seeds=2, missing=(("bias", 0), ("none", 1)))
+    with pytest.raises(ConfigError, match=r"2 of 12 trials .* publish=partial"):
+        publish(tmp_path / "runs", "moe_balance", "cpu", tmp_path / "results")
+    assert not (tmp_path / "results").exists()
+    target = publish(tmp_path / "runs", "moe_balance", "cpu", tmp_path / "results", partial=True)
+    manifest = read_json(target / "manifest.json")
+    assert manifest["partial"] is True and manifest["trials"]["missing"] == 2
+    assert len(list((target / "records").iterdir())) == 10
+    assert "2 of 12 trials are missing" in (target / "page.html").read_text()
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_publishing_keeps_records_that_only_results_has(sweep_run: Any, tmp_path: Path) -> None:
+    folder = sweep_run(tmp_path / "runs", seeds=2)
+    target = publish(tmp_path / "runs", "moe_balance", "cpu", tmp_path / "results")
+    before = (target / "table.csv").read_bytes()
+    entry = read_json(folder / "trials.json")["confirm"][3]
+    (tmp_path / "runs" / "trials" / entry["id"] / "record.json").unlink()
+    publish(tmp_path / "runs", "moe_balance", "cpu", tmp_path / "results")
+    assert (target / "table.csv").read_bytes() == before and (target / "records" / f"{entry['id']}.json").is_file()
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_report_without_publish_stays_in_the_run(
+    sweep_run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = sweep_run(tmp_path / "runs", seeds=2)
+    code = main(["sweep=moe_balance", f"runs_dir={tmp_path / 'runs'}", f"results_dir={tmp_path / 'results'}"])
+    printed = capsys.readouterr().out
+    assert code == 0 and not (tmp_path / "results").exists()
+    for name in ("table.md", "table.csv", "timings.csv", "page.html"):
+        assert (folder / name).is_file() and str(folder / name) in printed
+    assert "bias against aux_loss" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["sweep=else"], "python -m ablations.run sweep=else scale=cpu"),
+        (["sweeps=moe_balance"], "did you mean sweep?"),
+        (["sweep=moe_balance", "publish=partly"], "did you mean partial?"),
+        (["publish"], "expected publish=VALUE"),
+        ([], "name the sweep"),
+    ],
+)
+def test_bad_input_is_one_line(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str], finished_run: Path
+) -> None:
+    assert main([*arguments, f"runs_dir={finished_run}"]) == 2
+    captured = capsys.readouterr()
+    assert words in captured.err and captured.err.count("\n") == 1 and not captured.out
+
+
+def test_publish_is_spelled_either_way() -> None:
+    assert parse(["sweep=a", "publish=True"]).publish == "true"
+
+
+def test_reproduction_names_search_arms_and_seeds(published: Path) -> None:
+    run = commands(load_published(published))[0]
+    assert run.startswith("python -m ablations.run sweep=moe_balance scale=cpu search=fresh")
+    assert "'seeds=[0,1,2,3,4,5]'" in run and "none" in run and "control" not in run
+
+
+class Page(HTMLParser):
+    """Collects ids, external references and the order of the texts; notices tags that do not close."""
+
+    VOID = frozenset({"meta", "br", "link", "img", "hr"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.tags: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        if tag not in self.VOID:
+            self.open.append(tag)
+        for key, value in attrs:
+            if key == "id":
+                self.ids.append(value or "")
+            if key in ("src", "href", "xlink:href"):
+                self.links.append(value or "")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        self.handle_endtag(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+
+def test_page_stands_alone(page: str) -> None:
+    parsed = Page()
+    parsed.feed(page)
+    assert not parsed.open and not {"script", "link", "iframe"} & parsed.tags
+    assert all(link.startswith(("#", "data:")) for link in parsed.links)
+    assert not re.search(r"@import|url\((?!#)", page)
+    assert len(parsed.ids) == len(set(parsed.ids))
+    assert {link[1:] for link in parsed.links if link.startswith("#")} <= set(parsed.ids)
+    assert set(re.findall(r"url\(#([^)]+)\)", page)) <= set(parsed.ids)
+
+
+def test_page_puts_the_question_and_verdicts_first(page: str) -> None:
+    places = [
+        page.index(text) for text in ("<h1>Does auxiliary", "<h2>Verdicts", "<h2>Loss", "<h2>Guards", "<h2>How to")
+    ]
+    assert places == sorted(places)
+    assert hashlib.sha256(b"").hexdigest() not in page and re.search(r"SHA-256 [0-9a-f]{64}", page)
+    assert "prefers-color-scheme: dark" in page
+
+
+def test_figures_follow_the_pages_colours(page: str) -> None:
+    body = page[page.index("<body>") :]
+    assert "#0072b2" not in body.lower() and "#1b1f24" not in body.lower()
+    for svg in re.findall(r"<svg.*?</svg>", body, flags=re.DOTALL):
+        ET.fromstring(svg)
+        assert not re.search(r' (fill|stroke)="var', svg)
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_page_escapes_text(sweep_run: Any, tmp_path: Path) -> None:
+    from ablations.files import write_json
+
+    folder = sweep_run(tmp_path / "runs", seeds=2)
+    write_json(
+        folder / "plan.json", read_json(folder / "plan.json") | {"question": "Is <b> & <script>alert(1)</script>?"}
+    )
+    write_report(tmp_path / "runs", "moe_balance", "cpu", tmp_path / "results")
+    assert "<script>" not in (folder / "page.html").read_text()

@@ -1,0 +1,228 @@
+"""Packed data: batches as a pure function, and a cache that is whole or absent."""
+
+import dataclasses
+import json
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from models.config import ConfigError
+from tasks import batches
+from tasks.batches import PackedData, prepare
+from tasks.config import DataConfig
+from tasks.corpora import SPLITS, load_splits
+
+VOCAB = 300
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
+    folder = tmp_path_factory.mktemp("corpus")
+    source = random.Random(0)
+    for i in range(120):
+        words = [f"{source.randrange(10**5)}" for _ in range(80)]
+        (folder / f"{i:03}.txt").write_text(" ".join(words) + "\n")
+    return DataConfig(source="text", path=str(folder), seq_len=16, batch_size=6)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def data(config: DataConfig, cache: Path) -> PackedData:
+    return prepare(config, VOCAB, cache)
+
+
+def test_every_epoch_visits_every_window_once(data: PackedData) -> None:
+    windows = data.windows("train")
+    steps = -(-2 * windows // data.batch_size)
+    rows = torch.cat([data.train_batch(7, step) for step in range(steps)])[: 2 * windows]
+    assert rows.shape == (2 * windows, data.seq_len + 1) and rows.dtype == torch.int64
+    tokens = data.tokens("train").astype(np.int64)
+    expected = [tuple(tokens[i * 16 : i * 16 + 17]) for i in range(windows)]
+    epochs = [[tuple(row.tolist()) for row in part] for part in (rows[:windows], rows[windows:])]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == sorted(expected)
+    assert epochs[0] != epochs[1] and epochs[0] != expected
+
+
+def test_a_batch_depends_on_seed_and_step_only(data: PackedData, config: DataConfig, cache: Path) -> None:
+    fresh = prepare(config, VOCAB, cache)
+    for step in (500, 3, 40):  # out of order, over several epochs
+        assert torch.equal(fresh.train_batch(1, step), data.train_batch(1, step))
+    assert not torch.equal(data.train_batch(1, 3), data.train_batch(2, 3))
+    assert not torch.equal(data.train_batch(1, 3), data.train_batch(1, 4))
+
+
+def test_evaluation_windows_are_fixed_and_spread(data: PackedData) -> None:
+    few = list(data.evaluation_batches("test", 16 * 10, rows=4))
+    assert [len(batch) for batch in few] == [4, 4, 2]
+    other = dataclasses.replace(DataConfig(), seq_len=16, batch_size=2)
+    again = PackedData(data._folder, data.fingerprint, other.seq_len, other.batch_size)
+    assert torch.equal(torch.cat(few), torch.cat(list(again.evaluation_batches("test", 160))))
+    tokens, windows = data.tokens("test").astype(np.int64), data.windows("test")
+    starts = [i * windows // 10 * 16 for i in range(10)]
+    assert torch.cat(few).tolist() == [tokens[start : start + 17].tolist() for start in starts]
+    whole = torch.cat(list(data.evaluation_batches("test", 10**9)))
+    assert len(whole) == windows and len(torch.unique(whole, dim=0)) == windows
+
+
+def test_packed_text_is_the_corpus(data: PackedData, config: DataConfig) -> None:
+    splits = load_splits(config)
+    for split in SPLITS:
+        tokens = data.tokens(split)
+        assert data.tokenizer.decode(tokens.tolist()) == "".join(document.text for document in splits[split])
+        assert data.token_bytes[tokens].sum() == data.fingerprint["bytes"][split]
+        assert (tokens == 0).sum() == data.fingerprint["documents"][split] == len(splits[split])
+    assert data.documents("test") == splits.test and data.documents("validation") == splits.validation
+    with pytest.raises(ValueError, match="train"):
+        data.documents("train")
+
+
+def test_fingerprint_tells_texts_apart_and_machines_not(data: PackedData, config: DataConfig, tmp_path: Path) -> None:
+    copy = shutil.copytree(str(config.path), tmp_path / "elsewhere")
+    moved = prepare(dataclasses.replace(config, path=str(copy), seq_len=8), VOCAB, tmp_path / "cache")
+    assert moved.fingerprint == data.fingerprint
+    assert json.loads(json.dumps(data.fingerprint)) == data.fingerprint
+    assert config.path is not None and config.path not in json.dumps(data.fingerprint)
+    name = data.documents("test")[0].name
+    (copy / name).write_text((copy / name).read_text() + " 7")
+    changed = prepare(dataclasses.replace(config, path=str(copy)), VOCAB, tmp_path / "cache")
+    assert changed.fingerprint["text_sha256"] != data.fingerprint["text_sha256"], (
+        "an edited file must not hit the cache"
+    )
+
+
+def test_second_call_does_not_read_the_corpus(
+    data: PackedData, config: DataConfig, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "load_splits", lambda *_: pytest.fail("the corpus was read again"))
+    assert prepare(config, VOCAB, cache).fingerprint == data.fingerprint
+    assert [path.name for path in cache.iterdir()] == [data._folder.name]
+
+
+@pytest.mark.parametrize("name", ["train.npy", "tokenizer.json", "test.jsonl", "manifest.json"])
+@pytest.mark.parametrize("damage", ["missing", "short", "flipped"])
+def test_damaged_cache_is_made_anew(
+    data: PackedData, config: DataConfig, tmp_path: Path, name: str, damage: str
+) -> None:
+    shutil.copytree(data._folder, tmp_path / data._folder.name)
+    path = tmp_path / data._folder.name / name
+    content = bytearray(path.read_bytes())
+    if damage == "missing":
+        path.unlink()
+    else:
+        content[len(content) // 3] ^= 0x80
+        path.write_bytes(content[: len(content) // 2] if damage == "short" else content)
+    again = prepare(config, VOCAB, tmp_path)
+    assert path.read_bytes() == (data._folder / name).read_bytes()
+    assert torch.equal(again.train_batch(0, 0), data.train_batch(0, 0))
+
+
+def test_a_kill_while_writing_leaves_no_half_cache(
+    config: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill(*_: object) -> None:
+        raise Killed
+
+    monkeypatch.setattr("os.rename", kill)
+    monkeypatch.setattr("shutil.rmtree", lambda *_, **__: None)  # kill -9 cleans nothing up
+    with pytest.raises(Killed):
+        prepare(config, VOCAB, tmp_path)
+    monkeypatch.undo()
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".")
+    monkeypatch.setattr(batches, "_ABANDONED_S", -1.0)
+    data = prepare(config, VOCAB, tmp_path)
+    assert list(tmp_path.iterdir()) == [data._folder]
+
+
+def test_two_processes_preparing_at_once(config: DataConfig, data: PackedData, tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from tasks.batches import prepare; from tasks.config import DataConfig\n"
+        f"data = prepare(DataConfig(**{dataclasses.asdict(config)!r}), {VOCAB}, Path(sys.argv[1]))\n"
+        "assert 'torch' not in sys.modules; print(data.fingerprint['tokens_sha256']['train'])"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    started = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    printed = [process.communicate(timeout=60)[0].strip() for process in started]
+    assert printed == [data.fingerprint["tokens_sha256"]["train"]] * 2
+    assert [path.name for path in tmp_path.iterdir()] == [data._folder.name]
+
+
+def test_a_slower_process_takes_the_faster_ones_cache(
+    config: DataConfig, data: PackedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def overtaken(path: Path) -> str:
+        if not (tmp_path / data._folder.name).exists():
+            shutil.copytree(data._folder, tmp_path / data._folder.name)
+        return checksum(path)
+
+    checksum = batches._checksum
+    monkeypatch.setattr(batches, "_checksum", overtaken)
+    assert prepare(config, VOCAB, tmp_path).fingerprint == data.fingerprint
+    assert [path.name for path in tmp_path.iterdir()] == [data._folder.name]
+
+
+@pytest.mark.parametrize(
+    ("changes", "vocab", "words"),
+    [
+        ({"seq_len": 100_000}, VOCAB, "data.seq_len=100000: one sequence needs 100001 tokens"),
+        ({"seq_len": 0}, VOCAB, "data.seq_len=0"),
+        ({"batch_size": 0}, VOCAB, "data.batch_size=0"),
+        ({}, 100, "model.vocab_size=100"),
+        ({}, 10**6, "model.vocab_size=1000000"),
+        ({"path": "/nowhere.txt"}, VOCAB, "data.path=/nowhere.txt"),
+    ],
+)
+def test_errors_write_nothing(
+    config: DataConfig, tmp_path: Path, changes: dict[str, object], vocab: int, words: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        prepare(dataclasses.replace(config, **changes), vocab, tmp_path / "cache")  # type: ignore[arg-type]
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_sequence_longer_than_a_split_is_refused_fresh_and_cached(
+    data: PackedData, config: DataConfig, cache: Path, tmp_path: Path
+) -> None:
+    tokens = data.fingerprint["tokens"]
+    shortest = min(tokens, key=lambda split: tokens[split])
+    fits, too_long = (dataclasses.replace(config, seq_len=tokens[shortest] - less) for less in (1, 0))
+    assert prepare(fits, VOCAB, cache).train_batch(0, 0).shape == (6, tokens[shortest])
+    for folder in (cache, tmp_path / "cache"):  # its bytes would suffice, so this shows only after encoding
+        with pytest.raises(ConfigError, match=f"data.seq_len={tokens[shortest]}: .*the {shortest} split"):
+            prepare(too_long, VOCAB, folder)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_unwritable_cache_folder(config: DataConfig, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot be written"):
+        prepare(config, VOCAB, tmp_path / "file" / "cache")
+
+
+def test_progress_is_reported(config: DataConfig, tmp_path: Path) -> None:
+    heard: list[str] = []
+    prepare(config, VOCAB, tmp_path, heard.append)
+    assert "training the tokenizer" in heard and "encoding" in heard
+
+
+def test_no_window_runs_over_the_end(data: PackedData) -> None:
+    """Also where seq_len divides the number of tokens: the last target needs one token more."""
+    tokens = len(data.tokens("test"))
+    for seq_len in range(2, 60):
+        windows = PackedData(data._folder, data.fingerprint, seq_len, 1).windows("test")
+        assert windows * seq_len + 1 <= tokens < (windows + 1) * seq_len + 1

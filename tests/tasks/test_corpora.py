@@ -1,0 +1,184 @@
+"""Corpora: the pinned bytes, the three splits, thinning, and one line for everything a user can get wrong."""
+
+import gzip
+import json
+import random
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from models.config import ConfigError
+from tasks import corpora
+from tasks.config import DataConfig
+from tasks.corpora import SPLITS, Document, Splits, load_splits, thin
+from tasks.sources import PACKAGES
+
+
+def prose(seed: int, words: int = 60) -> str:
+    """Random words: texts of different seeds share no 13-word window."""
+    source = random.Random(seed)
+    return " ".join(f"{source.randrange(10**6):x}" for _ in range(words)) + "\n"
+
+
+def sizes(splits: Splits) -> dict[str, int]:
+    return {split: sum(len(document.text.encode()) for document in splits[split]) for split in SPLITS}
+
+
+@pytest.fixture(scope="module")
+def packages() -> Splits:
+    return load_splits(DataConfig())
+
+
+def test_default_corpus_is_pinned_and_split_by_subtree(packages: Splits) -> None:
+    if packages.origin["versions"] == PACKAGES:
+        assert packages.origin["pinned"] is True, "the installed sympy or networkx was changed"
+    subtrees = {"validation": corpora.VALIDATION_SUBTREES, "test": corpora.TEST_SUBTREES}
+    for split, trees in subtrees.items():
+        assert 1.5e6 < sizes(packages)[split] < 2.5e6
+        assert all(document.name.startswith(trees) for document in packages[split])
+        assert {document.name.split("/")[0] for document in packages[split]} == {"networkx", "sympy"}
+    assert not any(d.name.startswith(corpora.VALIDATION_SUBTREES + corpora.TEST_SUBTREES) for d in packages.train)
+    assert packages.origin["dropped"]["validation"], "edgelist.py has a twin in networkx/algorithms/bipartite"
+    assert packages.train == sorted(packages.train, key=lambda document: document.name)
+
+
+def test_changed_packages_are_flagged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpora, "PACKAGES", {"networkx": "3.6.1", "sympy": "0.0"})
+    assert load_splits(DataConfig(max_bytes=200_000)).origin["pinned"] is False
+
+
+def test_max_bytes_thins_every_split_by_the_same_factor(packages: Splits) -> None:
+    kept, again = (load_splits(DataConfig(max_bytes=2_000_000)) for _ in range(2))
+    assert kept == again
+    whole = {document.name: document.text for split in SPLITS for document in packages[split]}
+    for split in SPLITS:
+        assert sizes(kept)[split] / sizes(packages)[split] == pytest.approx(2 / 32.64, rel=0.04)
+        assert all(whole[document.name].startswith(document.text) for document in kept[split])
+
+
+def test_thin_keeps_order_and_cuts_one_document() -> None:
+    entries = {"train": [(f"{i}", 100) for i in range(20)], "test": [("a", 40), ("empty", 0), ("b", 40)]}
+    kept = thin(entries, 1040)
+    assert {split: sum(names.values()) for split, names in kept.items()} == {"train": 1000, "test": 40}
+    assert list(kept["train"]) == [name for name, _ in entries["train"] if name in kept["train"]]
+    assert thin(entries, None)["test"] == {"a": 40, "b": 40}
+
+
+def test_stdlib_splits_by_module() -> None:
+    splits = load_splits(DataConfig(source="stdlib"))
+    tops = {split: {document.name.split("/")[0] for document in splits[split]} for split in SPLITS}
+    assert not (tops["train"] & tops["validation"] or tops["train"] & tops["test"] or tops["validation"] & tops["test"])
+    assert not any({"tests", "test", "site-packages"} & set(document.name.split("/")) for document in splits.train)
+    assert sizes(splits)["test"] > 100_000
+
+
+def test_documents_are_split_by_their_own_hash(tmp_path: Path) -> None:
+    texts = [prose(i) for i in range(400)]
+    path = tmp_path / "documents.jsonl.gz"
+
+    def assigned(texts: list[str]) -> dict[str, str]:
+        path.write_bytes(gzip.compress("".join(json.dumps({"text": text}) + "\n" for text in texts).encode()))
+        splits = load_splits(DataConfig(source="text", path=str(path)))
+        assert splits.origin["split"] == "document hash"
+        return {document.text: split for split in SPLITS for document in splits[split]}
+
+    few, many = assigned(texts[:200]), assigned(texts)
+    assert len(few) == 200 and set(few.values()) == set(SPLITS)
+    assert few == {text: many[text] for text in few}, "more data must move no document to another split"
+
+
+def test_one_file_is_split_by_position(tmp_path: Path) -> None:
+    text = "".join(prose(i, 10) for i in range(500))
+    (tmp_path / "book.txt").write_text(text)
+    splits = load_splits(DataConfig(source="text", path=str(tmp_path)))
+    parts = [document.text for split in SPLITS for document in splits[split]]
+    assert "".join(parts) == text and len(parts) == 3
+    assert all(part.endswith("\n") for part in parts)
+    assert [len(part) / len(text) for part in parts] == pytest.approx([0.9, 0.05, 0.05], abs=0.005)
+    one_line = "x" * 1000
+    (tmp_path / "book.txt").write_text(one_line)
+    assert sizes(load_splits(DataConfig(source="text", path=str(tmp_path)))) == {
+        "train": 900,
+        "validation": 50,
+        "test": 50,
+    }
+
+
+def test_near_copies_of_training_text_are_dropped() -> None:
+    train = [Document("train", prose(1, 200))]
+    words = train[0].text.split()
+    copied = Document("copied", prose(2, 100) + " ".join(words[:60]))  # 48 of 148 windows
+    distant = Document("distant", prose(3, 100) + " ".join(words[:30]))  # 18 of 118 windows
+    splits = Splits(train, [copied, distant], [Document("short", words[0])], {})
+    kept = corpora._drop_near_copies(splits)
+    assert kept.validation == [distant] and kept.test == splits.test
+    assert kept.origin["dropped"] == {"validation": ["copied"], "test": []}
+
+
+def _folder(path: Path) -> DataConfig:
+    return DataConfig(source="text", path=str(path))
+
+
+def _file(name: str, content: bytes) -> Callable[[Path], DataConfig]:
+    def make(folder: Path) -> DataConfig:
+        (folder / name).write_bytes(content)
+        return DataConfig(source="text", path=str(folder / name))
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda folder: DataConfig(source="text"), "data.path=null"),
+        (lambda folder: _folder(folder / "absent.txt"), "cannot be read"),
+        (_folder, "holds no .txt"),
+        (_file("empty.txt", b""), "holds no text"),
+        (_file("latin.txt", "é".encode("latin-1") * 9), "not UTF-8"),
+        (_file("words.doc", b"words"), "expected a file ending in"),
+        (_file("torn.txt.gz", gzip.compress(b"words " * 99)[:-9]), "not a whole gzip file"),
+        (_file("rows.jsonl", b'{"text": "a"}\n{"body": "b"}\n'), "line 2 has no string"),
+        (_file("rows.jsonl", b"text\n"), "line 1 is not JSON"),
+        (_file("rows.jsonl", b'{"text": "\\ud800"}\n'), "surrogate"),
+        (lambda folder: DataConfig(source="hf"), "data.name=null"),
+        (lambda folder: DataConfig(max_bytes=0), "data.max_bytes=0"),
+        (lambda folder: DataConfig(max_bytes=5), "data.max_bytes=5: the validation split is left without text"),
+    ],
+)
+def test_what_a_user_can_get_wrong_is_one_line(tmp_path: Path, make: Callable[[Path], DataConfig], words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_splits(make(tmp_path))
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="not installed"):
+        load_splits(DataConfig())
+
+
+def test_streamed_dataset(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"text": prose(i)} for i in range(300)]
+    asked = []
+
+    def load_dataset(*arguments: object, **keywords: object) -> list[dict[str, str]]:
+        asked.append((arguments, keywords))
+        if arguments[0] == "absent":
+            raise FileNotFoundError("no such dataset\nsecond line")
+        return rows
+
+    fake = types.SimpleNamespace(load_dataset=load_dataset, __version__="0")
+    monkeypatch.setitem(sys.modules, "datasets", fake)
+    size = len(rows[0]["text"])
+    splits = load_splits(DataConfig(source="hf", name="owner/set:en", max_bytes=200 * size))
+    assert asked == [(("owner/set", "en"), {"split": "train", "streaming": True})]
+    assert sum(sizes(splits).values()) == pytest.approx(200 * size, rel=0.01)
+    with pytest.raises(ConfigError, match=r"data.name=absent.*no such dataset\)") as caught:
+        load_splits(DataConfig(source="hf", name="absent"))
+    assert "\n" not in str(caught.value)
+    rows[0] = {"body": "x"}
+    with pytest.raises(ConfigError, match="no field `text`"):
+        load_splits(DataConfig(source="hf", name="set"))

@@ -1,0 +1,116 @@
+"""The house itself: imports go down, the training path is light, every sweep composes, the documents' commands work."""
+
+import ast
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ablations.config import compose
+from ablations.home import ROOT
+from ablations.sweepfile import SCALES, sweep_files
+
+BELOW = {"models": set(), "tasks": {"models"}, "ablations": {"models", "tasks"}}
+"""Floor -> the floors that it may import, besides itself."""
+NOT_FOR_TRAINING = ("wandb", "optuna", "hydra", "omegaconf", "lm_eval")
+
+SOURCES = sorted(path for floor in BELOW for path in (ROOT / floor).rglob("*.py"))
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def imported(nodes: Iterator[ast.AST] | list[ast.stmt]) -> set[str]:
+    """Top-level names of the packages that these statements import."""
+    names: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, "imports are absolute"
+            names.add(node.module.split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_imports_only_go_down(path: Path) -> None:
+    floor = path.relative_to(ROOT).parts[0]
+    inside_functions_too = imported(ast.walk(ast.parse(path.read_text())))
+    assert inside_functions_too & set(BELOW) <= BELOW[floor] | {floor}
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if "evals" not in p.parts], ids=name_of)
+def test_what_training_does_not_need_is_imported_where_it_is_used(path: Path) -> None:
+    at_the_top = imported(ast.parse(path.read_text()).body)
+    assert at_the_top & set(NOT_FOR_TRAINING) == set()
+
+
+def test_models_and_the_training_path_import_without_the_harness() -> None:
+    """With wandb, Optuna, Hydra and lm-eval out of reach, as on a machine that only trains."""
+    trained = [p for p in SOURCES if p.is_relative_to(ROOT / "models") or p.is_relative_to(ROOT / "tasks")]
+    modules = [
+        ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for p in trained
+        if "evals" not in p.parts and "triton" not in p.stem
+    ]
+    modules += [f"ablations.{stem}" for stem in ("trialkeys", "trial") if (ROOT / "ablations" / f"{stem}.py").exists()]
+    script = f"""
+import importlib, sys
+class Gone:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {NOT_FOR_TRAINING!r}:
+            raise ModuleNotFoundError(name + " is out of reach", name=name)
+sys.meta_path.insert(0, Gone())
+for module in {modules!r}:
+    importlib.import_module(module)
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_no_file_names_a_class_to_build() -> None:
+    """A YAML file holds values, never code: `_target_` would make Hydra call what a file names."""
+    word = "_tar" + "get_"
+    files = [*SOURCES, *SCALES.glob("*.y*ml"), *(ROOT / "sweeps").glob("*.y*ml")]
+    assert [name_of(path) for path in files if word in path.read_text()] == []
+
+
+@pytest.mark.parametrize("scale", ["smoke", "cpu"])
+@pytest.mark.parametrize("sweep", sweep_files(None))
+def test_every_sweep_file_composes_with_all_its_arms(sweep: str, scale: str) -> None:
+    config = compose([f"sweep={sweep}", f"scale={scale}", "arms=all"])
+    assert config.sweep.name == sweep and config.sweep.source, "a question names its paper"
+    for claim in config.sweep.expected:
+        assert claim.paper, f"{claim.arm}: a claim carries the paper's words and place"
+
+
+def commands(text: str) -> list[list[str]]:
+    """Arguments of every `python -m ablations.run ...` in a document; placeholders in capitals are left out."""
+    found = []
+    for match in re.finditer(r"python -m ablations\.run((?:[^\n`#&|]|\\\n)*)", text):
+        arguments = shlex.split(match.group(1).replace("\\\n", " "))
+        if not any(re.search(r"<|\.\.\.|=[A-Z]{2,}$", argument) for argument in arguments):
+            found.append(arguments)
+    return found
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_the_commands_of_a_document_compose(path: Path) -> None:
+    for arguments in commands(path.read_text()):
+        overrides = [a for a in arguments if not a.startswith("-") and a != "job" and not a.startswith("sweeps_dir=")]
+        named = [a for a in overrides if a.startswith("sweep=")]
+        if named and named[0].removeprefix("sweep=") in sweep_files(None):
+            compose(overrides)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_the_links_of_a_document_lead_somewhere(path: Path) -> None:
+    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text())
+    broken = [t for t in targets if "://" not in t and not t.startswith("mailto:") and not (path.parent / t).exists()]
+    assert broken == []
