@@ -83,7 +83,9 @@ class Conductor:
             keys = arm.typed
             key = sha([arm.keys["data"], keys.model.vocab_size])
             if key not in self.fingerprints:
-                data = prepare(keys.data, keys.model.vocab_size, self.runs / "data", lambda text: self.progress.note(text))
+                data = prepare(
+                    keys.data, keys.model.vocab_size, self.runs / "data", lambda text: self.progress.note(text)
+                )
                 self.fingerprints[key] = data.fingerprint
                 tokens = data.fingerprint["tokens"]
                 pinned = "" if data.fingerprint.get("pinned", True) else " (not the pinned versions: other bytes)"
@@ -111,7 +113,7 @@ class Conductor:
         earlier = read_json(path) if path.is_file() else None
         self.state = read_json(state_path) if state_path.is_file() else {}
         if earlier is not None and earlier != document:
-            if self.state.get("confirm"):
+            if self.state.get("search") or self.state.get("confirm"):
                 changed = sorted(k for k in {*earlier, *document} if earlier.get(k) != document.get(k))
                 note = f"the plan was changed after trials had run under another: {', '.join(changed)}"
                 self.state["deviations"] = [*self.state.get("deviations", []), note]
@@ -141,7 +143,9 @@ class Conductor:
         arms = [a for n, a in self.plan.arms.items() if known.get(n) != wanted[n] or not _passed(state.get(n, []))]
         if arms:
             jobs = [
-                Job(f"guards:{a.name}", "guards", {"keys": a.keys, "seed": self.plan.seeds[0], "cache_dir": self._cache})
+                Job(
+                    f"guards:{a.name}", "guards", {"keys": a.keys, "seed": self.plan.seeds[0], "cache_dir": self._cache}
+                )
                 for a in arms
             ]
             jobs.append(Job("guards:data", "data_guard", {"keys": self.plan.baseline.keys, "cache_dir": self._cache}))
@@ -173,7 +177,7 @@ class Conductor:
             choices = self._fresh_search()
             chosen = {name: choice.point for name, choice in choices.items()}
             self.state["mistuning"] = {name: choice.mistuning for name, choice in choices.items()}
-        chosen |= {name: chosen[plan.sweep.baseline] for name in (CONTROL, AA)}
+        chosen |= dict.fromkeys((CONTROL, AA), chosen[plan.sweep.baseline])
         self.state["chosen"] = chosen
         self._save()
         return chosen
@@ -284,9 +288,12 @@ class Conductor:
             self.progress.note(f"{name}: {len(records)} of {len(trials)} trials are on record already")
         if todo:
             seconds = {
-                t.id: self.plan.trial_seconds(self.plan.arms[t.arm], bool(t.keys["eval"]["tasks"])) for t in todo.values()
+                t.id: self.plan.trial_seconds(self.plan.arms[t.arm], bool(t.keys["eval"]["tasks"]))
+                for t in todo.values()
             }
-            self.progress.phase(name, {t.id: (t.arm, t.seed) for t in todo.values()}, seconds, workers=self.plan.workers)
+            self.progress.phase(
+                name, {t.id: (t.arm, t.seed) for t in todo.values()}, seconds, workers=self.plan.workers
+            )
             jobs = [Job(t.id, "trial", self._arguments(t)) for t in todo.values()]
             outcomes = self.pool.run(jobs, self.progress.event)
             for trial in todo.values():

@@ -14,7 +14,7 @@ import re
 from typing import Any
 
 from ablations.help import help_text
-from ablations.keys import all_keys, convert, describe, flat, nested, twin, unknown_key
+from ablations.keys import TRIAL_GROUPS, all_keys, convert, describe, flat, nested, twin, unknown_key
 from ablations.schema import Config
 from ablations.sweepfile import (
     check_sweep,
@@ -28,7 +28,7 @@ from ablations.sweepfile import (
     sweep_files,
     without,
 )
-from ablations.trialkeys import TRIAL_GROUPS, TrialKeys, trial_keys, typed_trial, with_overrides
+from ablations.trialkeys import TrialKeys, trial_keys, typed_trial, with_overrides
 from models.config import ConfigError, build, closest
 
 __all__ = [

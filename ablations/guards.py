@@ -39,7 +39,7 @@ class GuardResult:
 
 
 def causality(model: Transformer, tokens_BT: Tensor) -> GuardResult:
-    """Changing tokens after position t leaves the logits up to t as they were, for three t. `model` computes in FP32."""
+    """Changing tokens after position t leaves the logits up to t as they were, for three t. `model` is in FP32."""
     length = tokens_BT.shape[1]
     generator = torch.Generator().manual_seed(0)
     worst = 0.0

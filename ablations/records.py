@@ -25,11 +25,11 @@ class Record:
     metrics: dict[str, float] = field(default_factory=dict)
     """On `eval.split`: `loss` (nats per token, language modelling only), `bits_per_byte`, `max_vio_global` (mean over
     MoE layers), `max_vio_floor` (what perfectly uniform routing would show on as many tokens), `max_vio_max` (E/k - 1),
-    `routing_entropy` (nats, mean over layers); and `max_vio_batch` (mean over layers and the last tenth of training)."""
+    `routing_entropy` (nats, mean over layers); `max_vio_batch` (mean over layers and the last tenth of training)."""
     load: list[list[float]] = field(default_factory=list)
     """Per MoE layer, per expert: load / mean load on the whole of `eval.split`."""
     history: dict[str, list[float]] = field(default_factory=dict)
-    """Columns of equal length: `step` (from 1), `loss`, `aux_loss`, `max_vio` (batch), `lr`; thinned to <= 200 points."""
+    """Columns of equal length: `step` (from 1), `loss`, `aux_loss`, `max_vio` (batch), `lr`; at most 200 points."""
     validation: dict[str, list[float]] = field(default_factory=dict)
     """Columns of equal length: `step`, `loss`, `max_vio_global`."""
     scores: dict[str, dict[str, Any]] = field(default_factory=dict)

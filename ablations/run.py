@@ -17,11 +17,17 @@ def main(arguments: list[str] | None = None) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read the output has gone
+        return 2
     except OSError as error:
         print(f"error: {error.filename or 'files'}: {error.strerror or error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:
-        return 2
+    except KeyboardInterrupt:
+        print(
+            f"\nstopped; nothing finished is lost. The same command goes on from here:\n  {_command(words)}",
+            file=sys.stderr,
+        )
+        return 130
 
 
 def _run(words: list[str]) -> int:
@@ -49,15 +55,11 @@ def _run(words: list[str]) -> int:
     print(describe(plan), flush=True)
     if config.dry_run:
         return 0
-    command = shlex.join(["python", "-m", "ablations.run", *words])
-    conductor = Conductor(plan, command)
+    conductor = Conductor(plan, _command(words))
     check_writable(conductor.runs)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         conductor.run()
-    except KeyboardInterrupt:
-        print(f"\nstopped; nothing finished is lost. The same command goes on from here:\n  {command}", file=sys.stderr)
-        return 130
     except GuardFailed as error:
         print(f"error: guards: {error}; nothing was trained", file=sys.stderr)
         return 2
@@ -75,6 +77,10 @@ def _report(conductor: Any) -> int:
     print(f"trials, checkpoints and offline W&B runs: {conductor.runs / 'trials'}, {conductor.runs / 'wandb'}")
     failed = [r for r in result.all_records if r.status == "failed"]
     return 1 if failed else 0
+
+
+def _command(words: list[str]) -> str:
+    return shlex.join(["python", "-m", "ablations.run", *words])
 
 
 def _take_cfg(words: list[str]) -> list[str]:

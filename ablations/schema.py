@@ -135,7 +135,7 @@ class Config:
     sweep: SweepConfig = field(default_factory=SweepConfig)
     scale: str = "cpu"
     search: Literal["published", "fresh"] = "published"
-    """`published` pins each arm's searched values to those of the published result and only confirms; `fresh` searches."""
+    """`published` pins each arm's searched values to the published result's and only confirms; `fresh` searches."""
     seeds: int | list[int] | None = None
     """How many confirmation seeds, or which."""
     search_points: int | None = None

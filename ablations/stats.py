@@ -100,7 +100,10 @@ def differences(
             raise ValueError(f"{metric}: {arm} or {against} has a value that is not finite; leave diverged seeds out")
         rows.append(_difference(arm, against, metric, both, len(family), alpha))
     p_holm = multipletests([row["p"] for row in rows], alpha=alpha, method="holm")[1]
-    return [Difference(**row, p_holm=float(p), comparisons=len(family), alpha=alpha) for row, p in zip(rows, p_holm)]
+    return [
+        Difference(**row, p_holm=float(p), comparisons=len(family), alpha=alpha)
+        for row, p in zip(rows, p_holm, strict=True)
+    ]
 
 
 def _difference(arm: str, against: str, metric: str, both: "np.ndarray", m: int, alpha: float) -> dict:

@@ -6,6 +6,7 @@ itself. Selection is ours: the least loss among the points that keep the balance
 """
 
 import math
+import os
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -63,7 +64,9 @@ def choose(arm: Arm, measured: Mapping[tuple[tuple[str, float], ...], Measured],
     if not any(math.isfinite(m.loss) for m in eligible.values()):
         finite = {p: m for p, m in measured.items() if math.isfinite(m.loss)} or dict(measured)
         best = min(finite, key=lambda p: (finite[p].constraint, finite[p].loss))
-        if constrained:
+        if not math.isfinite(measured[best].loss):
+            note = f"{arm.name}: all searched points diverged; one of them was taken"
+        elif constrained:
             note = f"{arm.name}: no searched point keeps the balance asked for; the best balanced one was taken"
     else:
         best = min(eligible, key=lambda p: eligible[p].loss)
@@ -103,6 +106,7 @@ class Studies:
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         journal.parent.mkdir(parents=True, exist_ok=True)
+        _mend(journal)
         storage = JournalStorage(JournalFileBackend(str(journal)))
         self._studies = {
             arm.name: optuna.create_study(
@@ -114,29 +118,44 @@ class Studies:
             for arm in plan.searched_arms
         }
 
-    def tell(self, arm: Arm, points: list[Point], measured: Mapping[Any, Measured], trial_ids: Mapping[Any, Any]) -> None:
-        """Tell a generation's points in index order; those that the study has already are left alone."""
-        import optuna
+    def tell(
+        self, arm: Arm, points: list[Point], measured: Mapping[Any, Measured], trial_ids: Mapping[Any, Any]
+    ) -> None:
+        """Tell a generation's points in index order; those that the study has from the same trials are left alone.
+
+        A diverged point is told as pruned: it stopped itself. So `failed` is only what a killed scheduler left.
+        """
         from optuna.trial import TrialState
 
         study = self._studies[arm.name]
-        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
-            study.tell(trial.number, state=TrialState.FAIL)  # left by a killed scheduler
-        told = {key_of(t.params) for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))}
+        for _ in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            study.ask()  # only a running trial can be told
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            study.tell(trial.number, state=TrialState.FAIL)
+        finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+        told = [trial.user_attrs.get("trials") for trial in finished]
         for point in points:
-            if key_of(point) in told:
+            result, ids = measured[key_of(point)], list(trial_ids[key_of(point)])
+            if ids in told:
                 continue
             study.enqueue_trial(point)
-            trial = study.ask()
+            asked = study.ask()
             for name, value in point.items():
-                trial.suggest_float(name, min(value, *_range(points, name)), max(value, *_range(points, name)), log=value > 0)
-            result = measured[key_of(point)]
-            trial.set_user_attr("constraint_share_of_max", result.constraint)
-            trial.set_user_attr("trials", trial_ids[key_of(point)])
+                asked.suggest_float(name, *_range(points, name), log=value > 0)
+            asked.set_user_attr("constraint_share_of_max", result.constraint if math.isfinite(result.loss) else None)
+            asked.set_user_attr("trials", ids)
             if math.isfinite(result.loss):
-                study.tell(trial, result.loss)
+                study.tell(asked, result.loss)
             else:
-                study.tell(trial, state=optuna.trial.TrialState.FAIL)
+                study.tell(asked, state=TrialState.PRUNED)
+
+
+def _mend(journal: Path) -> None:
+    """Undo what a kill amid a write leaves: a lock that nobody holds (Optuna would wait 30 s for it), half a line."""
+    journal.with_name(journal.name + ".lock").unlink(missing_ok=True)
+    if journal.is_file():
+        content = journal.read_bytes()
+        os.truncate(journal, content.rfind(b"\n") + 1)
 
 
 def _range(points: list[Point], name: str) -> tuple[float, float]:

@@ -1,6 +1,7 @@
 """Sweep and scale files: found, read, and checked, so that a slip in one is a line that names the file and the key."""
 
 import dataclasses
+import itertools
 import os
 import re
 from collections.abc import Mapping
@@ -193,7 +194,7 @@ def _check_points(sweep: SweepConfig) -> None:
             raise ConfigError(f"{place}={points}: needs points in ascending order, each once")
         if points[0] <= 0:
             raise ConfigError(f"{place}={points}: points are log-spaced, so they must be above 0")
-        for low, high in zip(points, points[1:], strict=False):
+        for low, high in itertools.pairwise(points):
             if key == "optim.lr" and high / low > NEIGHBOURS * (1 + 1e-9):
                 raise ConfigError(
                     f"{place}={points}: {high:g} is {high / low:.3g} times {low:g}; neighbouring learning rates differ "

@@ -18,6 +18,7 @@ from typing import Any
 import lightning as L
 import torch
 
+from ablations.files import write_atomically
 from ablations.identity import environment
 from ablations.records import Record, read_record
 from ablations.stats import max_vio_floor
@@ -25,6 +26,7 @@ from ablations.tracking import Mirror, StepLog, open_mirror
 from ablations.trialkeys import TrialKeys, typed_trial
 from models.balance import max_vio
 from models.checkpoint import save_checkpoint
+from models.layers import cast_once
 from models.module import Diverged, LanguageModel, evaluate, mean_max_vio
 from models.transformer import Transformer
 from tasks.batches import PackedData, prepare
@@ -105,7 +107,6 @@ def _train(arguments: Mapping[str, Any], folder: Path, report: Report) -> Record
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
-        barebones=False,
         num_sanity_val_steps=0,
         default_root_dir=str(folder),
     )
@@ -133,7 +134,7 @@ def _finish(
     folder: Path,
     train_s: float,
 ) -> Record:
-    """Evaluate, score, and keep the checkpoint."""
+    """Evaluate; score and keep the checkpoint where tasks are named (a search trial leaves neither)."""
     started = time.monotonic()
     metrics, load = test_metrics(keys, data, model)
     tail = [row["max_vio"] for row in recorder.steps.rows[-max(1, keys.steps // 10) :]]
@@ -142,7 +143,7 @@ def _finish(
     if keys.eval.tasks:
         from tasks.evals.score import score
 
-        with torch.no_grad():
+        with torch.no_grad(), cast_once(model):
             scores = score(
                 lambda tokens: model(tokens).logits,
                 data,
@@ -150,10 +151,8 @@ def _finish(
                 Path(arguments["cache_dir"]),
                 keys.train.device,
             )
-        save_checkpoint(
-            folder / "checkpoint", model, {"data": arguments["keys"]["data"], "trial": arguments["id"]}
-        )
-        (folder / "checkpoint" / "tokenizer.json").write_text(data.tokenizer.to_str())
+        write_atomically(folder / "checkpoint" / "tokenizer.json", data.tokenizer.to_str())
+        save_checkpoint(folder / "checkpoint", model, {"data": arguments["keys"]["data"], "trial": arguments["id"]})
     trained_here = keys.tokens_per_step * (len(recorder.steps.rows) - recorder.resumed_at)
     timings = {
         "train_s": train_s,
@@ -162,11 +161,15 @@ def _finish(
         "peak_rss_bytes": float(peak_memory()),
     }
     plain_scores = {
-        f"{task}/{name}": v for task, row in scores.items() for name, v in row.items() if isinstance(v, int | float)
+        f"{task}/{name}": value
+        for task, row in scores.items()
+        for name, value in row.items()
+        if isinstance(value, int | float) and name not in ("n", "chance")
     }
     recorder.mirror.summary({"status": "complete", **metrics, **plain_scores, **timings})
-    recorder.mirror.table("load", ["layer", *[f"expert_{e}" for e in range(len(load[0]))]] if load else ["layer"],
-                          [[layer, *row] for layer, row in enumerate(load)])
+    if load:
+        columns = ["layer", *(f"expert_{e}" for e in range(len(load[0])))]
+        recorder.mirror.table("load", columns, [[layer, *row] for layer, row in enumerate(load)])
     recorder.mirror.finish()
     return dataclasses.replace(
         base,

@@ -37,7 +37,7 @@ def main(module: str) -> None:
     send = _Sender(replies)
     try:
         kinds = importlib.import_module(module).KINDS
-    except BaseException as error:  # noqa: BLE001 - all of them are reported to the scheduler
+    except BaseException as error:
         traceback.print_exc()
         send({"type": "broken", "error": _one_line(error)})
         os._exit(1)
@@ -55,7 +55,7 @@ def main(module: str) -> None:
                 send({"type": "event", "key": key, "event": event})
 
             send({"type": "result", "key": key, "result": kinds[job["kind"]](job["arguments"], report)})
-        except BaseException as error:  # noqa: BLE001 - all of them are reported to the scheduler
+        except BaseException as error:
             traceback.print_exc()
             send({"type": "error", "key": key, "error": _one_line(error)})
 

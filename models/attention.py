@@ -1,5 +1,6 @@
 """Causal self-attention behind one call: x (B, T, D) and RoPE angles in, (B, T, D) out."""
 
+import functools
 import math
 
 import torch
@@ -82,14 +83,18 @@ def attend(q_BTHd: Tensor, k_BTHd: Tensor, v_BTHv: Tensor, scale: float, causal:
     length = q.shape[2]
     if q.device.type == "cpu" and length <= EXPLICIT_MAX_LENGTH:
         q, k, v = (x.reshape(-1, length, x.shape[-1]) for x in (q, k, v))
-        mask = q.new_zeros(length, length)
-        if causal:
-            mask = mask.fill_(-math.inf).triu_(1)
-        scores = torch.baddbmm(mask, q, k.mT, alpha=scale)
+        scores = torch.baddbmm(_mask(length, q.dtype, causal), q, k.mT, alpha=scale)
         out = torch.bmm(scores.softmax(dim=-1), v).view(q_BTHd.shape[0], -1, length, v.shape[-1])
     else:
         out = F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale)
     return out.transpose(1, 2)
+
+
+@functools.lru_cache(maxsize=8)
+def _mask(length: int, dtype: torch.dtype, causal: bool) -> Tensor:
+    """(T, T): -inf above the diagonal, so that a position sees itself and what came before."""
+    mask = torch.zeros(length, length, dtype=dtype)
+    return mask.fill_(-math.inf).triu_(1) if causal else mask
 
 
 def build_attention(config: ModelConfig) -> MultiHeadAttention | MultiHeadLatentAttention:

@@ -124,9 +124,7 @@ def build_balance(config: MoEConfig) -> Balance:
     if b.kind == "bias":
         return Bias(b.update_speed, config.n_routed_experts)
     if b.kind == "bias_aux_loss":
-        return BiasAndAuxLoss(
-            b.update_speed, config.n_routed_experts, AuxLoss(b.alpha, b.scope, config.top_k)
-        )
+        return BiasAndAuxLoss(b.update_speed, config.n_routed_experts, AuxLoss(b.alpha, b.scope, config.top_k))
     raise ValueError(f"unknown balancing {b.kind}")
 
 

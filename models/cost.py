@@ -47,9 +47,7 @@ def cost(config: ModelConfig, seq_len: int) -> Cost:
     routed = moe_layers * m.n_routed_experts * expert
     chosen = moe_layers * m.top_k * expert
     passed = per_layer_matrices + dense + router + shared + chosen + embedding  # the head; the embedding is a lookup
-    qk, v = (
-        (a.qk_nope_head_dim + a.qk_rope_head_dim, a.v_head_dim) if a.kind == "mla" else (a.head_dim, a.head_dim)
-    )
+    qk, v = (a.qk_nope_head_dim + a.qk_rope_head_dim, a.v_head_dim) if a.kind == "mla" else (a.head_dim, a.head_dim)
     scores = config.n_layers * a.n_heads * (qk + v) * (seq_len + 1) / 2
     return Cost(
         total_params=2 * embedding + norms + per_layer_matrices + dense + router + shared + routed,

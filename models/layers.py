@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 
 
 class Weights(nn.Module):
@@ -76,8 +77,31 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = _RMSNorm.apply(x, self.weight, self.eps)
+        return y
+
+
+class _RMSNorm(torch.autograd.Function):
+    """F.rms_norm in at least FP32, with its backward written out: a third of the kernels of the composite on a CPU.
+
+    With r = 1 / rms(x) and n = x r: y = n g, dx = r (dy g - n mean(dy g n)), dg = sum dy n.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, eps: float) -> Tensor:  # type: ignore[override]
         x32 = at_least_fp32(x)
-        return F.rms_norm(x32, x.shape[-1:], self.weight, self.eps).to(x.dtype)
+        r = torch.linalg.vecdot(x32, x32).unsqueeze(-1).div_(x.shape[-1]).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, weight, r)
+        return (x32 * r).mul_(weight).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+        x, weight, r = ctx.saved_tensors  # type: ignore[attr-defined]
+        grad32, normed = at_least_fp32(grad), at_least_fp32(x) * r
+        scaled = grad32 * weight
+        along = torch.linalg.vecdot(scaled, normed).unsqueeze(-1).div_(x.shape[-1])
+        grad_weight = (grad32 * normed).flatten(0, -2).sum(dim=0)
+        return scaled.addcmul_(normed, along, value=-1).mul_(r).to(x.dtype), grad_weight, None
 
 
 class SwiGLU(nn.Module):

@@ -11,6 +11,7 @@ from torch import Tensor
 from models.balance import max_vio
 from models.config import ModelConfig, OptimConfig
 from models.executor import Executor, Microbatching, StepResult, language_model_loss
+from models.layers import cast_once
 from models.optim import adamw, lr_ratio
 from models.transformer import Transformer, initialise
 
@@ -90,7 +91,9 @@ class LanguageModel(L.LightningModule):
         self._lowest = min(self._lowest, loss)
         past_warmup = step > self.optim.warmup_fraction * self.total_steps
         if past_warmup and len(self._recent) == SPIKE_STEPS and min(self._recent) > self._lowest + self.spike_nats:
-            raise Diverged(step, f"loss {loss:.2f} is more than {self.spike_nats:g} nats above its minimum {self._lowest:.2f}")
+            raise Diverged(
+                step, f"loss {loss:.2f} is more than {self.spike_nats:g} nats above its minimum {self._lowest:.2f}"
+            )
 
 
 @torch.no_grad()
@@ -103,15 +106,16 @@ def evaluate(model: Transformer, batches: Any) -> tuple[float, int, Tensor, Tens
     total, count = 0.0, 0
     load = torch.zeros(layers, model.config.moe.n_routed_experts, dtype=torch.int64)
     entropy = torch.zeros(layers, dtype=torch.float64)
-    for tokens in batches:
-        output = model(tokens[:, :-1])
-        targets = tokens[:, 1:]
-        total += float(language_model_loss(output.logits, targets)) * targets.numel()
-        count += targets.numel()
-        for layer, routing in enumerate(output.routings):
-            load[layer] += routing.load_E.cpu()
-            p = routing.scores_BTE / routing.scores_BTE.sum(dim=-1, keepdim=True)
-            entropy[layer] += -(p * p.clamp_min(1e-20).log()).sum().cpu()
+    with cast_once(model):
+        for tokens in batches:
+            output = model(tokens[:, :-1])
+            targets = tokens[:, 1:]
+            total += float(language_model_loss(output.logits, targets)) * targets.numel()
+            count += targets.numel()
+            for layer, routing in enumerate(output.routings):
+                load[layer] += routing.load_E.cpu()
+                p = routing.scores_BTE / routing.scores_BTE.sum(dim=-1, keepdim=True)
+                entropy[layer] += -(p * p.clamp_min(1e-20).log()).sum().cpu()
     model.train(was_training)
     return total, count, load, entropy
 

@@ -32,6 +32,11 @@ class Router(nn.Module):
         return Routing(scores, experts_NK, gates, load_E)
 
 
+ROW_MULTIPLE = 32
+"""On CPU in BF16, oneDNN compiles a kernel for every new number of rows, and routing makes new ones all the time: a third
+of a trial's time, and a gigabyte of kernels. Groups rounded up to a multiple need a few dozen of them."""
+
+
 class Experts(Weights):
     """All routed experts of a layer. `gate_up_proj` (E, 2I, D) holds gate rows, then up rows; `down_proj` (E, D, I)."""
 
@@ -45,28 +50,45 @@ class Experts(Weights):
     def forward(self, x_ND: Tensor, routing: Routing) -> Tensor:
         """Weighted sum of each token's experts, (N, D).
 
-        Assignments are sorted by expert, so that each expert's rows are one group. The gates, computed in FP32, are
+        Assignments are laid out by expert, so that each expert's rows are one group. The gates, computed in FP32, are
         rounded to the activations' type; the sum over a token's experts accumulates in FP32 inside the product.
         """
         n, k = routing.experts_NK.shape
-        order = routing.experts_NK.flatten().argsort(stable=True)
-        inverse = torch.empty_like(order).scatter_(0, order, torch.arange(n * k, device=order.device))
-        rows = _Dispatch.apply(x_ND, order, inverse, k)
-        hidden = self.product(rows, self.matrix("gate_up_proj", x_ND.dtype), routing.load_E)
+        native = x_ND.device.type == "cpu" and x_ND.dtype == torch.bfloat16
+        slot, source, rows_E = _layout(routing, ROW_MULTIPLE if native else 1)
+        rows = _Dispatch.apply(x_ND, slot, source, k)
+        hidden = self.product(rows, self.matrix("gate_up_proj", x_ND.dtype), rows_E)
         gate, up = hidden.chunk(2, dim=-1)
-        out = self.product(F.silu(gate) * up, self.matrix("down_proj", x_ND.dtype), routing.load_E)
-        out_NKD = _Permute.apply(out, inverse, order).view(n, k, -1)
+        out = self.product(F.silu(gate) * up, self.matrix("down_proj", x_ND.dtype), rows_E)
+        out_NKD = _Collect.apply(out, slot).view(n, k, -1)
         return torch.bmm(routing.gates_NK.to(out.dtype).unsqueeze(1), out_NKD).squeeze(1)
 
 
-def grouped_product(x: Tensor, weight_EON: Tensor, load_E: Tensor) -> Tensor:
-    """x (rows, N) times each row's expert matrix transposed, one grouped GEMM; rows are sorted by expert."""
-    return _Contiguous.apply(F.grouped_mm(x, weight_EON.mT, offs=load_E.cumsum(0).to(torch.int32)))
+@torch.no_grad()
+def _layout(routing: Routing, multiple: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Where each assignment's row lies when rows are grouped by expert: slot (N * K) of each assignment, source (rows)
+    the assignment that fills each row, and rows per expert (E). Rows that only fill a group up copy assignment 0;
+    nothing reads their outputs, and their gradients are 0."""
+    experts, load = routing.experts_NK.flatten(), routing.load_E
+    order = experts.argsort(stable=True)
+    rows_E = load if multiple == 1 else (load + multiple - 1) // multiple * multiple
+    shift_E = (rows_E.cumsum(0) - rows_E) - (load.cumsum(0) - load)
+    places = torch.arange(len(experts), device=experts.device) + shift_E[experts[order]]
+    slot = torch.empty_like(order).scatter_(0, order, places)
+    if multiple == 1:  # no host needs to know the number of rows
+        return slot, order, rows_E
+    source = order.new_zeros(int(rows_E.sum())).scatter_(0, places, order)
+    return slot, source, rows_E
 
 
-def loop_product(x: Tensor, weight_EON: Tensor, load_E: Tensor) -> Tensor:
+def grouped_product(x: Tensor, weight_EON: Tensor, rows_E: Tensor) -> Tensor:
+    """x (rows, N) times each row's expert matrix transposed, one grouped GEMM; rows are grouped by expert."""
+    return _Contiguous.apply(F.grouped_mm(x, weight_EON.mT, offs=rows_E.cumsum(0).to(torch.int32)))
+
+
+def loop_product(x: Tensor, weight_EON: Tensor, rows_E: Tensor) -> Tensor:
     """The same, one GEMM per expert. `unbind`, because indexing a weight makes its backward fill a whole (E, O, N)."""
-    groups = x.split(load_E.tolist())
+    groups = x.split(rows_E.tolist())
     return torch.cat([rows @ w.mT for rows, w in zip(groups, weight_EON.unbind(0), strict=True)])
 
 
@@ -77,34 +99,35 @@ PRODUCTS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 
 
 class _Dispatch(torch.autograd.Function):
-    """Copy each token's row to its k assignments, sorted by expert. Backward gathers and sums over k in FP32, where
-    the index_add of plain indexing would accumulate in BF16, in an order that is not fixed on a GPU."""
+    """Copy each token's row to its k assignments' rows. Backward gathers and sums over k in FP32, where the index_add
+    of plain indexing would accumulate in BF16, in an order that is not fixed on a GPU."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, x_ND: Tensor, order: Tensor, inverse: Tensor, k: int) -> Tensor:  # type: ignore[override]
-        ctx.save_for_backward(inverse)
+    def forward(ctx: FunctionCtx, x_ND: Tensor, slot: Tensor, source: Tensor, k: int) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(slot)
         ctx.k = k  # type: ignore[attr-defined]
-        return x_ND.index_select(0, order // k)
+        return x_ND.index_select(0, source // k)
 
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
-        (inverse,) = ctx.saved_tensors  # type: ignore[attr-defined]
-        by_token = grad.index_select(0, inverse).view(-1, ctx.k, grad.shape[-1])  # type: ignore[attr-defined]
+        (slot,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        by_token = grad.index_select(0, slot).view(-1, ctx.k, grad.shape[-1])  # type: ignore[attr-defined]
         return by_token.sum(dim=1), None, None, None
 
 
-class _Permute(torch.autograd.Function):
-    """Rows in another order; backward applies the inverse order, a gather instead of a scatter."""
+class _Collect(torch.autograd.Function):
+    """The assignments' rows in token order. Backward puts them back; rows that nobody collected get 0."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:  # type: ignore[override]
-        ctx.save_for_backward(inverse)
-        return x.index_select(0, order)
+    def forward(ctx: FunctionCtx, rows: Tensor, slot: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(slot)
+        ctx.rows = len(rows)  # type: ignore[attr-defined]
+        return rows.index_select(0, slot)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        (inverse,) = ctx.saved_tensors  # type: ignore[attr-defined]
-        return grad.index_select(0, inverse), None, None
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        (slot,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        return grad.new_zeros(ctx.rows, grad.shape[-1]).index_copy_(0, slot, grad), None  # type: ignore[attr-defined]
 
 
 class _Contiguous(torch.autograd.Function):

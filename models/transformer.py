@@ -83,7 +83,7 @@ class Transformer(nn.Module):
         dim = a.qk_rope_head_dim if a.kind == "mla" else a.head_dim
         key = (tokens_BT.shape[1], tokens_BT.device)
         if getattr(self, "_angles_key", None) != key:
-            self._angles_key, self._angles_value = key, rope_angles(key[0], dim, a.rope_theta, key[1])
+            self._angles_key, self._angles_value = key, rope_angles(key[0], dim, a.rope_theta, self.dtype, key[1])
         return self._angles_value
 
     def balances(self) -> list[Balance]:

@@ -1,4 +1,4 @@
-"""The training batches as Lightning takes them: a stateful stream, so that a resumed trial gets exactly its next one."""
+"""The training batches as Lightning takes them: a stateful stream, so that a resumed trial gets its next one."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,7 +1,7 @@
 """Does the held-out text stand apart from the training text? Counted in windows that both contain.
 
 A loss on text that training has seen measures memory. Two counts guard against it: word n-grams while the corpus is
-split (GPT-3's 13-gram rule, 2005.14165 appendix C, softened to a share), and token n-grams of what is really trained on.
+split (GPT-3's 13-gram rule, 2005.14165 appendix C, softened to a share), and token n-grams of what is trained on.
 Both compare 64-bit hashes of windows, so a chance match among 10^7 windows has a probability of about 10^-5.
 """
 

@@ -158,7 +158,7 @@ def stream(config: DataConfig) -> tuple[list[tuple[str, str]], dict[str, str]]:
                 break
     except ConfigError:
         raise
-    except Exception as error:  # noqa: BLE001  (whatever a hub, a network or a loading script can raise)
+    except Exception as error:
         reason = (str(error).strip().splitlines() or [""])[0][:200]
         raise ConfigError(
             f"data.name={config.name}: the dataset cannot be streamed ({type(error).__name__}: {reason}); "

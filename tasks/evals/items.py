@@ -100,9 +100,9 @@ def _pieces(text: str) -> Iterator[tuple[int, str]]:
 def cloze(documents: Iterable["Document"], limit: int = CLOZE_ITEMS) -> list[Item]:
     """Which of four lines continues this code. Chance is 1 / CHOICES.
 
-    Gold lines and distractors are drawn alike: from the same pool of real lines, weighted by how often each line occurs,
-    within one cell of indentation and length. So neither length nor the frequency of a line by itself tells which of the
-    choices is gold; only the context does.
+    Gold lines and distractors are drawn alike: from the same pool of real lines, weighted by how often each occurs,
+    within one cell of indentation and length. So neither length nor the frequency of a line by itself tells which of
+    the choices is gold; only the context does.
 
     Returns at most `limit` of {`context`, `choices`, `gold`, `document`, `line` (from 0)}.
     """

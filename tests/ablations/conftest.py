@@ -1,17 +1,21 @@
-"""A sweep's run folder with known effects, written as the scheduler would, without a trainer."""
+"""A sweep's run folder with known effects, and a scheduler whose pool is this process, both without a trainer."""
 
 import dataclasses
 import gc
 import hashlib
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from ablations.launch import Job, Outcome
 from ablations.records import Record
+
+sys.path.append(str(Path(__file__).parent))  # for the stand-in jobs, which real workers import too
 
 STEPS, EXPERTS, TOP_K, LAYERS = 300, 16, 4, 2
 KIND, ALPHA, SPEED = "model.moe.balance.kind", "model.moe.balance.alpha", "model.moe.balance.update_speed"
@@ -90,7 +94,7 @@ def make_record(name: str, seed: int, status: str = "complete", accuracy: float 
             "routing_entropy": math.log(EXPERTS) - 0.2 * max_vio,
         }
         if done
-        else {},
+        else {"loss": 9.9},  # What a diverged trial measured is nothing to average.
         load=load.tolist() if done else [],
         history=history,
         validation={
@@ -231,3 +235,91 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, quick_holm: None) -> 
     runs = tmp_path_factory.mktemp("finished") / "runs"
     write_run(runs)
     return runs
+
+
+@pytest.fixture(scope="session")
+def data_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The token cache of `scale=smoke`, made once for all tests."""
+    from tasks.batches import prepare
+    from tasks.config import DataConfig
+
+    cache = tmp_path_factory.mktemp("smoke") / "data"
+    prepare(DataConfig(max_bytes=2_000_000, seq_len=32, batch_size=8), 512, cache)
+    return cache
+
+
+@pytest.fixture
+def runs(tmp_path: Path, data_cache: Path) -> Path:
+    """A runs_dir that holds nothing but the token cache."""
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "data").symlink_to(data_cache)
+    return tmp_path / "runs"
+
+
+class InlinePool:
+    """The pool's contract, kept in this process. `ran` has every job of the test, by kind."""
+
+    kinds: dict[str, Any]
+    ran: dict[str, list[Job]]
+
+    def __init__(self, workers: int, log_dir: Path, environment: dict[str, str] | None = None) -> None: ...
+
+    def __enter__(self) -> "InlinePool":
+        return self
+
+    def __exit__(self, *_: Any) -> None: ...
+
+    def run(self, jobs: list[Job], on_event: Any, limit: int | None = None) -> dict[str, Outcome]:
+        outcomes = {}
+        for job in jobs:
+            self.ran.setdefault(job.kind, []).append(job)
+            on_event(job.key, {"event": "started", "attempt": 1})
+            arguments = json.loads(json.dumps(job.arguments))
+            try:
+                result = self.kinds[job.kind](arguments, lambda event, key=job.key: on_event(key, event))
+                outcomes[job.key] = Outcome(job.key, result)
+            except Exception as error:  # as the worker does
+                outcomes[job.key] = Outcome(job.key, error=f"{type(error).__name__}: {error}")
+            on_event(job.key, {"event": "done", "seconds": 0.1, "error": outcomes[job.key].error})
+        return outcomes
+
+
+@pytest.fixture
+def pool(monkeypatch: pytest.MonkeyPatch) -> type[InlinePool]:
+    """Puts InlinePool, with jobs that train nothing, in the scheduler's place for a pool."""
+    import stand_in_kinds
+
+    class OfThisTest(InlinePool):
+        kinds = dict(stand_in_kinds.KINDS)
+        ran: dict[str, list[Job]] = {}
+
+    monkeypatch.setattr("ablations.conduct.Pool", OfThisTest)
+    return OfThisTest
+
+
+@pytest.fixture
+def plan(runs: Path) -> Any:
+    """`plan(KEY=VALUE, ...)`: the plan of a smoke sweep of two arms in `runs`."""
+    from ablations.config import compose
+    from ablations.plan import make_plan
+
+    usual = {"sweep": "moe_balance", "scale": "smoke", "arms": "bias", "eval.tasks": "[]", "track.mode": "disabled"}
+    usual |= {"launch.progress": "none", "runs_dir": str(runs), "results_dir": str(runs.parent / "results")}
+
+    def make(*words: str) -> Any:
+        return make_plan(compose([f"{k}={v}" for k, v in (usual | dict(w.split("=", 1) for w in words)).items()]))
+
+    return make
+
+
+@pytest.fixture
+def conduct(plan: Any, pool: type[InlinePool]) -> Any:
+    """`conduct(KEY=VALUE, ...)`: conducts such a sweep in this process, and returns its Conductor."""
+    from ablations.conduct import Conductor
+
+    def run(*words: str) -> Conductor:
+        conductor = Conductor(plan(*words), "command")
+        conductor.run()
+        return conductor
+
+    return run

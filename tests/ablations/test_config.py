@@ -193,7 +193,7 @@ BAD_FILES: list[tuple[dict[str, Any], list[str]]] = [
     ({"arms": arms(control={})}, ["arms.control: reserved"]),
     ({"arms": arms(all={})}, ["arms.all: reserved"]),
     ({"arms": arms(**{"a/b": {}})}, ["arms.a/b: a name has only letters"]),
-    ({"arms": arms(**{"über": {}})}, ["arms.über: a name has only letters"]),
+    ({"arms": arms(über={})}, ["arms.über: a name has only letters"]),
     ({"arms": arms(**{"-x": {}})}, ["does not begin with -"]),
     ({"arms": {**SWEEP["arms"], False: {}}}, ["arms.False", "write it in quotes"]),
     ({"arms": {**SWEEP["arms"], 7: {}}}, ["arms.7", "write it in quotes"]),

@@ -1,0 +1,233 @@
+"""Every guard stops what it is there for: a deliberately leaking, unequal, dead or unsteady arm."""
+
+import copy
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import ablations.guards as guards
+import ablations.trial as trial
+from ablations.guards import GuardResult, arm_guards, budget, causality, determinism, isolation, separation, start
+from ablations.plan import config_guards
+from ablations.trial import build_model, open_data
+from ablations.trialkeys import TrialKeys, typed_trial
+from models.cost import Cost
+from models.transformer import Output, Transformer, initialise
+
+torch.set_num_threads(1)
+
+
+class Leaking(Transformer):
+    """No causal mask: every token sees its own answer."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.causal = False
+
+
+class LeakingScale(Transformer):
+    """Causal, but for a scale taken over all tokens, as a careless FP8 recipe does."""
+
+    def forward(self, tokens_BT: Tensor) -> Output:
+        output = super().forward(tokens_BT)
+        return replace(output, logits=output.logits / output.logits.abs().amax())
+
+
+@pytest.fixture
+def keys(plan) -> Any:
+    """`keys(arm)`: the typed keys of an arm at `scale=smoke`."""
+    made = plan("arms=all")
+    return lambda arm="bias": made.arms[arm].typed
+
+
+@pytest.fixture
+def data(data_cache, keys) -> Any:
+    return open_data(keys().data, 512, str(data_cache))
+
+
+def built(kind: type[Transformer], keys: TrialKeys, **changes: Any) -> Transformer:
+    model = kind(replace(keys.model, **changes))
+    initialise(model, 0, keys.model.std)
+    return model
+
+
+def by_name(results: list[GuardResult]) -> dict[str, GuardResult]:
+    return {result.name: result for result in results}
+
+
+@pytest.mark.parametrize("attention", ["mla", "mha"])
+@pytest.mark.parametrize("backend", ["grouped_mm", "loop"])
+def test_causality_passes_the_causal_model_and_stops_the_leaking(keys, data, attention, backend):
+    model = keys().model
+    changes = {"attention": replace(model.attention, kind=attention), "moe": replace(model.moe, backend=backend)}
+    tokens = data.train_batch(0, 0)[:2, :-1]
+    assert causality(built(Transformer, keys(), **changes), tokens).passed
+    leaking = causality(built(Leaking, keys(), **changes), tokens)
+    assert not leaking.passed
+    assert leaking.detail.startswith("later tokens change earlier logits")
+
+
+def test_causality_sees_a_scale_that_crosses_tokens_and_a_single_late_leak(keys, data):
+    tokens = data.train_batch(0, 0)[:2, :-1]
+    assert not causality(built(LeakingScale, keys()), tokens).passed
+
+    class NextToken(Transformer):
+        """Sees one token ahead, and only at the last place where there is one."""
+
+        def forward(self, tokens_BT: Tensor) -> Output:
+            output = super().forward(tokens_BT)
+            output.logits[:, -2, tokens_BT[:, -1]] += 1
+            return output
+
+    assert not causality(built(NextToken, keys()), tokens).passed
+
+
+@pytest.mark.parametrize("arm", ["aux_loss", "none", "batch_aux_loss", "bias", "bias_aux_loss", "aa", "control"])
+def test_all_arms_pass_on_real_batches(keys, data, arm):
+    results = arm_guards(keys(arm), 0, data)
+    assert [r.name for r in results] == ["causality", "start", "determinism"]
+    assert all(r.passed for r in results), results
+    assert "2 steps run twice: the same bits" in results[2].detail
+
+
+def test_a_leaking_arm_does_not_pass(keys, data, monkeypatch):
+    monkeypatch.setattr(guards, "Transformer", Leaking)
+    results = by_name(arm_guards(keys(), 0, data))
+    assert not results["causality"].passed
+
+
+def test_a_leaking_model_ends_the_command_before_anything_is_trained(pool, runs, monkeypatch, capsys):
+    from ablations import jobs, run
+
+    pool.kinds.update({"guards": jobs.guards, "data_guard": jobs.data_guard})
+    monkeypatch.setattr(guards, "Transformer", Leaking)
+    words = ["sweep=moe_balance", "scale=smoke", "arms=bias", "eval.tasks=[]", "launch.progress=none"]
+    assert run.main([*words, f"runs_dir={runs}", f"results_dir={runs / 'none'}", "track.mode=disabled"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: guards: aux_loss: causality: later tokens change earlier logits")
+    assert error.endswith("nothing was trained\n")
+    assert error.count("\n") == 1
+    assert "trial" not in pool.ran
+    assert not (runs / "trials").exists()
+    assert not (runs / "moe_balance/smoke/table.csv").exists()
+
+
+def test_start_stops_a_dead_parameter(keys, data):
+    module = build_model(keys(), 0)
+    module.transformer.forgotten = nn.Parameter(torch.ones(3))
+    result = start(module, data.train_batch(0, 0))
+    assert not result.passed
+    assert "no gradient reaches forgotten" in result.detail
+    assert all(p.grad is None for p in module.transformer.parameters()), "the guard leaves no gradient behind"
+
+
+def test_start_stops_a_detached_layer(keys, data, monkeypatch):
+    module = build_model(keys(), 0)
+    mlp = module.transformer.model.layers[0].mlp
+    forward = mlp.forward
+    monkeypatch.setattr(mlp, "forward", lambda x: forward(x).detach())
+    result = start(module, data.train_batch(0, 0))
+    assert not result.passed
+    assert "no gradient reaches model.layers.0." in result.detail
+
+
+@pytest.mark.parametrize("scale", [30.0, float("nan")])
+def test_start_stops_a_wrong_initial_loss(keys, data, scale):
+    module = build_model(keys(), 0)
+    with torch.no_grad():
+        module.transformer.lm_head.weight.mul_(scale)
+    assert not start(module, data.train_batch(0, 0)).passed
+
+
+def test_start_counts_experts_that_no_token_reached(keys, data):
+    module = build_model(keys("bias"), 0)
+    module.transformer.balances()[0].bias_E[0] = -10
+    result = start(module, data.train_batch(0, 0))
+    assert result.passed, "their gradient is none of its business"
+    assert "1 experts unreached" in result.detail
+
+
+def test_determinism_stops_a_model_that_rolls_dice(keys, data, monkeypatch):
+    def dicey(keys: TrialKeys, seed: int) -> Any:
+        module = build_model(keys, seed)
+        with torch.no_grad():
+            module.transformer.lm_head.weight.add_(1e-7 * torch.randn_like(module.transformer.lm_head.weight))
+        return module
+
+    monkeypatch.setattr(trial, "build_model", dicey)
+    results = by_name(arm_guards(keys(), 0, data))
+    assert not results["determinism"].passed
+    assert results["causality"].passed and results["start"].passed
+    one = [torch.tensor([1.0])]
+    assert not determinism(one, [torch.tensor([1.0 + 1e-7])], 1).passed
+
+
+def test_isolation_stops_an_undeclared_key(plan):
+    made = plan()
+    arm, base = made.arms["bias"], made.baseline
+    guilty = copy.deepcopy(arm.keys)
+    guilty["optim"]["weight_decay"] = 0.0
+    declared = {"optim.lr", *arm.set, *arm.search, *base.set, *base.search}
+    assert isolation(arm.keys, base.keys, declared).passed
+    result = isolation(guilty, base.keys, declared)
+    assert (result.passed, result.detail) == (
+        False,
+        "differs from the baseline in undeclared keys: optim.weight_decay",
+    )
+    assert [g.passed for g in config_guards(made, replace(arm, keys=guilty))] == [False, True]
+
+
+def test_config_guards_of_every_arm_of_the_sweep(plan):
+    made = plan("arms=all")
+    for arm in made.arms.values():
+        assert [(g.name, g.passed) for g in config_guards(made, arm)] == [("isolation", True), ("budget", True)], arm
+    control = config_guards(made, made.arms["control"])[1]
+    assert "steps 10 (baseline 12)" in control.detail, "known to differ, so it is said"
+
+
+def test_an_aa_arm_may_only_be_perturbed(plan):
+    made = plan()
+    aa = made.arms["aa"]
+    guilty = copy.deepcopy(aa.keys)
+    guilty["train"]["token_fraction"] = 0.9
+    assert not config_guards(made, replace(aa, keys=guilty))[0].passed
+
+
+def test_budget_stops_unequal_parameters(plan):
+    base = Cost(total_params=1000, active_params=500, flops_per_token=3000.0)
+    more = replace(base, total_params=1011)
+    on = ["total_params", "active_params", "flops_per_token"]
+    assert budget(base, base, on, 0.0, 10, 10).passed
+    result = budget(more, base, on, 0.01, 10, 10)
+    assert not result.passed
+    assert result.detail.startswith("total_params not within 0.01: total_params 1.0110x")
+    assert budget(replace(base, total_params=1010), base, on, 0.01, 10, 10).passed
+    assert budget(more, base, ["active_params"], 0.0, 10, 9).detail.endswith("steps 10 (baseline 9)")
+    made = plan()
+    deeper = copy.deepcopy(made.arms["bias"].keys)
+    deeper["model"]["n_layers"] = 3
+    assert not config_guards(made, replace(made.arms["bias"], keys=deeper))[1].passed
+
+
+def split_data(share: float) -> SimpleNamespace:
+    """Held-out text of which this share is copied from the training part."""
+    rng = np.random.default_rng(0)
+    train, own = rng.integers(0, 512, 20_000).astype(np.uint16), rng.integers(0, 512, 4_000).astype(np.uint16)
+    copied = int(4_000 * share)
+    splits = {"train": train, "validation": own, "test": np.concatenate([train[500 : 500 + copied], own[copied:]])}
+    return SimpleNamespace(tokens=lambda split: splits[split])
+
+
+def test_separation_stops_a_leaked_test_split(data):
+    assert separation(split_data(0.0)).passed
+    assert separation(split_data(0.04)).passed
+    leaked = separation(split_data(0.2))
+    assert not leaked.passed
+    assert "0.00% of validation windows" in leaked.detail
+    assert "% of test windows" in leaked.detail
+    assert separation(data).passed

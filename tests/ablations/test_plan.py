@@ -1,0 +1,150 @@
+"""The plan: arms and their keys, budgets, seeds, published values, and what is written down before the first trial."""
+
+import json
+import shutil
+
+import pytest
+
+from ablations.files import read_json
+from ablations.plan import describe, plan_document
+from ablations.trialkeys import differing
+from models.config import ConfigError
+
+FRESH = ("search=fresh", "search_points=2", "search_seeds=1")
+
+
+def test_baseline_first_control_and_aa_last_and_each_differs_as_declared(plan):
+    made = plan("arms=[none,bias]")
+    assert list(made.arms) == ["aux_loss", "none", "bias", "control", "aa"]
+    base = made.baseline.keys
+    assert differing(made.arms["control"].keys, base) == ["train.token_fraction"]
+    assert differing(made.arms["aa"].keys, base) == ["train.perturb"]
+    assert made.arms["aa"].keys["train"]["perturb"] == 1e-6
+    assert set(differing(made.arms["bias"].keys, base)) == {
+        *("model.moe.balance.kind", "model.moe.balance.alpha", "model.moe.balance.update_speed")
+    }
+    assert [arm.name for arm in made.searched_arms] == ["aux_loss", "none", "bias"]
+    assert all(arm.keys["model"]["dtype"] == "float32" for arm in made.arms.values())
+
+
+def test_auto_is_resolved_in_every_arm(plan):
+    made = plan("model.dtype=auto")
+    assert {arm.keys["model"]["dtype"] for arm in made.arms.values()} <= {"float32", "bfloat16"}
+
+
+def test_equal_budgets(plan):
+    made = plan("arms=all", "search=fresh", "search_points=3", "search_seeds=3")
+    spent = {a.name: len(a.grid(made.shared)) * len(made.search_seeds(a)) for a in made.searched_arms}
+    assert set(spent.values()) == {9}
+    assert len(made.search_seeds(made.arms["none"])) == 3
+    assert made.search_trials == 9 * 6
+
+
+def test_a_pinned_key_is_searched_for_no_arm(plan):
+    made = plan("search=fresh", "optim.lr=0.007")
+    assert made.shared == {}
+    assert {arm.keys["optim"]["lr"] for arm in made.arms.values()} == {0.007}
+    assert made.arms["bias"].grid(made.shared) == [{"model.moe.balance.update_speed": x} for x in (0.003, 0.01)]
+
+
+def test_confirmation_seeds_are_their_own(plan):
+    assert plan("seeds=3").seeds == [0, 1, 2]
+    assert plan("seeds=[7,9]").seeds == [7, 9]
+    for seeds in ("seeds=[5,1000]", "seeds=1001"):
+        with pytest.raises(ConfigError, match=r"^seeds=.*1000 is a search seed"):
+            plan(seeds)
+
+
+@pytest.fixture
+def published(conduct, runs, tmp_path):
+    """Publishes plan.json and trials.json of a fresh search; returns their folder."""
+    conduct(*FRESH)
+    folder = tmp_path / "results/moe_balance/smoke"
+    folder.mkdir(parents=True)
+    for name in ("plan.json", "trials.json"):
+        shutil.copy(runs / "moe_balance/smoke" / name, folder)
+    return folder
+
+
+def test_published_values_are_pinned_and_nothing_is_searched(published, conduct, pool, plan):
+    made = plan("search_points=2")
+    chosen = read_json(published / "trials.json")["chosen"]
+    assert made.published.chosen == chosen
+    assert (made.fresh_because, made.search_trials) == (None, 0)
+    assert "published values, nothing is searched" in describe(made)
+    pool.ran.clear()
+    conductor = conduct("search_points=2", "seeds=[5,6]")
+    phases = [job.arguments["labels"]["phase"] for job in pool.ran["trial"]]
+    assert phases == ["confirm"] * 8
+    rates = {job.arguments["keys"]["model"]["moe"]["balance"]["alpha"] for job in pool.ran["trial"]}
+    assert chosen["aux_loss"]["model.moe.balance.alpha"] in rates
+    assert conductor.state["chosen"] == chosen
+    assert conductor.state["search"] == read_json(published / "trials.json")["search"], "the page shows the search"
+    assert plan(*FRESH).published is None
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["model.d_model=48"], "the published search had model.d_model=32, here it is 48"),
+        (["train.tokens=6144"], "the published search had train.tokens=3072, here it is 6144"),
+        (["optim.lr=0.01"], "optim.lr=0.0025, here it is 0.01"),
+        (["arms=[none,bias]"], "has no arm none as it is now"),
+        (["search_points=3"], "has no arm aux_loss as it is now"),
+        (["scale=cpu"], "no published search of moe_balance at scale=cpu"),
+    ],
+)
+def test_a_search_is_made_where_the_published_one_was_another(published, plan, words, reason):
+    points = [] if any("search_points" in word for word in words) else ["search_points=2"]
+    made = plan(*points, *words)
+    assert made.published is None
+    assert reason in made.fresh_because
+    assert "search=published was asked for, but " in describe(made)
+    assert made.search_trials > 0
+
+
+@pytest.mark.parametrize("word", ["eval.tokens=4096", "eval.items=10", "train.threads=2", "seeds=4", "arms=[bias]"])
+def test_what_changes_no_choice_keeps_the_published_values(published, plan, word):
+    assert plan("search_points=2", word).published is not None
+
+
+def test_a_result_without_a_search_has_no_values_to_pin(plan, tmp_path):
+    made = plan()
+    assert made.published is None
+    assert made.fresh_because == "no published search of moe_balance at scale=smoke"
+
+
+def test_where_nothing_is_searched_nothing_needs_a_published_search(plan):
+    made = plan("optim.lr=0.005", "model.moe.balance.alpha=0.01", "model.moe.balance.update_speed=0.01")
+    assert (made.published.chosen["bias"], made.fresh_because, made.search_trials) == ({}, None, 0)
+
+
+def test_the_document_is_plain_deterministic_and_holds_the_rule(plan):
+    made = plan(*FRESH)
+    document = plan_document(made, {"text": "abc"})
+    text = json.dumps(document, sort_keys=True, allow_nan=False)
+    assert json.loads(text) == document, "what is read back equals it, or every run would look changed"
+    assert json.dumps(plan_document(plan(*FRESH), {"text": "abc"}), sort_keys=True) == text
+    assert plan_document(made, {"text": "abd"})["data"] != document["data"]
+    assert document["arms"]["control"]["tokens"] == 2560
+    assert document["arms"]["control"]["set"]["train.token_fraction"] == 0.9
+    assert document["seeds"] == [0, 1]
+    assert "Holm" in document["decision_rule"]
+    assert len(document["expected"]) == 6
+    assert document["search_rule"]["keys"] == {"optim.lr": [0.0025, 0.005]}
+    assert document["search"] == "fresh"
+
+
+def test_what_is_about_to_happen(plan):
+    text = describe(plan(*FRESH, "launch.workers=2"))
+    for part in (
+        "auxiliary-loss-free",
+        "(baseline)",
+        "fresh, 4 trials per arm, 8 in all",
+        "4 arms x 2 seeds (0, 1) = 8 trials",
+        "float32, 12 steps of 256 tokens in 2 microbatches",
+        "2 workers",
+    ):
+        assert part in text
+    assert plan(*FRESH, "launch.workers=1").minutes > plan(*FRESH, "launch.workers=4").minutes
+    assert plan(*FRESH, "seeds=8").minutes > plan(*FRESH, "seeds=2").minutes

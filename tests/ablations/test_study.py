@@ -1,0 +1,222 @@
+"""The search: which point is chosen, when the rates are widened, and what Optuna's journal holds after a kill."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ablations.plan import Arm
+from ablations.study import Choice, Measured, Studies, choose, key_of, measure, widened
+
+RATE, STRENGTH = "optim.lr", "model.moe.balance.alpha"
+RATES = [0.0025, 0.005, 0.01]
+
+
+def arm(name: str = "aux_loss", strengths: list[float] | None = None) -> Arm:
+    return Arm(name, "arm", "", {}, {STRENGTH: strengths} if strengths else {}, {})
+
+
+def curve(losses: list[float], rates: list[float] | None = None) -> dict[Any, Measured]:
+    return {key_of({RATE: r}): Measured(x, 0.0) for r, x in zip(rates or RATES, losses, strict=True)}
+
+
+def surface(rows: dict[float, list[tuple[float, float]]]) -> dict[Any, Measured]:
+    """strength -> (loss, share of the largest MaxVio) per rate."""
+    return {
+        key_of({RATE: rate, STRENGTH: strength}): Measured(*values)
+        for strength, row in rows.items()
+        for rate, values in zip(RATES, row, strict=True)
+    }
+
+
+def test_least_loss_with_a_bound_on_what_the_grid_missed():
+    choice = choose(arm(), curve([4.02, 4.00, 4.01]), limit=None)
+    assert (choice.point, choice.edge, choice.note) == ({RATE: 0.005}, None, None)
+    # The parabola through (-1, 0.02), (0, 0), (1, 0.01) in log2(rate): b^2 / 4a with a = 0.015, b = -0.005.
+    assert choice.mistuning == pytest.approx(0.005**2 / (4 * 0.015))
+
+
+@pytest.mark.parametrize(
+    ("losses", "edge", "rate"), [([4.0, 4.1, 4.2], "low", 0.0025), ([4.2, 4.1, 4.0], "high", 0.01)]
+)
+def test_an_optimum_on_the_edge_has_no_bound(losses, edge, rate):
+    choice = choose(arm(), curve(losses), limit=None)
+    assert (choice.point, choice.edge, choice.mistuning) == ({RATE: rate}, edge, None)
+
+
+def test_two_rates_have_no_edge():
+    assert choose(arm(), curve([4.0, 4.1], RATES[:2]), None).edge is None
+
+
+def test_a_strength_is_chosen_among_the_points_that_balance():
+    measured = surface(
+        {
+            0.001: [(3.90, 0.5), (3.89, 0.4), (3.91, 0.3)],
+            0.01: [(4.03, 0.10), (4.00, 0.08), (4.02, 0.06)],
+            0.1: [(4.2, 0.01), (4.1, 0.01), (4.3, 0.01)],
+        }
+    )
+    choice = choose(arm(strengths=[0.001, 0.01, 0.1]), measured, limit=0.1)
+    assert choice.point == {RATE: 0.005, STRENGTH: 0.01}
+    assert choice.mistuning == pytest.approx(0.005**2 / (4 * 0.025))
+    assert choice.note is None
+    assert choose(arm(strengths=[0.001, 0.01, 0.1]), measured, limit=None).point == {RATE: 0.005, STRENGTH: 0.001}
+
+
+def test_the_limit_itself_is_within_it_and_an_arm_without_a_strength_is_not_bound():
+    measured = surface({0.01: [(4.0, 0.1), (4.1, 0.1), (4.2, 0.1)]})
+    assert choose(arm(strengths=[0.01]), measured, 0.1).note is None
+    unbalanced = {key: Measured(m.loss, 0.9) for key, m in curve([4.02, 4.0, 4.01]).items()}
+    choice = choose(arm("none"), unbalanced, 0.1)
+    assert (choice.point, choice.note) == ({RATE: 0.005}, None)
+
+
+def test_where_no_point_balances_the_best_balanced_is_taken_and_said():
+    measured = surface({0.001: [(3.9, 0.5), (3.9, 0.4), (3.9, 0.3)], 0.01: [(4.1, 0.2), (4.2, 0.3), (4.0, 0.2)]})
+    choice = choose(arm(strengths=[0.001, 0.01]), measured, limit=0.1)
+    assert choice.point == {RATE: 0.01, STRENGTH: 0.01}, "of two equally balanced ones, that with the lower loss"
+    assert choice.note and "no searched point keeps the balance" in choice.note
+
+
+def test_diverged_points_are_not_chosen():
+    choice = choose(arm(), curve([4.1, 4.0, math.inf]), limit=None)
+    assert (choice.point, choice.edge, choice.mistuning) == ({RATE: 0.005}, None, None)
+    measured = surface({0.01: [(4.0, 0.05), (4.1, 0.05), (math.inf, math.inf)]})
+    assert choose(arm(strengths=[0.01]), measured, 0.1).point == {RATE: 0.0025, STRENGTH: 0.01}
+    unbalanced = surface({0.01: [(4.0, 0.5), (math.inf, math.inf), (math.inf, math.inf)]})
+    assert choose(arm(strengths=[0.01]), unbalanced, 0.1).point == {RATE: 0.0025, STRENGTH: 0.01}
+
+
+def test_where_all_diverged_lower_rates_are_asked_for():
+    choice = choose(arm(), curve([math.inf] * 3), limit=None)
+    assert choice.edge == "low"
+    assert choice.note and "diverged" in choice.note
+
+
+def test_ties_are_broken_the_same_way_always():
+    assert choose(arm(), curve([4.1, 4.0, 4.0]), None) == choose(arm(), curve([4.1, 4.0, 4.0]), None)
+    assert choose(arm(), curve([4.1, 4.0, 4.0]), None).point == {RATE: 0.005}
+
+
+def test_nothing_searched_is_nothing_chosen():
+    assert choose(arm(), {(): Measured(4.0, 0.0)}, None) == Choice({}, None, None)
+
+
+def test_a_point_is_the_mean_over_its_seeds_unless_one_diverged():
+    assert measure([4.0, 4.2], [0.1, 0.3]) == Measured(pytest.approx(4.1), pytest.approx(0.2))
+    assert measure([4.0, None], [0.1, None]) == Measured(math.inf, math.inf)
+    assert measure([4.0], [None]) == Measured(4.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("edges", "rates"),
+    [
+        ([None, "low"], [0.00125, *RATES]),
+        (["high", None], [*RATES, 0.02]),
+        (["high", "low"], [0.00125, *RATES, 0.02]),
+    ],
+)
+def test_widening_keeps_the_ratio_and_serves_all_arms(edges, rates):
+    choices = {f"arm{i}": Choice({}, None, edge) for i, edge in enumerate(edges)}
+    assert widened({RATE: RATES, "optim.eps": [1e-8]}, choices) == {RATE: rates, "optim.eps": [1e-8]}
+
+
+def test_nothing_to_widen():
+    assert widened({RATE: RATES}, {"a": Choice({}, 0.0, None)}) is None
+    assert widened({}, {"a": Choice({}, None, "low")}) is None
+    assert widened({RATE: [0.005]}, {"a": Choice({}, None, "low")}) is None
+
+
+class Journal:
+    """One arm's study over restarts of the scheduler."""
+
+    def __init__(self, plan: Any, path: Path) -> None:
+        self.plan, self.path = plan, path
+        self.arm = plan.arms["bias"]
+        self.points = self.arm.grid(plan.shared)
+        self.measured = {key_of(p): Measured(4.0 + i, 0.1) for i, p in enumerate(self.points)}
+        self.ids = {key_of(p): [f"trial{i}"] for i, p in enumerate(self.points)}
+
+    def open(self) -> Any:
+        return Studies(self.plan, self.path)
+
+    def tell(self) -> Any:
+        """As a started scheduler does; returns the study."""
+        studies = self.open()
+        studies.tell(self.arm, self.points, self.measured, self.ids)
+        return studies._studies["bias"]
+
+    def rows(self) -> list[tuple[str, Any, Any, Any]]:
+        study = self.open()._studies["bias"]
+        return [(t.state.name, t.params, t.value, t.user_attrs.get("trials")) for t in study.trials]
+
+    @property
+    def expected(self) -> list[tuple[str, Any, Any, Any]]:
+        return [("COMPLETE", p, 4.0 + i, [f"trial{i}"]) for i, p in enumerate(self.points)]
+
+
+@pytest.fixture
+def journal(plan, tmp_path) -> Journal:
+    return Journal(plan("search=fresh"), tmp_path / "study" / "optuna.journal")
+
+
+def test_points_are_told_in_index_order_and_once(journal):
+    journal.measured = dict(reversed(journal.measured.items()))
+    journal.tell()
+    assert len(journal.points) == 4
+    assert journal.rows() == journal.expected
+    journal.tell()
+    assert journal.rows() == journal.expected
+
+
+def test_a_search_killed_amid_telling_is_completed(journal):
+    first_two = journal.points[:2]
+    studies = journal.open()
+    studies.tell(journal.arm, first_two, journal.measured, journal.ids)
+    study = journal.tell()
+    assert journal.rows() == journal.expected
+    assert study.best_params == journal.points[0]
+
+
+def test_a_diverged_point_is_told_once_and_as_no_value(journal):
+    journal.measured[key_of(journal.points[1])] = Measured(math.inf, math.inf)
+    journal.tell()
+    journal.tell()
+    states = [(state, params) for state, params, _, _ in journal.rows()]
+    assert states == [("PRUNED" if i == 1 else "COMPLETE", p) for i, p in enumerate(journal.points)]
+
+
+@pytest.mark.parametrize("left", ["enqueued", "asked", "labelled"])
+def test_what_a_kill_leaves_half_told_is_closed_and_told_again(journal, left):
+    study = journal.open()._studies["bias"]
+    study.enqueue_trial(journal.points[0])
+    if left != "enqueued":
+        asked = study.ask()
+        asked.suggest_float(RATE, 0.0025, 0.005, log=True)
+        if left == "labelled":
+            asked.set_user_attr("trials", ["trial0"])
+    journal.tell()
+    assert journal.rows()[0][0] == "FAIL"
+    assert journal.rows()[1:] == journal.expected
+
+
+def test_a_lock_and_half_a_line_of_a_killed_scheduler_do_no_harm(journal):
+    journal.tell()
+    journal.path.with_name("optuna.journal.lock").symlink_to(journal.path)
+    with journal.path.open("ab") as file:
+        file.write(b'{"op_code":4,"worker')
+    journal.points.append({RATE: 0.02, "model.moe.balance.update_speed": 0.003})
+    point = key_of(journal.points[-1])
+    journal.measured[point], journal.ids[point] = Measured(8.0, 0.1), ["trial4"]
+    journal.tell()  # would wait for 30 s, then read a broken line
+    assert journal.rows() == journal.expected
+
+
+def test_a_point_measured_by_other_trials_is_told_anew(journal):
+    journal.tell()
+    old = journal.expected
+    journal.ids = {key: [f"new{i}"] for i, key in enumerate(journal.ids)}
+    journal.tell()
+    assert journal.rows()[:4] == old
+    assert [ids for _, _, _, ids in journal.rows()[4:]] == [[f"new{i}"] for i in range(4)]

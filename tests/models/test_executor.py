@@ -1,0 +1,246 @@
+"""What the number of microbatches and ranks may change, and every toggle three ways."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.config import OptimConfig
+from models.executor import Microbatching, StepResult
+from models.optim import adamw
+from models.transformer import Transformer
+
+Built = Callable[..., Transformer]
+Tokens = Callable[..., Tensor]
+KIND, SCOPE, ALPHA, SPEED = (f"moe.balance.{key}" for key in ("kind", "scope", "alpha", "update_speed"))
+ROOT = Path(__file__).parents[2]
+N, LAYERS, K = 8 * 9, 2, 2
+"""Tokens of a batch of 8 sequences of 10, MoE layers and experts per token of the small model."""
+
+
+def gradients(built: Built, batch: Tensor, microbatches: int, changes: dict[str, Any]) -> tuple[StepResult, Tensor]:
+    model = built(changes)
+    result = Microbatching(model, microbatches).step(batch)
+    return result, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+def auxiliary(scope: str, kind: str = "aux_loss", alpha: float = 0.5) -> dict[str, Any]:
+    return {KIND: kind, SCOPE: scope, ALPHA: alpha}
+
+
+UNCHANGED = {
+    "none": {KIND: "none"},
+    "bias": {KIND: "bias"},
+    "sequence": auxiliary("sequence"),
+    "batch": auxiliary("batch"),
+    "bias and sequence": auxiliary("sequence", "bias_aux_loss"),
+    "bias and batch": auxiliary("batch", "bias_aux_loss"),
+}
+
+
+@pytest.mark.parametrize("changes", UNCHANGED.values(), ids=UNCHANGED.keys())
+def test_number_of_microbatches_changes_nothing(built: Built, tokens: Tokens, changes: dict[str, Any]) -> None:
+    batch = tokens(8, 10)
+    whole, whole_gradient = gradients(built, batch, 1, changes)
+    for microbatches in (2, 4, 8):
+        parts, gradient = gradients(built, batch, microbatches, changes)
+        assert torch.equal(parts.load_LE, whole.load_LE)
+        for name in ("loss", "aux_loss"):
+            assert float(parts.losses[name]) == pytest.approx(float(whole.losses[name]), rel=1e-12, abs=1e-15)
+        torch.testing.assert_close(gradient, whole_gradient, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["aux_loss", "bias_aux_loss"])
+def test_microbatch_scope_depends_on_their_number_and_ends_at_batch_scope(
+    built: Built, tokens: Tokens, kind: str
+) -> None:
+    batch = tokens(8, 10)
+    one, one_gradient = gradients(built, batch, 1, auxiliary("microbatch", kind))
+    four, four_gradient = gradients(built, batch, 4, auxiliary("microbatch", kind))
+    eight, eight_gradient = gradients(built, batch, 8, auxiliary("microbatch", kind))
+    assert abs(float(four.losses["aux_loss"] - one.losses["aux_loss"])) > 1e-3
+    assert float((four_gradient - one_gradient).norm()) > 1e-3
+    assert float(four.losses["loss"]) == pytest.approx(float(one.losses["loss"]), rel=1e-13)
+    by_batch, batch_gradient = gradients(built, batch, 4, auxiliary("batch", kind))
+    torch.testing.assert_close(one_gradient, batch_gradient, rtol=0, atol=1e-12)
+    assert float(by_batch.losses["aux_loss"]) == pytest.approx(float(one.losses["aux_loss"]), rel=1e-12)
+    sequence, sequence_gradient = gradients(built, batch, 2, auxiliary("sequence", kind))
+    torch.testing.assert_close(eight_gradient, sequence_gradient, rtol=0, atol=1e-12)
+    assert float(eight.losses["aux_loss"]) == pytest.approx(float(sequence.losses["aux_loss"]), rel=1e-12)
+
+
+@pytest.mark.parametrize("microbatches", [1, 4])
+@pytest.mark.parametrize("scope", ["sequence", "microbatch", "batch"])
+def test_auxiliary_gradient_arrives_once_and_whole(built: Built, tokens: Tokens, scope: str, microbatches: int) -> None:
+    """The step's gradient against finite differences of (language-modelling loss + reported auxiliary loss): a term
+    divided by the microbatches twice, or never, or summed over them, fails by a factor."""
+    changes = auxiliary(scope, alpha=2.0)
+    batch = tokens(8, 10)
+    model = built(changes)
+    executor = Microbatching(model, microbatches)
+    executor.step(batch)
+    router = model.model.layers[2].mlp.gate.weight  # type: ignore[union-attr]
+    assert isinstance(router, torch.nn.Parameter) and router.grad is not None
+    direction = torch.randn(router.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    along = float((router.grad * direction).sum())
+    values, auxiliaries = [], []
+    for sign in (1, -1):
+        with torch.no_grad():
+            router += sign * 1e-6 * direction
+        losses = executor.step(batch).losses
+        with torch.no_grad():
+            router -= sign * 1e-6 * direction
+        values.append(float(losses["loss"] + losses["aux_loss"]))
+        auxiliaries.append(float(losses["aux_loss"]))
+    assert along == pytest.approx((values[0] - values[1]) / 2e-6, rel=1e-5)
+    assert abs(auxiliaries[0] - auxiliaries[1]) / 2e-6 > 0.05 * abs(along), "the auxiliary term is a visible part"
+
+
+def test_reported_loss_is_the_cross_entropy_alone(built: Built, tokens: Tokens) -> None:
+    batch = tokens(8, 10)
+    model = built(auxiliary("batch", alpha=3.0))
+    with torch.no_grad():
+        logits = model(batch[:, :-1]).logits
+    expected = float(F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten()))
+    result = Microbatching(model, 4).step(batch)
+    assert float(result.losses["loss"]) == pytest.approx(expected, rel=1e-13)
+    assert float(result.losses["aux_loss"]) > 3.0, "two layers, at least alpha times something near 1 each"
+    assert not any(loss.requires_grad for loss in result.losses.values())
+
+
+@pytest.mark.parametrize("microbatches", [1, 4])
+@pytest.mark.parametrize("changes", UNCHANGED.values(), ids=UNCHANGED.keys())
+def test_load_counts_every_assignment_once(
+    built: Built, tokens: Tokens, changes: dict[str, Any], microbatches: int
+) -> None:
+    """The whole batch, whatever the microbatches, and not again in the counting pass."""
+    batch = tokens(8, 10)
+    model = built(changes)
+    with torch.no_grad():
+        expected = [
+            np.bincount(routing.experts_NK.numpy().ravel(), minlength=6) for routing in model(batch[:, :-1]).routings
+        ]
+    result = Microbatching(model, microbatches).step(batch)
+    assert result.load_LE.tolist() == [load.tolist() for load in expected]
+    assert result.load_LE.sum(dim=1).tolist() == [N * K] * LAYERS
+
+
+def test_batch_that_does_not_divide_is_refused(built: Built, tokens: Tokens) -> None:
+    with pytest.raises(ValueError, match="8 sequences do not divide into 3"):
+        Microbatching(built(), 3).step(tokens(8, 10))
+
+
+def test_a_dense_model_has_no_load(built: Built, tokens: Tokens) -> None:
+    result = Microbatching(built({"first_k_dense": 3}), 2).step(tokens(8, 10))
+    assert result.load_LE.shape[0] == 0 and float(result.losses["aux_loss"]) == 0
+
+
+def trained(built: Built, tokens: Tokens, changes: dict[str, Any], steps: int = 2) -> tuple[list[float], Transformer]:
+    """Losses of each step, and the model after the last: the same loop for every arm."""
+    model = built({"dtype": "float32", "d_model": 32, "moe.backend": "grouped_mm"} | changes)
+    optimizer = adamw(model, OptimConfig(lr=1e-2))
+    executor, losses = Microbatching(model, 4), []
+    for step in range(steps):
+        optimizer.zero_grad(set_to_none=True)
+        result = executor.step(tokens(8, 10, seed=step))
+        losses.append(float(result.losses["loss"]))
+        optimizer.step()
+        for balance, load_E in zip(model.balances(), result.load_LE, strict=True):
+            balance.update(load_E)
+    return losses, model
+
+
+def equal_bits(one: Transformer, other: Transformer) -> bool:
+    """Parameters and the gradients of the last step."""
+    pairs = list(zip(one.parameters(), other.parameters(), strict=True))
+    return all(torch.equal(a, b) and torch.equal(a.grad, b.grad) for a, b in pairs)  # type: ignore[arg-type]
+
+
+ON = {
+    "sequence": auxiliary("sequence", alpha=0.1),
+    "microbatch": auxiliary("microbatch", alpha=0.1),
+    "batch": auxiliary("batch", alpha=0.1),
+    "bias": {KIND: "bias", SPEED: 0.05},
+    "bias and sequence": auxiliary("sequence", "bias_aux_loss", alpha=0.1) | {SPEED: 0.05},
+}
+
+
+@pytest.mark.parametrize("changes", ON.values(), ids=ON.keys())
+def test_a_strategy_of_strength_zero_is_none_bit_for_bit(built: Built, tokens: Tokens, changes: dict[str, Any]) -> None:
+    none_losses, none = trained(built, tokens, {KIND: "none"}, steps=3)
+    losses, off = trained(built, tokens, changes | {ALPHA: 0.0, SPEED: 0.0}, steps=3)
+    assert losses == none_losses and equal_bits(off, none)
+    _, on = trained(built, tokens, changes, steps=3)
+    assert not equal_bits(on, none)
+
+
+def test_arms_differ_from_one_another(built: Built, tokens: Tokens) -> None:
+    arms = {name: trained(built, tokens, changes, steps=2)[1] for name, changes in ON.items()}
+    weights = {name: next(iter(model.parameters())).detach() for name, model in arms.items()}
+    names = list(weights)
+    assert not [(a, b) for i, a in enumerate(names) for b in names[:i] if torch.equal(weights[a], weights[b])]
+
+
+def test_switched_on_a_strategy_has_moved_something_after_one_step(built: Built, tokens: Tokens) -> None:
+    """The auxiliary loss moves the router at once; the bias moves itself, and the choices of the next step."""
+    _, none = trained(built, tokens, {KIND: "none"}, steps=1)
+    _, aux = trained(built, tokens, ON["sequence"], steps=1)
+    _, bias = trained(built, tokens, ON["bias"], steps=1)
+    routers = [model.model.layers[1].mlp.gate.weight.grad for model in (none, aux)]  # type: ignore[union-attr]
+    assert not torch.equal(routers[0], routers[1])  # type: ignore[arg-type]
+    assert equal_bits(bias, none), "the first step is not yet biased"
+    for balance in bias.balances():
+        moved = balance.bias_E.abs().tolist()  # type: ignore[operator, union-attr]
+        assert max(moved) == pytest.approx(0.05) and all(value in (0, pytest.approx(0.05)) for value in moved)
+
+
+RANKS = """
+import json, sys, torch, torch.distributed as dist
+sys.path.insert(0, {root!r})
+from models.config import ModelConfig, build
+from models.executor import Microbatching
+from models.transformer import Transformer, initialise
+torch.set_num_threads(1)
+rank, ranks, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+if ranks > 1:
+    dist.init_process_group("gloo", init_method="file://" + folder + "/meet", rank=rank, world_size=ranks)
+model = Transformer(build(ModelConfig, json.loads(sys.argv[4])))
+initialise(model, 0, 0.3)
+batch = torch.randint(61, (8, 10), generator=torch.Generator().manual_seed(0))
+result = Microbatching(model, 2).step(batch.chunk(ranks)[rank])
+gradient = torch.cat([p.grad.flatten() for p in model.parameters()])
+if ranks > 1:
+    dist.all_reduce(gradient)
+    gradient /= ranks
+print(json.dumps([result.load_LE.tolist(), result.losses["aux_loss"].item(), gradient.tolist()]))
+"""
+
+
+def test_two_ranks_count_the_whole_batch(built: Built, tokens: Tokens, tmp_path: Path) -> None:
+    """Load and f are summed over ranks: two halves give the load, the term and the mean gradient of the whole."""
+    import dataclasses
+
+    changes = auxiliary("batch", "bias_aux_loss")
+    config = json.dumps(dataclasses.asdict(built(changes).config))
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", RANKS.format(root=str(ROOT)), str(rank), "2", str(tmp_path), config],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    found = [json.loads(rank.communicate(timeout=60)[0].splitlines()[-1]) for rank in ranks]
+    whole, gradient = gradients(built, tokens(8, 10), 1, changes)
+    assert found[0][0] == found[1][0] == whole.load_LE.tolist()
+    assert found[0][1] != found[1][1], "each rank reports its own part of the term"
+    assert np.mean([found[0][1], found[1][1]]) == pytest.approx(float(whole.losses["aux_loss"]), rel=1e-12)
+    np.testing.assert_allclose(found[0][2], gradient.numpy(), rtol=0, atol=1e-12)

@@ -1,0 +1,232 @@
+"""The LightningModule under a real Trainer: the same step as by hand, resumed bit for bit, divergence as a result."""
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from models.config import ModelConfig, OptimConfig
+from models.executor import Microbatching, StepResult
+from models.module import SPIKE_STEPS, Diverged, LanguageModel, evaluate, mean_max_vio
+from models.optim import adamw, lr_ratio
+from models.transformer import Transformer, initialise
+
+Tiny = Callable[..., ModelConfig]
+Tokens = Callable[..., Tensor]
+pytestmark = pytest.mark.filterwarnings("ignore")
+TRAINED_AS_V3 = {
+    "dtype": "float32",
+    "moe.balance.kind": "bias_aux_loss",
+    "moe.balance.scope": "batch",
+    "moe.balance.alpha": 0.01,
+    "moe.balance.update_speed": 0.02,
+}
+
+
+class Stream:
+    """Batch t for t = 0 .. total - 1; resumes at the next one."""
+
+    def __init__(self, tokens: Tokens, total: int) -> None:
+        self.tokens, self.total, self.next = tokens, total, 0
+
+    def __len__(self) -> int:
+        return self.total
+
+    def __iter__(self) -> Iterator[Tensor]:
+        while self.next < self.total:
+            self.next += 1
+            yield self.tokens(8, 10, seed=self.next - 1)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"next": self.next}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.next = state["next"]
+
+
+class SaveAt(lightning.Callback):
+    def __init__(self, step: int, path: Path) -> None:
+        self.step, self.path = step, path
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            trainer.save_checkpoint(self.path)
+
+
+def fit(
+    module: LanguageModel, tokens: Tokens, steps: int, callbacks: list[Any] | None = None, resume: Path | None = None
+) -> LanguageModel:
+    trainer = lightning.Trainer(
+        max_steps=steps,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        gradient_clip_val=module.optim.clip_norm,
+        callbacks=callbacks,
+    )
+    trainer.fit(module, Stream(tokens, steps), ckpt_path=resume, weights_only=True)
+    assert trainer.global_step == steps
+    return module
+
+
+class Scripted:
+    """An executor that reports given losses, and notes the learning rate of each step."""
+
+    def __init__(self, module: LanguageModel, losses: list[float], done: int = 0) -> None:
+        self.module, self.losses, self.done = module, losses, done
+        self.rates: list[float] = []
+
+    def step(self, tokens_BT1: Tensor) -> StepResult:
+        for parameter in self.module.transformer.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        self.rates.append(self.module.trainer.optimizers[0].param_groups[0]["lr"])
+        self.done += 1
+        experts = self.module.transformer.config.moe.n_routed_experts
+        load = torch.ones(len(self.module.transformer.balances()), experts, dtype=torch.int64)
+        return StepResult({"loss": torch.tensor(self.losses[self.done - 1])}, load)
+
+
+def scripted(tiny: Tiny, losses: list[float], total: int | None = None, done: int = 0, **optim: Any) -> LanguageModel:
+    settings = OptimConfig(**({"warmup_fraction": 0.0} | optim))
+    module = LanguageModel(tiny(), settings, total or len(losses), seed=0, spike_nats=1.0)
+    module.executor = Scripted(module, losses, done)
+    return module
+
+
+def test_trainer_takes_the_same_steps_as_a_bare_loop(tiny: Tiny, tokens: Tokens) -> None:
+    """Four steps of four microbatches, bit for bit: clipping, learning rates, and one bias update a step."""
+    optim = OptimConfig(lr=1e-2, warmup_fraction=0.5, clip_norm=0.3)
+    module = fit(LanguageModel(tiny(TRAINED_AS_V3), optim, 4, seed=5, microbatches=4), tokens, 4)
+
+    model = Transformer(tiny(TRAINED_AS_V3))
+    initialise(model, 5, model.config.std)
+    optimizer, executor = adamw(model, optim), Microbatching(model, 4)
+    biases, norms = np.zeros((2, 6)), []
+    for step in range(4):
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-2 * lr_ratio(step, 4, optim)
+        optimizer.zero_grad(set_to_none=True)
+        result = executor.step(tokens(8, 10, seed=step))
+        norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), 0.3)))
+        optimizer.step()
+        load = result.load_LE.numpy()
+        biases += 0.02 * np.sign(load.mean(axis=1, keepdims=True) - load)
+        for balance, load_E in zip(model.balances(), result.load_LE, strict=True):
+            balance.update(load_E)
+    assert min(norms) > 0.3, "every step was clipped"
+    ours, by_hand = module.transformer.state_dict(), model.state_dict()
+    assert [name for name in by_hand if not torch.equal(ours[name], by_hand[name])] == []
+    for balance, expected in zip(module.transformer.balances(), biases, strict=True):
+        np.testing.assert_allclose(balance.bias_E.numpy(), expected, atol=1e-7)  # type: ignore[union-attr, operator]
+    assert module.result is not None and module.result.load_LE.sum(dim=1).tolist() == [8 * 9 * 2] * 2
+
+
+def test_training_learns(tiny: Tiny, tokens: Tokens) -> None:
+    """The same batch 30 times: the loss must fall far below that of guessing, ln 61 = 4.1."""
+    changes = TRAINED_AS_V3 | {"init_std": None}
+    module = LanguageModel(tiny(changes), OptimConfig(lr=2e-2), 30, seed=0, microbatches=2)
+    fit(module, lambda batch, length, seed: tokens(2, length, seed=0), 30)
+    assert module.result is not None and float(module.result.losses["loss"]) < 1.0
+
+
+def test_resume_is_bit_exact(tiny: Tiny, tokens: Tokens, tmp_path: Path) -> None:
+    def fresh(seed: int = 5) -> LanguageModel:
+        return LanguageModel(tiny(TRAINED_AS_V3), OptimConfig(lr=1e-2), 6, seed, microbatches=2)
+
+    whole = fit(fresh(), tokens, 6, [SaveAt(3, tmp_path / "resume.ckpt")])
+    resumed = fit(fresh(seed=6), tokens, 6, resume=tmp_path / "resume.ckpt")
+    ours, undisturbed = resumed.state_dict(), whole.state_dict()
+    assert ours.keys() == undisturbed.keys() and any("bias_E" in name for name in ours)
+    assert [name for name in ours if not torch.equal(ours[name], undisturbed[name])] == []
+    assert resumed.result is not None and whole.result is not None
+    assert torch.equal(resumed.result.losses["loss"], whole.result.losses["loss"])
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_diverges_at_its_step(tiny: Tiny, tokens: Tokens, bad: float) -> None:
+    module = scripted(tiny, [4.0, 3.0, bad, 3.0])
+    before = [p.detach().clone() for p in module.transformer.parameters()]
+    with pytest.raises(Diverged, match="not finite at step 3") as caught:
+        fit(module, tokens, 4)
+    assert caught.value.step == 3 and all(torch.isfinite(p).all() for p in module.transformer.parameters())
+    assert len(before) == len(list(module.transformer.parameters()))
+
+
+@pytest.mark.parametrize(
+    ("losses", "warmup", "diverges_at"),
+    [
+        ([4, 3, 4.1, 4.1, 4.1, 3], 0.0, 5),
+        ([4, 3, 3.9, 3.9, 3.9, 3.9], 0.0, None),  # within the limit of 1 nat above the least
+        ([4, 3, 9, 9, 3, 9, 9, 3], 0.0, None),  # never three in a row
+        ([4, 3, 9, 9, 9, 9, 3, 3, 3, 3], 0.6, None),  # the warmup may spike
+        ([4, 3, 3, 3, 3, 3, 9, 9, 9, 3], 0.6, 9),
+    ],
+)
+def test_spike_rule(tiny: Tiny, tokens: Tokens, losses: list[float], warmup: float, diverges_at: int | None) -> None:
+    assert SPIKE_STEPS == 3
+    module = scripted(tiny, losses, warmup_fraction=warmup)
+    if diverges_at is None:
+        fit(module, tokens, len(losses))
+        return
+    with pytest.raises(Diverged) as caught:
+        fit(module, tokens, len(losses))
+    assert caught.value.step == diverges_at
+
+
+def test_spike_watch_survives_a_resume(tiny: Tiny, tokens: Tokens, tmp_path: Path) -> None:
+    """Two high losses before the interruption, the third after it, against a minimum from before it."""
+    losses = [3.0, 9.0, 9.0, 9.0]
+    path = tmp_path / "resume.ckpt"
+    with pytest.raises(Diverged):
+        fit(scripted(tiny, losses), tokens, 4, [SaveAt(3, path)])
+    with pytest.raises(Diverged) as caught:
+        fit(scripted(tiny, losses, done=3), tokens, 4, resume=path)
+    assert caught.value.step == 4
+
+
+def test_each_step_uses_its_own_learning_rate(tiny: Tiny, tokens: Tokens) -> None:
+    optim = {"lr": 0.01, "warmup_fraction": 0.25, "schedule": "wsd", "decay_fraction": 0.5, "final_lr_ratio": 0.2}
+    module = fit(scripted(tiny, [3.0] * 8, **optim), tokens, 8)
+    expected = [0.005, 0.01, 0.01, 0.01, 0.01, 0.008, 0.006, 0.004]
+    assert isinstance(module.executor, Scripted) and module.executor.rates == pytest.approx(expected)
+
+
+def test_evaluate_is_the_loop_by_hand(tiny: Tiny, tokens: Tokens) -> None:
+    """Batches of unequal size: a mean of means would weigh their tokens unequally."""
+    config = tiny({"moe.balance.kind": "bias", "moe.top_k": 3})
+    model = Transformer(config)
+    initialise(model, 0, config.std)
+    batches = [tokens(4, 10), tokens(4, 10, seed=1), tokens(1, 6, seed=2)]
+    total, count, loads, entropy = 0.0, 0, np.zeros((2, 6), dtype=int), np.zeros(2)
+    for batch in batches:
+        with torch.no_grad():
+            output = model(batch[:, :-1])
+        logits = output.logits.numpy()
+        log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        for row, targets in zip(log_p, batch[:, 1:].numpy(), strict=True):
+            for position, target in enumerate(targets):
+                total -= row[position, target]
+                count += 1
+        for layer, routing in enumerate(output.routings):
+            loads[layer] += np.bincount(routing.experts_NK.numpy().ravel(), minlength=6)
+            p = routing.scores_BTE.numpy() / routing.scores_BTE.numpy().sum(-1, keepdims=True)
+            entropy[layer] -= (p * np.log(p)).sum()
+    found = evaluate(model.train(), iter(batches))
+    assert found[:2] == (pytest.approx(total, rel=1e-12), count) and count == 9 * 8 + 5
+    assert found[2].tolist() == loads.tolist()
+    np.testing.assert_allclose(found[3].numpy(), entropy, rtol=1e-12)
+    assert 0 < found[3].max() / count <= math.log(6)
+    assert model.training and all(p.grad is None for p in model.parameters())
+    assert mean_max_vio(found[2]) == pytest.approx(np.mean(loads.max(1) / loads.mean(1) - 1))
+
+
+def test_a_model_without_experts_has_max_vio_zero() -> None:
+    assert mean_max_vio(torch.zeros(0, 6)) == 0.0
