@@ -297,7 +297,8 @@ def _verdicts(
             family[claim.arm, against],
             control=_nonempty(family.get((named.get("control", ""), baseline))),
             aa=_nonempty(family.get((named.get("aa", ""), baseline))),
-            mistuning=_mistuning([arms[claim.arm], arms[against]], searched),
+            # The bound is in nats of search loss: it says nothing about how well a load is balanced.
+            mistuning=_mistuning([arms[claim.arm], arms[against]], searched) if claim.metric == "loss" else None,
             diverged=len(arms[claim.arm].of_status("diverged")),
             trials=len(arms[claim.arm].seeds),
         )

@@ -33,8 +33,8 @@ class Router(nn.Module):
 
 
 ROW_MULTIPLE = 32
-"""On CPU in BF16, oneDNN compiles a kernel for every new number of rows, and routing makes new ones all the time: a third
-of a trial's time, and a gigabyte of kernels. Groups rounded up to a multiple need a few dozen of them."""
+"""On CPU in BF16, oneDNN compiles a kernel for every new number of rows, and routing makes new ones all the time: a
+third of a trial's time, and a gigabyte of kernels. Groups rounded up to a multiple need a few dozen of them."""
 
 
 class Experts(Weights):
