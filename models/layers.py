@@ -29,7 +29,8 @@ class Weights(nn.Module):
         if self._cast is None:
             return master.to(dtype)
         if name not in self._cast:
-            self._cast[name] = master.to(dtype)
+            with torch.enable_grad():  # a counting pass may come first, and must not leave a cast without a gradient
+                self._cast[name] = master.to(dtype)
         return self._cast[name]
 
 
