@@ -54,7 +54,10 @@ class Conductor:
         self.plan, self.command = plan, command
         self.runs = Path(plan.config.runs_dir).absolute()
         self.folder = self.runs / plan.sweep.name / plan.config.scale
-        self.published = results_dir(plan.config)
+        published = results_dir(plan.config) / plan.sweep.name / plan.config.scale
+        manifest = published / "manifest.json"
+        partial = manifest.is_file() and read_json(manifest).get("partial") is True
+        self.unfinished = published / "records" if partial else None
         self.fingerprints: dict[str, dict[str, Any]] = {}
         self.state: dict[str, Any] = {}
         self.progress: Progress
@@ -97,6 +100,8 @@ class Conductor:
     @contextlib.contextmanager
     def _started_pool(self) -> Iterator[Pool]:
         variables = {**thread_environment(self.plan.config.train.threads), **MALLOC, **QUIET}
+        # Tables wait for `wandb sync` beside the offline runs, not in the user's home.
+        variables |= {"WANDB_DATA_DIR": os.environ.get("WANDB_DATA_DIR", str(self.runs / "wandb"))}
         # Where the user has not said otherwise: no look-ups at a hub for tasks that need none.
         if all(task.startswith("python_") for task in self.plan.config.eval.tasks):
             variables |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
@@ -308,10 +313,10 @@ class Conductor:
         return records
 
     def _record(self, id: str) -> Record | None:
-        """A finished trial's record, of this machine or published. A failed one is tried again."""
+        """A finished trial's record: of this machine, or of a sweep that was published unfinished and goes on here. (A
+        finished published result is there to be checked, so its trials do run again.) A failed one is tried again."""
         mine = self.runs / "trials" / id / "record.json"
-        shared = self.published / self.plan.sweep.name / self.plan.config.scale / "records" / f"{id}.json"
-        for path in (mine, shared):
+        for path in (mine, self.unfinished / f"{id}.json") if self.unfinished else (mine,):
             if path.is_file():
                 record = read_record(path)
                 if record.status != "failed":

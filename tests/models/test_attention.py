@@ -45,7 +45,7 @@ def test_mla_is_transformers_deepseek_v3_attention(tiny: Tiny, q_lora_rank: int 
         qk_nope_head_dim=a.qk_nope_head_dim,
         qk_rope_head_dim=a.qk_rope_head_dim,
         v_head_dim=a.v_head_dim,
-        attn_implementation="eager",
+        attn_implementation="eager",  # type: ignore[call-arg]
     )
     ours = filled(MultiHeadLatentAttention(config)).double()
     theirs = DeepseekV3Attention(theirs_config, 0).double()
@@ -97,13 +97,13 @@ def test_attention_reads_the_past_unless_told_to_leak(tiny: Tiny, kind: str) -> 
 def test_attend_is_scaled_dot_product_attention_at_every_length(length: int, causal: bool) -> None:
     """Forward and gradients; short and long sequences take different ways on a CPU. Values narrower than keys."""
     generator = torch.Generator().manual_seed(0)
-    tensors = [
+    q, k, v = tensors = [
         torch.randn(1, length, 2, width, generator=generator, dtype=torch.float64).requires_grad_()
         for width in (10, 10, 6)
     ]
-    out = attend(*tensors, scale=0.37, causal=causal)
-    q, k, v = (x.transpose(1, 2) for x in tensors)
+    out = attend(q, k, v, 0.37, causal)
     mask = torch.full((length, length), float("-inf"), dtype=torch.float64).triu(1) if causal else None
+    q, k, v = (x.transpose(1, 2) for x in tensors)
     expected = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=0.37).transpose(1, 2)
     cotangent = torch.randn(out.shape, generator=generator, dtype=torch.float64)
     torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)
@@ -119,6 +119,6 @@ def test_both_ways_agree_in_bf16_as_far_as_bf16_goes() -> None:
     q, k, v = (torch.randn(1, 640, 2, 16, generator=generator).bfloat16() for _ in range(3))
     long = attend(q, k, v, 0.25)[:, :64].double()
     short = attend(q[:, :64], k[:, :64], v[:, :64], 0.25).double()
-    exact = attend(*(x[:, :64].double() for x in (q, k, v)), 0.25)
+    exact = attend(q[:, :64].double(), k[:, :64].double(), v[:, :64].double(), 0.25)
     for out in (long, short):
         assert float((out - exact).norm() / exact.norm()) < 2**-7

@@ -26,6 +26,7 @@ Tiny = Callable[..., ModelConfig]
         ({"attention.kind": "mha", "attention.head_dim": 7}, "model.attention.head_dim=7: .*even"),
         ({"moe.balance.alpha": -1.0}, "model.moe.balance.alpha=-1"),
         ({"moe.balance.update_speed": -0.1}, "model.moe.balance.update_speed=-0.1"),
+        ({"moe.balance.alpha": float("nan")}, "model.moe.balance.alpha=nan"),
         ({"moe.backend": "grouped_mm"}, "model.moe.backend=grouped_mm: .*loop"),
         ({"moe.n_shared_experts": -1}, "model.moe.n_shared_experts=-1"),
         ({"attention.kv_lora_rank": 0}, "model.attention.kv_lora_rank=0"),

@@ -23,7 +23,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(params=SHAPES.values(), ids=SHAPES.keys())
+@pytest.fixture(params=list(SHAPES.values()), ids=list(SHAPES))
 def model(request: pytest.FixtureRequest, built: Built) -> Transformer:
     """Experts many enough that forgetting the router would show."""
     return built({"d_model": 48, "moe.n_routed_experts": 40, "moe.moe_intermediate_size": 24} | request.param)

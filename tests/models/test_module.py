@@ -192,7 +192,13 @@ def test_spike_watch_survives_a_resume(tiny: Tiny, tokens: Tokens, tmp_path: Pat
 
 
 def test_each_step_uses_its_own_learning_rate(tiny: Tiny, tokens: Tokens) -> None:
-    optim = {"lr": 0.01, "warmup_fraction": 0.25, "schedule": "wsd", "decay_fraction": 0.5, "final_lr_ratio": 0.2}
+    optim: dict[str, Any] = {
+        "lr": 0.01,
+        "warmup_fraction": 0.25,
+        "schedule": "wsd",
+        "decay_fraction": 0.5,
+        "final_lr_ratio": 0.2,
+    }
     module = fit(scripted(tiny, [3.0] * 8, **optim), tokens, 8)
     expected = [0.005, 0.01, 0.01, 0.01, 0.01, 0.008, 0.006, 0.004]
     assert isinstance(module.executor, Scripted) and module.executor.rates == pytest.approx(expected)
@@ -219,7 +225,7 @@ def test_evaluate_is_the_loop_by_hand(tiny: Tiny, tokens: Tokens) -> None:
             p = routing.scores_BTE.numpy() / routing.scores_BTE.numpy().sum(-1, keepdims=True)
             entropy[layer] -= (p * np.log(p)).sum()
     found = evaluate(model.train(), iter(batches))
-    assert found[:2] == (pytest.approx(total, rel=1e-12), count) and count == 9 * 8 + 5
+    assert found[0] == pytest.approx(total, rel=1e-12) and found[1] == count == 9 * 8 + 5
     assert found[2].tolist() == loads.tolist()
     np.testing.assert_allclose(found[3].numpy(), entropy, rtol=1e-12)
     assert 0 < found[3].max() / count <= math.log(6)

@@ -46,7 +46,7 @@ def in_transformers(model: Transformer) -> torch.nn.Module:
             rope_parameters={"rope_type": "default", "rope_theta": a.rope_theta},
             rms_norm_eps=c.norm_eps,
             num_mtp_layers=0,
-            attn_implementation="eager",
+            attn_implementation="eager",  # type: ignore[call-arg]
         )
     )
     state = model.state_dict()
