@@ -35,9 +35,11 @@ def load_checkpoint(path: Path, device: str = "cpu") -> tuple[Transformer, dict[
             raise ConfigError(f"checkpoint={path}: {file.name} is missing; name a folder with {file.name} in it")
     try:
         extra = json.loads(config_path.read_text())
+        if extra["format"] != FORMAT:
+            raise ConfigError(f"checkpoint={path}: format={extra['format']}: this version reads format {FORMAT}")
         config = build(ModelConfig, extra["model"], "model")
         tensors = load_file(weights_path)
-    except (json.JSONDecodeError, KeyError, TypeError, SafetensorError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, SafetensorError) as error:
         raise ConfigError(f"checkpoint={path}: unreadable ({error}); it is truncated or not ours") from error
     model = Transformer(config)
     try:

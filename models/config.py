@@ -131,6 +131,13 @@ def validate(config: ModelConfig) -> None:
         "model.moe.top_k": m.top_k,
         "model.moe.moe_intermediate_size": m.moe_intermediate_size,
     }
+    if a.kind == "mla":
+        positive |= {
+            "model.attention.kv_lora_rank": a.kv_lora_rank,
+            "model.attention.v_head_dim": a.v_head_dim,
+            "model.attention.qk_nope_head_dim": a.qk_nope_head_dim,
+            "model.attention.q_lora_rank": 1 if a.q_lora_rank is None else a.q_lora_rank,
+        }
     for key, value in positive.items():
         if value < 1:
             raise ConfigError(f"{key}={value}: must be at least 1")
@@ -147,9 +154,11 @@ def validate(config: ModelConfig) -> None:
     rope_dim = getattr(a, rope_key)
     if rope_dim < 2 or rope_dim % 2:
         raise ConfigError(f"model.attention.{rope_key}={rope_dim}: RoPE rotates pairs, so it must be even")
-    if m.balance.alpha < 0:
+    if m.n_shared_experts < 0:
+        raise ConfigError(f"model.moe.n_shared_experts={m.n_shared_experts}: must not be negative")
+    if not m.balance.alpha >= 0:
         raise ConfigError(f"model.moe.balance.alpha={m.balance.alpha}: must not be negative")
-    if m.balance.update_speed < 0:
+    if not m.balance.update_speed >= 0:
         raise ConfigError(f"model.moe.balance.update_speed={m.balance.update_speed}: must not be negative")
     if m.backend == "grouped_mm" and config.dtype == "float64":
         raise ConfigError("model.moe.backend=grouped_mm: has no FP64 kernel; use model.moe.backend=loop")
@@ -166,6 +175,8 @@ def build(cls: type[T], values: Mapping[str, Any], at: str = "") -> T:
 
     Raises ConfigError on an unknown key, a wrong type, or a value outside a Literal. `at` is the key of the whole.
     """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{at or cls.__name__}={values}: expected a group of keys")
     hints = typing.get_type_hints(cls)
     known = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
     arguments = {}
@@ -180,8 +191,6 @@ def build(cls: type[T], values: Mapping[str, Any], at: str = "") -> T:
 def _checked(hint: Any, value: Any, path: str) -> Any:
     """`value` as `hint` wants it, or ConfigError."""
     if dataclasses.is_dataclass(hint):
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{path}={value}: expected a group of keys")
         return build(typing.cast(type, hint), value, path)
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:

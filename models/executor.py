@@ -91,8 +91,8 @@ class Microbatching:
                     counts.append(count)
         shares = []
         for count in counts:
-            count = all_ranks(count)
-            shares.append((count * (len(count) / count.sum())).float())
+            count = all_ranks(count).double()
+            shares.append((count * len(count) / count.sum()).to(self.model.lm_head.weight.dtype))
         return shares
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from models.attention import build_attention
 from models.balance import Balance, Routing
-from models.config import ModelConfig, validate
+from models.config import ConfigError, ModelConfig, validate
 from models.layers import Embedding, Linear, RMSNorm, SwiGLU
 from models.moe import MoE
 from models.rope import rope_angles
@@ -59,7 +59,7 @@ class Transformer(nn.Module):
         super().__init__()
         validate(config)
         if config.dtype == "auto":
-            raise ValueError("model.dtype=auto must be resolved (models.transformer.resolve_dtype) before building")
+            raise ConfigError("model.dtype=auto: must be resolved (models.transformer.resolve_dtype) before building")
         self.config = config
         self.dtype: torch.dtype = getattr(torch, config.dtype)
         self.causal = True
@@ -83,7 +83,8 @@ class Transformer(nn.Module):
         dim = a.qk_rope_head_dim if a.kind == "mla" else a.head_dim
         key = (tokens_BT.shape[1], tokens_BT.device)
         if getattr(self, "_angles_key", None) != key:
-            self._angles_key, self._angles_value = key, rope_angles(key[0], dim, a.rope_theta, self.dtype, key[1])
+            with torch.inference_mode(False):  # inference tensors could not be kept for a later backward
+                self._angles_key, self._angles_value = key, rope_angles(key[0], dim, a.rope_theta, self.dtype, key[1])
         return self._angles_value
 
     def balances(self) -> list[Balance]:

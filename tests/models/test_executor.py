@@ -132,6 +132,38 @@ def test_load_counts_every_assignment_once(
     assert result.load_LE.sum(dim=1).tolist() == [N * K] * LAYERS
 
 
+def test_counting_pass_counts_the_unbiased_choices(built: Built, tokens: Tokens) -> None:
+    """f of the whole batch, also where a bias sends every token to the same experts (eq. 18 knows no bias)."""
+    batch = tokens(8, 10)
+    model = built(auxiliary("batch", "bias_aux_loss"))
+    for balance in model.balances():
+        balance.bias_E += torch.tensor([5.0, 0, 0, 5.0, 0, 0])  # type: ignore[operator]
+    with torch.no_grad():
+        scores = [r.scores_BTE.flatten(0, 1).numpy() for r in model(batch[:, :-1]).routings]
+    expected = 0.0
+    for s in scores:
+        share = np.bincount(np.argsort(-s, axis=1)[:, :K].ravel(), minlength=6) * 6 / (N * K)
+        expected += 0.5 * float(share @ (s / s.sum(axis=1, keepdims=True)).mean(axis=0))
+    result = Microbatching(model, 4).step(batch)
+    assert result.load_LE.tolist() == [[N, 0, 0, N, 0, 0]] * LAYERS
+    assert float(result.losses["aux_loss"]) == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_step_casts_its_weights_once(built: Built, tokens: Tokens) -> None:
+    """Seen from outside: masters that change after the first microbatch are not read again in this step."""
+    batch = tokens(8, 10)
+    model = built({"dtype": "bfloat16"})
+    whole = Microbatching(model, 4).step(batch).losses["loss"]
+
+    def scaled(*_: object) -> None:
+        model.lm_head.weight.data.mul_(2)
+
+    hook = model.register_forward_hook(scaled)
+    assert torch.equal(Microbatching(model, 4).step(batch).losses["loss"], whole)
+    hook.remove()
+    assert not torch.equal(Microbatching(model, 4).step(batch).losses["loss"], whole), "the next step reads them"
+
+
 def test_batch_that_does_not_divide_is_refused(built: Built, tokens: Tokens) -> None:
     with pytest.raises(ValueError, match="8 sequences do not divide into 3"):
         Microbatching(built(), 3).step(tokens(8, 10))
@@ -172,13 +204,24 @@ ON = {
 }
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("changes", ON.values(), ids=ON.keys())
-def test_a_strategy_of_strength_zero_is_none_bit_for_bit(built: Built, tokens: Tokens, changes: dict[str, Any]) -> None:
-    none_losses, none = trained(built, tokens, {KIND: "none"}, steps=3)
-    losses, off = trained(built, tokens, changes | {ALPHA: 0.0, SPEED: 0.0}, steps=3)
+def test_a_strategy_of_strength_zero_is_none_bit_for_bit(
+    built: Built, tokens: Tokens, changes: dict[str, Any], dtype: str
+) -> None:
+    none_losses, none = trained(built, tokens, {KIND: "none", "dtype": dtype})
+    losses, off = trained(built, tokens, changes | {ALPHA: 0.0, SPEED: 0.0, "dtype": dtype})
     assert losses == none_losses and equal_bits(off, none)
-    _, on = trained(built, tokens, changes, steps=3)
+    _, on = trained(built, tokens, changes | {"dtype": dtype})
     assert not equal_bits(on, none)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_every_parameter_gets_a_gradient_also_after_a_counting_pass(built: Built, tokens: Tokens, dtype: str) -> None:
+    model = built(auxiliary("batch", "bias_aux_loss") | {"dtype": dtype})
+    Microbatching(model, 2).step(tokens(8, 10))
+    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+    assert {p.grad.dtype for p in model.parameters() if p.grad is not None} == {torch.float32}
 
 
 def test_arms_differ_from_one_another(built: Built, tokens: Tokens) -> None:

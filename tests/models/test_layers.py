@@ -108,6 +108,18 @@ def test_inside_cast_once_a_matrix_is_cast_only_once(generator: torch.Generator)
         assert torch.equal(linear(x), 2 * first)
 
 
+def test_a_look_without_gradient_takes_no_gradient_away(generator: torch.Generator) -> None:
+    """A counting pass reads the weights first; the cast that it leaves must still lead to the master."""
+    linear = Linear(8, 8)
+    torch.nn.init.normal_(linear.weight, 0, 1, generator)
+    x = torch.randn(4, 8, generator=generator).bfloat16()
+    with cast_once(linear):
+        with torch.no_grad():
+            linear(x)
+        linear(x).sum().backward()
+    assert linear.weight.grad is not None and linear.weight.grad.any()
+
+
 def test_gradients_add_up_in_fp32(generator: torch.Generator) -> None:
     """300 equal gradients add up to 300 times one of them; summed in BF16 they would stall near the 2^8th."""
     linear = Linear(8, 8)

@@ -80,7 +80,8 @@ def test_logits_are_those_of_transformers_deepseek_v3(
     with torch.no_grad():
         ours, theirs = model(batch).logits, in_transformers(model)(batch).logits
     assert float(theirs.std()) > 1
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-5)  # found: 4e-6 to 7e-6, by instruction set
+    assert float((ours - theirs).norm() / theirs.norm()) < 3e-6
 
 
 @pytest.mark.parametrize("kind", ["mla", "mha"])
@@ -142,6 +143,7 @@ def test_perturbation_moves_each_value_by_about_that_much(built: Built) -> None:
     for name, parameter in model.named_parameters():
         relative = parameter.detach() / plain[name] - 1
         assert 0.7e-6 < float(relative.pow(2).mean().sqrt()) < 1.4e-6, name
+        assert float(relative.min()) < 0 < float(relative.max()), f"{name}: each value on its own, not a new scale"
 
 
 def test_dtype_auto_is_resolved_before_building(built: Built) -> None:
@@ -160,6 +162,15 @@ def test_compute_type_reaches_the_logits_and_leaves_the_masters(built: Built, to
         wide = torch.float64 if name == "float64" else torch.float32
         assert {p.dtype for p in model.parameters()} == {wide}
         assert {r.scores_BTE.dtype for r in output.routings} == {wide} == {r.gates_NK.dtype for r in output.routings}
+
+
+@pytest.mark.parametrize("kind", ["mla", "mha"])
+def test_a_model_used_for_inference_first_still_trains(built: Built, tokens: Tokens, kind: str) -> None:
+    """What it keeps between calls (angles, masks) must not be made of inference tensors."""
+    model = built({"attention.kind": kind, "attention.qk_rope_head_dim": 4, "attention.head_dim": 4})
+    with torch.inference_mode():
+        model(tokens(1, 23))
+    model(tokens(1, 23)).logits.sum().backward()
 
 
 GOLDEN = {
