@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("quick_holm")
 
 
 def load(runs: Path, published: Path | None = None) -> Result:
-    return load_result(runs, "moe_balance", "smoke", published)
+    return load_result(runs, "toy", "smoke", published)
 
 
 def searched(pool: Any) -> list[tuple[str, int]]:
@@ -51,7 +51,7 @@ def test_search_then_confirmation_on_other_seeds_and_another_split(conduct, pool
             assert keys["optim"]["lr"] == 0.005
             strength = "update_speed" if arm == "bias" else "alpha"
             assert keys["model"]["moe"]["balance"][strength] == chosen[arm][f"model.moe.balance.{strength}"]
-    state = read_json(runs / "moe_balance/smoke/trials.json")
+    state = read_json(runs / "toy/smoke/trials.json")
     assert state == conductor.state
     assert len(state["search"]) == 8
     assert (
@@ -83,12 +83,12 @@ def test_an_optimum_on_the_edge_widens_the_rates_for_all_arms_twice_at_most(cond
 def test_finished_trials_never_run_again_and_the_plan_stays_as_it_was(conduct, pool, runs):
     first = conduct(*FRESH)
     files = {p: p.stat().st_mtime_ns for p in runs.glob("trials/*/record.json")}
-    plan = (runs / "moe_balance/smoke/plan.json").read_bytes()
+    plan = (runs / "toy/smoke/plan.json").read_bytes()
     pool.ran.clear()
     second = conduct(*FRESH)
     assert pool.ran == {}, "nothing at all: guards and speed are known too"
     assert {p: p.stat().st_mtime_ns for p in runs.glob("trials/*/record.json")} == files
-    assert (runs / "moe_balance/smoke/plan.json").read_bytes() == plan
+    assert (runs / "toy/smoke/plan.json").read_bytes() == plan
     assert second.state["deviations"] == first.state["deviations"]
     assert second.state["chosen"] == first.state["chosen"]
     assert second.state["minutes"] > first.state["minutes"]
@@ -116,7 +116,7 @@ def test_an_interrupted_sweep_goes_on_where_it_was(conduct, pool, runs):
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             conduct(*FRESH)
-        assert read_json(runs / "moe_balance/smoke/trials.json")["minutes"] > 0
+        assert read_json(runs / "toy/smoke/trials.json")["minutes"] > 0
     state = conduct(*FRESH).state
     assert len(calls) == 16 + 2
     assert len(state["confirm"]) == len(load(runs).all_records) == 8
@@ -133,7 +133,7 @@ def test_a_plan_changed_after_trials_is_a_deviation_before_them_it_is_not(conduc
     state = conduct(*FRESH, "seeds=2").state
     note = "the plan was changed after trials had run under another: seeds"
     assert state["deviations"].count(note) == 1
-    assert read_json(runs / "moe_balance/smoke/plan.json")["seeds"] == [0, 1]
+    assert read_json(runs / "toy/smoke/plan.json")["seeds"] == [0, 1]
     assert note in load(runs).deviations
 
 
@@ -152,20 +152,23 @@ def test_a_plan_changed_amid_its_search_is_a_deviation(conduct, pool):
     assert [d for d in conduct(*FRESH, "seeds=3").state["deviations"] if "changed after trials had run" in d]
 
 
-def test_published_records_of_the_same_trials_count_as_done(conduct, pool, runs, tmp_path):
+@pytest.mark.parametrize("partial", [True, False])
+def test_records_of_a_sweep_that_was_published_unfinished_count_as_done(conduct, pool, runs, tmp_path, partial):
     first = conduct(*FRESH)
-    published = tmp_path / "results/moe_balance/smoke/records"
+    published = tmp_path / "results/toy/smoke/records"
     published.mkdir(parents=True)
     for folder in (runs / "trials").iterdir():
         shutil.copy(folder / "record.json", published / f"{folder.name}.json")
+    (published.parent / "manifest.json").write_text(json.dumps({"partial": partial}))
+    (published / f"{first.state['confirm'][0]['id']}.json").unlink()
     shutil.rmtree(runs / "trials")
     pool.ran.clear()
     second = conduct(*FRESH)
-    assert "trial" not in pool.ran
+    assert len(searched(pool)) == (0 if partial else 8)
+    assert len(confirmed(pool)) == (1 if partial else 8), "a finished result is there to be checked"
     assert second.state["chosen"] == first.state["chosen"]
     assert second.state["search"] == first.state["search"]
-    result = load(runs, published)
-    assert len(result.all_records) == 8
+    assert len(load(runs, published).all_records) == 8
 
 
 def test_a_diverged_trial_is_counted_and_the_sweep_goes_on(conduct, pool, runs):
@@ -261,12 +264,11 @@ def test_a_guard_that_cannot_run_has_not_passed(conduct, pool, kind):
 
 
 def test_an_unequal_arm_is_stopped_by_its_budget(conduct, pool, tmp_path):
-    text = (Path(__file__).parents[2] / "sweeps/moe_balance.yaml").read_text()
+    text = (Path(__file__).parent / "sweeps/toy.yaml").read_text()
+    kind = "      model.moe.balance.kind: bias\n"
+    assert kind in text
     (tmp_path / "sweeps").mkdir()
-    unequal = text.replace(
-        "      model.moe.balance.kind: bias\n", "      model.moe.balance.kind: bias\n      model.n_layers: 3\n", 1
-    )
-    (tmp_path / "sweeps/unequal.yaml").write_text(unequal)
+    (tmp_path / "sweeps/unequal.yaml").write_text(text.replace(kind, kind + "      model.n_layers: 3\n"))
     with pytest.raises(GuardFailed, match="bias: budget: total_params, active_params, flops_per_token not within 0"):
         conduct(*FRESH, "sweep=unequal", f"sweeps_dir={tmp_path / 'sweeps'}")
     assert "trial" not in pool.ran

@@ -391,7 +391,7 @@ def test_typed_trial_holds_what_the_keys_say() -> None:
     keys = with_overrides(trial_keys(compose(MOE)), {"train.token_fraction": 0.5}, "here")
     trial = typed_trial(keys)
     assert {group: dataclasses.asdict(getattr(trial, group)) for group in keys} == keys
-    assert (trial.tokens, trial.tokens_per_step) == (307_200, 2048)
+    assert (trial.tokens, trial.tokens_per_step, trial.steps) == (256_000, 2048, 125)
 
 
 def test_composing_changes_nothing_but_what_is_named() -> None:
@@ -413,9 +413,9 @@ def test_config_yaml_reads_back() -> None:
 def test_thinning_keeps_neighbours_from_the_middle() -> None:
     sweep = compose(MOE).sweep
     one = sweepfile.thinned(sweep, 1, 1)
-    assert one.search.keys == {"optim.lr": [0.005]} and one.search.seeds == [1000]
+    assert one.search.keys == {"optim.lr": [0.0035]} and one.search.seeds == [1000]
     assert one.arms["bias"].search == {"model.moe.balance.update_speed": [0.01]}
-    assert sweepfile.thinned(sweep, 2, None).search.keys == {"optim.lr": [0.0025, 0.005]}
+    assert sweepfile.thinned(sweep, 2, None).search.keys == {"optim.lr": [0.0025, 0.0035]}
     assert sweepfile.thinned(sweep, None, None) == sweepfile.thinned(sweep, 9, 9) == sweep
     sweepfile.check_sweep(one)
 

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +16,7 @@ import ablations.trial as trial
 from ablations.guards import GuardResult, arm_guards, budget, causality, determinism, isolation, separation, start
 from ablations.plan import config_guards
 from ablations.trial import build_model, open_data
-from ablations.trialkeys import TrialKeys, typed_trial
+from ablations.trialkeys import TrialKeys
 from models.cost import Cost
 from models.transformer import Output, Transformer, initialise
 
@@ -106,7 +107,14 @@ def test_a_leaking_model_ends_the_command_before_anything_is_trained(pool, runs,
 
     pool.kinds.update({"guards": jobs.guards, "data_guard": jobs.data_guard})
     monkeypatch.setattr(guards, "Transformer", Leaking)
-    words = ["sweep=moe_balance", "scale=smoke", "arms=bias", "eval.tasks=[]", "launch.progress=none"]
+    words = [
+        "sweep=toy",
+        f"sweeps_dir={Path(__file__).parent / 'sweeps'}",
+        "scale=smoke",
+        "arms=bias",
+        "eval.tasks=[]",
+        "launch.progress=none",
+    ]
     assert run.main([*words, f"runs_dir={runs}", f"results_dir={runs / 'none'}", "track.mode=disabled"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: guards: aux_loss: causality: later tokens change earlier logits")
@@ -114,7 +122,7 @@ def test_a_leaking_model_ends_the_command_before_anything_is_trained(pool, runs,
     assert error.count("\n") == 1
     assert "trial" not in pool.ran
     assert not (runs / "trials").exists()
-    assert not (runs / "moe_balance/smoke/table.csv").exists()
+    assert not (runs / "toy/smoke/table.csv").exists()
 
 
 def test_start_stops_a_dead_parameter(keys, data):

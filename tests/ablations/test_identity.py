@@ -98,10 +98,11 @@ def test_every_key_of_a_trial_counts(plan):
 def test_seed_data_and_versions_count(plan, monkeypatch):
     keys = plan().baseline.keys
     ids = {trial_id(keys, 0, DATA), trial_id(keys, 1, DATA), trial_id(keys, 0, {"text_sha256": "abd"})}
+    known = identity.bits()
     for name in ("torch", "instruction_set", "python"):
-        monkeypatch.setattr(identity, "bits", lambda name=name, known=identity.bits(): {**known, name: "other"})
-        ids.add(trial_id(keys, 0, DATA))
-        monkeypatch.undo()
+        with monkeypatch.context() as patch:
+            patch.setattr(identity, "bits", lambda name=name: {**known, name: "other"})
+            ids.add(trial_id(keys, 0, DATA))
     monkeypatch.setattr(identity, "code_hash", lambda: "other")
     assert len(ids | {trial_id(keys, 0, DATA)}) == 7
 

@@ -110,16 +110,14 @@ def test_a_point_is_the_mean_over_its_seeds_unless_one_diverged():
 
 
 @pytest.mark.parametrize(
-    ("edges", "rates"),
-    [
-        ([None, "low"], [0.00125, *RATES]),
-        (["high", None], [*RATES, 0.02]),
-        (["high", "low"], [0.00125, *RATES, 0.02]),
-    ],
+    ("edges", "low", "high"),
+    [([None, "low"], [0.001], []), (["high", None], [], [0.006]), (["high", "low"], [0.001], [0.006])],
 )
-def test_widening_keeps_the_ratio_and_serves_all_arms(edges, rates):
+def test_widening_keeps_the_ratio_of_the_outermost_and_serves_all_arms(edges, low, high):
     choices = {f"arm{i}": Choice({}, None, edge) for i, edge in enumerate(edges)}
-    assert widened({RATE: RATES, "optim.eps": [1e-8]}, choices) == {RATE: rates, "optim.eps": [1e-8]}
+    shared = {RATE: [0.0015, 0.00225, 0.003, 0.00425], "optim.eps": [1e-8]}
+    high = [pytest.approx(0.00425**2 / 0.003, rel=1e-4)] if high else []
+    assert widened(shared, choices) == {RATE: [*low, *shared[RATE], *high], "optim.eps": [1e-8]}
 
 
 def test_nothing_to_widen():

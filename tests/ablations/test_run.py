@@ -1,0 +1,380 @@
+"""The whole command: what it says, what it refuses, how it stops, and that a kill changes nothing in the table."""
+
+import contextlib
+import gzip
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ablations import run
+from ablations.files import read_json
+from ablations.home import ROOT
+from ablations.launch import single_owner
+
+HERE = Path(__file__).parent
+USUAL = {"sweep": "toy", "sweeps_dir": str(HERE / "sweeps"), "scale": "smoke", "arms": "bias", "eval.tasks": "[]"}
+USUAL |= {"track.mode": "disabled", "launch.progress": "none", "launch.workers": "1"}
+
+
+def words(runs: Path, *own: str) -> list[str]:
+    """The usual words, and a test's own in their place."""
+    changed = dict(word.split("=", 1) for word in own)
+    given = USUAL | {"runs_dir": str(runs), "results_dir": str(runs.parent / "results")} | changed
+    return [f"{key}={value}" for key, value in given.items()]
+
+
+def tree(folder: Path) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*"))
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
+    end = time.monotonic() + seconds
+    while not (met := condition()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.002)
+    return met
+
+
+def is_alive(pid: int) -> bool:
+    """Zombies are dead."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def workers_of(scheduler: int) -> list[int]:
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, IndexError):
+            parent = int((place / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == scheduler and b"ablations.worker" in (place / "cmdline").read_bytes():
+                found.append(int(place.name))
+    return found
+
+
+# --- what it says
+
+
+def test_help_and_the_composed_keys(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run.main(["--help"]) == 0
+    assert "python -m ablations.run" in capsys.readouterr().out
+    assert run.main(["sweep=moe_balance", "--cfg", "job", "optim.lr=0.007"]) == 0
+    out = capsys.readouterr().out
+    assert "lr: 0.007" in out and "n_routed_experts:" in out
+    assert tree(tmp_path) == []
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("ablations.conduct.Conductor.run", lambda self: pytest.fail("dry_run=true conducts nothing"))
+    assert run.main([*words(tmp_path / "runs"), "dry_run=true"]) == 0
+    out, err = capsys.readouterr()
+    for part in ("Question", "aux_loss", "(baseline)", "control", "aa", "fresh, 4 trials per arm", "Expected  about"):
+        assert part in out
+    assert (err, tree(tmp_path)) == ("", [])
+
+
+def test_the_help_pays_for_no_heavy_import():
+    script = "import sys; from ablations.run import main; main(['--help']); print(*sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    heavy = {"torch", "lightning", "lm_eval", "datasets", "transformers", "matplotlib", "wandb", "optuna", "scipy"}
+    assert heavy & set(done.stdout.splitlines()[-1].split()) == set()
+
+
+# --- what it refuses
+
+
+def text_file(folder: Path, content: bytes, name: str = "corpus.txt") -> str:
+    (folder / name).write_bytes(content)
+    return f"data.path={folder / name}"
+
+
+REFUSED: dict[str, tuple[Callable[[Path], list[str]], str]] = {
+    "unknown sweep": (lambda _: ["sweep=moe_balanc"], "sweep=moe_balanc: no such sweep; did you mean moe_balance?"),
+    "no sweep": (lambda _: ["sweep="], "sweep=NAME is required"),
+    "unknown scale": (lambda _: ["scale=smok"], "did you mean smoke?"),
+    "unknown key": (lambda _: ["model.moe.topk=2"], "did you mean model.moe.top_k?"),
+    "unknown arm": (lambda _: ["arms=biass"], "arms=biass: no such arm; did you mean bias?"),
+    "wrong type": (lambda _: ["train.tokens=many"], "train.tokens=many"),
+    "wrong choice": (lambda _: ["search=publish"], "did you mean published?"),
+    "top_k above the experts": (lambda _: ["model.moe.top_k=9"], "model.moe.top_k=9: a token cannot choose more"),
+    "search seed": (lambda _: ["seeds=[1000,1001]"], "seeds=[1000, 1001]: 1000 is a search seed"),
+    "no workers": (lambda _: ["launch.workers=0"], "launch.workers=0"),
+    "no sweeps folder": (lambda d: [f"sweeps_dir={d / 'none'}"], "none"),
+    "short corpus": (lambda d: ["data.source=text", text_file(d, b"def f(): pass\n" * 9)], "data.seq_len=32"),
+    "long sequence": (
+        lambda _: ["data.seq_len=100000", "eval.tokens=100000", "train.tokens=900000"],
+        "data.seq_len=100000: one sequence needs 100001 tokens",
+    ),
+    "empty corpus": (lambda d: ["data.source=text", text_file(d, b"")], "data.path="),
+    "empty folder": (lambda d: ["data.source=text", f"data.path={d}"], "the folder holds no .txt"),
+    "missing corpus": (lambda d: ["data.source=text", f"data.path={d / 'none.txt'}"], "No such file"),
+    "torn gzip": (
+        lambda d: ["data.source=text", text_file(d, gzip.compress(b"x" * 99)[:20], "c.txt.gz")],
+        "is not a whole gzip file",
+    ),
+    "not text": (lambda d: ["data.source=text", text_file(d, b"\xff\xfe" * 99)], "is not UTF-8 text"),
+    "not JSON": (lambda d: ["data.source=text", text_file(d, b"{\n", "c.jsonl")], "line 1 is not JSON"),
+    "no text": (lambda _: ["data.source=text"], "data.source=text: needs data.path=FILE_OR_FOLDER"),
+    "runs in a file": (lambda d: [text_file(d, b"").replace("data.path", "runs_dir") + "/runs"], "runs_dir="),
+    "runs is a file": (lambda d: [text_file(d, b"").replace("data.path", "runs_dir")], "is not a folder"),
+    "unknown task": (lambda _: ["eval.tasks=[python_cloz]"], "eval.tasks=python_cloz: lm-eval has no such task"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_input_is_one_line_and_nothing_is_written(case, runs, tmp_path, monkeypatch, capsys):
+    # lm-eval's own index costs seconds; what is asked of it here is only that it does not have the task.
+    monkeypatch.setattr("tasks.evals.score._standard_tasks", lambda: SimpleNamespace(all_tasks=["hellaswag"]))
+    make, part = REFUSED[case]
+    (tmp_path / "input").mkdir()
+    given = words(runs, *make(tmp_path / "input"))
+    before = tree(tmp_path), tree(runs / "data")
+    assert run.main(given) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1, error
+    assert part in error
+    assert (tree(tmp_path), tree(runs / "data")) == before
+
+
+def test_bad_input_from_a_shell(tmp_path):
+    command = [sys.executable, "-m", "ablations.run", "sweep=moe_balance", "model.moe.top_k=99"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, tree(tmp_path)) == (2, "", [])
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert "model.moe.top_k=99" in done.stderr
+
+
+def test_two_schedulers_at_once(runs, pool, capsys):
+    with single_owner(runs / "toy/smoke"):
+        before = tree(runs)
+        assert run.main(words(runs)) == 2
+        assert f"process {os.getpid()} is already at work here" in capsys.readouterr().err
+        assert (tree(runs), pool.ran) == (before, {})
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(28, "No space left on device", "/disk/x"), "error: /disk/x: No space left on device\n"),
+        (BrokenPipeError(), ""),
+    ],
+)
+def test_a_disk_that_is_full_and_a_reader_that_is_gone(runs, monkeypatch, capsys, error, line):
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("ablations.conduct.prepare", fail)
+    assert run.main(words(runs)) == 2
+    assert capsys.readouterr().err == line
+
+
+# --- what it does
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They cost more than the trials; the report's own tests draw them."""
+    monkeypatch.setattr("ablations.figures.draw_figures", lambda result: [])
+
+
+@pytest.fixture
+def training(pool: Any) -> Any:
+    """The pool in this process, with the real jobs."""
+    from ablations import jobs
+
+    pool.kinds.update(jobs.KINDS)
+    return pool
+
+
+@pytest.mark.usefixtures("no_figures", "quick_holm")
+def test_a_diverged_trial_is_shown_and_the_sweep_goes_on(training, runs, capsys):
+    trial = training.kinds["trial"]
+
+    def wild(arguments: dict[str, Any], report: Any) -> Any:
+        if (arguments["labels"]["arm"], arguments["labels"]["seed"]) == ("bias", 1):
+            arguments["keys"]["optim"]["lr"] = 1e20
+        return trial(arguments, report)
+
+    training.kinds["trial"] = wild
+    given = words(runs, "optim.lr=0.005", "model.moe.balance.alpha=0.01", "model.moe.balance.update_speed=0.01")
+    assert run.main([*given, "seeds=3"]) == 0
+    out = capsys.readouterr().out
+    folder = runs / "toy/smoke"
+    assert "1/3 diverged" in (folder / "table.md").read_text()
+    assert "2/3, 1 diverged" in " ".join(out.split())
+    assert len(list(runs.glob("trials/*/record.json"))) == 12
+    statuses = [read_json(p)["status"] for p in runs.glob("trials/*/record.json")]
+    assert sorted(statuses) == ["complete"] * 11 + ["diverged"]
+    for name in ("plan.json", "trials.json", "table.csv", "timings.csv", "page.html"):
+        assert (folder / name).is_file() and str(folder / name) in out
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_failed_trial_ends_in_exit_code_1(pool, runs, capsys):
+    def broken(arguments: dict[str, Any], report: Any) -> Any:
+        raise RuntimeError("out of memory")
+
+    pool.kinds["trial"] = broken
+    assert run.main(words(runs)) == 1
+
+
+# --- how it stops, and goes on
+
+SWEEP = (
+    "optim.lr=0.005",
+    "search=fresh",
+    "search_points=2",
+    "search_seeds=1",
+    "train.tokens=6144",
+    "launch.progress=plain",
+)
+"""4 search trials, 8 confirmation trials of 24 steps."""
+
+
+@contextlib.contextmanager
+def started(command: list[str], folder: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A scheduler in a process group of its own, as a terminal starts it; killed at the end where it still runs."""
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), str(HERE)])}
+    with (folder / "out.txt").open("ab") as out, (folder / "err.txt").open("wb") as err:
+        process = subprocess.Popen(
+            [sys.executable, *command],
+            stdout=out,
+            stderr=err,
+            env=variables | environment,
+            cwd=folder,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def records(runs: Path) -> dict[Path, int]:
+    """Record -> when it was written."""
+    return {path: path.stat().st_mtime_ns for path in runs.glob("trials/*/record.json")}
+
+
+def training_now(runs: Path) -> list[str]:
+    """Trials that have begun to train and are not on record."""
+    return [
+        p.parent.name
+        for p in runs.glob("trials/*/steps.jsonl")
+        if p.stat().st_size > 200 and not (p.parent / "record.json").exists()
+    ]
+
+
+def numbers(runs: Path) -> dict[str, Any]:
+    rows = [read_json(path) for path in records(runs)]
+    return {row["id"]: {key: value for key, value in row.items() if key != "timings"} for row in rows}
+
+
+WITHOUT_FIGURES = """
+import sys
+import ablations.figures
+from ablations.run import main
+ablations.figures.draw_figures = lambda result: []
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_kill_9_of_worker_and_scheduler_changes_nothing(training, tmp_path, data_cache):
+    whole, killed = tmp_path / "whole/runs", tmp_path / "killed/runs"
+    for runs in (whole, killed):
+        runs.mkdir(parents=True)
+        (runs / "data").symlink_to(data_cache)
+    assert run.main(words(whole, *SWEEP)) == 0, "undisturbed, in this very process"
+
+    given = words(killed, *SWEEP)
+    with started(["-m", "ablations.run", *given], killed.parent) as scheduler:
+        (victim,) = wait_until(lambda: records(killed) and training_now(killed))
+        (worker,) = workers_of(scheduler.pid)
+        os.kill(worker, signal.SIGKILL)
+        wait_until(lambda: "retry" in (killed.parent / "out.txt").read_text())
+        workers = wait_until(lambda: workers_of(scheduler.pid))
+        scheduler.kill()
+        scheduler.wait()
+        wait_until(lambda: not any(map(is_alive, workers)), 5)
+    before = records(killed)
+    assert 0 < len(before) < 4, "it was killed amid the search"
+    assert not (killed / "toy/smoke/table.csv").exists()
+
+    with started(["-c", WITHOUT_FIGURES, *given], killed.parent) as scheduler:
+        assert scheduler.wait(timeout=120) == 0, (killed.parent / "err.txt").read_text()
+    after = records(killed)
+    assert {path: after[path] for path in before} == before, "no finished trial ran again"
+    assert len(after) == 4 + 8
+    log = "".join(path.read_text() for path in killed.glob("toy/smoke/logs/*.log"))
+    assert {path.parent.name: log.count(f"--- {path.parent.name}\n") for path in after} == {
+        path.parent.name: 2 if path.parent.name == victim else 1 for path in after
+    }
+
+    for name in ("table.csv", "plan.json"):
+        assert (killed / "toy/smoke" / name).read_bytes() == (whole / "toy/smoke" / name).read_bytes()
+    assert numbers(killed) == numbers(whole)
+    one, other = (read_json(runs / "toy/smoke/trials.json") for runs in (killed, whole))
+    for key in ("search", "chosen", "mistuning", "confirm", "guards", "deviations", "plan_sha"):
+        assert one[key] == other[key], key
+
+
+STAND_IN = """
+import functools, sys
+import ablations.conduct
+from ablations.run import main
+ablations.conduct.Pool = functools.partial(ablations.conduct.Pool, kinds_module="stand_in_kinds")
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_ctrl_c_says_how_to_go_on(runs, tmp_path):
+    given = words(runs, *SWEEP)
+    with started(["-c", STAND_IN, *given], tmp_path, TRIAL_SECONDS="60") as scheduler:
+        (pid,) = wait_until(lambda: list(runs.glob("trials/*/worker.pid")))
+        worker = int(wait_until(pid.read_text))
+        os.killpg(scheduler.pid, signal.SIGINT)  # a terminal's reaches the workers too
+        assert scheduler.wait(timeout=10) == 130
+    assert not is_alive(worker)
+    lines = (tmp_path / "err.txt").read_text().splitlines()
+    assert lines[-2] == "stopped; nothing finished is lost. The same command goes on from here:"
+    assert shlex.split(lines[-1]) == ["python", "-m", "ablations.run", *given]
+    assert "Traceback" not in "\n".join(lines)
+    assert records(runs) == {}
+    assert read_json(runs / "toy/smoke/trials.json")["guards"]
+
+
+def test_a_polite_kill_is_as_clean(runs, pool, capsys):
+    def terminated(arguments: dict[str, Any], report: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+
+    pool.kinds["trial"] = terminated
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert run.main(words(runs)) == 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert "goes on from here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("moment", ["ablations.plan.make_plan", "ablations.report.write_report"])
+def test_ctrl_c_outside_the_trials_is_as_clean(moment, runs, pool, monkeypatch, capsys):
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(moment, stop)
+    assert run.main(words(runs)) == 130
+    assert "goes on from here" in capsys.readouterr().err
