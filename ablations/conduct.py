@@ -12,9 +12,10 @@ from typing import Any
 from ablations.config import with_overrides
 from ablations.files import read_json, write_json
 from ablations.identity import environment, sha, trial_id
-from ablations.launch import Job, Outcome, Pool, single_owner, thread_environment
+from ablations.launch.lock import single_owner
+from ablations.launch.pool import Job, Outcome, Pool, thread_environment
+from ablations.launch.progress import Progress
 from ablations.plan import AA, CONTROL, Arm, Plan, config_guards, plan_document, results_dir
-from ablations.progress import Progress
 from ablations.records import Record, read_record
 from ablations.study import MAX_WIDENINGS, Choice, Measured, Studies, choose, key_of, measure, widened
 from models.config import ConfigError

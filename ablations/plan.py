@@ -252,7 +252,7 @@ def plan_document(plan: Plan, data_fingerprint: Mapping[str, Any]) -> dict[str, 
 
 def describe(plan: Plan) -> str:
     """What the run is about to do, for the eyes."""
-    from ablations.phase import duration
+    from ablations.launch.phase import duration
 
     sweep = plan.sweep
     width = max(len(name) for name in plan.arms)

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from ablations.files import write_atomically, write_json
 from ablations.home import ROOT, check_house
-from ablations.results import Result, load_result
+from ablations.show.results import Result, load_result
 from models.config import ConfigError, build, closest
 
 PACKAGES = (
@@ -53,9 +53,9 @@ def write_report(runs_dir: str | Path, sweep: str, scale: str, results_dir: str 
 
 
 def _write(result: Result, folder: Path) -> None:
-    from ablations.figures import draw_figures
-    from ablations.page import page_html
-    from ablations.render import table_csv, table_md, timings_csv
+    from ablations.show.figures import draw_figures
+    from ablations.show.page import page_html
+    from ablations.show.render import table_csv, table_md, timings_csv
 
     pictures = draw_figures(result)
     for picture in pictures:
@@ -221,7 +221,7 @@ def print_result(result: Result) -> None:
     """The compact table and the sentence."""
     from rich.console import Console
 
-    from ablations.render import summary_sentence, terminal_table
+    from ablations.show.render import summary_sentence, terminal_table
 
     console = Console(width=None if sys.stdout.isatty() else 120, soft_wrap=False, highlight=False)
     console.print()

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ablations.launch import Job, Outcome
+from ablations.launch.pool import Job, Outcome
 from ablations.records import Record
 
 sys.path.append(str(Path(__file__).parent))  # for the stand-in jobs, which real workers import too

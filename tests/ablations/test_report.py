@@ -11,7 +11,7 @@ import pytest
 
 from ablations.files import read_json
 from ablations.report import commands, main, parse, publish, write_report
-from ablations.results import load_published
+from ablations.show.results import load_published
 from models.config import ConfigError
 
 
@@ -23,7 +23,7 @@ def published(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.fixture
 def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing is most of a report's time, and only `published` needs it."""
-    monkeypatch.setattr("ablations.figures.draw_figures", lambda result: [])
+    monkeypatch.setattr("ablations.show.figures.draw_figures", lambda result: [])
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_manifest_hashes_every_file(published: Path) -> None:
 
 
 def test_a_published_result_reads_back(published: Path, finished_run: Path) -> None:
-    from ablations.render import table_csv
+    from ablations.show.render import table_csv
 
     assert table_csv(load_published(published)) == (published / "table.csv").read_text()
 

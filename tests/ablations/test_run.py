@@ -18,7 +18,7 @@ import pytest
 from ablations import run
 from ablations.files import read_json
 from ablations.home import ROOT
-from ablations.launch import single_owner
+from ablations.launch.lock import single_owner
 
 HERE = Path(__file__).parent
 USUAL = {"sweep": "toy", "sweeps_dir": str(HERE / "sweeps"), "scale": "smoke", "arms": "bias", "eval.tasks": "[]"}
@@ -56,7 +56,7 @@ def workers_of(scheduler: int) -> list[int]:
     for place in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, IndexError):
             parent = int((place / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent == scheduler and b"ablations.worker" in (place / "cmdline").read_bytes():
+            if parent == scheduler and b"ablations.launch.worker" in (place / "cmdline").read_bytes():
                 found.append(int(place.name))
     return found
 
@@ -186,7 +186,7 @@ def test_a_disk_that_is_full_and_a_reader_that_is_gone(runs, monkeypatch, capsys
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """They cost more than the trials; the report's own tests draw them."""
-    monkeypatch.setattr("ablations.figures.draw_figures", lambda result: [])
+    monkeypatch.setattr("ablations.show.figures.draw_figures", lambda result: [])
 
 
 @pytest.fixture
@@ -284,9 +284,9 @@ def numbers(runs: Path) -> dict[str, Any]:
 
 WITHOUT_FIGURES = """
 import sys
-import ablations.figures
+import ablations.show.figures
 from ablations.run import main
-ablations.figures.draw_figures = lambda result: []
+ablations.show.figures.draw_figures = lambda result: []
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -1,0 +1,172 @@
+"""What happens over training steps: loss, its paired difference, MaxVio."""
+
+import math
+import typing
+from typing import Any
+
+from ablations.show.palette import INK, MUTED, WIDTH, legend, look_of
+from ablations.show.results import ArmResult, Result
+from ablations.stats import max_vio_floor
+
+if typing.TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def _curves(arm: ArmResult, column: str, table: str = "history") -> "tuple[np.ndarray, np.ndarray] | None":
+    """(steps, values as seeds x steps) over the steps that all complete seeds have; None without any."""
+    import numpy as np
+
+    rows = []
+    for seed in sorted(arm.of_status("complete")):
+        record = arm.records[seed]
+        columns = record.history if table == "history" else record.validation
+        if columns.get("step") and len(columns.get(column, [])) == len(columns["step"]):
+            rows.append(dict(zip(columns["step"], columns[column], strict=True)))
+    steps = sorted(set.intersection(*(set(row) for row in rows))) if rows else []
+    if not steps:
+        return None
+    return np.array(steps), np.array([[row[step] for step in steps] for row in rows])
+
+
+def _band(axes: "Axes", steps: "np.ndarray", values: "np.ndarray", look: dict[str, Any], name: str | None) -> None:
+    """Mean line, and the standard deviation over seeds around it."""
+    mean = values.mean(axis=0)
+    axes.plot(steps, mean, color=look["color"], linestyle=look["linestyle"], label=name)
+    if len(values) > 1:
+        sd = values.std(axis=0, ddof=1)
+        axes.fill_between(steps, mean - sd, mean + sd, color=look["color"], alpha=0.15, linewidth=0)
+
+
+def _smooth(values: "np.ndarray", width: int) -> "np.ndarray":
+    """Centred moving mean along steps; the window shrinks at the ends."""
+    import numpy as np
+
+    kernel = np.ones(width)
+    weights = np.convolve(np.ones(values.shape[1]), kernel, mode="same")
+    return np.stack([np.convolve(row, kernel, mode="same") / weights for row in values])
+
+
+def loss_curves(result: Result) -> "Figure | None":
+    import matplotlib.pyplot as plt
+
+    looks = look_of(result)
+    base = result.arms[result.baseline]
+    figure, (top, below) = plt.subplots(
+        2, 1, figsize=(WIDTH, 5.6), sharex=True, layout="constrained", height_ratios=[1.15, 1]
+    )
+    drawn = False
+    for name, arm in result.arms.items():
+        curves = _curves(arm, "loss")
+        if curves is None or arm.kind == "aa":
+            continue
+        drawn = True
+        steps, values = curves
+        _band(top, steps, _smooth(values, max(1, len(steps) // 20)), looks[name], name)
+        for seed in arm.of_status("diverged"):
+            _diverged(top, arm.records[seed].history, looks[name])
+    for name, arm in result.arms.items():
+        if name != result.baseline:
+            paired_curve(below, base, arm, looks[name])
+    if not drawn:
+        plt.close(figure)
+        return None
+    below.axhline(0, color=INK, linewidth=0.9)
+    settled = _curves(base, "loss")
+    if settled is not None:
+        low, high = settled[1].mean(axis=0).min(), settled[1][:, len(settled[0]) // 20 :].mean(axis=0).max()
+        top.set_ylim(low - 0.06 * (high - low), high)
+    top.set_title("Training loss (nats per token)")
+    below.set_title(f"Difference to {result.baseline}, same seed (nats per token)")
+    below.set_xlabel("step")
+    legend(figure, top, below)
+    return figure
+
+
+def _diverged(axes: "Axes", history: dict[str, list[float]], look: dict[str, Any]) -> None:
+    """A thin line to where the trial stopped, ended by a cross."""
+    steps, losses = history.get("step", []), history.get("loss", [])
+    finite = [(s, v) for s, v in zip(steps, losses, strict=False) if math.isfinite(v)]
+    if finite:
+        axes.plot(*zip(*finite, strict=True), color=look["color"], linewidth=0.6, alpha=0.8)
+        axes.plot(*finite[-1], marker="x", color=look["color"], markersize=6, clip_on=False)
+
+
+def paired_curve(axes: "Axes", base: ArmResult, arm: ArmResult, look: dict[str, Any]) -> None:
+    """Arm - baseline by seed: smoothed over training batches (line, sd band) and on the validation set (markers)."""
+    import numpy as np
+
+    for table, marker in (("history", False), ("validation", True)):
+        rows: list[dict[float, float]] = []
+        for seed in sorted(set(base.of_status("complete")) & set(arm.of_status("complete"))):
+            ours, theirs = (
+                dict(zip(columns.get("step", []), columns.get("loss", []), strict=False))
+                for columns in (getattr(arm.records[seed], table), getattr(base.records[seed], table))
+            )
+            rows.append({step: ours[step] - theirs[step] for step in ours if step in theirs})
+        steps = sorted(set.intersection(*map(set, rows))) if rows else []
+        # An arm with another number of steps shares too few of the thinned ones to draw a line.
+        if len(steps) < 3:
+            continue
+        values = np.array([[row[step] for step in steps] for row in rows])
+        if marker:
+            axes.plot(
+                steps, values.mean(axis=0), color=look["color"], marker=look["marker"], markersize=4.5, linestyle="",
+                markeredgewidth=1.2,
+            )  # fmt: skip
+        else:
+            name = arm.name if arm.kind == "aa" else None  # The panel above names the others.
+            _band(axes, np.array(steps), _smooth(values, max(1, len(steps) // 10)), look, name)
+
+
+def max_vio_curves(result: Result) -> "Figure | None":
+    import matplotlib.pyplot as plt
+
+    looks = look_of(result)
+    figure, axes = plt.subplots(figsize=(WIDTH, 3.5), layout="constrained")
+    drawn = False
+    for name, arm in result.arms.items():
+        curves = _curves(arm, "max_vio")
+        if curves is None or arm.kind == "aa":
+            continue
+        drawn = True
+        steps, values = curves
+        smooth = _smooth(values, max(1, len(steps) // 25))
+        axes.plot(
+            steps, smooth.mean(axis=0), color=looks[name]["color"], linestyle=looks[name]["linestyle"], label=name
+        )
+        axes.fill_between(
+            steps, smooth.min(axis=0), smooth.max(axis=0), color=looks[name]["color"], alpha=0.15, linewidth=0
+        )
+    if not drawn:
+        plt.close(figure)
+        return None
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:.0e}"[0] in "25" else "")
+    axes.tick_params(axis="y", which="both", labelsize=8.5)
+    for value, words in _max_vio_limits(result):
+        axes.axhline(value, color=MUTED, linewidth=0.8, linestyle=(0, (1, 2)))
+        axes.annotate(
+            words, (1, value), xycoords=("axes fraction", "data"), xytext=(0, 2), textcoords="offset points",
+            ha="right", va="bottom", fontsize=8, color=MUTED,
+        )  # fmt: skip
+    axes.set_title("MaxVio of the training batch (mean over layers)")
+    axes.set_xlabel("step")
+    legend(figure, axes)
+    return figure
+
+
+def _max_vio_limits(result: Result) -> list[tuple[float, str]]:
+    """The most that routing can be uneven, and what uniform routing shows on one batch."""
+    config = next((r.config for a in result.arms.values() for r in a.records.values() if r.status == "complete"), {})
+    moe, data = config.get("model", {}).get("moe", {}), config.get("data", {})
+    experts, top_k = moe.get("n_routed_experts"), moe.get("top_k")
+    tokens = data.get("batch_size", 0) * data.get("seq_len", 0)
+    if not experts or not top_k or not tokens or experts <= top_k:
+        return []
+    return [
+        (experts / top_k - 1, "all tokens on the same experts"),
+        (max_vio_floor(tokens, experts, top_k), "floor: uniform routing"),
+    ]

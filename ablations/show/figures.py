@@ -1,0 +1,65 @@
+"""The figures of a result, drawn from a `Result` alone, as SVG and PNG.
+
+Text stays text in the SVG, so that `page.py` can recolour it for a dark page. Equal results give equal SVG bytes.
+"""
+
+import dataclasses
+import io
+
+from ablations.show.curves import loss_curves, max_vio_curves
+from ablations.show.palette import STYLE
+from ablations.show.points import forest, frontier, load_map
+from ablations.show.results import Result
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A figure with what a page says beside it."""
+
+    name: str
+    caption: str
+    svg: bytes
+    png: bytes
+
+
+def draw_figures(result: Result) -> list[Picture]:
+    """Every figure that has something to show; none for a sweep without a finished trial."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    pictures = []
+    with matplotlib.rc_context(STYLE):
+        for name, (draw, caption) in _FIGURES.items():
+            figure = draw(result)
+            if figure is None:
+                continue
+            svg, png = io.BytesIO(), io.BytesIO()
+            figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+            figure.set_layout_engine("none")  # It is laid out; a second time would double the cost.
+            figure.savefig(png, format="png", dpi=160, facecolor="white", metadata={"Software": None})
+            plt.close(figure)
+            pictures.append(Picture(name, caption, svg.getvalue(), png.getvalue()))
+    return pictures
+
+
+_FIGURES = {
+    "differences": (
+        forest,
+        "Paired differences with simultaneous 95 % intervals. Shaded: where the claim would hold. Hollow diamond: the "
+        "paper's own difference. Grey: the control (a known harm) and the A/A arm (no change).",
+    ),
+    "loss": (
+        loss_curves,
+        "Mean over seeds, band: one standard deviation. Lower panel: each seed minus the baseline of the same seed, "
+        "smoothed; markers are the validation set. A cross ends a diverged trial.",
+    ),
+    "max_vio": (max_vio_curves, "How uneven the experts' load is during training; band: lowest to highest seed."),
+    "frontier": (
+        frontier,
+        "Loss against balance. Left: every searched point. Right: the confirmed arms, as paired differences with "
+        "simultaneous intervals.",
+    ),
+    "load": (load_map, "Load of each expert on the test split relative to the mean (1.0), mean over seeds."),
+}

@@ -1,0 +1,203 @@
+"""The result as Markdown, as CSV, on a terminal, and in a sentence.
+
+`table.csv` holds what a rerun on the same machine must repeat byte for byte; what depends on the clock goes to
+`timings.csv`.
+"""
+
+import csv
+import io
+import json
+import math
+import statistics
+import typing
+
+from ablations.schema import ExpectedConfig
+from ablations.show import numbers
+from ablations.show.numbers import ABSENT
+from ablations.show.results import Result
+from ablations.show.tables import Table, all_tables, is_accuracy, score_cell, seeds_cell
+from ablations.stats import Difference
+from ablations.verdicts import Verdict, region_of
+
+if typing.TYPE_CHECKING:
+    import rich.table
+
+
+def table_md(result: Result) -> str:
+    lines = [f"# {result.sweep}, scale={result.scale}", ""]
+    if result.plan.get("question"):
+        lines += [f"**{result.plan['question']}**", ""]
+    lines += [summary_sentence(result), ""]
+    for table in all_tables(result):
+        lines += [f"## {table.title}", "", *_markdown(table), ""]
+        if table.note:
+            lines += [table.note, ""]
+    lines += ["## Plan", "", f"`plan.json`, written before the first trial: SHA-256 `{result.plan_sha}`.", ""]
+    if result.plan.get("decision_rule"):
+        lines += [f"Decision rule: {result.plan['decision_rule']}", ""]
+    lines += ["Deviations from the plan:" if result.deviations else "No deviation from the plan.", ""]
+    if result.deviations:
+        lines += [*(f"- {line}" for line in result.deviations), ""]
+    reasons = failure_lines(result)
+    if reasons:
+        lines += ["Trials that did not complete:", "", *(f"- {line}" for line in reasons), ""]
+    return "\n".join(lines)
+
+
+def failure_lines(result: Result) -> list[str]:
+    """Diverged and failed trials with the reason, then those that are missing."""
+    lines = []
+    for arm in result.arms.values():
+        for seed, record in sorted(arm.records.items()):
+            if record.status != "complete":
+                lines.append(f"{arm.name}, seed {seed}: {record.status}, {record.reason or 'no reason recorded'}")
+    return lines + [f"{arm}, seed {seed}: not run yet" for arm, seed in result.missing]
+
+
+def _markdown(table: Table) -> list[str]:
+    rule = [":--" if i in table.words else "--:" for i in range(len(table.columns))]
+    rows = [table.columns, rule, *table.rows]
+    return ["| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in rows]
+
+
+def summary_sentence(result: Result) -> str:
+    """What was found, in one sentence: `bias against aux_loss: -0.0041 nats [-0.0123, +0.0040], not resolved (...)`."""
+    parts = [_finding(result, i) for i in range(len(result.verdicts))]
+    if not parts:
+        for arm in result.arms.values():
+            d = result.difference(arm.name)
+            if arm.kind == "arm" and d is not None and numbers.present(d.mean):
+                word = "resolved" if d.resolved else "not resolved"
+                parts.append(f"{arm.name} against {result.baseline}: {_measured(d, result.primary)}, {word}")
+    for arm in result.arms.values():
+        diverged = len(arm.of_status("diverged"))
+        if diverged:
+            parts.append(f"{arm.name} diverged in {diverged} of {len(arm.seeds)} seeds")
+    text = "; ".join(parts) or "nothing to compare yet"
+    if result.missing:
+        return f"So far ({result.planned - len(result.missing)} of {result.planned} trials): {text}."
+    return f"{text[0].upper() if text.startswith('nothing') else text[0]}{text[1:]}."
+
+
+def _finding(result: Result, index: int) -> str:
+    expected, verdict = result.expected[index], result.verdicts[index]
+    d, metric = verdict.difference, expected.metric
+    against = expected.against or result.baseline
+    paper = f" (claimed: {_claimed(expected)}"
+    paper += (
+        f"; paper: {numbers.signed(expected.paper_value, numbers.digits(metric))})"
+        if numbers.present(expected.paper_value)
+        else ")"
+    )
+    if d is None or not numbers.present(d.mean):
+        return f"{verdict.arm} against {against} in {numbers.label(metric)}: {_outcome(verdict)}, {verdict.why}"
+    if metric.startswith("max_vio"):
+        arms = [result.arms[name].mean(metric) for name in (verdict.arm, against)]
+        here, there = (numbers.fixed(value, 3) for value in arms)
+        return (
+            f"{numbers.label(metric)} of {verdict.arm} {here} against {there} of {against}: {_outcome(verdict)}{paper}"
+        )
+    return f"{verdict.arm} against {against}: {_measured(d, metric)}, {_outcome(verdict)}{paper}"
+
+
+def _claimed(expected: ExpectedConfig) -> str:
+    """What the difference should be, in as few words as there are."""
+    low, high = region_of(expected)
+    if math.isinf(low):
+        return "lower" if high == 0 else f"at most {high:+g}"
+    return f"within {high:g}" if low == -high else f"{low:+g} to {high:+g}"
+
+
+def _outcome(verdict: Verdict) -> str:
+    return "void (the A/A arm differs)" if verdict.outcome == "void" else verdict.outcome
+
+
+def _measured(difference: Difference, metric: str) -> str:
+    places, unit = numbers.digits(metric), numbers.unit(metric) or numbers.label(metric)
+    band = numbers.interval(difference.low, difference.high, places)
+    return f"{numbers.signed(difference.mean, places)} {unit}" + (f" {band}" if band != ABSENT else "")
+
+
+def terminal_table(result: Result) -> "rich.table.Table":
+    """The compact table: fits 110 columns; the whole is in table.md."""
+    import rich.table
+
+    metric = result.primary
+    places = numbers.digits(metric)
+    accuracy = next((m for m in result.score_metrics if is_accuracy(m)), None)
+    table = rich.table.Table(
+        title=f"{result.sweep}, scale={result.scale}: difference to {result.baseline}, paired, 95 % simultaneous",
+        title_justify="left",
+        box=rich.box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("arm", no_wrap=True)
+    table.add_column("chosen", min_width=11)
+    table.add_column("seeds", min_width=8 if any(r.status != "complete" for r in result.all_records) else 5)
+    heads = [numbers.label(metric), "difference", "Holm p", "MaxVio"]
+    heads += ["cloze" if "cloze" in accuracy else "score"] if accuracy else []
+    heads += ["tok/s", "MiB"] if any(arm.speed for arm in result.arms.values()) else []
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True)
+    for arm in result.arms.values():
+        d = result.difference(arm.name)
+        row = [arm.name, numbers.settings(arm.chosen), seeds_cell(arm), numbers.fixed(arm.mean(metric), places)]
+        band = numbers.interval(d.low, d.high, places) if d else ABSENT
+        row.append((numbers.signed(d.mean, places) if d else ABSENT) + (f" {band}" if band != ABSENT else ""))
+        row += [numbers.p_value(d.p_holm if d else None), numbers.fixed(arm.mean("max_vio_global"), 3)]
+        row += [score_cell(arm, accuracy).replace(" (no signal)", "*")] if accuracy else []
+        if "tok/s" in heads:
+            memory = arm.speed.get("peak_rss_bytes")
+            row += [numbers.count(arm.speed.get("tokens_per_second")), f"{memory / 2**20:,.0f}" if memory else ABSENT]
+        table.add_row(*row, style=None if arm.kind == "arm" else "dim")
+    if accuracy and any("no signal" in score_cell(arm, accuracy) for arm in result.arms.values()):
+        table.caption = "* no signal: not above chance"
+    return table
+
+
+def table_csv(result: Result) -> str:
+    """One row per arm by name, floats as `repr`, nothing that depends on the clock: equal records, equal bytes."""
+    rows = []
+    for arm in sorted(result.arms.values(), key=lambda arm: arm.name):
+        row: dict[str, object] = {
+            "arm": arm.name,
+            "kind": arm.kind,
+            "chosen": json.dumps(arm.chosen, sort_keys=True),
+            "seeds": len(arm.seeds),
+            **{status: len(arm.of_status(status)) for status in ("complete", "diverged", "failed")},
+            **{key: arm.plan.get(key) for key in ("total_params", "active_params", "flops_per_token", "tokens")},
+            "mistuning": arm.mistuning,
+            "tokens_equivalent": result.tokens_equivalent(result.difference(arm.name)),
+            "max_vio_floor": arm.mean("max_vio_floor"),
+            "max_vio_max": arm.mean("max_vio_max"),
+        }
+        for metric in sorted(result.differences):
+            row |= {metric: arm.mean(metric), f"{metric}_sd": arm.sd(metric)}
+            d = result.difference(arm.name, metric)
+            for name in ("n", "mean", "sd", "low", "high", "p", "p_holm", "correlation"):
+                row[f"{metric}_difference_{name}"] = getattr(d, name) if d else None
+        rows.append(row)
+    return _csv(rows)
+
+
+def timings_csv(result: Result) -> str:
+    """Speed measured apart, and the mean seconds of trials as they ran, side by side with others."""
+    rows = []
+    for arm in sorted(result.arms.values(), key=lambda arm: arm.name):
+        row: dict[str, object] = {"arm": arm.name}
+        row |= {name: arm.speed.get(name) for name in ("tokens_per_second", "peak_rss_bytes")}
+        for name in ("train_s", "eval_s"):
+            seconds = [r.timings[name] for r in arm.records.values() if name in r.timings]
+            row[f"{name}_mean"] = statistics.fmean(seconds) if seconds else None
+        rows.append(row)
+    return _csv(rows)
+
+
+def _csv(rows: list[dict[str, object]]) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(rows[0])
+    for row in rows:
+        cells = [v if not isinstance(v, float) else repr(v) if numbers.present(v) else None for v in row.values()]
+        writer.writerow(["" if cell is None else cell for cell in cells])
+    return out.getvalue()

@@ -1,0 +1,190 @@
+"""Tables: what each cell says, what is never printed, and bytes that repeat."""
+
+import csv
+import dataclasses
+import io
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ablations.files import read_json, write_json
+from ablations.show import numbers, render, tables
+from ablations.show.results import Result, load_result
+
+FEW = ("aux_loss", "bias", "control", "aa")
+
+
+@pytest.fixture(scope="module")
+def result(finished_run: Path) -> Result:
+    return load_result(finished_run, "moe_balance", "cpu")
+
+
+def load(runs: Path) -> Result:
+    return load_result(runs, "moe_balance", "cpu")
+
+
+def cell(table: tables.Table, row: str, column: str) -> str:
+    return next(r for r in table.rows if r[0] == row)[table.columns.index(column)]
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        (numbers.signed(-0.00412, 4), "-0.0041"),
+        (numbers.signed(0.00412, 4), "+0.0041"),
+        (numbers.signed(-0.00001, 4), "0.0000"),
+        (numbers.signed(None, 4), "-"),
+        (numbers.fixed(math.nan, 4), "-"),
+        (numbers.interval(-1.0, None, 2), "-"),
+        (numbers.p_value(0.0004), "<0.001"),
+        (numbers.count(1_430_000), "1.43M"),
+        (numbers.count(999_960), "1M"),
+        (numbers.percent(-0.111, 1, sign=True), "-11.1 %"),
+        (numbers.settings({"model.moe.balance.alpha": 1e-2 / 3, "optim.lr": 5e-3}), "lr 0.005, alpha 0.003333"),
+    ],
+)
+def test_numbers(written: str, expected: str) -> None:
+    assert written == expected
+
+
+def test_loss_row(result: Result) -> None:
+    table = tables.loss_table(result)
+    d = result.difference("none")
+    assert d is not None and d.low is not None and d.high is not None
+    assert cell(table, "none", "difference") == f"{d.mean:+.4f}"
+    assert cell(table, "none", "95 % interval") == f"[{d.low:+.4f}, {d.high:+.4f}]"
+    assert cell(table, "aux_loss", "difference") == "-"
+    assert cell(table, "bias", "chosen") == "lr 0.005, u 0.01"
+    assert cell(table, "control", "worth in tokens") == "-11.1 %"
+
+
+def test_balance_shows_value_share_and_floor(result: Result) -> None:
+    table = tables.balance_table(result)
+    value = result.arms["none"].mean("max_vio_global")
+    assert value is not None
+    row = next(r for r in table.rows if r[0] == "none")
+    assert row[1:4] == [f"{value:.3f}", f"{100 * value / 3:.1f} %", "0.014"]
+
+
+def test_verdicts_stand_beside_the_papers_numbers(result: Result) -> None:
+    rows = tables.verdict_table(result).rows
+    assert rows[0][:4] == [
+        "bias has lower loss than aux_loss",
+        "not resolved",
+        "2408.15664 Table 2: 9.56 to 9.50",
+        "-0.0063",
+    ]
+    assert rows[3][0] == "none is at most 0.005 above aux_loss in loss" and rows[3][1] == "disagrees"
+
+
+def test_sensitivity_says_what_the_control_showed(result: Result) -> None:
+    table = tables.sensitivity_table(result)
+    assert cell(table, "loss", "control is") == "detected"
+    assert cell(table, "MaxVio_global", "control is") == "not detected"
+
+
+def test_diverged_seed_is_shown(sweep_run: Any, tmp_path: Path) -> None:
+    sweep_run(tmp_path, diverged=(("none", 2),))
+    found = load(tmp_path)
+    assert cell(tables.loss_table(found), "none", "seeds") == "5/6, 1 diverged"
+    assert "survivors" in tables.loss_table(found).note
+    assert "none, seed 2: diverged, loss is not finite at step 79" in render.table_md(found)
+    assert render.summary_sentence(found).endswith("none diverged in 1 of 6 seeds.")
+
+
+def test_scores_at_chance_are_marked(sweep_run: Any, tmp_path: Path) -> None:
+    sweep_run(tmp_path / "a", accuracy=0.26, seeds=2)
+    sweep_run(tmp_path / "b", accuracy=0.6, seeds=2)
+    marked, plain = (tables.scores_table(load(tmp_path / name)) for name in ("a", "b"))
+    assert cell(marked, "bias", "python cloze acc (chance 0.25)").endswith("(no signal)")
+    assert cell(plain, "bias", "python cloze acc (chance 0.25)").startswith("0.")
+    assert "no signal" not in str(plain.rows)
+
+
+def test_failed_guard_is_named(sweep_run: Any, tmp_path: Path) -> None:
+    folder = sweep_run(tmp_path, seeds=2)
+    trials = read_json(folder / "trials.json")
+    trials["guards"]["bias"][0] |= {"passed": False, "detail": "token 3 sees token 4"}
+    write_json(folder / "trials.json", trials)
+    table = tables.guards_table(load(tmp_path))
+    assert cell(table, "bias", "causality") == "FAIL" and cell(table, "none", "causality") == "pass"
+    assert "bias, causality: token 3 sees token 4." in table.note
+
+
+def test_search_marks_the_chosen_point(result: Result) -> None:
+    chosen = [row[:2] for row in tables.search_table(result).rows if row[2] == "chosen"]
+    assert chosen == [
+        ["aux_loss", "lr 0.005, alpha 0.01"],
+        ["batch_aux_loss", "lr 0.005, alpha 0.01"],
+        ["bias", "lr 0.005, u 0.01"],
+        ["none", "lr 0.005"],
+    ]
+
+
+def test_csv_holds_exact_floats_and_no_clock(result: Result) -> None:
+    rows = {row["arm"]: row for row in csv.DictReader(io.StringIO(render.table_csv(result)))}
+    d = result.difference("bias")
+    assert d is not None
+    assert float(rows["bias"]["loss_difference_low"]) == d.low  # repr: every bit
+    assert list(rows) == sorted(rows) and rows["aux_loss"]["loss_difference_mean"] == ""
+    assert not [name for name in next(iter(rows.values())) if "second" in name or name.endswith("_s") or "rss" in name]
+
+
+def test_csv_is_byte_identical_whatever_the_clock_and_the_order(sweep_run: Any, tmp_path: Path) -> None:
+    folder = sweep_run(tmp_path)
+    before = render.table_csv(load(tmp_path))
+    trials = read_json(folder / "trials.json")
+    trials |= {"confirm": trials["confirm"][::-1], "search": trials["search"][::-1], "minutes": 99.0}
+    for speed in trials["speed"].values():
+        speed["tokens_per_second"] *= 1.1
+    write_json(folder / "trials.json", trials)
+    for path in (tmp_path / "trials").glob("*/record.json"):
+        content = read_json(path)
+        content["timings"]["train_s"] += 5
+        write_json(path, content)
+    assert render.table_csv(load(tmp_path)) == before
+    assert "104.5" not in before
+
+
+@pytest.mark.parametrize("state", ["finished", "one seed", "nothing", "diverged"])
+def test_nothing_absent_is_spelled_out(sweep_run: Any, tmp_path: Path, state: str) -> None:
+    states: dict[str, dict[str, Any]] = {
+        "finished": {},
+        "one seed": {"seeds": 1},
+        "nothing": {
+            "missing": tuple((arm, seed) for arm in ("aux_loss", "bias", "control", "aa") for seed in range(2))
+        },
+        "diverged": {"diverged": (("bias", 0), ("bias", 1), ("aux_loss", 0))},
+    }
+    sweep_run(tmp_path, **{"seeds": 2, "arms": FEW, **states[state]})
+    found = load(tmp_path)
+    text = render.table_md(found) + render.table_csv(found) + render.timings_csv(found) + render.summary_sentence(found)
+    assert not re.search(r"\b(nan|inf|None|NaN)\b", text.replace("Paper: none", "")), text
+
+
+def test_terminal_table_fits(result: Result) -> None:
+    from rich.console import Console
+
+    for width in (105, 120):
+        console = Console(width=width, record=True, file=io.StringIO())
+        console.print(render.terminal_table(result))
+        text = console.export_text()
+        assert max(len(line.rstrip()) for line in text.splitlines()) <= width
+        assert "…" not in text and "batch_aux_loss" in text and "[+0.0093, +0.0265]" in text
+
+
+def test_sentence_is_honest(result: Result) -> None:
+    sentence = render.summary_sentence(result)
+    assert sentence.startswith("bias against aux_loss: -0.0047 nats [-0.0151, +0.0057], not resolved (claimed: lower;")
+    assert "MaxVio_global of bias 0.107 against 0.254 of aux_loss: agrees" in sentence
+    bare = dataclasses.replace(result, verdicts=[], expected=[])
+    assert "bias against aux_loss: -0.0047 nats [-0.0151, +0.0057], not resolved" in render.summary_sentence(bare)
+    assert "none against aux_loss: +0.0179 nats [+0.0093, +0.0265], resolved" in render.summary_sentence(bare)
+
+
+def test_sentence_of_an_unfinished_run(sweep_run: Any, tmp_path: Path) -> None:
+    sweep_run(tmp_path, missing=(("bias", 0),))
+    assert render.summary_sentence(load(tmp_path)).startswith("So far (35 of 36 trials): ")
