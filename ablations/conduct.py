@@ -51,8 +51,8 @@ class Trial:
 class Conductor:
     """One run of one sweep at one scale, in `runs_dir/<sweep>/<scale>`; trials are in `runs_dir/trials`."""
 
-    def __init__(self, plan: Plan, command: str) -> None:
-        self.plan, self.command = plan, command
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
         self.runs = Path(plan.config.runs_dir).absolute()
         self.folder = self.runs / plan.sweep.name / plan.config.scale
         published = results_dir(plan.config) / plan.sweep.name / plan.config.scale

@@ -24,6 +24,14 @@ from models.transformer import resolve_dtype
 AA, CONTROL = "aa", "control"
 PERTURBATION = 1e-6
 LEARNING_RATE = "optim.lr"
+NOT_FOR_THE_SEARCH = (
+    "model.dtype",
+    "train.threads",
+    "train.device",
+    "train.validate_every",
+    "train.checkpoint_every",
+)
+"""Where a trial runs and how often it is looked at: this does not change which searched value is best."""
 
 
 @dataclass(frozen=True)
@@ -182,8 +190,7 @@ def _published(plan: Plan) -> tuple[Published | None, str | None]:
         if arm.name not in chosen or then.get("set") != arm.set or then.get("search") != arm.search:
             return None, f"the published search has no arm {arm.name} as it is now"
     for name in trial_leaves():
-        # What a trial is scored on, where and how fast it runs, does not change which value is best.
-        if name in searched or name.startswith("eval.") or name in ("model.dtype", "train.threads", "train.device"):
+        if name in searched or name.startswith("eval.") or name in NOT_FOR_THE_SEARCH:
             continue
         now = get(plan.baseline.keys, name)
         try:

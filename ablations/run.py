@@ -55,7 +55,7 @@ def _run(words: list[str]) -> int:
     print(describe(plan), flush=True)
     if config.dry_run:
         return 0
-    conductor = Conductor(plan, _command(words))
+    conductor = Conductor(plan)
     check_writable(conductor.runs)
     signal.signal(signal.SIGTERM, _interrupt)
     try:

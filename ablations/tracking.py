@@ -17,13 +17,13 @@ class StepLog:
         rows = [row for row in read_steps(path) if row["step"] <= keep_steps] if keep_steps else []
         if len(rows) != keep_steps:
             raise ValueError(f"{path} lacks steps that the checkpoint has")
-        self.rows: list[dict[str, float]] = rows
+        self.rows: list[dict[str, Any]] = rows
         self._file: IO[str] = path.open("w")
         for row in rows:
             self._file.write(json.dumps(row) + "\n")
         self._file.flush()
 
-    def add(self, row: dict[str, float]) -> None:
+    def add(self, row: dict[str, Any]) -> None:
         self.rows.append(row)
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
@@ -32,7 +32,7 @@ class StepLog:
         self._file.close()
 
 
-def read_steps(path: Path) -> list[dict[str, float]]:
+def read_steps(path: Path) -> list[dict[str, Any]]:
     """Whole lines of a step log; a line that a kill cut short is left out."""
     rows = []
     for line in path.read_text().splitlines() if path.is_file() else []:

@@ -117,6 +117,9 @@ def _train(arguments: Mapping[str, Any], folder: Path, report: Report) -> Record
         mirror.summary({"status": "diverged", "reason": str(diverged)})
         mirror.finish(exit_code=1)
         return dataclasses.replace(base, status="diverged", reason=str(diverged), history=recorder.history())
+    except BaseException:
+        mirror.finish(exit_code=1)
+        raise
     finally:
         recorder.steps.close()
     train_s = time.monotonic() - started
@@ -137,8 +140,7 @@ def _finish(
     """Evaluate; score and keep the checkpoint where tasks are named (a search trial leaves neither)."""
     started = time.monotonic()
     metrics, load = test_metrics(keys, data, model)
-    tail = [row["max_vio"] for row in recorder.steps.rows[-max(1, keys.steps // 10) :]]
-    metrics["max_vio_batch"] = math.fsum(tail) / len(tail)
+    metrics |= batch_metrics(keys, recorder.steps.rows)
     scores = {}
     if keys.eval.tasks:
         from tasks.evals.score import score
@@ -199,12 +201,25 @@ def test_metrics(keys: TrialKeys, data: PackedData, model: Transformer) -> tuple
     if len(load):
         metrics |= {
             "max_vio_global": mean_max_vio(load),
+            **{f"max_vio_global_layer{i}": value for i, value in enumerate(max_vio(load).tolist(), start=1)},
             "max_vio_floor": max_vio_floor(count, moe.n_routed_experts, moe.top_k),
             "max_vio_max": moe.n_routed_experts / moe.top_k - 1,
             "routing_entropy": float(entropy.mean()) / count,
         }
     relative = load.double() / load.double().mean(dim=-1, keepdim=True).clamp_min(1e-12)
     return metrics, relative.tolist()
+
+
+def batch_metrics(keys: TrialKeys, rows: list[dict[str, Any]]) -> dict[str, float]:
+    """MaxVio of the training batch over the last tenth of the steps: mean over layers, each layer, and its floor."""
+    tail = rows[-max(1, keys.steps // 10) :]
+    layers = zip(*(row["max_vio_layers"] for row in tail), strict=True)
+    moe = keys.model.moe
+    return {
+        "max_vio_batch": math.fsum(row["max_vio"] for row in tail) / len(tail),
+        "max_vio_batch_floor": max_vio_floor(keys.tokens_per_step, moe.n_routed_experts, moe.top_k),
+        **{f"max_vio_batch_layer{i}": math.fsum(column) / len(tail) for i, column in enumerate(layers, start=1)},
+    }
 
 
 class Recorder(L.Callback):
@@ -224,11 +239,13 @@ class Recorder(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
         assert isinstance(module, LanguageModel) and module.result is not None
         step, result = trainer.global_step, module.result
-        row = {
+        layers = max_vio(result.load_LE).tolist() if len(result.load_LE) else []
+        row: dict[str, Any] = {
             "step": step,
             "loss": float(result.losses["loss"]),
             "aux_loss": float(result.losses["aux_loss"]),
             "max_vio": mean_max_vio(result.load_LE),
+            "max_vio_layers": layers,
             "lr": float(trainer.optimizers[0].param_groups[0]["lr"]),
         }
         self.steps.add(row)
@@ -247,14 +264,13 @@ class Recorder(L.Callback):
                 }
             )
         if step % max(1, self.keys.steps // HISTORY_POINTS) == 0 or step == self.keys.steps:
-            per_layer = max_vio(result.load_LE).tolist() if len(result.load_LE) else []
             self.mirror.log(
                 {
                     "train/loss": row["loss"],
                     "train/aux_loss": row["aux_loss"],
                     "train/max_vio_batch": row["max_vio"],
                     "train/lr": row["lr"],
-                    **{f"train/max_vio_batch_layer{i}": value for i, value in enumerate(per_layer)},
+                    **{f"train/max_vio_batch_layer{i}": value for i, value in enumerate(layers, start=1)},
                 },
                 step,
             )
@@ -285,8 +301,8 @@ class Recorder(L.Callback):
         rows = self.steps.rows
         stride = max(1, math.ceil(len(rows) / HISTORY_POINTS))
         kept = [row for i, row in enumerate(rows) if i % stride == 0 or i == len(rows) - 1]
-        kept = [row for row in kept if all(math.isfinite(value) for value in row.values())]
         names = ("step", "loss", "aux_loss", "max_vio", "lr")
+        kept = [row for row in kept if all(math.isfinite(row[name]) for name in names)]
         return {name: [row[name] for row in kept] for name in names} if kept else {}
 
 

@@ -28,6 +28,7 @@ def all_tables(result: Result) -> list[Table]:
         verdict_table(result),
         loss_table(result),
         balance_table(result),
+        layer_table(result),
         scores_table(result),
         sensitivity_table(result),
         guards_table(result),
@@ -132,6 +133,26 @@ def balance_table(result: Result) -> Table:
         + ("floor: what perfectly uniform routing shows on as many tokens. Entropy in nats.")
     )
     return Table("Balance", columns, rows if most else [], note)
+
+
+def layer_table(result: Result) -> Table:
+    """MaxVio of each MoE layer, on the whole test split and on training batches."""
+    rows = []
+    for arm in result.arms.values():
+        most = arm.mean("max_vio_max")
+        for kind in ("global", "batch"):
+            stem = f"max_vio_{kind}_layer"
+            names = [name for name in arm.values if name.startswith(stem)]
+            layers = [arm.mean(name) for name in sorted(names, key=lambda name: int(name.removeprefix(stem)))]
+            if not layers or not most:
+                continue
+            floor = arm.mean("max_vio_floor" if kind == "global" else "max_vio_batch_floor")
+            cells = [
+                f"{numbers.fixed(v, 3)} ({numbers.percent(v / most if v is not None else None, 1)})" for v in layers
+            ]
+            rows.append([arm.name, f"MaxVio_{kind}", *cells, numbers.fixed(floor, 3)])
+    columns = ["arm", "metric", *(f"layer {i}" for i in range(1, len(rows[0]) - 2)), "floor"] if rows else []
+    return Table("Balance by MoE layer", columns, rows, "Value, and its share of the maximum.", words=(0, 1))
 
 
 def scores_table(result: Result) -> Table:

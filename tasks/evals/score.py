@@ -6,6 +6,7 @@ lm-eval's index of all standard tasks (3 s).
 """
 
 import contextlib
+import difflib
 import functools
 import io
 import json
@@ -94,6 +95,9 @@ def check_tasks(names: Sequence[str]) -> None:
         if _is_path(name):
             _check_file(name)
             continue
+        slip = difflib.get_close_matches(name, OUR_TASKS, n=1, cutoff=0.85)
+        if slip:  # no need to wait for lm-eval's index
+            raise ConfigError(f"eval.tasks={name}: no such task; did you mean {slip[0]}?")
         known = _standard_tasks().all_tasks
         if name not in known:
             near = closest(name, OUR_TASKS) or closest(name, known)

@@ -328,7 +328,7 @@ def conduct(plan: Any, pool: type[InlinePool]) -> Any:
     from ablations.conduct import Conductor
 
     def run(*words: str) -> Conductor:
-        conductor = Conductor(plan(*words), "command")
+        conductor = Conductor(plan(*words))
         conductor.run()
         return conductor
 

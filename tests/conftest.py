@@ -1,0 +1,9 @@
+"""The slowest tests begin first, so that they do not run alone at the end on one of several processes."""
+
+import pytest
+
+SLOW = ("test_run.py", "test_trial.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in SLOW)
