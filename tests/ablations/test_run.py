@@ -128,7 +128,7 @@ REFUSED: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "no text": (lambda _: ["data.source=text"], "data.source=text: needs data.path=FILE_OR_FOLDER"),
     "runs in a file": (lambda d: [text_file(d, b"").replace("data.path", "runs_dir") + "/runs"], "runs_dir="),
     "runs is a file": (lambda d: [text_file(d, b"").replace("data.path", "runs_dir")], "is not a folder"),
-    "unknown task": (lambda _: ["eval.tasks=[python_cloz]"], "eval.tasks=python_cloz: no such task; did you mean python_cloze?"),
+    "unknown task": (lambda _: ["eval.tasks=[python_cloz]"], "no such task; did you mean python_cloze?"),
 }
 
 

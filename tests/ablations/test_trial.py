@@ -94,6 +94,11 @@ def test_what_a_trial_leaves(arguments):
     assert len(record.load) == 1 and sum(record.load[0]) == pytest.approx(8)
     assert max(record.load[0]) - 1 == pytest.approx(record.metrics["max_vio_global"])
     assert record.metrics["max_vio_batch"] == steps[-1]["max_vio"]
+    for kind in ("global", "batch"):
+        layers = [v for k, v in record.metrics.items() if k.startswith(f"max_vio_{kind}_layer")]
+        assert len(layers) == len(record.load)
+        assert sum(layers) / len(layers) == pytest.approx(record.metrics[f"max_vio_{kind}"])
+    assert record.metrics["max_vio_batch_floor"] > record.metrics["max_vio_floor"]  # a batch has fewer tokens
     assert 0 < record.metrics["bits_per_byte"] < record.metrics["loss"] / math.log(2)
     assert record.config == given["keys"]
     assert record.data["tokens"]["train"] > 0

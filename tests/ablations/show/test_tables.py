@@ -188,3 +188,16 @@ def test_sentence_is_honest(result: Result) -> None:
 def test_sentence_of_an_unfinished_run(sweep_run: Any, tmp_path: Path) -> None:
     sweep_run(tmp_path, missing=(("bias", 0),))
     assert render.summary_sentence(load(tmp_path)).startswith("So far (35 of 36 trials): ")
+
+
+def test_layers_stand_in_their_order_with_their_share_of_the_maximum(result):
+    assert not tables.layer_table(result).rows, "records of before had no layers"
+    arm = result.arms["bias"]
+    layers = {f"max_vio_global_layer{i}": {0: i / 10} for i in range(1, 12)}
+    own = dataclasses.replace(arm, values={**arm.values, **layers})
+    table = tables.layer_table(dataclasses.replace(result, arms={"bias": own}))
+    most = own.mean("max_vio_max")
+    assert table.columns == ["arm", "metric", *(f"layer {i}" for i in range(1, 12)), "floor"]
+    (row,) = table.rows
+    assert row[:2] == ["bias", "MaxVio_global"] and row[-1] == numbers.fixed(own.mean("max_vio_floor"), 3)
+    assert row[2] == f"0.100 ({numbers.percent(0.1 / most, 1)})" and row[12].startswith("1.100 ")
