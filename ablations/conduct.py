@@ -2,6 +2,7 @@
 what is finished is a record on disk, and the rest follows from the plan."""
 
 import contextlib
+import hashlib
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -125,8 +126,6 @@ class Conductor:
                 self.state["deviations"] = [*self.state.get("deviations", []), note]
             self.state = {"deviations": self.state.get("deviations", [])}
         write_json(path, document)
-        import hashlib
-
         self.state["plan_sha"] = hashlib.sha256(path.read_bytes()).hexdigest()
         self.state.setdefault("deviations", [])
         self._save()

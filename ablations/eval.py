@@ -219,10 +219,10 @@ def main(arguments: Sequence[str]) -> int:
     try:
         result = evaluate(parse(arguments))
     except ConfigError as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"runs_dir or checkpoint: {error}", file=sys.stderr)
+        print(f"error: runs_dir or checkpoint: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; nothing was written but the cache", file=sys.stderr)

@@ -46,7 +46,7 @@ def _run(words: list[str]) -> int:
         print(config_yaml(config), end="")
         return 0
 
-    from ablations.conduct import Conductor, GuardFailed, check_writable
+    from ablations.conduct import Conductor, GuardFailed
     from ablations.plan import describe, make_plan
     from tasks.evals.score import check_tasks
 
@@ -56,7 +56,6 @@ def _run(words: list[str]) -> int:
     if config.dry_run:
         return 0
     conductor = Conductor(plan)
-    check_writable(conductor.runs)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         conductor.run()

@@ -113,7 +113,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert command.main(arguments) == 2
     out, err = capfd.readouterr()
     assert out == ""
-    assert message in err
+    assert err.startswith("error: ") and message in err
     assert err.count("\n") == 1
 
 
