@@ -19,7 +19,7 @@ from ablations.launch.progress import Progress
 from ablations.plan import AA, CONTROL, Arm, Plan, config_guards, plan_document, results_dir
 from ablations.records import Record, read_record
 from ablations.study import MAX_WIDENINGS, Choice, Measured, Studies, choose, key_of, measure, widened
-from models.config import ConfigError
+from models.typed import ConfigError
 from tasks.batches import prepare
 
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 32)}

@@ -29,7 +29,7 @@ from ablations.sweepfile import (
     without,
 )
 from ablations.trialkeys import TrialKeys, trial_keys, typed_trial, with_overrides
-from models.config import ConfigError, build, closest
+from models.typed import ConfigError, build, closest
 
 __all__ = [
     "TrialKeys",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from models.config import ConfigError, build, closest
+from models.typed import ConfigError, build, closest
 from tasks.config import DataConfig, EvalConfig
 
 if TYPE_CHECKING:

@@ -39,22 +39,33 @@ class GuardResult:
 
 
 def causality(model: Transformer, tokens_BT: Tensor) -> GuardResult:
-    """Changing tokens after position t leaves the logits up to t as they were, for three t. `model` is in FP32."""
+    """Changing tokens after position t leaves the logits up to t as they were, for three t. `model` is in FP32.
+
+    An MTP module of depth k may see k tokens further, by its definition, and no more.
+    """
     length = tokens_BT.shape[1]
     generator = torch.Generator().manual_seed(0)
     worst = 0.0
     model.eval()
     with torch.no_grad():
-        before = model(tokens_BT).logits
+        before = _all_logits(model, tokens_BT)
         for t in sorted({length // 4, length // 2, length - 2}):
             changed = tokens_BT.clone()
             other = torch.randint(1, model.config.vocab_size, changed[:, t + 1 :].shape, generator=generator)
             changed[:, t + 1 :] = (changed[:, t + 1 :] + other) % model.config.vocab_size  # every later token differs
-            after = model(changed).logits
-            worst = max(worst, float((after[:, : t + 1] - before[:, : t + 1]).abs().max()))
+            for k, (old, new) in enumerate(zip(before, _all_logits(model, changed), strict=True)):
+                kept = max(0, t + 1 - k)
+                if kept:
+                    worst = max(worst, float((new[:, :kept] - old[:, :kept]).abs().max()))
     passed = worst <= CAUSALITY_TOLERANCE
     detail = f"largest change of an earlier logit {worst:.1e} (limit {CAUSALITY_TOLERANCE:.0e})"
     return GuardResult("causality", passed, detail if passed else f"later tokens change earlier logits: {detail}")
+
+
+def _all_logits(model: Transformer, tokens_BT: Tensor) -> list[Tensor]:
+    """The main model's, then those of each MTP depth."""
+    output = model(tokens_BT, mtp=True)
+    return [output.logits, *output.mtp_logits]
 
 
 def start(module: "LanguageModel", batch: Tensor) -> GuardResult:
@@ -84,33 +95,34 @@ def arm_guards(keys: TrialKeys, seed: int, data: PackedData, steps: int = 2) -> 
     """Causality, start and determinism of one arm, on real batches."""
     from ablations.trial import build_model
 
-    batch = data.train_batch(seed, 0)
+    batch = data.train_sequences(seed, *keys.batches[0])
     device = keys.train.device
     fp32 = Transformer(replace(keys.model, dtype="float32"))
+    fp32.document_end = keys.document_end
     initialise(fp32, seed, keys.model.std)
     results = [causality(fp32, batch[: min(2, len(batch)), :-1])]
     results.append(start(build_model(keys, seed).to(device), batch.to(device)))
     runs = []
     for _ in range(2):
         module = build_model(keys, seed).to(device)
-        train_steps(module, [data.train_batch(seed, t).to(device) for t in range(steps)], keys)
+        train_steps(module, [data.train_sequences(seed, *b).to(device) for b in keys.batches[:steps]], keys)
         runs.append([p.detach() for p in module.transformer.parameters()])
     return [*results, determinism(runs[0], runs[1], steps)]
 
 
 def train_steps(module: "LanguageModel", batches: Iterable[Tensor], keys: TrialKeys) -> None:
     """A bare loop over the same executor, clipping, optimizer and balance update that the Trainer drives."""
+    from models.module import update_routers
     from models.optim import adamw
 
     model = module.transformer
     optimizer = adamw(model, keys.optim)
-    for batch in batches:
+    for step, batch in enumerate(batches):
         optimizer.zero_grad(set_to_none=True)
-        result = module.executor.step(batch)
+        result = module.executor.step(batch, module.progress(step))
         torch.nn.utils.clip_grad_norm_(model.parameters(), keys.optim.clip_norm)
         optimizer.step()
-        for balance, load_E in zip(model.balances(), result.load_LE, strict=True):
-            balance.update(load_E)
+        update_routers(model, result, module.progress(step))
 
 
 def isolation(arm: Mapping[str, Any], baseline: Mapping[str, Any], declared: Iterable[str]) -> GuardResult:

@@ -15,7 +15,7 @@ import tasks.config
 from ablations.keys import all_keys, options
 from ablations.schema import Config
 from ablations.sweepfile import SCALES, default_scale, read_yaml, scale_names, sweep_files
-from models.config import ConfigError
+from models.typed import ConfigError
 
 _WIDTH = 118
 _USAGE = """\

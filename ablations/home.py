@@ -36,7 +36,7 @@ if _foreign:
 
 def check_house() -> None:
     """Raise ConfigError where `models` or `tasks` is somebody else's, or where there is no checkout."""
-    from models.config import ConfigError
+    from models.typed import ConfigError
 
     for package, place in _foreign.items():
         if place == "nowhere":

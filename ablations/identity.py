@@ -17,7 +17,7 @@ from typing import Any
 
 from ablations.home import ROOT
 
-TRIAL_CODE = ("models", "tasks", "ablations/trial.py", "ablations/trialkeys.py")
+TRIAL_CODE = ("models", "tasks", "ablations/trial.py", "ablations/trialkeys.py", "ablations/measures.py")
 """Whose syntax trees enter a trial's id."""
 VERSIONS = ("torch", "lightning", "tokenizers", "lm_eval", "numpy")
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ablations.schema import Config
-from models.config import ConfigError, build, closest
+from models.typed import ConfigError, build, closest
 
 TRIAL_GROUPS = ("model", "data", "optim", "train", "eval")
 """The keys that can change a trial's numbers. What no group here holds must not."""

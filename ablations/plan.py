@@ -17,9 +17,9 @@ from ablations.schema import Config, SweepConfig
 from ablations.sweepfile import thinned
 from ablations.trialkeys import TrialKeys, get, typed_trial
 from ablations.verdicts import DECISION_RULE
-from models.config import ConfigError
 from models.cost import Cost, cost
 from models.transformer import resolve_dtype
+from models.typed import ConfigError
 
 AA, CONTROL = "aa", "control"
 PERTURBATION = 1e-6
@@ -232,7 +232,7 @@ def plan_document(plan: Plan, data_fingerprint: Mapping[str, Any]) -> dict[str, 
             "kind": arm.kind,
             "set": arm.set,
             "search": arm.search,
-            "tokens": typed.steps * typed.tokens_per_step,
+            "tokens": typed.sequences * typed.data.seq_len,
             **asdict(size),
         }
     return {
@@ -272,7 +272,7 @@ def describe(plan: Plan) -> str:
     ]
     for arm in plan.arms.values():
         typed, size = arm.typed, arm.cost
-        tokens = typed.steps * typed.tokens_per_step
+        tokens = typed.sequences * typed.data.seq_len
         lines.append(
             f"{arm.name:{width}}  {_short(size.total_params):>8} {_short(size.active_params):>8} {_short(tokens):>8} "
             f"{tokens / size.active_params:>10.2f}  {arm.about}" + (" (baseline)" if arm is plan.baseline else "")

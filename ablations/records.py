@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ablations.files import read_json, write_json
-from models.config import build
+from models.typed import build
 
 FORMAT = 1
 

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from ablations.files import write_atomically, write_json
 from ablations.home import ROOT, check_house
 from ablations.show.results import Result, load_result
-from models.config import ConfigError, build, closest
+from models.typed import ConfigError, build, closest
 
 PACKAGES = (
     "torch", "lightning", "numpy", "scipy", "statsmodels", "optuna", "lm-eval", "tokenizers", "transformers", "wandb",

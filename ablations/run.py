@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from ablations.home import check_house
-from models.config import ConfigError
+from models.typed import ConfigError
 
 
 def main(arguments: list[str] | None = None) -> int:

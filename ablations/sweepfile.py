@@ -12,7 +12,7 @@ from ablations.home import ROOT
 from ablations.keys import TRIAL_GROUPS
 from ablations.schema import Config, ExpectedConfig, SweepConfig
 from ablations.trialkeys import differing, trial_keys, with_overrides
-from models.config import ConfigError, build, closest
+from models.typed import ConfigError, build, closest
 
 SCALES = ROOT / "ablations" / "scales"
 RESERVED = ("aa", "control", "all")

@@ -20,17 +20,18 @@ import torch
 
 from ablations.files import write_atomically
 from ablations.identity import environment
+from ablations.measures import batch_metrics, test_metrics
 from ablations.records import Record, read_record
-from ablations.stats import max_vio_floor
 from ablations.tracking import Mirror, StepLog, open_mirror
 from ablations.trialkeys import TrialKeys, typed_trial
 from models.balance import max_vio
 from models.checkpoint import save_checkpoint
+from models.evaluation import evaluate, mean_max_vio
 from models.layers import cast_once
-from models.module import Diverged, LanguageModel, evaluate, mean_max_vio
+from models.module import Diverged, LanguageModel
 from models.transformer import Transformer
 from tasks.batches import PackedData, prepare
-from tasks.config import DataConfig
+from tasks.config import END_OF_TEXT_ID, DataConfig
 from tasks.datamodule import TextDataModule
 
 Report = Callable[[dict[str, Any]], None]
@@ -66,11 +67,13 @@ def build_model(keys: TrialKeys, seed: int) -> LanguageModel:
     return LanguageModel(
         keys.model,
         keys.optim,
-        keys.steps,
+        keys.full_batches,
         seed,
         microbatches=keys.train.microbatches,
         perturb=keys.train.perturb,
         spike_nats=keys.train.spike_nats,
+        places=keys.places,
+        document_end=keys.document_end,
     )
 
 
@@ -112,7 +115,7 @@ def _train(arguments: Mapping[str, Any], folder: Path, report: Report) -> Record
     )
     started = time.monotonic()
     try:
-        trainer.fit(module, TextDataModule(data, seed, keys.steps), ckpt_path=resume, weights_only=True)
+        trainer.fit(module, TextDataModule(data, seed, keys.batches), ckpt_path=resume, weights_only=True)
     except Diverged as diverged:
         mirror.summary({"status": "diverged", "reason": str(diverged)})
         mirror.finish(exit_code=1)
@@ -155,7 +158,7 @@ def _finish(
             )
         write_atomically(folder / "checkpoint" / "tokenizer.json", data.tokenizer.to_str())
         save_checkpoint(folder / "checkpoint", model, {"data": arguments["keys"]["data"], "trial": arguments["id"]})
-    trained_here = keys.tokens_per_step * (len(recorder.steps.rows) - recorder.resumed_at)
+    trained_here = sum(count for _, count in keys.batches[recorder.resumed_at :]) * keys.data.seq_len
     timings = {
         "train_s": train_s,
         "eval_s": time.monotonic() - started,
@@ -184,44 +187,6 @@ def _finish(
     )
 
 
-def test_metrics(keys: TrialKeys, data: PackedData, model: Transformer) -> tuple[dict[str, float], list[list[float]]]:
-    """Metrics and relative load (L, E) on `eval.split`."""
-    device = keys.train.device
-    nbytes = 0
-
-    def batches() -> Any:
-        nonlocal nbytes
-        for tokens in data.evaluation_batches(keys.eval.split, keys.eval.tokens):
-            nbytes += int(data.token_bytes[tokens[:, 1:].numpy()].sum())
-            yield tokens.to(device)
-
-    total, count, load, entropy = evaluate(model, batches())
-    moe = keys.model.moe
-    metrics = {"loss": total / count, "bits_per_byte": total / math.log(2) / max(1, nbytes)}
-    if len(load):
-        metrics |= {
-            "max_vio_global": mean_max_vio(load),
-            **{f"max_vio_global_layer{i}": value for i, value in enumerate(max_vio(load).tolist(), start=1)},
-            "max_vio_floor": max_vio_floor(count, moe.n_routed_experts, moe.top_k),
-            "max_vio_max": moe.n_routed_experts / moe.top_k - 1,
-            "routing_entropy": float(entropy.mean()) / count,
-        }
-    relative = load.double() / load.double().mean(dim=-1, keepdim=True).clamp_min(1e-12)
-    return metrics, relative.tolist()
-
-
-def batch_metrics(keys: TrialKeys, rows: list[dict[str, Any]]) -> dict[str, float]:
-    """MaxVio of the training batch over the last tenth of the steps: mean over layers, each layer, and its floor."""
-    tail = rows[-max(1, keys.steps // 10) :]
-    layers = zip(*(row["max_vio_layers"] for row in tail), strict=True)
-    moe = keys.model.moe
-    return {
-        "max_vio_batch": math.fsum(row["max_vio"] for row in tail) / len(tail),
-        "max_vio_batch_floor": max_vio_floor(keys.tokens_per_step, moe.n_routed_experts, moe.top_k),
-        **{f"max_vio_batch_layer{i}": math.fsum(column) / len(tail) for i, column in enumerate(layers, start=1)},
-    }
-
-
 class Recorder(L.Callback):
     """Logs every step, reports progress, validates on a fixed set, and writes the resumable checkpoint."""
 
@@ -239,12 +204,13 @@ class Recorder(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
         assert isinstance(module, LanguageModel) and module.result is not None
         step, result = trainer.global_step, module.result
-        layers = max_vio(result.load_LE).tolist() if len(result.load_LE) else []
+        main = result.load_LE[: len(module.transformer.main_routers())]  # MTP modules have no place in MaxVio
+        layers = max_vio(main).tolist() if len(main) else []
         row: dict[str, Any] = {
             "step": step,
             "loss": float(result.losses["loss"]),
             "aux_loss": float(result.losses["aux_loss"]),
-            "max_vio": mean_max_vio(result.load_LE),
+            "max_vio": mean_max_vio(main),
             "max_vio_layers": layers,
             "lr": float(trainer.optimizers[0].param_groups[0]["lr"]),
         }
@@ -252,7 +218,8 @@ class Recorder(L.Callback):
         now = time.monotonic()
         if now - self._reported > REPORT_SECONDS or step == self.keys.steps:
             self._reported = now
-            speed = (step - self.resumed_at) * self.keys.tokens_per_step / max(1e-9, now - self._started)
+            seen = sum(count for _, count in self.keys.batches[self.resumed_at : step]) * self.keys.data.seq_len
+            speed = seen / max(1e-9, now - self._started)
             self.report(
                 {
                     "event": "step",
@@ -285,10 +252,11 @@ class Recorder(L.Callback):
         """On the validation split, whatever `eval.split` says, a quarter of `eval.tokens`."""
         tokens = max(self.keys.data.seq_len, self.keys.eval.tokens // 4)
         batches = (b.to(self.keys.train.device) for b in self.data.evaluation_batches("validation", tokens))
-        total, count, load, _ = evaluate(model, batches)
-        for name, value in (("step", step), ("loss", total / count), ("max_vio_global", mean_max_vio(load))):
+        found = evaluate(model, batches, END_OF_TEXT_ID if self.keys.eval.mask_documents else None)
+        vio = mean_max_vio(found.load_LE)
+        for name, value in (("step", step), ("loss", found.loss), ("max_vio_global", vio)):
             self.validation[name].append(value)
-        self.mirror.log({"validation/loss": total / count, "validation/max_vio_global": mean_max_vio(load)}, step)
+        self.mirror.log({"validation/loss": found.loss, "validation/max_vio_global": vio}, step)
 
     def state_dict(self) -> dict[str, Any]:
         return {"validation": {name: list(column) for name, column in self.validation.items()}}

@@ -5,6 +5,7 @@ Also imported by the workers, hence without Hydra and OmegaConf.
 
 import copy
 import dataclasses
+import functools
 import math
 import typing
 from collections.abc import Iterable, Mapping
@@ -13,8 +14,10 @@ from typing import Any
 
 from ablations.keys import TRIAL_GROUPS, all_keys, suggestion, trial_leaves
 from ablations.schema import Config, TrainConfig
-from models.config import ConfigError, ModelConfig, OptimConfig, build, validate
-from tasks.config import DataConfig, EvalConfig
+from models.config import ModelConfig, OptimConfig
+from models.rules import check_length, validate
+from models.typed import ConfigError, build
+from tasks.config import END_OF_TEXT_ID, DataConfig, EvalConfig, ramped
 
 
 @dataclass(frozen=True)
@@ -37,9 +40,39 @@ class TrialKeys:
         return self.data.batch_size * self.data.seq_len
 
     @property
+    def sequences(self) -> int:
+        """Sequences that the trial trains on: whole batches that fit into the tokens."""
+        return self.tokens // self.tokens_per_step * self.data.batch_size
+
+    @functools.cached_property
+    def batches(self) -> list[tuple[int, int]]:
+        """(first sequence, sequences) of each optimizer step; a ramp makes more, smaller steps of the same tokens."""
+        return ramped(self.sequences, self.data, self.train.microbatches)
+
+    @property
+    def model_has_experts(self) -> bool:
+        return self.model.dense_layers < self.model.n_layers
+
+    @property
     def steps(self) -> int:
-        """Optimizer steps: whole batches that fit into the tokens."""
-        return self.tokens // self.tokens_per_step
+        """Optimizer steps."""
+        return len(self.batches)
+
+    @property
+    def places(self) -> list[float]:
+        """Where each step begins, in full batches (models.optim.lr_ratio)."""
+        size = self.data.batch_size
+        return [first // size if first % size == 0 else first / size for first, _ in self.batches]
+
+    @property
+    def full_batches(self) -> int:
+        """Steps that the training would have without a ramp: its length in the unit of `places`."""
+        return self.sequences // self.data.batch_size
+
+    @property
+    def document_end(self) -> int | None:
+        """The token that attention stops at in training, where documents are masked."""
+        return END_OF_TEXT_ID if self.data.mask_documents else None
 
 
 _GROUPS: dict[str, Any] = typing.get_type_hints(TrialKeys)
@@ -110,20 +143,23 @@ def _not_a_leaf(name: str) -> str:
 
 ABOVE_ZERO = (
     *("model.attention.kv_lora_rank", "model.attention.q_lora_rank", "model.attention.qk_nope_head_dim"),
-    *("model.attention.v_head_dim", "model.attention.head_dim", "model.attention.rope_theta"),
+    *("model.attention.v_head_dim", "model.attention.head_dim", "model.rope.theta"),
     *("model.moe.routed_scaling_factor", "model.norm_eps", "model.init_std"),
     *("data.max_bytes", "data.batch_size", "optim.lr", "optim.eps", "optim.clip_norm"),
     *("train.tokens", "train.token_fraction", "train.microbatches", "train.spike_nats", "train.threads"),
     *("train.validate_every", "train.checkpoint_every", "eval.tokens", "eval.items", "optim.decay_fraction"),
+    *("model.rope.factor", "data.ramp_from", "data.ramp_over"),
 )
 NOT_NEGATIVE = (
     *("model.moe.n_shared_experts", "model.moe.balance.alpha", "model.moe.balance.update_speed"),
     *("optim.weight_decay", "optim.warmup_fraction", "optim.final_lr_ratio", "optim.beta1", "optim.beta2"),
-    "train.perturb",
+    *("model.moe.balance.frozen_fraction", "model.mtp.weight", "model.mtp.tail_weight", "model.mtp.tail_from"),
+    *("train.perturb", "data.fim_rate", "optim.cosine_from", "optim.tail_lr_ratio", "model.rope.mscale"),
 )
 AT_MOST_ONE = (
     *("train.validate_every", "train.checkpoint_every", "optim.decay_fraction", "optim.final_lr_ratio"),
-    "train.perturb",
+    *("train.perturb", "data.fim_rate", "data.ramp_from", "data.ramp_over", "model.mtp.tail_from"),
+    *("model.moe.balance.frozen_fraction", "optim.cosine_until", "optim.tail_from", "optim.tail_lr_ratio"),
 )
 BELOW_ONE = ("optim.warmup_fraction", "optim.beta1", "optim.beta2")
 
@@ -173,6 +209,17 @@ def _check_data(trial: TrialKeys) -> None:
             raise ConfigError(f"data.source={source}: needs data.{name}={_WANTED[name]}")
         if data.source != source and value is not None:
             raise ConfigError(f"data.{name}={value}: is read with data.source={source} only; add data.source={source}")
+    optim = trial.optim
+    if (
+        optim.schedule == "v3"
+        and not optim.warmup_fraction <= optim.cosine_from < optim.cosine_until <= optim.tail_from
+    ):
+        raise ConfigError(
+            f"optim.cosine_from={optim.cosine_from}: the v3 schedule needs optim.warmup_fraction <= cosine_from < "
+            f"cosine_until <= tail_from (here {optim.warmup_fraction}, {optim.cosine_from}, {optim.cosine_until}, "
+            f"{optim.tail_from})"
+        )
+    check_length(trial.model, data.seq_len)
     if trial.optim.schedule == "wsd" and trial.optim.warmup_fraction + trial.optim.decay_fraction > 1:
         raise ConfigError(
             f"optim.decay_fraction={trial.optim.decay_fraction}: with optim.warmup_fraction="

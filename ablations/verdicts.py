@@ -6,7 +6,7 @@ from typing import Literal
 
 from ablations.schema import ExpectedConfig
 from ablations.stats import Difference, seeds_needed
-from models.config import ConfigError
+from models.typed import ConfigError
 
 Outcome = Literal["agrees", "disagrees", "not resolved", "no signal here", "void"]
 

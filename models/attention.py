@@ -1,7 +1,11 @@
-"""Causal self-attention behind one call: x (B, T, D) and RoPE angles in, (B, T, D) out."""
+"""Causal self-attention behind one call: x (B, T, D) and where its tokens stand in, (B, T, D) out.
+
+Letters beside those of layers.py: L cached positions, G key and value heads, h width of a head.
+"""
 
 import functools
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -9,48 +13,90 @@ from torch import Tensor, nn
 
 from models.config import ModelConfig
 from models.layers import Linear, RMSNorm
-from models.rope import rotate
+from models.rope import rotate, softmax_temperature
 
-EXPLICIT_MAX_LENGTH = 512
-"""On CPU, BF16 products with an explicit mask beat SDPA below about this length; their memory grows with T^2."""
+EXPLICIT_MAX_SCORES = 512 * 512
+"""On CPU, products with an explicit mask beat SDPA up to about this many scores per head; their memory is T x L."""
 
 
-class MultiHeadAttention(nn.Module):
-    """MHA with RoPE over the whole head; caches 2 * n_heads * head_dim elements per token."""
+@dataclass(frozen=True)
+class Places:
+    """Where the tokens of one forward pass stand, shared by all its layers."""
+
+    cos: Tensor
+    """(T, rope_dim / 2), or (B, T, rope_dim / 2) where rows stand at different positions."""
+    sin: Tensor
+    mask_BTL: Tensor | None = None
+    """Added to the scores, 0 or -inf; None is plain causal attention of T tokens over themselves."""
+    causal: bool = True
+    """False only in the guards' deliberately leaking model."""
+    positions_BT: Tensor | None = None
+    """With a cache: the slot that each token's keys and values are written to."""
+
+
+class LayerCache:
+    """What one attention layer keeps per token: (B, max_length, ...) tensors in the compute type."""
+
+    def __init__(self, *buffers: Tensor) -> None:
+        self.buffers = buffers
+
+    def write(self, places: Places, *rows: Tensor) -> tuple[Tensor, ...]:
+        """Put rows (B, T, ...) at `places.positions_BT`; returns all buffers up to the mask's length L."""
+        assert places.positions_BT is not None and places.mask_BTL is not None
+        batch = torch.arange(len(places.positions_BT), device=places.positions_BT.device).unsqueeze(1)
+        for buffer, row in zip(self.buffers, rows, strict=True):
+            buffer[batch, places.positions_BT] = row
+        return tuple(buffer[:, : places.mask_BTL.shape[-1]] for buffer in self.buffers)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(buffer.nbytes for buffer in self.buffers)
+
+
+class GroupedQueryAttention(nn.Module):
+    """GQA (2305.13245) with RoPE over the whole head: `n_kv_heads` keys and values, each shared by H / G queries.
+
+    G = H is MHA, G = 1 is MQA. Caches 2 G h elements per token.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         a = config.attention
-        self.n_heads, self.head_dim = a.n_heads, a.head_dim
-        self.rope_dim = a.head_dim
-        width = a.n_heads * a.head_dim
-        self.q_proj = Linear(config.d_model, width)
-        self.k_proj = Linear(config.d_model, width)
-        self.v_proj = Linear(config.d_model, width)
-        self.o_proj = Linear(width, config.d_model)
+        self.n_heads, self.n_kv_heads, self.head_dim = a.n_heads, config.n_kv_heads, a.head_dim
+        self.q_proj = Linear(config.d_model, a.n_heads * a.head_dim)
+        self.k_proj = Linear(config.d_model, self.n_kv_heads * a.head_dim)
+        self.v_proj = Linear(config.d_model, self.n_kv_heads * a.head_dim)
+        self.o_proj = Linear(a.n_heads * a.head_dim, config.d_model)
+        self.scale = a.head_dim**-0.5 * softmax_temperature(config.rope)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, causal: bool = True) -> Tensor:
-        heads = (*x.shape[:2], self.n_heads, self.head_dim)
-        q = rotate(self.q_proj(x).view(heads), cos, sin)
-        k = rotate(self.k_proj(x).view(heads), cos, sin)
-        v = self.v_proj(x).view(heads)
-        return self.o_proj(attend(q, k, v, self.head_dim**-0.5, causal).flatten(2))
+    def forward(self, x: Tensor, places: Places, cache: LayerCache | None = None) -> Tensor:
+        batch, length, _ = x.shape
+        q = rotate(self.q_proj(x).view(batch, length, self.n_heads, -1), places.cos, places.sin)
+        k = rotate(self.k_proj(x).view(batch, length, self.n_kv_heads, -1), places.cos, places.sin)
+        v = self.v_proj(x).view(batch, length, self.n_kv_heads, -1)
+        if cache is not None:
+            k, v = cache.write(places, k, v)
+        return self.o_proj(attend(q, k, v, self.scale, places).flatten(2))
+
+    def new_cache(self, batch: int, length: int, dtype: torch.dtype, device: torch.device) -> LayerCache:
+        shape = (batch, length, self.n_kv_heads, self.head_dim)
+        return LayerCache(*(torch.zeros(shape, dtype=dtype, device=device) for _ in range(2)))
 
 
 class MultiHeadLatentAttention(nn.Module):
     """MLA (V2 2.1, V3 2.1.1): keys and values are expanded from one normed latent c (B, T, kv_lora_rank); a RoPE key of
-    `qk_rope_head_dim`, shared by all heads, is kept beside it. Names follow the published checkpoints."""
+    `qk_rope_head_dim`, shared by all heads, is kept beside it. Only those two are cached, in one row per token. Names
+    follow the published checkpoints."""
+
+    absorb = False
+    """With a cache: multiply queries by the key expansion and outputs by the value expansion (V2 2.1.2), so that the
+    cached latents are never expanded. The same function, in another order."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         a, d = config.attention, config.d_model
-        self.n_heads, self.nope, self.rope_dim, self.v_dim = (
-            a.n_heads,
-            a.qk_nope_head_dim,
-            a.qk_rope_head_dim,
-            a.v_head_dim,
-        )
-        self.kv_lora_rank = a.kv_lora_rank
+        self.n_heads, self.nope, self.v_dim = a.n_heads, a.qk_nope_head_dim, a.v_head_dim
+        self.rope_dim, self.kv_lora_rank = a.qk_rope_head_dim, a.kv_lora_rank
         query_width = a.n_heads * (self.nope + self.rope_dim)
         if a.q_lora_rank is None:
             self.q_proj = Linear(d, query_width)
@@ -63,43 +109,87 @@ class MultiHeadLatentAttention(nn.Module):
         self.kv_a_layernorm = RMSNorm(a.kv_lora_rank, config.norm_eps)
         self.kv_b_proj = Linear(a.kv_lora_rank, a.n_heads * (self.nope + self.v_dim))
         self.o_proj = Linear(a.n_heads * self.v_dim, d)
+        self.scale = (self.nope + self.rope_dim) ** -0.5 * softmax_temperature(config.rope)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, causal: bool = True) -> Tensor:
-        batch, length, _ = x.shape
+    def forward(self, x: Tensor, places: Places, cache: LayerCache | None = None) -> Tensor:
         query = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x))) if self.compress_query else self.q_proj(x)
-        q_nope, q_rope = query.view(batch, length, self.n_heads, -1).split([self.nope, self.rope_dim], dim=-1)
+        q_nope, q_rope = query.view(*x.shape[:2], self.n_heads, -1).split([self.nope, self.rope_dim], dim=-1)
+        q_rope = rotate(q_rope, places.cos, places.sin)
         latent, k_rope = self.kv_a_proj_with_mqa(x).split([self.kv_lora_rank, self.rope_dim], dim=-1)
-        key_value = self.kv_b_proj(self.kv_a_layernorm(latent)).view(batch, length, self.n_heads, -1)
+        latent = self.kv_a_layernorm(latent)
+        k_rope = rotate(k_rope.unsqueeze(2), places.cos, places.sin)
+        if cache is not None:
+            (kept,) = cache.write(places, torch.cat((latent, k_rope.squeeze(2)), dim=-1))
+            if self.absorb:
+                return self._absorbed(q_nope, q_rope, kept, places)
+            latent, k_rope = kept.split([self.kv_lora_rank, self.rope_dim], dim=-1)
+            k_rope = k_rope.unsqueeze(2)
+        key_value = self.kv_b_proj(latent).view(*latent.shape[:2], self.n_heads, -1)
         k_nope, v = key_value.split([self.nope, self.v_dim], dim=-1)
-        k_rope = rotate(k_rope.unsqueeze(2), cos, sin).expand(-1, -1, self.n_heads, -1)
-        q = torch.cat((q_nope, rotate(q_rope, cos, sin)), dim=-1)
-        k = torch.cat((k_nope, k_rope), dim=-1)
-        return self.o_proj(attend(q, k, v, (self.nope + self.rope_dim) ** -0.5, causal).flatten(2))
+        q = torch.cat((q_nope, q_rope), dim=-1)
+        k = torch.cat((k_nope, k_rope.expand(-1, -1, self.n_heads, -1)), dim=-1)
+        return self.o_proj(attend(q, k, v, self.scale, places).flatten(2))
+
+    def _absorbed(self, q_nope: Tensor, q_rope: Tensor, kept_BLr: Tensor, places: Places) -> Tensor:
+        """q_nope . (W_UK c) = (W_UK^T q_nope) . c: MQA over the cached rows, with the latents as values."""
+        expand = self.kv_b_proj.matrix("weight", q_nope.dtype).view(self.n_heads, -1, self.kv_lora_rank)
+        w_uk_Hnr, w_uv_Hvr = expand.split([self.nope, self.v_dim], dim=1)
+        q = torch.cat((torch.einsum("bthn,hnr->bthr", q_nope, w_uk_Hnr), q_rope), dim=-1)
+        rows = kept_BLr.unsqueeze(2)
+        latents = attend(q, rows, rows[..., : self.kv_lora_rank], self.scale, places)
+        return self.o_proj(torch.einsum("bthr,hvr->bthv", latents, w_uv_Hvr).flatten(2))
+
+    def new_cache(self, batch: int, length: int, dtype: torch.dtype, device: torch.device) -> LayerCache:
+        return LayerCache(torch.zeros(batch, length, self.kv_lora_rank + self.rope_dim, dtype=dtype, device=device))
 
 
-def attend(q_BTHd: Tensor, k_BTHd: Tensor, v_BTHv: Tensor, scale: float, causal: bool = True) -> Tensor:
-    """softmax(scale q k^T + mask) v, (B, T, H, v). `causal=False` exists for the guards' deliberately leaking model."""
-    q, k, v = (x.transpose(1, 2) for x in (q_BTHd, k_BTHd, v_BTHv))
-    length = q.shape[2]
-    if q.device.type == "cpu" and length <= EXPLICIT_MAX_LENGTH:
-        q, k, v = (x.reshape(-1, length, x.shape[-1]) for x in (q, k, v))
-        scores = torch.baddbmm(_mask(length, q.dtype, causal), q, k.mT, alpha=scale)
-        out = torch.bmm(scores.softmax(dim=-1), v).view(q_BTHd.shape[0], -1, length, v.shape[-1])
+def attend(q_BTHh: Tensor, k_BLGh: Tensor, v_BLGv: Tensor, scale: float, places: Places) -> Tensor:
+    """softmax(scale q k^T + mask) v, (B, T, H, v); H / G queries share each key head."""
+    batch, length, heads, _ = q_BTHh.shape
+    kept, groups = k_BLGh.shape[1], k_BLGh.shape[2]
+    q, k, v = (x.transpose(1, 2) for x in (q_BTHh, k_BLGh, v_BLGv))
+    if q.device.type == "cpu" and length * kept <= EXPLICIT_MAX_SCORES:
+        shared = heads // groups  # the queries of one key head follow each other, as further rows of its product
+        q = q.reshape(batch * groups, shared * length, -1)
+        k, v = (x.reshape(batch * groups, kept, -1) for x in (k, v))
+        scores = torch.baddbmm(_rows(places, length, shared, groups, q.dtype), q, k.mT, alpha=scale)
+        out = torch.bmm(scores.softmax(dim=-1), v).view(batch, heads, length, -1)
     else:
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale)
+        mask = None if places.mask_BTL is None else places.mask_BTL.to(q.dtype).unsqueeze(1)
+        causal = places.causal and mask is None
+        out = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=heads != groups
+        )
     return out.transpose(1, 2)
 
 
+def _rows(places: Places, length: int, shared: int, groups: int, dtype: torch.dtype) -> Tensor:
+    """The mask as `attend` lays its rows out: (shared T, T) for all, or (B G, shared T, L)."""
+    if places.mask_BTL is None:
+        return _causal(length, shared, dtype, places.causal)
+    mask = places.mask_BTL.to(dtype).repeat(1, shared, 1)
+    return mask.repeat_interleave(groups, dim=0) if groups > 1 else mask
+
+
 @functools.lru_cache(maxsize=8)
-def _mask(length: int, dtype: torch.dtype, causal: bool) -> Tensor:
-    """(T, T): -inf above the diagonal, so that a position sees itself and what came before."""
+def _causal(length: int, shared: int, dtype: torch.dtype, causal: bool) -> Tensor:
+    """(shared T, T): -inf above the diagonal, so that a position sees itself and what came before."""
     mask = torch.zeros(length, length, dtype=dtype)
-    return mask.fill_(-math.inf).triu_(1) if causal else mask
+    return (mask.fill_(-math.inf).triu_(1) if causal else mask).repeat(shared, 1)
 
 
-def build_attention(config: ModelConfig) -> MultiHeadAttention | MultiHeadLatentAttention:
-    if config.attention.kind == "mla":
+def within_documents(documents_BT: Tensor) -> Tensor:
+    """(B, T, T) mask: causal, and only within a document. `documents_BT` numbers the document of each token."""
+    length = documents_BT.shape[1]
+    order = torch.arange(length, device=documents_BT.device)
+    visible = (documents_BT.unsqueeze(2) == documents_BT.unsqueeze(1)) & (order.unsqueeze(1) >= order)
+    return torch.zeros(visible.shape, device=visible.device).masked_fill_(~visible, -math.inf)
+
+
+def build_attention(config: ModelConfig) -> GroupedQueryAttention | MultiHeadLatentAttention:
+    kind = config.attention.kind
+    if kind == "mla":
         return MultiHeadLatentAttention(config)
-    if config.attention.kind == "mha":
-        return MultiHeadAttention(config)
-    raise ValueError(f"unknown attention {config.attention.kind}")
+    if kind in ("mha", "gqa", "mqa"):
+        return GroupedQueryAttention(config)
+    raise ValueError(f"unknown attention {kind}")

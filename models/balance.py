@@ -1,6 +1,6 @@
 """How expert load is kept even: one contract, one class per strategy.
 
-A strategy sees three moments: `biased` before top-k, `loss` for each microbatch, `update` once per optimizer step with
+A strategy sees three moments: `biased` before top-k, `loss` for each microbatch, `step` once per optimizer step with
 the load of the whole batch over all microbatches and ranks. Counting fewer tokens than the batch is a known way to make
 the bias the worst arm of all (2501.11873, Table 1).
 """
@@ -8,7 +8,7 @@ the bias the worst arm of all (2501.11873, Table 1).
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.config import BalanceConfig, MoEConfig
 
@@ -18,22 +18,25 @@ class Routing:
     """What the router of one layer decided on one microbatch."""
 
     scores_BTE: Tensor
-    """Affinities (sigmoid), at least FP32, differentiable."""
+    """Affinities, at least FP32, differentiable."""
     experts_NK: Tensor
     """Chosen experts."""
     gates_NK: Tensor
-    """Their weights: unbiased affinities, normalised over the chosen, times `routed_scaling_factor`."""
+    """Their weights: unbiased affinities, as `normalise` says, times `routed_scaling_factor`."""
     load_E: Tensor
     """Assignments per expert, int64; sums to N * K."""
 
 
-class Balance(nn.Module):
-    """No balancing, and the base of the strategies."""
+class Balance:
+    """No balancing, and the base of the strategies. A strategy keeps no state: the bias lies in the router, under the
+    published name."""
 
+    has_bias = False
+    """True where the router keeps a bias per expert."""
     needs_batch_load = False
     """True where `loss` must know the assignments of the whole batch before the first backward (a counting pass)."""
 
-    def biased(self, scores: Tensor) -> Tensor:
+    def biased(self, scores: Tensor, bias_E: Tensor) -> Tensor:
         """The scores that top-k sees; gates always use the unbiased ones (V3 eq. 16)."""
         return scores
 
@@ -41,8 +44,10 @@ class Balance(nn.Module):
         """The auxiliary term of one microbatch, or None. Averaged over microbatches it is the step's term."""
         return None
 
-    def update(self, load_E: Tensor) -> None:
-        """Called once per optimizer step with the load of the whole batch."""
+    def step(self, load_E: Tensor, last_E: Tensor, progress: float) -> Tensor | None:
+        """What the bias moves by after an optimizer step, FP64, or None. `load_E` counts the whole batch, `last_E` its
+        last microbatch; `progress` is the share of the training that the step began at."""
+        return None
 
 
 class AuxLoss(Balance):
@@ -54,7 +59,6 @@ class AuxLoss(Balance):
     """
 
     def __init__(self, alpha: float, scope: str, top_k: int) -> None:
-        super().__init__()
         self.alpha, self.scope, self.top_k = alpha, scope, top_k
         self.needs_batch_load = scope == "batch"
 
@@ -77,27 +81,31 @@ class AuxLoss(Balance):
 class Bias(Balance):
     """Auxiliary-loss-free balancing (2408.15664 Algorithm 1; V3 2.1.2): b_i += u * sign(mean load - load_i)."""
 
-    bias_E: Tensor
+    has_bias = True
 
-    def __init__(self, update_speed: float, n_experts: int) -> None:
-        super().__init__()
-        self.update_speed = update_speed
-        self.register_buffer("bias_E", torch.zeros(n_experts))
+    def __init__(self, config: BalanceConfig) -> None:
+        self.update_speed, self.frozen_from = config.update_speed, 1 - config.frozen_fraction
+        self.proportional = config.bias_rule == "proportional"
+        self.multiplicative = config.bias_form == "multiplicative"
+        self.local = config.load_scope == "microbatch"
 
-    def biased(self, scores: Tensor) -> Tensor:
-        return scores + self.bias_E
+    def biased(self, scores: Tensor, bias_E: Tensor) -> Tensor:
+        return scores * (1 + bias_E) if self.multiplicative else scores + bias_E
 
     @torch.no_grad()
-    def update(self, load_E: Tensor) -> None:
-        load = load_E.double()
-        self.bias_E += (self.update_speed * (load.mean() - load).sign()).to(self.bias_E.dtype)
+    def step(self, load_E: Tensor, last_E: Tensor, progress: float) -> Tensor | None:
+        if progress >= self.frozen_from:
+            return None
+        load = (last_E if self.local else load_E).double()
+        error = load.mean() - load
+        return self.update_speed * (error / load.mean() if self.proportional else error.sign())
 
 
 class BiasAndAuxLoss(Bias):
     """The bias plus a small auxiliary loss, as V3 was trained (alpha 0.0001, sequence scope)."""
 
-    def __init__(self, update_speed: float, n_experts: int, aux: AuxLoss) -> None:
-        super().__init__(update_speed, n_experts)
+    def __init__(self, config: BalanceConfig, aux: AuxLoss) -> None:
+        super().__init__(config)
         self.aux = aux
         self.needs_batch_load = aux.needs_batch_load
 
@@ -122,9 +130,9 @@ def build_balance(config: MoEConfig) -> Balance:
     if b.kind == "aux_loss":
         return AuxLoss(b.alpha, b.scope, config.top_k)
     if b.kind == "bias":
-        return Bias(b.update_speed, config.n_routed_experts)
+        return Bias(b)
     if b.kind == "bias_aux_loss":
-        return BiasAndAuxLoss(b.update_speed, config.n_routed_experts, AuxLoss(b.alpha, b.scope, config.top_k))
+        return BiasAndAuxLoss(b, AuxLoss(b.alpha, b.scope, config.top_k))
     raise ValueError(f"unknown balancing {b.kind}")
 
 

@@ -7,8 +7,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from models.config import ConfigError, ModelConfig, build
+from models.config import ModelConfig
 from models.transformer import Transformer
+from models.typed import ConfigError, build
 
 FORMAT = 1
 

@@ -1,44 +1,56 @@
-"""Every toggle of the model, typed and validated: the table of contents of `models/`.
+"""Every toggle of the model, typed: the table of contents of `models/`.
 
-Field names are the papers' (DeepSeek-V2 2405.04434, DeepSeek-V3 2412.19437, Loss-Free Balancing 2408.15664). The
-dataclasses are plain, so that this floor needs neither Hydra nor OmegaConf; `build` turns nested dictionaries into
-them and refuses what does not fit with one line.
+Field names are the papers' (DeepSeek-V2 2405.04434, DeepSeek-V3 2412.19437, Loss-Free Balancing 2408.15664). Each
+toggle says what "off" is. `models/rules.py` refuses what cannot be built; `models/sizes.py` names whole configurations.
 """
 
-import dataclasses
-import difflib
-import types
-import typing
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
-
-T = TypeVar("T")
+from typing import Literal
 
 
-class ConfigError(ValueError):
-    """A setting that cannot work. The message is one line: the key, its value, the rule, and the fix."""
+@dataclass(frozen=True)
+class RopeConfig:
+    """Rotary positions (2104.09864), and how they reach beyond the trained length.
+
+    `linear` divides every position by `factor`; `yarn` (2309.00071; V3 4.3) does so only for the slow frequencies and
+    sharpens the softmax. `none` is plain RoPE. Nothing here is trained: a trained model can be switched to another
+    scaling (`Transformer.set_rope`).
+    """
+
+    theta: float = 10000.0
+    scaling: Literal["none", "linear", "yarn"] = "none"
+    factor: float = 1.0
+    """s: how many times longer the context becomes (V3: 40)."""
+    original_length: int = 4096
+    """YaRN: the trained length, against which a frequency counts as slow or fast."""
+    beta_fast: float = 32.0
+    """YaRN: pairs that turn more often than this within the trained length keep their frequency."""
+    beta_slow: float = 1.0
+    """YaRN: pairs that turn less often are divided by `factor`; those between are blended."""
+    mscale: float = 1.0
+    """YaRN: queries and keys are multiplied by sqrt(t) = 0.1 mscale ln s + 1 each (V3: 1; V2: 0.707; 0: not at all)."""
 
 
 @dataclass(frozen=True)
 class AttentionConfig:
-    """Self-attention (V2 2.1, V3 2.1.1).
+    """Causal self-attention (V2 2.1, V3 2.1.1). What each kind caches per token and layer, in elements:
 
-    `mla` caches one latent of `kv_lora_rank` plus one shared RoPE key of `qk_rope_head_dim` per token and head-expands
-    them; `mha` keeps full keys and values per head (`head_dim` each).
+    `mla`: kv_lora_rank + qk_rope_head_dim, one latent and one RoPE key for all heads. `mha`: 2 n_heads head_dim.
+    `gqa`: 2 n_kv_heads head_dim, each key and value shared by n_heads / n_kv_heads queries. `mqa`: 2 head_dim.
     """
 
-    kind: Literal["mla", "mha"] = "mla"
+    kind: Literal["mla", "mha", "gqa", "mqa"] = "mla"
     n_heads: int = 4
     q_lora_rank: int | None = None
-    """Rank of the query compression; None projects queries directly (as V2-Lite does)."""
+    """Rank of MLA's query compression (V3: 1536); None projects queries directly (as V2-Lite does)."""
     kv_lora_rank: int = 64
     qk_nope_head_dim: int = 32
     qk_rope_head_dim: int = 16
     v_head_dim: int = 32
     head_dim: int = 32
-    """Head width of `mha` (queries, keys and values; RoPE over all of it). MLA ignores it."""
-    rope_theta: float = 10000.0
+    """Head width of `mha`, `gqa` and `mqa` (queries, keys and values; RoPE over all of it). MLA ignores it."""
+    n_kv_heads: int = 2
+    """Key and value heads of `gqa`. The other kinds ignore it: `mha` has n_heads, `mqa` one."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +69,16 @@ class BalanceConfig:
     """Strength of the auxiliary loss. Unused without one."""
     update_speed: float = 0.001
     """u (V3: gamma), the bias update speed. Unused without a bias."""
+    frozen_fraction: float = 0.0
+    """Share of the training, at its end, in which the update speed is 0 (V3: 500B of 14.8T tokens, 0.034)."""
+    bias_rule: Literal["sign", "proportional"] = "sign"
+    """`sign`: every expert moves by u. `proportional`: by u * (mean load - load_i) / mean load (2408.15664 table 3;
+    relative to the mean, so that u does not depend on the batch)."""
+    bias_form: Literal["additive", "multiplicative"] = "additive"
+    """What top-k sees: s_i + b_i, or s_i * (1 + b_i) (2408.15664 table 4, which starts its factor at 1)."""
+    load_scope: Literal["batch", "microbatch"] = "batch"
+    """Whose load moves the bias: the whole optimizer batch's, or only the last microbatch's, as a rank that does not
+    exchange its counts would see it (2501.11873 table 1: the worst arm of all)."""
 
 
 @dataclass(frozen=True)
@@ -65,14 +87,43 @@ class MoEConfig:
 
     n_routed_experts: int = 16
     n_shared_experts: int = 1
+    """0: only routed experts."""
     top_k: int = 4
     moe_intermediate_size: int = 64
-    """Hidden width of one expert."""
+    """Hidden width of one expert. Halving it with twice the experts and twice the top_k is a finer granularity."""
+    scoring: Literal["sigmoid", "softmax"] = "sigmoid"
+    """Affinities: each expert's sigmoid (V3 eq. 15), or a softmax over the experts (V2)."""
+    normalise: bool = True
+    """Gates are divided by the sum of the chosen ones (V3 eq. 13). Off: affinities as they are (V2)."""
     routed_scaling_factor: float = 1.0
-    """Multiplies the normalised gates (V3: 2.5)."""
+    """Multiplies the gates (V3: 2.5)."""
+    n_group: int = 1
+    """Node-limited routing (V3 2.1.2): experts lie in this many equal groups (V3: 8) ..."""
+    topk_group: int = 1
+    """... and a token chooses among its best `topk_group` of them (V3: 4), judged by the sum of their highest
+    top_k / topk_group scores. Equal to `n_group`: no limit, and no code for it on the path."""
     backend: Literal["grouped_mm", "loop"] = "grouped_mm"
     """`grouped_mm`: one grouped GEMM for all experts. `loop`: one GEMM per expert, the reference; also for FP64."""
     balance: BalanceConfig = field(default_factory=BalanceConfig)
+
+
+@dataclass(frozen=True)
+class MTPConfig:
+    """Multi-token prediction (V3 2.2). Depth 0 leaves no trace in the model or the loss.
+
+    `chained` (V3): depth k joins the hidden state of depth k - 1 with the embedding of token i + k, by a projection and
+    a block of its own, and predicts token i + k + 1. `parallel` (Gloeckle et al. 2404.19737): each head is a block on
+    the trunk's last hidden state, knowing no later token. Embedding and head are shared with the main model.
+    """
+
+    depth: int = 0
+    style: Literal["chained", "parallel"] = "chained"
+    weight: float = 0.3
+    """lambda of eq. 25: the loss is lambda / D times the sum of the depths' cross entropies ..."""
+    tail_weight: float = 0.1
+    """... and this from `tail_from` on (V3: the last 4.8T of 14.8T tokens)."""
+    tail_from: float = 0.676
+    """Share of the training after which `tail_weight` holds."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +133,16 @@ class ModelConfig:
     vocab_size: int = 1024
     d_model: int = 128
     n_layers: int = 3
+    feed_forward: Literal["moe", "dense"] = "moe"
+    """`dense`: every layer carries a SwiGLU of `intermediate_size`, and there are no experts."""
     first_k_dense: int = 1
     """The first k layers carry a dense SwiGLU feed-forward instead of experts (V3: 3)."""
     intermediate_size: int = 320
     """Hidden width of the dense feed-forward."""
+    rope: RopeConfig = field(default_factory=RopeConfig)
     attention: AttentionConfig = field(default_factory=AttentionConfig)
     moe: MoEConfig = field(default_factory=MoEConfig)
+    mtp: MTPConfig = field(default_factory=MTPConfig)
     norm_eps: float = 1e-6
     init_std: float | None = None
     """Standard deviation of every weight matrix; None follows V3's width rule 0.508 / sqrt(d_model)."""
@@ -99,6 +154,23 @@ class ModelConfig:
         """0.006 at V3's width 7168, hence 0.508 / sqrt(d)."""
         return self.init_std if self.init_std is not None else 0.508 / self.d_model**0.5
 
+    @property
+    def dense_layers(self) -> int:
+        """How many layers, from the first, have no experts."""
+        return self.n_layers if self.feed_forward == "dense" else self.first_k_dense
+
+    @property
+    def rope_dim(self) -> int:
+        """Width that RoPE turns in each head."""
+        a = self.attention
+        return a.qk_rope_head_dim if a.kind == "mla" else a.head_dim
+
+    @property
+    def n_kv_heads(self) -> int:
+        """Heads that keys and values are kept for; MLA's latent serves all of them as one."""
+        a = self.attention
+        return {"mla": 1, "mha": a.n_heads, "gqa": a.n_kv_heads, "mqa": 1}[a.kind]
+
 
 @dataclass(frozen=True)
 class OptimConfig:
@@ -106,121 +178,23 @@ class OptimConfig:
 
     lr: float = 5e-3
     """Peak learning rate."""
-    schedule: Literal["cosine", "wsd", "constant"] = "cosine"
-    """After the warmup: `cosine` to final_lr_ratio; `wsd` stays and decays linearly over the last decay_fraction."""
+    schedule: Literal["cosine", "wsd", "constant", "v3"] = "cosine"
+    """After the warmup: `cosine` to final_lr_ratio; `wsd` stays and decays linearly over the last decay_fraction; `v3`
+    (V3 4.2) stays until `cosine_from`, falls by a cosine to final_lr_ratio at `cosine_until`, stays there, and ends at
+    `tail_lr_ratio` from `tail_from` on."""
     warmup_fraction: float = 0.1
     final_lr_ratio: float = 0.1
     decay_fraction: float = 0.2
+    cosine_from: float = 0.676
+    """10T of V3's 14.8T tokens."""
+    cosine_until: float = 0.966
+    """14.3T."""
+    tail_from: float = 0.9887
+    """The last 167B tokens ..."""
+    tail_lr_ratio: float = 0.0332
+    """... at 7.3e-6, of a peak of 2.2e-4."""
     beta1: float = 0.9
     beta2: float = 0.95
     eps: float = 1e-8
     weight_decay: float = 0.1
     clip_norm: float = 1.0
-
-
-def validate(config: ModelConfig) -> None:
-    """Raise ConfigError for a model that cannot be built."""
-    a, m = config.attention, config.moe
-    positive = {
-        "model.vocab_size": config.vocab_size,
-        "model.d_model": config.d_model,
-        "model.n_layers": config.n_layers,
-        "model.intermediate_size": config.intermediate_size,
-        "model.attention.n_heads": a.n_heads,
-        "model.moe.n_routed_experts": m.n_routed_experts,
-        "model.moe.top_k": m.top_k,
-        "model.moe.moe_intermediate_size": m.moe_intermediate_size,
-    }
-    if a.kind == "mla":
-        positive |= {
-            "model.attention.kv_lora_rank": a.kv_lora_rank,
-            "model.attention.v_head_dim": a.v_head_dim,
-            "model.attention.qk_nope_head_dim": a.qk_nope_head_dim,
-            "model.attention.q_lora_rank": 1 if a.q_lora_rank is None else a.q_lora_rank,
-        }
-    for key, value in positive.items():
-        if value < 1:
-            raise ConfigError(f"{key}={value}: must be at least 1")
-    if not 0 <= config.first_k_dense <= config.n_layers:
-        raise ConfigError(
-            f"model.first_k_dense={config.first_k_dense}: must lie between 0 and model.n_layers={config.n_layers}"
-        )
-    if m.top_k > m.n_routed_experts:
-        raise ConfigError(
-            f"model.moe.top_k={m.top_k}: a token cannot choose more experts than there are "
-            f"(model.moe.n_routed_experts={m.n_routed_experts}); lower top_k or raise n_routed_experts"
-        )
-    rope_key = "qk_rope_head_dim" if a.kind == "mla" else "head_dim"
-    rope_dim = getattr(a, rope_key)
-    if rope_dim < 2 or rope_dim % 2:
-        raise ConfigError(f"model.attention.{rope_key}={rope_dim}: RoPE rotates pairs, so it must be even")
-    if m.n_shared_experts < 0:
-        raise ConfigError(f"model.moe.n_shared_experts={m.n_shared_experts}: must not be negative")
-    if not m.balance.alpha >= 0:
-        raise ConfigError(f"model.moe.balance.alpha={m.balance.alpha}: must not be negative")
-    if not m.balance.update_speed >= 0:
-        raise ConfigError(f"model.moe.balance.update_speed={m.balance.update_speed}: must not be negative")
-    if m.backend == "grouped_mm" and config.dtype == "float64":
-        raise ConfigError("model.moe.backend=grouped_mm: has no FP64 kernel; use model.moe.backend=loop")
-
-
-def closest(word: str, choices: Iterable[str]) -> str:
-    """`; did you mean X?` for the nearest choice, or an empty string."""
-    near = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
-    return f"; did you mean {near[0]}?" if near else ""
-
-
-def build(cls: type[T], values: Mapping[str, Any], at: str = "") -> T:
-    """The dataclass `cls` from nested dictionaries; missing keys keep their defaults.
-
-    Raises ConfigError on an unknown key, a wrong type, or a value outside a Literal. `at` is the key of the whole.
-    """
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{at or cls.__name__}={values}: expected a group of keys")
-    hints = typing.get_type_hints(cls)
-    known = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
-    arguments = {}
-    for key, value in values.items():
-        path = f"{at}.{key}" if at else key
-        if key not in known:
-            raise ConfigError(f"{path}: no such key{closest(key, known)} (known: {', '.join(known)})")
-        arguments[key] = _checked(hints[key], value, path)
-    return cls(**arguments)
-
-
-def _checked(hint: Any, value: Any, path: str) -> Any:
-    """`value` as `hint` wants it, or ConfigError."""
-    if dataclasses.is_dataclass(hint):
-        return build(typing.cast(type, hint), value, path)
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        if value not in args:
-            choices = [str(choice) for choice in args]
-            raise ConfigError(f"{path}={value}: expected one of {', '.join(choices)}{closest(str(value), choices)}")
-        return value
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in args:
-            return None
-        options = [arg for arg in args if arg is not type(None)]
-        errors = []
-        for option in options:
-            try:
-                return _checked(option, value, path)
-            except ConfigError as error:
-                errors.append(error)
-        raise errors[0]
-    if origin is list:
-        if not isinstance(value, list | tuple):
-            raise ConfigError(f"{path}={value}: expected a list")
-        return [_checked(args[0], item, f"{path}[{i}]") for i, item in enumerate(value)]
-    if origin is dict:
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{path}={value}: expected a mapping")
-        return {str(k): _checked(args[1], item, f"{path}.{k}") for k, item in value.items()}
-    if hint is Any:
-        return value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise ConfigError(f"{path}={value}: expected {hint.__name__}, got {type(value).__name__}")
-    return value

@@ -1,4 +1,4 @@
-"""The execution seam: one optimizer step's forward and backward passes, `executor.step(batch) -> StepResult`.
+"""The execution seam: one optimizer step's forward and backward passes, `executor.step(batch, progress) -> StepResult`.
 
 Plain microbatching is one executor; pipeline schedules will be others. An executor leaves gradients of the mean loss in
 the parameters; clipping and the optimizer step stay with the trainer.
@@ -14,19 +14,23 @@ from torch import Tensor
 
 from models.balance import Routing
 from models.layers import at_least_fp32, cast_once
-from models.transformer import Transformer
+from models.mtp import mtp_weight
+from models.transformer import Output, Transformer
 
 
 @dataclass
 class StepResult:
     losses: dict[str, Tensor]
-    """Detached scalars: `loss`, the language-modelling loss in nats per token, and `aux_loss`, apart from it."""
+    """Detached scalars: `loss`, the language-modelling loss in nats per token, and apart from it `aux_loss`, and with
+    MTP `mtp_loss`, both as they enter the gradient, and `mtp_loss_k`, depth k's mean cross entropy per prediction."""
     load_LE: Tensor
-    """Assignments per MoE layer and expert over the whole batch, all microbatches and ranks."""
+    """Assignments per MoE layer and expert over the whole batch, all microbatches and ranks; MTP modules last."""
+    last_load_LE: Tensor
+    """The same of the last microbatch on this rank alone."""
 
 
 class Executor(Protocol):
-    def step(self, tokens_BT1: Tensor) -> StepResult: ...
+    def step(self, tokens_BT1: Tensor, progress: float = 0.0) -> StepResult: ...
 
 
 def language_model_loss(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
@@ -44,37 +48,55 @@ class Microbatching:
     def __init__(self, model: Transformer, microbatches: int) -> None:
         self.model, self.microbatches = model, microbatches
 
-    def step(self, tokens_BT1: Tensor) -> StepResult:
+    def step(self, tokens_BT1: Tensor, progress: float = 0.0) -> StepResult:
+        """`progress` is the share of the training that this step begins at (MTP's weight depends on it)."""
         if tokens_BT1.shape[0] % self.microbatches:
             raise ValueError(f"{tokens_BT1.shape[0]} sequences do not divide into {self.microbatches} microbatches")
         parts = tokens_BT1.chunk(self.microbatches)
-        balances = self.model.balances()
-        total, total_aux = tokens_BT1.new_zeros((), dtype=torch.float64), tokens_BT1.new_zeros((), dtype=torch.float64)
-        load_LE = torch.zeros(
-            len(balances), self.model.config.moe.n_routed_experts, dtype=torch.int64, device=tokens_BT1.device
-        )
+        routers = self.model.routers()
+        losses: dict[str, Tensor] = {"loss": tokens_BT1.new_zeros((), dtype=torch.float64)}
+        losses["aux_loss"] = losses["loss"].clone()
+        n_experts = self.model.config.moe.n_routed_experts
+        load_LE = torch.zeros(len(routers), n_experts, dtype=torch.int64, device=tokens_BT1.device)
+        last_LE = load_LE
         with cast_once(self.model):
-            batch_f = self._count(parts) if any(b.needs_batch_load for b in balances) else None
+            batch_f = self._count(parts) if any(r.balance.needs_batch_load for r in routers) else None
             for part in parts:
-                output = self.model(part[:, :-1])
-                loss = language_model_loss(output.logits, part[:, 1:]) / self.microbatches
-                aux = self._aux_loss(output.routings, batch_f)
-                (loss if aux is None else loss + aux).backward()
-                total += loss.detach()
-                if aux is not None:
-                    total_aux += aux.detach()
-                for layer, routing in enumerate(output.routings):
-                    load_LE[layer] += routing.load_E
-        return StepResult({"loss": total, "aux_loss": total_aux}, all_ranks(load_LE))
+                output = self.model(part[:, :-1], mtp=True)
+                terms: dict[str, Tensor | None] = {
+                    "loss": language_model_loss(output.logits, part[:, 1:]),
+                    "aux_loss": self._aux_loss(output.routings, batch_f),
+                    **self._mtp_losses(output, part[:, 1:], progress),
+                }
+                counted = [t for name in ("loss", "aux_loss", "mtp_loss") if (t := terms.get(name)) is not None]
+                (torch.stack(counted).sum() / self.microbatches).backward()
+                for name, term in terms.items():
+                    if term is not None:
+                        losses[name] = losses.get(name, 0.0) + term.detach() / self.microbatches
+                if routers:
+                    last_LE = torch.stack([routing.load_E for routing in output.routings])
+                    load_LE = load_LE + last_LE
+        return StepResult(losses, all_ranks(load_LE), last_LE)
 
     def _aux_loss(self, routings: list[Routing], batch_f: list[Tensor] | None) -> Tensor | None:
-        """Summed over layers, divided by the microbatches."""
+        """Summed over layers."""
         terms = []
-        for layer, (balance, routing) in enumerate(zip(self.model.balances(), routings, strict=True)):
-            term = balance.loss(routing, None if batch_f is None else batch_f[layer])
+        for layer, (router, routing) in enumerate(zip(self.model.routers(), routings, strict=True)):
+            term = router.balance.loss(routing, None if batch_f is None else batch_f[layer])
             if term is not None:
                 terms.append(term)
-        return torch.stack(terms).sum() / self.microbatches if terms else None
+        return torch.stack(terms).sum() if terms else None
+
+    def _mtp_losses(self, output: Output, targets_BT: Tensor, progress: float) -> dict[str, Tensor]:
+        """V3 eq. 24-25: the cross entropies of depth k summed over its T - k predictions and divided by T, then
+        lambda / D times their sum."""
+        if not output.mtp_logits:
+            return {}
+        length = targets_BT.shape[1]
+        means = [language_model_loss(logits, targets_BT[:, k:]) for k, logits in enumerate(output.mtp_logits, start=1)]
+        total = torch.stack([mean * ((length - k) / length) for k, mean in enumerate(means, start=1)]).sum()
+        weighted = total * (mtp_weight(self.model.config.mtp, progress) / len(means))
+        return {"mtp_loss": weighted, **{f"mtp_loss_{k}": mean for k, mean in enumerate(means, start=1)}}
 
     @torch.no_grad()
     def _count(self, parts: tuple[Tensor, ...]) -> list[Tensor]:
@@ -82,7 +104,7 @@ class Microbatching:
         top_k = self.model.config.moe.top_k
         counts: list[Tensor] = []
         for part in parts:
-            for layer, routing in enumerate(self.model(part[:, :-1]).routings):
+            for layer, routing in enumerate(self.model(part[:, :-1], mtp=True).routings):
                 experts = routing.scores_BTE.topk(top_k, dim=-1, sorted=False).indices.flatten()
                 count = torch.bincount(experts, minlength=routing.scores_BTE.shape[-1])
                 if layer < len(counts):

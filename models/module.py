@@ -2,16 +2,15 @@
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor
 
-from models.balance import max_vio
 from models.config import ModelConfig, OptimConfig
-from models.executor import Executor, Microbatching, StepResult, language_model_loss
-from models.layers import cast_once
+from models.executor import Executor, Microbatching, StepResult
 from models.optim import adamw, lr_ratio
 from models.transformer import Transformer, initialise
 
@@ -40,11 +39,17 @@ class LanguageModel(L.LightningModule):
         microbatches: int = 1,
         perturb: float = 0.0,
         spike_nats: float = math.inf,
+        places: Sequence[float] | None = None,
+        document_end: int | None = None,
     ) -> None:
+        """`places[t]` is the place of step t in the training, in full batches (a batch-size ramp makes them fractions,
+        see `lr_ratio`); None is t itself, of `total_steps`. `document_end` is the token that attention stops at."""
         super().__init__()
         self.transformer = Transformer(model)
         initialise(self.transformer, seed, model.std, perturb)
+        self.transformer.document_end = document_end
         self.executor: Executor = Microbatching(self.transformer, microbatches)
+        self.places = places if places is not None else range(total_steps)
         self.optim, self.total_steps, self.spike_nats = optim, total_steps, spike_nats
         self.result: StepResult | None = None
         self._batch: Tensor | None = None
@@ -58,21 +63,29 @@ class LanguageModel(L.LightningModule):
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         assert self._batch is not None
-        self.result = self.executor.step(self._batch)
+        self.result = self.executor.step(self._batch, self.progress(self.global_step))
         self._check(float(self.result.losses["loss"]))
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        progress = self.progress(self.global_step)
         super().optimizer_step(*args, **kwargs)
         assert self.result is not None
-        for balance, load_E in zip(self.transformer.balances(), self.result.load_LE, strict=True):
-            balance.update(load_E)
+        update_routers(self.transformer, self.result, progress)
+
+    def progress(self, step: int) -> float:
+        """The share of the training that is done before `step`."""
+        return self.places[step] / self.total_steps
 
     def configure_optimizers(self) -> Any:
         optimizer = adamw(self.transformer, self.optim)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: lr_ratio(step, self.total_steps, self.optim)
+            optimizer, lambda step: lr_ratio(self._place(step), self.total_steps, self.optim)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _place(self, step: int) -> float:
+        """The scheduler asks for one step more than there are."""
+        return self.places[step] if step < len(self.places) else self.total_steps
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["spike_watch"] = {"recent": list(self._recent), "lowest": self._lowest}
@@ -96,30 +109,7 @@ class LanguageModel(L.LightningModule):
             )
 
 
-@torch.no_grad()
-def evaluate(model: Transformer, batches: Any) -> tuple[float, int, Tensor, Tensor]:
-    """Loss summed over tokens (nats, FP64), number of target tokens, load (L, E), and the sum over tokens of the
-    router's entropy per MoE layer (L) in nats, on batches of (B, T + 1) tokens."""
-    was_training = model.training
-    model.eval()
-    layers = len(model.balances())
-    total, count = 0.0, 0
-    load = torch.zeros(layers, model.config.moe.n_routed_experts, dtype=torch.int64)
-    entropy = torch.zeros(layers, dtype=torch.float64)
-    with cast_once(model):
-        for tokens in batches:
-            output = model(tokens[:, :-1])
-            targets = tokens[:, 1:]
-            total += float(language_model_loss(output.logits, targets)) * targets.numel()
-            count += targets.numel()
-            for layer, routing in enumerate(output.routings):
-                load[layer] += routing.load_E.cpu()
-                p = routing.scores_BTE / routing.scores_BTE.sum(dim=-1, keepdim=True)
-                entropy[layer] += -(p * p.clamp_min(1e-20).log()).sum().cpu()
-    model.train(was_training)
-    return total, count, load, entropy
-
-
-def mean_max_vio(load_LE: Tensor) -> float:
-    """MaxVio averaged over layers; 0 for a model without MoE layers."""
-    return float(max_vio(load_LE).mean()) if len(load_LE) else 0.0
+def update_routers(model: Transformer, result: StepResult, progress: float) -> None:
+    """Move every router's bias by the load of the whole optimizer batch, once per optimizer step."""
+    for router, load_E, last_E in zip(model.routers(), result.load_LE, result.last_load_LE, strict=True):
+        router.update(load_E, last_E, progress)

@@ -1,5 +1,6 @@
 """DeepSeekMoE (2401.06066; V3 2.1.2, eq. 12-16): a router, fine-grained routed experts, shared experts."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -13,23 +14,50 @@ from models.layers import SwiGLU, Weights, at_least_fp32
 
 
 class Router(nn.Module):
-    """Sigmoid affinities, top-k on the biased ones, gates from the unbiased ones. All in at least FP32."""
+    """Affinities, top-k on the biased ones, gates from the unbiased ones. All in at least FP32."""
+
+    e_score_correction_bias: Tensor
 
     def __init__(self, d_model: int, config: MoEConfig) -> None:
         super().__init__()
-        self.top_k, self.scaling = config.top_k, config.routed_scaling_factor
+        self.config = config
         self.weight = nn.Parameter(torch.empty(config.n_routed_experts, d_model))
         self.balance = build_balance(config)
+        if self.balance.has_bias:
+            self.register_buffer("e_score_correction_bias", torch.zeros(config.n_routed_experts))
+        self.groups_limited = config.topk_group < config.n_group
 
     def forward(self, x_BTD: Tensor) -> Routing:
-        scores = torch.sigmoid(F.linear(at_least_fp32(x_BTD), self.weight))
+        logits = F.linear(at_least_fp32(x_BTD), self.weight)
+        scores = logits.sigmoid() if self.config.scoring == "sigmoid" else logits.softmax(dim=-1)
         scores_NE = scores.flatten(0, 1)
         with torch.no_grad():
-            experts_NK = self.balance.biased(scores_NE).topk(self.top_k, dim=-1, sorted=False).indices
+            seen = self.balance.biased(scores_NE, self.e_score_correction_bias) if self.balance.has_bias else scores_NE
+            if self.groups_limited:
+                seen = only_best_groups(seen, self.config)
+            experts_NK = seen.topk(self.config.top_k, dim=-1, sorted=False).indices
             load_E = torch.bincount(experts_NK.flatten(), minlength=scores.shape[-1])
         gates = scores_NE.gather(1, experts_NK)
-        gates = gates * (self.scaling / (gates.sum(dim=-1, keepdim=True) + 1e-20))
-        return Routing(scores, experts_NK, gates, load_E)
+        if self.config.normalise:
+            gates = gates / (gates.sum(dim=-1, keepdim=True) + 1e-20)
+        return Routing(scores, experts_NK, gates * self.config.routed_scaling_factor, load_E)
+
+    def update(self, load_E: Tensor, last_E: Tensor, progress: float) -> None:
+        """Once per optimizer step: move the bias, where there is one."""
+        step = self.balance.step(load_E, last_E, progress)
+        if step is not None:
+            self.e_score_correction_bias += step.to(self.e_score_correction_bias.dtype)
+
+
+def only_best_groups(scores_NE: Tensor, config: MoEConfig) -> Tensor:
+    """-inf outside each token's `topk_group` best groups (V3 2.1.2: nodes), judged by the sum of the highest
+    top_k / topk_group scores in each (at least one)."""
+    grouped = scores_NE.view(len(scores_NE), config.n_group, -1)
+    per_group = min(max(1, config.top_k // config.topk_group), grouped.shape[-1])
+    worth_NG = grouped.topk(per_group, dim=-1).values.sum(dim=-1)
+    best = worth_NG.topk(config.topk_group, dim=-1, sorted=False).indices
+    allowed = torch.zeros_like(worth_NG, dtype=torch.bool).scatter_(1, best, True)
+    return grouped.masked_fill(~allowed.unsqueeze(-1), -math.inf).flatten(1)
 
 
 ROW_MULTIPLE = 32

@@ -1,25 +1,31 @@
 """The decoder: embedding, blocks, norm, head. Module names are those of the published `deepseek_v3` checkpoints."""
 
+import dataclasses
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from models.attention import build_attention
-from models.balance import Balance, Routing
-from models.config import ConfigError, ModelConfig, validate
+from models.attention import LayerCache, Places, build_attention, within_documents
+from models.balance import Routing
+from models.config import ModelConfig, RopeConfig
 from models.layers import Embedding, Linear, RMSNorm, SwiGLU
-from models.moe import MoE
-from models.rope import rope_angles
+from models.moe import MoE, Router
+from models.mtp import ChainedModule, ParallelHead, shortened
+from models.rope import rope_angles, softmax_temperature
+from models.rules import validate
+from models.typed import ConfigError
 
 
 @dataclass
 class Output:
     logits: Tensor
-    """(B, T, V), in the compute type."""
+    """(B, T, V), in the compute type: of the next token."""
     routings: list[Routing]
-    """One per MoE layer, in order."""
+    """One per MoE layer in order, those of the MTP modules last."""
+    mtp_logits: list[Tensor] = field(default_factory=list)
+    """Depth k = 1 .. D: (B, T - k, V), position i of token i + k + 1."""
 
 
 class Block(nn.Module):
@@ -30,11 +36,11 @@ class Block(nn.Module):
         self.input_layernorm = RMSNorm(config.d_model, config.norm_eps)
         self.self_attn = build_attention(config)
         self.post_attention_layernorm = RMSNorm(config.d_model, config.norm_eps)
-        dense = layer < config.first_k_dense
+        dense = layer < config.dense_layers or config.feed_forward == "dense"
         self.mlp = SwiGLU(config.d_model, config.intermediate_size) if dense else MoE(config)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, causal: bool) -> tuple[Tensor, Routing | None]:
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin, causal)
+    def forward(self, x: Tensor, places: Places, cache: LayerCache | None = None) -> tuple[Tensor, Routing | None]:
+        x = x + self.self_attn(self.input_layernorm(x), places, cache)
         normed = self.post_attention_layernorm(x)
         if isinstance(self.mlp, MoE):
             out, routing = self.mlp(normed)
@@ -55,6 +61,11 @@ class Trunk(nn.Module):
 class Transformer(nn.Module):
     """tokens (B, T) -> Output. `config.dtype` is the compute type; parameters are FP32 (FP64 for float64)."""
 
+    document_end: int | None = None
+    """With a token id here, attention stays within documents, which that token ends. Set by training and evaluation."""
+    causal = True
+    _angles_key: tuple[int, torch.device] | None = None
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         validate(config)
@@ -62,34 +73,75 @@ class Transformer(nn.Module):
             raise ConfigError("model.dtype=auto: must be resolved (models.transformer.resolve_dtype) before building")
         self.config = config
         self.dtype: torch.dtype = getattr(torch, config.dtype)
-        self.causal = True
         self.model = Trunk(config)
         self.lm_head = Linear(config.d_model, config.vocab_size)
+        if config.mtp.depth:
+            head = ChainedModule if config.mtp.style == "chained" else ParallelHead
+            self.mtp = nn.ModuleList(head(config, Block(config, config.n_layers)) for _ in range(config.mtp.depth))
         if self.dtype == torch.float64:
             self.double()
 
-    def forward(self, tokens_BT: Tensor) -> Output:
-        cos, sin = self._angles(tokens_BT)
+    def forward(self, tokens_BT: Tensor, mtp: bool = False) -> Output:
+        """Logits of the next token; with `mtp`, also those of the MTP modules."""
+        places = self.places(tokens_BT)
         x = self.model.embed_tokens(tokens_BT, self.dtype)
         routings = []
         for block in self.model.layers:
-            x, routing = block(x, cos, sin, self.causal)
+            x, routing = block(x, places)
             if routing is not None:
                 routings.append(routing)
-        return Output(self.lm_head(self.model.norm(x)), routings)
+        output = Output(self.lm_head(self.model.norm(x)), routings)
+        if mtp and self.config.mtp.depth:
+            self._predict_further(x, tokens_BT, places, output)
+        return output
 
-    def _angles(self, tokens_BT: Tensor) -> tuple[Tensor, Tensor]:
-        a = self.config.attention
-        dim = a.qk_rope_head_dim if a.kind == "mla" else a.head_dim
-        key = (tokens_BT.shape[1], tokens_BT.device)
-        if getattr(self, "_angles_key", None) != key:
+    def _predict_further(self, hidden: Tensor, tokens_BT: Tensor, places: Places, output: Output) -> None:
+        """Adds logits and routings of the MTP modules; depth k works on the first T - k positions."""
+        for k, module in enumerate(self.mtp, start=1):
+            length = tokens_BT.shape[1] - k
+            embedded = self.model.embed_tokens(tokens_BT[:, k:], self.dtype) if module.chained else hidden
+            further, routing = module(hidden[:, :length], embedded, shortened(places, length))
+            if routing is not None:
+                output.routings.append(routing)
+            output.mtp_logits.append(self.lm_head(module.norm(further)))
+            if module.chained:
+                hidden = further
+
+    def places(self, tokens_BT: Tensor) -> Places:
+        """Positions 0 .. T - 1, causal; within documents where `document_end` is set."""
+        cos, sin = self._angles(tokens_BT.shape[1], tokens_BT.device)
+        mask = None
+        if self.document_end is not None:
+            ends = (tokens_BT == self.document_end).long()
+            mask = within_documents(ends.cumsum(dim=1) - ends)
+        return Places(cos, sin, mask, self.causal)
+
+    def _angles(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        key = (length, device)
+        if self._angles_key != key:
             with torch.inference_mode(False):  # inference tensors could not be kept for a later backward
-                self._angles_key, self._angles_value = key, rope_angles(key[0], dim, a.rope_theta, self.dtype, key[1])
+                positions = torch.arange(length, device=device)
+                value = rope_angles(positions, self.config.rope_dim, self.config.rope, self.dtype)
+            self._angles_key, self._angles_value = key, value
         return self._angles_value
 
-    def balances(self) -> list[Balance]:
-        """The balancing strategy of each MoE layer, in order."""
-        return [block.mlp.gate.balance for block in self.model.layers if isinstance(block.mlp, MoE)]
+    def set_rope(self, rope: RopeConfig) -> None:
+        """Switch a trained model to another stretching of its positions (context extension, V3 4.3)."""
+        before = softmax_temperature(self.config.rope)
+        config = dataclasses.replace(self.config, rope=rope)
+        validate(config)
+        self.config, self._angles_key = config, None
+        for module in self.modules():
+            if isinstance(module, Block):
+                module.self_attn.scale *= softmax_temperature(rope) / before
+
+    def routers(self) -> list[Router]:
+        """The router of each MoE layer in order, those of the MTP modules last."""
+        return [module for module in self.modules() if isinstance(module, Router)]
+
+    def main_routers(self) -> list[Router]:
+        """Those of the main model alone."""
+        return [module for module in self.model.modules() if isinstance(module, Router)]
 
 
 def initialise(model: nn.Module, seed: int, std: float, perturb: float = 0.0) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.config import ConfigError
+from models.typed import ConfigError
 from tasks import corpora, separation, sources, tokenizer
 from tasks.config import DataConfig
 from tasks.corpora import SPLITS, Document, Report, Splits, load_splits, thin
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 Tokens = NDArray[np.unsignedinteger]
 
+NOT_OF_THE_TEXT = ("seq_len", "batch_size", "ramp_from", "ramp_over", "mask_documents")
+"""Keys of `data` that say how the packed tokens are used, not what they are."""
 _MANIFEST = "manifest.json"
 _BLOCK = 1 << 20
 _CHECKED_BLOCKS = 64
@@ -71,12 +73,15 @@ class PackedData:
         return (len(self._tokens[split]) - 1) // self.seq_len
 
     def train_batch(self, seed: int, step: int) -> "torch.Tensor":
-        """Batch `step` (from 0) of the training part, (batch_size, seq_len + 1) int64: inputs and shifted targets.
+        """Batch `step` (from 0) of a training without a ramp, (batch_size, seq_len + 1) int64."""
+        return self.train_sequences(seed, step * self.batch_size, self.batch_size)
+
+    def train_sequences(self, seed: int, first: int, count: int) -> "torch.Tensor":
+        """Training sequences `first` .. `first + count - 1`, (count, seq_len + 1) int64: inputs and shifted targets.
 
         Every epoch visits each window once, in an order hashed from (seed, epoch); batches run on across its end.
         """
-        first = step * self.batch_size
-        places = np.arange(first, first + self.batch_size)
+        places = np.arange(first, first + count)
         epochs, places = np.divmod(places, self.windows("train"))
         chosen = [self._order(seed, int(epoch))[place] for epoch, place in zip(epochs, places, strict=True)]
         return self._cut("train", np.array(chosen))
@@ -137,7 +142,7 @@ def _key(config: DataConfig, vocab_size: int) -> str:
     """What the cache depends on: the corpus's state, what is kept of it, the vocabulary, and the code that packs."""
     import tokenizers
 
-    kept = {key: value for key, value in asdict(config).items() if key not in ("seq_len", "batch_size")}
+    kept = {key: value for key, value in asdict(config).items() if key not in NOT_OF_THE_TEXT}
     code = hashlib.sha256()
     for module in (corpora, separation, sources, tokenizer):
         code.update(Path(str(module.__file__)).read_bytes())

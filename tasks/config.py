@@ -3,6 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+END_OF_TEXT_ID = 0
+"""Stands after each document."""
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -20,6 +23,17 @@ class DataConfig:
     seq_len: int = 128
     batch_size: int = 16
     """Sequences per optimizer batch, over all microbatches and ranks."""
+    ramp_from: float = 1.0
+    """Share of `batch_size` that the first batch has; 1: no ramp (V3 4.2: 3072 of 15360 sequences, 0.2). The tokens
+    stay the same, so a ramp takes more optimizer steps."""
+    ramp_over: float = 0.032
+    """Share of the training over which the batch grows to `batch_size` (V3: 469B of 14.8T tokens)."""
+    fim_rate: float | None = None
+    """Share of the training documents that are rearranged to prefix, suffix, middle (V3 4.1: 0.1, by document). 0 keeps
+    the three tokens in the vocabulary without using them; null has no such tokens."""
+    mask_documents: bool = False
+    """Training attention stays within a document. Off, as in V3 4.1: a token sees whatever stands before it in its
+    sequence."""
 
 
 @dataclass(frozen=True)
@@ -32,5 +46,20 @@ class EvalConfig:
     """Tokens of the split that loss, bits per byte and MaxVio_global are taken on."""
     tasks: list[str] = field(default_factory=lambda: ["python_bits_per_byte", "python_cloze"])
     """lm-eval tasks: our two by these names, or any that lm-eval knows."""
+    mask_documents: bool = False
+    """Measure with attention that stays within documents, however the model was trained."""
     items: int | None = 1000
     """At most this many items per lm-eval task; null takes all."""
+
+
+def ramped(sequences: int, data: DataConfig, multiple: int) -> list[tuple[int, int]]:
+    """(first sequence, sequences) of each batch: growing linearly in the sequences seen from `ramp_from` to the whole
+    `batch_size`, in multiples of `multiple` (the microbatches). The last batch takes what is left."""
+    batches, first = [], 0
+    over = data.ramp_over * sequences
+    while first < sequences:
+        share = 1.0 if data.ramp_from == 1 else data.ramp_from + (1 - data.ramp_from) * min(1.0, first / over)
+        size = max(multiple, round(share * data.batch_size / multiple) * multiple)
+        batches.append((first, min(size, sequences - first)))
+        first += size
+    return batches

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from models.config import ConfigError
+from models.typed import ConfigError
 from tasks.config import DataConfig
 from tasks.separation import contained, word_ngrams
 from tasks.sources import (

@@ -1,6 +1,6 @@
 """The training batches as Lightning takes them: a stateful stream, so that a resumed trial gets its next one."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import lightning
@@ -10,24 +10,24 @@ from tasks.batches import PackedData
 
 
 class BatchStream:
-    """`data.train_batch(seed, t)` for t = 0 .. total_steps - 1: one pass that is the whole training.
+    """The (first sequence, sequences) of `batches` in turn: one pass that is the whole training.
 
     It has a length, so Lightning fetches no batch ahead, and `state_dict` names the batch after the last one taken.
     """
 
-    def __init__(self, data: PackedData, seed: int, total_steps: int) -> None:
-        self.data, self.seed, self.total_steps = data, seed, total_steps
+    def __init__(self, data: PackedData, seed: int, batches: Sequence[tuple[int, int]]) -> None:
+        self.data, self.seed, self.batches = data, seed, batches
         self.step = 0
         """The next batch."""
 
     def __len__(self) -> int:
         """Batches of the whole training, not of its remainder: Lightning counts the resumed ones itself."""
-        return self.total_steps
+        return len(self.batches)
 
     def __iter__(self) -> Iterator[torch.Tensor]:
-        while self.step < self.total_steps:
+        while self.step < len(self.batches):
             self.step += 1
-            yield self.data.train_batch(self.seed, self.step - 1)
+            yield self.data.train_sequences(self.seed, *self.batches[self.step - 1])
 
     def state_dict(self) -> dict[str, Any]:
         return {"step": self.step}
@@ -39,9 +39,9 @@ class BatchStream:
 class TextDataModule(lightning.LightningDataModule):
     """Training batches (batch_size, seq_len + 1) of one trial. Validation is the trial's own, on a fixed set."""
 
-    def __init__(self, data: PackedData, seed: int, total_steps: int) -> None:
+    def __init__(self, data: PackedData, seed: int, batches: Sequence[tuple[int, int]]) -> None:
         super().__init__()
-        self.data, self.seed, self.total_steps = data, seed, total_steps
+        self.data, self.seed, self.batches = data, seed, batches
 
     def train_dataloader(self) -> BatchStream:
-        return BatchStream(self.data, self.seed, self.total_steps)
+        return BatchStream(self.data, self.seed, self.batches)

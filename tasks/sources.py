@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.config import ConfigError
+from models.typed import ConfigError
 from tasks.config import DataConfig
 
 PACKAGES = {"networkx": "3.6.1", "sympy": "1.14.0"}

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from models.config import ConfigError
+from models.typed import ConfigError
+from tasks.config import END_OF_TEXT_ID
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 END_OF_TEXT = "<|endoftext|>"
-END_OF_TEXT_ID = 0
 MIN_VOCAB = 257
 """The end-of-text token and one token per byte value."""
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from models.config import ConfigError
+from models.typed import ConfigError
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import IO, Any, NamedTuple, Self
 
 from ablations.home import ROOT
-from models.config import ConfigError
+from models.typed import ConfigError
 
 
 @dataclass(frozen=True)

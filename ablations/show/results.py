@@ -19,7 +19,7 @@ from ablations.records import Record, read_record
 from ablations.schema import ExpectedConfig
 from ablations.stats import Difference, differences, tokens_saved
 from ablations.verdicts import Verdict, verdict
-from models.config import ConfigError, build, closest
+from models.typed import ConfigError, build, closest
 
 ALWAYS = ["loss", "bits_per_byte", "max_vio_global", "max_vio_batch", "routing_entropy"]
 """Metrics that every table shows, whatever the sweep lists."""

@@ -15,7 +15,7 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from torch import Tensor
 
-from models.config import ConfigError
+from models.typed import ConfigError
 from tasks.tokenizer import END_OF_TEXT
 
 if TYPE_CHECKING:

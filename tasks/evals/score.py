@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from models.config import ConfigError, closest
+from models.typed import ConfigError, closest
 from tasks.config import EvalConfig
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from ablations.conduct import GuardFailed, check_writable
 from ablations.files import read_json
 from ablations.records import read_record
 from ablations.show.results import Result, load_result
-from models.config import ConfigError
+from models.typed import ConfigError
 
 FRESH = ("search=fresh", "search_points=2", "search_seeds=2")
 

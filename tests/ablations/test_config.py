@@ -26,7 +26,7 @@ from ablations.config import (
 from ablations.home import ROOT
 from ablations.keys import all_keys, twin
 from ablations.schema import Config
-from models.config import ConfigError
+from models.typed import ConfigError
 
 MOE = ["sweep=moe_balance", "scale=cpu"]
 

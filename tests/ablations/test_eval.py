@@ -12,7 +12,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from ablations import eval as command
-from models.config import ConfigError
+from models.typed import ConfigError
 
 VOCAB = 280
 

@@ -8,7 +8,7 @@ import pytest
 from ablations.files import read_json
 from ablations.plan import describe, plan_document
 from ablations.trialkeys import differing
-from models.config import ConfigError
+from models.typed import ConfigError
 
 FRESH = ("search=fresh", "search_points=2", "search_seeds=1")
 

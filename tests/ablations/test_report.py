@@ -12,7 +12,7 @@ import pytest
 from ablations.files import read_json
 from ablations.report import commands, main, parse, publish, write_report
 from ablations.show.results import load_published
-from models.config import ConfigError
+from models.typed import ConfigError
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 from ablations.schema import ExpectedConfig
 from ablations.stats import Difference, differences
 from ablations.verdicts import DECISION_RULE, Verdict, verdict
-from models.config import ConfigError
+from models.typed import ConfigError
 
 
 def interval(low: float | None, high: float | None, arm: str = "bias", n: int = 6) -> Difference:

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.config import ModelConfig, build
+from models.config import ModelConfig
 from models.transformer import Transformer, initialise
+from models.typed import build
 
 torch.set_num_threads(1)
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from models.checkpoint import load_checkpoint, save_checkpoint
-from models.config import ConfigError
 from models.transformer import Transformer
+from models.typed import ConfigError
 
 Built = Callable[..., Transformer]
 

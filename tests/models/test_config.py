@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
-from models.config import ConfigError, ModelConfig, build, validate
+from models.config import ModelConfig
+from models.rules import validate
+from models.typed import ConfigError, build
 
 Tiny = Callable[..., ModelConfig]
 

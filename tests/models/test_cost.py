@@ -62,7 +62,7 @@ def test_causal_scores_cost_half(tiny: Callable[..., ModelConfig]) -> None:
 
 def test_counting_needs_no_memory() -> None:
     """V3's published shape: 671 B parameters, 37 B active."""
-    from models.config import build
+    from models.typed import build
 
     attention = {"n_heads": 128, "q_lora_rank": 1536, "kv_lora_rank": 512, "qk_nope_head_dim": 128,
                  "qk_rope_head_dim": 64, "v_head_dim": 128}  # fmt: skip

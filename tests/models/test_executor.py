@@ -247,7 +247,8 @@ def test_switched_on_a_strategy_has_moved_something_after_one_step(built: Built,
 RANKS = """
 import json, sys, torch, torch.distributed as dist
 sys.path.insert(0, {root!r})
-from models.config import ModelConfig, build
+from models.config import ModelConfig
+from models.typed import build
 from models.executor import Microbatching
 from models.transformer import Transformer, initialise
 torch.set_num_threads(1)

@@ -221,7 +221,7 @@ def test_golden_step(built: Built, tokens: Tokens) -> None:
 
 
 def test_validate_runs_before_anything_is_built(tiny: Callable[..., ModelConfig]) -> None:
-    from models.config import ConfigError
+    from models.typed import ConfigError
 
     config = tiny()
     with pytest.raises(ConfigError, match="top_k=9"):

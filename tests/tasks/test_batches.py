@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.config import ConfigError
+from models.typed import ConfigError
 from tasks import batches
 from tasks.batches import PackedData, prepare
 from tasks.config import DataConfig

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from models.config import ConfigError
+from models.typed import ConfigError
 from tasks import corpora
 from tasks.config import DataConfig
 from tasks.corpora import SPLITS, Document, Splits, load_splits, thin

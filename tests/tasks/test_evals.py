@@ -13,7 +13,7 @@ import torch
 from lm_eval.api.instance import Instance
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from models.config import ConfigError
+from models.typed import ConfigError
 from tasks.config import EvalConfig
 from tasks.corpora import Document
 from tasks.evals import items, score

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from models.config import ConfigError
+from models.typed import ConfigError
 from tasks import tokenizer as module
 from tasks.tokenizer import END_OF_TEXT, encode_packed, load_tokenizer, token_bytes, train_tokenizer
 

@@ -16,7 +16,7 @@ import pytest
 from ablations.home import ROOT
 from ablations.launch.lock import single_owner
 from ablations.launch.pool import Job, Pool, thread_environment
-from models.config import ConfigError
+from models.typed import ConfigError
 
 HERE = Path(__file__).parent
 PATHS = os.pathsep.join([str(ROOT), str(HERE)])

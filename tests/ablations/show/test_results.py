@@ -10,7 +10,7 @@ import pytest
 from ablations.files import read_json, write_json
 from ablations.records import read_record
 from ablations.show.results import load_published, load_result
-from models.config import ConfigError
+from models.typed import ConfigError
 
 
 def rewrite_trials(folder: Path, **changes: Any) -> None:
