@@ -98,6 +98,7 @@ class Transformer(nn.Module):
     def _predict_further(self, hidden: Tensor, tokens_BT: Tensor, places: Places, output: Output) -> None:
         """Adds logits and routings of the MTP modules; depth k works on the first T - k positions."""
         for k, module in enumerate(self.mtp, start=1):
+            assert isinstance(module, ChainedModule | ParallelHead)
             length = tokens_BT.shape[1] - k
             embedded = self.model.embed_tokens(tokens_BT[:, k:], self.dtype) if module.chained else hidden
             further, routing = module(hidden[:, :length], embedded, shortened(places, length))
