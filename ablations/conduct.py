@@ -3,6 +3,7 @@ what is finished is a record on disk, and the rest follows from the plan."""
 
 import contextlib
 import hashlib
+import json
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -260,12 +261,18 @@ class Conductor:
         self._run_trials("confirmation", trials)
 
     def _speed(self, chosen: Mapping[str, Mapping[str, float]]) -> None:
-        """Training speed of all arms in turn, in one worker, while the others rest."""
+        """Speed of all arms in turn, in one worker, while the others rest: of training, and of decoding with the first
+        seed's checkpoints where arms differ in what decoding depends on."""
         if set(self.state.get("speed", {})) == set(self.plan.arms):
             return
-        arms = {a.name: self._trial(a, "confirm", 0, dict(chosen[a.name])).keys for a in self.plan.arms.values()}
+        seed = self.plan.seeds[0]
+        trials = {a.name: self._trial(a, "confirm", seed, dict(chosen[a.name])) for a in self.plan.arms.values()}
+        arms = {name: trial.keys for name, trial in trials.items()}
+        decoders = {json.dumps([keys["model"]["attention"], keys["model"]["mtp"]]) for keys in arms.values()}
+        folders = {name: str(self.runs / "trials" / trial.id / "checkpoint") for name, trial in trials.items()}
         self.progress.phase("speed", {"speed": ("all arms", 0)}, None)
-        job = Job("speed", "speed", {"arms": arms, "cache_dir": self._cache})
+        checkpoints = folders if len(decoders) > 1 else {}
+        job = Job("speed", "speed", {"arms": arms, "checkpoints": checkpoints, "cache_dir": self._cache})
         outcome = self.pool.run([job], self.progress.event, limit=1)["speed"]
         if outcome.result is None:
             self._note(f"speed was not measured: {outcome.error}")

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ablations.trialkeys import TrialKeys, differing
-from models.cost import Cost
+from ablations.matching import amounts, mismatch
+from ablations.schema import MatchedConfig
+from ablations.trialkeys import TrialKeys, differing, typed_trial
 from models.transformer import Transformer, initialise
 from tasks.batches import PackedData
 
@@ -134,13 +135,17 @@ def isolation(arm: Mapping[str, Any], baseline: Mapping[str, Any], declared: Ite
     return GuardResult("isolation", True, f"differs in {', '.join(differs)}" if differs else "equals the baseline")
 
 
-def budget(arm: Cost, baseline: Cost, on: Iterable[str], tolerance: float, steps: int, base_steps: int) -> GuardResult:
-    """What the sweep declares as matched agrees within its tolerance; the rest is printed."""
-    ratios = {name: getattr(arm, name) / getattr(baseline, name) for name in asdict(arm)}
-    off = [name for name in on if abs(ratios[name] - 1) > tolerance + 1e-12]
-    detail = ", ".join(f"{name} {ratio:.4f}x" for name, ratio in ratios.items())
+def budget(arm: Mapping[str, Any], baseline: Mapping[str, Any], matched: MatchedConfig) -> GuardResult:
+    """What is declared as matched agrees within its tolerance; the rest is printed. Takes the keys of both."""
+    base, steps, base_steps = amounts(baseline), typed_trial(arm).steps, typed_trial(baseline).steps
+    ratios = {name: value / base[name] for name, value in amounts(arm).items()}
+    off = mismatch(arm, baseline, matched)
+    words = (f"{name} {ratio:.4f}x" + " (matched)" * (name in matched.equal) for name, ratio in ratios.items())
+    detail = ", ".join(words)
     detail += f", steps {steps}" + ("" if steps == base_steps else f" (baseline {base_steps})")
-    return GuardResult("budget", not off, detail if not off else f"{', '.join(off)} not within {tolerance:g}: {detail}")
+    if off:
+        detail = f"{', '.join(off)} not within {matched.tolerance:g}: {detail}"
+    return GuardResult("budget", not off, detail)
 
 
 def separation(data: PackedData) -> GuardResult:

@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ from ablations.files import read_json
 from ablations.guards import GuardResult, budget, isolation
 from ablations.home import ROOT
 from ablations.identity import code_hash, sha
-from ablations.keys import trial_leaves
-from ablations.schema import Config, SweepConfig
+from ablations.keys import all_keys, trial_leaves
+from ablations.matching import solve
+from ablations.schema import Config, MatchedConfig, SweepConfig
 from ablations.sweepfile import thinned
 from ablations.trialkeys import TrialKeys, get, typed_trial
 from ablations.verdicts import DECISION_RULE
@@ -46,6 +47,10 @@ class Arm:
     search: dict[str, list[float]]
     """This arm's own searched keys (its strength); the sweep's shared ones are in `Plan.shared`."""
     keys: dict[str, Any]
+    matched: MatchedConfig
+    """What the budget guard holds it to."""
+    solved: dict[str, Any] = field(default_factory=dict)
+    """The matching knob, where it was turned."""
 
     @property
     def typed(self) -> TrialKeys:
@@ -137,19 +142,25 @@ def make_plan(config: Config) -> Plan:
     """Resolve arms, seeds and searched values. Raises ConfigError; writes nothing."""
     sweep = thinned(config.sweep, config.search_points, config.search_seeds)
     keys = trial_keys(config)
-    arms = {}
+    arms: dict[str, Arm] = {}
     for name in sorted(chosen_arms(config), key=lambda name: name != sweep.baseline):
         entry = sweep.arms[name]
-        arms[name] = Arm(
-            name, "arm", entry.about, entry.set, entry.search, _resolve(keys, entry.set, sweep, entry.search, name)
-        )
+        resolved = _resolve(keys, entry.set, sweep, entry.search, name)
+        matched, solved = entry.matched or sweep.matched, {}
+        if name != sweep.baseline:
+            where = f"sweeps/{sweep.name}.yaml arm {name}"
+            solved = solve(resolved, arms[sweep.baseline].keys, matched, where)
+            resolved = with_overrides(resolved, solved, where)
+        arms[name] = Arm(name, "arm", entry.about, entry.set, entry.search, resolved, matched, solved)
     base = arms[sweep.baseline]
     extras = {
         CONTROL: ("control", f"positive control: {base.name} with a known small harm", dict(sweep.control)),
         AA: ("aa", f"A/A: {base.name} with initial weights perturbed by 1e-6", {"train.perturb": PERTURBATION}),
     }
     for name, (kind, about, changes) in extras.items():
-        arms[name] = Arm(name, kind, about, {**base.set, **changes}, {}, with_overrides(base.keys, changes, name))
+        held = MatchedConfig(equal=[]) if kind == CONTROL else sweep.matched
+        changed = with_overrides(base.keys, changes, name)
+        arms[name] = Arm(name, kind, about, {**base.set, **changes}, {}, changed, held)
     seeds = config.seeds if isinstance(config.seeds, list) else list(range(config.seeds or sweep.seeds))
     overlap = sorted(set(seeds) & set(sweep.search.seeds))
     if overlap:
@@ -187,7 +198,8 @@ def _published(plan: Plan) -> tuple[Published | None, str | None]:
     searched = {key for arm in plan.arms.values() for key in (*plan.shared, *arm.search)}
     for arm in plan.searched_arms:
         then = earlier["arms"].get(arm.name, {})
-        if arm.name not in chosen or then.get("set") != arm.set or then.get("search") != arm.search:
+        now = (arm.set, arm.search, arm.solved)
+        if arm.name not in chosen or (then.get("set"), then.get("search"), then.get("solved", {})) != now:
             return None, f"the published search has no arm {arm.name} as it is now"
     for name in trial_leaves():
         if name in searched or name.startswith("eval.") or name in NOT_FOR_THE_SEARCH:
@@ -195,8 +207,8 @@ def _published(plan: Plan) -> tuple[Published | None, str | None]:
         now = get(plan.baseline.keys, name)
         try:
             before = get(earlier["keys"], name)
-        except KeyError:
-            before = None
+        except KeyError:  # a key that was not there yet: its default is what everything did before
+            before = all_keys()[name].default
         if now != before:
             return None, f"the published search had {name}={before}, here it is {now}"
     return (
@@ -213,12 +225,8 @@ def config_guards(plan: Plan, arm: Arm) -> list[GuardResult]:
     """Isolation and budget: what the resolved keys alone can show."""
     base = plan.baseline
     searched = {*plan.shared, *arm.search, *base.search}
-    declared = {*searched, *arm.set, *base.set, *(["train.perturb"] if arm.kind == AA else [])}
-    matched = [] if arm.kind == CONTROL else plan.sweep.matched.equal
-    return [
-        isolation(arm.keys, base.keys, declared),
-        budget(arm.cost, base.cost, matched, plan.sweep.matched.tolerance, arm.typed.steps, base.typed.steps),
-    ]
+    declared = {*searched, *arm.set, *base.set, *arm.solved, *(["train.perturb"] if arm.kind == AA else [])}
+    return [isolation(arm.keys, base.keys, declared), budget(arm.keys, base.keys, arm.matched)]
 
 
 def plan_document(plan: Plan, data_fingerprint: Mapping[str, Any]) -> dict[str, Any]:
@@ -232,6 +240,8 @@ def plan_document(plan: Plan, data_fingerprint: Mapping[str, Any]) -> dict[str, 
             "kind": arm.kind,
             "set": arm.set,
             "search": arm.search,
+            "solved": arm.solved,
+            "matched": asdict(arm.matched),
             "tokens": typed.sequences * typed.data.seq_len,
             **asdict(size),
         }

@@ -50,6 +50,28 @@ class LaunchConfig:
     progress: Literal["auto", "rich", "plain", "none"] = "auto"
 
 
+Quantity = Literal["total_params", "active_params", "flops_per_token", "kv_bytes", "train_flops"]
+Knob = Literal[
+    "model.moe.moe_intermediate_size",
+    "model.intermediate_size",
+    "model.n_layers",
+    "model.attention.n_heads",
+    "train.token_fraction",
+]
+
+
+@dataclass(frozen=True)
+class MatchedConfig:
+    """What is held equal to the baseline, within which tolerance, and what is turned to make it so."""
+
+    equal: list[Quantity] = field(default_factory=lambda: ["total_params", "active_params", "flops_per_token"])
+    """`train_flops` is that of the whole training; the others are of the model (models/cost.py)."""
+    tolerance: float = 0.01
+    knob: Knob | None = None
+    """Solved for, so that the first of `equal` fits; null leaves arms as they are, and the budget guard stops those
+    that do not fit."""
+
+
 @dataclass(frozen=True)
 class ArmConfig:
     """A variant: only the toggles by which it differs from the baseline."""
@@ -59,6 +81,8 @@ class ArmConfig:
     """Dotted keys and their values, e.g. `model.moe.balance.kind: bias`."""
     search: dict[str, list[float]] = field(default_factory=dict)
     """Keys searched for this arm besides the sweep's own, and their points (the strength of a balancing loss)."""
+    matched: MatchedConfig | None = None
+    """What this arm is matched on, where that is not the sweep's."""
     optional: bool = False
     """Left out unless named in `arms=` or with `arms=all`."""
 
@@ -93,16 +117,6 @@ class ExpectedConfig:
     paper: str = ""
     """The paper's own number, with its place."""
     paper_value: float | None = None
-
-
-@dataclass(frozen=True)
-class MatchedConfig:
-    """What is held equal between arms, and within which tolerance."""
-
-    equal: list[Literal["total_params", "active_params", "flops_per_token"]] = field(
-        default_factory=lambda: ["total_params", "active_params", "flops_per_token"]
-    )
-    tolerance: float = 0.01
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,11 @@ from models.typed import ConfigError, build, closest
 SCALES = ROOT / "ablations" / "scales"
 RESERVED = ("aa", "control", "all")
 """Arms that the harness adds by itself, and the word for every arm."""
-METRICS = ("loss", "bits_per_byte", "max_vio_global", "max_vio_batch", "routing_entropy")
-"""What every record holds. lm-eval scores are `task/metric`."""
+METRICS = (
+    *("loss", "bits_per_byte", "max_vio_global", "max_vio_batch", "routing_entropy"),
+    *("mtp_tokens_per_forward", *(f"mtp_{kind}_{k}" for kind in ("loss", "acceptance") for k in range(1, 4))),
+)
+"""What records hold, where a model has experts and MTP modules. lm-eval scores are `task/metric`."""
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 NEIGHBOURS = 2.0
 """Largest ratio between neighbouring learning rates: with a wider grid the bound on mistuning says nothing."""

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.config import ModelConfig
-from models.layers import Linear, RMSNorm
+from models.layers import Linear, RMSNorm, stacked
 from models.rope import rotate, softmax_temperature
 
 EXPLICIT_MAX_SCORES = 512 * 512
@@ -23,9 +23,8 @@ EXPLICIT_MAX_SCORES = 512 * 512
 class Places:
     """Where the tokens of one forward pass stand, shared by all its layers."""
 
-    cos: Tensor
-    """(T, rope_dim / 2), or (B, T, rope_dim / 2) where rows stand at different positions."""
-    sin: Tensor
+    turns: Tensor
+    """RoPE's, complex (T, rope_dim / 2), or (B, T, rope_dim / 2) where rows stand at different positions."""
     mask_BTL: Tensor | None = None
     """Added to the scores, 0 or -inf; None is plain causal attention of T tokens over themselves."""
     causal: bool = True
@@ -67,20 +66,21 @@ class GroupedQueryAttention(nn.Module):
         self.k_proj = Linear(config.d_model, self.n_kv_heads * a.head_dim)
         self.v_proj = Linear(config.d_model, self.n_kv_heads * a.head_dim)
         self.o_proj = Linear(a.n_heads * a.head_dim, config.d_model)
-        self.scale = a.head_dim**-0.5 * softmax_temperature(config.rope)
+        self.scale = softmax_scale(config)
 
     def forward(self, x: Tensor, places: Places, cache: LayerCache | None = None) -> Tensor:
         batch, length, _ = x.shape
-        q = rotate(self.q_proj(x).view(batch, length, self.n_heads, -1), places.cos, places.sin)
-        k = rotate(self.k_proj(x).view(batch, length, self.n_kv_heads, -1), places.cos, places.sin)
+        q = rotate(self.q_proj(x).view(batch, length, self.n_heads, -1), places.turns)
+        k = rotate(self.k_proj(x).view(batch, length, self.n_kv_heads, -1), places.turns)
         v = self.v_proj(x).view(batch, length, self.n_kv_heads, -1)
         if cache is not None:
             k, v = cache.write(places, k, v)
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         return self.o_proj(attend(q, k, v, self.scale, places).flatten(2))
 
     def new_cache(self, batch: int, length: int, dtype: torch.dtype, device: torch.device) -> LayerCache:
-        shape = (batch, length, self.n_kv_heads, self.head_dim)
-        return LayerCache(*(torch.zeros(shape, dtype=dtype, device=device) for _ in range(2)))
+        shape = (batch, self.n_kv_heads, length, self.head_dim)  # heads first, as `attend` reads them: no copy per step
+        return LayerCache(*(torch.zeros(shape, dtype=dtype, device=device).transpose(1, 2) for _ in range(2)))
 
 
 class MultiHeadLatentAttention(nn.Module):
@@ -109,15 +109,18 @@ class MultiHeadLatentAttention(nn.Module):
         self.kv_a_layernorm = RMSNorm(a.kv_lora_rank, config.norm_eps)
         self.kv_b_proj = Linear(a.kv_lora_rank, a.n_heads * (self.nope + self.v_dim))
         self.o_proj = Linear(a.n_heads * self.v_dim, d)
-        self.scale = (self.nope + self.rope_dim) ** -0.5 * softmax_temperature(config.rope)
+        self.scale = softmax_scale(config)
 
     def forward(self, x: Tensor, places: Places, cache: LayerCache | None = None) -> Tensor:
-        query = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x))) if self.compress_query else self.q_proj(x)
-        q_nope, q_rope = query.view(*x.shape[:2], self.n_heads, -1).split([self.nope, self.rope_dim], dim=-1)
-        q_rope = rotate(q_rope, places.cos, places.sin)
-        latent, k_rope = self.kv_a_proj_with_mqa(x).split([self.kv_lora_rank, self.rope_dim], dim=-1)
+        first = self.q_a_proj if self.compress_query else self.q_proj
+        projected = F.linear(x, stacked(x.dtype, first, self.kv_a_proj_with_mqa))
+        query, latent, k_rope = projected.split([first.weight.shape[0], self.kv_lora_rank, self.rope_dim], dim=-1)
+        if self.compress_query:
+            query = self.q_b_proj(self.q_a_layernorm(query))
+        q_nope, q_rope = query.unflatten(-1, (self.n_heads, -1)).split([self.nope, self.rope_dim], dim=-1)
+        q_rope = rotate(q_rope, places.turns)
         latent = self.kv_a_layernorm(latent)
-        k_rope = rotate(k_rope.unsqueeze(2), places.cos, places.sin)
+        k_rope = rotate(k_rope.unsqueeze(2), places.turns)
         if cache is not None:
             (kept,) = cache.write(places, torch.cat((latent, k_rope.squeeze(2)), dim=-1))
             if self.absorb:
@@ -126,16 +129,18 @@ class MultiHeadLatentAttention(nn.Module):
             k_rope = k_rope.unsqueeze(2)
         key_value = self.kv_b_proj(latent).view(*latent.shape[:2], self.n_heads, -1)
         k_nope, v = key_value.split([self.nope, self.v_dim], dim=-1)
-        q = torch.cat((q_nope, q_rope), dim=-1)
-        k = torch.cat((k_nope, k_rope.expand(-1, -1, self.n_heads, -1)), dim=-1)
-        return self.o_proj(attend(q, k, v, self.scale, places).flatten(2))
+        # Joined with the heads first, as the products want them: one copy instead of two.
+        q = torch.cat((q_nope.transpose(1, 2), q_rope.transpose(1, 2)), dim=-1)
+        k_rope = k_rope.transpose(1, 2).expand(-1, self.n_heads, -1, -1)
+        k = torch.cat((k_nope.transpose(1, 2), k_rope), dim=-1)
+        return self.o_proj(attend(q, k, v.transpose(1, 2), self.scale, places).flatten(2))
 
     def _absorbed(self, q_nope: Tensor, q_rope: Tensor, kept_BLr: Tensor, places: Places) -> Tensor:
         """q_nope . (W_UK c) = (W_UK^T q_nope) . c: MQA over the cached rows, with the latents as values."""
         expand = self.kv_b_proj.matrix("weight", q_nope.dtype).view(self.n_heads, -1, self.kv_lora_rank)
         w_uk_Hnr, w_uv_Hvr = expand.split([self.nope, self.v_dim], dim=1)
-        q = torch.cat((torch.einsum("bthn,hnr->bthr", q_nope, w_uk_Hnr), q_rope), dim=-1)
-        rows = kept_BLr.unsqueeze(2)
+        q = torch.cat((torch.einsum("bthn,hnr->bhtr", q_nope, w_uk_Hnr), q_rope.transpose(1, 2)), dim=-1)
+        rows = kept_BLr.unsqueeze(1)
         latents = attend(q, rows, rows[..., : self.kv_lora_rank], self.scale, places)
         return self.o_proj(torch.einsum("bthr,hvr->bthv", latents, w_uv_Hvr).flatten(2))
 
@@ -143,11 +148,18 @@ class MultiHeadLatentAttention(nn.Module):
         return LayerCache(torch.zeros(batch, length, self.kv_lora_rank + self.rope_dim, dtype=dtype, device=device))
 
 
-def attend(q_BTHh: Tensor, k_BLGh: Tensor, v_BLGv: Tensor, scale: float, places: Places) -> Tensor:
-    """softmax(scale q k^T + mask) v, (B, T, H, v); H / G queries share each key head."""
-    batch, length, heads, _ = q_BTHh.shape
-    kept, groups = k_BLGh.shape[1], k_BLGh.shape[2]
-    q, k, v = (x.transpose(1, 2) for x in (q_BTHh, k_BLGh, v_BLGv))
+def softmax_scale(config: ModelConfig) -> float:
+    """1 / sqrt(width of a key), times YaRN's temperature."""
+    a = config.attention
+    width = a.qk_nope_head_dim + a.qk_rope_head_dim if a.kind == "mla" else a.head_dim
+    return width**-0.5 * softmax_temperature(config.rope)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, places: Places) -> Tensor:
+    """softmax(scale q k^T + mask) v of q (B, H, T, h), k (B, G, L, h) and v (B, G, L, v); returns (B, T, H, v). H / G
+    queries share each key head."""
+    batch, heads, length, _ = q.shape
+    groups, kept = k.shape[1:3]
     if q.device.type == "cpu" and length * kept <= EXPLICIT_MAX_SCORES:
         shared = heads // groups  # the queries of one key head follow each other, as further rows of its product
         q = q.reshape(batch * groups, shared * length, -1)

@@ -94,7 +94,7 @@ class Bias(Balance):
 
     @torch.no_grad()
     def step(self, load_E: Tensor, last_E: Tensor, progress: float) -> Tensor | None:
-        if progress >= self.frozen_from:
+        if progress >= self.frozen_from - 1e-12:  # 1 - 0.7 is a little more than 3 steps of 10
             return None
         load = (last_E if self.local else load_E).double()
         error = load.mean() - load

@@ -8,7 +8,7 @@ prints it for a named size. Nothing is built; the tests compare with models that
 import sys
 from dataclasses import dataclass, replace
 
-from models.config import ModelConfig
+from models.config import ModelConfig, MTPConfig
 from models.typed import ConfigError
 
 V3_TOKENS = 14.8e12
@@ -117,6 +117,32 @@ def _score_flops(config: ModelConfig, seq_len: int) -> float:
     return 6.0 * a.n_heads * widths * (seq_len + 1) / 2
 
 
+def activation_bytes(config: ModelConfig, seq_len: int) -> float:
+    """Kept per token of a microbatch between forward and backward, as models/ computes it on a CPU: the inputs of every
+    product, norm and activation, the attention's probabilities (as long as it writes them out) and the logits."""
+    a, m, d, c = config.attention, config.moe, config.d_model, BYTES[config.dtype]
+    experts = config.feed_forward == "moe"
+    if a.kind == "mla":
+        key = a.qk_nope_head_dim + a.qk_rope_head_dim
+        query = a.q_lora_rank or a.n_heads * key
+        kept = query + a.kv_lora_rank + a.qk_rope_head_dim + (a.q_lora_rank or 0) + a.kv_lora_rank
+        kept += a.n_heads * (2 * key + 2 * a.v_head_dim)
+    else:
+        kept = 2 * (a.n_heads + config.n_kv_heads) * a.head_dim
+    attention = c * (2 * d + kept + a.n_heads * seq_len)
+    dense = c * (2 * d + 3 * config.intermediate_size)
+    router = 4 * m.n_routed_experts + (4 * d if c == 2 else 0)  # FP32
+    rows = d + 3 * m.moe_intermediate_size
+    moe = c * (2 * d + m.top_k * rows + 3 * m.n_shared_experts * m.moe_intermediate_size) + router
+    head = c * (2 * d + config.vocab_size)
+    layers = config.n_layers * attention + config.dense_layers * dense
+    layers += (config.n_layers - config.dense_layers) * moe
+    joined = c * 4 * d if config.mtp.style == "chained" else 0
+    further = attention + (moe if experts else dense) + head + joined
+    shares = sum(1 - k / seq_len for k in range(1, config.mtp.depth + 1))
+    return layers + head + shares * further
+
+
 def gpu_hours(tokens: float = V3_TOKENS, hours_per_trillion: float = V3_GPU_HOURS_PER_TRILLION) -> float:
     """H800 hours of `tokens` at a measured throughput; V3's own by default."""
     return tokens / 1e12 * hours_per_trillion
@@ -125,11 +151,14 @@ def gpu_hours(tokens: float = V3_TOKENS, hours_per_trillion: float = V3_GPU_HOUR
 def describe(name: str, config: ModelConfig, seq_len: int) -> str:
     """A table for the eyes."""
     c = cost(config, seq_len)
+    alone = cost(replace(config, mtp=MTPConfig()), seq_len).flops_per_token
     rows = [(part, f"{count / 1e6:,.1f} M") for part, count in parts(config).items() if count]
     rows += [
         ("total", f"{c.total_params / 1e9:,.3f} B"),
         ("active per token", f"{c.active_params / 1e9:,.3f} B"),
         ("training FLOPs per token", f"{c.flops_per_token / 1e9:,.1f} G at {seq_len} tokens a sequence"),
+        *([("  without MTP", f"{alone / 1e9:,.1f} G")] if config.mtp.depth else []),
+        ("activations per token", f"{activation_bytes(config, seq_len) / 1e6:,.3f} MB kept for the backward"),
         ("KV cache per token", f"{c.kv_bytes / 1e3:,.3f} KB ({kv_elements(config)} elements in each layer)"),
     ]
     if name == "deepseek_v3":

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from models.balance import max_vio
-from models.executor import language_model_loss
 from models.layers import cast_once
+from models.loss import language_model_loss
 from models.transformer import Transformer
 
 

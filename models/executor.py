@@ -9,11 +9,11 @@ from typing import Protocol
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor
 
 from models.balance import Routing
-from models.layers import at_least_fp32, cast_once
+from models.layers import cast_once
+from models.loss import language_model_loss
 from models.mtp import mtp_weight
 from models.transformer import Output, Transformer
 
@@ -31,11 +31,6 @@ class StepResult:
 
 class Executor(Protocol):
     def step(self, tokens_BT1: Tensor, progress: float = 0.0) -> StepResult: ...
-
-
-def language_model_loss(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
-    """Mean cross entropy in nats per token, in at least FP32."""
-    return F.cross_entropy(at_least_fp32(logits_BTV).flatten(0, 1), targets_BT.flatten())
 
 
 class Microbatching:

@@ -58,6 +58,19 @@ class Linear(Weights):
         return F.linear(x, self.matrix("weight", x.dtype))
 
 
+def stacked(dtype: torch.dtype, *linears: Linear) -> Tensor:
+    """The matrices of several Linears with the same input, on top of each other, in the compute type: one product
+    instead of several. Inside `cast_once` it is made once."""
+    first = linears[0]
+    if first._cast is not None and "stacked" in first._cast:
+        return first._cast["stacked"]
+    with torch.set_grad_enabled(torch.is_grad_enabled() or first._cast is not None):
+        matrix = torch.cat([linear.weight for linear in linears]).to(dtype)
+    if first._cast is not None:
+        first._cast["stacked"] = matrix
+    return matrix
+
+
 class Embedding(Weights):
     """Rows of W (V, D), in the compute type."""
 
@@ -99,10 +112,11 @@ class _RMSNorm(torch.autograd.Function):
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
         x, weight, r = ctx.saved_tensors  # type: ignore[attr-defined]
         grad32, normed = at_least_fp32(grad), at_least_fp32(x) * r
-        scaled = grad32 * weight
-        along = torch.linalg.vecdot(scaled, normed).unsqueeze(-1).div_(x.shape[-1])
-        grad_weight = (grad32 * normed).flatten(0, -2).sum(dim=0)
-        return scaled.addcmul_(normed, along, value=-1).mul_(r).to(x.dtype), grad_weight, None
+        products = grad32 * normed
+        along = (products @ weight).unsqueeze(-1)
+        grad_weight = products.flatten(0, -2).sum(dim=0)
+        grad_x = (grad32 * weight).addcmul_(normed, along, value=-1 / x.shape[-1]).mul_(r)
+        return grad_x.to(x.dtype), grad_weight, None
 
 
 class SwiGLU(nn.Module):
@@ -115,7 +129,40 @@ class SwiGLU(nn.Module):
         self.down_proj = Linear(width, d_model)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        hidden = F.linear(x, stacked(x.dtype, self.gate_proj, self.up_proj))
+        return self.down_proj(swiglu(hidden))
+
+
+def swiglu(hidden: Tensor, gates: Tensor | None = None) -> Tensor:
+    """silu(first half) * second half of `hidden` (..., 2I), times `gates` (...) where given; (..., I)."""
+    out: Tensor = _SwiGLU.apply(hidden, gates)
+    return out
+
+
+class _SwiGLU(torch.autograd.Function):
+    """Keeps only its inputs; the backward writes both halves of the gradient in place."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, hidden: Tensor, gates: Tensor | None) -> Tensor:  # type: ignore[override]
+        gate, up = hidden.chunk(2, dim=-1)
+        ctx.save_for_backward(hidden, gates)  # type: ignore[arg-type]
+        out = F.silu(gate).mul_(up)
+        return out if gates is None else out.mul_(gates.unsqueeze(-1))
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor | None]:  # type: ignore[override]
+        hidden, gates = ctx.saved_tensors  # type: ignore[attr-defined]
+        gate, up = hidden.chunk(2, dim=-1)
+        grad_hidden = torch.empty_like(hidden)
+        grad_gate, grad_up = grad_hidden.chunk(2, dim=-1)
+        torch.mul(grad, F.silu(gate), out=grad_up)
+        grad_gates = None
+        if gates is not None:
+            grad_gates = torch.linalg.vecdot(grad_up, up)
+            grad_up.mul_(gates.unsqueeze(-1))
+            grad = grad * gates.unsqueeze(-1)
+        torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=grad_gate)
+        return grad_hidden, grad_gates
 
 
 def at_least_fp32(x: Tensor) -> Tensor:

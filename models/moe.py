@@ -10,7 +10,7 @@ from torch.autograd.function import FunctionCtx
 
 from models.balance import Routing, build_balance
 from models.config import ModelConfig, MoEConfig
-from models.layers import SwiGLU, Weights, at_least_fp32
+from models.layers import SwiGLU, Weights, at_least_fp32, swiglu
 
 
 class Router(nn.Module):
@@ -79,24 +79,26 @@ class Experts(Weights):
         """Weighted sum of each token's experts, (N, D).
 
         Assignments are laid out by expert, so that each expert's rows are one group. The gates, computed in FP32, are
-        rounded to the activations' type; the sum over a token's experts accumulates in FP32 inside the product.
+        rounded to the activations' type and multiply the hidden rows: the down projection is linear, so that is the
+        weighted sum. Rows that only fill a group up have a gate of 0.
         """
-        n, k = routing.experts_NK.shape
+        k = routing.experts_NK.shape[1]
         native = x_ND.device.type == "cpu" and x_ND.dtype == torch.bfloat16
         slot, source, rows_E = _layout(routing, ROW_MULTIPLE if native else 1)
-        rows = _Dispatch.apply(x_ND, slot, source, k)
+        gates = routing.gates_NK.flatten().to(x_ND.dtype)
+        row_gates = gates.new_zeros(len(source)).index_copy(0, slot, gates)
+        rows = _Dispatch.apply(x_ND, slot.view(-1, k), source // k)
         hidden = self.product(rows, self.matrix("gate_up_proj", x_ND.dtype), rows_E)
-        gate, up = hidden.chunk(2, dim=-1)
-        out = self.product(F.silu(gate) * up, self.matrix("down_proj", x_ND.dtype), rows_E)
-        out_NKD = _Collect.apply(out, slot).view(n, k, -1)
-        return torch.bmm(routing.gates_NK.to(out.dtype).unsqueeze(1), out_NKD).squeeze(1)
+        out = self.product(swiglu(hidden, row_gates), self.matrix("down_proj", x_ND.dtype), rows_E)
+        summed: Tensor = _Combine.apply(out, slot.view(-1, k), source // k)
+        return summed
 
 
 @torch.no_grad()
 def _layout(routing: Routing, multiple: int) -> tuple[Tensor, Tensor, Tensor]:
     """Where each assignment's row lies when rows are grouped by expert: slot (N * K) of each assignment, source (rows)
     the assignment that fills each row, and rows per expert (E). Rows that only fill a group up copy assignment 0;
-    nothing reads their outputs, and their gradients are 0."""
+    nothing reads their outputs."""
     experts, load = routing.experts_NK.flatten(), routing.load_E
     order = experts.argsort(stable=True)
     rows_E = load if multiple == 1 else (load + multiple - 1) // multiple * multiple
@@ -127,35 +129,38 @@ PRODUCTS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 
 
 class _Dispatch(torch.autograd.Function):
-    """Copy each token's row to its k assignments' rows. Backward gathers and sums over k in FP32, where the index_add
-    of plain indexing would accumulate in BF16, in an order that is not fixed on a GPU."""
+    """Copy each token's row to its assignments' rows. Backward sums over them in FP32 (`_sum_rows`); the index_add of
+    plain indexing would accumulate in BF16, in an order that is not fixed on a GPU."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, x_ND: Tensor, slot: Tensor, source: Tensor, k: int) -> Tensor:  # type: ignore[override]
-        ctx.save_for_backward(slot)
-        ctx.k = k  # type: ignore[attr-defined]
-        return x_ND.index_select(0, source // k)
+    def forward(ctx: FunctionCtx, x_ND: Tensor, slot_NK: Tensor, token: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(slot_NK)
+        return x_ND.index_select(0, token)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
-        (slot,) = ctx.saved_tensors  # type: ignore[attr-defined]
-        by_token = grad.index_select(0, slot).view(-1, ctx.k, grad.shape[-1])  # type: ignore[attr-defined]
-        return by_token.sum(dim=1), None, None, None
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        (slot_NK,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        return _sum_rows(grad, slot_NK), None, None
 
 
-class _Collect(torch.autograd.Function):
-    """The assignments' rows in token order. Backward puts them back; rows that nobody collected get 0."""
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, rows: Tensor, slot: Tensor) -> Tensor:  # type: ignore[override]
-        ctx.save_for_backward(slot)
-        ctx.rows = len(rows)  # type: ignore[attr-defined]
-        return rows.index_select(0, slot)
+class _Combine(torch.autograd.Function):
+    """Sum each token's assignments' rows: the reverse of `_Dispatch`. In the backward, rows that only fill a group up
+    get the gradient of token 0; their gate of 0 stops it."""
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        (slot,) = ctx.saved_tensors  # type: ignore[attr-defined]
-        return grad.new_zeros(ctx.rows, grad.shape[-1]).index_copy_(0, slot, grad), None  # type: ignore[attr-defined]
+    def forward(ctx: FunctionCtx, rows: Tensor, slot_NK: Tensor, token: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(token)
+        return _sum_rows(rows, slot_NK)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        (token,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        return grad.index_select(0, token), None, None
+
+
+def _sum_rows(rows: Tensor, slot_NK: Tensor) -> Tensor:
+    """(N, D): the rows named in `slot_NK`, summed over K in FP32 without writing them out first."""
+    return F.embedding_bag(slot_NK, rows, mode="sum")
 
 
 class _Contiguous(torch.autograd.Function):

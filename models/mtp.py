@@ -68,6 +68,5 @@ def mtp_weight(config: MTPConfig, progress: float) -> float:
 
 def shortened(places: Places, length: int) -> Places:
     """The first `length` positions of uncached `places`."""
-    cos, sin = places.cos[..., :length, :], places.sin[..., :length, :]
     mask = None if places.mask_BTL is None else places.mask_BTL[:, :length, :length]
-    return replace(places, cos=cos, sin=sin, mask_BTL=mask)
+    return replace(places, turns=places.turns[..., :length, :], mask_BTL=mask)

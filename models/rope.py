@@ -8,12 +8,11 @@ from torch import Tensor
 from models.config import RopeConfig
 
 
-def rope_angles(
-    positions: Tensor, dim: int, rope: RopeConfig, dtype: torch.dtype = torch.float32
-) -> tuple[Tensor, Tensor]:
-    """cos and sin (..., dim / 2) of integer `positions` (...), computed in FP64: position t rotates pair i by t f_i."""
+def rope_turns(positions: Tensor, dim: int, rope: RopeConfig, dtype: torch.dtype = torch.float32) -> Tensor:
+    """exp(i t f_i), complex (..., dim / 2), of integer `positions` t (...); computed in FP64, kept in at least FP32."""
     angles = positions.double().unsqueeze(-1) * frequencies(dim, rope, positions.device)
-    return angles.cos().to(dtype), angles.sin().to(dtype)
+    turns = torch.polar(torch.ones_like(angles), angles)
+    return turns if dtype == torch.float64 else turns.to(torch.complex64)
 
 
 def frequencies(dim: int, rope: RopeConfig, device: torch.device | None = None) -> Tensor:
@@ -51,12 +50,11 @@ def softmax_temperature(rope: RopeConfig) -> float:
     return (0.1 * rope.mscale * math.log(rope.factor) + 1.0) ** 2
 
 
-def rotate(x_BTHd: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate the pairs (x_2i, x_2i+1), in x's type, by angles (T, d / 2) or (B, T, d / 2); the result holds all first
-    halves, then all second ones.
-
-    Queries and keys come out in the same order, so their products are those of the interleaved layout.
-    """
-    even, odd = x_BTHd[..., 0::2], x_BTHd[..., 1::2]
-    cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)
-    return torch.cat((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
+def rotate(x_BTHd: Tensor, turns: Tensor) -> Tensor:
+    """Turn the pairs (x_2i, x_2i+1), as complex numbers, by `turns` (T, d / 2) or (B, T, d / 2); in at least FP32,
+    returned in x's type."""
+    wide = torch.promote_types(x_BTHd.dtype, torch.float32)
+    # Always copied: a complex view needs even strides and an even offset, which a slice after an odd width has not.
+    x = x_BTHd.to(wide, copy=True, memory_format=torch.contiguous_format)
+    pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * turns.unsqueeze(-2)).flatten(-2).to(x_BTHd.dtype)

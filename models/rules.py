@@ -59,8 +59,10 @@ def _check_attention(a: AttentionConfig) -> None:
 
 def _check_rope(config: ModelConfig) -> None:
     r: RopeConfig = config.rope
-    if not r.theta > 0:
-        raise ConfigError(f"model.rope.theta={r.theta}: must be above 0")
+    if not r.theta > 1:
+        raise ConfigError(
+            f"model.rope.theta={r.theta}: must be above 1, or later pairs turn no slower than earlier ones"
+        )
     if r.scaling == "none" and r.factor != 1:
         raise ConfigError(
             f"model.rope.factor={r.factor}: has no effect with model.rope.scaling=none; add model.rope.scaling=yarn"

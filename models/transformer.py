@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from models.attention import LayerCache, Places, build_attention, within_documents
+from models.attention import LayerCache, Places, build_attention, softmax_scale, within_documents
 from models.balance import Routing
 from models.config import ModelConfig, RopeConfig
 from models.layers import Embedding, Linear, RMSNorm, SwiGLU
 from models.moe import MoE, Router
 from models.mtp import ChainedModule, ParallelHead, shortened
-from models.rope import rope_angles, softmax_temperature
+from models.rope import rope_turns
 from models.rules import validate
 from models.typed import ConfigError
 
@@ -64,7 +64,7 @@ class Transformer(nn.Module):
     document_end: int | None = None
     """With a token id here, attention stays within documents, which that token ends. Set by training and evaluation."""
     causal = True
-    _angles_key: tuple[int, torch.device] | None = None
+    _turns_key: tuple[int, torch.device] | None = None
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -110,31 +110,30 @@ class Transformer(nn.Module):
 
     def places(self, tokens_BT: Tensor) -> Places:
         """Positions 0 .. T - 1, causal; within documents where `document_end` is set."""
-        cos, sin = self._angles(tokens_BT.shape[1], tokens_BT.device)
+        turns = self._turns_of(tokens_BT.shape[1], tokens_BT.device)
         mask = None
         if self.document_end is not None:
             ends = (tokens_BT == self.document_end).long()
             mask = within_documents(ends.cumsum(dim=1) - ends)
-        return Places(cos, sin, mask, self.causal)
+        return Places(turns, mask, self.causal)
 
-    def _angles(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    def _turns_of(self, length: int, device: torch.device) -> Tensor:
         key = (length, device)
-        if self._angles_key != key:
+        if self._turns_key != key:
             with torch.inference_mode(False):  # inference tensors could not be kept for a later backward
                 positions = torch.arange(length, device=device)
-                value = rope_angles(positions, self.config.rope_dim, self.config.rope, self.dtype)
-            self._angles_key, self._angles_value = key, value
-        return self._angles_value
+                value = rope_turns(positions, self.config.rope_dim, self.config.rope, self.dtype)
+            self._turns_key, self._turns = key, value
+        return self._turns
 
     def set_rope(self, rope: RopeConfig) -> None:
         """Switch a trained model to another stretching of its positions (context extension, V3 4.3)."""
-        before = softmax_temperature(self.config.rope)
         config = dataclasses.replace(self.config, rope=rope)
         validate(config)
-        self.config, self._angles_key = config, None
+        self.config, self._turns_key = config, None
         for module in self.modules():
             if isinstance(module, Block):
-                module.self_attn.scale *= softmax_temperature(rope) / before
+                module.self_attn.scale = softmax_scale(config)
 
     def routers(self) -> list[Router]:
         """The router of each MoE layer in order, those of the MTP modules last."""

@@ -20,10 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.typed import ConfigError
-from tasks import corpora, separation, sources, tokenizer
-from tasks.config import DataConfig
+from tasks import corpora, fim, separation, sources, tokenizer
+from tasks.config import END_OF_TEXT_ID, DataConfig
 from tasks.corpora import SPLITS, Document, Report, Splits, load_splits, thin
 from tasks.separation import mix
+from tasks.tokenizer import Segment
 
 if TYPE_CHECKING:
     import torch
@@ -58,7 +59,10 @@ class PackedData:
         self._orders: dict[tuple[int, int], NDArray[np.int64]] = {}
 
     def tokens(self, split: str) -> Tokens:
-        """All tokens of `train`, `validation` or `test`, end of text after each document; shape (tokens,)."""
+        """All tokens of `train`, `validation` or `test`, end of text after each document; shape (tokens,).
+
+        Of `train`, a share of the documents is rearranged to be filled in the middle where there is `data.fim_rate`.
+        """
         return self._tokens[split]
 
     def documents(self, split: str) -> list[Document]:
@@ -128,8 +132,9 @@ def prepare(config: DataConfig, vocab_size: int, cache_dir: Path, report: Report
     for key, value in (("data.seq_len", config.seq_len), ("data.batch_size", config.batch_size)):
         if value < 1:
             raise ConfigError(f"{key}={value}: must be at least 1")
-    if vocab_size < tokenizer.MIN_VOCAB:
-        tokenizer.train_tokenizer([], vocab_size)  # raises
+    if config.fim_rate is not None and not 0 <= config.fim_rate <= 1:
+        raise ConfigError(f"data.fim_rate={config.fim_rate}: must lie between 0 and 1; null reserves no tokens for it")
+    tokenizer.require_vocab(vocab_size, fim.reserved(config.fim_rate))
     folder = cache_dir / _key(config, vocab_size)
     fingerprint = _read_cache(folder)
     if fingerprint is None:
@@ -144,7 +149,7 @@ def _key(config: DataConfig, vocab_size: int) -> str:
 
     kept = {key: value for key, value in asdict(config).items() if key not in NOT_OF_THE_TEXT}
     code = hashlib.sha256()
-    for module in (corpora, separation, sources, tokenizer):
+    for module in (corpora, fim, separation, sources, tokenizer):
         code.update(Path(str(module.__file__)).read_bytes())
     code.update(Path(__file__).read_bytes())
     parts = [kept, sources.source_state(config), vocab_size, tokenizers.__version__, code.hexdigest()]
@@ -155,12 +160,13 @@ def _build(config: DataConfig, vocab_size: int, folder: Path, report: Report) ->
     """Read, tokenize, pack and publish; returns the fingerprint."""
     splits = load_splits(config, report)
     # A token stands for at least one byte, so a hopeless length shows before the tokenizer is trained.
-    bounds = {split: sum(len(document.text.encode()) + 1 for document in splits[split]) for split in SPLITS}
+    bounds = {s: sum(len(text.encode()) + 1 for text, _ in _segments(config, splits, s)) for s in SPLITS}
     _require_windows(config.seq_len, bounds)
     report("training the tokenizer")
-    trained = tokenizer.train_tokenizer(_sample(splits.train, vocab_size), vocab_size)
+    sample = _sample(splits.train, vocab_size)
+    trained = tokenizer.train_tokenizer(sample, vocab_size, fim.reserved(config.fim_rate))
     report("encoding")
-    packed = {split: tokenizer.encode_packed(trained, [d.text for d in splits[split]]) for split in SPLITS}
+    packed = {split: tokenizer.encode_packed(trained, _segments(config, splits, split)) for split in SPLITS}
     _require_windows(config.seq_len, {split: len(packed[split]) for split in SPLITS})
     serialized = trained.to_str()
     fingerprint = _fingerprint(config, vocab_size, splits, packed, serialized)
@@ -170,6 +176,15 @@ def _build(config: DataConfig, vocab_size: int, folder: Path, report: Report) ->
     except OSError as error:
         raise ConfigError(f"{folder.parent}: the token cache cannot be written ({error.strerror or error})") from None
     return fingerprint
+
+
+def _segments(config: DataConfig, splits: Splits, split: str) -> Iterator[Segment]:
+    """What is encoded of a split: its documents, of which only training's are ever rearranged."""
+    for document in splits[split]:
+        if split == "train":
+            yield from fim.arrange(document.name, document.text, config.fim_rate)
+        else:
+            yield document.text, END_OF_TEXT_ID
 
 
 def _sample(documents: list[Document], vocab_size: int) -> Iterator[str]:
@@ -202,6 +217,9 @@ def _fingerprint(
         texts[split] = digest.hexdigest()
     origin = {key: value for key, value in splits.origin.items() if not isinstance(value, list)}
     origin["dropped"] = {split: len(names) for split, names in origin.get("dropped", {}).items()}
+    if config.fim_rate is not None:
+        rearranged = sum(fim.rearranges(document.name, config.fim_rate) for document in splits.train)
+        origin["fim"] = {"rate": config.fim_rate, "documents": rearranged}
     return {
         **origin,
         "max_bytes": config.max_bytes,

@@ -9,28 +9,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.typed import ConfigError
-from tasks.config import END_OF_TEXT_ID
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+Segment = tuple[str, int]
+"""A text and the id of the special token that stands after it."""
+
 END_OF_TEXT = "<|endoftext|>"
-MIN_VOCAB = 257
-"""The end-of-text token and one token per byte value."""
+_BYTES = 256
 
 _BATCH_CHARACTERS = 4_000_000
 """Text encoded at once: enough to keep all cores busy, little enough not to hold every token as a Python integer."""
 _PIECE_CHARACTERS = 1_000_000
 
 
-def train_tokenizer(documents: Iterable[str], vocab_size: int) -> "Tokenizer":
-    """A tokenizer of exactly `vocab_size` tokens: END_OF_TEXT (id 0), the 256 bytes, then merges by frequency.
+def require_vocab(vocab_size: int, reserved: Sequence[str] = ()) -> None:
+    """Raise ConfigError where the special tokens and one token per byte value do not fit."""
+    least = 1 + len(reserved) + _BYTES
+    if vocab_size < least:
+        special = f"end of text, {', '.join(reserved)}" if reserved else "end of text"
+        raise ConfigError(f"model.vocab_size={vocab_size}: must be at least {least} ({_BYTES} bytes and {special})")
 
-    Equal documents in equal order give an equal tokenizer, whatever the number of threads. END_OF_TEXT inside a text
-    is plain text. Raises ConfigError where `vocab_size` is below 257 or the documents do not yield as many tokens.
+
+def train_tokenizer(documents: Iterable[str], vocab_size: int, reserved: Sequence[str] = ()) -> "Tokenizer":
+    """A tokenizer of exactly `vocab_size` tokens: END_OF_TEXT (id 0), `reserved`, 256 bytes, then merges by frequency.
+
+    Equal documents in equal order give an equal tokenizer, whatever the number of threads. Special tokens inside a text
+    are plain text. Raises ConfigError as `require_vocab`, or where the documents do not yield as many tokens.
     """
-    if vocab_size < MIN_VOCAB:
-        raise ConfigError(f"model.vocab_size={vocab_size}: must be at least {MIN_VOCAB} (256 bytes and end of text)")
+    require_vocab(vocab_size, reserved)
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -38,7 +46,7 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int) -> "Tokenizer":
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=[END_OF_TEXT],
+        special_tokens=[END_OF_TEXT, *reserved],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
@@ -55,7 +63,7 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int) -> "Tokenizer":
 
 
 def load_tokenizer(serialized: str) -> "Tokenizer":
-    """The tokenizer from its own `to_str()`, which forgets that END_OF_TEXT inside a text is plain text."""
+    """The tokenizer from its own `to_str()`, which forgets that special tokens inside a text are text."""
     from tokenizers import Tokenizer
 
     tokenizer: Tokenizer = Tokenizer.from_str(serialized)
@@ -64,14 +72,15 @@ def load_tokenizer(serialized: str) -> "Tokenizer":
 
 
 def token_bytes(tokenizer: "Tokenizer") -> NDArray[np.int32]:
-    """Bytes of text that each token stands for, shape (vocab_size,); 0 for END_OF_TEXT.
+    """Bytes of text that each token stands for, shape (vocab_size,); 0 for special tokens.
 
     Over the encoding of a text they sum to the length of its UTF-8: the byte-level alphabet writes each byte of a token
     as one character.
     """
     sizes = np.zeros(tokenizer.get_vocab_size(), dtype=np.int32)
+    special = tokenizer.get_added_tokens_decoder()
     for token, index in tokenizer.get_vocab().items():
-        sizes[index] = 0 if index == END_OF_TEXT_ID else len(token)
+        sizes[index] = 0 if index in special else len(token)
     return sizes
 
 
@@ -80,28 +89,25 @@ def token_dtype(vocab_size: int) -> np.dtype[np.unsignedinteger]:
     return np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
 
 
-def encode_packed(tokenizer: "Tokenizer", texts: Sequence[str]) -> NDArray[np.unsignedinteger]:
-    """All texts in one array, END_OF_TEXT after each; shape (tokens,), dtype `token_dtype`."""
+def encode_packed(tokenizer: "Tokenizer", segments: Iterable[Segment]) -> NDArray[np.unsignedinteger]:
+    """All segments in one array, each text followed by its special token; shape (tokens,), dtype `token_dtype`."""
     dtype = token_dtype(tokenizer.get_vocab_size())
-    end = np.array([END_OF_TEXT_ID], dtype=dtype)
     packed: list[NDArray[np.unsignedinteger]] = []
     batch: list[str] = []
-    closes: list[bool] = []
+    after: list[list[int]] = []
 
     def flush() -> None:
-        for encoding, closing in zip(tokenizer.encode_batch_fast(batch), closes, strict=True):
-            packed.append(np.array(encoding.ids, dtype=dtype))
-            if closing:
-                packed.append(end)
+        for encoding, special in zip(tokenizer.encode_batch_fast(batch), after, strict=True):
+            packed.append(np.array(encoding.ids + special, dtype=dtype))
         batch.clear()
-        closes.clear()
+        after.clear()
 
     with _all_cores():
         waiting = 0
-        for text in texts:
+        for text, special in segments:
             pieces = list(_pieces(text))
             batch += pieces
-            closes += [False] * (len(pieces) - 1) + [True]
+            after += [[]] * (len(pieces) - 1) + [[special]]
             waiting += len(text)
             if waiting > _BATCH_CHARACTERS:
                 flush()

@@ -128,7 +128,7 @@ def max_vio_curves(result: Result) -> "Figure | None":
     drawn = False
     for name, arm in result.arms.items():
         curves = _curves(arm, "max_vio")
-        if curves is None or arm.kind == "aa":
+        if curves is None or arm.kind == "aa" or not curves[1].any():  # a dense model has 0 throughout
             continue
         drawn = True
         steps, values = curves

@@ -104,8 +104,13 @@ def load_map(result: Result) -> "Figure | None":
             loads[name] = np.mean([np.sort(np.array(load), axis=1)[:, ::-1] for load in rows], axis=0)
     if not loads:
         return None
-    layers, experts = next(iter(loads.values())).shape
-    highest = max(1.5, max(float(load.max()) for load in loads.values()))
+    layers = max(len(load) for load in loads.values())
+    experts = max(load.shape[1] for load in loads.values())
+    wide = {name: np.full((layers, experts), np.nan) for name in loads}  # arms may differ in layers and experts
+    for name, load in loads.items():
+        wide[name][: len(load), : load.shape[1]] = load
+    loads = wide
+    highest = max(1.5, max(float(np.nanmax(load)) for load in loads.values()))
     height = 0.75 + layers * (0.42 + 0.26 * len(loads))
     figure, axes = plt.subplots(layers, 1, figsize=(WIDTH, height), layout="constrained", squeeze=False, sharex=True)
     image = None
@@ -125,9 +130,11 @@ def load_map(result: Result) -> "Figure | None":
         panel.set_yticks(np.arange(0.5, len(loads) - 1), minor=True)
         panel.set_title(f"MoE layer {layer + 1}")
         for row, load in enumerate(loads.values()):
+            if np.isnan(load[layer]).all():
+                continue
             panel.annotate(
-                f"{load[layer].max():.2f}", (1.01, row), xycoords=("axes fraction", "data"), va="center", fontsize=8,
-                color=MUTED,
+                f"{np.nanmax(load[layer]):.2f}", (1.01, row), xycoords=("axes fraction", "data"), va="center",
+                fontsize=8, color=MUTED,
             )  # fmt: skip
     axes[-1][0].set_xlabel("experts, busiest first (the busiest one's load at the right)")
     if image is not None:

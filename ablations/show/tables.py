@@ -29,6 +29,7 @@ def all_tables(result: Result) -> list[Table]:
         loss_table(result),
         balance_table(result),
         layer_table(result),
+        mtp_table(result),
         scores_table(result),
         sensitivity_table(result),
         guards_table(result),
@@ -255,34 +256,83 @@ def search_table(result: Result) -> Table:
     return Table("Search", columns, rows, note, words=(0, 1, 2))
 
 
-def size_table(result: Result) -> Table:
+def mtp_table(result: Result) -> Table:
+    """The MTP modules on the true text of the test split, depth by depth."""
+    names = {name for arm in result.arms.values() for name in arm.values if name.startswith("mtp_acceptance_")}
+    depths = range(1, len(names) + 1)
     rows = []
     for arm in result.arms.values():
-        keys = ("total_params", "active_params", "flops_per_token", "tokens")
+        if arm.mean("mtp_acceptance_1") is not None:
+            cells = [numbers.fixed(arm.mean(f"mtp_loss_{k}"), 4) for k in depths]
+            cells += [numbers.percent(arm.mean(f"mtp_acceptance_{k}"), 1) for k in depths]
+            rows.append([arm.name, *cells, numbers.fixed(arm.mean("mtp_tokens_per_forward"), 3)])
+    columns = ["arm", *(f"loss, depth {k}" for k in depths), *(f"accepted, depth {k}" for k in depths)]
+    note = (
+        "Accepted: depth k and all before it name the token that the main model would choose itself, given the true "
+        "text. Tokens per forward: 1 and the accepted drafts, what greedy self-speculative decoding could reach."
+    )
+    return Table("Multi-token prediction", [*columns, "tokens per forward"], rows, note)
+
+
+SIZES = {
+    "total_params": "parameters",
+    "active_params": "active",
+    "flops_per_token": "FLOPs per token",
+    "kv_bytes": "KV bytes per token",
+    "tokens": "tokens",
+    "train_flops": "training FLOPs",
+}
+
+
+def size_table(result: Result) -> Table:
+    """What each arm costs; what was held equal to the baseline is marked."""
+    rows, knobs = [], []
+    for arm in result.arms.values():
+        plan = dict(arm.plan)
+        if plan.get("flops_per_token") and plan.get("tokens"):
+            plan["train_flops"] = plan["flops_per_token"] * plan["tokens"]
+        held = plan.get("matched", result.plan.get("matched", {})).get("equal", [])
+        held = [] if arm.name == result.baseline else held
+        cells = [numbers.count(plan.get(key)) + " =" * (key in held) for key in SIZES]
         per = numbers.fixed(arm.tokens_per_active_parameter, 2)
-        rows.append(
-            [arm.name, *(numbers.count(arm.plan.get(key)) for key in keys), per, arm.plan.get("about") or ABSENT]
-        )
-    columns = ["arm", "parameters", "active", "FLOPs per token", "tokens", "tokens per active parameter", "about"]
-    return Table("Size", columns, rows, words=(0, 6))
+        rows.append([arm.name, *cells, per, plan.get("about") or ABSENT])
+        knobs += [f"{arm.name} by {numbers.settings(plan['solved'])}"] if plan.get("solved") else []
+    columns = ["arm", *SIZES.values(), "tokens per active parameter", "about"]
+    note = f"=: held equal to {result.baseline} within {result.plan.get('matched', {}).get('tolerance', 0):.0%}"
+    note += f"; matched: {', '.join(knobs)}." if knobs else "."
+    return Table("Size", columns, rows, note, words=(0, len(columns) - 1))
 
 
 def speed_table(result: Result) -> Table:
     reference = result.arms[result.baseline].speed.get("tokens_per_second")
+    decoded = any("decode_tokens_per_second" in arm.speed for arm in result.arms.values())
+    drafted = any("speculative_speedup" in arm.speed for arm in result.arms.values())
     rows = []
     for arm in result.arms.values():
         rate, memory = arm.speed.get("tokens_per_second"), arm.speed.get("peak_rss_bytes")
-        rows.append(
-            [
-                arm.name,
-                f"{rate:,.0f}" if rate else ABSENT,
-                f"{rate / reference:.2f}" if rate and reference else ABSENT,
-                f"{memory / 2**20:,.0f}" if memory else ABSENT,
-            ]
-        )
+        cells = [
+            arm.name,
+            _number(rate, "{:,.0f}"),
+            _number(rate / reference if rate and reference else None, "{:.2f}"),
+            _number(memory / 2**20 if memory else None, "{:,.0f}"),
+        ]
+        if decoded:
+            cells.append(_number(arm.speed.get("decode_tokens_per_second"), "{:,.0f}"))
+        if drafted:
+            cells.append(_number(arm.speed.get("speculative_speedup"), "{:.2f}"))
+            cells.append(_number(arm.speed.get("speculative_tokens_per_forward"), "{:.2f}"))
+        rows.append(cells)
     note = "Measured apart from the trials, arms in alternation; not comparable between machines."
     columns = ["arm", "tokens/s", f"of {result.baseline}", "peak memory (MiB)"]
+    columns += ["decoded tokens/s"] * decoded
+    columns += ["self-speculative speed-up", "its tokens per forward"] * drafted
+    if decoded:
+        note += " Decoding: greedy with a cache, of the first seed's checkpoint, on beginnings of the test split."
     return Table("Speed", columns, rows if any(arm.speed for arm in result.arms.values()) else [], note)
+
+
+def _number(value: float | None, form: str) -> str:
+    return ABSENT if value is None else form.format(value)
 
 
 def _difference_cells(d: Difference | None, places: int) -> list[str]:

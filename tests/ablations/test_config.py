@@ -164,6 +164,11 @@ RULES: list[tuple[dict[str, Any], list[str]]] = [
     ({"data.source": "text"}, ["data.source=text: needs data.path="]),
     ({"data.source": "hf"}, ["data.source=hf: needs data.name="]),
     ({"data.path": "x.txt"}, ["is read with data.source=text only"]),
+    ({"data.fim_rate": 1.5}, ["data.fim_rate=1.5: must be at most 1"]),
+    ({"data.fim_rate": -0.1}, ["data.fim_rate=-0.1: must not be negative"]),
+    ({"data.ramp_from": 0}, ["data.ramp_from=0.0: must be above 0"]),
+    ({"data.ramp_from": 1.5}, ["data.ramp_from=1.5: must be at most 1"]),
+    ({"data.ramp_over": 0}, ["data.ramp_over=0.0: must be above 0"]),
 ]
 
 
@@ -451,7 +456,7 @@ def test_help_names_every_key_sweep_and_scale_and_is_quick() -> None:
 def house(cwd: Path) -> str:
     """What check_house says when started in `cwd`, whose folder Python searches first."""
     script = (
-        "from ablations.home import check_house\nfrom models.config import ConfigError\n"
+        "from ablations.home import check_house\nfrom models.typed import ConfigError\n"
         "try: check_house(); print('fine')\nexcept ConfigError as error: print(error)"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": ""}

@@ -16,7 +16,9 @@ import ablations.trial as trial
 from ablations.guards import GuardResult, arm_guards, budget, causality, determinism, isolation, separation, start
 from ablations.plan import config_guards
 from ablations.trial import build_model, open_data
-from ablations.trialkeys import TrialKeys
+from ablations.trialkeys import TrialKeys, typed_trial, with_overrides
+from models.attention import Places
+from models.config import MTPConfig
 from models.cost import Cost
 from models.transformer import Output, Transformer, initialise
 
@@ -34,8 +36,8 @@ class Leaking(Transformer):
 class LeakingScale(Transformer):
     """Causal, but for a scale taken over all tokens, as a careless FP8 recipe does."""
 
-    def forward(self, tokens_BT: Tensor) -> Output:
-        output = super().forward(tokens_BT)
+    def forward(self, tokens_BT: Tensor, mtp: bool = False) -> Output:
+        output = super().forward(tokens_BT, mtp)
         return replace(output, logits=output.logits / output.logits.abs().amax())
 
 
@@ -61,11 +63,12 @@ def by_name(results: list[GuardResult]) -> dict[str, GuardResult]:
     return {result.name: result for result in results}
 
 
-@pytest.mark.parametrize("attention", ["mla", "mha"])
+@pytest.mark.parametrize("attention", ["mla", "mha", "gqa", "mqa"])
 @pytest.mark.parametrize("backend", ["grouped_mm", "loop"])
 def test_causality_passes_the_causal_model_and_stops_the_leaking(keys, data, attention, backend):
     model = keys().model
-    changes = {"attention": replace(model.attention, kind=attention), "moe": replace(model.moe, backend=backend)}
+    kind = replace(model.attention, kind=attention, n_kv_heads=1)
+    changes = {"attention": kind, "moe": replace(model.moe, backend=backend)}
     tokens = data.train_batch(0, 0)[:2, :-1]
     assert causality(built(Transformer, keys(), **changes), tokens).passed
     leaking = causality(built(Leaking, keys(), **changes), tokens)
@@ -80,12 +83,64 @@ def test_causality_sees_a_scale_that_crosses_tokens_and_a_single_late_leak(keys,
     class NextToken(Transformer):
         """Sees one token ahead, and only at the last place where there is one."""
 
-        def forward(self, tokens_BT: Tensor) -> Output:
-            output = super().forward(tokens_BT)
+        def forward(self, tokens_BT: Tensor, mtp: bool = False) -> Output:
+            output = super().forward(tokens_BT, mtp)
             output.logits[:, -2, tokens_BT[:, -1]] += 1
             return output
 
     assert not causality(built(NextToken, keys()), tokens).passed
+
+
+class FarSighted(Transformer):
+    """Its MTP modules embed token i + k + 1 where they may embed token i + k: the very answer."""
+
+    def _predict_further(self, hidden: Tensor, tokens_BT: Tensor, places: Places, output: Output) -> None:
+        later = torch.cat((tokens_BT[:, 1:], tokens_BT[:, -1:]), dim=1)
+        super()._predict_further(hidden, later, places, output)
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+@pytest.mark.parametrize("style", ["chained", "parallel"])
+def test_causality_lets_an_mtp_module_see_its_own_depth_and_no_further(keys, data, style, depth):
+    tokens = data.train_batch(0, 0)[:2, :-1]
+    mtp = MTPConfig(depth=depth, style=style)
+    assert causality(built(Transformer, keys(), mtp=mtp), tokens).passed
+    far_sighted = causality(built(FarSighted, keys(), mtp=mtp), tokens)
+    assert far_sighted.passed == (style == "parallel"), "a parallel head looks at no later token at all"
+    assert causality(built(FarSighted, keys(), mtp=MTPConfig()), tokens).passed, "its main model is causal"
+    assert not causality(built(Leaking, keys(), mtp=mtp), tokens).passed
+
+
+def test_causality_sees_the_deepest_module_alone(keys, data):
+    class OnlyTheDeepest(Transformer):
+        """Only depth 2 leaks, by one token, and only at its last position."""
+
+        def _predict_further(self, hidden: Tensor, tokens_BT: Tensor, places: Places, output: Output) -> None:
+            super()._predict_further(hidden, tokens_BT, places, output)
+            output.mtp_logits[1][:, -2, tokens_BT[:, -1]] += 1
+
+    tokens = data.train_batch(0, 0)[:2, :-1]
+    assert not causality(built(OnlyTheDeepest, keys(), mtp=MTPConfig(depth=2)), tokens).passed
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model.mtp.depth": 2},
+        {"model.mtp.depth": 1, "model.mtp.style": "parallel"},
+        {"model.feed_forward": "dense"},
+        {"data.mask_documents": True},
+        {"data.ramp_from": 0.25, "data.ramp_over": 1.0},
+        {"model.moe.n_group": 4, "model.moe.topk_group": 2},
+        {"model.rope.scaling": "yarn", "model.rope.factor": 4, "model.rope.original_length": 32},
+        {"model.attention.kind": "gqa", "model.attention.n_kv_heads": 1, "model.moe.scoring": "softmax"},
+    ],
+    ids=str,
+)
+def test_every_toggle_passes_on_real_batches(plan, data, changes):
+    keys = typed_trial(with_overrides(plan().arms["bias"].keys, changes, "test"))
+    results = arm_guards(keys, 0, data)
+    assert all(r.passed for r in results), results
 
 
 @pytest.mark.parametrize("arm", ["aux_loss", "none", "batch_aux_loss", "bias", "bias_aux_loss", "aa", "control"])
@@ -154,7 +209,7 @@ def test_start_stops_a_wrong_initial_loss(keys, data, scale):
 
 def test_start_counts_experts_that_no_token_reached(keys, data):
     module = build_model(keys("bias"), 0)
-    module.transformer.balances()[0].bias_E[0] = -10
+    module.transformer.routers()[0].e_score_correction_bias[0] = -10
     result = start(module, data.train_batch(0, 0))
     assert result.passed, "their gradient is none of its business"
     assert "1 experts unreached" in result.detail
@@ -207,7 +262,7 @@ def test_an_aa_arm_may_only_be_perturbed(plan):
 
 
 def test_budget_stops_unequal_parameters(plan):
-    base = Cost(total_params=1000, active_params=500, flops_per_token=3000.0)
+    base = Cost(total_params=1000, active_params=500, flops_per_token=3000.0, kv_bytes=64)
     more = replace(base, total_params=1011)
     on = ["total_params", "active_params", "flops_per_token"]
     assert budget(base, base, on, 0.0, 10, 10).passed
@@ -216,6 +271,8 @@ def test_budget_stops_unequal_parameters(plan):
     assert result.detail.startswith("total_params not within 0.01: total_params 1.0110x")
     assert budget(replace(base, total_params=1010), base, on, 0.01, 10, 10).passed
     assert budget(more, base, ["active_params"], 0.0, 10, 9).detail.endswith("steps 10 (baseline 9)")
+    assert "mtp_params 1.0000x" in budget(base, base, on, 0.0, 10, 10).detail, "neither has any"
+    assert "mtp_params infx" in budget(replace(base, mtp_params=9), base, on, 0.0, 10, 10).detail
     made = plan()
     deeper = copy.deepcopy(made.arms["bias"].keys)
     deeper["model"]["n_layers"] = 3

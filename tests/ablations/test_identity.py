@@ -47,7 +47,7 @@ def test_comments_docstrings_and_layout_do_not_count(checkout):
     before = hashed()
     config = checkout / "models/config.py"
     config.write_text("# A comment.\n\n\n" + config.read_text().replace('"""', '"""Reworded. ', 1))
-    edit(config, "class ConfigError(ValueError):", "class ConfigError(\n    ValueError,\n):  # said again")
+    edit(config, "class RopeConfig:", "class RopeConfig():  # said again")
     (checkout / "models/README.md").write_text("not code")
     assert hashed() == before
 
@@ -59,6 +59,7 @@ def test_comments_docstrings_and_layout_do_not_count(checkout):
         ("models/optim.py", "def adamw(", "def adamw_(\n    "),
         ("tasks/batches.py", "kind=\"stable\"", "kind=\"heapsort\""),
         ("ablations/trial.py", "HISTORY_POINTS = 200", "HISTORY_POINTS = 201"),
+        ("ablations/measures.py", "keys.steps // 10", "keys.steps // 5"),
         ("tasks/evals/python_cloze.yaml", "\n", "\nversion: 7\n"),
     ],
 )  # fmt: skip

@@ -5,8 +5,9 @@ import shutil
 
 import pytest
 
+from ablations.config import compose
 from ablations.files import read_json
-from ablations.plan import describe, plan_document
+from ablations.plan import describe, make_plan, plan_document
 from ablations.trialkeys import differing
 from models.typed import ConfigError
 
@@ -106,6 +107,29 @@ def test_a_search_is_made_where_the_published_one_was_another(published, plan, w
 @pytest.mark.parametrize("word", ["eval.tokens=4096", "eval.items=10", "train.threads=2", "seeds=4", "arms=[bias]"])
 def test_what_changes_no_choice_keeps_the_published_values(published, plan, word):
     assert plan("search_points=2", word).published is not None
+
+
+def test_a_key_that_did_not_exist_then_had_its_default(published, plan):
+    """A published search stays valid when the schema grows."""
+    path = published / "plan.json"
+    earlier = read_json(path)
+    del earlier["keys"]["data"]["fim_rate"], earlier["keys"]["data"]["ramp_from"]
+    del earlier["keys"]["model"]["mtp"], earlier["keys"]["model"]["moe"]["scoring"]
+    path.write_text(json.dumps(earlier))
+    assert plan("search_points=2").published is not None
+    for word, said in (
+        ("data.ramp_from=0.5", "data.ramp_from=1.0, here it is 0.5"),
+        ("model.mtp.depth=1", "mtp.depth=0"),
+    ):
+        made = plan("search_points=2", word)
+        assert made.published is None and said in made.fresh_because
+
+
+def test_the_published_search_of_this_checkout_is_found():
+    """It was made before most of today's keys existed."""
+    made = make_plan(compose(["sweep=moe_balance", "scale=cpu", "track.mode=disabled"]))
+    assert (made.fresh_because, made.search_trials) == (None, 0)
+    assert made.published.chosen.keys() >= made.sweep.arms.keys() - {"microbatch_aux_loss", "bias_aux_loss"}
 
 
 def test_a_result_without_a_search_has_no_values_to_pin(plan, tmp_path):

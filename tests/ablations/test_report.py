@@ -1,6 +1,7 @@
 """The report command: files, publishing, refusals, and a page that stands alone."""
 
 import hashlib
+import json
 import re
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
@@ -193,3 +194,25 @@ def test_page_escapes_text(sweep_run: Any, tmp_path: Path) -> None:
     )
     write_report(tmp_path / "runs", "moe_balance", "cpu", tmp_path / "results")
     assert "<script>" not in (folder / "page.html").read_text()
+
+
+def test_a_sweep_of_dense_models_reports_no_balance(sweep_run: Any, tmp_path: Path) -> None:
+    """As `ablations.trial` records them: no MaxVio, no load, and a history whose max_vio is 0."""
+    loss = {"arm": "none", "metric": "loss", "kind": "better", "paper": "nobody"}
+    sweep_run(tmp_path, seeds=3, expected=[loss], searched=False)
+    for path in (tmp_path / "trials").glob("*/record.json"):
+        record = read_json(path)
+        record["metrics"] = {name: record["metrics"][name] for name in ("loss", "bits_per_byte")}
+        record["load"], record["history"]["max_vio"] = [], [0.0] * len(record["history"]["step"])
+        record["validation"]["max_vio_global"] = [0.0] * len(record["validation"]["step"])
+        path.write_text(json.dumps(record))
+    result = write_report(tmp_path, "moe_balance", "cpu")
+    folder = tmp_path / "moe_balance" / "cpu"
+    assert {path.stem for path in (folder / "figures").glob("*.svg")} & {"loss", "max_vio", "load", "frontier"} == {
+        "loss"
+    }
+    assert {verdict.metric for verdict in result.verdicts} == {"loss"}
+    page = (folder / "page.html").read_text()
+    assert "<h2>Training</h2>" in page
+    for words in ("routing entropy", "all tokens on the same experts", "Balance by MoE layer"):
+        assert words not in page

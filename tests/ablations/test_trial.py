@@ -19,34 +19,12 @@ from ablations.home import ROOT
 from ablations.records import Record, read_record
 from ablations.tracking import read_steps
 from ablations.trial import fractions_of, run_trial
-from ablations.trialkeys import with_overrides
 
 torch.set_num_threads(1)
 
 
 class Killed(Exception):
     pass
-
-
-@pytest.fixture
-def arguments(plan, data_cache, tmp_path, monkeypatch) -> Callable[..., dict[str, Any]]:
-    """`arguments(folder, arm, {key: value})`: those of a trial of 12 steps with a checkpoint after 3, 6 and 9."""
-    monkeypatch.setattr(trial, "REPORT_SECONDS", 0.0)
-    made = plan("arms=all")
-
-    def make(folder: str = "a", arm: str = "bias", changes: dict[str, Any] | None = None, seed: int = 1) -> Any:
-        usual = {"train.checkpoint_every": 0.25, "train.validate_every": 0.25}
-        return {
-            "id": "0123456789abcdef",
-            "keys": with_overrides(made.arms[arm].keys, {**usual, **(changes or {})}, "test"),
-            "seed": seed,
-            "trial_dir": str(tmp_path / "trials" / folder),
-            "cache_dir": str(data_cache),
-            "labels": {"sweep": "moe_balance", "scale": "smoke", "arm": arm, "seed": seed, "phase": "confirm"},
-            "track": {"mode": "disabled", "project": "p", "entity": None},
-        }
-
-    return make
 
 
 def ignore(event: dict[str, Any]) -> None: ...

@@ -51,7 +51,7 @@ def tiny() -> Callable[..., ModelConfig]:
             *groups, leaf = path.split(".")
             group = values
             for name in groups:
-                group = group[name]
+                group = group.setdefault(name, {})
             group[leaf] = value
         return build(ModelConfig, values)
 

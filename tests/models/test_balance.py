@@ -1,4 +1,4 @@
-"""Each balancing strategy's formula against NumPy, its gradient by finite differences, and the router around it."""
+"""Each balancing strategy's formula against NumPy, its gradient by finite differences, and how the bias moves."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from models.balance import Balance, BiasAndAuxLoss, Routing, build_balance, max_vio
 from models.config import BalanceConfig, ModelConfig, MoEConfig
-from models.moe import MoE, Router
+from models.moe import MoE
 
 E, K, ALPHA, SPEED = 6, 2, 0.37, 0.01
 SCOPES = ("sequence", "microbatch", "batch")
@@ -19,7 +19,7 @@ Tiny = Callable[..., ModelConfig]
 
 def strategy(kind: str, scope: str = "sequence", alpha: float = ALPHA) -> Balance:
     balance = BalanceConfig(kind=kind, scope=scope, alpha=alpha, update_speed=SPEED)  # type: ignore[arg-type]
-    return build_balance(MoEConfig(n_routed_experts=E, top_k=K, balance=balance)).double()
+    return build_balance(MoEConfig(n_routed_experts=E, top_k=K, balance=balance))
 
 
 def affinities(batch: int = 3, length: int = 5, seed: int = 0) -> Tensor:
@@ -106,49 +106,87 @@ def test_batch_scope_refuses_to_guess_the_batch() -> None:
         balance.loss(routed(affinities()), None)
 
 
+def after(strategy: Balance, loads: list[list[int]], last: list[list[int]] | None = None) -> np.ndarray:
+    """The bias after steps with these loads, one after another; 0 at first."""
+    bias = np.zeros(E)
+    for load, part in zip(loads, last or loads, strict=True):
+        moved = strategy.step(torch.tensor(load), torch.tensor(part), progress=0.0)
+        assert moved is not None and moved.dtype == torch.float64
+        bias += moved.numpy()
+    return bias
+
+
+LOADS = [[9, 1, 5, 5, 6, 4], [0, 0, 0, 0, 0, 30], [1000, 0, 2, 2, 2, 2], [5] * E]
+
+
+def rule(**settings: Any) -> Balance:
+    kind = settings.pop("kind", "bias")
+    balance = BalanceConfig(kind=kind, alpha=ALPHA, update_speed=SPEED, **settings)
+    return build_balance(MoEConfig(n_routed_experts=E, top_k=K, balance=balance))
+
+
 @pytest.mark.parametrize("kind", ["bias", "bias_aux_loss"])
 def test_bias_moves_by_u_against_the_load_and_only_by_its_sign(kind: str) -> None:
-    balance = strategy(kind)
-    bias = np.zeros(E)
-    for load in ([9, 1, 5, 5, 6, 4], [0, 0, 0, 0, 0, 30], [1000, 0, 2, 2, 2, 2], [5] * E):
-        balance.update(torch.tensor(load))
-        bias += SPEED * np.sign(np.mean(load) - np.array(load))
-        np.testing.assert_allclose(balance.bias_E.numpy(), bias, atol=1e-15)  # type: ignore[union-attr, operator]
-    assert bias[0] < 0 < bias[1], "the crowded expert falls, the idle one rises"
+    """2408.15664 Algorithm 1: b_i += u sign(mean load - load_i)."""
+    expected = np.zeros(E)
+    for n, load in enumerate(LOADS, start=1):
+        expected += SPEED * np.sign(np.mean(load) - np.array(load))
+        np.testing.assert_allclose(after(strategy(kind), LOADS[:n]), expected, atol=1e-15)
+    assert expected[0] < 0 < expected[1], "the crowded expert falls, the idle one rises"
 
 
-def test_strategies_without_a_bias_keep_no_state() -> None:
+@pytest.mark.parametrize("kind", ["bias", "bias_aux_loss"])
+def test_proportional_rule_moves_by_the_relative_error(kind: str) -> None:
+    """2408.15664 table 3, over the mean load: a batch twice as large moves the bias as far."""
+    proportional = rule(kind=kind, bias_rule="proportional")
+    for load in LOADS:
+        expected = SPEED * (np.mean(load) - np.array(load)) / np.mean(load)
+        np.testing.assert_allclose(after(proportional, [load]), expected, rtol=1e-14, atol=1e-18)
+        np.testing.assert_allclose(after(proportional, [[2 * n for n in load]]), expected, rtol=1e-14, atol=1e-18)
+    assert not np.allclose(after(proportional, LOADS), after(rule(kind=kind), LOADS))
+
+
+@pytest.mark.parametrize("bias_rule", ["sign", "proportional"])
+def test_load_scope_says_whose_load_counts(bias_rule: str) -> None:
+    """`batch` never looks at the last microbatch, `microbatch` at nothing else; the two pull opposite ways here."""
+    whole, last = [[9, 1, 5, 5, 6, 4]], [[0, 8, 2, 1, 1, 0]]
+    by_batch, by_last = (rule(bias_rule=bias_rule, load_scope=scope) for scope in ("batch", "microbatch"))
+    assert after(by_batch, whole, last).tolist() == after(by_batch, whole).tolist()
+    assert after(by_last, whole, last).tolist() == after(by_batch, last).tolist()
+    assert after(by_last, whole, last)[1] < 0 < after(by_batch, whole, last)[1]
+
+
+def test_what_top_k_sees() -> None:
+    """Additive s + b, multiplicative s (1 + b) (2408.15664 table 4); a bias of 0 changes no bit."""
+    scores, bias = affinities().flatten(0, 1), torch.linspace(-0.5, 0.5, E, dtype=torch.float64)
+    additive, multiplicative = (rule(bias_form=form) for form in ("additive", "multiplicative"))
+    np.testing.assert_array_equal(additive.biased(scores, bias).numpy(), scores.numpy() + bias.numpy())
+    np.testing.assert_array_equal(multiplicative.biased(scores, bias).numpy(), scores.numpy() * (1 + bias.numpy()))
+    for form in (additive, multiplicative):
+        assert torch.equal(form.biased(scores, torch.zeros(E)), scores)
+
+
+@pytest.mark.parametrize("kind", ["bias", "bias_aux_loss"])
+def test_update_speed_is_zero_in_the_tail(kind: str) -> None:
+    """V3 4.2: u = 0.001 for 14.3T of 14.8T tokens, then 0. The first step of the tail already moves nothing."""
+    frozen = rule(kind=kind, frozen_fraction=0.25)
+    load = torch.tensor(LOADS[0])
+    moved = [frozen.step(load, load, step / 8) is not None for step in range(8)]
+    assert moved == [True] * 6 + [False] * 2
+    v3 = rule(kind=kind, frozen_fraction=0.5 / 14.8)
+    assert [v3.step(load, load, tokens / 14.8) is not None for tokens in (14.29, 14.31)] == [True, False]
+    assert rule(kind=kind).step(load, load, 1 - 1e-9) is not None, "off: never"
+
+
+def test_strategies_without_a_bias_move_none() -> None:
     for kind in ("none", "aux_loss"):
-        balance = strategy(kind)
-        balance.update(torch.arange(E))
-        scores = affinities()
-        assert not balance.state_dict() and torch.equal(balance.biased(scores), scores)
+        balance, scores = strategy(kind), affinities()
+        assert not balance.has_bias and balance.step(torch.arange(E), torch.arange(E), 0.0) is None
+        assert balance.biased(scores, torch.ones(E)) is scores
     assert strategy("none").loss(routed(affinities()), None) is None
     assert strategy("bias").loss(routed(affinities()), None) is None
+    assert strategy("bias").has_bias and strategy("bias_aux_loss").has_bias
     assert isinstance(strategy("bias_aux_loss"), BiasAndAuxLoss)
-
-
-@pytest.mark.parametrize("scaling", [1.0, 2.5])
-def test_router_chooses_by_the_biased_and_weighs_by_the_unbiased(tiny: Tiny, scaling: float) -> None:
-    config = tiny({"moe.balance.kind": "bias", "moe.routed_scaling_factor": scaling, "moe.top_k": 3})
-    router = Router(config.d_model, config.moe).double()
-    generator = torch.Generator().manual_seed(0)
-    torch.nn.init.normal_(router.weight, 0, 0.3, generator)
-    x = torch.randn(2, 7, config.d_model, generator=generator, dtype=torch.float64)
-    plain = router(x)
-    router.balance.bias_E += torch.tensor([0.9, -0.9, 0.0, 0.3, -0.3, 0.0])  # type: ignore[operator]
-    routing = router(x)
-    scores = 1 / (1 + np.exp(-(x.numpy().reshape(-1, config.d_model) @ router.weight.detach().numpy().T)))
-    np.testing.assert_allclose(routing.scores_BTE.detach().numpy().reshape(scores.shape), scores, rtol=1e-12)
-    bias = router.balance.bias_E.numpy()  # type: ignore[union-attr, operator]
-    for n, token in enumerate(scores):
-        chosen = routing.experts_NK[n].tolist()
-        assert set(chosen) == set(np.argsort(-(token + bias))[:3].tolist())
-        gates = scaling * token[chosen] / token[chosen].sum()
-        np.testing.assert_allclose(routing.gates_NK[n].detach().numpy(), gates, rtol=1e-12)
-    assert not torch.equal(plain.load_E, routing.load_E), "a bias of 0.9 must move some choices"
-    assert routing.load_E.tolist() == np.bincount(routing.experts_NK.numpy().ravel(), minlength=E).tolist()
-    assert int(routing.load_E.sum()) == 14 * 3 and routing.load_E.dtype == torch.int64
 
 
 def test_auxiliary_loss_is_the_same_whatever_the_bias(tiny: Tiny) -> None:
@@ -159,12 +197,12 @@ def test_auxiliary_loss_is_the_same_whatever_the_bias(tiny: Tiny) -> None:
     for parameter in moe.parameters():
         torch.nn.init.normal_(parameter, 0, 0.3)
     _, before = moe(x)
-    moe.gate.balance.bias_E += torch.tensor([2.0, 2.0, 0, 0, 0, 0])  # type: ignore[operator]
-    _, after = moe(x)
-    assert after.load_E.tolist() == [18, 18, 0, 0, 0, 0] != before.load_E.tolist()
-    values = [moe.gate.balance.loss(routing, None) for routing in (before, after)]
+    moe.gate.e_score_correction_bias += torch.tensor([2.0, 2.0, 0, 0, 0, 0])
+    _, biased = moe(x)
+    assert biased.load_E.tolist() == [18, 18, 0, 0, 0, 0] != before.load_E.tolist()
+    values = [moe.gate.balance.loss(routing, None) for routing in (before, biased)]
     assert values[0] is not None and values[1] is not None and torch.equal(values[0], values[1])
-    expected = np.mean([eq_17_to_20(s, ALPHA) for s in after.scores_BTE.detach().numpy()])
+    expected = np.mean([eq_17_to_20(s, ALPHA) for s in biased.scores_BTE.detach().numpy()])
     assert float(values[1].detach()) == pytest.approx(expected, rel=1e-12)
 
 

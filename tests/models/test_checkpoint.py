@@ -20,7 +20,7 @@ Built = Callable[..., Transformer]
 @pytest.fixture
 def saved(built: Built, tmp_path: Path) -> Path:
     model = built({"dtype": "float32", "moe.balance.kind": "bias", "attention.q_lora_rank": 10})
-    model.balances()[0].bias_E += torch.linspace(-1, 1, 6)  # type: ignore[operator]
+    model.routers()[0].e_score_correction_bias += torch.linspace(-1, 1, 6)
     save_checkpoint(tmp_path / "checkpoint", model, {"data": {"source": "text"}})
     return tmp_path / "checkpoint"
 
@@ -28,8 +28,8 @@ def saved(built: Built, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
 def test_round_trip_is_bit_exact(built: Built, tokens: Callable[..., Tensor], tmp_path: Path, dtype: str) -> None:
     model = built({"dtype": dtype, "moe.balance.kind": "bias_aux_loss", "moe.balance.scope": "batch"})
-    for i, balance in enumerate(model.balances()):
-        balance.bias_E += 0.1 * torch.randn(6, generator=torch.Generator().manual_seed(i))  # type: ignore[operator]
+    for i, router in enumerate(model.routers()):
+        router.e_score_correction_bias += 0.1 * torch.randn(6, generator=torch.Generator().manual_seed(i))
     save_checkpoint(tmp_path / "a" / "b", model, {"tokenizer": "abc"})
     loaded, extra = load_checkpoint(tmp_path / "a" / "b")
     assert loaded.config == model.config and extra["tokenizer"] == "abc" and not loaded.training

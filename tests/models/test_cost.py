@@ -1,25 +1,38 @@
-"""Structural counts against the built model, and FLOPs against torch's own counter."""
+"""Structural counts against built models, and FLOPs against torch's own counter."""
 
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from models.attention import GroupedQueryAttention, MultiHeadLatentAttention
 from models.config import ModelConfig
-from models.cost import cost
+from models.cost import activation_bytes, cost, kv_elements, parts
 from models.executor import Microbatching
-from models.transformer import Transformer
+from models.layers import RMSNorm, SwiGLU, Weights, cast_once
+from models.loss import language_model_loss
+from models.moe import Experts, MoE, Router
+from models.transformer import Block, Transformer, initialise
 
+Tiny = Callable[..., ModelConfig]
 Built = Callable[..., Transformer]
 SHAPES: dict[str, dict[str, Any]] = {
     "mla": {},
     "mla, compressed queries": {"attention.q_lora_rank": 20},
     "mha": {"attention.kind": "mha", "attention.head_dim": 20},
+    "gqa": {"attention.kind": "gqa", "attention.n_heads": 6, "attention.n_kv_heads": 2, "attention.head_dim": 10},
+    "mqa": {"attention.kind": "mqa", "attention.head_dim": 20},
     "all dense": {"first_k_dense": 3},
+    "no experts": {"feed_forward": "dense", "mtp.depth": 1},
     "all experts": {"first_k_dense": 0, "moe.n_shared_experts": 2},
     "no shared experts": {"moe.n_shared_experts": 0, "moe.top_k": 1},
+    "groups": {"moe.n_group": 8, "moe.topk_group": 2},
+    "mtp, chained": {"mtp.depth": 2},
+    "mtp, parallel": {"mtp.depth": 3, "mtp.style": "parallel", "attention.kind": "mha"},
+    "mtp on all dense": {"mtp.depth": 1, "first_k_dense": 3},
 }
 
 
@@ -29,52 +42,185 @@ def model(request: pytest.FixtureRequest, built: Built) -> Transformer:
     return built({"d_model": 48, "moe.n_routed_experts": 40, "moe.moe_intermediate_size": 24} | request.param)
 
 
+def size_of(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def idle(model: nn.Module, m: Any) -> int:
+    """Parameters of the experts that one token does not choose."""
+    routed = sum(size_of(x) for x in model.modules() if isinstance(x, Experts))
+    return routed * (m.n_routed_experts - m.top_k) // m.n_routed_experts
+
+
 def test_parameters_are_those_of_the_built_model(model: Transformer) -> None:
-    found, m = cost(model.config, 32), model.config.moe
-    named = dict(model.named_parameters())
-    routed = sum(p.numel() for name, p in named.items() if ".experts." in name and "shared" not in name)
-    total = sum(p.numel() for p in named.values())
-    assert found.total_params == total
-    assert found.active_params == total - routed * (m.n_routed_experts - m.top_k) // m.n_routed_experts
-    assert (found.active_params == total) == (model.config.first_k_dense == 3)
+    found, config = cost(model.config, 32), model.config
+    mtp = size_of(model.mtp) if config.mtp.depth else 0  # type: ignore[arg-type]
+    total = size_of(model) - mtp
+    assert found.total_params == total and found.mtp_params == mtp
+    assert found.active_params == total - idle(model.model, config.moe)
+    assert (found.active_params == total) == (config.dense_layers == 3)
+
+
+def random_config(tiny: Tiny, seed: int, kind: str, style: str, depth: int) -> ModelConfig:
+    rng = np.random.default_rng(seed)
+
+    def some(low: int, high: int) -> int:
+        return int(rng.integers(low, high + 1))
+
+    n_group, kept, layers = some(1, 4), some(1, 3), some(1, 5)
+    topk_group = some(1, n_group)
+    in_group = some(2, 5)
+    return tiny(
+        {
+            "vocab_size": some(50, 500),
+            "d_model": some(16, 80),
+            "n_layers": layers,
+            "first_k_dense": some(0, layers),
+            "intermediate_size": some(10, 99),
+            "feed_forward": "dense" if seed % 5 == 4 else "moe",
+            "attention.kind": kind,
+            "attention.n_heads": kept * some(1, 4),
+            "attention.n_kv_heads": kept,
+            "attention.q_lora_rank": [None, some(3, 40)][seed % 2],
+            "attention.kv_lora_rank": some(4, 40),
+            "attention.qk_nope_head_dim": some(1, 20),
+            "attention.qk_rope_head_dim": 2 * some(1, 9),
+            "attention.v_head_dim": some(1, 20),
+            "attention.head_dim": 2 * some(1, 16),
+            "moe.n_routed_experts": n_group * in_group,
+            "moe.n_group": n_group,
+            "moe.topk_group": topk_group,
+            "moe.top_k": some(1, topk_group * in_group),
+            "moe.n_shared_experts": some(0, 2),
+            "moe.moe_intermediate_size": some(5, 40),
+            "moe.balance.kind": "bias",
+            "mtp.style": style,
+            "mtp.depth": depth,
+            "dtype": "float32",
+        }
+    )
+
+
+@pytest.mark.parametrize(("style", "depth"), [("chained", 0), ("chained", 1), ("chained", 3), ("parallel", 2)])
+@pytest.mark.parametrize("kind", ["mla", "mha", "gqa", "mqa"])
+def test_random_models_part_by_part(tiny: Tiny, kind: str, style: str, depth: int) -> None:
+    """Nothing is allocated: the model is built on the meta device, and every part is a set of its modules."""
+    for seed in range(6):
+        config = random_config(tiny, seed, kind, style, depth)
+        with torch.device("meta"):
+            model = Transformer(config)
+
+        def of(*kinds: type[nn.Module], inside: nn.Module = model.model) -> int:
+            return sum(size_of(module) for module in inside.modules() if isinstance(module, kinds))
+
+        blocks = [module for module in model.model.modules() if isinstance(module, Block)]
+        dense = sum(size_of(block.mlp) for block in blocks if isinstance(block.mlp, SwiGLU))
+        shared = sum(
+            size_of(x.shared_experts) for x in model.model.modules() if isinstance(x, MoE) and x.shared_experts
+        )
+        inner_norms = sum(
+            of(RMSNorm, inside=x)
+            for x in model.model.modules()
+            if isinstance(x, GroupedQueryAttention | MultiHeadLatentAttention)
+        )
+        found, counted = parts(config), cost(config, 64)
+        assert found == {
+            "embedding": size_of(model.model.embed_tokens),
+            "attention": of(GroupedQueryAttention, MultiHeadLatentAttention) - inner_norms,
+            "norms": of(RMSNorm),
+            "dense": dense,
+            "router": of(Router),
+            "shared": shared,
+            "routed": of(Experts),
+            "head": size_of(model.lm_head),
+            "mtp": size_of(model.mtp) if depth else 0,  # type: ignore[arg-type]
+        }, config
+        assert sum(found.values()) == counted.total_params + counted.mtp_params == size_of(model)
+        assert counted.active_params == counted.total_params - idle(model.model, config.moe)
+        buffers = blocks[0].self_attn.new_cache(1, 1, torch.float32, torch.device("meta"))
+        assert counted.kv_bytes == 4 * config.n_layers * kv_elements(config) == config.n_layers * buffers.nbytes
+
+
+def masked_scores(config: ModelConfig, length: int) -> float:
+    """FLOPs per token of scores that a causal sequence does not need, and torch counts: (T - 1) / 2 a token, in each
+    layer of T tokens and, for T - k of its tokens, in MTP module k; scores and values, 2 each, times 3."""
+    a = config.attention
+    widths = a.qk_nope_head_dim + a.qk_rope_head_dim + a.v_head_dim if a.kind == "mla" else 2 * a.head_dim
+    lengths = [length] * config.n_layers + [length - k for k in range(1, config.mtp.depth + 1)]
+    return sum(6 * a.n_heads * widths * (n - 1) / 2 * n / length for n in lengths)
 
 
 @pytest.mark.parametrize("length", [16, 96])
 def test_flops_are_those_that_torch_counts(model: Transformer, tokens: Callable[..., Tensor], length: int) -> None:
-    """Forward and backward of a step. torch counts all T x T scores, masked ones too: as many per token as a causal
-    sequence of 2T - 1 has on average. The weighted sum of a token's experts is left out of `cost`: under 2 %."""
+    """Forward and backward of a step. The weighted sum of a token's experts is left out of `cost`: under 2 %."""
     from torch.utils.flop_counter import FlopCounterMode
 
     batch = tokens(2, length + 1)
     with FlopCounterMode(display=False) as counter:
         Microbatching(model, 1).step(batch)
-    per_token = counter.get_total_flops() / (2 * length)
-    expected = cost(model.config, 2 * length - 1).flops_per_token
+    per_token = counter.get_total_flops() / (2 * length) - masked_scores(model.config, length)
+    expected = cost(model.config, length).flops_per_token
     assert expected == pytest.approx(per_token, rel=0.02)
     assert expected <= per_token * (1 + 1e-9)
+    if not any(isinstance(module, MoE) for module in model.modules()):
+        assert expected == pytest.approx(per_token, rel=1e-12), "without experts nothing is left out"
 
 
-def test_causal_scores_cost_half(tiny: Callable[..., ModelConfig]) -> None:
+def test_causal_scores_cost_half(tiny: Tiny) -> None:
     """By hand: 3 layers of 3 heads, 14 wide keys and 10 wide values, (T + 1) / 2 pairs a token, 2 FLOPs, times 3."""
     short, long = (cost(tiny(), length).flops_per_token for length in (1, 101))
     assert long - short == pytest.approx(6 * 3 * 3 * (14 + 10) * 50)
 
 
-def test_counting_needs_no_memory() -> None:
-    """V3's published shape: 671 B parameters, 37 B active."""
-    from models.typed import build
+def test_shared_keys_spare_memory_and_no_scores(tiny: Tiny) -> None:
+    """Of n_kv_heads only the projections of keys and values depend: 2 * 24 * 8 weights and 2 * 8 elements a head."""
+    base = {"attention.kind": "gqa", "attention.n_heads": 6}
+    one, three = (cost(tiny(base | {"attention.n_kv_heads": kept}), 64) for kept in (1, 3))
+    assert three.total_params - one.total_params == 3 * 2 * 2 * 24 * 8
+    assert three.flops_per_token - one.flops_per_token == pytest.approx(6 * 3 * 2 * 2 * 24 * 8)
+    assert three.kv_bytes == 3 * one.kv_bytes == 3 * 3 * 2 * 8 * 8  # FP64
 
-    attention = {"n_heads": 128, "q_lora_rank": 1536, "kv_lora_rank": 512, "qk_nope_head_dim": 128,
-                 "qk_rope_head_dim": 64, "v_head_dim": 128}  # fmt: skip
-    moe = {"n_routed_experts": 256, "n_shared_experts": 1, "top_k": 8, "moe_intermediate_size": 2048}
-    v3 = build(ModelConfig, {"vocab_size": 129280, "d_model": 7168, "n_layers": 61, "first_k_dense": 3,
-                             "intermediate_size": 18432, "attention": attention, "moe": moe})  # fmt: skip
-    found = cost(v3, 4096)
-    assert found.total_params / 1e9 == pytest.approx(671, abs=0.5)
-    assert found.active_params / 1e9 == pytest.approx(37, abs=1)
+
+def test_mtp_is_paid_in_training_and_not_in_what_is_deployed(tiny: Tiny) -> None:
+    plain, deep = cost(tiny(), 64), cost(tiny({"mtp.depth": 1}), 64)
+    assert (deep.total_params, deep.active_params, deep.kv_bytes) == (
+        plain.total_params,
+        plain.active_params,
+        plain.kv_bytes,
+    )
+    assert deep.mtp_params > 0 == plain.mtp_params and deep.flops_per_token > plain.flops_per_token
 
 
 def test_cost_depends_on_no_random_state(built: Built) -> None:
     config = built().config
     torch.manual_seed(1)
     assert cost(config, 8) == cost(config, 8)
+
+
+@pytest.mark.parametrize("kind", ["mla", "gqa"])
+@pytest.mark.parametrize("mtp", [{}, {"mtp.depth": 2}, {"mtp.depth": 1, "mtp.style": "parallel"}])
+def test_activations_are_what_autograd_keeps(tiny: Callable[..., ModelConfig], kind: str, mtp: dict[str, Any]) -> None:
+    """Bytes of all storages saved for the backward, without weights; indices and row statistics are the rest."""
+    heads = {"attention.kind": kind, "attention.n_heads": 4}
+    config = tiny({**heads, "dtype": "float32", "vocab_size": 1024, **mtp})
+    model, kept = Transformer(config), dict[int, int]()
+    initialise(model, 0, config.std)
+    owned = {p.untyped_storage().data_ptr() for p in model.parameters()}
+
+    def keep(saved: torch.Tensor) -> torch.Tensor:
+        storage = saved.untyped_storage()
+        if storage.data_ptr() not in owned:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return saved
+
+    tokens = torch.randint(0, 1024, (8, 65), generator=torch.Generator().manual_seed(0))
+    with cast_once(model):
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
+            output = model(tokens[:, :-1], mtp=True)
+            losses = [language_model_loss(output.logits, tokens[:, 1:])]
+            losses += [language_model_loss(x, tokens[:, 1 + k :]) for k, x in enumerate(output.mtp_logits, start=1)]
+        casts = [module._cast or {} for module in model.modules() if isinstance(module, Weights)]
+        stacked = [cast for each in casts for cast in each.values()]
+    total = sum(kept.values()) - sum(kept.get(cast.untyped_storage().data_ptr(), 0) for cast in stacked)
+    assert len(losses) == config.mtp.depth + 1
+    assert activation_bytes(config, 64) == pytest.approx(total / (8 * 64), rel=0.04)

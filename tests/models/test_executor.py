@@ -44,17 +44,21 @@ UNCHANGED = {
     "batch": auxiliary("batch"),
     "bias and sequence": auxiliary("sequence", "bias_aux_loss"),
     "bias and batch": auxiliary("batch", "bias_aux_loss"),
+    "gqa": {"attention.kind": "gqa", "attention.n_heads": 6, "attention.n_kv_heads": 3} | auxiliary("sequence"),
+    "softmax, groups": {"moe.scoring": "softmax", "moe.n_group": 3, "moe.topk_group": 2} | auxiliary("batch"),
 }
+MTP = auxiliary("batch", "bias_aux_loss") | {"mtp.depth": 2}
 
 
-@pytest.mark.parametrize("changes", UNCHANGED.values(), ids=UNCHANGED.keys())
+@pytest.mark.parametrize("changes", [*UNCHANGED.values(), MTP], ids=[*UNCHANGED, "mtp"])
 def test_number_of_microbatches_changes_nothing(built: Built, tokens: Tokens, changes: dict[str, Any]) -> None:
     batch = tokens(8, 10)
     whole, whole_gradient = gradients(built, batch, 1, changes)
     for microbatches in (2, 4, 8):
         parts, gradient = gradients(built, batch, microbatches, changes)
         assert torch.equal(parts.load_LE, whole.load_LE)
-        for name in ("loss", "aux_loss"):
+        assert parts.losses.keys() == whole.losses.keys() and ("mtp_loss" in whole.losses) == (changes is MTP)
+        for name in whole.losses:
             assert float(parts.losses[name]) == pytest.approx(float(whole.losses[name]), rel=1e-12, abs=1e-15)
         torch.testing.assert_close(gradient, whole_gradient, rtol=0, atol=1e-12)
 
@@ -132,12 +136,27 @@ def test_load_counts_every_assignment_once(
     assert result.load_LE.sum(dim=1).tolist() == [N * K] * LAYERS
 
 
+@pytest.mark.parametrize("microbatches", [1, 4])
+def test_last_load_is_the_last_microbatchs_alone(built: Built, tokens: Tokens, microbatches: int) -> None:
+    """Main layers, then those of the MTP modules, which see one token less at each depth."""
+    batch = tokens(8, 10)
+    model = built(MTP)
+    result = Microbatching(model, microbatches).step(batch)
+    with torch.no_grad():
+        last = model(batch.chunk(microbatches)[-1][:, :-1], mtp=True).routings
+    assert result.last_load_LE.tolist() == [routing.load_E.tolist() for routing in last]
+    per_sequence = torch.tensor([9, 9, 8, 7]) * K
+    assert result.load_LE.sum(dim=1).tolist() == (8 * per_sequence).tolist()
+    assert result.last_load_LE.sum(dim=1).tolist() == (8 // microbatches * per_sequence).tolist()
+    assert torch.equal(result.load_LE, result.last_load_LE) == (microbatches == 1)
+
+
 def test_counting_pass_counts_the_unbiased_choices(built: Built, tokens: Tokens) -> None:
     """f of the whole batch, also where a bias sends every token to the same experts (eq. 18 knows no bias)."""
     batch = tokens(8, 10)
     model = built(auxiliary("batch", "bias_aux_loss"))
-    for balance in model.balances():
-        balance.bias_E += torch.tensor([5.0, 0, 0, 5.0, 0, 0])  # type: ignore[operator]
+    for router in model.routers():
+        router.e_score_correction_bias += torch.tensor([5.0, 0, 0, 5.0, 0, 0])
     with torch.no_grad():
         scores = [r.scores_BTE.flatten(0, 1).numpy() for r in model(batch[:, :-1]).routings]
     expected = 0.0
@@ -169,9 +188,10 @@ def test_batch_that_does_not_divide_is_refused(built: Built, tokens: Tokens) -> 
         Microbatching(built(), 3).step(tokens(8, 10))
 
 
-def test_a_dense_model_has_no_load(built: Built, tokens: Tokens) -> None:
-    result = Microbatching(built({"first_k_dense": 3}), 2).step(tokens(8, 10))
-    assert result.load_LE.shape[0] == 0 and float(result.losses["aux_loss"]) == 0
+@pytest.mark.parametrize("changes", [{"first_k_dense": 3}, {"feed_forward": "dense", "mtp.depth": 1}], ids=str)
+def test_a_dense_model_has_no_load(built: Built, tokens: Tokens, changes: dict[str, Any]) -> None:
+    result = Microbatching(built(changes), 2).step(tokens(8, 10))
+    assert result.load_LE.shape == result.last_load_LE.shape == (0, 6) and float(result.losses["aux_loss"]) == 0
 
 
 def trained(built: Built, tokens: Tokens, changes: dict[str, Any], steps: int = 2) -> tuple[list[float], Transformer]:
@@ -184,8 +204,8 @@ def trained(built: Built, tokens: Tokens, changes: dict[str, Any], steps: int = 
         result = executor.step(tokens(8, 10, seed=step))
         losses.append(float(result.losses["loss"]))
         optimizer.step()
-        for balance, load_E in zip(model.balances(), result.load_LE, strict=True):
-            balance.update(load_E)
+        for router, load_E, last_E in zip(model.routers(), result.load_LE, result.last_load_LE, strict=True):
+            router.update(load_E, last_E, step / steps)
     return losses, model
 
 
@@ -201,6 +221,9 @@ ON = {
     "batch": auxiliary("batch", alpha=0.1),
     "bias": {KIND: "bias", SPEED: 0.05},
     "bias and sequence": auxiliary("sequence", "bias_aux_loss", alpha=0.1) | {SPEED: 0.05},
+    "proportional bias": {KIND: "bias", SPEED: 0.05, "moe.balance.bias_rule": "proportional"},
+    "multiplicative bias": {KIND: "bias", SPEED: 0.3, "moe.balance.bias_form": "multiplicative"},
+    "local bias": {KIND: "bias", SPEED: 0.05, "moe.balance.load_scope": "microbatch"},
 }
 
 
@@ -239,8 +262,8 @@ def test_switched_on_a_strategy_has_moved_something_after_one_step(built: Built,
     routers = [model.model.layers[1].mlp.gate.weight.grad for model in (none, aux)]  # type: ignore[union-attr]
     assert not torch.equal(routers[0], routers[1])  # type: ignore[arg-type]
     assert equal_bits(bias, none), "the first step is not yet biased"
-    for balance in bias.balances():
-        moved = balance.bias_E.abs().tolist()  # type: ignore[operator, union-attr]
+    for router in bias.routers():
+        moved = router.e_score_correction_bias.abs().tolist()
         assert max(moved) == pytest.approx(0.05) and all(value in (0, pytest.approx(0.05)) for value in moved)
 
 
@@ -263,7 +286,8 @@ gradient = torch.cat([p.grad.flatten() for p in model.parameters()])
 if ranks > 1:
     dist.all_reduce(gradient)
     gradient /= ranks
-print(json.dumps([result.load_LE.tolist(), result.losses["aux_loss"].item(), gradient.tolist()]))
+print(json.dumps([result.load_LE.tolist(), result.losses["aux_loss"].item(), gradient.tolist(),
+                  result.last_load_LE.tolist()]))
 """
 
 
@@ -285,3 +309,5 @@ def test_two_ranks_count_the_whole_batch(built: Built, tokens: Tokens, tmp_path:
     assert found[0][1] != found[1][1], "each rank reports its own part of the term"
     assert np.mean([found[0][1], found[1][1]]) == pytest.approx(float(whole.losses["aux_loss"]), rel=1e-12)
     np.testing.assert_allclose(found[0][2], gradient.numpy(), rtol=0, atol=1e-12)
+    quarters = [gradients(built, part, 1, changes)[0].load_LE.tolist() for part in tokens(8, 10).chunk(4)]
+    assert [found[0][3], found[1][3]] == [quarters[1], quarters[3]], "each rank's own last microbatch"

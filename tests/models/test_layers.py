@@ -1,4 +1,4 @@
-"""Norm, feed-forward and RoPE against their definitions, and the casting of weights."""
+"""Norm and feed-forward against their definitions, and the casting of weights."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.layers import Embedding, Linear, RMSNorm, SwiGLU, cast_once
-from models.rope import rope_angles, rotate
+from models.layers import Embedding, Linear, RMSNorm, SwiGLU, cast_once, stacked, swiglu
 
 
 @pytest.fixture
@@ -43,29 +42,6 @@ def test_swiglu_is_the_formula(generator: torch.Generator) -> None:
     g = x.numpy() @ gate.T
     expected = (g / (1 + np.exp(-g)) * (x.numpy() @ up.T)) @ down.T
     np.testing.assert_allclose(module(x).detach().numpy(), expected, rtol=1e-10)
-
-
-def test_rope_turns_pair_i_by_position_times_frequency(generator: torch.Generator) -> None:
-    """As complex numbers: x_2i + i x_2i+1 times e^(i t theta^(-2i/d)); the halves of the result hold the parts."""
-    length, dim, theta = 7, 10, 500.0
-    x = torch.randn(2, length, 3, dim, generator=generator, dtype=torch.float64)
-    out = rotate(x, *rope_angles(length, dim, theta)).numpy()
-    z = x.numpy()[..., 0::2] + 1j * x.numpy()[..., 1::2]
-    turn = np.exp(1j * np.arange(length)[:, None] * theta ** (-2 * np.arange(dim // 2) / dim))
-    expected = z * turn[:, None, :]
-    np.testing.assert_allclose(out[..., : dim // 2], expected.real, atol=1e-6)
-    np.testing.assert_allclose(out[..., dim // 2 :], expected.imag, atol=1e-6)
-
-
-def test_rope_products_depend_on_the_distance_alone(generator: torch.Generator) -> None:
-    length, dim = 64, 16
-    q, k = (torch.randn(dim, generator=generator).expand(1, length, 1, dim) for _ in range(2))
-    angles = rope_angles(length, dim, 10000.0)
-    scores = rotate(q, *angles)[0, :, 0] @ rotate(k, *angles)[0, :, 0].T
-    for distance in (-30, -1, 0, 1, 30):
-        diagonal = scores.diagonal(distance)
-        assert float((diagonal - diagonal[0]).abs().max()) < 1e-4
-    assert float((scores[0, 0] - scores[5, 0]).abs()) > 0.1, "and it does depend on the distance"
 
 
 def three_microbatches(model: torch.nn.ModuleList, parts: Tensor) -> list[Tensor]:
@@ -148,3 +124,39 @@ def test_a_new_step_sees_the_new_weights(generator: torch.Generator) -> None:
     with pytest.raises(RuntimeError, match="interrupted"), cast_once(linear):
         raise RuntimeError("interrupted")
     assert torch.equal(linear(x).float(), F.linear(x, linear.weight.bfloat16()).float())
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_fused_swiglu_is_the_formula_with_its_gradient(generator: torch.Generator, gated: bool) -> None:
+    hidden = torch.randn(5, 14, generator=generator, dtype=torch.float64).requires_grad_()
+    gates = torch.randn(5, generator=generator, dtype=torch.float64).requires_grad_() if gated else None
+    gate, up = hidden.detach().numpy()[:, :7], hidden.detach().numpy()[:, 7:]
+    weights = 1.0 if gates is None else gates.detach().numpy()[:, None]
+    np.testing.assert_allclose(
+        swiglu(hidden, gates).detach().numpy(), gate / (1 + np.exp(-gate)) * up * weights, rtol=1e-12
+    )
+    assert torch.autograd.gradcheck(swiglu, (hidden, gates) if gates is not None else (hidden,))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_stacked_matrices_are_read_once_and_their_gradients_arrive(
+    generator: torch.Generator, dtype: torch.dtype
+) -> None:
+    """Rows in order; inside `cast_once` one stack for all microbatches, also when a counting pass came first."""
+    first, second = Linear(8, 4), Linear(8, 6)
+    for linear in (first, second):
+        torch.nn.init.normal_(linear.weight, 0, 1, generator)
+    x = torch.randn(3, 8, generator=generator).to(dtype)
+    expected = torch.cat((first(x), second(x)), dim=-1).detach()
+    torch.testing.assert_close(F.linear(x, stacked(dtype, first, second)).detach(), expected)
+    with cast_once(torch.nn.ModuleList([first, second])):
+        with torch.no_grad():
+            kept = stacked(dtype, first, second)
+        assert stacked(dtype, first, second) is kept
+        for _ in range(2):
+            F.linear(x, stacked(dtype, first, second)).float().sum().backward()
+    for linear in (first, second):
+        by_hand = 2 * x.float().sum(dim=0).expand_as(linear.weight)
+        assert linear.weight.grad is not None and linear.weight.grad.dtype == torch.float32
+        torch.testing.assert_close(linear.weight.grad, by_hand, rtol=2e-2, atol=2e-2)
+    assert first._cast is None and stacked(dtype, first, second) is not kept

@@ -33,7 +33,7 @@ def layer(tiny: Tiny, backend: str, dtype: torch.dtype, bias: list[float], **cha
         torch.nn.init.normal_(parameter, 0, 0.25, generator)
     if dtype == torch.float64:
         moe.double()
-    moe.gate.balance.bias_E += torch.tensor(bias)  # type: ignore[operator]
+    moe.gate.e_score_correction_bias += torch.tensor(bias)
     return moe
 
 
@@ -45,16 +45,18 @@ def tokens_and_cotangent(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 def naive(moe: MoE, x_BTD: Tensor) -> Tensor:
     """V3 eq. 12-16, one token and one expert at a time; without the layer's own code but for its parameters."""
-    balance, experts = moe.gate.balance, moe.experts
+    bias, experts = moe.gate.e_score_correction_bias, moe.experts
     outs = []
     for x in x_BTD.flatten(0, 1):
         scores = 1 / (1 + torch.exp(-(moe.gate.weight @ x)))
-        chosen = sorted(range(E), key=lambda i: -float((scores + balance.bias_E)[i].detach()))[:K]  # type: ignore[operator]
+        chosen = sorted(range(E), key=lambda i: -float((scores + bias)[i].detach()))[:K]
         total = torch.stack([scores[i] for i in chosen]).sum()
         out = torch.zeros_like(x)
         for i in chosen:
             gate, up = (experts.gate_up_proj[i] @ x).chunk(2)
-            out = out + moe.gate.scaling * scores[i] / total * (experts.down_proj[i] @ (F.silu(gate) * up))
+            out = out + moe.gate.config.routed_scaling_factor * scores[i] / total * (
+                experts.down_proj[i] @ (F.silu(gate) * up)
+            )
         if moe.shared_experts is not None:
             s = moe.shared_experts
             out = out + s.down_proj.weight @ (F.silu(s.gate_proj.weight @ x) * (s.up_proj.weight @ x))

@@ -18,7 +18,7 @@ def rates(**settings: object) -> list[float]:
     return [lr_ratio(step, TOTAL, config) for step in range(TOTAL + 1)]
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "wsd", "constant"])
+@pytest.mark.parametrize("schedule", ["cosine", "wsd", "constant", "v3"])
 def test_warmup_is_linear_and_starts_above_zero(schedule: str) -> None:
     found = rates(schedule=schedule, warmup_fraction=0.1)
     assert found[:11] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.0])
@@ -43,11 +43,73 @@ def test_constant_stays() -> None:
     assert set(rates(schedule="constant", warmup_fraction=0.0)) == {1.0}
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "wsd"])
+@pytest.mark.parametrize("schedule", ["cosine", "wsd", "v3"])
 @pytest.mark.parametrize("total", [1, 2, 3, 7])
 def test_short_trainings_have_a_rate_at_every_step(schedule: str, total: int) -> None:
     config = OptimConfig(schedule=schedule)  # type: ignore[arg-type]
     assert all(0 < lr_ratio(step, total, config) <= 1 for step in range(total + 1))
+
+
+V3_STEPS = 14_800
+"""One step stands for a billion tokens."""
+
+
+@pytest.mark.parametrize(
+    ("billions", "rate"),
+    [
+        # V3 4.2: 2.2e-4 until 10T tokens, a cosine to 2.2e-5 over 4.3T, 2.2e-5 for 333B, 7.3e-6 for 167B.
+        (100, 2.2e-4),
+        (9_999, 2.2e-4),
+        (12_150, 1.21e-4),
+        (14_300, 2.2e-5),
+        (14_400, 2.2e-5),
+        (14_632, 2.2e-5),
+        (14_634, 7.3e-6),
+        (14_799, 7.3e-6),
+    ],
+)
+def test_v3s_schedule_at_its_corners(billions: int, rate: float) -> None:
+    """The defaults are V3's numbers, rounded to three digits of the whole, and of 7.3e-6 / 2.2e-4."""
+    config = OptimConfig(lr=2.2e-4, schedule="v3", warmup_fraction=0.0)
+    assert config.lr * lr_ratio(billions, V3_STEPS, config) == pytest.approx(rate, rel=2e-3)
+
+
+def test_v3s_schedule_with_other_corners_is_the_formula() -> None:
+    """By hand, at fractions of the training that are whole steps."""
+    found = rates(
+        schedule="v3",
+        warmup_fraction=0.1,
+        cosine_from=0.3,
+        cosine_until=0.7,
+        final_lr_ratio=0.2,
+        tail_from=0.9,
+        tail_lr_ratio=0.05,
+    )
+    assert found[10:31] == [1.0] * 21
+    assert found[31:71] == pytest.approx([0.6 + 0.4 * math.cos(math.pi * n / 40) for n in range(1, 41)])
+    assert found[70:90] == pytest.approx([0.2] * 20) and found[90:] == [0.05] * 11
+
+
+def test_schedules_differ_and_an_unknown_one_is_not_guessed() -> None:
+    found = [rates(schedule=schedule) for schedule in ("cosine", "wsd", "constant", "v3")]
+    assert len({tuple(values) for values in found}) == 4
+    with pytest.raises(ValueError, match="linear"):
+        rates(schedule="linear")
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "wsd", "constant", "v3"])
+def test_places_between_steps_lie_on_the_same_curve(schedule: str) -> None:
+    """A batch-size ramp makes steps begin between those of full batches: the rate is that of the tokens seen.
+
+    No curve has a corner at these places, so half a step is half the way: but for the bend of v3's cosine, over 29 of
+    these steps, 0.9 / 16 * (pi / 29)^2 = 7e-4.
+    """
+    config = OptimConfig(schedule=schedule)  # type: ignore[arg-type]
+    for step in (2, 20, 70, 80, 95):
+        here, half, there = (lr_ratio(step + part, TOTAL, config) for part in (0.0, 0.5, 1.0))
+        assert min(here, there) <= half <= max(here, there)
+        assert half == pytest.approx((here + there) / 2, abs=7e-4)
+    assert lr_ratio(9.5, TOTAL, config) == 1.0, "the last step of the warmup may not overshoot"
 
 
 def test_matrices_decay_and_gains_do_not() -> None:

@@ -1,4 +1,4 @@
-"""The whole decoder against transformers' DeepSeek-V3, its causality, its initial values, and one step frozen."""
+"""The whole decoder against transformers' DeepSeek-V3, its causality, initial values, and one step frozen."""
 
 import dataclasses
 from collections.abc import Callable
@@ -15,10 +15,16 @@ from models.transformer import Transformer, initialise, resolve_dtype
 
 Built = Callable[..., Transformer]
 Tokens = Callable[..., Tensor]
+KINDS: dict[str, dict[str, Any]] = {
+    "mla": {},
+    "mha": {"attention.kind": "mha"},
+    "gqa": {"attention.kind": "gqa", "attention.n_heads": 6, "attention.n_kv_heads": 2},
+    "mqa": {"attention.kind": "mqa"},
+}
 
 
 def in_transformers(model: Transformer) -> torch.nn.Module:
-    """Their model with our weights; only the name of the bias differs."""
+    """Their model with our weights: every name is theirs too."""
     from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
 
     c, a, m = model.config, model.config.attention, model.config.moe
@@ -43,16 +49,13 @@ def in_transformers(model: Transformer) -> torch.nn.Module:
             qk_nope_head_dim=a.qk_nope_head_dim,
             qk_rope_head_dim=a.qk_rope_head_dim,
             v_head_dim=a.v_head_dim,
-            rope_parameters={"rope_type": "default", "rope_theta": a.rope_theta},
+            rope_parameters={"rope_type": "default", "rope_theta": c.rope.theta},
             rms_norm_eps=c.norm_eps,
             num_mtp_layers=0,
             attn_implementation="eager",  # type: ignore[call-arg]
         )
     )
-    state = model.state_dict()
-    theirs.load_state_dict(
-        {name.replace("gate.balance.bias_E", "gate.e_score_correction_bias"): t for name, t in state.items()}
-    )
+    theirs.load_state_dict(model.state_dict())
     return theirs.eval()
 
 
@@ -64,7 +67,7 @@ def test_logits_are_those_of_transformers_deepseek_v3(
     model = built(
         {
             "attention.q_lora_rank": q_lora_rank,
-            "attention.rope_theta": 2000.0,
+            "rope.theta": 2000.0,
             "moe.n_shared_experts": shared,
             "moe.routed_scaling_factor": 2.5,
             "moe.top_k": 3,
@@ -74,8 +77,8 @@ def test_logits_are_those_of_transformers_deepseek_v3(
             "dtype": "float32",
         }
     )
-    for i, balance in enumerate(model.balances()):
-        balance.bias_E += 0.3 * torch.randn(6, generator=torch.Generator().manual_seed(i))  # type: ignore[operator]
+    for i, router in enumerate(model.routers()):
+        router.e_score_correction_bias += 0.3 * torch.randn(6, generator=torch.Generator().manual_seed(i))
     batch = tokens(2, 17)
     with torch.no_grad():
         ours, theirs = model(batch).logits, in_transformers(model)(batch).logits
@@ -84,9 +87,9 @@ def test_logits_are_those_of_transformers_deepseek_v3(
     assert float((ours - theirs).norm() / theirs.norm()) < 3e-6
 
 
-@pytest.mark.parametrize("kind", ["mla", "mha"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_later_tokens_change_no_earlier_logit(built: Built, tokens: Tokens, kind: str) -> None:
-    model = built({"attention.kind": kind})
+    model = built(KINDS[kind])
     batch = tokens(2, 12)
     with torch.no_grad():
         before = model(batch).logits
@@ -100,6 +103,30 @@ def test_later_tokens_change_no_earlier_logit(built: Built, tokens: Tokens, kind
     assert float(leak.min()) > 1e-6, "without the mask every position sees the change"
 
 
+def test_dense_is_a_model_without_any_expert(built: Built, tokens: Tokens) -> None:
+    """The same as all layers being dense, bit for bit, with MTP too; what the experts would be is not looked at."""
+    dense = built({"feed_forward": "dense", "moe.n_routed_experts": 8})
+    same, sparse = built({"first_k_dense": 3}), built()
+    assert dense.state_dict().keys() == same.state_dict().keys() != sparse.state_dict().keys()
+    with torch.no_grad():
+        outputs = [model(tokens(2, 9)) for model in (dense, same, sparse)]
+    assert torch.equal(outputs[0].logits, outputs[1].logits) and not torch.equal(outputs[0].logits, outputs[2].logits)
+    assert outputs[0].routings == [] == dense.routers() == dense.main_routers()
+    deep = built({"feed_forward": "dense", "mtp.depth": 2})
+    assert deep.routers() == [] and not [name for name in deep.state_dict() if "experts" in name or "gate." in name]
+
+
+def test_routers_lists_the_mtp_modules_last(built: Built, tokens: Tokens) -> None:
+    """In the order of the forward's routings: that is how loads find their routers."""
+    model = built({"mtp.depth": 2, "moe.balance.kind": "bias"})
+    assert len(model.routers()) == 4 and model.routers()[:2] == model.main_routers()
+    for i, router in enumerate(model.routers()):
+        router.e_score_correction_bias += torch.where(torch.arange(6) == i, 9.0, 0.0)
+    routings = model(tokens(2, 9), mtp=True).routings
+    assert [int(routing.load_E.argmax()) for routing in routings] == [0, 1, 2, 3]
+    assert [int(routing.load_E.max()) for routing in routings] == [2 * 9, 2 * 9, 2 * 8, 2 * 7]
+
+
 def initial(built: Built, changes: dict[str, Any] | None = None, seed: int = 0) -> dict[str, Tensor]:
     return {name: p.detach() for name, p in built(changes, seed).named_parameters()}
 
@@ -108,6 +135,11 @@ def initial(built: Built, changes: dict[str, Any] | None = None, seed: int = 0) 
     "changes",
     [
         {"attention.kind": "mha"},
+        {"attention.kind": "mqa"},
+        {"mtp.depth": 2},
+        {"mtp.depth": 1, "mtp.style": "parallel"},
+        {"moe.scoring": "softmax"},
+        {"rope.scaling": "linear", "rope.factor": 2.0},
         {"attention.q_lora_rank": 10},
         {"moe.n_shared_experts": 0},
         {"n_layers": 4},
@@ -115,7 +147,7 @@ def initial(built: Built, changes: dict[str, Any] | None = None, seed: int = 0) 
         {"first_k_dense": 2},
         {"vocab_size": 70},
     ],
-    ids=lambda changes: next(iter(changes)),
+    ids=str,
 )
 def test_a_changed_module_leaves_every_other_initial_value(built: Built, changes: dict[str, Any]) -> None:
     plain, changed = initial(built), initial(built, changes)
@@ -164,10 +196,10 @@ def test_compute_type_reaches_the_logits_and_leaves_the_masters(built: Built, to
         assert {r.scores_BTE.dtype for r in output.routings} == {wide} == {r.gates_NK.dtype for r in output.routings}
 
 
-@pytest.mark.parametrize("kind", ["mla", "mha"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_model_used_for_inference_first_still_trains(built: Built, tokens: Tokens, kind: str) -> None:
     """What it keeps between calls (angles, masks) must not be made of inference tensors."""
-    model = built({"attention.kind": kind, "attention.qk_rope_head_dim": 4, "attention.head_dim": 4})
+    model = built(KINDS[kind] | {"attention.qk_rope_head_dim": 4, "attention.head_dim": 4})
     with torch.inference_mode():
         model(tokens(1, 23))
     model(tokens(1, 23)).logits.sum().backward()
@@ -201,13 +233,13 @@ def golden_step(built: Built, tokens: Tokens, dtype: str = "float32") -> dict[st
         assert gradient is not None
         found[f"gradient norm of {name}"] = float(gradient.norm())
     optimizer.step()
-    for balance, load_E in zip(model.balances(), result.load_LE, strict=True):
-        balance.update(load_E)
+    for router, load_E, last_E in zip(model.routers(), result.load_LE, result.last_load_LE, strict=True):
+        router.update(load_E, last_E, 0.0)
     optimizer.zero_grad(set_to_none=True)
     found["loss after the step"] = float(executor.step(batch).losses["loss"])
     for name in ("model.layers.2.mlp.experts.down_proj", "model.layers.2.mlp.shared_experts.up_proj.weight"):
         found[f"sum of |{name}|"] = float(parameters[name].detach().abs().sum())
-    found["sum of |bias|"] = sum(float(balance.bias_E.abs().sum()) for balance in model.balances())  # type: ignore
+    found["sum of |bias|"] = sum(float(router.e_score_correction_bias.abs().sum()) for router in model.routers())
     return found
 
 

@@ -9,16 +9,18 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from tasks.batches import PackedData, prepare
-from tasks.config import DataConfig
+from tasks.config import DataConfig, ramped
 from tasks.datamodule import BatchStream, TextDataModule
 
 STEPS = 12
+PLAIN = [(4 * t, 4) for t in range(STEPS)]
+RAMP = ramped(4 * STEPS, DataConfig(batch_size=4, ramp_from=0.25, ramp_over=0.5), 1)
 
 
 class Recorder(lightning.LightningModule):
     """One parameter; remembers the batches it was given."""
 
-    def __init__(self, stop_after: int = STEPS) -> None:
+    def __init__(self, stop_after: int) -> None:
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(()))
         self.stop_after = stop_after
@@ -43,39 +45,46 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> PackedData:
     return prepare(config, 300, folder / "cache")
 
 
-def fit(data: PackedData, model: Recorder, folder: Path, ckpt_path: str | None = None) -> None:
+Batches = list[tuple[int, int]]
+
+
+def fit(data: PackedData, model: Recorder, batches: Batches, folder: Path, ckpt_path: str | None = None) -> None:
     trainer = lightning.Trainer(
-        max_steps=STEPS,
+        max_steps=len(batches),
+        max_epochs=1,
         accelerator="cpu",
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         callbacks=[ModelCheckpoint(folder, every_n_train_steps=5, save_top_k=-1, filename="{step}")],
     )
-    trainer.fit(model, datamodule=TextDataModule(data, seed=3, total_steps=STEPS), ckpt_path=ckpt_path)
+    trainer.fit(model, datamodule=TextDataModule(data, 3, batches), ckpt_path=ckpt_path)
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_resume_in_the_middle_takes_exactly_the_next_batch(data: PackedData, tmp_path: Path) -> None:
-    undisturbed = Recorder()
-    fit(data, undisturbed, tmp_path / "whole")
-    assert len(undisturbed.seen) == STEPS
-    assert all(torch.equal(batch, data.train_batch(3, t)) for t, batch in enumerate(undisturbed.seen))
+@pytest.mark.parametrize("batches", [PLAIN, RAMP], ids=["plain", "ramp"])
+def test_resume_in_the_middle_takes_exactly_the_next_batch(data: PackedData, tmp_path: Path, batches: Batches) -> None:
+    undisturbed = Recorder(len(batches))
+    fit(data, undisturbed, batches, tmp_path / "whole")
+    assert [len(batch) for batch in undisturbed.seen] == [count for _, count in batches]
+    whole = torch.cat([data.train_batch(3, t) for t in range(STEPS)])
+    assert torch.equal(torch.cat(undisturbed.seen), whole), "a ramp cuts the same sequences in the same order"
 
     with pytest.raises(BaseException):  # noqa: B017  (Lightning turns an interrupt into an exit)
-        fit(data, Recorder(stop_after=7), tmp_path / "interrupted")
-    resumed = Recorder()
-    fit(data, resumed, tmp_path / "again", str(tmp_path / "interrupted" / "step=5.ckpt"))
-    assert torch.equal(torch.stack(resumed.seen), torch.stack(undisturbed.seen[5:]))
+        fit(data, Recorder(stop_after=7), batches, tmp_path / "interrupted")
+    resumed = Recorder(len(batches))
+    fit(data, resumed, batches, tmp_path / "again", str(tmp_path / "interrupted" / "step=5.ckpt"))
+    assert len(resumed.seen) == len(batches) - 5
+    assert torch.equal(torch.cat(resumed.seen), torch.cat(undisturbed.seen[5:]))
     assert torch.equal(resumed.weight, undisturbed.weight)
 
 
 def test_stream_is_one_pass(data: PackedData) -> None:
-    stream = BatchStream(data, seed=3, total_steps=STEPS)
+    stream = BatchStream(data, 3, PLAIN)
     taken = iter(stream)
     for _ in range(4):
         next(taken)
-    other = BatchStream(data, seed=3, total_steps=STEPS)
+    other = BatchStream(data, 3, PLAIN)
     other.load_state_dict(stream.state_dict())
     assert torch.equal(next(iter(other)), data.train_batch(3, 4))
     assert len(other) == STEPS and len(list(other)) == STEPS - 5 and not list(other)

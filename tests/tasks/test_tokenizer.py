@@ -41,11 +41,11 @@ def test_end_of_text_inside_a_text_is_text(trained: Tokenizer) -> None:
 
 def test_packing_ends_every_document(trained: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = np.concatenate([[*trained.encode(text).ids, 0] for text in TEXTS])
-    packed = encode_packed(trained, TEXTS)
+    packed = encode_packed(trained, [(text, 0) for text in TEXTS])
     assert packed.dtype == np.uint16 and (packed == expected).all()
     monkeypatch.setattr(module, "_PIECE_CHARACTERS", 30)
     monkeypatch.setattr(module, "_BATCH_CHARACTERS", 100)
-    in_pieces = encode_packed(trained, [*TEXTS, "x" * 100])
+    in_pieces = encode_packed(trained, [(text, 0) for text in [*TEXTS, "x" * 100]])
     assert (in_pieces == 0).sum() == len(TEXTS) + 1
     assert trained.decode(in_pieces.tolist()) == "".join(TEXTS) + "x" * 100
 

@@ -1,0 +1,70 @@
+"""Equal budgets: an arm's knob is turned until its cost is the baseline's, or the arm is refused with the numbers."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ablations.schema import MatchedConfig
+from ablations.trialkeys import get, typed_trial, with_overrides
+from models.cost import cost
+from models.typed import ConfigError
+
+TOKEN_KNOB = "train.token_fraction"
+REACH = 64
+"""A knob is turned to at most this many times its value."""
+
+
+def amounts(keys: Mapping[str, Any]) -> dict[str, float]:
+    """Every quantity of a trial's keys; `train_flops` is that of the whole training."""
+    trial = typed_trial(keys)
+    size = cost(trial.model, trial.data.seq_len)
+    return {
+        "total_params": size.total_params,
+        "active_params": size.active_params,
+        "flops_per_token": size.flops_per_token,
+        "kv_bytes": size.kv_bytes,
+        "train_flops": size.flops_per_token * trial.sequences * trial.data.seq_len,
+    }
+
+
+def mismatch(keys: Mapping[str, Any], base: Mapping[str, Any], matched: MatchedConfig) -> dict[str, float]:
+    """The matched quantities outside the tolerance, as ratios to the baseline's. A training has whole batches: with
+    `train.token_fraction` as the knob, its FLOPs may be off by half of one besides."""
+    arm, target = amounts(keys), amounts(base)
+    slack = dict.fromkeys(matched.equal, 0.0)
+    if matched.knob == TOKEN_KNOB:
+        slack["train_flops"] = 0.5 * arm["flops_per_token"] * typed_trial(keys).tokens_per_step / target["train_flops"]
+    ratios = {name: arm[name] / target[name] for name in matched.equal}
+    return {n: ratio for n, ratio in ratios.items() if abs(ratio - 1) > matched.tolerance + slack[n] + 1e-12}
+
+
+def solve(keys: dict[str, Any], base: Mapping[str, Any], matched: MatchedConfig, where: str) -> dict[str, Any]:
+    """{knob: value} that brings the first matched quantity nearest to the baseline's; empty where no knob is named or
+    everything matches as it is. Raises ConfigError, with the numbers, where a quantity stays outside the tolerance."""
+    if matched.knob is None or not matched.equal or not mismatch(keys, base, matched):
+        return {}
+    knob, first = matched.knob, matched.equal[0]
+    target = amounts(base)[first]
+
+    def turned(value: Any) -> dict[str, Any]:
+        return with_overrides(keys, {knob: value}, where)
+
+    value: Any
+    if knob == TOKEN_KNOB:
+        trial = typed_trial(keys)
+        batches = max(1, round(trial.tokens / trial.tokens_per_step * target / amounts(keys)[first]))
+        value = math.ceil(1e6 * batches * trial.tokens_per_step / trial.train.tokens) / 1e6  # a token short is a batch
+    else:
+        low, high = 1, REACH * int(get(keys, knob))
+        while high - low > 1:  # every quantity grows with every knob
+            middle = (low + high) // 2
+            low, high = (middle, high) if amounts(turned(middle))[first] <= target else (low, middle)
+        value = min((low, high), key=lambda v: abs(amounts(turned(v))[first] - target))
+    off = mismatch(turned(value), base, matched)
+    if off:
+        raise ConfigError(
+            f"{where}: cannot be matched: with {knob}={value} "
+            + ", ".join(f"{name} is {ratio:.4f}x the baseline's" for name, ratio in off.items())
+            + f" (tolerance {matched.tolerance:g}); choose another knob, or match something else"
+        )
+    return {knob: value}

@@ -1,0 +1,102 @@
+"""Speed and memory of all arms in one process, in turn: trials contend for the machine, so their own rates are none."""
+
+import statistics
+import time
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ablations.guards import train_steps
+from ablations.trial import build_model, open_data, peak_memory, reset_peak_memory
+from ablations.trialkeys import TrialKeys, typed_trial
+from models.checkpoint import load_checkpoint
+from models.generate import greedy
+from models.module import LanguageModel
+from models.speculative import self_speculative
+from models.transformer import Transformer
+from tasks.batches import PackedData
+
+TRAINING_ROUNDS = 7
+DECODING_ROUNDS = 3
+PROMPTS = 4
+"""Rows of one decoding batch; each is half a training sequence long, and the other half is decoded."""
+
+Measured = dict[str, float]
+
+
+def training_speed(arms: Mapping[str, Any], cache_dir: str) -> dict[str, Measured]:
+    """{arm: {"tokens_per_second", "peak_rss_bytes"}}. Each round takes one step of every arm; the median counts."""
+    running: dict[str, tuple[LanguageModel, torch.Tensor, TrialKeys]] = {}
+    seconds: dict[str, list[float]] = {}
+    peaks = {}
+    for name, arm in arms.items():
+        keys = typed_trial(arm)
+        data = open_data(keys.data, keys.model.vocab_size, cache_dir)
+        device = keys.train.device
+        batch = data.train_batch(0, 0).to(device)
+        reset_peak_memory()
+        module = build_model(keys, 0).to(device)
+        train_steps(module, [batch], keys)
+        peaks[name] = peak_memory() if device == "cpu" else torch.cuda.max_memory_allocated()
+        running[name], seconds[name] = (module, batch, keys), []
+    for _ in range(TRAINING_ROUNDS):
+        for name, (module, batch, keys) in running.items():
+            seconds[name].append(_timed(lambda m=module, b=batch, k=keys: train_steps(m, [b], k), keys.train.device))
+    return {
+        name: {
+            "tokens_per_second": running[name][2].tokens_per_step / statistics.median(seconds[name]),
+            "peak_rss_bytes": float(peaks[name]),
+        }
+        for name in arms
+    }
+
+
+def decoding_speed(arms: Mapping[str, Any], checkpoints: Mapping[str, str], cache_dir: str) -> dict[str, Measured]:
+    """{arm: {"decode_tokens_per_second", ...}} of greedy decoding with a cache, MLA absorbed; for an arm with MTP
+    modules also its self-speculative decoding: "speculative_speedup" over its own greedy decoding,
+    "speculative_tokens_per_forward" and "speculative_acceptance_k". Arms without a trained checkpoint are left out.
+    """
+    models: dict[str, tuple[Transformer, torch.Tensor, TrialKeys]] = {}
+    for name, arm in arms.items():
+        keys = typed_trial(arm)
+        if not (Path(checkpoints[name]) / "model.safetensors").is_file():
+            continue
+        model, _ = load_checkpoint(Path(checkpoints[name]), keys.train.device)
+        models[name] = (model, _prompts(open_data(keys.data, keys.model.vocab_size, cache_dir), keys), keys)
+    found: dict[str, Measured] = {name: {} for name in models}
+    plain: dict[str, list[float]] = {name: [] for name in models}
+    drafted: dict[str, list[float]] = {name: [] for name in models}
+    for _ in range(DECODING_ROUNDS):
+        for name, (model, prompts, keys) in models.items():
+            new, absorb = keys.data.seq_len // 2, keys.model.attention.kind == "mla"
+            device = keys.train.device
+            plain[name].append(_timed(lambda m=model, p=prompts, n=new, a=absorb: greedy(m, p, n, a), device))
+            if keys.model.mtp.depth:
+                started = time.perf_counter()
+                spoken = self_speculative(model, prompts, new, absorb)
+                drafted[name].append(time.perf_counter() - started)
+                found[name]["speculative_tokens_per_forward"] = spoken.tokens_per_forward
+                for k, share in enumerate(spoken.acceptance, start=1):
+                    found[name][f"speculative_acceptance_{k}"] = share
+    for name, (_, prompts, keys) in models.items():
+        found[name]["decode_tokens_per_second"] = len(prompts) * (keys.data.seq_len // 2) / min(plain[name])
+        if drafted[name]:
+            found[name]["speculative_speedup"] = min(plain[name]) / min(drafted[name])
+    return found
+
+
+def _prompts(data: PackedData, keys: TrialKeys) -> torch.Tensor:
+    """The beginnings of windows of the test split, (PROMPTS, seq_len / 2)."""
+    windows = next(islice(data.evaluation_batches("test", PROMPTS * keys.data.seq_len, PROMPTS), 1))
+    return windows[:, : keys.data.seq_len - keys.data.seq_len // 2]
+
+
+def _timed(work: Any, device: str) -> float:
+    started = time.perf_counter()
+    work()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started

@@ -1,0 +1,54 @@
+"""Every sweep of the project, the whole way at scale=smoke in this process: plan, guards, search, trials, report."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ablations.home import ROOT
+from ablations.report import write_report
+from ablations.sweepfile import read_sweep
+
+SWEEPS = {path.stem: path for path in sorted((ROOT / "sweeps").glob("*.yaml"))}
+QUICK = ("sweeps_dir=null", "search=fresh", "search_points=1", "search_seeds=1", "seeds=2", "arms=null")
+TOO_SHORT = {("masked", "packed"), ("v3", "v3_frozen_bias")}
+"""Twelve steps on short sequences have no document's end to mask, and no step in V3's tail."""
+
+
+@pytest.fixture
+def real(monkeypatch: pytest.MonkeyPatch, pool: Any) -> Any:
+    """The inline pool with the real jobs."""
+    from ablations import jobs
+
+    monkeypatch.setattr(pool, "kinds", jobs.KINDS)
+    return pool
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+@pytest.mark.usefixtures("quick_holm", "real")
+def test_a_sweep_runs_the_whole_way(name: str, conduct: Any, runs: Path) -> None:
+    conductor = conduct(f"sweep={name}", *QUICK, "eval.tasks=[python_bits_per_byte]", "eval.items=2")
+    result = write_report(runs, name, "smoke", None)
+    sweep = read_sweep(SWEEPS[name])
+    usual = {name for name, arm in sweep.arms.items() if not arm.optional}
+    assert set(result.arms) == {*usual, "aa", "control"} and not result.missing
+    for arm in result.arms.values():
+        assert arm.of_status("complete") == [0, 1], (arm.name, [r.reason for r in arm.records.values()])
+        assert all(guard.passed for guard in arm.guards) and arm.speed["tokens_per_second"] > 0
+    assert len(result.verdicts) == len(sweep.expected)
+    assert {v.outcome for v in result.verdicts} <= {"agrees", "disagrees", "not resolved", "no signal here", "void"}
+    losses = {name: arm.values["loss"][0] for name, arm in result.arms.items() if name != "aa"}
+    same = {(a, b) for a in losses for b in losses if a < b and losses[a] == losses[b]}
+    assert same <= TOO_SHORT, f"arms that differ in name only: {same}"
+    table = (runs / name / "smoke" / "table.md").read_text()
+    assert all(f"| {arm} |" in table for arm in result.arms)
+    assert conductor.state["chosen"].keys() == result.arms.keys()
+
+
+def test_the_attention_sweep_reports_cache_and_decoding(conduct: Any, real: Any, runs: Path) -> None:
+    conduct("sweep=attention", *QUICK, "eval.tasks=[python_bits_per_byte]", "eval.items=2")
+    result = write_report(runs, "attention", "smoke", None)
+    sizes = {name: arm.plan["kv_bytes"] for name, arm in result.arms.items()}
+    assert sizes["mqa"] < sizes["gqa"] < sizes["mha"] and sizes["mla"] < sizes["gqa"], sizes
+    assert all(arm.speed["decode_tokens_per_second"] > 0 for arm in result.arms.values())
+    assert "decoded tokens/s" in (runs / "attention/smoke/table.md").read_text()
