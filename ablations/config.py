@@ -1,8 +1,8 @@
 """From a command line to a checked `Config`, through Hydra.
 
-Precedence: defaults of the dataclasses < scale < the sweep's `common` < command line < an arm's own toggles. An arm's
-toggle and the command line may not set the same key: one of them would be silently lost. A searched key on the command
-line is pinned for all arms.
+Precedence: defaults of the dataclasses < scale < a named size (`model=small`) < the sweep's `common` < command line <
+an arm's own toggles. An arm's toggle and the command line may not set the same key: one of them would be silently lost.
+A searched key on the command line is pinned for all arms.
 
 Hydra parses the overrides and composes the groups `scale` and `sweep`; what it lets through silently (`+new.key=1`) or
 explains in several lines is caught here first, in one.
@@ -17,6 +17,7 @@ from ablations.help import help_text
 from ablations.keys import TRIAL_GROUPS, all_keys, convert, describe, flat, nested, twin, unknown_key
 from ablations.schema import Config
 from ablations.sweepfile import (
+    NAME,
     check_sweep,
     default_scale,
     find_sweep,
@@ -29,6 +30,8 @@ from ablations.sweepfile import (
     without,
 )
 from ablations.trialkeys import TrialKeys, trial_keys, typed_trial, with_overrides
+from models.cost import cost
+from models.sizes import size
 from models.typed import ConfigError, build, closest
 
 __all__ = [
@@ -46,6 +49,8 @@ __all__ = [
 ]
 
 _CHOICES = ("sweep", "scale")
+TRAINABLE_PARAMS = 1e9
+"""A named size beyond this is there to be counted."""
 
 
 def compose(overrides: list[str]) -> Config:
@@ -57,10 +62,12 @@ def compose(overrides: list[str]) -> Config:
     path = find_sweep(given["sweep"], sweeps_dir)
     sweep = read_sweep(path)
     scale = read_scale(given.get("scale", default_scale()))
-    explicit = {key for key in given if key.split(".")[0] in TRIAL_GROUPS}
+    if "model" in given:
+        scale["model"] = _size(given["model"]) | {"dtype": scale.get("model", {}).get("dtype", "auto")}
+    explicit = {key for key in given if key.split(".")[0] in TRIAL_GROUPS and key != "model"}
 
     node = {"sweep": dataclasses.asdict(sweep), **nested(sweep.common)}
-    lines = [text for text in overrides if _key_of(text) not in _CHOICES]
+    lines = [text for text in overrides if _key_of(text) not in _CHOICES and not _names_size(text)]
     config = _hydra(scale, path.stem, node, lines)
 
     chosen = chosen_arms(config)
@@ -142,13 +149,30 @@ def _parse(overrides: list[str]) -> dict[str, Any]:
 def _leaves(text: str) -> dict[str, Any]:
     key, equals, raw = (part.strip() for part in text.partition("="))
     _check_form(text, key, bool(equals), raw)
-    if key in _CHOICES:
+    if key in _CHOICES or _names_size(text):
         return {key: raw.strip("'\"")}
     leaves = flat(key, _value(text, key))
     for leaf in leaves:
         if leaf == "sweep.name" or leaf.startswith(("sweep.arms", "sweep.common", "sweep.control", "sweep.expected")):
             raise ConfigError(f"{leaf}: is the sweep file's own; edit the file, or copy it to another name")
     return {leaf: convert(leaf, value) for leaf, value in leaves.items()}
+
+
+def _names_size(text: str) -> bool:
+    """`model=small`, where `model={...}` is a group of keys."""
+    key, _, raw = (part.strip() for part in text.partition("="))
+    return key == "model" and NAME.fullmatch(raw) is not None
+
+
+def _size(name: str) -> dict[str, Any]:
+    """The model keys of a named size that can be trained here."""
+    config, _ = size(name, "model")
+    if cost(config, 1).total_params > TRAINABLE_PARAMS:
+        raise ConfigError(
+            f"model={name}: is counted (python -m models.cost {name}), not trained on one machine; "
+            f"the largest that is: model=base"
+        )
+    return dataclasses.asdict(config)
 
 
 def _check_form(text: str, key: str, equals: bool, raw: str) -> None:

@@ -31,6 +31,7 @@ Examples
   python -m ablations.run sweep=moe_balance scale=smoke         the whole way in seconds; the numbers mean nothing
   python -m ablations.run sweep=moe_balance search=fresh arms=all seeds=8
   python -m ablations.run sweep=moe_balance optim.lr=3e-3       a searched key is pinned for all arms
+  python -m ablations.run sweep=attention model=small           a named model size (tiny, small, base)
   python -m ablations.run sweep=mine sweeps_dir=~/questions     a sweep file of your own
   python -m ablations.run sweep=moe_balance --cfg job           the composed keys, and nothing is run
 """

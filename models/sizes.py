@@ -94,8 +94,8 @@ SIZES: dict[str, tuple[ModelConfig, int]] = {
 }
 
 
-def size(name: str) -> tuple[ModelConfig, int]:
-    """The configuration of that name and its sequence length. Raises ConfigError for a name that is none."""
+def size(name: str, key: str = "size") -> tuple[ModelConfig, int]:
+    """The configuration of that name, and its sequence length. Raises ConfigError, about `key`, for no such name."""
     if name not in SIZES:
-        raise ConfigError(f"size={name}: no such size{closest(name, SIZES)} (known: {', '.join(SIZES)})")
+        raise ConfigError(f"{key}={name}: no such size{closest(name, SIZES)} (known: {', '.join(SIZES)})")
     return SIZES[name]

@@ -15,7 +15,8 @@ from ablations.schema import ExpectedConfig
 from ablations.show import numbers
 from ablations.show.numbers import ABSENT
 from ablations.show.results import Result
-from ablations.show.tables import Table, all_tables, is_accuracy, score_cell, seeds_cell
+from ablations.show.table import Table
+from ablations.show.tables import all_tables, is_accuracy, score_cell, seeds_cell
 from ablations.stats import Difference
 from ablations.verdicts import Verdict, region_of
 

@@ -478,3 +478,23 @@ def test_a_house_without_its_checkout_is_refused() -> None:
     script = "import ablations.home as h, pathlib; h.ROOT = pathlib.Path('/nowhere'); h.check_house()"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert "no sweeps/ beside" in done.stderr
+
+
+def test_a_named_size_stands_between_scale_and_sweep():
+    sized = compose(["sweep=attention", "scale=cpu", "model=small", "model.n_layers=4"])
+    assert (sized.model.d_model, sized.model.n_layers, sized.model.vocab_size) == (256, 4, 4096)
+    assert sized.model.moe.balance.update_speed == 0.01, "the sweep's own keys hold"
+    assert sized.data.seq_len == 128
+
+
+@pytest.mark.parametrize(
+    ("word", "parts"),
+    [
+        ("model=deepseek_v3", ["model=deepseek_v3", "python -m models.cost deepseek_v3", "model=base"]),
+        ("model=smal", ["model=smal: no such size; did you mean small?"]),
+    ],
+)
+def test_a_size_that_cannot_be_trained_is_refused(word, parts):
+    with pytest.raises(ConfigError) as error:
+        compose(["sweep=attention", "scale=cpu", word])
+    assert all(part in str(error.value) for part in parts), error.value

@@ -15,11 +15,11 @@ import ablations.guards as guards
 import ablations.trial as trial
 from ablations.guards import GuardResult, arm_guards, budget, causality, determinism, isolation, separation, start
 from ablations.plan import config_guards
+from ablations.schema import MatchedConfig
 from ablations.trial import build_model, open_data
 from ablations.trialkeys import TrialKeys, typed_trial, with_overrides
 from models.attention import Places
 from models.config import MTPConfig
-from models.cost import Cost
 from models.transformer import Output, Transformer, initialise
 
 torch.set_num_threads(1)
@@ -262,21 +262,25 @@ def test_an_aa_arm_may_only_be_perturbed(plan):
 
 
 def test_budget_stops_unequal_parameters(plan):
-    base = Cost(total_params=1000, active_params=500, flops_per_token=3000.0, kv_bytes=64)
-    more = replace(base, total_params=1011)
-    on = ["total_params", "active_params", "flops_per_token"]
-    assert budget(base, base, on, 0.0, 10, 10).passed
-    result = budget(more, base, on, 0.01, 10, 10)
-    assert not result.passed
-    assert result.detail.startswith("total_params not within 0.01: total_params 1.0110x")
-    assert budget(replace(base, total_params=1010), base, on, 0.01, 10, 10).passed
-    assert budget(more, base, ["active_params"], 0.0, 10, 9).detail.endswith("steps 10 (baseline 9)")
-    assert "mtp_params 1.0000x" in budget(base, base, on, 0.0, 10, 10).detail, "neither has any"
-    assert "mtp_params infx" in budget(replace(base, mtp_params=9), base, on, 0.0, 10, 10).detail
     made = plan()
-    deeper = copy.deepcopy(made.arms["bias"].keys)
-    deeper["model"]["n_layers"] = 3
+    arm, base = made.arms["bias"].keys, made.baseline.keys
+    exact = MatchedConfig(["total_params", "active_params", "flops_per_token"], 0.0)
+    assert budget(arm, base, exact).passed
+    deeper = with_overrides(arm, {"model.n_layers": 3}, "test")
+    result = budget(deeper, base, exact)
+    assert not result.passed
+    assert result.detail.startswith("total_params, active_params, flops_per_token not within 0: total_params 1.")
     assert not config_guards(made, replace(made.arms["bias"], keys=deeper))[1].passed
+    wider = with_overrides(arm, {"model.intermediate_size": 65}, "test")  # 96 parameters more
+    ratio = made.baseline.cost.total_params
+    ratio = (ratio + 96) / ratio
+    assert not budget(wider, base, replace(exact, tolerance=(ratio - 1) * 0.99)).passed
+    just = replace(exact, equal=["total_params"], tolerance=(ratio - 1) * 1.01)
+    assert budget(wider, base, just).passed
+    assert f"total_params {ratio:.4f}x (matched)" in budget(wider, base, just).detail
+    fewer = with_overrides(arm, {"train.token_fraction": 0.9}, "test")
+    assert budget(fewer, base, exact).detail.endswith("steps 10 (baseline 12)")
+    assert budget(fewer, base, exact).passed, "not asked for"
 
 
 def split_data(share: float) -> SimpleNamespace:

@@ -1,0 +1,97 @@
+"""The solver turns a knob until the budgets are equal, says by how much it missed, and refuses what cannot be."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from ablations.guards import budget, isolation
+from ablations.matching import amounts, mismatch, solve
+from ablations.schema import Config, MatchedConfig
+from ablations.trialkeys import trial_keys, typed_trial, with_overrides
+from models.config import ModelConfig
+from models.transformer import Transformer
+from models.typed import ConfigError
+
+Keys = dict[str, Any]
+
+
+def keys(**changes: Any) -> Keys:
+    dotted = {name.replace("__", "."): value for name, value in changes.items()}
+    return with_overrides(trial_keys(replace(Config(), model=ModelConfig(dtype="float32"))), dotted, "test")
+
+
+MHA = keys(model__attention__kind="mha")
+KNOBS = {
+    "model.intermediate_size": keys(model__attention__kind="mqa"),
+    "model.moe.moe_intermediate_size": keys(model__moe__n_routed_experts=32, model__moe__top_k=8),
+    "model.n_layers": keys(model__d_model=64, model__moe__moe_intermediate_size=32),
+    "model.attention.n_heads": keys(model__attention__kind="mha", model__attention__head_dim=8),
+}
+
+
+@pytest.mark.parametrize("knob", KNOBS)
+def test_the_solution_is_the_nearest_that_there_is(knob: str) -> None:
+    matched = MatchedConfig(equal=["total_params"], tolerance=0.05, knob=knob)  # type: ignore[arg-type]
+    arm = KNOBS[knob]
+    assert mismatch(arm, MHA, replace(matched, tolerance=0.001)), "the case needs no knob"
+    solved = solve(arm, MHA, replace(matched, tolerance=0.001) if knob == "model.intermediate_size" else matched, "x")
+    found = solved or {knob: typed_value(arm, knob)}
+    target = amounts(MHA)["total_params"]
+    distances = {}
+    for step in (-1, 0, 1):
+        turned = with_overrides(arm, {knob: found[knob] + step}, "test")
+        distances[step] = abs(amounts(turned)["total_params"] - target)
+    assert min(distances, key=distances.__getitem__) == 0, distances
+    model = Transformer(typed_trial(with_overrides(arm, found, "test")).model)
+    assert abs(sum(p.numel() for p in model.parameters()) / target - 1) <= matched.tolerance
+
+
+def typed_value(arm: Keys, knob: str) -> int:
+    node: Any = arm
+    for part in knob.split("."):
+        node = node[part]
+    return int(node)
+
+
+def test_equal_flops_are_whole_batches_nearest_to_the_baselines() -> None:
+    base, arm = keys(), keys(model__mtp__depth=1)
+    matched = MatchedConfig(equal=["train_flops"], tolerance=0.0, knob="train.token_fraction")
+    solved = with_overrides(arm, solve(arm, base, matched, "x"), "test")
+    ratio = amounts(solved)["train_flops"] / amounts(base)["train_flops"]
+    batch = 1 / typed_trial(base).steps
+    assert typed_trial(solved).steps < typed_trial(base).steps and abs(ratio - 1) <= batch
+    assert budget(solved, base, matched).passed
+    assert not budget(arm, base, matched).passed, "as many tokens cost more"
+
+
+def test_what_matches_is_left_alone_and_what_names_no_knob_too() -> None:
+    arm = keys(model__attention__kind="mqa")
+    assert solve(MHA, MHA, MatchedConfig(knob="model.intermediate_size"), "x") == {}
+    assert solve(arm, MHA, MatchedConfig(equal=["total_params"], tolerance=0.0), "x") == {}
+    assert not budget(arm, MHA, MatchedConfig(equal=["total_params"], tolerance=0.0)).passed
+
+
+def test_a_refusal_has_the_numbers_and_the_way_out() -> None:
+    arm = keys(model__feed_forward="dense")
+    matched = MatchedConfig(equal=["active_params", "total_params"], tolerance=0.01, knob="model.intermediate_size")
+    with pytest.raises(ConfigError) as error:
+        solve(arm, keys(), matched, "sweeps/x.yaml arm dense")
+    message = str(error.value)
+    assert message.startswith("sweeps/x.yaml arm dense: cannot be matched: with model.intermediate_size=")
+    assert "total_params is 0.58" in message and "tolerance 0.01" in message and "\n" not in message
+
+
+def test_the_guard_names_what_is_matched_and_by_how_much_the_rest_is_not() -> None:
+    arm = keys(model__attention__kind="mqa")
+    detail = budget(arm, MHA, MatchedConfig(equal=["active_params"], tolerance=0.5)).detail
+    assert "active_params 0.9" in detail and "(matched)" in detail and "kv_bytes 0.2500x" in detail
+    assert "(matched)" not in detail.split("kv_bytes")[1]
+
+
+def test_the_knob_is_declared_and_nothing_else_slips_through(plan: Any) -> None:
+    made = plan("sweep=attention", "sweeps_dir=null", "arms=[mqa]")
+    arm = made.arms["mqa"]
+    assert set(arm.solved) == {"model.intermediate_size"}
+    assert isolation(arm.keys, made.baseline.keys, {*arm.set, *made.baseline.set, *arm.solved}).passed
+    assert not isolation(arm.keys, made.baseline.keys, {*arm.set, *made.baseline.set}).passed
