@@ -1,6 +1,11 @@
-"""A trained model on disk: `model.safetensors` and `config.json` in one folder. Nothing is unpickled."""
+"""A trained model on disk: `model.safetensors` and `config.json` in one folder. Nothing is unpickled.
+
+config.json holds the SHA-256 of the weights, so that a file that was cut, changed or put beside another's config is
+refused.
+"""
 
 import dataclasses
+import hashlib
 import json
 import os
 import tempfile
@@ -11,7 +16,10 @@ from models.config import ModelConfig
 from models.transformer import Transformer
 from models.typed import ConfigError, build
 
-FORMAT = 1
+FORMAT = 2
+OWN = ("format", "model", "weights_sha256")
+"""What config.json always has; the rest is the caller's."""
+PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 
 
 def save_checkpoint(path: Path, model: Transformer, extra: dict[str, Any] | None = None) -> None:
@@ -20,26 +28,36 @@ def save_checkpoint(path: Path, model: Transformer, extra: dict[str, Any] | None
 
     path.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    config = {"format": FORMAT, "model": dataclasses.asdict(model.config), **(extra or {})}
-    _replace(path / "model.safetensors", save(tensors))
+    weights = save(tensors)
+    written = {"format": FORMAT, "weights_sha256": hashlib.sha256(weights).hexdigest()}
+    config = {**(extra or {}), **written, "model": dataclasses.asdict(model.config)}
+    _replace(path / "model.safetensors", weights)
     _replace(path / "config.json", json.dumps(config, indent=1, sort_keys=True).encode())
 
 
 def load_checkpoint(path: Path, device: str = "cpu") -> tuple[Transformer, dict[str, Any]]:
     """The model in eval mode and its config.json. Raises ConfigError where the folder is not a whole checkpoint."""
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     config_path, weights_path = path / "config.json", path / "model.safetensors"
     for file in (config_path, weights_path):
         if not file.is_file():
+            if path.suffix in PICKLES or any(other.suffix in PICKLES for other in path.glob("*.*")):
+                raise ConfigError(f"checkpoint={path}: a pickle can run code when it is read; only safetensors are")
             raise ConfigError(f"checkpoint={path}: {file.name} is missing; name a folder with {file.name} in it")
     try:
         extra = json.loads(config_path.read_text())
         if extra["format"] != FORMAT:
             raise ConfigError(f"checkpoint={path}: format={extra['format']}: this version reads format {FORMAT}")
         config = build(ModelConfig, extra["model"], "model")
-        tensors = load_file(weights_path)
+        weights = weights_path.read_bytes()
+        tensors = load(weights)
+        if hashlib.sha256(weights).hexdigest() != extra["weights_sha256"]:
+            raise ConfigError(
+                f"checkpoint={path}: model.safetensors is not the file that config.json was written with (its SHA-256 "
+                f"differs): cut, changed, or of another checkpoint; copy the whole folder again"
+            )
     except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, SafetensorError) as error:
         raise ConfigError(f"checkpoint={path}: unreadable ({error}); it is truncated or not ours") from error
     model = Transformer(config)

@@ -28,7 +28,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from models.checkpoint import load_checkpoint, save_checkpoint
+from models.checkpoint import OWN, load_checkpoint, save_checkpoint
 from models.config import BalanceConfig, ModelConfig
 from models.published import check_held, hf_config, model_config
 from models.rules import validate
@@ -100,7 +100,7 @@ def to_hf(checkpoint: Path, out: Path) -> None:
         model, saved = load_checkpoint(checkpoint)
         check_held(model.config)
         values = hf_config(model.config)
-        rest = {key: value for key, value in saved.items() if key not in ("format", "model")}
+        rest = {key: value for key, value in saved.items() if key not in OWN}
         rest["model"] = _difference(dataclasses.asdict(model.config), dataclasses.asdict(model_config(values)))
         shapes, entries = layout(model.config)
         ours = model.state_dict()
@@ -142,7 +142,7 @@ def _resolve(values: dict[str, Any], names: Mapping[str, Path]) -> tuple[ModelCo
         if hf_config(config) | unused != hf_config(base) | unused:
             raise ConfigError("v3_ablations.model: contradicts the fields beside it; remove it for our defaults")
     check_held(config)
-    return config, {key: value for key, value in rest.items() if key not in ("format", "model")}
+    return config, {key: value for key, value in rest.items() if key not in OWN}
 
 
 def _read_model(config: ModelConfig, files: Mapping[str, Path]) -> Transformer:

@@ -86,18 +86,20 @@ FOREIGN: dict[str, Any] = {
     "a word": "model",
     "null": None,
     "a number": 3,
-    "model is null": {"format": 1, "model": None},
-    "model is a list": {"format": 1, "model": [1]},
-    "an unknown key": {"format": 1, "model": {"n_layer": 3}},
-    "a wrong type": {"format": 1, "model": {"n_layers": "three"}},
-    "an impossible model": {"format": 1, "model": {"moe": {"top_k": 99}, "dtype": "float32"}},
-    "an unresolved type": {"format": 1, "model": {"dtype": "auto"}},
-    "another shape": {"format": 1, "model": {"dtype": "float32"}},
+    "model is null": {"format": 2, "model": None},
+    "model is a list": {"format": 2, "model": [1]},
+    "an unknown key": {"format": 2, "model": {"n_layer": 3}},
+    "a wrong type": {"format": 2, "model": {"n_layers": "three"}},
+    "an impossible model": {"format": 2, "model": {"moe": {"top_k": 99}, "dtype": "float32"}},
+    "an unresolved type": {"format": 2, "model": {"dtype": "auto"}},
+    "another shape": {"format": 2, "model": {"dtype": "float32"}},
 }
 
 
 @pytest.mark.parametrize("content", FOREIGN.values(), ids=FOREIGN.keys())
 def test_a_foreign_config_is_refused(saved: Path, content: Any) -> None:
+    if isinstance(content, dict):  # so that it is not the missing digest that is refused
+        content = content | {"weights_sha256": json.loads((saved / "config.json").read_text())["weights_sha256"]}
     (saved / "config.json").write_text(json.dumps(content))
     with pytest.raises(ConfigError) as caught:
         load_checkpoint(saved)
@@ -113,3 +115,22 @@ def test_a_later_format_is_refused(saved: Path) -> None:
     content = json.loads((saved / "config.json").read_text())
     (saved / "config.json").write_text(json.dumps(content | {"format": content["format"] + 1}))
     refused(saved, "format")
+
+
+def test_a_changed_bit_is_refused(saved: Path) -> None:
+    weights = bytearray((saved / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (saved / "model.safetensors").write_bytes(weights)
+    refused(saved, "SHA-256")
+
+
+def test_weights_beside_anothers_config_are_refused(built: Built, saved: Path, tmp_path: Path) -> None:
+    """The same shapes: only the digest can tell."""
+    save_checkpoint(tmp_path / "other", built({"dtype": "float32", "attention.q_lora_rank": 10}, seed=1))
+    (saved / "model.safetensors").write_bytes((tmp_path / "other" / "model.safetensors").read_bytes())
+    refused(saved, "SHA-256")
+
+
+def test_a_folder_of_pickles_says_why(tmp_path: Path) -> None:
+    (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps(Boom()))
+    refused(tmp_path, "pickle can run code")

@@ -236,7 +236,7 @@ def test_a_folder_that_transformers_wrote(theirs: Path, tokens: Tokens, tmp_path
     assert saved["num_nextn_predict_layers"] == 1 and "rope_parameters" in saved
     assert main(["from-hf", str(tmp_path / "saved"), str(tmp_path / "back")]) == 0
     loaded, extra = load_checkpoint(tmp_path / "back")
-    assert loaded.config.mtp.depth == 0 and sorted(extra) == ["format", "model"]
+    assert loaded.config.mtp.depth == 0 and sorted(extra) == ["format", "model", "weights_sha256"]
     original, _ = load_checkpoint(tmp_path / "ours")
     main_model = {n: t for n, t in original.state_dict().items() if not n.startswith("mtp.")}
     assert all(torch.equal(tensor, main_model[name]) for name, tensor in loaded.state_dict().items())
