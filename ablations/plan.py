@@ -1,5 +1,6 @@
 """The plan of a sweep: arms, seeds, budgets and rules, settled and written down before the first trial."""
 
+import functools
 import itertools
 import math
 from collections.abc import Mapping
@@ -15,12 +16,14 @@ from ablations.identity import code_hash, sha
 from ablations.keys import all_keys, trial_leaves
 from ablations.matching import solve
 from ablations.schema import Config, MatchedConfig, SweepConfig
-from ablations.sweepfile import thinned
+from ablations.sweepfile import read_scale, thinned
 from ablations.trialkeys import TrialKeys, get, typed_trial
 from ablations.verdicts import DECISION_RULE
+from models.config import ModelConfig
 from models.cost import Cost, cost
 from models.transformer import resolve_dtype
-from models.typed import ConfigError
+from models.typed import ConfigError, build
+from tasks.config import DataConfig
 
 AA, CONTROL = "aa", "control"
 PERTURBATION = 1e-6
@@ -120,12 +123,20 @@ class Plan:
         return max(1, cores // self.config.train.threads)
 
     def trial_seconds(self, arm: Arm, scored: bool = True) -> float:
-        """A rough expectation, from the scale's own measured speed."""
+        """A rough expectation, from the speed of the scale's own model and what this arm's costs beside it."""
         keys, speed = arm.typed, self.config.launch.expected_tokens_per_second
+        speed *= self._scale_flops / arm.cost.flops_per_token
         counting = keys.model.moe.balance.scope == "batch" and "aux_loss" in keys.model.moe.balance.kind
         training = keys.tokens / speed * (4 / 3 if counting else 1)
         evaluated = keys.eval.tokens * 2 + (200 * (keys.eval.items or 1000) + 65_536 if scored else 0)
         return training + evaluated / (3 * speed) + 1
+
+    @functools.cached_property
+    def _scale_flops(self) -> float:
+        """Training FLOPs per token of the model that the scale's speed was measured with."""
+        scale = read_scale(self.config.scale)
+        model, data = build(ModelConfig, scale.get("model", {})), build(DataConfig, scale.get("data", {}))
+        return cost(model, data.seq_len).flops_per_token
 
     @property
     def minutes(self) -> float:
