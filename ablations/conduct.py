@@ -111,6 +111,10 @@ class Conductor:
         with Pool(self.plan.workers, self.folder / "logs", variables) as pool:
             yield pool
 
+    def _text(self, arm: Arm) -> str:
+        """A name for the tokens that an arm learns from, which several may share."""
+        return "data-" + sha(self._fingerprint(arm.keys))[:8]
+
     def _fingerprint(self, keys: Mapping[str, Any]) -> dict[str, Any]:
         return self.fingerprints[sha([keys["data"], keys["model"]["vocab_size"]])]
 
@@ -154,14 +158,18 @@ class Conductor:
                 )
                 for a in arms
             ]
-            jobs.append(Job("guards:data", "data_guard", {"keys": self.plan.baseline.keys, "cache_dir": self._cache}))
+            texts = {self._text(arm): arm for arm in arms}  # arms may learn from rearranged documents
+            jobs += [
+                Job(f"guards:{text}", "data_guard", {"keys": a.keys, "cache_dir": self._cache})
+                for text, a in texts.items()
+            ]
             shown = {job.key: (job.key.split(":")[1], self.plan.seeds[0]) for job in jobs}
             self.progress.phase("guards", shown, None, workers=self.plan.workers)
             outcomes = self.pool.run(jobs, self.progress.event)
-            data_rows = _rows(outcomes["guards:data"], "separation")
             for arm in arms:
                 rows = [guard.as_dict() for guard in config_guards(self.plan, arm)]
-                state[arm.name] = [*_rows(outcomes[f"guards:{arm.name}"], "causality"), *rows, *data_rows]
+                rows += _rows(outcomes[f"guards:{self._text(arm)}"], "separation")
+                state[arm.name] = [*_rows(outcomes[f"guards:{arm.name}"], "causality"), *rows]
             self.state["guard_keys"] = wanted
             self._save()
         failures = [f"{n}: {g['name']}: {g['detail']}" for n in self.plan.arms for g in state[n] if not g["passed"]]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from models.typed import ConfigError, build, closest
-from tasks.config import DataConfig, EvalConfig
+from tasks.config import END_OF_TEXT_ID, DataConfig, EvalConfig
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -107,6 +107,8 @@ def evaluate(request: Request) -> dict[str, Any]:
     from models.checkpoint import load_checkpoint
 
     model, saved = load_checkpoint(request.checkpoint)
+    if saved.get("data", {}).get("mask_documents"):  # scored as its trial scored it
+        model.document_end = END_OF_TEXT_ID
     model = model.to(request.device).eval()
 
     def logits(tokens_BT: "Tensor") -> "Tensor":

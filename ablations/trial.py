@@ -212,7 +212,7 @@ class Recorder(L.Callback):
             "aux_loss": float(result.losses["aux_loss"]),
             "max_vio": mean_max_vio(main),
             "max_vio_layers": layers,
-            "lr": float(trainer.optimizers[0].param_groups[0]["lr"]),
+            "lr": module.learning_rate(step - 1),
         }
         self.steps.add(row)
         now = time.monotonic()

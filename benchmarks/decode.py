@@ -180,7 +180,7 @@ def open_checkpoint(folder: Path, runs_dir: Path, prompts: int) -> tuple["Transf
         raise ConfigError(
             f"--checkpoint {folder}: model.mtp.depth=0, so nothing drafts; name one trained with model.mtp.depth=1"
         )
-    data = prepare(typed(DataConfig, extra["data"], "data"), model.config.vocab_size, runs_dir / "cache")
+    data = prepare(typed(DataConfig, extra["data"], "data"), model.config.vocab_size, runs_dir / "data")
     half = data.seq_len // 2
     windows: Iterator[torch.Tensor] = data.evaluation_batches("test", prompts * data.seq_len)
     return model, torch.cat(list(windows))[:, :half], half
@@ -248,7 +248,7 @@ def main() -> int:
     parser.add_argument(
         "--checkpoint", type=Path, help="a trained model with MTP modules: real acceptance and speed-up"
     )
-    parser.add_argument("--runs-dir", type=Path, default=Path("runs"), help="its cache/ keeps the checkpoint's data")
+    parser.add_argument("--runs-dir", type=Path, default=Path("runs"), help="its data/ keeps the checkpoint's data")
     parser.add_argument("--quick", action="store_true", help="a few seconds: does it run")
     arguments = parser.parse_args()
     arguments.size = arguments.size or ("tiny" if arguments.quick else "small")

@@ -83,6 +83,10 @@ class LanguageModel(L.LightningModule):
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def learning_rate(self, step: int) -> float:
+        """The learning rate that `step` is taken with."""
+        return self.optim.lr * lr_ratio(self._place(step), self.total_steps, self.optim)
+
     def _place(self, step: int) -> float:
         """The scheduler asks for one step more than there are."""
         return self.places[step] if step < len(self.places) else self.total_steps
@@ -102,7 +106,7 @@ class LanguageModel(L.LightningModule):
             raise Diverged(step, "loss is not finite")
         self._recent.append(loss)
         self._lowest = min(self._lowest, loss)
-        past_warmup = step > self.optim.warmup_fraction * self.total_steps
+        past_warmup = self._place(step) > self.optim.warmup_fraction * self.total_steps
         if past_warmup and len(self._recent) == SPIKE_STEPS and min(self._recent) > self._lowest + self.spike_nats:
             raise Diverged(
                 step, f"loss {loss:.2f} is more than {self.spike_nats:g} nats above its minimum {self._lowest:.2f}"

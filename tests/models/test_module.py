@@ -269,3 +269,16 @@ def test_each_step_uses_its_own_learning_rate(tiny: Tiny, tokens: Tokens) -> Non
     module = fit(scripted(tiny, [3.0] * 8, **optim), tokens, 8)
     expected = [0.005, 0.01, 0.01, 0.01, 0.01, 0.008, 0.006, 0.004]
     assert isinstance(module.executor, Scripted) and module.executor.rates == pytest.approx(expected)
+
+
+def test_learning_rate_is_the_one_that_the_step_is_taken_with(tiny: Callable[..., ModelConfig]) -> None:
+    """Lightning moves the scheduler before a step's callbacks: a log must not read the optimizer's next rate."""
+    optim = OptimConfig(lr=0.01, warmup_fraction=0.25)
+    module = LanguageModel(tiny({"dtype": "float32"}), optim, 8, seed=0)
+    scheduled = module.configure_optimizers()
+    scheduler = scheduled["lr_scheduler"]["scheduler"]
+    for step in range(8):
+        assert scheduler.get_last_lr()[0] == pytest.approx(module.learning_rate(step), rel=1e-12)
+        scheduled["optimizer"].step()
+        scheduler.step()
+    assert module.learning_rate(0) == 0.005 and module.learning_rate(1) == 0.01
