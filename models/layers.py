@@ -65,7 +65,7 @@ def stacked(dtype: torch.dtype, *linears: Linear) -> Tensor:
     if first._cast is not None and "stacked" in first._cast:
         return first._cast["stacked"]
     with torch.set_grad_enabled(torch.is_grad_enabled() or first._cast is not None):
-        matrix = torch.cat([linear.weight for linear in linears]).to(dtype)
+        matrix = torch.cat([linear.weight.to(dtype) for linear in linears])
     if first._cast is not None:
         first._cast["stacked"] = matrix
     return matrix
@@ -104,7 +104,7 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, eps: float) -> Tensor:  # type: ignore[override]
         x32 = at_least_fp32(x)
-        r = torch.linalg.vecdot(x32, x32).unsqueeze(-1).div_(x.shape[-1]).add_(eps).rsqrt_()
+        r = torch.linalg.vector_norm(x32, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, r)
         return (x32 * r).mul_(weight).to(x.dtype)
 
