@@ -158,7 +158,7 @@ def _finish(
             )
         write_atomically(folder / "checkpoint" / "tokenizer.json", data.tokenizer.to_str())
         save_checkpoint(folder / "checkpoint", model, {"data": arguments["keys"]["data"], "trial": arguments["id"]})
-    trained_here = sum(count for _, count in keys.batches[recorder.resumed_at :]) * keys.data.seq_len
+    trained_here = keys.tokens_after(keys.steps) - keys.tokens_after(recorder.resumed_at)
     timings = {
         "train_s": train_s,
         "eval_s": time.monotonic() - started,
@@ -196,7 +196,7 @@ class Recorder(L.Callback):
         self.keys, self.data, self.folder = keys, data, folder
         self.steps, self.mirror, self.report = steps, mirror, report
         self.resumed_at = len(steps.rows)
-        self.validation: dict[str, list[float]] = {"step": [], "loss": [], "max_vio_global": []}
+        self.validation: dict[str, list[float]] = {"step": [], "tokens": [], "loss": [], "max_vio_global": []}
         self._validate_steps = fractions_of(keys.steps, keys.train.validate_every)
         self._checkpoint_steps = fractions_of(keys.steps, keys.train.checkpoint_every) - {keys.steps}
         self._reported = self._started = time.monotonic()
@@ -208,6 +208,7 @@ class Recorder(L.Callback):
         layers = max_vio(main).tolist() if len(main) else []
         row: dict[str, Any] = {
             "step": step,
+            "tokens": self.keys.tokens_after(step),
             "loss": float(result.losses["loss"]),
             "aux_loss": float(result.losses["aux_loss"]),
             "max_vio": mean_max_vio(main),
@@ -218,7 +219,7 @@ class Recorder(L.Callback):
         now = time.monotonic()
         if now - self._reported > REPORT_SECONDS or step == self.keys.steps:
             self._reported = now
-            seen = sum(count for _, count in self.keys.batches[self.resumed_at : step]) * self.keys.data.seq_len
+            seen = row["tokens"] - self.keys.tokens_after(self.resumed_at)
             speed = seen / max(1e-9, now - self._started)
             self.report(
                 {
@@ -254,7 +255,8 @@ class Recorder(L.Callback):
         batches = (b.to(self.keys.train.device) for b in self.data.evaluation_batches("validation", tokens))
         found = evaluate(model, batches, END_OF_TEXT_ID if self.keys.eval.mask_documents else None)
         vio = mean_max_vio(found.load_LE)
-        for name, value in (("step", step), ("loss", found.loss), ("max_vio_global", vio)):
+        seen = self.keys.tokens_after(step)
+        for name, value in (("step", step), ("tokens", seen), ("loss", found.loss), ("max_vio_global", vio)):
             self.validation[name].append(value)
         self.mirror.log({"validation/loss": found.loss, "validation/max_vio_global": vio}, step)
 
@@ -269,7 +271,7 @@ class Recorder(L.Callback):
         rows = self.steps.rows
         stride = max(1, math.ceil(len(rows) / HISTORY_POINTS))
         kept = [row for i, row in enumerate(rows) if i % stride == 0 or i == len(rows) - 1]
-        names = ("step", "loss", "aux_loss", "max_vio", "lr")
+        names = ("step", "tokens", "loss", "aux_loss", "max_vio", "lr")
         kept = [row for row in kept if all(math.isfinite(row[name]) for name in names)]
         return {name: [row[name] for row in kept] for name in names} if kept else {}
 

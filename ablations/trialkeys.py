@@ -58,6 +58,11 @@ class TrialKeys:
         """Optimizer steps."""
         return len(self.batches)
 
+    def tokens_after(self, steps: int) -> int:
+        """Tokens that the first `steps` optimizer steps train on."""
+        first, count = self.batches[steps - 1] if steps else (0, 0)
+        return (first + count) * self.data.seq_len
+
     @property
     def places(self) -> list[float]:
         """Where each step begins, in full batches (models.optim.lr_ratio)."""

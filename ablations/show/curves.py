@@ -15,19 +15,30 @@ if typing.TYPE_CHECKING:
 
 
 def _curves(arm: ArmResult, column: str, table: str = "history") -> "tuple[np.ndarray, np.ndarray] | None":
-    """(steps, values as seeds x steps) over the steps that all complete seeds have; None without any."""
+    """(places, values as seeds x places) where all complete seeds have one; None without any."""
     import numpy as np
 
     rows = []
     for seed in sorted(arm.of_status("complete")):
         record = arm.records[seed]
         columns = record.history if table == "history" else record.validation
-        if columns.get("step") and len(columns.get(column, [])) == len(columns["step"]):
-            rows.append(dict(zip(columns["step"], columns[column], strict=True)))
+        places = _places(columns)
+        if places and len(columns.get(column, [])) == len(places):
+            rows.append(dict(zip(places, columns[column], strict=True)))
     steps = sorted(set.intersection(*(set(row) for row in rows))) if rows else []
     if not steps:
         return None
     return np.array(steps), np.array([[row[step] for step in steps] for row in rows])
+
+
+def _places(columns: dict[str, list[float]]) -> list[float]:
+    """Tokens seen (arms with a batch-size ramp take other steps); records from before they were kept have steps."""
+    return columns.get("tokens") or columns.get("step", [])
+
+
+def _axis(result: Result) -> str:
+    records = [r for arm in result.arms.values() for r in arm.records.values()]
+    return "tokens" if any("tokens" in record.history for record in records) else "step"
 
 
 def _band(axes: "Axes", steps: "np.ndarray", values: "np.ndarray", look: dict[str, Any], name: str | None) -> None:
@@ -79,14 +90,14 @@ def loss_curves(result: Result) -> "Figure | None":
         top.set_ylim(low - 0.06 * (high - low), high)
     top.set_title("Training loss (nats per token)")
     below.set_title(f"Difference to {result.baseline}, same seed (nats per token)")
-    below.set_xlabel("step")
+    below.set_xlabel(_axis(result))
     legend(figure, top, below)
     return figure
 
 
 def _diverged(axes: "Axes", history: dict[str, list[float]], look: dict[str, Any]) -> None:
     """A thin line to where the trial stopped, ended by a cross."""
-    steps, losses = history.get("step", []), history.get("loss", [])
+    steps, losses = _places(history), history.get("loss", [])
     finite = [(s, v) for s, v in zip(steps, losses, strict=False) if math.isfinite(v)]
     if finite:
         axes.plot(*zip(*finite, strict=True), color=look["color"], linewidth=0.6, alpha=0.8)
@@ -101,7 +112,7 @@ def paired_curve(axes: "Axes", base: ArmResult, arm: ArmResult, look: dict[str, 
         rows: list[dict[float, float]] = []
         for seed in sorted(set(base.of_status("complete")) & set(arm.of_status("complete"))):
             ours, theirs = (
-                dict(zip(columns.get("step", []), columns.get("loss", []), strict=False))
+                dict(zip(_places(columns), columns.get("loss", []), strict=False))
                 for columns in (getattr(arm.records[seed], table), getattr(base.records[seed], table))
             )
             rows.append({step: ours[step] - theirs[step] for step in ours if step in theirs})
@@ -153,7 +164,7 @@ def max_vio_curves(result: Result) -> "Figure | None":
             ha="right", va="bottom", fontsize=8, color=MUTED,
         )  # fmt: skip
     axes.set_title("MaxVio of the training batch (mean over layers)")
-    axes.set_xlabel("step")
+    axes.set_xlabel(_axis(result))
     legend(figure, axes)
     return figure
 

@@ -174,7 +174,8 @@ def test_arms_of_one_seed_see_the_same_batches_and_begin_alike(arguments):
     )
     base = finish(arguments("base", "aux_loss"))
     assert bias.history["loss"][0] == base.history["loss"][0], "the bias is zero at first"
-    assert base.history["loss"][0] != aa.history["loss"][0] == pytest.approx(base.history["loss"][0], abs=1e-4)
+    assert base.history["loss"] != aa.history["loss"], "perturbed by 1e-6"
+    assert aa.history["loss"][0] == pytest.approx(base.history["loss"][0], abs=1e-4)
     assert control.history["loss"][0] == base.history["loss"][0]
     assert len(control.history["step"]) == 10
     assert other.history["loss"][0] != bias.history["loss"][0]
