@@ -151,6 +151,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--rounds", type=int, default=15, help="steps of each side, in turns (15)")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--quick", action="store_true", help="one kernel, two rounds, no memory: does it run")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--alone", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -174,7 +175,8 @@ def main() -> None:
     dtype = resolve_dtype("auto", options.device)
     variants: list[tuple[Any, ...]] = list(
         itertools.product(dict.fromkeys([dtype, "float32"]), EXPERTS, ["sdpa", "eager"])
-    )
+    )[: 1 if options.quick else None]
+    rounds = 2 if options.quick else options.rounds
     seconds = {}
     for variant in variants:
         seconds[variant] = fastest(theirs(variant[0], variant[1], variant[2], options.device), tokens, 2)
@@ -185,11 +187,11 @@ def main() -> None:
     times: dict[str, list[float]] = {name: [] for name in sides}
     for step in sides.values():
         step(tokens)
-    for done in range(options.rounds):
+    for done in range(rounds):
         for name, step in sides.items():
             times[name].append(timed(step, tokens))
         if done % 5 == 4:
-            print(f"round {done + 1} of {options.rounds}", file=sys.stderr)
+            print(f"round {done + 1} of {rounds}", file=sys.stderr)
     rate = {name: BATCH * LENGTH / min(values) for name, values in times.items()}
     flops = cost(config, LENGTH).flops_per_token
     result = {
@@ -204,7 +206,7 @@ def main() -> None:
         "ratio": round(rate["ours"] / rate["theirs"], 3),
         "gflops_per_second": round(rate["ours"] * flops / 1e9, 1),
     }
-    if options.device == "cpu":
+    if options.device == "cpu" and not options.quick:
         memory = {"ours": peak(["ours", dtype]), "theirs": peak(["theirs", *best])}
         result["peak_bytes"] = memory
         result["memory_ratio"] = round(memory["ours"] / memory["theirs"], 3)
