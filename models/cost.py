@@ -177,7 +177,7 @@ def main(arguments: list[str]) -> int:
             config, seq_len = size(name)
             print(describe(name, replace(config, dtype="bfloat16"), seq_len))
     except ConfigError as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
