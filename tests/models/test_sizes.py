@@ -96,5 +96,6 @@ def test_the_command(name: str, code: int) -> None:
     done = subprocess.run([sys.executable, "-m", "models.cost", name], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == code
     lines = (done.stdout if code == 0 else done.stderr).splitlines()
-    assert (len(lines) > 5) if code == 0 else (len(lines) == 1 and lines[0].startswith("size=v4: no such size"))
+    refused = len(lines) == 1 and lines[0].startswith("error: size=v4: no such size")
+    assert len(lines) > 5 if code == 0 else refused
     assert (done.stderr if code == 0 else done.stdout) == ""
