@@ -17,8 +17,8 @@ DECISION_RULE = (
     "its difference lies inside the claim's region, disagrees when it lies wholly outside, and is not resolved "
     "otherwise. Every claim on a metric is void if the A/A arm's interval of that metric excludes 0. A claim whose "
     "region holds 0 (equal, not worse) agrees only where the positive control's interval lies above 0; else it reads "
-    "'no signal here' unless it disagrees. A mistuning bound above the margin (above half the region's width for a "
-    "value, above the measured effect for better) caps the verdict at not resolved. An arm with a diverged seed is "
+    "'no signal here' unless it disagrees. A loss's interval is widened at both ends by the larger mistuning bound of "
+    "the two arms, and a verdict that does not survive this is not resolved. An arm with a diverged seed is "
     "neither better, equal nor not worse. Holm's p values are printed for the reader and decide nothing."
 )
 
@@ -133,12 +133,13 @@ def _judge(
             "no signal here",
             f"{measured}, but {seen} that this sweep can tell a known harm from none",
         )
-    limit = _mistuning_limit(expected, edges, difference)
-    if place != "not resolved" and mistuning is not None and mistuning > limit:
-        bound = f"may cost {mistuning:.4f}" if math.isfinite(mistuning) else "has no bound (optimum on the edge)"
+    slack = mistuning or 0.0
+    if place != "not resolved" and place_of(difference.low - slack, difference.high + slack, edges) != place:
+        if math.isinf(slack):
+            return "not resolved", f"{measured}, but mistuning has no bound (optimum on the edge)"
         return (
             "not resolved",
-            f"{measured}, but mistuning {bound}, more than {limit:.4f}",
+            f"{measured}, but mistuning may cost {slack:.4f}: wider by that, it is partly in {region}",
         )
     if place == "agrees":
         return place, f"{measured}: inside {region}"
@@ -154,12 +155,6 @@ def place_of(low: float, high: float, edges: tuple[float, float]) -> Outcome:
     if high <= edges[0] or low >= edges[1]:
         return "disagrees"
     return "not resolved"
-
-
-def _mistuning_limit(expected: ExpectedConfig, edges: tuple[float, float], difference: Difference) -> float:
-    if expected.kind == "better":
-        return abs(difference.mean)
-    return (edges[1] - edges[0]) / 2 if expected.kind == "value" else edges[1]
 
 
 def _numbers(difference: Difference) -> str:

@@ -76,7 +76,7 @@ def count(value: float | None) -> str:
     """`614k`, `1.43M`, `671B`: three figures are enough for a size."""
     if value is None or not math.isfinite(value):
         return ABSENT
-    for limit, suffix in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+    for limit, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= 0.9995 * limit:
             return f"{value / limit:.3g}{suffix}"
     return f"{value:.3g}"

@@ -18,7 +18,7 @@ from ablations.files import read_json
 from ablations.records import Record, read_record
 from ablations.schema import ExpectedConfig
 from ablations.stats import Difference, differences, tokens_saved
-from ablations.verdicts import Verdict, verdict
+from ablations.verdicts import DECISION_RULE, Verdict, verdict
 from models.typed import ConfigError, build, closest
 
 ALWAYS = ["loss", "bits_per_byte", "max_vio_global", "max_vio_batch", "routing_entropy"]
@@ -200,6 +200,8 @@ def _gather(folder: Path, find: Callable[[str], Record | None]) -> Result:
     deviations = [str(line) for line in trials.get("deviations", [])]
     if trials.get("plan_sha") and not plan_sha.startswith(trials["plan_sha"]):
         deviations.append("plan.json is not the plan that these trials were run under (its hash differs)")
+    if plan.get("decision_rule") not in (None, DECISION_RULE):
+        deviations.append("the verdicts follow the decision rule of a later version, not that of plan.json")
     families = _differences(arms, baseline, primary, expected, plan)
     searched = {entry["arm"] for entry in trials.get("search", [])}
     return Result(

@@ -199,7 +199,8 @@ def sensitivity_table(result: Result) -> Table:
                 ("detected" if harm.resolved else "not detected") if harm and harm.low is not None else ABSENT,
             ]
         )
-    changed = control.plan.get("set", {}) if control else {}
+    own = result.arms[result.baseline].plan.get("set", {})
+    changed = {k: v for k, v in control.plan.get("set", {}).items() if own.get(k) != v} if control else {}
     columns = ["metric", "A/A sd (floor)", "A/A difference", "95 % interval", "control", "95 % interval", "control is"]
     note = "A/A: the baseline with its initial weights perturbed by 1e-6. "
     note += f"Control: the baseline with {numbers.settings(changed)}." if changed else ""

@@ -16,6 +16,7 @@ import pytest
 
 from ablations.launch.pool import Job, Outcome
 from ablations.records import Record
+from ablations.verdicts import DECISION_RULE
 
 sys.path.append(str(Path(__file__).parent))  # for the stand-in jobs, which real workers import too
 
@@ -170,7 +171,7 @@ def write_run(
         },
         "expected": EXPECTED if expected is None else expected,
         "matched": {"equal": ["total_params"], "tolerance": 0.01},
-        "decision_rule": "Agrees when the simultaneous interval lies inside the claim's region.",
+        "decision_rule": DECISION_RULE,
         "code": "c" * 40,
         "data": "d" * 40,
         "keys": {"optim": {"lr": 0.005}},

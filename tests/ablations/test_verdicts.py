@@ -74,13 +74,16 @@ def test_equality_needs_a_control_that_was_seen() -> None:
     assert verdict(around_zero, interval(-0.001, 0.001), control=UNSEEN, aa=QUIET).outcome == "no signal here"
 
 
-def test_mistuning_caps() -> None:
-    assert judge("equal", -0.001, 0.001, mistuning=0.0099).outcome == "agrees"
-    assert judge("equal", -0.001, 0.001, mistuning=0.0101).outcome == "not resolved"
+def test_mistuning_widens() -> None:
+    assert judge("equal", -0.001, 0.001, mistuning=0.0089).outcome == "agrees"
+    assert judge("equal", -0.001, 0.001, mistuning=0.0091).outcome == "not resolved"
+    assert judge("equal", 0.03, 0.04, mistuning=0.019).outcome == "disagrees", "no tuning could bring it back"
+    assert judge("not_worse", 0.02, 0.03, mistuning=0.0099).outcome == "disagrees"
     assert judge("not_worse", 0.02, 0.03, mistuning=0.0101).outcome == "not resolved"
-    assert judge("better", -0.02, -0.01, mistuning=0.014).outcome == "agrees"
-    assert judge("better", -0.02, -0.01, mistuning=0.016).outcome == "not resolved"
-    assert judge("better", 0.01, 0.02, mistuning=0.016).outcome == "not resolved"
+    assert judge("better", -0.02, -0.01, mistuning=0.0099).outcome == "agrees"
+    assert judge("better", -0.02, -0.01, mistuning=0.0101).outcome == "not resolved"
+    assert judge("better", 0.01, 0.02, mistuning=0.0099).outcome == "disagrees"
+    assert judge("better", 0.01, 0.02, mistuning=0.0101).outcome == "not resolved"
     assert judge("value", 0.021, 0.039, mistuning=0.011).outcome == "not resolved"
     edge = judge("better", -0.02, -0.01, mistuning=math.inf)
     assert edge.outcome == "not resolved" and "optimum on the edge" in edge.why

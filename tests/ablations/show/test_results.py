@@ -156,3 +156,12 @@ def test_a_broken_file_is_one_line(sweep_run: Any, tmp_path: Path) -> None:
     (folder / "trials.json").write_text(json.dumps({"confirm": []})[:-3])
     with pytest.raises(ConfigError, match=r"trials\.json: not readable as JSON"):
         load_result(tmp_path, "moe_balance", "cpu")
+
+
+def test_another_rule_than_the_plans_is_a_deviation(sweep_run: Any, tmp_path: Path) -> None:
+    folder = sweep_run(tmp_path)
+    plan = json.loads((folder / "plan.json").read_text())
+    (folder / "plan.json").write_text(json.dumps(plan | {"decision_rule": "the larger mean wins"}))
+    assert any(
+        "decision rule of a later version" in line for line in load_result(tmp_path, "moe_balance", "cpu").deviations
+    )
