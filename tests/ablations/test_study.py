@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from ablations.plan import Arm
+from ablations.schema import MatchedConfig
 from ablations.study import Choice, Measured, Studies, choose, key_of, measure, widened
 
 RATE, STRENGTH = "optim.lr", "model.moe.balance.alpha"
@@ -14,7 +15,7 @@ RATES = [0.0025, 0.005, 0.01]
 
 
 def arm(name: str = "aux_loss", strengths: list[float] | None = None) -> Arm:
-    return Arm(name, "arm", "", {}, {STRENGTH: strengths} if strengths else {}, {})
+    return Arm(name, "arm", "", {}, {STRENGTH: strengths} if strengths else {}, {}, MatchedConfig())
 
 
 def curve(losses: list[float], rates: list[float] | None = None) -> dict[Any, Measured]:
