@@ -114,7 +114,7 @@ def evaluate(request: Request) -> dict[str, Any]:
     def logits(tokens_BT: "Tensor") -> "Tensor":
         return model(tokens_BT).logits
 
-    cache_dir = request.runs_dir / "cache"
+    cache_dir = request.runs_dir / "data"  # the trials' own
     data = CheckpointData(
         _tokenizer(request.checkpoint),
         build(DataConfig, {**saved.get("data", {}), **request.data}, "data"),

@@ -36,7 +36,6 @@ def data_guard(arguments: dict[str, Any], report: Report) -> dict[str, Any]:
 def speed(arguments: dict[str, Any], report: Report) -> dict[str, Any]:
     """{arm: measurements} of training, and of decoding where `checkpoints` says with what."""
     arms: Mapping[str, Any] = arguments["arms"]
-    _use_threads(next(iter(arms.values())))
     measured = training_speed(arms, arguments["cache_dir"])
     if arguments.get("checkpoints"):
         for name, found in decoding_speed(arms, arguments["checkpoints"], arguments["cache_dir"]).items():

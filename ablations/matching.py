@@ -56,6 +56,8 @@ def solve(keys: dict[str, Any], base: Mapping[str, Any], matched: MatchedConfig,
         value = math.ceil(1e6 * batches * trial.tokens_per_step / trial.train.tokens) / 1e6  # a token short is a batch
     else:
         low, high = 1, REACH * int(get(keys, knob))
+        if amounts(turned(low))[first] == amounts(turned(high))[first]:
+            raise ConfigError(f"{where}: cannot be matched: {knob} does not change {first}; choose another knob")
         while high - low > 1:  # every quantity grows with every knob
             middle = (low + high) // 2
             low, high = (middle, high) if amounts(turned(middle))[first] <= target else (low, middle)

@@ -1,7 +1,10 @@
 """The metrics of a trained trial, on data that training did not see."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
+
+from torch import Tensor
 
 from ablations.stats import max_vio_floor
 from ablations.trialkeys import TrialKeys
@@ -15,15 +18,15 @@ from tasks.config import END_OF_TEXT_ID
 def test_metrics(keys: TrialKeys, data: PackedData, model: Transformer) -> tuple[dict[str, float], list[list[float]]]:
     """Metrics and relative load (L, E) on `eval.split`."""
     device, document_end = keys.train.device, END_OF_TEXT_ID if keys.eval.mask_documents else None
-    nbytes = 0
 
-    def batches(tokens: int) -> Any:
-        nonlocal nbytes
-        for batch in data.evaluation_batches(keys.eval.split, tokens):
-            nbytes += int(data.token_bytes[batch[:, 1:].numpy()].sum())
-            yield batch.to(device)
+    def batches() -> Iterator[Tensor]:
+        return (batch.to(device) for batch in data.evaluation_batches(keys.eval.split, keys.eval.tokens))
 
-    found = evaluate(model, batches(keys.eval.tokens), document_end)
+    nbytes = sum(
+        int(data.token_bytes[batch[:, 1:].numpy()].sum())
+        for batch in data.evaluation_batches(keys.eval.split, keys.eval.tokens)
+    )
+    found = evaluate(model, batches(), document_end)
     moe, load = keys.model.moe, found.load_LE
     metrics = {
         "loss": found.loss,
@@ -38,7 +41,7 @@ def test_metrics(keys: TrialKeys, data: PackedData, model: Transformer) -> tuple
             "routing_entropy": float(found.entropy_L.mean()),
         }
     if keys.model.mtp.depth:
-        further = evaluate_mtp(model, batches(keys.eval.tokens), document_end)
+        further = evaluate_mtp(model, batches(), document_end)
         metrics["mtp_tokens_per_forward"] = further.tokens_per_forward
         for k, (loss, accepted) in enumerate(zip(further.losses, further.acceptance, strict=True), start=1):
             metrics |= {f"mtp_loss_{k}": loss, f"mtp_acceptance_{k}": accepted}

@@ -159,7 +159,7 @@ def make_plan(config: Config) -> Plan:
         resolved = _resolve(keys, entry.set, sweep, entry.search, name)
         matched, solved = entry.matched or sweep.matched, {}
         if name != sweep.baseline:
-            where = f"sweeps/{sweep.name}.yaml arm {name}"
+            where = f"sweep={sweep.name} arm {name}"
             solved = solve(resolved, arms[sweep.baseline].keys, matched, where)
             resolved = with_overrides(resolved, solved, where)
         arms[name] = Arm(name, "arm", entry.about, entry.set, entry.search, resolved, matched, solved)

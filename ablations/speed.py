@@ -1,10 +1,11 @@
 """Speed and memory of all arms in one process, in turn: trials contend for the machine, so their own rates are none."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -24,6 +25,7 @@ PROMPTS = 4
 """Rows of one decoding batch; each is half a training sequence long, and the other half is decoded."""
 
 Measured = dict[str, float]
+T = TypeVar("T")
 
 
 def training_speed(arms: Mapping[str, Any], cache_dir: str) -> dict[str, Measured]:
@@ -43,7 +45,9 @@ def training_speed(arms: Mapping[str, Any], cache_dir: str) -> dict[str, Measure
         running[name], seconds[name] = (module, batch, keys), []
     for _ in range(TRAINING_ROUNDS):
         for name, (module, batch, keys) in running.items():
-            seconds[name].append(_timed(lambda m=module, b=batch, k=keys: train_steps(m, [b], k), keys.train.device))
+            torch.set_num_threads(keys.train.threads)
+            taken, _ = _timed(partial(train_steps, module, [batch], keys), keys.train.device)
+            seconds[name].append(taken)
     return {
         name: {
             "tokens_per_second": running[name][2].tokens_per_step / min(seconds[name]),
@@ -70,13 +74,13 @@ def decoding_speed(arms: Mapping[str, Any], checkpoints: Mapping[str, str], cach
     drafted: dict[str, list[float]] = {name: [] for name in models}
     for _ in range(DECODING_ROUNDS):
         for name, (model, prompts, keys) in models.items():
-            new, absorb = keys.data.seq_len // 2, keys.model.attention.kind == "mla"
-            device = keys.train.device
-            plain[name].append(_timed(lambda m=model, p=prompts, n=new, a=absorb: greedy(m, p, n, a), device))
+            torch.set_num_threads(keys.train.threads)
+            words = (model, prompts, keys.data.seq_len // 2, keys.model.attention.kind == "mla")
+            taken, _ = _timed(partial(greedy, *words), keys.train.device)
+            plain[name].append(taken)
             if keys.model.mtp.depth:
-                started = time.perf_counter()
-                spoken = self_speculative(model, prompts, new, absorb)
-                drafted[name].append(time.perf_counter() - started)
+                taken, spoken = _timed(partial(self_speculative, *words), keys.train.device)
+                drafted[name].append(taken)
                 found[name]["speculative_tokens_per_forward"] = spoken.tokens_per_forward
                 for k, share in enumerate(spoken.acceptance, start=1):
                     found[name][f"speculative_acceptance_{k}"] = share
@@ -93,9 +97,10 @@ def _prompts(data: PackedData, keys: TrialKeys) -> torch.Tensor:
     return windows[:, : keys.data.seq_len - keys.data.seq_len // 2]
 
 
-def _timed(work: Any, device: str) -> float:
+def _timed(work: Callable[[], T], device: str) -> tuple[float, T]:
+    """Seconds that `work` took, and what it returned."""
     started = time.perf_counter()
-    work()
+    result = work()
     if device == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - started
+    return time.perf_counter() - started, result

@@ -167,6 +167,14 @@ def check_sweep(sweep: SweepConfig) -> None:
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise ConfigError(f"search.seeds={seeds}: needs one or more different seeds, none negative")
     _check_points(sweep)
+    for place, matched, changes in (
+        ("matched", sweep.matched, {}),
+        *((f"arms.{name}.matched", arm.matched or sweep.matched, arm.set) for name, arm in sweep.arms.items()),
+    ):
+        if not matched.tolerance >= 0:
+            raise ConfigError(f"{place}.tolerance={matched.tolerance}: must not be negative")
+        if matched.knob in changes and place != f"arms.{sweep.baseline}.matched":
+            raise ConfigError(f"{place}.knob={matched.knob}: the arm sets it, and the solver would undo that; keep one")
     for i, claim in enumerate(sweep.expected):
         _check_claim(claim, f"expected[{i}]", sweep)
     for key, metric in (("primary", sweep.primary), *((f"metrics[{i}]", m) for i, m in enumerate(sweep.metrics))):

@@ -27,7 +27,7 @@ from ablations.trialkeys import TrialKeys, typed_trial
 from models.balance import max_vio
 from models.checkpoint import save_checkpoint
 from models.evaluation import evaluate, mean_max_vio
-from models.layers import cast_once
+from models.layers import inferring
 from models.module import Diverged, LanguageModel
 from models.transformer import Transformer
 from tasks.batches import PackedData, prepare
@@ -148,7 +148,7 @@ def _finish(
     if keys.eval.tasks:
         from tasks.evals.score import score
 
-        with torch.no_grad(), cast_once(model):
+        with inferring(model):
             scores = score(
                 lambda tokens: model(tokens).logits,
                 data,

@@ -66,8 +66,7 @@ class TrialKeys:
     @property
     def places(self) -> list[float]:
         """Where each step begins, in full batches (models.optim.lr_ratio)."""
-        size = self.data.batch_size
-        return [first // size if first % size == 0 else first / size for first, _ in self.batches]
+        return [first / self.data.batch_size for first, _ in self.batches]
 
     @property
     def full_batches(self) -> int:

@@ -70,12 +70,13 @@ def step(model: "Transformer", cache: "Cache") -> Callable[[], Any]:
 
 def turns(sides: dict[str, Side], rounds: int, steps: int) -> dict[str, float]:
     """Seconds per step: of each side the fastest of `rounds` turns of `steps` steps, after one that does not count."""
-    from models.generate import absorbing, generating
+    from models.generate import absorbing
+    from models.layers import inferring
 
     fastest = dict.fromkeys(sides, math.inf)
     with ExitStack() as stack:
         for model in {id(model): model for model, _, _ in sides.values()}.values():
-            stack.enter_context(generating(model))
+            stack.enter_context(inferring(model))
         for number in range(rounds + 1):
             for name, (model, absorbed, once) in sides.items():
                 with absorbing(model, absorbed):
@@ -93,7 +94,8 @@ def compare(models: dict[str, "Transformer"], context: int, batch: int, rounds: 
     import torch
 
     from models.cost import cost
-    from models.generate import Cache, generating
+    from models.generate import Cache
+    from models.layers import inferring
     from models.speculative import Speculation
 
     sides: dict[str, Side] = {}
@@ -111,7 +113,7 @@ def compare(models: dict[str, "Transformer"], context: int, batch: int, rounds: 
     length = max(1, context - count)  # random drafts are hardly ever accepted, so each round moves by one
     generator = torch.Generator().manual_seed(0)
     prompts = torch.randint(drafting.config.vocab_size, (batch, length), generator=generator)
-    with generating(drafting):
+    with inferring(drafting):
         speculation = Speculation(drafting, prompts, 2 * count * (depth + 1))
     cache_bytes[SPECULATIVE] = Cache(drafting, batch, context, mtp=True).nbytes
     sides[SPECULATIVE] = (drafting, True, speculation.round)

@@ -132,7 +132,7 @@ def alone(side: list[str], device: str) -> int:
 
     tokens = torch.randint(0, 4096, (BATCH, LENGTH + 1))
     if side[0] == "theirs":
-        import transformers.models.deepseek_v3.modeling_deepseek_v3  # noqa: F401
+        import transformers.models.deepseek_v3.modeling_deepseek_v3  # noqa: F401  (its own memory is not the step's)
     before = status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak of the imports
     step = ours(side[1], device) if side[0] == "ours" else theirs(side[1], side[2], side[3], device)

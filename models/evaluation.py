@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from models.balance import max_vio
-from models.layers import cast_once
+from models.layers import inferring
 from models.loss import language_model_loss
 from models.transformer import Transformer
 
@@ -28,15 +28,13 @@ class Evaluation:
 
 @contextmanager
 def _measuring(model: Transformer, document_end: int | None) -> Iterator[None]:
-    """Eval mode, no gradient, attention within documents where asked, every matrix cast once."""
-    was_training, trained_with = model.training, model.document_end
-    model.eval()
+    """Inference, with attention within documents where asked."""
+    trained_with = model.document_end
     model.document_end = document_end
     try:
-        with torch.no_grad(), cast_once(model):
+        with inferring(model):
             yield
     finally:
-        model.train(was_training)
         model.document_end = trained_with
 
 

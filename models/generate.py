@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from models.attention import LayerCache, MultiHeadLatentAttention, Places
-from models.layers import cast_once
+from models.layers import inferring
 from models.mtp import ChainedModule, ParallelHead
 from models.rope import rope_turns
 from models.transformer import Block, Transformer
@@ -79,18 +79,6 @@ class Cache:
 
 
 @contextmanager
-def generating(model: Transformer) -> Iterator[None]:
-    """Eval mode, no gradient, every matrix cast once."""
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad(), cast_once(model):
-            yield
-    finally:
-        model.train(was_training)
-
-
-@contextmanager
 def absorbing(model: Transformer, on: bool = True) -> Iterator[None]:
     """MLA's cached attention in the absorbed form (V2 2.1.2). Raises ConfigError for another kind of attention."""
     if on and model.config.attention.kind != "mla":
@@ -113,7 +101,7 @@ def decode(model: Transformer, tokens_BT: Tensor, starts: Sequence[int], cache: 
     """Read T further tokens per row, the first one of row b at position `starts[b]`, whose earlier ones are cached.
 
     Returns logits (B, T, V) of each one's next token, and hidden states (B, T, D) before the final norm, which the MTP
-    modules work on. Attention reaches back over document ends. Call it within `generating(model)` for speed.
+    modules work on. Attention reaches back over document ends. Call it within `inferring(model)` for speed.
     """
     hidden = _trunk(model, tokens_BT, cache.places(starts, tokens_BT.shape[1]), cache)
     return model.lm_head(model.model.norm(hidden)), hidden
@@ -126,7 +114,7 @@ def greedy(model: Transformer, prompts: Prompts, new_tokens: int, absorb: bool =
     ConfigError for prompts, counts or forms that the model cannot take.
     """
     tokens_BP, lengths = batched(model, prompts, new_tokens)
-    with generating(model):
+    with inferring(model):
         cache = Cache(model, len(lengths), tokens_BP.shape[1] + new_tokens)
         hidden = prefill(model, tokens_BP, tokens_BP.shape[1], cache)
         chosen = [most_likely(model, model.model.norm, hidden, lengths)]

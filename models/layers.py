@@ -47,6 +47,18 @@ def cast_once(model: nn.Module) -> Iterator[None]:
             owner._cast = None
 
 
+@contextmanager
+def inferring(model: nn.Module) -> Iterator[None]:
+    """Eval mode, no gradient, every matrix cast once."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), cast_once(model):
+            yield
+    finally:
+        model.train(was_training)
+
+
 class Linear(Weights):
     """y = x W^T without bias, W (out, in)."""
 

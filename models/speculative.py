@@ -16,11 +16,11 @@ from models.generate import (
     batched,
     decode,
     further_hidden,
-    generating,
     most_likely,
     mtp_modules,
     prefill,
 )
+from models.layers import inferring
 from models.transformer import Transformer
 from models.typed import ConfigError
 
@@ -61,7 +61,7 @@ def self_speculative(model: Transformer, prompts: Prompts, new_tokens: int, abso
 
     Raises ConfigError for a model without MTP modules, and as `greedy` does.
     """
-    with generating(model):
+    with inferring(model):
         speculation = Speculation(model, prompts, new_tokens)
         with absorbing(model, absorb):
             while not speculation.done:
@@ -70,7 +70,7 @@ def self_speculative(model: Transformer, prompts: Prompts, new_tokens: int, abso
 
 
 class Speculation:
-    """Self-speculative decoding of a batch, round by round. Use it within `generating(model)`.
+    """Self-speculative decoding of a batch, round by round. Use it within `inferring(model)`.
 
     Before a round, row b knows its tokens up to position n, and h^0, the main model's hidden states, up to n - 1: token
     n came out of the last forward and has not been through one. Depth k at position n - 1 drafts token n + k, from

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 
 from ablations.launch.pool import Job, Outcome
 from ablations.records import Record
@@ -298,6 +299,18 @@ def pool(monkeypatch: pytest.MonkeyPatch) -> type[InlinePool]:
 
     monkeypatch.setattr("ablations.conduct.Pool", OfThisTest)
     return OfThisTest
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Callable[..., list[str]]:
+    """Writes a sweep file into a folder of the user's; returns the overrides that name it."""
+
+    def write(content: dict[str, Any] | str, stem: str = "mine", **changes: Any) -> list[str]:
+        text = content if isinstance(content, str) else OmegaConf.to_yaml(OmegaConf.create({**content, **changes}))
+        (tmp_path / f"{stem}.yaml").write_text(text)
+        return [f"sweep={stem}", f"sweeps_dir={tmp_path}", "scale=cpu"]
+
+    return write
 
 
 USUAL = {"sweep": "toy", "sweeps_dir": str(Path(__file__).parent / "sweeps"), "scale": "smoke", "arms": "bias"}

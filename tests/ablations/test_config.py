@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from least_sweep import SWEEP, line
 from omegaconf import OmegaConf
 
-from ablations import sweepfile
 from ablations.config import (
     chosen_arms,
     compose,
@@ -29,37 +29,6 @@ from ablations.schema import Config
 from models.typed import ConfigError
 
 MOE = ["sweep=moe_balance", "scale=cpu"]
-
-SWEEP: dict[str, Any] = {
-    "question": "Does a warmup help?",
-    "source": "nobody",
-    "baseline": "short",
-    "arms": {
-        "short": {"set": {"optim.warmup_fraction": 0.05}},
-        "long": {"set": {"optim.warmup_fraction": 0.3}, "search": {"optim.weight_decay": [0.05, 0.1]}},
-    },
-}
-"""The least that a sweep file can be, but for one searched strength."""
-
-
-def line(overrides: list[str]) -> str:
-    with pytest.raises(ConfigError) as caught:
-        compose(overrides)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Callable[..., list[str]]:
-    """Writes a sweep file into a folder of the user's; returns the overrides that name it."""
-
-    def write(content: dict[str, Any] | str, stem: str = "mine", **changes: Any) -> list[str]:
-        text = content if isinstance(content, str) else OmegaConf.to_yaml(OmegaConf.create({**content, **changes}))
-        (tmp_path / f"{stem}.yaml").write_text(text)
-        return [f"sweep={stem}", f"sweeps_dir={tmp_path}", "scale=cpu"]
-
-    return write
-
 
 WRONG = [
     # no sweep, or not that one
@@ -181,125 +150,6 @@ def test_what_no_trial_can_be(changes: dict[str, Any], parts: list[str]) -> None
         assert part in str(caught.value)
 
 
-def arms(**changes: Any) -> dict[str, Any]:
-    return {**SWEEP["arms"], **changes}
-
-
-BAD_FILES: list[tuple[dict[str, Any], list[str]]] = [
-    ({"seedz": 3}, ["mine.yaml: seedz: no such key", "did you mean seeds?"]),
-    ({"seeds": "six"}, ["mine.yaml: seeds=six: expected int"]),
-    ({"seeds": 1}, ["seeds=1", "at least 2"]),
-    ({"name": "x"}, ["named by its file"]),
-    ({"question": ""}, ["question: missing"]),
-    ({"_target_": "os.system"}, ["_target_: no such key"]),
-    ({"baseline": "shrt"}, ["baseline=shrt: not among the arms", "did you mean short?"]),
-    ({"arms": {"short": {}}}, ["at least two"]),
-    ({"arms": arms(aa={})}, ["arms.aa: reserved"]),
-    ({"arms": arms(control={})}, ["arms.control: reserved"]),
-    ({"arms": arms(all={})}, ["arms.all: reserved"]),
-    ({"arms": arms(**{"a/b": {}})}, ["arms.a/b: a name has only letters"]),
-    ({"arms": arms(über={})}, ["arms.über: a name has only letters"]),
-    ({"arms": arms(**{"-x": {}})}, ["does not begin with -"]),
-    ({"arms": {**SWEEP["arms"], False: {}}}, ["arms.False", "write it in quotes"]),
-    ({"arms": {**SWEEP["arms"], 7: {}}}, ["arms.7", "write it in quotes"]),
-    ({"matched": {True: ["total_params"]}}, ["matched.True", "write it in quotes"]),
-    ({"arms": arms(long={"sett": {}})}, ["arms.long.sett: no such key", "did you mean set?"]),
-    (
-        {"arms": arms(long={"set": {"optim.warmup": 1}})},
-        ["mine.yaml arm long: optim.warmup: no such key", "warmup_frac"],
-    ),
-    ({"arms": arms(long={"set": {"optim": {"lr": 1}}})}, ["arm long: optim is a group", "optim.lr"]),
-    ({"arms": arms(long={"set": {"runs_dir": "x"}})}, ["arm long: runs_dir: not a key of a trial"]),
-    ({"arms": arms(long={"set": {"optim.schedule": "wds"}})}, ["arm long: optim.schedule=wds", "did you mean wsd?"]),
-    ({"arms": arms(long={"set": {"model.moe.top_k": 99}})}, ["mine.yaml arm long: model.moe.top_k=99"]),
-    ({"arms": arms(long={"set": {"optim.warmup_fraction": 0.05}})}, ["arm long: nothing in it differs"]),
-    ({"arms": arms(long={"set": {"optim.lr": 1e-3}})}, ["arms.long.set.optim.lr: searched for all arms"]),
-    ({"arms": arms(long={"search": {"optim.lr": [1e-3]}})}, ["searched for all arms already"]),
-    ({"arms": arms(long={"set": {"optim.eps": 1}, "search": {"optim.eps": [1.0]}})}, ["also in its `set`"]),
-    ({"arms": arms(long={"search": {"optim.epz": [1.0]}})}, ["arm long search: optim.epz: no such key"]),
-    ({"arms": arms(long={"search": {"optim.eps": []}})}, ["needs points in ascending order"]),
-    ({"arms": arms(short={"set": {"optim.eps": 1e-7}, "optional": True})}, ["the baseline is always run"]),
-    (
-        {"search": {"keys": {"optim.lr": [1e-3, 3e-3]}}},
-        ["search.keys.optim.lr", "0.003 is 3 times 0.001", "factor of 2"],
-    ),
-    ({"search": {"keys": {"optim.lr": [2e-3, 1e-3]}}}, ["ascending order"]),
-    ({"search": {"keys": {"optim.lr": [0.0, 1e-3]}}}, ["must be above 0"]),
-    ({"search": {"keys": {"optim.lrr": [1e-3]}}}, ["mine.yaml search.keys: optim.lrr", "did you mean optim.lr?"]),
-    ({"search": {"seeds": [1, 1]}}, ["search.seeds=[1, 1]"]),
-    ({"search": {"constraint_metric": "max_vio_global"}}, ["one needs the other"]),
-    ({"search": {"constraint_metric": "max_vio_global", "constraint_max": 2}}, ["search.constraint_max=2"]),
-    ({"common": {"modle.d_model": 3}}, ["mine.yaml common: modle.d_model", "did you mean model.d_model?"]),
-    ({"control": {"train.token_fractio": 0.9}}, ["mine.yaml control: train.token_fractio", "train.token_fraction?"]),
-    ({"primary": "los"}, ["primary=los: no such metric", "did you mean loss?"]),
-    ({"metrics": ["loss", "max_vio"]}, ["metrics[1]=max_vio: no such metric"]),
-    ({"expected": [{"arm": "lnog"}]}, ["expected[0].arm=lnog: no such arm", "did you mean long?"]),
-    ({"expected": [{"arm": "long", "against": "shrt"}]}, ["expected[0].against=shrt: no such arm"]),
-    ({"expected": [{"arm": "short"}]}, ["compared with itself"]),
-    ({"expected": [{"metric": "loss"}]}, ["expected[0]: missing key arm"]),
-    ({"expected": [{"arm": "long", "metric": "bpb"}]}, ["expected[0].metric=bpb: no such metric"]),
-    ({"expected": [{"arm": "long", "kind": "equal"}]}, ["kind equal needs a margin"]),
-    ({"expected": [{"arm": "long", "kind": "value", "region": [1]}]}, ["kind value needs [low, high]"]),
-    ({"expected": [{"arm": "long", "kind": "bettr"}]}, ["did you mean better?"]),
-    ({"matched": {"equal": ["params"]}}, ["matched.equal[0]=params: expected one of"]),
-]
-
-
-@pytest.mark.parametrize(("changes", "parts"), BAD_FILES, ids=[str(p) for _, p in BAD_FILES])
-def test_a_slip_in_a_sweep_file_names_the_file_and_the_key(
-    folder: Callable[..., list[str]], changes: dict[str, Any], parts: list[str]
-) -> None:
-    message = line(folder(SWEEP, **changes))
-    assert "mine.yaml" in message
-    for part in parts:
-        assert part in message
-
-
-BROKEN = {
-    "arms:\n  a: [1\n  b: 2\n": ["mine.yaml:3", "not YAML"],
-    "question: x\nquestion: y\n": ["mine.yaml:2", "duplicate key"],
-    "- a\n- b\n": ["not a mapping"],
-    "just words": ["just words: no such key"],
-    "": ["mine.yaml"],
-    "question: ${nothing}\n": ["mine.yaml", "nothing"],
-}
-
-
-@pytest.mark.parametrize("text", BROKEN)
-def test_a_file_that_is_no_sweep_at_all(folder: Callable[..., list[str]], text: str) -> None:
-    message = line(folder(text))
-    for part in BROKEN[text]:
-        assert part in message
-
-
-def test_a_file_that_is_no_text(folder: Callable[..., list[str]], tmp_path: Path) -> None:
-    overrides = folder(SWEEP)
-    (tmp_path / "mine.yaml").write_bytes(b"\xff\xfe\x00question")
-    assert "mine.yaml" in line(overrides)
-
-
-def test_a_broken_neighbour_does_not_stop_a_sweep(folder: Callable[..., list[str]]) -> None:
-    folder("arms: [", stem="broken")
-    assert compose(folder(SWEEP)).sweep.name == "mine"
-
-
-def test_a_sweep_file_works_at_once_and_two_of_one_name_do_not(
-    folder: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder(SWEEP)
-    (tmp_path / "deeper").mkdir()
-    monkeypatch.chdir(tmp_path / "deeper")
-    config = compose(["sweep=mine", "sweeps_dir=..", "scale=cpu"])
-    assert (config.sweep.name, config.sweep.question) == ("mine", SWEEP["question"])
-    folder({**SWEEP, "question": "Changed?"})
-    assert compose(["sweep=mine", "sweeps_dir=..", "scale=cpu"]).sweep.question == "Changed?"
-    assert "no such sweep" in line(["sweep=mine"])
-    assert compose([*MOE, "sweeps_dir=.."]).sweep.name == "moe_balance"
-    assert "share the name" in line(folder(SWEEP, stem="moe_balance"))
-    assert "rename it" in line(folder(SWEEP, stem="my sweep"))
-    assert sorted(path.name for path in (tmp_path / "deeper").iterdir()) == []
-
-
 def test_precedence(folder: Callable[..., list[str]]) -> None:
     """Schema < scale < the sweep's common < command line."""
     smoke = compose(["sweep=moe_balance", "scale=smoke"])
@@ -334,12 +184,6 @@ def test_a_path_needs_no_quoting(path: str) -> None:
     assert compose([*MOE, f"runs_dir={path}"]).runs_dir == path
 
 
-def test_the_default_scale_follows_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    for gpu in (False, True):
-        monkeypatch.setattr(sweepfile.Path, "exists", lambda path, gpu=gpu: gpu)
-        assert sweepfile.default_scale() == ("gpu" if gpu else "cpu")
-
-
 def test_arms_are_chosen_in_the_sweeps_order_and_the_baseline_always() -> None:
     main = ["aux_loss", "none", "batch_aux_loss", "bias"]
     assert chosen_arms(compose(MOE)) == main
@@ -360,7 +204,7 @@ def test_a_searched_key_on_the_command_line_is_pinned_for_all_arms() -> None:
 
 def test_an_arms_toggle_may_be_set_where_that_arm_is_left_out(folder: Callable[..., list[str]]) -> None:
     third = {"third": {"set": {"optim.beta2": 0.99}}}
-    mine = folder(SWEEP, arms=arms(**third))
+    mine = folder(SWEEP, arms={**SWEEP["arms"], **third})
     assert "set by arm third" in line([*mine, "optim.beta2=0.9"]) and "arms=[...]" in line([*mine, "optim.beta2=0.9"])
     assert compose([*mine, "optim.beta2=0.9", "arms=long"]).optim.beta2 == 0.9
 
@@ -413,29 +257,6 @@ def test_the_twin_holds_every_default() -> None:
 def test_config_yaml_reads_back() -> None:
     config = compose([*MOE, "optim.lr=3e-3"])
     assert OmegaConf.to_container(OmegaConf.create(config_yaml(config))) == dataclasses.asdict(config)
-
-
-def test_thinning_keeps_neighbours_from_the_middle() -> None:
-    sweep = compose(MOE).sweep
-    one = sweepfile.thinned(sweep, 1, 1)
-    assert one.search.keys == {"optim.lr": [0.0035]} and one.search.seeds == [1000]
-    assert one.arms["bias"].search == {"model.moe.balance.update_speed": [0.01]}
-    assert sweepfile.thinned(sweep, 2, None).search.keys == {"optim.lr": [0.0025, 0.0035]}
-    assert sweepfile.thinned(sweep, None, None) == sweepfile.thinned(sweep, 9, 9) == sweep
-    sweepfile.check_sweep(one)
-
-
-@pytest.mark.parametrize("scale", sweepfile.scale_names())
-def test_every_scale_composes_and_says_what_it_is(scale: str) -> None:
-    assert compose(["sweep=moe_balance", f"scale={scale}", "arms=all"]).scale == scale
-    assert (sweepfile.SCALES / f"{scale}.yaml").read_text().startswith("# ")
-
-
-def test_a_slip_in_a_scale_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweepfile, "SCALES", tmp_path)
-    for text, part in [("model: {d_modle: 3}", "model.d_modle: no such key"), ("arms: all", "arms: a scale sets only")]:
-        (tmp_path / "tiny.yaml").write_text(text)
-        assert "tiny.yaml: " + part in line(["sweep=moe_balance", "scale=tiny"])
 
 
 def test_help_names_every_key_sweep_and_scale_and_is_quick() -> None:

@@ -87,7 +87,7 @@ def test_scores_a_checkpoint_and_ends_with_one_line_of_json(
     row = next(line.split() for line in lines if line.split()[:2] == ["python_cloze", "acc"])
     assert row[2] == f"{result['scores']['python_cloze']['acc']:.4f}"
     assert row[4:] == ["0.2500", "10"]
-    assert sys.modules["tasks.batches"].prepared == [("stdlib", 24, 5000, VOCAB, tmp_path / "runs" / "cache")]
+    assert sys.modules["tasks.batches"].prepared == [("stdlib", 24, 5000, VOCAB, tmp_path / "runs" / "data")]
 
 
 @pytest.mark.parametrize(
@@ -115,6 +115,25 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert out == ""
     assert err.startswith("error: ") and message in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_masked_model_is_scored_masked(checkpoint: Path, tmp_path: Path, masked: bool) -> None:
+    """As its trial scored it: attention stays within documents."""
+    saved = json.loads((checkpoint / "config.json").read_text())
+    saved["data"]["mask_documents"] = masked
+    (checkpoint / "config.json").write_text(json.dumps(saved))
+    loader: Any = sys.modules["models.checkpoint"]
+    opened, load = [], loader.load_checkpoint
+
+    def spying(path: Path) -> Any:
+        opened.append(load(path)[0])
+        return opened[-1], saved
+
+    loader.load_checkpoint = spying
+    words = [f"checkpoint={checkpoint}", "eval.tasks=[python_bits_per_byte]", "eval.items=2", f"runs_dir={tmp_path}"]
+    assert command.main(words) == 0
+    assert getattr(opened[0], "document_end", None) == (0 if masked else None)
 
 
 def test_folder_without_a_checkpoint_is_refused(checkpoint: Path, tmp_path: Path) -> None:

@@ -82,6 +82,12 @@ def test_a_refusal_has_the_numbers_and_the_way_out() -> None:
     assert "total_params is 0.58" in message and "tolerance 0.01" in message and "\n" not in message
 
 
+def test_a_knob_that_changes_nothing_is_refused() -> None:
+    matched = MatchedConfig(equal=["kv_bytes"], knob="model.intermediate_size")
+    with pytest.raises(ConfigError, match="^x: cannot be matched: model.intermediate_size does not change kv_bytes"):
+        solve(keys(model__attention__kind="mqa"), MHA, matched, "x")
+
+
 def test_the_guard_names_what_is_matched_and_by_how_much_the_rest_is_not() -> None:
     arm = keys(model__attention__kind="mqa")
     detail = budget(arm, MHA, MatchedConfig(equal=["active_params"], tolerance=0.5)).detail

@@ -172,3 +172,5 @@ def test_what_is_about_to_happen(plan):
         assert part in text
     assert plan(*FRESH, "launch.workers=1").minutes > plan(*FRESH, "launch.workers=4").minutes
     assert plan(*FRESH, "seeds=8").minutes > plan(*FRESH, "seeds=2").minutes
+    mtp = plan("sweep=mtp_depth", "sweeps_dir=null", "arms=[chained_1]")
+    assert mtp.trial_seconds(mtp.arms["chained_1"]) > 1.2 * mtp.trial_seconds(mtp.arms["none"]), "more FLOPs, more time"

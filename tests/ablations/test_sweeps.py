@@ -43,9 +43,18 @@ def test_a_sweep_runs_the_whole_way(name: str, conduct: Any, runs: Path) -> None
     losses = {name: arm.values["loss"][0] for name, arm in result.arms.items() if name != "aa"}
     same = {(a, b) for a in losses for b in losses if a < b and losses[a] == losses[b]}
     assert same <= TOO_SHORT, f"arms that differ in name only: {same}"
+    drafting = {n for n, arm in result.arms.items() if arm.records[0].config["model"]["mtp"]["depth"]}
+    assert {n for n, arm in result.arms.items() if "speculative_speedup" in arm.speed} == drafting
     table = (runs / name / "smoke" / "table.md").read_text()
     assert all(f"| {arm} |" in table for arm in result.arms)
     assert conductor.state["chosen"].keys() == result.arms.keys()
+
+
+def test_every_text_that_an_arm_learns_from_is_guarded(conduct: Any, pool: Any) -> None:
+    """Stand-in jobs: a fill-in-the-middle arm learns from another arrangement of the text than the baseline."""
+    conduct("sweep=packing", *QUICK, "optim.lr=0.0035")
+    rates = [job.arguments["keys"]["data"]["fim_rate"] for job in pool.ran["data_guard"]]
+    assert sorted(rates) == [0.0, 0.1]
 
 
 def test_the_attention_sweep_reports_cache_and_decoding(conduct: Any, real: Any, runs: Path) -> None:

@@ -178,6 +178,9 @@ def test_arms_of_one_seed_see_the_same_batches_and_begin_alike(arguments):
     assert aa.history["loss"][0] == pytest.approx(base.history["loss"][0], abs=1e-4)
     assert control.history["loss"][0] == base.history["loss"][0]
     assert len(control.history["step"]) == 10
+    assert control.history["tokens"] == [256 * step for step in range(1, 11)]
+    rate, warmup = base.config["optim"]["lr"], round(0.1 * 12)
+    assert base.history["lr"][0] == pytest.approx(rate / warmup), "the rate that the first step was taken with"
     assert other.history["loss"][0] != bias.history["loss"][0]
     assert bias.metrics != base.metrics
 

@@ -12,7 +12,8 @@ from models import generate
 from models.attention import MultiHeadLatentAttention
 from models.config import ModelConfig, RopeConfig
 from models.cost import cost
-from models.generate import Cache, absorbing, decode, generating, greedy
+from models.generate import Cache, absorbing, decode, greedy
+from models.layers import inferring
 from models.speculative import Speculation, self_speculative
 from models.transformer import Transformer
 from models.typed import ConfigError
@@ -71,7 +72,7 @@ def test_cached_logits_are_those_of_the_whole_sequence(
     tolerance *= max(1.0, float(expected.abs().max()))
     cache = Cache(model, 2, 20)
     pieces, first = [], 0
-    with generating(model):
+    with inferring(model):
         for width in (7, 4, 1, 1, 1, 1, 3, 1, 1):
             pieces.append(decode(model, batch[:, first : first + width], [first, first], cache)[0])
             first += width
@@ -84,7 +85,7 @@ def test_rows_at_different_positions_never_see_what_lies_ahead(built: Built, tok
     model, batch = built(KINDS[kind]), tokens(3, 24)
     expected = whole(model, batch)
     cache = Cache(model, 3, 24)
-    with generating(model):
+    with inferring(model):
         decode(model, batch[:, :9], [0, 0, 0], cache)
         decode(model, tokens(3, 8, seed=5), [9, 3, 6], cache)
         starts = [9, 3, 6]
@@ -98,7 +99,7 @@ def test_rows_at_different_positions_never_see_what_lies_ahead(built: Built, tok
 
 def test_hidden_states_are_those_before_the_final_norm(built: Built, tokens: Tokens) -> None:
     model, batch = built(), tokens(2, 6)
-    with generating(model):
+    with inferring(model):
         logits, hidden = decode(model, batch, [0, 0], Cache(model, 2, 6))
         assert torch.equal(model.lm_head(model.model.norm(hidden)), logits)
 
@@ -114,7 +115,7 @@ def test_absorbed_decoding_is_the_plain_one_and_expands_no_latent(
         if isinstance(module, MultiHeadLatentAttention):
             monkeypatch.setattr(module.kv_b_proj, "forward", lambda x: pytest.fail("a latent was expanded"))
     cache, starts = Cache(model, 2, 15), [0, 0]
-    with generating(model), absorbing(model):
+    with inferring(model), absorbing(model):
         for first, width in ((0, 9), (9, 1), (10, 1), (11, 4)):
             starts = [first, first]
             logits, _ = decode(model, batch[:, first : first + width], starts, cache)
@@ -145,7 +146,7 @@ def test_positions_stretched_by_yarn(built: Built, tokens: Tokens, kind: str) ->
     plain.set_rope(model.config.rope)
     for one in (model, plain):
         cache = Cache(one, 2, 21)
-        with generating(one):
+        with inferring(one):
             for at in (0, 7, 14):
                 logits, _ = decode(one, batch[:, at : at + 7], [at, at], cache)
                 assert largest(logits, expected[:, at : at + 7]) < EXACT
@@ -157,7 +158,7 @@ def test_a_prompt_of_many_pieces(built: Built, tokens: Tokens, kind: str) -> Non
     model, batch = built({**KINDS[kind], "n_layers": 2}), tokens(1, 1040)
     assert batch.shape[1] > 2 * generate.PREFILL_TOKENS
     cache = Cache(model, 1, 1040)
-    with generating(model):
+    with inferring(model):
         hidden = generate.prefill(model, batch, 1040, cache)
         assert largest(model.lm_head(model.model.norm(hidden)), whole(model, batch)) < EXACT
 
@@ -265,7 +266,7 @@ def test_drafts_and_acceptance_are_those_of_whole_forwards(
     Prompts shorter than the modules' window are among them."""
     model = agreeing(built, style, depth) if kind == "agreeing" else built({"mtp.depth": depth, "mtp.style": style})
     prompts = [tokens(1, length, seed=length)[0] for length in (1, 3, 8)]
-    with generating(model):
+    with inferring(model):
         speculation = Watched(model, prompts, 12)
         speculation.drafts = []
         while not speculation.done:
@@ -297,7 +298,7 @@ def test_in_bf16_only_near_ties_may_part_speculative_from_greedy(built: Built, t
     for row in apart.any(dim=1).nonzero().flatten().tolist():
         parting = 7 + int(apart[row].argmax())
         cache = Cache(model, 1, 47)
-        with generating(model):
+        with inferring(model):
             logits, _ = decode(model, text[row : row + 1, :7], [0], cache)
             for at in range(7, parting):
                 logits, _ = decode(model, text[row : row + 1, at : at + 1], [at], cache)
@@ -307,7 +308,7 @@ def test_in_bf16_only_near_ties_may_part_speculative_from_greedy(built: Built, t
 
 def test_a_finished_row_waits_for_the_others(built: Built, tokens: Tokens) -> None:
     model = agreeing(built, "chained", 3)
-    with generating(model):
+    with inferring(model):
         speculation = Speculation(model, tokens(4, 7), 30)
         waited = 0
         while not speculation.done:
@@ -365,7 +366,7 @@ def test_a_cache_keeps_the_rope_it_was_made_for(built: Built, tokens: Tokens) ->
     model, batch = built(), tokens(1, 6)
     old = Cache(model, 1, 6)
     model.set_rope(dataclasses.replace(model.config.rope, **dataclasses.asdict(RopeConfig(scaling="linear", factor=4))))
-    with generating(model):
+    with inferring(model):
         stale, _ = decode(model, batch, [0], old)
         fresh, _ = decode(model, batch, [0], Cache(model, 1, 6))
     assert largest(fresh, whole(model, batch)) < EXACT < 1e-3 < largest(stale, fresh)
