@@ -20,11 +20,12 @@ class _CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: FunctionCtx, logits_NV: Tensor, targets_N: Tensor) -> Tensor:  # type: ignore[override]
-        work = _work_space(logits_NV)
+        work, out = _work_space(logits_NV), _work_space(logits_NV)
         losses_N = work.new_empty(len(targets_N))
         for first in range(0, len(targets_N), len(work)):
             rows = slice(first, first + len(work))
-            logarithms = work[: len(targets_N[rows])].copy_(logits_NV[rows]).log_softmax(dim=-1)
+            count = len(targets_N[rows])
+            logarithms = torch.log_softmax(work[:count].copy_(logits_NV[rows]), dim=-1, out=out[:count])
             losses_N[rows] = logarithms.gather(1, targets_N[rows].unsqueeze(1)).squeeze(1).neg_()
         ctx.save_for_backward(logits_NV, targets_N)
         return losses_N.mean()
