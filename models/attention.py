@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.config import ModelConfig
-from models.layers import Linear, RMSNorm, stacked
+from models.layers import Linear, RMSNorm, Rounded, together
 from models.rope import rotate, softmax_temperature
 
 EXPLICIT_MAX_SCORES = 512 * 512
@@ -52,7 +52,17 @@ class LayerCache:
         return sum(buffer.nbytes for buffer in self.buffers)
 
 
-class GroupedQueryAttention(nn.Module):
+class Core(Rounded):
+    """The attention core of both kinds, whose operands an FP8 recipe may round as well."""
+
+    scale: float
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, places: Places) -> Tensor:
+        """See `attend`."""
+        return attend(self.low(q), self.low(k), self.low(v), self.scale, places)
+
+
+class GroupedQueryAttention(Core):
     """GQA (2305.13245) with RoPE over the whole head: `n_kv_heads` keys and values, each shared by H / G queries.
 
     G = H is MHA, G = 1 is MQA. Caches 2 G h elements per token.
@@ -76,14 +86,14 @@ class GroupedQueryAttention(nn.Module):
         if cache is not None:
             k, v = cache.write(places, k, v)
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-        return self.o_proj(attend(q, k, v, self.scale, places).flatten(2))
+        return self.o_proj(self.attend(q, k, v, places).flatten(2))
 
     def new_cache(self, batch: int, length: int, dtype: torch.dtype, device: torch.device) -> LayerCache:
         shape = (batch, self.n_kv_heads, length, self.head_dim)  # heads first, as `attend` reads them: no copy per step
         return LayerCache(*(torch.zeros(shape, dtype=dtype, device=device).transpose(1, 2) for _ in range(2)))
 
 
-class MultiHeadLatentAttention(nn.Module):
+class MultiHeadLatentAttention(Core):
     """MLA (V2 2.1, V3 2.1.1): keys and values are expanded from one normed latent c (B, T, kv_lora_rank); a RoPE key of
     `qk_rope_head_dim`, shared by all heads, is kept beside it. Only those two are cached, in one row per token. Names
     follow the published checkpoints."""
@@ -113,7 +123,7 @@ class MultiHeadLatentAttention(nn.Module):
 
     def forward(self, x: Tensor, places: Places, cache: LayerCache | None = None) -> Tensor:
         first = self.q_a_proj if self.compress_query else self.q_proj
-        projected = F.linear(x, stacked(x.dtype, first, self.kv_a_proj_with_mqa))
+        projected = together(x, first, self.kv_a_proj_with_mqa)
         query, latent, k_rope = projected.split([first.weight.shape[0], self.kv_lora_rank, self.rope_dim], dim=-1)
         if self.compress_query:
             query = self.q_b_proj(self.q_a_layernorm(query))
@@ -133,7 +143,7 @@ class MultiHeadLatentAttention(nn.Module):
         q = torch.cat((q_nope.transpose(1, 2), q_rope.transpose(1, 2)), dim=-1)
         k_rope = k_rope.transpose(1, 2).expand(-1, self.n_heads, -1, -1)
         k = torch.cat((k_nope.transpose(1, 2), k_rope), dim=-1)
-        return self.o_proj(attend(q, k, v.transpose(1, 2), self.scale, places).flatten(2))
+        return self.o_proj(self.attend(q, k, v.transpose(1, 2), places).flatten(2))
 
     def _absorbed(self, q_nope: Tensor, q_rope: Tensor, kept_BLr: Tensor, places: Places) -> Tensor:
         """q_nope . (W_UK c) = (W_UK^T q_nope) . c: MQA over the cached rows, with the latents as values."""
@@ -141,7 +151,7 @@ class MultiHeadLatentAttention(nn.Module):
         w_uk_Hnr, w_uv_Hvr = expand.split([self.nope, self.v_dim], dim=1)
         q = torch.cat((torch.einsum("bthn,hnr->bhtr", q_nope, w_uk_Hnr), q_rope.transpose(1, 2)), dim=-1)
         rows = kept_BLr.unsqueeze(1)
-        latents = attend(q, rows, rows[..., : self.kv_lora_rank], self.scale, places)
+        latents = self.attend(q, rows, rows[..., : self.kv_lora_rank], places)
         return self.o_proj(torch.einsum("bthr,hvr->bthv", latents, w_uv_Hvr).flatten(2))
 
     def new_cache(self, batch: int, length: int, dtype: torch.dtype, device: torch.device) -> LayerCache:

@@ -4,8 +4,9 @@ Shape letters used in this folder: B batch, T positions, N = B * T tokens, D `d_
 K experts per token (`top_k`), I hidden width of a feed-forward, V vocabulary.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ class Weights(nn.Module):
     back through the cast, so they accumulate in the master type (V3 3.3.3 keeps FP32 there too).
     """
 
-    _cast: dict[str, Tensor] | None = None
+    _cast: dict[str, Any] | None = None
 
     def matrix(self, name: str, dtype: torch.dtype) -> Tensor:
         master: Tensor = getattr(self, name)
@@ -59,15 +60,32 @@ def inferring(model: nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
+class LowPrecision(Protocol):
+    """How an FP8 recipe multiplies (models/precision/linear.py)."""
+
+    def dense(self, x: Tensor, *owners: nn.Module) -> Tensor: ...
+
+
 class Linear(Weights):
-    """y = x W^T without bias, W (out, in)."""
+    """y = x W^T without bias, W (out, in). In training, `low` multiplies instead where it is set."""
+
+    low: LowPrecision | None = None
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.low is not None and self.training:
+            return self.low.dense(x, self)
         return F.linear(x, self.matrix("weight", x.dtype))
+
+
+def together(x: Tensor, *linears: Linear) -> Tensor:
+    """The outputs of several Linears with the same input, side by side."""
+    if linears[0].low is not None and linears[0].training:
+        return linears[0].low.dense(x, *linears)
+    return F.linear(x, stacked(x.dtype, *linears))
 
 
 def stacked(dtype: torch.dtype, *linears: Linear) -> Tensor:
@@ -83,7 +101,16 @@ def stacked(dtype: torch.dtype, *linears: Linear) -> Tensor:
     return matrix
 
 
-class Embedding(Weights):
+class Rounded(nn.Module):
+    """A module with values that an FP8 recipe may round in training: `rounding`, where it is set."""
+
+    rounding: Callable[[Tensor], Tensor] | None = None
+
+    def low(self, x: Tensor) -> Tensor:
+        return x if self.rounding is None or not self.training else self.rounding(x)
+
+
+class Embedding(Weights, Rounded):
     """Rows of W (V, D), in the compute type."""
 
     def __init__(self, vocab_size: int, d_model: int) -> None:
@@ -91,10 +118,10 @@ class Embedding(Weights):
         self.weight = nn.Parameter(torch.empty(vocab_size, d_model))
 
     def forward(self, tokens_BT: Tensor, dtype: torch.dtype) -> Tensor:
-        return F.embedding(tokens_BT, self.matrix("weight", dtype))
+        return self.low(F.embedding(tokens_BT, self.matrix("weight", dtype)))
 
 
-class RMSNorm(nn.Module):
+class RMSNorm(Rounded):
     """x / rms(x) * g (1910.07467), over the last dimension; statistics in at least FP32."""
 
     def __init__(self, dim: int, eps: float) -> None:
@@ -103,7 +130,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = _RMSNorm.apply(x, self.weight, self.eps)
+        y: Tensor = _RMSNorm.apply(self.low(x), self.weight, self.eps)
         return y
 
 
@@ -141,8 +168,7 @@ class SwiGLU(nn.Module):
         self.down_proj = Linear(width, d_model)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = F.linear(x, stacked(x.dtype, self.gate_proj, self.up_proj))
-        return self.down_proj(swiglu(hidden))
+        return self.down_proj(swiglu(together(x, self.gate_proj, self.up_proj)))
 
 
 def swiglu(hidden: Tensor, gates: Tensor | None = None) -> Tensor:
@@ -152,7 +178,7 @@ def swiglu(hidden: Tensor, gates: Tensor | None = None) -> Tensor:
 
 
 class _SwiGLU(torch.autograd.Function):
-    """Keeps only its inputs; the backward writes both halves of the gradient in place."""
+    """Keeps only its inputs."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, hidden: Tensor, gates: Tensor | None) -> Tensor:  # type: ignore[override]
@@ -164,17 +190,22 @@ class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor | None]:  # type: ignore[override]
         hidden, gates = ctx.saved_tensors  # type: ignore[attr-defined]
-        gate, up = hidden.chunk(2, dim=-1)
-        grad_hidden = torch.empty_like(hidden)
-        grad_gate, grad_up = grad_hidden.chunk(2, dim=-1)
-        torch.mul(grad, F.silu(gate), out=grad_up)
-        grad_gates = None
-        if gates is not None:
-            grad_gates = torch.linalg.vecdot(grad_up, up)
-            grad_up.mul_(gates.unsqueeze(-1))
-            grad = grad * gates.unsqueeze(-1)
-        torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=grad_gate)
-        return grad_hidden, grad_gates
+        return swiglu_backward(hidden, gates, grad)
+
+
+def swiglu_backward(hidden: Tensor, gates: Tensor | None, grad: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Gradients of `hidden` and `gates`; both halves of the first are written in place."""
+    gate, up = hidden.chunk(2, dim=-1)
+    grad_hidden = torch.empty_like(hidden)
+    grad_gate, grad_up = grad_hidden.chunk(2, dim=-1)
+    torch.mul(grad, F.silu(gate), out=grad_up)
+    grad_gates = None
+    if gates is not None:
+        grad_gates = torch.linalg.vecdot(grad_up, up)
+        grad_up.mul_(gates.unsqueeze(-1))
+        grad = grad * gates.unsqueeze(-1)
+    torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=grad_gate)
+    return grad_hidden, grad_gates
 
 
 def at_least_fp32(x: Tensor) -> Tensor:

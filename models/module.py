@@ -77,7 +77,7 @@ class LanguageModel(L.LightningModule):
         return self.places[step] / self.total_steps
 
     def configure_optimizers(self) -> Any:
-        optimizer = adamw(self.transformer, self.optim)
+        optimizer = adamw(self.transformer, self.optim, self.transformer.config.precision.moments)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: lr_ratio(self._place(step), self.total_steps, self.optim)
         )

@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -10,13 +12,14 @@ from torch.autograd.function import FunctionCtx
 
 from models.balance import Routing, build_balance
 from models.config import ModelConfig, MoEConfig
-from models.layers import SwiGLU, Weights, at_least_fp32, swiglu
+from models.layers import LowPrecision, SwiGLU, Weights, at_least_fp32, swiglu
 
 
 class Router(nn.Module):
     """Affinities, top-k on the biased ones, gates from the unbiased ones. All in at least FP32."""
 
     e_score_correction_bias: Tensor
+    low: LowPrecision | None = None
 
     def __init__(self, d_model: int, config: MoEConfig) -> None:
         super().__init__()
@@ -28,7 +31,8 @@ class Router(nn.Module):
         self.groups_limited = config.topk_group < config.n_group
 
     def forward(self, x_BTD: Tensor) -> Routing:
-        logits = F.linear(at_least_fp32(x_BTD), self.weight)
+        low = self.low if self.training else None
+        logits = F.linear(at_least_fp32(x_BTD), self.weight) if low is None else at_least_fp32(low.dense(x_BTD, self))
         scores = logits.sigmoid() if self.config.scoring == "sigmoid" else logits.softmax(dim=-1)
         scores_NE = scores.flatten(0, 1)
         with torch.no_grad():
@@ -65,8 +69,51 @@ ROW_MULTIPLE = 32
 third of a trial's time, and a gigabyte of kernels. Groups rounded up to a multiple need a few dozen of them."""
 
 
+@dataclass(frozen=True)
+class Layout:
+    """A layer's assignments as rows that lie grouped by expert, each group filled up with zeros to a multiple."""
+
+    slot_NK: Tensor
+    """The row of each assignment."""
+    token_R: Tensor
+    """The token of each row."""
+    fill: Tensor
+    """The rows that only fill a group up."""
+    gates_R: Tensor
+    """In the activations' type; 0 where a row only fills up."""
+    rows_E: Tensor
+
+    def dispatch(self, x_ND: Tensor) -> Tensor:
+        """Each row's token, (R, D)."""
+        rows: Tensor = _Dispatch.apply(x_ND, self)
+        return rows
+
+    def combine(self, rows_RD: Tensor) -> Tensor:
+        """Each token's rows summed, (N, D)."""
+        summed: Tensor = _Combine.apply(rows_RD, self)
+        return summed
+
+    def rows_of(self, x_ND: Tensor) -> Tensor:
+        return x_ND.index_select(0, self.token_R).index_fill_(0, self.fill, 0.0)
+
+    def sums_of(self, rows_RD: Tensor) -> Tensor:
+        """Over K, in FP32, without writing the rows out first."""
+        return F.embedding_bag(self.slot_NK, rows_RD, mode="sum")
+
+
+class LowPrecisionExperts(Protocol):
+    """How an FP8 recipe runs the experts (models/precision/experts.py)."""
+
+    row_multiple: int
+
+    def __call__(self, experts: "Experts", x_ND: Tensor, layout: Layout) -> Tensor: ...
+
+
 class Experts(Weights):
-    """All routed experts of a layer. `gate_up_proj` (E, 2I, D) holds gate rows, then up rows; `down_proj` (E, D, I)."""
+    """All routed experts of a layer. `gate_up_proj` (E, 2I, D) holds gate rows, then up rows; `down_proj` (E, D, I).
+    In training, `low` runs them instead where it is set."""
+
+    low: LowPrecisionExperts | None = None
 
     def __init__(self, d_model: int, config: MoEConfig) -> None:
         super().__init__()
@@ -76,29 +123,32 @@ class Experts(Weights):
         self.product = PRODUCTS[config.backend]
 
     def forward(self, x_ND: Tensor, routing: Routing) -> Tensor:
-        """Weighted sum of each token's experts, (N, D).
-
-        Assignments are laid out by expert, so that each expert's rows are one group. The gates, computed in FP32, are
-        rounded to the activations' type and multiply the hidden rows: the down projection is linear, so that is the
-        weighted sum. Rows that only fill a group up have a gate of 0.
-        """
-        k = routing.experts_NK.shape[1]
+        """Weighted sum of each token's experts, (N, D). The gates, computed in FP32, are rounded to the activations'
+        type and multiply the hidden rows: the down projection is linear, so that is the weighted sum."""
         native = x_ND.device.type == "cpu" and x_ND.dtype == torch.bfloat16
-        slot, source, rows_E = _layout(routing, ROW_MULTIPLE if native else 1)
-        gates = routing.gates_NK.flatten().to(x_ND.dtype)
-        row_gates = gates.new_zeros(len(source)).index_copy(0, slot, gates)
-        rows = _Dispatch.apply(x_ND, slot.view(-1, k), source // k)
-        hidden = self.product(rows, self.matrix("gate_up_proj", x_ND.dtype), rows_E)
-        out = self.product(swiglu(hidden, row_gates), self.matrix("down_proj", x_ND.dtype), rows_E)
-        summed: Tensor = _Combine.apply(out, slot.view(-1, k), source // k)
-        return summed
+        multiple = ROW_MULTIPLE if native else 1
+        if self.low is not None and self.training:
+            return self.low(self, x_ND, lay_out(routing, math.lcm(multiple, self.low.row_multiple), x_ND.dtype))
+        layout = lay_out(routing, multiple, x_ND.dtype)
+        rows = layout.dispatch(x_ND)
+        hidden = self.product(rows, self.matrix("gate_up_proj", x_ND.dtype), layout.rows_E)
+        activated = swiglu(hidden, layout.gates_R)
+        return layout.combine(self.product(activated, self.matrix("down_proj", x_ND.dtype), layout.rows_E))
+
+
+def lay_out(routing: Routing, multiple: int, dtype: torch.dtype) -> Layout:
+    """Rows by expert, each expert's count a multiple of `multiple`; gates in `dtype`."""
+    slot, source, fill, rows_E = _places(routing, multiple)
+    k = routing.experts_NK.shape[1]
+    gates = routing.gates_NK.flatten().to(dtype)
+    gates_R = gates.new_zeros(len(source)).index_copy(0, slot, gates)
+    return Layout(slot.view(-1, k), source // k, fill, gates_R, rows_E)
 
 
 @torch.no_grad()
-def _layout(routing: Routing, multiple: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Where each assignment's row lies when rows are grouped by expert: slot (N * K) of each assignment, source (rows)
-    the assignment that fills each row, and rows per expert (E). Rows that only fill a group up copy assignment 0;
-    nothing reads their outputs."""
+def _places(routing: Routing, multiple: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Slot (N * K) of each assignment, source (R): the assignment of each row, or 0, the rows that have none, and rows
+    per expert (E)."""
     experts, load = routing.experts_NK.flatten(), routing.load_E
     order = experts.argsort(stable=True)
     rows_E = load if multiple == 1 else (load + multiple - 1) // multiple * multiple
@@ -106,9 +156,9 @@ def _layout(routing: Routing, multiple: int) -> tuple[Tensor, Tensor, Tensor]:
     places = torch.arange(len(experts), device=experts.device) + shift_E[experts[order]]
     slot = torch.empty_like(order).scatter_(0, order, places)
     if multiple == 1:  # no host needs to know the number of rows
-        return slot, order, rows_E
-    source = order.new_zeros(int(rows_E.sum())).scatter_(0, places, order)
-    return slot, source, rows_E
+        return slot, order, order[:0], rows_E
+    source = order.new_full((int(rows_E.sum()),), -1).scatter_(0, places, order)
+    return slot, source.clamp_min(0), (source < 0).nonzero().squeeze(1), rows_E
 
 
 def grouped_product(x: Tensor, weight_EON: Tensor, rows_E: Tensor) -> Tensor:
@@ -129,38 +179,30 @@ PRODUCTS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 
 
 class _Dispatch(torch.autograd.Function):
-    """Copy each token's row to its assignments' rows. Backward sums over them in FP32 (`_sum_rows`); the index_add of
-    plain indexing would accumulate in BF16, in an order that is not fixed on a GPU."""
+    """Copy each token's row to its assignments' rows. Backward sums over them in FP32; the index_add of plain indexing
+    would accumulate in BF16, in an order that is not fixed on a GPU."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, x_ND: Tensor, slot_NK: Tensor, token: Tensor) -> Tensor:  # type: ignore[override]
-        ctx.save_for_backward(slot_NK)
-        return x_ND.index_select(0, token)
+    def forward(ctx: Any, x_ND: Tensor, layout: Layout) -> Tensor:  # type: ignore[override]
+        ctx.layout = layout
+        return layout.rows_of(x_ND)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        (slot_NK,) = ctx.saved_tensors  # type: ignore[attr-defined]
-        return _sum_rows(grad, slot_NK), None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return ctx.layout.sums_of(grad), None
 
 
 class _Combine(torch.autograd.Function):
-    """Sum each token's assignments' rows: the reverse of `_Dispatch`. In the backward, rows that only fill a group up
-    get the gradient of token 0; their gate of 0 stops it."""
+    """Sum each token's assignments' rows: the reverse of `_Dispatch`."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, rows: Tensor, slot_NK: Tensor, token: Tensor) -> Tensor:  # type: ignore[override]
-        ctx.save_for_backward(token)
-        return _sum_rows(rows, slot_NK)
+    def forward(ctx: Any, rows: Tensor, layout: Layout) -> Tensor:  # type: ignore[override]
+        ctx.layout = layout
+        return layout.sums_of(rows)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        (token,) = ctx.saved_tensors  # type: ignore[attr-defined]
-        return grad.index_select(0, token), None, None
-
-
-def _sum_rows(rows: Tensor, slot_NK: Tensor) -> Tensor:
-    """(N, D): the rows named in `slot_NK`, summed over K in FP32 without writing them out first."""
-    return F.embedding_bag(slot_NK, rows, mode="sum")
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return ctx.layout.rows_of(grad), None
 
 
 class _Contiguous(torch.autograd.Function):

@@ -1,9 +1,11 @@
 """AdamW and the learning-rate schedules."""
 
 import math
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from models.config import OptimConfig
 
@@ -40,9 +42,47 @@ def _cosine(progress: float, floor: float) -> float:
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-def adamw(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+def adamw(model: nn.Module, config: OptimConfig, moments: Literal["fp32", "bf16"] = "fp32") -> torch.optim.Optimizer:
     """AdamW over all parameters; matrices decay, norms' gains do not."""
     decayed = [p for p in model.parameters() if p.ndim >= 2]
     kept = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": kept, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=True)
+    betas = (config.beta1, config.beta2)
+    if moments == "bf16":
+        return AdamWInBF16(groups, lr=config.lr, betas=betas, eps=config.eps)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=betas, eps=config.eps, fused=True)
+
+
+class AdamWInBF16(torch.optim.Optimizer):
+    """AdamW that keeps its two moments in BF16 (V3 3.3.3) and computes in the parameters' type."""
+
+    def __init__(
+        self, params: list[dict[str, Any]], lr: float, betas: tuple[float, float], eps: float, weight_decay: float = 0.0
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(parameter, parameter.grad, group)
+        return loss
+
+    def _update(self, p: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
+        state, (beta1, beta2) = self.state[p], group["betas"]
+        if not state:
+            state["step"] = torch.zeros(())
+            state["exp_avg"] = state["exp_avg_sq"] = torch.zeros_like(p, dtype=torch.bfloat16)
+        state["step"] += 1
+        first = state["exp_avg"].to(p.dtype).lerp_(grad, 1 - beta1)
+        second = state["exp_avg_sq"].to(p.dtype).mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+        step = float(state["step"])
+        root = second.sqrt().div_((1 - beta2**step) ** 0.5).add_(group["eps"])
+        p.mul_(1 - group["lr"] * group["weight_decay"]).addcdiv_(first, root, value=-group["lr"] / (1 - beta1**step))
+        # New tensors, because a resumed optimizer gets its state back in the parameters' type.
+        state["exp_avg"], state["exp_avg_sq"] = first.bfloat16(), second.bfloat16()

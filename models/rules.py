@@ -1,6 +1,8 @@
 """What no model can be: the rules between the keys of `ModelConfig`, each with a line that names key, value and fix."""
 
-from models.config import AttentionConfig, ModelConfig, MoEConfig, MTPConfig, RopeConfig
+import dataclasses
+
+from models.config import AttentionConfig, ModelConfig, MoEConfig, MTPConfig, PrecisionConfig, RopeConfig
 from models.typed import ConfigError
 
 MAX_MTP_DEPTH = 3
@@ -27,6 +29,7 @@ def validate(config: ModelConfig) -> None:
         if config.moe.backend == "grouped_mm" and config.dtype == "float64":
             raise ConfigError("model.moe.backend=grouped_mm: has no FP64 kernel; use model.moe.backend=loop")
     _check_mtp(config.mtp)
+    _check_precision(config)
 
 
 def check_length(config: ModelConfig, seq_len: int) -> None:
@@ -111,6 +114,66 @@ def _check_moe(m: MoEConfig) -> None:
 def _check_mtp(mtp: MTPConfig) -> None:
     if not 0 <= mtp.depth <= MAX_MTP_DEPTH:
         raise ConfigError(f"model.mtp.depth={mtp.depth}: must lie between 0 (none) and {MAX_MTP_DEPTH}")
+
+
+TYPE_OF_RECIPE = {"fp32": "float32", "bf16": "bfloat16"}
+"""The compute type that a recipe without FP8 names."""
+FOR_EVERY_RECIPE = ("recipe", "block", "promote_every", "moments", "kernels")
+"""Parts of `model.precision` for any recipe: those that scale and machine set, and the optimizer's."""
+
+
+def _check_precision(config: ModelConfig) -> None:
+    p = config.precision
+    _at_least_one({"model.precision.block": p.block, "model.precision.promote_every": p.promote_every})
+    wanted = TYPE_OF_RECIPE.get(p.recipe)
+    if wanted is not None and config.dtype not in ("auto", wanted):
+        raise ConfigError(
+            f"model.precision.recipe={p.recipe}: computes in {wanted}, and model.dtype={config.dtype}; leave one out"
+        )
+    if not p.fp8:
+        default = PrecisionConfig()
+        for part in dataclasses.fields(p):
+            value = getattr(p, part.name)
+            if part.name not in FOR_EVERY_RECIPE and value != getattr(default, part.name):
+                name, value = _first_difference(f"model.precision.{part.name}", value, getattr(default, part.name))
+                raise ConfigError(
+                    f"{name}={value}: has no effect with model.precision.recipe={p.recipe}; "
+                    f"add model.precision.recipe=fp8_block"
+                )
+    if p.fp8 and p.kernels in ("torch", "triton"):
+        _check_kernels(config)
+
+
+def _check_kernels(config: ModelConfig) -> None:
+    """Those of a GPU know V3's recipe alone."""
+    p = config.precision
+    parts = {
+        **{f"format.{role}": (getattr(p.format, role), ("e4m3",)) for role in ("activation", "weight", "gradient")},
+        **{f"granularity.{role}": (getattr(p.granularity, role), ("tile",)) for role in ("activation", "gradient")},
+        "granularity.weight": (p.granularity.weight, ("block",)),
+        "recipe": (p.recipe, ("fp8_block",)),
+        "block": (p.block, (128,)),
+        "accumulation": (p.accumulation, ("promoted",)),
+        "promote_every": (p.promote_every, (128,)),
+    }
+    for name, (value, known) in parts.items():
+        if value is not None and value not in known:
+            raise ConfigError(
+                f"model.precision.{name}={value}: model.precision.kernels={p.kernels} has only {known[0]}; "
+                f"use model.precision.kernels=emulated"
+            )
+    if config.dtype not in ("auto", "bfloat16", "float32"):
+        raise ConfigError(f"model.dtype={config.dtype}: model.precision.kernels={p.kernels} gives BF16 or FP32")
+
+
+def _first_difference(name: str, value: object, default: object) -> tuple[str, object]:
+    """The key itself, or the first in its group that is not its default."""
+    if dataclasses.is_dataclass(value):
+        for member in dataclasses.fields(value):
+            mine, theirs = getattr(value, member.name), getattr(default, member.name)
+            if mine != theirs:
+                return f"{name}.{member.name}", mine
+    return name, value
 
 
 def _at_least_one(values: dict[str, int]) -> None:

@@ -14,7 +14,7 @@ from models.layers import Embedding, Linear, RMSNorm, SwiGLU
 from models.moe import MoE, Router
 from models.mtp import ChainedModule, ParallelHead, shortened
 from models.rope import rope_turns
-from models.rules import validate
+from models.rules import TYPE_OF_RECIPE, validate
 from models.typed import ConfigError
 
 
@@ -64,7 +64,7 @@ class Transformer(nn.Module):
     document_end: int | None = None
     """With a token id here, attention stays within documents, which that token ends. Set by training and evaluation."""
     causal = True
-    _turns_key: tuple[int, torch.device] | None = None
+    _turns_key: tuple[int, torch.device, torch.dtype] | None = None
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -72,14 +72,26 @@ class Transformer(nn.Module):
         if config.dtype == "auto":
             raise ConfigError("model.dtype=auto: must be resolved (models.transformer.resolve_dtype) before building")
         self.config = config
-        self.dtype: torch.dtype = getattr(torch, config.dtype)
         self.model = Trunk(config)
         self.lm_head = Linear(config.d_model, config.vocab_size)
         if config.mtp.depth:
             head = ChainedModule if config.mtp.style == "chained" else ParallelHead
             self.mtp = nn.ModuleList(head(config, Block(config, config.n_layers)) for _ in range(config.mtp.depth))
-        if self.dtype == torch.float64:
+        if config.dtype == "float64":
             self.double()
+        if config.precision.fp8:
+            from models.precision.attach import attach
+
+            attach(self, config.precision, config.moe.backend, getattr(torch, config.dtype))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The compute type. A model that is trained under a named recipe is evaluated in BF16, whatever the recipe, so
+        that its arms differ in their training only."""
+        if not self.training and self.config.precision.recipe != "auto":
+            return torch.bfloat16
+        dtype: torch.dtype = getattr(torch, self.config.dtype)
+        return dtype
 
     def forward(self, tokens_BT: Tensor, mtp: bool = False) -> Output:
         """Logits of the next token; with `mtp`, also those of the MTP modules."""
@@ -118,7 +130,7 @@ class Transformer(nn.Module):
         return Places(turns, mask, self.causal)
 
     def _turns_of(self, length: int, device: torch.device) -> Tensor:
-        key = (length, device)
+        key = (length, device, self.dtype)
         if self._turns_key != key:
             with torch.inference_mode(False):  # inference tensors could not be kept for a later backward
                 positions = torch.arange(length, device=device)
@@ -167,10 +179,13 @@ def _normal(like: Tensor, seed: int, name: str) -> Tensor:
     return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
 
 
-def resolve_dtype(dtype: str, device: str) -> str:
-    """`auto`: BF16 where the hardware multiplies it natively (AVX512-BF16, CUDA), else FP32."""
+def resolve_dtype(dtype: str, device: str, recipe: str = "auto") -> str:
+    """`auto`: what the recipe of `model.precision` needs; without one BF16 where the hardware multiplies it natively
+    (AVX512-BF16, CUDA), else FP32."""
     if dtype != "auto":
         return dtype
+    if recipe != "auto":
+        return TYPE_OF_RECIPE.get(recipe, "bfloat16")
     if device == "cuda":
         return "bfloat16"
     native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()

@@ -125,3 +125,48 @@ def test_matrices_decay_and_gains_do_not() -> None:
     for parameter in model.parameters():
         expected = 2.0 * (1 - 0.05) if parameter.ndim == 2 else 2.0
         torch.testing.assert_close(parameter.detach(), torch.full_like(parameter, expected))
+
+
+def trajectory(
+    moments: str, steps: int = 20, reload_at: int | None = None
+) -> tuple[torch.Tensor, torch.optim.Optimizer]:
+    """A matrix after some steps on fixed random gradients."""
+    model = torch.nn.Linear(6, 5, bias=False)
+    torch.nn.init.normal_(model.weight, generator=torch.Generator().manual_seed(0))
+    optimizer = adamw(model, OptimConfig(lr=0.05), moments)  # type: ignore[arg-type]
+    generator = torch.Generator().manual_seed(1)
+    for step in range(steps):
+        model.weight.grad = torch.randn(5, 6, generator=generator)
+        optimizer.step()
+        if step == reload_at:
+            state = optimizer.state_dict()
+            optimizer = adamw(model, OptimConfig(lr=0.05), moments)  # type: ignore[arg-type]
+            optimizer.load_state_dict(state)
+    return model.weight.detach(), optimizer
+
+
+def test_moments_in_bf16_are_adamw_rounded_by_hand() -> None:
+    """Against NumPy-like arithmetic in FP64 whose moments are rounded to BF16 after every step."""
+    found, optimizer = trajectory("bf16")
+    w = torch.empty(5, 6).normal_(generator=torch.Generator().manual_seed(0)).double()
+    generator, m, v = torch.Generator().manual_seed(1), torch.zeros(5, 6), torch.zeros(5, 6)
+    for step in range(1, 21):
+        g = torch.randn(5, 6, generator=generator).double()
+        m64, v64 = 0.9 * m.double() + 0.1 * g, 0.95 * v.double() + 0.05 * g * g
+        w = w * (1 - 0.05 * 0.1)
+        w = w - 0.05 * (m64 / (1 - 0.9**step)) / ((v64 / (1 - 0.95**step)).sqrt() + 1e-8)
+        m, v = m64.float().bfloat16().float(), v64.float().bfloat16().float()
+    torch.testing.assert_close(found.double(), w, rtol=1e-4, atol=1e-5)
+    (state,) = optimizer.state.values()
+    assert state["exp_avg"].dtype == state["exp_avg_sq"].dtype == torch.bfloat16
+
+
+def test_moments_in_bf16_are_another_training_and_a_near_one() -> None:
+    in_fp32, in_bf16 = trajectory("fp32")[0], trajectory("bf16")[0]
+    assert not torch.equal(in_fp32, in_bf16)
+    assert (in_fp32 - in_bf16).norm() < 0.01 * in_fp32.norm()
+
+
+def test_moments_in_bf16_go_on_with_the_same_bits_after_a_reload() -> None:
+    """torch hands a loaded state over in the parameters' type."""
+    assert torch.equal(trajectory("bf16")[0], trajectory("bf16", reload_at=9)[0])

@@ -14,6 +14,8 @@ Tiny = Callable[..., ModelConfig]
 GQA: dict[str, Any] = {"attention.kind": "gqa", "attention.n_heads": 6}
 YARN: dict[str, Any] = {"rope.scaling": "yarn", "rope.factor": 4.0}
 
+TRITON: dict[str, Any] = {"precision.recipe": "fp8_block", "precision.kernels": "triton"}
+
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"d_model": 0}, "model.d_model=0: must be at least 1"),
     ({"n_layers": 0}, "model.n_layers=0"),
@@ -36,6 +38,22 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (GQA | {"attention.n_kv_heads": 12}, "model.attention.n_kv_heads=12: .*divide model.attention.n_heads=6"),
     (GQA | {"attention.n_kv_heads": 0}, "model.attention.n_kv_heads=0: must be at least 1"),
     (GQA | {"attention.n_kv_heads": 2, "attention.head_dim": 9}, "model.attention.head_dim=9: .*even"),
+    # precision
+    ({"precision.block": 0}, "model.precision.block=0: must be at least 1"),
+    ({"precision.recipe": "bf16"}, "model.precision.recipe=bf16: computes in bfloat16, and model.dtype=float64"),
+    ({"precision.recipe": "fp32"}, "model.precision.recipe=fp32: .*model.dtype=float64; leave one out"),
+    ({"precision.dispatch": "fp8"}, "model.precision.dispatch=fp8: has no effect with model.precision.recipe=auto"),
+    ({"precision.format.gradient": "e5m2"}, "model.precision.format.gradient=e5m2: has no effect .*fp8_block"),
+    ({"precision.keep_high.router": False}, "model.precision.keep_high.router=False: has no effect"),
+    (
+        TRITON | {"precision.recipe": "fp8_row"},
+        "model.precision.recipe=fp8_row: model.precision.kernels=triton has only",
+    ),
+    (TRITON | {"precision.block": 16}, "model.precision.block=16: .*triton has only 128; use .*kernels=emulated"),
+    (TRITON | {"precision.format.gradient": "e5m2"}, "model.precision.format.gradient=e5m2: .*has only e4m3"),
+    (TRITON | {"precision.granularity.gradient": "block"}, "granularity.gradient=block: .*has only tile"),
+    (TRITON | {"precision.accumulation": "limited"}, "model.precision.accumulation=limited: .*has only promoted"),
+    (TRITON, "model.dtype=float64: model.precision.kernels=triton gives BF16 or FP32"),
     # positions
     ({"rope.theta": 1.0}, "model.rope.theta=1"),
     ({"rope.theta": float("nan")}, "model.rope.theta=nan"),
