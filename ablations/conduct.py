@@ -13,6 +13,7 @@ from typing import Any
 
 from ablations.config import with_overrides
 from ablations.files import read_json, write_json
+from ablations.guards import GuardResult, distinct
 from ablations.identity import environment, sha, trial_id
 from ablations.launch.lock import single_owner
 from ablations.launch.pool import Job, Outcome, Pool, thread_environment
@@ -170,11 +171,23 @@ class Conductor:
                 rows = [guard.as_dict() for guard in config_guards(self.plan, arm)]
                 rows += _rows(outcomes[f"guards:{self._text(arm)}"], "separation")
                 state[arm.name] = [*_rows(outcomes[f"guards:{arm.name}"], "causality"), *rows]
+            self._refuse_twins(state)
             self.state["guard_keys"] = wanted
             self._save()
         failures = [f"{n}: {g['name']}: {g['detail']}" for n in self.plan.arms for g in state[n] if not g["passed"]]
         if failures:
             raise GuardFailed("; ".join(failures))
+
+    def _refuse_twins(self, state: dict[str, list[dict[str, Any]]]) -> None:
+        """Replace the fingerprints of arms with a named precision by what their comparison says."""
+        rows = {
+            arm.name: (arm.keys["model"], GuardResult(**row))
+            for arm in self.plan.arms.values()
+            for row in state.get(arm.name, [])
+            if row["name"] == "distinct" and row["passed"] and arm.kind == "arm"
+        }
+        for name, result in distinct(rows).items():
+            state[name] = [result.as_dict() if row["name"] == "distinct" else row for row in state[name]]
 
     # --- search
 

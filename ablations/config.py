@@ -21,6 +21,7 @@ from ablations.sweepfile import (
     check_sweep,
     default_scale,
     find_sweep,
+    raised,
     read_scale,
     read_sweep,
     resolved_arms,
@@ -66,7 +67,8 @@ def compose(overrides: list[str]) -> Config:
         scale["model"] = _size(given["model"]) | {"dtype": scale.get("model", {}).get("dtype", "auto")}
     explicit = {key for key in given if key.split(".")[0] in TRIAL_GROUPS and key != "model"}
 
-    node = {"sweep": dataclasses.asdict(sweep), **nested(sweep.common)}
+    larger = raised(sweep, scale) if given.get("raise_sizes", scale.get("raise_sizes", True)) else {}
+    node = {"sweep": dataclasses.asdict(sweep), **nested({**larger, **sweep.common})}
     lines = [text for text in overrides if _key_of(text) not in _CHOICES and not _names_size(text)]
     config = _hydra(scale, path.stem, node, lines)
 

@@ -4,6 +4,7 @@ Public small ablations are mostly wrong in ways that these catch: an all-ones ma
 that moved along, a held-out text that was trained on.
 """
 
+import hashlib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -15,6 +16,8 @@ from torch import Tensor
 from ablations.matching import amounts, mismatch
 from ablations.schema import MatchedConfig
 from ablations.trialkeys import TrialKeys, differing, typed_trial
+from models.config import ModelConfig, PrecisionConfig
+from models.precision.recipe import resolve
 from models.transformer import Transformer, initialise
 from tasks.batches import PackedData
 
@@ -40,14 +43,36 @@ class GuardResult:
 
 
 def causality(model: Transformer, tokens_BT: Tensor) -> GuardResult:
-    """Changing tokens after position t leaves the logits up to t as they were, for three t. `model` is in FP32.
+    """Changing tokens after position t leaves the logits up to t as they were. `model` is in FP32."""
+    model.eval()
+    worst = largest_change(model, tokens_BT)
+    passed = worst <= CAUSALITY_TOLERANCE
+    detail = f"largest change of an earlier logit {worst:.1e} (limit {CAUSALITY_TOLERANCE:.0e})"
+    return GuardResult("causality", passed, detail if passed else f"later tokens change earlier logits: {detail}")
 
-    An MTP module of depth k may see k tokens further, by its definition, and no more.
+
+def causality_in_training(config: ModelConfig, seed: int, tokens_BT: Tensor) -> GuardResult:
+    """The same for an FP8 recipe's training: a scale that several tokens share lets a later token change an earlier
+    one's rounding through the maximum. That is what such a recipe is; any other leak is a fault.
+
+    In FP64, where the order of sums cannot tip a rounding.
     """
+    model = Transformer(replace(config, dtype="float64", moe=replace(config.moe, backend="loop")))
+    initialise(model, seed, config.std)
+    worst = largest_change(model.train(), tokens_BT)
+    shared = resolve(config.precision).activation.granularity in ("block", "tensor")
+    detail = f"in FP8 training, later tokens change earlier logits by up to {worst:.1e}"
+    if shared:
+        return GuardResult("causality", True, f"{detail}, through scales that tokens share; evaluation is in BF16")
+    return GuardResult("causality", worst <= CAUSALITY_TOLERANCE, f"{detail} (limit {CAUSALITY_TOLERANCE:.0e})")
+
+
+def largest_change(model: Transformer, tokens_BT: Tensor) -> float:
+    """Of a logit at or before t, when all tokens after t change, for three t. An MTP module of depth k may see k tokens
+    further, by its definition, and no more."""
     length = tokens_BT.shape[1]
     generator = torch.Generator().manual_seed(0)
     worst = 0.0
-    model.eval()
     with torch.no_grad():
         before = _all_logits(model, tokens_BT)
         for t in sorted({length // 4, length // 2, length - 2}):
@@ -58,9 +83,7 @@ def causality(model: Transformer, tokens_BT: Tensor) -> GuardResult:
                 kept = max(0, t + 1 - k)
                 if kept:
                     worst = max(worst, float((new[:, :kept] - old[:, :kept]).abs().max()))
-    passed = worst <= CAUSALITY_TOLERANCE
-    detail = f"largest change of an earlier logit {worst:.1e} (limit {CAUSALITY_TOLERANCE:.0e})"
-    return GuardResult("causality", passed, detail if passed else f"later tokens change earlier logits: {detail}")
+    return worst
 
 
 def _all_logits(model: Transformer, tokens_BT: Tensor) -> list[Tensor]:
@@ -85,6 +108,29 @@ def start(module: "LanguageModel", batch: Tensor) -> GuardResult:
     return GuardResult("start", near and not dead, detail)
 
 
+def products(module: "LanguageModel", batch: Tensor) -> GuardResult:
+    """A fingerprint of the first step's loss and gradients, for `distinct`."""
+    result = module.executor.step(batch)
+    digest = hashlib.sha256(str(float(result.losses["loss"])).encode())
+    for parameter in module.transformer.parameters():
+        if parameter.grad is not None:
+            digest.update(parameter.grad.cpu().numpy().tobytes())
+    return GuardResult("distinct", True, f"first gradients {digest.hexdigest()[:16]}")
+
+
+def distinct(arms: Mapping[str, tuple[Mapping[str, Any], GuardResult]]) -> dict[str, GuardResult]:
+    """Arms whose models differ on paper and give the same loss and gradients on the first batch are one arm under two
+    names: at small widths a tile is a row, and a block a tensor. Takes (model keys, `products`) by arm."""
+    found, seen = {}, dict[str, str]()
+    for name, (model, fingerprint) in arms.items():
+        paper = {**model, "precision": {**model["precision"], "moments": None}}  # the optimizer's, not the model's
+        first = seen.setdefault(fingerprint.detail, name)
+        theirs = arms[first][0]
+        same = paper == {**theirs, "precision": {**theirs["precision"], "moments": None}}
+        found[name] = fingerprint if same else GuardResult("distinct", False, f"the same numbers as {first}")
+    return found
+
+
 def determinism(first: Iterable[Tensor], second: Iterable[Tensor], steps: int) -> GuardResult:
     """The first steps run twice give the same bits; takes the parameters of both runs."""
     equal = all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
@@ -98,11 +144,16 @@ def arm_guards(keys: TrialKeys, seed: int, data: PackedData, steps: int = 2) -> 
 
     batch = data.train_sequences(seed, *keys.batches[0])
     device = keys.train.device
-    fp32 = Transformer(replace(keys.model, dtype="float32"))
+    fp32 = Transformer(replace(keys.model, dtype="float32", precision=PrecisionConfig()))
     fp32.document_end = keys.document_end
     initialise(fp32, seed, keys.model.std)
-    results = [causality(fp32, batch[: min(2, len(batch)), :-1])]
+    few = batch[: min(2, len(batch)), :-1]
+    results = [causality(fp32, few)]
+    if keys.model.precision.fp8 and results[0].passed:
+        results = [causality_in_training(keys.model, seed, few)]
     results.append(start(build_model(keys, seed).to(device), batch.to(device)))
+    if keys.model.precision.recipe != "auto":
+        results.append(products(build_model(keys, seed).to(device), batch.to(device)))
     runs = []
     for _ in range(2):
         module = build_model(keys, seed).to(device)
@@ -117,7 +168,7 @@ def train_steps(module: "LanguageModel", batches: Iterable[Tensor], keys: TrialK
     from models.optim import adamw
 
     model = module.transformer
-    optimizer = adamw(model, keys.optim)
+    optimizer = adamw(model, keys.optim, keys.model.precision.moments)
     for step, batch in enumerate(batches):
         optimizer.zero_grad(set_to_none=True)
         result = module.executor.step(batch, module.progress(step))

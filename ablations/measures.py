@@ -49,6 +49,28 @@ def test_metrics(keys: TrialKeys, data: PackedData, model: Transformer) -> tuple
     return metrics, relative.tolist()
 
 
+def precision_metrics(keys: TrialKeys, data: PackedData, model: Transformer) -> dict[str, float]:
+    """What a named recipe does to the trained model, on one microbatch of held-out text; empty without one."""
+    if keys.model.precision.recipe == "auto":
+        return {}
+    from models.precision.probe import probe
+
+    rows = max(1, keys.data.batch_size // keys.train.microbatches)
+    tokens = rows * keys.data.seq_len
+    batch = next(iter(data.evaluation_batches(keys.eval.split, tokens, rows))).to(keys.train.device)
+    found = probe(model, batch)
+    metrics = {"gradient_cosine": found.gradient_cosine, "saved_bytes_per_token": found.saved_bytes_per_token}
+    if found.unpromoted_error is not None:
+        metrics["unpromoted_error"] = found.unpromoted_error
+    for role, seen in found.roles.items():
+        metrics |= {
+            f"rounding_error_{role}": seen.relative_error,
+            f"underflow_{role}": seen.underflow,
+            f"saturation_{role}": seen.saturation,
+        }
+    return metrics
+
+
 def batch_metrics(keys: TrialKeys, rows: list[dict[str, Any]]) -> dict[str, float]:
     """MaxVio of the training batch over the last tenth of the steps: mean over layers, each layer, and its floor."""
     if not keys.model_has_experts:

@@ -21,6 +21,7 @@ from ablations.trialkeys import TrialKeys, get, typed_trial
 from ablations.verdicts import DECISION_RULE
 from models.config import ModelConfig
 from models.cost import Cost, cost
+from models.precision.products import resolve_kernels
 from models.transformer import resolve_dtype
 from models.typed import ConfigError, build
 from tasks.config import DataConfig
@@ -30,6 +31,7 @@ PERTURBATION = 1e-6
 LEARNING_RATE = "optim.lr"
 NOT_FOR_THE_SEARCH = (
     "model.dtype",
+    "model.precision.kernels",
     "train.threads",
     "train.device",
     "train.validate_every",
@@ -191,7 +193,9 @@ def _resolve(
 ) -> dict[str, Any]:
     first = {key: points[0] for key, points in {**sweep.search.keys, **own}.items()}
     resolved = with_overrides(keys, {**changes, **first}, f"sweeps/{sweep.name}.yaml arm {name}")
-    resolved["model"]["dtype"] = resolve_dtype(resolved["model"]["dtype"], resolved["train"]["device"])
+    model, device = resolved["model"], resolved["train"]["device"]
+    model["dtype"] = resolve_dtype(model["dtype"], device, model["precision"]["recipe"])
+    model["precision"]["kernels"] = resolve_kernels(model["precision"]["kernels"])
     return resolved
 
 

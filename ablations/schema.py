@@ -130,6 +130,8 @@ class SweepConfig:
     """The name of the arm that the others are compared with."""
     common: dict[str, Any] = field(default_factory=dict)
     """Dotted keys that this sweep sets for all its arms."""
+    at_least: dict[str, int] = field(default_factory=dict)
+    """Dotted keys, and the smallest values that the question makes sense at: a scale's smaller ones are raised."""
     arms: dict[str, ArmConfig] = field(default_factory=dict)
     control: dict[str, Any] = field(default_factory=lambda: {"train.token_fraction": 0.9})
     """The known small harm that the sweep must be able to see."""
@@ -163,6 +165,8 @@ class Config:
     """null: results/ of the checkout."""
     sweeps_dir: str | None = None
     """null: sweeps/ of the checkout."""
+    raise_sizes: bool = True
+    """Whether a sweep's `at_least` holds at this scale."""
     dry_run: bool = False
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)

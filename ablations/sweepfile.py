@@ -11,17 +11,21 @@ from typing import Any
 from ablations.home import ROOT
 from ablations.keys import TRIAL_GROUPS
 from ablations.schema import Config, ExpectedConfig, SweepConfig
-from ablations.trialkeys import differing, trial_keys, with_overrides
+from ablations.trialkeys import differing, get, trial_keys, with_overrides
 from models.typed import ConfigError, build, closest
 
 SCALES = ROOT / "ablations" / "scales"
+ROLES = ("activation", "weight", "gradient")
 RESERVED = ("aa", "control", "all")
 """Arms that the harness adds by itself, and the word for every arm."""
 METRICS = (
     *("loss", "bits_per_byte", "max_vio_global", "max_vio_batch", "routing_entropy"),
     *("mtp_tokens_per_forward", *(f"mtp_{kind}_{k}" for kind in ("loss", "acceptance") for k in range(1, 4))),
+    *("loss_error", "gradient_cosine", "unpromoted_error", "saved_bytes_per_token"),
+    *(f"{what}_{role}" for what in ("rounding_error", "underflow", "saturation") for role in ROLES),
 )
-"""What records hold, where a model has experts and MTP modules. lm-eval scores are `task/metric`."""
+"""What records hold, where a model has experts, MTP modules and a named precision; `loss_error` is made from the curves
+of two (ablations/losscurve.py). lm-eval scores are `task/metric`."""
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 NEIGHBOURS = 2.0
 """Largest ratio between neighbouring learning rates: with a wider grid the bound on mistuning says nothing."""
@@ -116,7 +120,7 @@ def read_scale(name: str) -> dict[str, Any]:
         raise ConfigError(f"scale={name}: no such scale{closest(name, names)} (scales: {', '.join(names)})")
     path = SCALES / f"{name}.yaml"
     values = read_yaml(path)
-    allowed = (*TRIAL_GROUPS, "launch", "seeds", "search_points", "search_seeds")
+    allowed = (*TRIAL_GROUPS, "launch", "seeds", "search_points", "search_seeds", "raise_sizes")
     for key in values:
         if key not in allowed:
             raise ConfigError(f"{shown(path)}: {key}: a scale sets only {', '.join(allowed)}")
@@ -237,6 +241,9 @@ def _check_keys(sweep: SweepConfig, file: str) -> None:
     """Every dotted key of a sweep exists and takes the value that it is given."""
     defaults = trial_keys(Config())
     with_overrides(defaults, sweep.common, f"{file} common")
+    with_overrides(defaults, sweep.at_least, f"{file} at_least")
+    for key in sorted(sweep.at_least.keys() & sweep.common.keys()):
+        raise ConfigError(f"{file} at_least.{key}: also in `common`, which wins; keep one of them")
     with_overrides(defaults, sweep.control, f"{file} control")
     grids = [(f"{file} search.keys", sweep.search.keys)]
     for name, arm in sweep.arms.items():
@@ -246,6 +253,23 @@ def _check_keys(sweep: SweepConfig, file: str) -> None:
         for key, points in grid.items():
             for point in points:
                 with_overrides(defaults, {key: point}, where)
+
+
+def raised(sweep: SweepConfig, scale: Mapping[str, Any]) -> dict[str, int]:
+    """The dotted keys that the sweep's `at_least` raises at a scale."""
+    sizes = with_overrides(trial_keys(Config()), _leaves(scale), "scale")
+    return {key: least for key, least in sweep.at_least.items() if get(sizes, key) < least}
+
+
+def _leaves(scale: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted trial keys of a scale's nested ones."""
+    found: dict[str, Any] = {}
+    for key, value in scale.items():
+        if isinstance(value, Mapping):
+            found |= _leaves(value, f"{prefix}{key}.")
+        elif prefix.split(".")[0] in TRIAL_GROUPS:
+            found[prefix + key] = value
+    return found
 
 
 def resolved_arms(sweep: SweepConfig, keys: Mapping[str, Any], file: str) -> dict[str, dict[str, Any]]:

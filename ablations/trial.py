@@ -20,7 +20,7 @@ import torch
 
 from ablations.files import write_atomically
 from ablations.identity import environment
-from ablations.measures import batch_metrics, test_metrics
+from ablations.measures import batch_metrics, precision_metrics, test_metrics
 from ablations.records import Record, read_record
 from ablations.tracking import Mirror, StepLog, open_mirror
 from ablations.trialkeys import TrialKeys, typed_trial
@@ -144,6 +144,7 @@ def _finish(
     started = time.monotonic()
     metrics, load = test_metrics(keys, data, model)
     metrics |= batch_metrics(keys, recorder.steps.rows)
+    metrics |= precision_metrics(keys, data, model)
     scores = {}
     if keys.eval.tasks:
         from tasks.evals.score import score

@@ -223,6 +223,9 @@ def _check_data(trial: TrialKeys) -> None:
             f"cosine_until <= tail_from (here {optim.warmup_fraction}, {optim.cosine_from}, {optim.cosine_until}, "
             f"{optim.tail_from})"
         )
+    kernels = trial.model.precision.kernels
+    if kernels in ("torch", "triton") and trial.train.device != "cuda":
+        raise ConfigError(f"model.precision.kernels={kernels}: needs train.device=cuda; on a CPU it is emulated")
     check_length(trial.model, data.seq_len)
     if trial.optim.schedule == "wsd" and trial.optim.warmup_fraction + trial.optim.decay_fraction > 1:
         raise ConfigError(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ablations.files import read_json
+from ablations.losscurve import loss_error
 from ablations.records import Record, read_record
 from ablations.schema import ExpectedConfig
 from ablations.stats import Difference, differences, tokens_saved
@@ -196,6 +197,9 @@ def _gather(folder: Path, find: Callable[[str], Record | None]) -> Result:
         found = {seed: find(ids[name, seed]) for seed in seeds if (name, seed) in ids}
         arms[name] = _arm(name, plan, trials, seeds, {s: r for s, r in found.items() if r is not None})
     expected = [build(ExpectedConfig, entry, f"expected[{i}]") for i, entry in enumerate(plan.get("expected", []))]
+    if "loss_error" in (*plan.get("metrics", []), primary, *(claim.metric for claim in expected)):
+        for arm in arms.values():
+            arm.values["loss_error"] = _loss_errors(arm, arms[baseline])
     plan_sha = hashlib.sha256(plan_bytes).hexdigest()
     deviations = [str(line) for line in trials.get("deviations", [])]
     if trials.get("plan_sha") and not plan_sha.startswith(trials["plan_sha"]):
@@ -255,6 +259,15 @@ def _arm(
         mistuning=trials.get("mistuning", {}).get(name),
         speed=dict(trials.get("speed", {}).get(name, {})),
     )
+
+
+def _loss_errors(arm: ArmResult, baseline: ArmResult) -> dict[int, float]:
+    """Seed -> the arm's training curve against the baseline's of the same seed."""
+    complete = set(arm.of_status("complete")) & set(baseline.of_status("complete"))
+    curves = {seed: (arm.records[seed].history, baseline.records[seed].history) for seed in sorted(complete)}
+    return {
+        seed: loss_error(ours["loss"], theirs["loss"]) for seed, (ours, theirs) in curves.items() if ours and theirs
+    }
 
 
 def _differences(

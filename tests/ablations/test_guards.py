@@ -1,7 +1,7 @@
 """Every guard stops what it is there for: a deliberately leaking, unequal, dead or unsteady arm."""
 
 import copy
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,13 +13,26 @@ from torch import Tensor, nn
 
 import ablations.guards as guards
 import ablations.trial as trial
-from ablations.guards import GuardResult, arm_guards, budget, causality, determinism, isolation, separation, start
+from ablations.guards import (
+    GuardResult,
+    arm_guards,
+    budget,
+    causality,
+    causality_in_training,
+    determinism,
+    distinct,
+    isolation,
+    products,
+    separation,
+    start,
+)
 from ablations.plan import config_guards
 from ablations.schema import MatchedConfig
 from ablations.trial import build_model, open_data
 from ablations.trialkeys import TrialKeys, typed_trial, with_overrides
 from models.attention import Places
-from models.config import MTPConfig
+from models.config import GranularityConfig, KeepHighConfig, MTPConfig, PrecisionConfig
+from models.precision.quantise import Rounding
 from models.transformer import Output, Transformer, initialise
 
 torch.set_num_threads(1)
@@ -74,6 +87,74 @@ def test_causality_passes_the_causal_model_and_stops_the_leaking(keys, data, att
     leaking = causality(built(Leaking, keys(), **changes), tokens)
     assert not leaking.passed
     assert leaking.detail.startswith("later tokens change earlier logits")
+
+
+FP8: dict[str, dict[str, Any]] = {
+    "tiles": {"recipe": "fp8_block"},
+    "rows": {"recipe": "fp8_row"},
+    "everything": {"recipe": "fp8_block", "keep_high": KeepHighConfig(False, False, False, False, False)},
+    "V3": {"recipe": "fp8_block", "dispatch": "fp8", "recompute_swiglu": True, "e5m6_after_attention": True},
+}
+SHARED: dict[str, dict[str, Any]] = {
+    "tensors": {"recipe": "fp8_tensor"},
+    "blocks": {"recipe": "fp8_block", "granularity": GranularityConfig(activation="block")},
+}
+
+
+@pytest.mark.parametrize("parts", FP8.values(), ids=FP8)
+def test_fp8_with_scales_within_a_token_is_causal_in_training(keys, data, parts):
+    model = replace(keys().model, precision=PrecisionConfig(block=4, **parts))
+    found = causality_in_training(model, 0, data.train_batch(0, 0)[:2, :-1])
+    assert found.passed and "in FP8 training" in found.detail and " 0.0e+00 " in found.detail
+
+
+@pytest.mark.parametrize("parts", SHARED.values(), ids=SHARED)
+def test_fp8_with_scales_across_tokens_is_reported_and_by_how_much(keys, data, parts):
+    model = replace(keys().model, precision=PrecisionConfig(block=4, **parts))
+    found = causality_in_training(model, 0, data.train_batch(0, 0)[:2, :-1])
+    assert found.passed and "through scales that tokens share" in found.detail
+    assert " 0.0e+00" not in found.detail
+
+
+def test_an_fp8_recipe_that_leaks_where_it_claims_not_to_is_stopped(keys, data, monkeypatch):
+    """Tiles that span two tokens."""
+    monkeypatch.setattr(Rounding, "size", lambda self, shape: (2, 4) if len(shape) == 2 else (4, 4))
+    model = replace(keys().model, precision=PrecisionConfig(recipe="fp8_block", block=4))
+    assert not causality_in_training(model, 0, data.train_batch(0, 0)[:2, :-1]).passed
+
+
+def test_an_fp8_arm_passes_all_of_its_guards(keys, data):
+    arm = keys()
+    arm = replace(arm, model=replace(arm.model, precision=PrecisionConfig(recipe="fp8_block", block=4)))
+    results = by_name(arm_guards(arm, 0, data))
+    assert all(result.passed for result in results.values()), results
+    assert "in FP8 training" in results["causality"].detail
+
+
+def fingerprints(keys: TrialKeys, data: Any, **arms: dict[str, Any]) -> dict[str, Any]:
+    """(model keys, `products`) of arms with these precisions, as `distinct` takes them."""
+    found = {}
+    for name, parts in arms.items():
+        model = replace(keys.model, precision=PrecisionConfig(**{"block": 4, **parts}))
+        module = build_model(replace(keys, model=model), 0)
+        found[name] = (asdict(model), products(module, data.train_batch(0, 0)))
+    return found
+
+
+def test_arms_whose_numbers_are_equal_are_refused_and_by_name(keys, data):
+    """No matrix of this model is wider than 128: a block is a tensor."""
+    block = {"recipe": "fp8_block", "block": 128}
+    arms = fingerprints(keys(), data, blocks=block, tensors=block | {"granularity": GranularityConfig(weight="tensor")})
+    found = distinct(arms)
+    assert found["blocks"].passed and not found["tensors"].passed
+    assert found["tensors"].detail == "the same numbers as blocks"
+
+
+def test_arms_that_round_differently_and_moments_are_distinct(keys, data):
+    block = {"recipe": "fp8_block"}
+    arms = fingerprints(keys(), data, tiles=block, tensor={"recipe": "fp8_tensor"}, moments=block | {"moments": "bf16"})
+    assert all(result.passed for result in distinct(arms).values())
+    assert arms["tiles"][1] == arms["moments"][1] != arms["tensor"][1]
 
 
 def test_causality_sees_a_scale_that_crosses_tokens_and_a_single_late_leak(keys, data):

@@ -19,6 +19,11 @@ def arms(**changes: Any) -> dict[str, Any]:
 
 BAD_FILES: list[tuple[dict[str, Any], list[str]]] = [
     ({"seedz": 3}, ["mine.yaml: seedz: no such key", "did you mean seeds?"]),
+    ({"at_least": {"model.d_modl": 64}}, ["mine.yaml at_least: model.d_modl: no such key"]),
+    (
+        {"at_least": {"model.d_model": 64}, "common": {"model.d_model": 32}},
+        ["mine.yaml at_least.model.d_model: also in `common`"],
+    ),
     ({"seeds": "six"}, ["mine.yaml: seeds=six: expected int"]),
     ({"seeds": 1}, ["seeds=1", "at least 2"]),
     ({"name": "x"}, ["named by its file"]),
@@ -165,3 +170,13 @@ def test_the_default_scale_follows_the_machine(monkeypatch: pytest.MonkeyPatch) 
     for gpu in (False, True):
         monkeypatch.setattr(sweepfile.Path, "exists", lambda path, gpu=gpu: gpu)
         assert sweepfile.default_scale() == ("gpu" if gpu else "cpu")
+
+
+def test_at_least_raises_what_a_scale_has_smaller_and_nothing_else(folder: Callable[..., list[str]]) -> None:
+    given = folder(SWEEP, at_least={"model.d_model": 160, "model.n_layers": 2})
+    model = compose(given).model
+    assert (model.d_model, model.n_layers) == (160, 3), "raised; the scale's own is larger"
+    assert compose([*given, "model.d_model=96"]).model.d_model == 96, "the command line has the last word"
+    assert compose([*given[:2], "scale=smoke"]).model.d_model == 32, "smoke tests the way, not the question"
+    assert compose([*given, "raise_sizes=false"]).model.d_model == 128
+    assert compose([*given, "model=small"]).model.d_model == 256

@@ -1,0 +1,34 @@
+"""The relative loss error of a training against another's: how V3 compares FP8 with BF16 (appendix B.1, figure 10)."""
+
+import math
+from collections.abc import Sequence
+
+EMA = 0.9
+"""The paper's smoothing of the curves."""
+
+
+def loss_error(losses: Sequence[float], reference: Sequence[float]) -> float:
+    """Mean of ema(loss) / ema(reference) - 1 over the second half of the training, signed.
+
+    Curves are compared at equal shares of their training, so that one of fewer tokens meets the other at the same place
+    of the learning-rate schedule. Both are recorded points of the training loss, 200 at most.
+    """
+    ours, theirs = smoothed(losses), smoothed(reference)
+    half = range(len(theirs) // 2, len(theirs))
+    return math.fsum(_at(ours, i / max(1, len(theirs) - 1)) / theirs[i] - 1 for i in half) / len(half)
+
+
+def smoothed(losses: Sequence[float]) -> list[float]:
+    """Exponential moving average, begun at the first point."""
+    found: list[float] = []
+    for loss in losses:
+        found.append(EMA * found[-1] + (1 - EMA) * loss if found else loss)
+    return found
+
+
+def _at(curve: Sequence[float], share: float) -> float:
+    """Between its points, linearly."""
+    place = share * (len(curve) - 1)
+    low = min(int(place), len(curve) - 1)
+    high = min(low + 1, len(curve) - 1)
+    return curve[low] + (place - low) * (curve[high] - curve[low])
