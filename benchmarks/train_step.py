@@ -23,23 +23,24 @@ EXPERTS = ["grouped_mm", "eager"]
 """transformers' `batched_mm` copies every token's expert matrices: 40 times slower here, so it is not tried."""
 
 
-def ours(dtype: Any, device: str) -> Callable[[Any], float]:
-    """A step of this project's model on tokens (B, T + 1); returns the loss."""
+def ours(dtype: Any, device: str, precision: Any = None) -> Callable[[Any], float]:
+    """A step of this project's model on tokens (B, T + 1); returns the loss. `precision`: a PrecisionConfig."""
     from dataclasses import replace
 
     import torch
 
-    from models.config import OptimConfig
+    from models.config import OptimConfig, PrecisionConfig
     from models.executor import Microbatching
     from models.optim import adamw
     from models.sizes import size
     from models.transformer import Transformer, initialise
 
-    config = replace(size(SIZE)[0], dtype=dtype)
+    precision = precision or PrecisionConfig()
+    config = replace(size(SIZE)[0], dtype=dtype, precision=precision)
     model = Transformer(config)
     initialise(model, 0, config.std)
     model.to(device)
-    executor, optimizer = Microbatching(model, 1), adamw(model, OptimConfig(lr=1e-3))
+    executor, optimizer = Microbatching(model, 1), adamw(model, OptimConfig(lr=1e-3), precision.moments)
 
     def step(tokens: Any) -> float:
         optimizer.zero_grad(set_to_none=True)
