@@ -38,6 +38,8 @@ NOT_FOR_THE_SEARCH = (
     "train.checkpoint_every",
 )
 """Where a trial runs and how often it is looked at: this does not change which searched value is best."""
+SIZES_OF_FP8 = ("model.precision.block", "model.precision.promote_every")
+"""Nor do these, which a scale sets, where no arm uses FP8."""
 
 
 @dataclass(frozen=True)
@@ -211,13 +213,15 @@ def _published(plan: Plan) -> tuple[Published | None, str | None]:
     earlier, trials = read_json(folder / "plan.json"), read_json(folder / "trials.json")
     chosen = trials.get("chosen", {})
     searched = {key for arm in plan.arms.values() for key in (*plan.shared, *arm.search)}
+    fp8 = any(arm.typed.model.precision.fp8 for arm in plan.arms.values())
+    idle = set(NOT_FOR_THE_SEARCH) | (set() if fp8 else set(SIZES_OF_FP8))
     for arm in plan.searched_arms:
         then = earlier["arms"].get(arm.name, {})
         now = (arm.set, arm.search, arm.solved)
         if arm.name not in chosen or (then.get("set"), then.get("search"), then.get("solved", {})) != now:
             return None, f"the published search has no arm {arm.name} as it is now"
     for name in trial_leaves():
-        if name in searched or name.startswith("eval.") or name in NOT_FOR_THE_SEARCH:
+        if name in searched or name.startswith("eval.") or name in idle:
             continue
         now = get(plan.baseline.keys, name)
         try:
