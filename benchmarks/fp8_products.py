@@ -59,8 +59,8 @@ def values(codes: Tensor, scales: Tensor) -> Tensor:
 
 def products(x: Tensor, w: Tensor, dy: Tensor) -> dict[str, Product]:
     """Of a linear layer: x (R, K), w (N, K), dy (R, N)."""
-    from models.precision.triton_products import scaled_mm
     from models.precision.triton_gemm import gemm
+    from models.precision.triton_products import scaled_mm
 
     bf16 = {"forward": partial(torch.mm, x, w.t()), "dgrad": partial(torch.mm, dy, w)}
     bf16["wgrad"] = partial(torch.mm, dy.t(), x)

@@ -260,8 +260,8 @@ def products_of_a_layer_and_of_experts(device: str) -> None:
     from models.balance import Routing
     from models.moe import lay_out
     from models.precision.formats import E4M3 as FORMAT
-    from models.precision.triton_products import TritonProducts
     from models.precision.quantise import Codes, Rounding, quantise
+    from models.precision.triton_products import TritonProducts
 
     products = TritonProducts(torch.float32)
     tile, block = (Rounding(FORMAT, granularity, TILE) for granularity in ("tile", "block"))
