@@ -169,7 +169,9 @@ def twin(cls: Any) -> Any:
     fields: list[Any] = []
     for f in dataclasses.fields(cls):
         hint = _twin_hint(hints[f.name])
-        if dataclasses.is_dataclass(hints[f.name]):
+        if typing.get_origin(hints[f.name]) is dict:  # OmegaConf would add a default's keys to those that are given
+            fields.append((f.name, hint, dataclasses.field(default_factory=dict)))
+        elif dataclasses.is_dataclass(hints[f.name]):
             fields.append((f.name, hint, dataclasses.field(default_factory=hint)))
         elif f.default is not dataclasses.MISSING:
             fields.append((f.name, hint, dataclasses.field(default=f.default)))

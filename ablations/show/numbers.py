@@ -13,6 +13,8 @@ _LABELS = {
     "max_vio_floor": ("MaxVio floor", "", 3),
     "max_vio_max": ("MaxVio maximum", "", 3),
     "routing_entropy": ("routing entropy", "nats", 3),
+    "loss_error": ("relative loss error", "", 5),
+    "gradient_cosine": ("gradient cosine", "", 5),
 }
 
 _SHORT = {"optim.lr": "lr", "model.moe.balance.alpha": "alpha", "model.moe.balance.update_speed": "u"}

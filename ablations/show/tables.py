@@ -7,6 +7,7 @@ from ablations.schema import ExpectedConfig
 from ablations.show import numbers
 from ablations.show.costs import size_table, speed_table
 from ablations.show.numbers import ABSENT
+from ablations.show.precision import precision_table
 from ablations.show.results import ArmResult, Result, score_detail
 from ablations.show.table import Table
 from ablations.stats import Difference, score_has_signal
@@ -20,6 +21,7 @@ def all_tables(result: Result) -> list[Table]:
         balance_table(result),
         layer_table(result),
         mtp_table(result),
+        precision_table(result),
         scores_table(result),
         sensitivity_table(result),
         guards_table(result),

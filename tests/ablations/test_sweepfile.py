@@ -180,3 +180,10 @@ def test_at_least_raises_what_a_scale_has_smaller_and_nothing_else(folder: Calla
     assert compose([*given[:2], "scale=smoke"]).model.d_model == 32, "smoke tests the way, not the question"
     assert compose([*given, "raise_sizes=false"]).model.d_model == 128
     assert compose([*given, "model=small"]).model.d_model == 256
+
+
+def test_what_a_sweep_gives_for_search_and_control_replaces_the_usual(folder: Callable[..., list[str]]) -> None:
+    sweep = compose(folder(SWEEP, search={"keys": {}}, control={"optim.eps": 1e-3})).sweep
+    assert sweep.search.keys == {} and sweep.control == {"optim.eps": 1e-3}
+    usual = compose(folder(SWEEP)).sweep
+    assert list(usual.search.keys) == ["optim.lr"] and usual.control == {"train.token_fraction": 0.9}

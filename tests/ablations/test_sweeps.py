@@ -48,6 +48,12 @@ def test_a_sweep_runs_the_whole_way(name: str, conduct: Any, runs: Path) -> None
     table = (runs / name / "smoke" / "table.md").read_text()
     assert all(f"| {arm} |" in table for arm in result.arms)
     assert conductor.state["chosen"].keys() == result.arms.keys()
+    assert ("## Precision" in table) == (name == "precision")
+    if name == "precision":
+        assert "fp8_tensor: in FP8 training, later tokens change earlier logits" in table
+        assert "FP8 is emulated: quantised operands in tiles and blocks of 4" in table
+        assert result.arms["bf16"].values["loss_error"] == {0: 0.0, 1: 0.0}
+        assert all(result.arms["everything"].values["loss_error"].values())
 
 
 def test_every_text_that_an_arm_learns_from_is_guarded(conduct: Any, pool: Any) -> None:
