@@ -58,7 +58,7 @@ def _note(result: Result) -> str:
     ]
     return (
         f"Relative loss error: the training curve against that of {base.name} with the same seed, both smoothed "
-        f"(EMA 0.9), the mean of the second half{between}. On one microbatch of held-out text, with the trained weights: "
+        f"(EMA 0.9), the mean of the second half{between}. On one microbatch of held-out text, at the trained weights: "
         "the cosine of the gradient with FP32's; the norm of what rounding changes over the norm, and the share of "
         "numbers that become 0, by role; what a tensor core's accumulator that is never promoted would add to the "
         f"gradient's error; and what is kept for the backward pass. {emulated}{' '.join(leaks)}"
