@@ -2,6 +2,7 @@
 
     python -m benchmarks.fp8_gemm                  # some minutes, mostly spent on choosing tiles
     python -m benchmarks.fp8_gemm --accumulator    # seconds: how many bits the tensor core's accumulator keeps
+    python -m benchmarks.fp8_gemm --emulated       # the same of its emulation, on any machine
 
 The three products of a linear layer (forward, dgrad, wgrad) at M = N = K = 4096 and 8192, of 64 of V3's experts (7168
 -> 2 x 2048 and 2048 -> 7168), and whole layers down to a width of 256, where FP8 loses. BF16 is cuBLAS (torch.mm,
@@ -24,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.fp8_accumulator import probe, shown
+from benchmarks.fp8_accumulator import emulated, probe, shown
 from benchmarks.fp8_products import grouped_products, layer, products
 
 TOLERANCE = 1e-2
@@ -165,7 +166,13 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=30, help="turns of each side (30)")
     parser.add_argument("--quick", action="store_true", help="small shapes: does it run")
     parser.add_argument("--accumulator", action="store_true", help="only probe the tensor core's accumulator")
+    parser.add_argument("--emulated", action="store_true", help="probe the emulation of that accumulator, anywhere")
     arguments = parser.parse_args()
+    if arguments.emulated:
+        found = probe(emulated, size=64)
+        print(shown(found))
+        print(json.dumps({"benchmark": "fp8_gemm", "device": "emulated", "accumulator": found}))
+        return 0
     if arguments.rounds < 1:
         parser.error(f"--rounds {arguments.rounds}: must be at least 1")
     capability = torch.cuda.get_device_capability() if torch.cuda.is_available() else None
