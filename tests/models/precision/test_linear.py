@@ -31,9 +31,12 @@ def config(**parts) -> PrecisionConfig:
 
 
 def leaf(*shape: int, seed: int) -> Tensor:
+    """Random numbers of many magnitudes, so that some become subnormal codes; seed 9 is for gradients."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(*shape, generator=generator, dtype=torch.float64)
-    return (x * torch.exp2(torch.randint(-6, 3, shape, generator=generator).double())).requires_grad_()
+    return (
+        x * torch.exp2(torch.randint(-24 if seed == 9 else -6, 3, shape, generator=generator).double())
+    ).requires_grad_()
 
 
 def linear(site: Site, inputs: int, outputs: int, seed: int = 1) -> Linear:
