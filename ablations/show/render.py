@@ -91,7 +91,8 @@ def _finding(result: Result, index: int) -> str:
         else ")"
     )
     if d is None or not numbers.present(d.mean):
-        return f"{verdict.arm} against {against} in {numbers.label(metric)}: {_outcome(verdict)}, {verdict.why}"
+        why = verdict.why.rstrip(".")
+        return f"{verdict.arm} against {against} in {numbers.label(metric)}: {_outcome(verdict)}, {why}"
     if metric.startswith("max_vio"):
         arms = [result.arms[name].mean(metric) for name in (verdict.arm, against)]
         here, there = (numbers.fixed(value, 3) for value in arms)
