@@ -181,7 +181,7 @@ class Conductor:
     def _refuse_twins(self, state: dict[str, list[dict[str, Any]]]) -> None:
         """Replace the fingerprints of arms with a named precision by what their comparison says."""
         rows = {
-            arm.name: (arm.keys["model"], GuardResult(**row))
+            arm.name: (arm.keys["model"]["precision"], GuardResult(**row))
             for arm in self.plan.arms.values()
             for row in state.get(arm.name, [])
             if row["name"] == "distinct" and row["passed"] and arm.kind == "arm"

@@ -16,7 +16,7 @@ from torch import Tensor
 from ablations.matching import amounts, mismatch
 from ablations.schema import MatchedConfig
 from ablations.trialkeys import TrialKeys, differing, typed_trial
-from models.config import ModelConfig, PrecisionConfig
+from models.config import PrecisionConfig
 from models.precision.recipe import resolve
 from models.transformer import Transformer, initialise
 from tasks.batches import PackedData
@@ -51,16 +51,19 @@ def causality(model: Transformer, tokens_BT: Tensor) -> GuardResult:
     return GuardResult("causality", passed, detail if passed else f"later tokens change earlier logits: {detail}")
 
 
-def causality_in_training(config: ModelConfig, seed: int, tokens_BT: Tensor) -> GuardResult:
+def causality_in_training(keys: TrialKeys, seed: int, tokens_BT: Tensor) -> GuardResult:
     """The same for an FP8 recipe's training: a scale that several tokens share lets a later token change an earlier
     one's rounding through the maximum. That is what such a recipe is; any other leak is a fault.
 
     In FP64, where the order of sums cannot tip a rounding.
     """
-    model = Transformer(replace(config, dtype="float64", moe=replace(config.moe, backend="loop")))
+    config, precision = keys.model, replace(keys.model.precision, kernels="emulated")
+    loop = replace(config.moe, backend="loop")
+    model = Transformer(replace(config, dtype="float64", moe=loop, precision=precision))
+    model.document_end = keys.document_end
     initialise(model, seed, config.std)
     worst = largest_change(model.train(), tokens_BT)
-    shared = resolve(config.precision).activation.granularity in ("block", "tensor")
+    shared = resolve(precision).activation.granularity in ("block", "tensor")
     detail = f"in FP8 training, later tokens change earlier logits by up to {worst:.1e}"
     if shared:
         return GuardResult("causality", True, f"{detail}, through scales that tokens share; evaluation is in BF16")
@@ -108,26 +111,22 @@ def start(module: "LanguageModel", batch: Tensor) -> GuardResult:
     return GuardResult("start", near and not dead, detail)
 
 
-def products(module: "LanguageModel", batch: Tensor) -> GuardResult:
-    """A fingerprint of the first step's loss and gradients, for `distinct`."""
-    result = module.executor.step(batch)
-    digest = hashlib.sha256(str(float(result.losses["loss"])).encode())
-    for parameter in module.transformer.parameters():
-        if parameter.grad is not None:
-            digest.update(parameter.grad.cpu().numpy().tobytes())
-    return GuardResult("distinct", True, f"first gradients {digest.hexdigest()[:16]}")
+def fingerprint(parameters: Iterable[Tensor]) -> GuardResult:
+    """Of the parameters after the first steps, for `distinct`."""
+    digest = hashlib.sha256()
+    for parameter in parameters:
+        digest.update(parameter.cpu().numpy().tobytes())
+    return GuardResult("distinct", True, f"after the first steps {digest.hexdigest()[:16]}")
 
 
 def distinct(arms: Mapping[str, tuple[Mapping[str, Any], GuardResult]]) -> dict[str, GuardResult]:
-    """Arms whose models differ on paper and give the same loss and gradients on the first batch are one arm under two
-    names: at small widths a tile is a row, and a block a tensor. Takes (model keys, `products`) by arm."""
+    """Arms that differ in precision on paper, and not in a bit after the first steps, are one arm under two names: at
+    small widths a tile is a row, and a block a tensor. Takes (precision keys, `fingerprint`) by arm."""
     found, seen = {}, dict[str, str]()
-    for name, (model, fingerprint) in arms.items():
-        paper = {**model, "precision": {**model["precision"], "moments": None}}  # the optimizer's, not the model's
-        first = seen.setdefault(fingerprint.detail, name)
-        theirs = arms[first][0]
-        same = paper == {**theirs, "precision": {**theirs["precision"], "moments": None}}
-        found[name] = fingerprint if same else GuardResult("distinct", False, f"the same numbers as {first}")
+    for name, (precision, own) in arms.items():
+        first = seen.setdefault(own.detail, name)
+        twins = precision != arms[first][0]
+        found[name] = GuardResult("distinct", False, f"the same numbers as {first}") if twins else own
     return found
 
 
@@ -150,16 +149,15 @@ def arm_guards(keys: TrialKeys, seed: int, data: PackedData, steps: int = 2) -> 
     few = batch[: min(2, len(batch)), :-1]
     results = [causality(fp32, few)]
     if keys.model.precision.fp8 and results[0].passed:
-        results = [causality_in_training(keys.model, seed, few)]
+        results = [causality_in_training(keys, seed, few)]
     results.append(start(build_model(keys, seed).to(device), batch.to(device)))
-    if keys.model.precision.recipe != "auto":
-        results.append(products(build_model(keys, seed).to(device), batch.to(device)))
     runs = []
     for _ in range(2):
         module = build_model(keys, seed).to(device)
         train_steps(module, [data.train_sequences(seed, *b).to(device) for b in keys.batches[:steps]], keys)
         runs.append([p.detach() for p in module.transformer.parameters()])
-    return [*results, determinism(runs[0], runs[1], steps)]
+    results.append(determinism(runs[0], runs[1], steps))
+    return results if keys.model.precision.recipe == "auto" else [*results, fingerprint(runs[0])]
 
 
 def train_steps(module: "LanguageModel", batches: Iterable[Tensor], keys: TrialKeys) -> None:

@@ -12,10 +12,10 @@ from ablations.home import ROOT
 from ablations.keys import TRIAL_GROUPS
 from ablations.schema import Config, ExpectedConfig, SweepConfig
 from ablations.trialkeys import differing, get, trial_keys, with_overrides
+from models.config import ROLES
 from models.typed import ConfigError, build, closest
 
 SCALES = ROOT / "ablations" / "scales"
-ROLES = ("activation", "weight", "gradient")
 RESERVED = ("aa", "control", "all")
 """Arms that the harness adds by itself, and the word for every arm."""
 METRICS = (
@@ -257,19 +257,8 @@ def _check_keys(sweep: SweepConfig, file: str) -> None:
 
 def raised(sweep: SweepConfig, scale: Mapping[str, Any]) -> dict[str, int]:
     """The dotted keys that the sweep's `at_least` raises at a scale."""
-    sizes = with_overrides(trial_keys(Config()), _leaves(scale), "scale")
+    sizes = trial_keys(build(Config, scale))
     return {key: least for key, least in sweep.at_least.items() if get(sizes, key) < least}
-
-
-def _leaves(scale: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted trial keys of a scale's nested ones."""
-    found: dict[str, Any] = {}
-    for key, value in scale.items():
-        if isinstance(value, Mapping):
-            found |= _leaves(value, f"{prefix}{key}.")
-        elif prefix.split(".")[0] in TRIAL_GROUPS:
-            found[prefix + key] = value
-    return found
 
 
 def resolved_arms(sweep: SweepConfig, keys: Mapping[str, Any], file: str) -> dict[str, dict[str, Any]]:

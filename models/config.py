@@ -126,6 +126,11 @@ class MTPConfig:
     """Share of the training after which `tail_weight` holds."""
 
 
+Role = Literal["activation", "weight", "gradient"]
+ROLES: tuple[Role, ...] = ("activation", "weight", "gradient")
+"""Of the operands of a linear layer's products."""
+
+
 @dataclass(frozen=True)
 class FormatConfig:
     """The 8-bit format of each role's operands; None is the recipe's. `e4m3`: 3 bits of mantissa, up to 448. `e5m2`:

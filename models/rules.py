@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from models.config import AttentionConfig, ModelConfig, MoEConfig, MTPConfig, PrecisionConfig, RopeConfig
+from models.config import ROLES, AttentionConfig, ModelConfig, MoEConfig, MTPConfig, PrecisionConfig, RopeConfig
 from models.typed import ConfigError
 
 MAX_MTP_DEPTH = 3
@@ -148,7 +148,7 @@ def _check_kernels(config: ModelConfig) -> None:
     """Those of a GPU know V3's recipe alone."""
     p = config.precision
     parts = {
-        **{f"format.{role}": (getattr(p.format, role), ("e4m3",)) for role in ("activation", "weight", "gradient")},
+        **{f"format.{role}": (getattr(p.format, role), ("e4m3",)) for role in ROLES},
         **{f"granularity.{role}": (getattr(p.granularity, role), ("tile",)) for role in ("activation", "gradient")},
         "granularity.weight": (p.granularity.weight, ("block",)),
         "recipe": (p.recipe, ("fp8_block",)),

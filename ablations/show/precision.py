@@ -9,8 +9,7 @@ from ablations.show import numbers
 from ablations.show.numbers import ABSENT
 from ablations.show.results import ArmResult, Result
 from ablations.show.table import Table
-
-ROLES = ("activation", "weight", "gradient")
+from models.config import ROLES
 
 
 def precision_table(result: Result) -> Table:

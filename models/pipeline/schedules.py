@@ -50,9 +50,6 @@ class Schedule:
     def rank_of(self, action: Action) -> int:
         return self.places[action.direction][action.stage]
 
-    def first_microbatch(self, direction: int) -> int:
-        return direction * (self.microbatches // len(self.places))
-
 
 def parts(step: Step) -> tuple[Action, ...]:
     """The actions of a step; of an overlapped pair the forward one first."""

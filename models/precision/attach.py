@@ -38,7 +38,7 @@ def attach(model: nn.Module, config: PrecisionConfig, experts_backend: str, dtyp
 def products_of(config: PrecisionConfig, experts_backend: str, dtype: torch.dtype) -> Products:
     """Who multiplies."""
     if config.accumulation == "limited":
-        return EmulatedLimited(None)
+        return EmulatedLimited()
     if config.kernels in ("torch", "triton"):
         from models.precision.triton_products import TorchProducts, TritonProducts
 

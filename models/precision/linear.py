@@ -62,8 +62,11 @@ class Site:
 
     def grouped(self, rows: Tensor, owner: nn.Module, name: str, layout: Layout, kept: Kept | None = None) -> Tensor:
         """rows (R, K) times their experts' matrices (E, O, K): (R, O)."""
-        operand, own = self.input(rows, keep=kept is None)
-        return self._multiply(rows, operand, kept or own, owner, name, layout)
+        if kept is None:
+            operand, kept = self.input(rows)
+        else:
+            operand = self.products.operand(rows.detach(), self.activation, rows.dtype)
+        return self._multiply(rows, operand, kept, owner, name, layout)
 
     def _multiply(
         self,
@@ -82,10 +85,8 @@ class Site:
         return both
 
     @torch.no_grad()
-    def input(self, rows: Tensor, keep: bool = True) -> tuple[Any, "Kept"]:
+    def input(self, rows: Tensor) -> tuple[Any, Kept]:
         """The operand of Fprop, and what is kept for Wgrad."""
-        if not keep:
-            return self.products.operand(rows, self.activation, rows.dtype), Kept((), lambda: rows)
         if self.recipe.config.cache_activations == "bf16" and self.kept is self.activation:
             return self.products.operand(rows, self.activation, rows.dtype), Kept((rows,), lambda x: x)
         if self.kept is self.activation:

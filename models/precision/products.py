@@ -79,13 +79,10 @@ class EmulatedLoop(Emulated):
 
 
 class EmulatedLimited(EmulatedLoop):
-    """Summed in the tensor core's short accumulator, to the end or for `promote_every` products at a time."""
-
-    def __init__(self, promote_every: int | None) -> None:
-        self.promote_every = promote_every
+    """Summed in the tensor core's short accumulator, to the end."""
 
     def dense(self, a: Tensor, b: Tensor) -> Tensor:
-        return limited_product(a.float(), b.float(), self.promote_every).to(a.dtype)
+        return limited_product(a.float(), b.float()).to(a.dtype)
 
 
 def resolve_kernels(kernels: str) -> str:

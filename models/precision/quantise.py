@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.config import Role
 from models.precision.formats import Format
 
 Granularity = Literal["tile", "block", "row", "tensor"]
-Role = Literal["activation", "weight", "gradient"]
 BAND_ELEMENTS = 1 << 17
 """Elements worked on at once on a CPU: half a megabyte of FP32, which a core's cache holds."""
 SMALLEST_SCALE = 2.0**-126

@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass, replace
 
-from models.config import PrecisionConfig
+from models.config import ROLES, PrecisionConfig
 from models.precision.formats import E5M6, FORMATS
-from models.precision.quantise import Granularity, Role, Rounding
+from models.precision.quantise import Granularity, Rounding
 
 Granularities = tuple[Granularity, Granularity, Granularity]
-ROLES: tuple[Role, Role, Role] = ("activation", "weight", "gradient")
 DEFAULTS: dict[str, tuple[tuple[str, str, str], Granularities]] = {  # formats and granularities, by role
     "fp8_block": (("e4m3", "e4m3", "e4m3"), ("tile", "block", "tile")),
     "fp8_row": (("e4m3", "e4m3", "e4m3"), ("row", "row", "row")),
