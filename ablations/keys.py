@@ -144,7 +144,7 @@ def convert(name: str, value: Any) -> Any:
     try:
         node = OmegaConf.structured(twin(one))
         node.value = value
-        return build(one, OmegaConf.to_container(node)).value  # type: ignore[arg-type, attr-defined]
+        return build(one, OmegaConf.to_container(node)).value  # type: ignore[arg-type]
     except OmegaConfBaseException:
         fix = f"; write {value:.0f}" if isinstance(value, float) and value.is_integer() else ""
         if isinstance(value, str | int | float) and typing.get_origin(hint) is list:

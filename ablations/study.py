@@ -8,13 +8,15 @@ itself. Selection is ours: the least loss among the points that keep the balance
 import math
 import os
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ablations.plan import LEARNING_RATE, Arm, Plan
+from ablations.records import Record
 from ablations.stats import mistuning_bound, on_edge
+from ablations.trials import Trial, Trials
 
 MAX_WIDENINGS = 2
 """How often an optimum on the edge widens the learning rates, for all arms."""
@@ -94,6 +96,71 @@ def widened(shared: Mapping[str, list[float]], choices: Mapping[str, Choice]) ->
     if "high" in sides:
         rates = [*rates, rates[-1] * rates[-1] / rates[-2]]
     return {**shared, LEARNING_RATE: [float(f"{rate:.6g}") for rate in rates]}
+
+
+def search(
+    plan: Plan, trials: Trials, journal: Path, keep: Callable[[list[dict[str, Any]]], None]
+) -> tuple[dict[str, Choice], list[str]]:
+    """The choice of every searched arm, and what the result must say about it. After each generation of learning rates
+    `keep` is given the rows of all trials so far."""
+    shared = plan.shared
+    if not any(arm.grid(shared)[0] for arm in plan.searched_arms):
+        return {arm.name: Choice({}, None, None) for arm in plan.searched_arms}, []
+    studies, notes = Studies(plan, journal), []
+    for generation in range(MAX_WIDENINGS + 1):
+        asked = [
+            trials.of(arm, "search", seed, point)
+            for arm in plan.searched_arms
+            for point in arm.grid(shared)
+            for seed in plan.search_seeds(arm)
+        ]
+        records = trials.run("search" + " widened" * bool(generation), asked)
+        keep([_row(trial, records[trial.id]) for trial in asked])
+        choices = {
+            arm.name: _choice(plan, arm, arm.grid(shared), asked, records, studies) for arm in plan.searched_arms
+        }
+        wider = widened(shared, choices)
+        if wider is None:
+            break
+        if generation == MAX_WIDENINGS:
+            on_edge = ", ".join(name for name, choice in choices.items() if choice.edge)
+            notes = [f"after {MAX_WIDENINGS} widenings the best learning rate is still on the edge for {on_edge}"]
+            break
+        trials.progress.note(
+            f"an optimum is on the edge: learning rates widened to {wider[LEARNING_RATE]} for all arms"
+        )
+        shared = wider
+    return choices, [*notes, *(choice.note for choice in choices.values() if choice.note)]
+
+
+def _row(trial: Trial, record: Record) -> dict[str, Any]:
+    measured = {name: _metric(record, name) for name in ("loss", "max_vio_global")}
+    return {"arm": trial.arm, "point": trial.point, "seed": trial.seed, "id": trial.id, **measured}
+
+
+def _choice(
+    plan: Plan, arm: Arm, grid: list[Point], trials: list[Trial], records: Mapping[str, Record], studies: "Studies"
+) -> Choice:
+    rule = plan.sweep.search
+    measured: dict[Any, Measured] = {}
+    ids: dict[Any, list[str]] = {}
+    for point in grid:
+        own = [t for t in trials if t.arm == arm.name and t.point == point]
+        shares = [_share_of_max(records[t.id], rule.constraint_metric) for t in own]
+        measured[key_of(point)] = measure([_metric(records[t.id], "loss") for t in own], shares)
+        ids[key_of(point)] = [t.id for t in own]
+    studies.tell(arm, grid, measured, ids)
+    return choose(arm, measured, rule.constraint_max if rule.constraint_metric else None)
+
+
+def _metric(record: Record, name: str) -> float | None:
+    return record.metrics.get(name) if record.status == "complete" else None
+
+
+def _share_of_max(record: Record, name: str | None) -> float | None:
+    value = _metric(record, name) if name else None
+    most = record.metrics.get("max_vio_max") if name and name.startswith("max_vio") else 1.0
+    return None if value is None else value / (most or 1.0)
 
 
 class Studies:

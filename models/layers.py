@@ -141,14 +141,14 @@ class _RMSNorm(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, eps: float) -> Tensor:  # type: ignore[override]
+    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         x32 = at_least_fp32(x)
         r = torch.linalg.vector_norm(x32, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, r)
         return (x32 * r).mul_(weight).to(x.dtype)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weight, r = ctx.saved_tensors  # type: ignore[attr-defined]
         grad32, normed = at_least_fp32(grad), at_least_fp32(x) * r
         products = grad32 * normed
@@ -181,14 +181,14 @@ class _SwiGLU(torch.autograd.Function):
     """Keeps only its inputs."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, hidden: Tensor, gates: Tensor | None) -> Tensor:  # type: ignore[override]
+    def forward(ctx: FunctionCtx, hidden: Tensor, gates: Tensor | None) -> Tensor:
         gate, up = hidden.chunk(2, dim=-1)
         ctx.save_for_backward(hidden, gates)  # type: ignore[arg-type]
         out = F.silu(gate).mul_(up)
         return out if gates is None else out.mul_(gates.unsqueeze(-1))
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor | None]:  # type: ignore[override]
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor | None]:
         hidden, gates = ctx.saved_tensors  # type: ignore[attr-defined]
         return swiglu_backward(hidden, gates, grad)
 

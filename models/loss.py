@@ -19,7 +19,7 @@ class _CrossEntropy(torch.autograd.Function):
     fills, copies and converts (N, V) several times over."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, logits_NV: Tensor, targets_N: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: FunctionCtx, logits_NV: Tensor, targets_N: Tensor) -> Tensor:
         work, out = _work_space(logits_NV), _work_space(logits_NV)
         losses_N = work.new_empty(len(targets_N))
         for first in range(0, len(targets_N), len(work)):
@@ -31,7 +31,7 @@ class _CrossEntropy(torch.autograd.Function):
         return losses_N.mean()
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
         logits_NV, targets_N = ctx.saved_tensors  # type: ignore[attr-defined]
         work, softmax = _work_space(logits_NV), _work_space(logits_NV)
         scale = grad / len(targets_N)

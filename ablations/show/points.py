@@ -139,7 +139,7 @@ def load_map(result: Result) -> "Figure | None":
     axes[-1][0].set_xlabel("experts, busiest first (the busiest one's load at the right)")
     if image is not None:
         bar = figure.colorbar(image, ax=axes[:, 0], shrink=min(1.0, 2.2 / height), pad=0.07, label="load / mean load")
-        bar.outline.set_visible(False)  # type: ignore[operator]
+        bar.outline.set_visible(False)
     return figure
 
 

@@ -58,13 +58,13 @@ class _RecomputedSwiGLU(torch.autograd.Function):
     """`swiglu`, whose backward knows its input only as codes."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, gates: Tensor, codes: Codes) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, hidden: Tensor, gates: Tensor, codes: Codes) -> Tensor:
         ctx.save_for_backward(codes.codes, codes.scales, gates)
         ctx.size = codes.size
         return swiglu(hidden, gates)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
         codes, scales, gates = ctx.saved_tensors
         hidden = Codes(codes, scales, ctx.size).values(grad.dtype)
         return (*swiglu_backward(hidden, gates, grad), None)

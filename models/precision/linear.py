@@ -100,7 +100,7 @@ class Site:
         """The operands of Fprop and Dgrad, made from the master weights once per step (see `cast_once`)."""
         cache, key = getattr(owner, "_cast", None), f"{name}:quantised"
         if cache is not None and key in cache:
-            return cache[key]  # type: ignore[no-any-return]
+            return cache[key]
         master, rounding = getattr(owner, name).detach(), self.recipe.weight
         forward = self.products.operand(master, rounding, dtype)
         if rounding.granularity in ("block", "tensor"):  # the same codes whichever way they are summed
@@ -163,12 +163,12 @@ class _ToInput(torch.autograd.Function):
     """Fprop, and Dgrad for its backward."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, operand: Any, call: _Call) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, rows: Tensor, operand: Any, call: _Call) -> Tensor:
         ctx.call = call
         return call.fprop(operand)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         return ctx.call.dgrad(grad.contiguous()), None, None
 
 
@@ -176,13 +176,13 @@ class _ToWeight(torch.autograd.Function):
     """Zeros, and Wgrad for their backward."""
 
     @staticmethod
-    def forward(ctx: Any, master: Tensor, call: _Call, shape: torch.Size, *kept: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, master: Tensor, call: _Call, shape: torch.Size, *kept: Tensor) -> Tensor:
         ctx.save_for_backward(*kept)
         ctx.call, ctx.dtype, ctx.kept = call, master.dtype, len(kept)
         return master.new_zeros((), dtype=call.dtype).expand(shape)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         call: _Call = ctx.call
         weight_grad = call.wgrad(grad.contiguous(), call.restore(*ctx.saved_tensors))
         return weight_grad.to(ctx.dtype), None, None, *(None for _ in range(ctx.kept))
@@ -192,11 +192,11 @@ class _Both(torch.autograd.Function):
     """y + zeros, without the addition."""
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor, zero: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, y: Tensor, zero: Tensor) -> Tensor:
         return y.view_as(y)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         return grad, grad
 
 
@@ -210,12 +210,12 @@ def through(x: Tensor, forward: Rounding | None = None, backward: Rounding | Non
 
 class _Through(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, there: Rounding | None, back: Rounding | None) -> Tensor:  # type: ignore[override]
+    def forward(ctx: FunctionCtx, x: Tensor, there: Rounding | None, back: Rounding | None) -> Tensor:
         ctx.back = back  # type: ignore[attr-defined]
         return x.view_as(x) if there is None else _rows_rounded(x, there)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:
         back: Rounding | None = ctx.back  # type: ignore[attr-defined]
         return grad if back is None else _rows_rounded(grad.contiguous(), back), None, None
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from models.config import PrecisionConfig
-from models.executor import Microbatching
+from models.executor import Microbatching, aux_loss, mtp_losses
 from models.layers import Linear, cast_once
 from models.loss import language_model_loss
 from models.moe import Experts, Router
@@ -82,10 +82,12 @@ def _unpromoted_error(model: Transformer, tokens_BT1: Tensor) -> float:
 
 
 def saved_bytes(model: Transformer, tokens_BT1: Tensor) -> int:
-    """Bytes of the tensors that autograd keeps for one backward pass, each storage once; weights are not counted."""
+    """Bytes of the tensors that autograd keeps for one backward pass of all losses, each storage once; weights are not
+    counted."""
+    inputs_BT, targets_BT = tokens_BT1[:, :-1], tokens_BT1[:, 1:]
     model.train()
     with cast_once(model):
-        model(tokens_BT1[:, :-1], mtp=True)  # casts and quantises the weights
+        model(inputs_BT, mtp=True)  # casts and quantises the weights
         weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
         weights |= {
             t.untyped_storage().data_ptr() for m in model.modules() for t in _tensors(getattr(m, "_cast", None))
@@ -99,10 +101,15 @@ def saved_bytes(model: Transformer, tokens_BT1: Tensor) -> int:
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
-            output = model(tokens_BT1[:, :-1], mtp=True)
-            loss = language_model_loss(output.logits, tokens_BT1[:, 1:])
+            output = model(inputs_BT, mtp=True)
+            any_f = [routing.load_E.to(routing.scores_BTE) for routing in output.routings]  # its size is what counts
+            losses = [
+                language_model_loss(output.logits, targets_BT),
+                aux_loss(model.routers(), output.routings, any_f),
+                mtp_losses(model.config.mtp, output, targets_BT, 0.0),
+            ]
         total = sum(kept.values())
-        del loss, output
+        del losses, output
     return total
 
 

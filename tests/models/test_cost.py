@@ -12,9 +12,9 @@ from models.attention import GroupedQueryAttention, MultiHeadLatentAttention
 from models.config import ModelConfig
 from models.cost import activation_bytes, cost, kv_elements, parts
 from models.executor import Microbatching
-from models.layers import RMSNorm, SwiGLU, Weights, cast_once
-from models.loss import language_model_loss
+from models.layers import RMSNorm, SwiGLU
 from models.moe import Experts, MoE, Router
+from models.precision.probe import saved_bytes
 from models.transformer import Block, Transformer, initialise
 
 Tiny = Callable[..., ModelConfig]
@@ -203,24 +203,7 @@ def test_activations_are_what_autograd_keeps(tiny: Callable[..., ModelConfig], k
     """Bytes of all storages saved for the backward, without weights; indices and row statistics are the rest."""
     heads = {"attention.kind": kind, "attention.n_heads": 4}
     config = tiny({**heads, "dtype": "float32", "vocab_size": 1024, **mtp})
-    model, kept = Transformer(config), dict[int, int]()
+    model = Transformer(config)
     initialise(model, 0, config.std)
-    owned = {p.untyped_storage().data_ptr() for p in model.parameters()}
-
-    def keep(saved: torch.Tensor) -> torch.Tensor:
-        storage = saved.untyped_storage()
-        if storage.data_ptr() not in owned:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return saved
-
     tokens = torch.randint(0, 1024, (8, 65), generator=torch.Generator().manual_seed(0))
-    with cast_once(model):
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
-            output = model(tokens[:, :-1], mtp=True)
-            losses = [language_model_loss(output.logits, tokens[:, 1:])]
-            losses += [language_model_loss(x, tokens[:, 1 + k :]) for k, x in enumerate(output.mtp_logits, start=1)]
-        casts = [module._cast or {} for module in model.modules() if isinstance(module, Weights)]
-        stacked = [cast for each in casts for cast in each.values()]
-    total = sum(kept.values()) - sum(kept.get(cast.untyped_storage().data_ptr(), 0) for cast in stacked)
-    assert len(losses) == config.mtp.depth + 1
-    assert activation_bytes(config, 64) == pytest.approx(total / (8 * 64), rel=0.04)
+    assert activation_bytes(config, 64) == pytest.approx(saved_bytes(model, tokens) / (8 * 64), rel=0.04)

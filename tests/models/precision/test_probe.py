@@ -7,7 +7,7 @@ import torch
 
 from models.config import FormatConfig, GranularityConfig, PrecisionConfig
 from models.precision.formats import E4M3
-from models.precision.probe import RoleErrors, _Watching, probe
+from models.precision.probe import RoleErrors, _Watching, probe, saved_bytes
 from models.precision.products import EmulatedLoop
 from models.precision.quantise import Rounding
 from models.transformer import Transformer, initialise
@@ -69,6 +69,20 @@ def test_activations_kept_in_fp8_are_fewer_bytes(probed):
     in_fp8 = probed(recipe="fp8_block").saved_bytes_per_token
     recomputed = probed(recipe="fp8_block", recompute_swiglu=True).saved_bytes_per_token
     assert recomputed < in_fp8 < in_bf16 < bf16
+
+
+def test_what_every_loss_keeps_is_counted(tiny):
+    def saved(changes):
+        config = tiny(changes)
+        model = Transformer(config)
+        initialise(model, 0, config.std)
+        return saved_bytes(model, TOKENS)
+
+    deep = {"mtp.depth": 1}
+    logits = saved({**deep, "vocab_size": 161}) - saved(deep)
+    assert logits == 100 * 8 * 4 * (32 + 31), "in FP64, of the next tokens and of those after them"
+    batch_scope = {"moe.balance.kind": "aux_loss", "moe.balance.scope": "batch"}
+    assert saved(batch_scope) > saved({})
 
 
 def test_blocks_on_gradients_are_seen_by_role(probed):

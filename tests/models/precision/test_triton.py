@@ -154,9 +154,10 @@ def weight_gradients_of_groups(device: str) -> None:
 @check
 def every_size_of_tile(device: str) -> None:
     """Elsewhere only those run that win on a GPU, or the first in the interpreter, which knows no warps and stages."""
-    from models.precision import triton_gemm as ours
+    from models.precision import triton_gemm_kernels as ours
+    from models.precision.triton_gemm import gemm
 
-    kernels = (ours._gemm_kernel, ours._grouped_kernel, ours._grouped_wgrad_kernel)
+    kernels = (ours.gemm_kernel, ours.grouped_kernel, ours.grouped_wgrad_kernel)
     tried = kernels[0].configs
     sizes = {str(config.kwargs): config for config in ours.CONFIGS}.values()
     try:
@@ -165,7 +166,7 @@ def every_size_of_tile(device: str) -> None:
                 kernel.configs = [config]
             for height in (1, TILE):
                 operands, exact = product(device, 150, 130, TILE, height)
-                assert_close(ours.gemm(*operands, out_dtype=torch.float32), exact)
+                assert_close(gemm(*operands, out_dtype=torch.float32), exact)
             rows_of_experts(device, [140, 0, 9], 130, TILE)
             weights_of_experts(device, [TILE, 0], 150, 72)
     finally:
