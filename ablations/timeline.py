@@ -1,0 +1,181 @@
+"""`python -m ablations.timeline schedule=NAME[,NAME...] stages=S microbatches=M [out=FILE.svg]`: a schedule's times.
+
+Simulates pipeline schedules with given times of one chunk (what a stage does with a microbatch), prints bubbles, ends
+and activations, and draws what each rank does when.
+"""
+
+import dataclasses
+import io
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ablations.files import write_atomically
+from ablations.home import check_house
+from models.pipeline.schedules import SCHEDULES, make_schedule
+from models.pipeline.simulate import Costs, Timeline, simulate
+from models.typed import ConfigError, build, closest
+
+KEYS = f"""
+  schedule=NAME,...   of {", ".join(SCHEDULES)}
+  stages=S            that a microbatch passes: on as many ranks, or on half where a rank has two of them
+  microbatches=M
+  f=1 i=1 w=1         times of one chunk: forward, gradient of the input, gradient of the weights
+  overlapped=null     time of a forward and a backward chunk that overlap; null: their sum, no gain
+  transfer=0          time between two ranks
+  out=null            an SVG of what every rank does when
+  memory=null         an SVG of the activations that every rank holds
+
+A microbatch's activations through all layers of a rank (with dualpipe, of one of its two stages) count 1.
+
+Example: python -m ablations.timeline schedule=1f1b,dualpipe stages=8 microbatches=20 overlapped=2.6 out=timeline.svg
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class TimelineConfig:
+    """The command's keys. `schedule` is what was typed, names between commas."""
+
+    schedule: str = ""
+    stages: int | None = None
+    microbatches: int | None = None
+    f: float = 1.0
+    i: float = 1.0
+    w: float = 1.0
+    overlapped: float | None = None
+    transfer: float = 0.0
+    out: str | None = None
+    memory: str | None = None
+
+    @property
+    def schedules(self) -> list[str]:
+        """Each once."""
+        return list(dict.fromkeys(self.schedule.split(",")))
+
+
+def parse(arguments: list[str]) -> TimelineConfig:
+    """`key=value` words. Raises ConfigError on anything else."""
+    known = {field.name: field for field in dataclasses.fields(TimelineConfig)}
+    values: dict[str, Any] = {}
+    for argument in arguments:
+        key, equals, text = argument.partition("=")
+        if key not in known:
+            raise ConfigError(f"{key}: no such key{closest(key, known)} (known: {', '.join(known)})")
+        if not equals:
+            raise ConfigError(f"{key}: expected {key}=VALUE")
+        values[key] = text if known[key].type is str else _value(key, text)
+    config = build(TimelineConfig, values)
+    _check(config)
+    return config
+
+
+def _value(key: str, text: str) -> Any:
+    """As the key wants it; what is no number stays a word, which `build` refuses."""
+    if text == "null" and key in ("overlapped", "out", "memory"):
+        return None
+    if key in ("out", "memory"):
+        return text
+    try:
+        return int(text) if key in ("stages", "microbatches") else float(text)
+    except ValueError:
+        return text
+
+
+def _check(config: TimelineConfig) -> None:
+    for name in config.schedules:
+        if name not in SCHEDULES:
+            names = ", ".join(SCHEDULES)
+            raise ConfigError(f"schedule={name}: expected some of {names}, between commas{closest(name, SCHEDULES)}")
+    for key in ("stages", "microbatches"):
+        value = getattr(config, key)
+        if value is None:
+            raise ConfigError(f"{key}: missing; give a number, as in {key}=8")
+        if value < 1:
+            raise ConfigError(f"{key}={value}: must be 1 or more")
+    for key in ("f", "i", "w", "overlapped"):
+        value = getattr(config, key)
+        if value is not None and not 0 < value < math.inf:
+            raise ConfigError(f"{key}={value:g}: a chunk takes time, so it must be a number above 0")
+    if not 0 <= config.transfer < math.inf:
+        raise ConfigError(f"transfer={config.transfer:g}: must be a number of 0 or more")
+    for key in ("out", "memory"):
+        value = getattr(config, key)
+        if value is not None and not value.endswith(".svg"):
+            raise ConfigError(f"{key}={value}: an SVG is written, so the name must end in .svg")
+    if config.out is not None and config.out == config.memory:
+        raise ConfigError(f"memory={config.memory}: out has the same name; give each picture its own")
+
+
+def simulated(config: TimelineConfig) -> dict[str, Timeline]:
+    """By schedule. Raises ConfigError where one cannot be made for so many stages and microbatches."""
+    costs = Costs(config.f, config.i, config.w, config.overlapped, config.transfer)
+    assert config.stages is not None and config.microbatches is not None
+    try:
+        return {
+            name: simulate(make_schedule(name, config.stages, config.microbatches), costs) for name in config.schedules
+        }
+    except ConfigError as error:  # in the words of a sweep; here the keys are this command's
+        raise ConfigError(str(error).replace("model.pipeline.", "")) from error
+
+
+def table(timelines: Mapping[str, Timeline]) -> str:
+    """For the eyes."""
+    from ablations.show import numbers
+    from ablations.show.timelines import peak
+
+    rows = [("schedule", "ranks", "bubble", "end", "peak activations by rank")]
+    for name, timeline in timelines.items():
+        count = len(timeline.ranks)
+        peaks = " ".join(f"{peak(timeline, rank):g}" for rank in range(count))
+        rows.append((name, str(count), numbers.percent(timeline.bubble_share, 1), f"{timeline.end:.6g}", peaks))
+    first, *others, _ = (max(map(len, column)) for column in zip(*rows, strict=True))
+    lines = []
+    for name, *cells, peaks in rows:
+        right = "  ".join(cell.rjust(width) for cell, width in zip(cells, others, strict=True))
+        lines.append(f"{name:{first}}  {right}  {peaks}")
+    return "\n".join(lines)
+
+
+def write_pictures(config: TimelineConfig, timelines: Mapping[str, Timeline]) -> list[Path]:
+    """The files that were asked for. Equal times give equal bytes."""
+    import matplotlib
+
+    from ablations.show.palette import STYLE
+    from ablations.show.timelines import memory_figure, timeline_figure
+
+    written = []
+    for name, draw in ((config.out, timeline_figure), (config.memory, memory_figure)):
+        if name is not None:
+            svg = io.BytesIO()
+            with matplotlib.rc_context(STYLE):
+                draw(timelines).savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+            write_atomically(Path(name), svg.getvalue())
+            written.append(Path(name))
+    return written
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0, or 2 with one line on stderr where the command cannot be obeyed."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if {"-h", "--help"} & set(words):
+        print(f"{__doc__}{KEYS}", end="")
+        return 0
+    try:
+        check_house()
+        config = parse(words)
+        timelines = simulated(config)
+        written = write_pictures(config, timelines) if config.out or config.memory else []
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error.filename or 'files'}: {error.strerror or error}", file=sys.stderr)
+        return 2
+    print(table(timelines), *written, sep="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
