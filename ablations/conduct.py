@@ -7,20 +7,18 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ablations.config import with_overrides
 from ablations.files import read_json, write_json
 from ablations.guards import GuardResult, distinct
-from ablations.identity import environment, sha, trial_id
+from ablations.identity import environment, sha
 from ablations.launch.lock import single_owner
 from ablations.launch.pool import Job, Outcome, Pool, thread_environment
 from ablations.launch.progress import Progress
-from ablations.plan import AA, CONTROL, Arm, Plan, config_guards, plan_document, results_dir
-from ablations.records import Record, read_record
-from ablations.study import MAX_WIDENINGS, Choice, Measured, Studies, choose, key_of, measure, widened
+from ablations.plan import AA, CONTROL, Arm, Plan, config_guards, plan_document
+from ablations.study import search
+from ablations.trials import Trial, Trials
 from models.typed import ConfigError
 from tasks.batches import prepare
 
@@ -38,19 +36,6 @@ class GuardFailed(Exception):
     """An arm is not what it claims to be; nothing is trained."""
 
 
-@dataclass(frozen=True)
-class Trial:
-    """A trial that the plan asks for."""
-
-    id: str
-    arm: str
-    phase: str
-    """`search` or `confirm`."""
-    seed: int
-    keys: dict[str, Any]
-    point: dict[str, float]
-
-
 class Conductor:
     """One run of one sweep at one scale, in `runs_dir/<sweep>/<scale>`; trials are in `runs_dir/trials`."""
 
@@ -58,14 +43,11 @@ class Conductor:
         self.plan = plan
         self.runs = Path(plan.config.runs_dir).absolute()
         self.folder = self.runs / plan.sweep.name / plan.config.scale
-        published = results_dir(plan.config) / plan.sweep.name / plan.config.scale
-        manifest = published / "manifest.json"
-        partial = manifest.is_file() and read_json(manifest).get("partial") is True
-        self.unfinished = published / "records" if partial else None
         self.fingerprints: dict[str, dict[str, Any]] = {}
         self.state: dict[str, Any] = {}
         self.progress: Progress
         self.pool: Pool
+        self.trials: Trials
 
     def run(self) -> None:
         """Conduct the sweep to its end. Raises ConfigError, GuardFailed, KeyboardInterrupt."""
@@ -74,6 +56,7 @@ class Conductor:
         with Progress(self.plan.config.launch.progress, self.plan.sweep.name) as self.progress:
             self._prepare_data()
             with single_owner(self.folder), self._started_pool() as self.pool:
+                self.trials = Trials(self.plan, self.runs, self._fingerprint, self.pool, self.progress)
                 self._open_state()
                 earlier = float(self.state.get("minutes") or 0.0)
                 try:
@@ -153,18 +136,13 @@ class Conductor:
         wanted = {name: sha([arm.keys, environment(arm.keys)]) for name, arm in self.plan.arms.items()}
         arms = [a for n, a in self.plan.arms.items() if known.get(n) != wanted[n] or not _passed(state.get(n, []))]
         if arms:
-            jobs = [
-                Job(
-                    f"guards:{a.name}", "guards", {"keys": a.keys, "seed": self.plan.seeds[0], "cache_dir": self._cache}
-                )
-                for a in arms
-            ]
+            cache, seed = self.trials.cache, self.plan.seeds[0]
+            jobs = [Job(f"guards:{a.name}", "guards", {"keys": a.keys, "seed": seed, "cache_dir": cache}) for a in arms]
             texts = {self._text(arm): arm for arm in arms}  # arms may learn from rearranged documents
             jobs += [
-                Job(f"guards:{text}", "data_guard", {"keys": a.keys, "cache_dir": self._cache})
-                for text, a in texts.items()
+                Job(f"guards:{text}", "data_guard", {"keys": a.keys, "cache_dir": cache}) for text, a in texts.items()
             ]
-            shown = {job.key: (job.key.split(":")[1], self.plan.seeds[0]) for job in jobs}
+            shown = {job.key: (job.key.split(":")[1], seed) for job in jobs}
             self.progress.phase("guards", shown, None, workers=self.plan.workers)
             outcomes = self.pool.run(jobs, self.progress.event)
             for arm in arms:
@@ -201,7 +179,9 @@ class Conductor:
                 "mistuning": {n: b for n, b in plan.published.mistuning.items() if n in chosen},
             }
         else:
-            choices = self._fresh_search()
+            choices, notes = search(plan, self.trials, self.folder / "optuna.journal", self._keep_search)
+            for note in notes:
+                self._note(note)
             chosen = {name: choice.point for name, choice in choices.items()}
             self.state["mistuning"] = {name: choice.mistuning for name, choice in choices.items()}
         chosen |= dict.fromkeys((CONTROL, AA), chosen[plan.sweep.baseline])
@@ -209,167 +189,49 @@ class Conductor:
         self._save()
         return chosen
 
-    def _fresh_search(self) -> dict[str, Choice]:
-        plan, shared = self.plan, self.plan.shared
-        if not any(arm.grid(shared)[0] for arm in plan.searched_arms):
-            return {arm.name: Choice({}, None, None) for arm in plan.searched_arms}
-        studies = Studies(plan, self.folder / "optuna.journal")
-        for generation in range(MAX_WIDENINGS + 1):
-            trials = [
-                self._trial(arm, "search", seed, point)
-                for arm in plan.searched_arms
-                for point in arm.grid(shared)
-                for seed in plan.search_seeds(arm)
-            ]
-            records = self._run_trials("search" + " widened" * bool(generation), trials)
-            self.state["search"] = [
-                {
-                    "arm": t.arm,
-                    "point": t.point,
-                    "seed": t.seed,
-                    "id": t.id,
-                    "loss": _metric(records[t.id], "loss"),
-                    "max_vio_global": _metric(records[t.id], "max_vio_global"),
-                }
-                for t in trials
-            ]
-            self._save()
-            choices = {arm.name: self._choose(arm, trials, records, shared, studies) for arm in plan.searched_arms}
-            wider = widened(shared, choices)
-            if wider is None:
-                break
-            if generation == MAX_WIDENINGS:
-                on_edge = ", ".join(name for name, choice in choices.items() if choice.edge)
-                self._note(f"after {MAX_WIDENINGS} widenings the best learning rate is still on the edge for {on_edge}")
-                break
-            self.progress.note(f"an optimum is on the edge: learning rates widened to {wider['optim.lr']} for all arms")
-            shared = wider
-        for choice in choices.values():
-            if choice.note:
-                self._note(choice.note)
-        return choices
-
-    def _choose(
-        self,
-        arm: Arm,
-        trials: list[Trial],
-        records: Mapping[str, Record],
-        shared: Mapping[str, list[float]],
-        studies: Studies,
-    ) -> Choice:
-        rule = self.plan.sweep.search
-        measured: dict[Any, Measured] = {}
-        ids: dict[Any, list[str]] = {}
-        for point in arm.grid(shared):
-            own = [t for t in trials if t.arm == arm.name and t.point == point]
-            shares = [_share_of_max(records[t.id], rule.constraint_metric) for t in own]
-            measured[key_of(point)] = measure([_metric(records[t.id], "loss") for t in own], shares)
-            ids[key_of(point)] = [t.id for t in own]
-        studies.tell(arm, arm.grid(shared), measured, ids)
-        return choose(arm, measured, rule.constraint_max if rule.constraint_metric else None)
+    def _keep_search(self, rows: list[dict[str, Any]]) -> None:
+        self.state["search"] = rows
+        self._save()
 
     # --- confirmation
 
     def _confirm(self, chosen: Mapping[str, Mapping[str, float]]) -> None:
         """Seed by seed over all arms, so that a run that is stopped early is balanced."""
-        trials = [
-            self._trial(arm, "confirm", seed, dict(chosen[arm.name]))
-            for seed in self.plan.seeds
-            for arm in self.plan.arms.values()
-        ]
+        arms = self.plan.arms.values()
+        trials = [self.trials.of(arm, "confirm", seed, chosen[arm.name]) for seed in self.plan.seeds for arm in arms]
         self.state["confirm"] = [{"arm": t.arm, "seed": t.seed, "id": t.id} for t in trials]
         self._save()
-        self._run_trials("confirmation", trials)
+        self.trials.run("confirmation", trials)
+
+    # --- speed
 
     def _speed(self, chosen: Mapping[str, Mapping[str, float]]) -> None:
-        """Speed of all arms in turn, in one worker, while the others rest: of training, and of decoding with the first
-        seed's checkpoints where arms differ in what decoding depends on."""
-        if set(self.state.get("speed", {})) == set(self.plan.arms):
-            return
+        """What is timed: by one job after another, arms in turn in one worker, while the others rest. A kind of job has
+        its own key in the state. Of an arm with a pipeline only the chunks are: all its ranks run in one process here,
+        which says nothing about their time on as many devices."""
         seed = self.plan.seeds[0]
-        trials = {a.name: self._trial(a, "confirm", seed, dict(chosen[a.name])) for a in self.plan.arms.values()}
+        trials = {arm.name: self.trials.of(arm, "confirm", seed, chosen[arm.name]) for arm in self.plan.arms.values()}
+        piped = {n: t.keys for n, t in trials.items() if t.keys["model"]["pipeline"]["schedule"] != "none"}
+        timed = {"speed": self._training_and_decoding({n: t for n, t in trials.items() if n not in piped})}
+        if piped:
+            timed["chunks"] = {"arms": piped, "cache_dir": self.trials.cache}
+        todo = {kind: given for kind, given in timed.items() if set(self.state.get(kind, {})) != set(given["arms"])}
+        if not todo:
+            return
+        self.progress.phase("speed", dict.fromkeys(todo, ("all arms", 0)), None)
+        jobs = [Job(kind, kind, given) for kind, given in todo.items()]
+        for kind, outcome in self.pool.run(jobs, self.progress.event, limit=1).items():
+            if outcome.result is None:
+                self._note(f"{kind} was not measured: {outcome.error}")
+            else:
+                self.state[kind] = outcome.result
+
+    def _training_and_decoding(self, trials: Mapping[str, Trial]) -> dict[str, Any]:
+        """Decoding with these trials' checkpoints, where arms differ in what it depends on."""
         arms = {name: trial.keys for name, trial in trials.items()}
         decoders = {json.dumps([keys["model"]["attention"], keys["model"]["mtp"]]) for keys in arms.values()}
-        folders = {name: str(self.runs / "trials" / trial.id / "checkpoint") for name, trial in trials.items()}
-        self.progress.phase("speed", {"speed": ("all arms", 0)}, None)
-        checkpoints = folders if len(decoders) > 1 else {}
-        job = Job("speed", "speed", {"arms": arms, "checkpoints": checkpoints, "cache_dir": self._cache})
-        outcome = self.pool.run([job], self.progress.event, limit=1)["speed"]
-        if outcome.result is None:
-            self._note(f"speed was not measured: {outcome.error}")
-        else:
-            self.state["speed"] = outcome.result
-
-    # --- trials
-
-    @property
-    def _cache(self) -> str:
-        return str(self.runs / "data")
-
-    def _trial(self, arm: Arm, phase: str, seed: int, point: dict[str, float]) -> Trial:
-        changes: dict[str, Any] = dict(point)
-        if phase == "search":
-            changes |= {"eval.split": "validation", "eval.tasks": []}
-        keys = with_overrides(arm.keys, changes, f"arm {arm.name}")
-        return Trial(trial_id(keys, seed, self._fingerprint(keys)), arm.name, phase, seed, keys, point)
-
-    def _run_trials(self, name: str, trials: list[Trial]) -> dict[str, Record]:
-        """Run what has no record yet; returns all records by id."""
-        records = {t.id: r for t in trials if (r := self._record(t.id)) is not None}
-        todo = {t.id: t for t in trials if t.id not in records}
-        if records and todo:
-            self.progress.note(f"{name}: {len(records)} of {len(trials)} trials are on record already")
-        if todo:
-            seconds = {
-                t.id: self.plan.trial_seconds(self.plan.arms[t.arm], bool(t.keys["eval"]["tasks"]))
-                for t in todo.values()
-            }
-            self.progress.phase(
-                name, {t.id: (t.arm, t.seed) for t in todo.values()}, seconds, workers=self.plan.workers
-            )
-            jobs = [Job(t.id, "trial", self._arguments(t)) for t in todo.values()]
-            outcomes = self.pool.run(jobs, self.progress.event)
-            for trial in todo.values():
-                outcome = outcomes[trial.id]
-                if outcome.error is not None:
-                    _failed(trial, outcome.error).write(self.runs / "trials" / trial.id / "record.json")
-                records[trial.id] = read_record(self.runs / "trials" / trial.id / "record.json")
-        for trial in trials:
-            record = records[trial.id]
-            if record.status != "complete":
-                self.progress.note(f"{trial.arm} seed {trial.seed}: {record.status}: {record.reason}")
-        return records
-
-    def _record(self, id: str) -> Record | None:
-        """A finished trial's record: of this machine, or of a sweep that was published unfinished and goes on here. (A
-        finished published result is there to be checked, so its trials do run again.) A failed one is tried again."""
-        mine = self.runs / "trials" / id / "record.json"
-        for path in (mine, self.unfinished / f"{id}.json") if self.unfinished else (mine,):
-            if path.is_file():
-                record = read_record(path)
-                if record.status != "failed":
-                    return record
-                if path == mine:
-                    path.unlink()
-        return None
-
-    def _arguments(self, trial: Trial) -> dict[str, Any]:
-        track = self.plan.config.track
-        return {
-            "id": trial.id,
-            "keys": trial.keys,
-            "seed": trial.seed,
-            "trial_dir": str(self.runs / "trials" / trial.id),
-            "cache_dir": self._cache,
-            "labels": {
-                "sweep": self.plan.sweep.name,
-                "scale": self.plan.config.scale,
-                "arm": trial.arm,
-                "seed": trial.seed,
-                "phase": trial.phase,
-            },
-            "track": {"mode": track.mode, "project": track.project, "entity": track.entity},
-        }
+        folders = {name: str(self.trials.folder(trial.id) / "checkpoint") for name, trial in trials.items()}
+        return {"arms": arms, "checkpoints": folders if len(decoders) > 1 else {}, "cache_dir": self.trials.cache}
 
 
 def check_writable(folder: Path) -> None:
@@ -390,18 +252,3 @@ def _rows(outcome: Outcome, name: str) -> list[dict[str, Any]]:
         return [{"name": name, "passed": False, "detail": f"did not run: {outcome.error}"}]
     rows: list[dict[str, Any]] = outcome.result["guards"]
     return rows
-
-
-def _metric(record: Record, name: str) -> float | None:
-    return record.metrics.get(name) if record.status == "complete" else None
-
-
-def _share_of_max(record: Record, name: str | None) -> float | None:
-    value = _metric(record, name) if name else None
-    most = record.metrics.get("max_vio_max") if name and name.startswith("max_vio") else 1.0
-    return None if value is None else value / (most or 1.0)
-
-
-def _failed(trial: Trial, reason: str) -> Record:
-    base = Record(id=trial.id, seed=trial.seed, status="failed", config=trial.keys)
-    return replace(base, reason=reason, environment=environment(trial.keys))

@@ -28,6 +28,8 @@ CAUSALITY_TOLERANCE = 1e-4
 """FP32 logits: other group sizes in the grouped product move the last bits; a leak moves a hundred times more."""
 START_TOLERANCE = 0.5
 """Nats between the initial loss and ln(vocabulary)."""
+SCHEDULE_TOLERANCE = 1e-12
+"""Of FP64 gradients, relative to the largest of each parameter."""
 SEPARATION_LIMIT = 0.05
 """Largest share of held-out 32-token windows that the training part may hold."""
 
@@ -119,6 +121,26 @@ def fingerprint(parameters: Iterable[Tensor]) -> GuardResult:
     return GuardResult("distinct", True, f"after the first steps {digest.hexdigest()[:16]}")
 
 
+def same_gradients(keys: TrialKeys, seed: int, batch: Tensor) -> GuardResult:
+    """A pipeline's schedule changes the order of sums alone: in FP64 one step's gradients are those of plain
+    microbatching."""
+    from models.executor import Microbatching
+    from models.pipeline.inprocess import Pipelined
+
+    exact = replace(keys.model.precision, kernels="emulated")
+    config = replace(keys.model, dtype="float64", moe=replace(keys.model.moe, backend="loop"), precision=exact)
+    found = []
+    for executor in (Microbatching, Pipelined):
+        model = Transformer(config).train()
+        model.document_end = keys.document_end
+        initialise(model, seed, config.std)
+        executor(model, keys.microbatches).step(batch)
+        found.append([p.grad if p.grad is not None else torch.zeros_like(p) for p in model.parameters()])
+    worst = max(float((a - b).abs().max() / a.abs().max().clamp_min(1e-300)) for a, b in zip(*found, strict=True))
+    detail = f"{keys.model.pipeline.schedule} against microbatching in FP64: gradients differ by {worst:.1e} at most"
+    return GuardResult("schedule", worst <= SCHEDULE_TOLERANCE, detail)
+
+
 def distinct(arms: Mapping[str, tuple[Mapping[str, Any], GuardResult]]) -> dict[str, GuardResult]:
     """Arms that differ in precision on paper, and not in a bit after the first steps, are one arm under two names: at
     small widths a tile is a row, and a block a tensor. Takes (precision keys, `fingerprint`) by arm."""
@@ -150,6 +172,8 @@ def arm_guards(keys: TrialKeys, seed: int, data: PackedData, steps: int = 2) -> 
     results = [causality(fp32, few)]
     if keys.model.precision.fp8 and results[0].passed:
         results = [causality_in_training(keys, seed, few)]
+    if keys.model.pipeline.schedule != "none":
+        results.append(same_gradients(keys, seed, batch))
     results.append(start(build_model(keys, seed).to(device), batch.to(device)))
     runs = []
     for _ in range(2):
@@ -170,7 +194,7 @@ def train_steps(module: "LanguageModel", batches: Iterable[Tensor], keys: TrialK
     for step, batch in enumerate(batches):
         optimizer.zero_grad(set_to_none=True)
         result = module.executor.step(batch, module.progress(step))
-        torch.nn.utils.clip_grad_norm_(model.parameters(), keys.optim.clip_norm)
+        module.executor.clip(model.parameters(), keys.optim.clip_norm)
         optimizer.step()
         update_routers(model, result, module.progress(step))
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from ablations.guards import arm_guards, separation
-from ablations.speed import decoding_speed, training_speed
+from ablations.speed import chunk_costs, decoding_speed, training_speed
 from ablations.trial import open_data, run_trial
 from ablations.trialkeys import typed_trial
 
@@ -43,6 +43,11 @@ def speed(arguments: dict[str, Any], report: Report) -> dict[str, Any]:
     return measured
 
 
+def chunks(arguments: dict[str, Any], report: Report) -> dict[str, Any]:
+    """{arm: seconds of its pipeline's chunks}."""
+    return chunk_costs(arguments["arms"], arguments["cache_dir"])
+
+
 def _use_threads(keys: Mapping[str, Any]) -> None:
     torch.set_num_threads(int(keys["train"]["threads"]))
 
@@ -52,4 +57,5 @@ KINDS: dict[str, Callable[[dict[str, Any], Report], dict[str, Any]]] = {
     "guards": guards,
     "data_guard": data_guard,
     "speed": speed,
+    "chunks": chunks,
 }

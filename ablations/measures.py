@@ -55,7 +55,7 @@ def precision_metrics(keys: TrialKeys, data: PackedData, model: Transformer) -> 
         return {}
     from models.precision.probe import probe
 
-    rows = max(1, keys.data.batch_size // keys.train.microbatches)
+    rows = max(1, keys.data.batch_size // keys.microbatches)
     tokens = rows * keys.data.seq_len
     batch = next(iter(data.evaluation_batches(keys.eval.split, tokens, rows))).to(keys.train.device)
     found = probe(model, batch)

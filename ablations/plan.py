@@ -319,7 +319,7 @@ def describe(plan: Plan) -> str:
     lines += [
         "",
         f"Scale     {plan.config.scale}: {base.model.dtype}, {base.steps} steps of {base.tokens_per_step:,} tokens in "
-        f"{base.train.microbatches} microbatches, data {base.data.source}",
+        f"{base.microbatches} microbatches, data {base.data.source}",
         f"Search    {search}",
         f"Confirm   {len(plan.arms)} arms x {len(plan.seeds)} seeds ({seeds}) = {confirm} trials",
         f"Expected  about {duration(plan.minutes * 60)} with {plan.workers} worker{'s' * (plan.workers != 1)}",

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -13,14 +14,17 @@ from ablations.guards import train_steps
 from ablations.trial import build_model, open_data, peak_memory, reset_peak_memory
 from ablations.trialkeys import TrialKeys, typed_trial
 from models.checkpoint import load_checkpoint
+from models.config import PipelineConfig
 from models.generate import greedy
 from models.module import LanguageModel
+from models.pipeline.measure import chunk_seconds
 from models.speculative import self_speculative
-from models.transformer import Transformer
+from models.transformer import Transformer, initialise, resolve_dtype
 from tasks.batches import PackedData
 
 TRAINING_ROUNDS = 9
 DECODING_ROUNDS = 3
+CHUNK_ROUNDS = 20
 PROMPTS = 4
 """Rows of one decoding batch; each is half a training sequence long, and the other half is decoded."""
 
@@ -88,6 +92,34 @@ def decoding_speed(arms: Mapping[str, Any], checkpoints: Mapping[str, str], cach
         found[name]["decode_tokens_per_second"] = len(prompts) * (keys.data.seq_len // 2) / min(plain[name])
         if drafted[name]:
             found[name]["speculative_speedup"] = min(plain[name]) / min(drafted[name])
+    return found
+
+
+def chunk_costs(arms: Mapping[str, Any], cache_dir: str) -> dict[str, dict[str, list[float]]]:
+    """{arm: seconds of a chunk per stage} of arms with a pipeline (models/pipeline/measure.py), in the type that this
+    machine multiplies fastest. Arms that differ in their schedule alone share one measurement."""
+    known: dict[str, dict[str, list[float]]] = {}
+    found = {}
+    for name, arm in arms.items():
+        keys = typed_trial(arm)
+        torch.set_num_threads(keys.train.threads)
+        dtype: Any = resolve_dtype("auto", keys.train.device, keys.model.precision.recipe)
+        fast = replace(
+            keys.model,
+            dtype=dtype,
+            moe=replace(keys.model.moe, backend="grouped_mm"),
+            pipeline=PipelineConfig(),
+        )
+        same = repr((fast, keys.model.pipeline.stages, keys.microbatches))
+        if same not in known:
+            data = open_data(keys.data, keys.model.vocab_size, cache_dir)
+            model = Transformer(fast)
+            model.document_end = keys.document_end
+            initialise(model, 0, fast.std)
+            rows = data.train_batch(0, 0)[: keys.data.batch_size // keys.microbatches].to(keys.train.device)
+            stages = keys.model.pipeline.stages
+            known[same] = chunk_seconds(model.to(keys.train.device), stages, rows, CHUNK_ROUNDS)
+        found[name] = known[same]
     return found
 
 

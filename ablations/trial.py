@@ -17,6 +17,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.strategies import Strategy
 
 from ablations.files import write_atomically
 from ablations.identity import environment
@@ -62,24 +63,48 @@ def run_trial(arguments: Mapping[str, Any], report: Report) -> dict[str, Any]:
     return {"status": record.status, "loss": record.metrics.get("loss"), "reason": record.reason}
 
 
-def build_model(keys: TrialKeys, seed: int) -> LanguageModel:
-    """The module of a trial, initialised from its seed."""
+def build_model(keys: TrialKeys, seed: int, rank: int | None = None) -> LanguageModel:
+    """The module of a trial, initialised from its seed; with a `rank`, that rank's part of a pipeline."""
     return LanguageModel(
         keys.model,
         keys.optim,
         keys.full_batches,
         seed,
-        microbatches=keys.train.microbatches,
+        microbatches=keys.microbatches,
         perturb=keys.train.perturb,
         spike_nats=keys.train.spike_nats,
         places=keys.places,
         document_end=keys.document_end,
+        rank=rank,
+    )
+
+
+def trainer_of(
+    keys: TrialKeys, folder: Path, callbacks: list[L.Callback], strategy: Strategy | str = "auto"
+) -> L.Trainer:
+    """Lightning's, for one training and nothing beside it."""
+    return L.Trainer(
+        max_steps=keys.steps,
+        max_epochs=1,
+        accelerator="gpu" if keys.train.device == "cuda" else "cpu",
+        devices=1,
+        strategy=strategy,
+        gradient_clip_val=keys.optim.clip_norm,
+        gradient_clip_algorithm="norm",
+        callbacks=callbacks,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        default_root_dir=str(folder),
     )
 
 
 def _train(arguments: Mapping[str, Any], folder: Path, report: Report) -> Record:
     keys, seed = typed_trial(arguments["keys"]), int(arguments["seed"])
-    _quiet_lightning()
+    quiet_lightning()
     folder.mkdir(parents=True, exist_ok=True)
     reset_peak_memory()
     data = open_data(keys.data, keys.model.vocab_size, arguments["cache_dir"])
@@ -97,22 +122,7 @@ def _train(arguments: Mapping[str, Any], folder: Path, report: Report) -> Record
         data=data.fingerprint,
         environment=environment(arguments["keys"]),
     )
-    trainer = L.Trainer(
-        max_steps=keys.steps,
-        max_epochs=1,
-        accelerator="gpu" if keys.train.device == "cuda" else "cpu",
-        devices=1,
-        gradient_clip_val=keys.optim.clip_norm,
-        gradient_clip_algorithm="norm",
-        callbacks=[recorder],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-        default_root_dir=str(folder),
-    )
+    trainer = trainer_of(keys, folder, [recorder])
     started = time.monotonic()
     try:
         trainer.fit(module, TextDataModule(data, seed, keys.batches), ckpt_path=resume, weights_only=True)
@@ -127,10 +137,10 @@ def _train(arguments: Mapping[str, Any], folder: Path, report: Report) -> Record
         recorder.steps.close()
     train_s = time.monotonic() - started
     report({"event": "evaluating"})
-    return _finish(base, keys, data, module.transformer, recorder, arguments, folder, train_s)
+    return finish(base, keys, data, module.transformer, recorder, arguments, folder, train_s)
 
 
-def _finish(
+def finish(
     base: Record,
     keys: TrialKeys,
     data: PackedData,
@@ -205,7 +215,7 @@ class Recorder(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
         assert isinstance(module, LanguageModel) and module.result is not None
         step, result = trainer.global_step, module.result
-        main = result.load_LE[: len(module.transformer.main_routers())]  # MTP modules have no place in MaxVio
+        main = result.load_LE[: self.keys.model.moe_layers]  # MTP modules have no place in MaxVio
         layers = max_vio(main).tolist() if len(main) else []
         row: dict[str, Any] = {
             "step": step,
@@ -317,7 +327,7 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _quiet_lightning() -> None:
+def quiet_lightning() -> None:
     import warnings
 
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):

@@ -15,7 +15,7 @@ from typing import Any
 from ablations.keys import TRIAL_GROUPS, all_keys, suggestion, trial_leaves
 from ablations.schema import Config, TrainConfig
 from models.config import ModelConfig, OptimConfig
-from models.rules import check_length, validate
+from models.rules import check_length, check_microbatches, validate
 from models.typed import ConfigError, build
 from tasks.config import END_OF_TEXT_ID, DataConfig, EvalConfig, ramped
 
@@ -47,7 +47,7 @@ class TrialKeys:
     @functools.cached_property
     def batches(self) -> list[tuple[int, int]]:
         """(first sequence, sequences) of each optimizer step; a ramp makes more, smaller steps of the same tokens."""
-        return ramped(self.sequences, self.data, self.train.microbatches)
+        return ramped(self.sequences, self.data, self.microbatches)
 
     @property
     def model_has_experts(self) -> bool:
@@ -57,6 +57,10 @@ class TrialKeys:
     def steps(self) -> int:
         """Optimizer steps."""
         return len(self.batches)
+
+    @property
+    def microbatches(self) -> int:
+        return self.model.pipeline.microbatches or self.train.microbatches
 
     def tokens_after(self, steps: int) -> int:
         """Tokens that the first `steps` optimizer steps train on."""
@@ -195,11 +199,14 @@ def _check_data(trial: TrialKeys) -> None:
     data, train = trial.data, trial.train
     if data.seq_len < 2:
         raise ConfigError(f"data.seq_len={data.seq_len}: must be at least 2, or no token has a next one")
-    if data.batch_size % train.microbatches:
+    count = trial.microbatches
+    if data.batch_size % count:
+        name = "train.microbatches" if trial.model.pipeline.microbatches is None else "model.pipeline.microbatches"
         raise ConfigError(
-            f"data.batch_size={data.batch_size}: must divide evenly into train.microbatches={train.microbatches}; "
-            f"the next that does is {-(-data.batch_size // train.microbatches) * train.microbatches}"
+            f"data.batch_size={data.batch_size}: must divide evenly into {name}={count}; "
+            f"the next that does is {-(-data.batch_size // count) * count}"
         )
+    check_microbatches(trial.model, count)
     if trial.tokens < trial.tokens_per_step:
         raise ConfigError(
             f"train.tokens={train.tokens} (x train.token_fraction={train.token_fraction}): less than one batch, which "

@@ -217,6 +217,27 @@ class PrecisionConfig:
         return self.recipe.startswith("fp8")
 
 
+ScheduleName = Literal["none", "gpipe", "1f1b", "interleaved_1f1b", "zb1p", "zbv", "dualpipe", "dualpipev"]
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """In which order a training step's chunks run (V3 3.2.1). A chunk is what one stage does with one microbatch.
+
+    `none`: each microbatch through the whole model and back. `gpipe`, `1f1b`, `zb1p`: one stage on each rank.
+    `interleaved_1f1b`, `zbv`, `dualpipev`: two stages on each rank. `dualpipe` (V3's own): one stage on each rank for
+    each of two directions, so that every stage is held twice. `zb1p`, `zbv` and both DualPipes split a backward chunk
+    into its input's and its weights' gradients. The schedule changes the order of sums and no other number.
+    """
+
+    schedule: ScheduleName = "none"
+    stages: int = 1
+    """That a microbatch passes. Layers are spread over them by cost, embedding and head counted; the embedding is on
+    the first, head and MTP modules on the last."""
+    microbatches: int | None = None
+    """null: `train.microbatches`."""
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """A DeepSeek-V3-shaped decoder. Defaults are the size that `scale=cpu` trains."""
@@ -235,6 +256,7 @@ class ModelConfig:
     moe: MoEConfig = field(default_factory=MoEConfig)
     mtp: MTPConfig = field(default_factory=MTPConfig)
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
+    pipeline: PipelineConfig = field(default_factory=PipelineConfig)
     norm_eps: float = 1e-6
     init_std: float | None = None
     """Standard deviation of every weight matrix; None follows V3's width rule 0.508 / sqrt(d_model)."""
@@ -250,6 +272,16 @@ class ModelConfig:
     def dense_layers(self) -> int:
         """How many layers, from the first, have no experts."""
         return self.n_layers if self.feed_forward == "dense" else self.first_k_dense
+
+    @property
+    def moe_layers(self) -> int:
+        """How many layers of the main model have experts."""
+        return self.n_layers - self.dense_layers
+
+    @property
+    def routers(self) -> int:
+        """Of the whole model, MTP modules included."""
+        return self.moe_layers + self.mtp.depth * (self.feed_forward == "moe")
 
     @property
     def rope_dim(self) -> int:

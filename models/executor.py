@@ -1,19 +1,22 @@
 """The execution seam: one optimizer step's forward and backward passes, `executor.step(batch, progress) -> StepResult`.
 
-Plain microbatching is one executor; pipeline schedules will be others. An executor leaves gradients of the mean loss in
-the parameters; clipping and the optimizer step stay with the trainer.
+Plain microbatching is one executor; pipeline schedules are others (models/pipeline/). An executor leaves gradients of
+the mean loss in the parameters; when they are clipped and when the optimizer steps is the trainer's.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.balance import Routing
+from models.config import MTPConfig
 from models.layers import cast_once
 from models.loss import language_model_loss
+from models.moe import Router
 from models.mtp import mtp_weight
 from models.transformer import Output, Transformer
 
@@ -30,7 +33,14 @@ class StepResult:
 
 
 class Executor(Protocol):
-    def step(self, tokens_BT1: Tensor, progress: float = 0.0) -> StepResult: ...
+    def step(self, tokens_BT1: Tensor, progress: float = 0.0) -> StepResult:
+        """`progress` is the share of the training that this step begins at (MTP's weight depends on it)."""
+        ...
+
+    def clip(self, parameters: Iterable[Tensor], limit: float) -> None:
+        """Scale gradients to a norm of at most `limit`: the norm of the whole model, of which `parameters` are those
+        in this process."""
+        ...
 
 
 class Microbatching:
@@ -44,7 +54,6 @@ class Microbatching:
         self.model, self.microbatches = model, microbatches
 
     def step(self, tokens_BT1: Tensor, progress: float = 0.0) -> StepResult:
-        """`progress` is the share of the training that this step begins at (MTP's weight depends on it)."""
         if tokens_BT1.shape[0] % self.microbatches:
             raise ValueError(f"{tokens_BT1.shape[0]} sequences do not divide into {self.microbatches} microbatches")
         parts = tokens_BT1.chunk(self.microbatches)
@@ -60,8 +69,8 @@ class Microbatching:
                 output = self.model(part[:, :-1], mtp=True)
                 terms: dict[str, Tensor | None] = {
                     "loss": language_model_loss(output.logits, part[:, 1:]),
-                    "aux_loss": self._aux_loss(output.routings, batch_f),
-                    **self._mtp_losses(output, part[:, 1:], progress),
+                    "aux_loss": aux_loss(routers, output.routings, batch_f),
+                    **mtp_losses(self.model.config.mtp, output, part[:, 1:], progress),
                 }
                 counted = [t for name in ("loss", "aux_loss", "mtp_loss") if (t := terms.get(name)) is not None]
                 (torch.stack(counted).sum() / self.microbatches).backward()
@@ -73,25 +82,8 @@ class Microbatching:
                     load_LE = load_LE + last_LE
         return StepResult(losses, all_ranks(load_LE), last_LE)
 
-    def _aux_loss(self, routings: list[Routing], batch_f: list[Tensor] | None) -> Tensor | None:
-        """Summed over layers."""
-        terms = []
-        for layer, (router, routing) in enumerate(zip(self.model.routers(), routings, strict=True)):
-            term = router.balance.loss(routing, None if batch_f is None else batch_f[layer])
-            if term is not None:
-                terms.append(term)
-        return torch.stack(terms).sum() if terms else None
-
-    def _mtp_losses(self, output: Output, targets_BT: Tensor, progress: float) -> dict[str, Tensor]:
-        """V3 eq. 24-25: the cross entropies of depth k summed over its T - k predictions and divided by T, then
-        lambda / D times their sum."""
-        if not output.mtp_logits:
-            return {}
-        length = targets_BT.shape[1]
-        means = [language_model_loss(logits, targets_BT[:, k:]) for k, logits in enumerate(output.mtp_logits, start=1)]
-        total = torch.stack([mean * ((length - k) / length) for k, mean in enumerate(means, start=1)]).sum()
-        weighted = total * (mtp_weight(self.model.config.mtp, progress) / len(means))
-        return {"mtp_loss": weighted, **{f"mtp_loss_{k}": mean for k, mean in enumerate(means, start=1)}}
+    def clip(self, parameters: Iterable[Tensor], limit: float) -> None:
+        nn.utils.clip_grad_norm_(parameters, limit)
 
     @torch.no_grad()
     def _count(self, parts: tuple[Tensor, ...]) -> list[Tensor]:
@@ -111,6 +103,28 @@ class Microbatching:
             count = all_ranks(count).double()
             shares.append((count * len(count) / count.sum()).to(self.model.lm_head.weight.dtype))
         return shares
+
+
+def aux_loss(routers: list[Router], routings: list[Routing], batch_f: list[Tensor] | None = None) -> Tensor | None:
+    """Summed over layers."""
+    terms = []
+    for layer, (router, routing) in enumerate(zip(routers, routings, strict=True)):
+        term = router.balance.loss(routing, None if batch_f is None else batch_f[layer])
+        if term is not None:
+            terms.append(term)
+    return torch.stack(terms).sum() if terms else None
+
+
+def mtp_losses(config: MTPConfig, output: Output, targets_BT: Tensor, progress: float) -> dict[str, Tensor]:
+    """V3 eq. 24-25: the cross entropies of depth k summed over its T - k predictions and divided by T, then
+    lambda / D times their sum."""
+    if not output.mtp_logits:
+        return {}
+    length = targets_BT.shape[1]
+    means = [language_model_loss(logits, targets_BT[:, k:]) for k, logits in enumerate(output.mtp_logits, start=1)]
+    total = torch.stack([mean * ((length - k) / length) for k, mean in enumerate(means, start=1)]).sum()
+    weighted = total * (mtp_weight(config, progress) / len(means))
+    return {"mtp_loss": weighted, **{f"mtp_loss_{k}": mean for k, mean in enumerate(means, start=1)}}
 
 
 def all_ranks(count: Tensor) -> Tensor:

@@ -12,6 +12,9 @@ from torch import Tensor
 from models.config import ModelConfig, OptimConfig
 from models.executor import Executor, Microbatching, StepResult
 from models.optim import adamw, lr_ratio
+from models.pipeline.inprocess import Pipelined
+from models.pipeline.parts import partial_model
+from models.pipeline.ranks import Ranked
 from models.transformer import Transformer, initialise
 
 SPIKE_STEPS = 3
@@ -41,14 +44,16 @@ class LanguageModel(L.LightningModule):
         spike_nats: float = math.inf,
         places: Sequence[float] | None = None,
         document_end: int | None = None,
+        rank: int | None = None,
     ) -> None:
         """`places[t]` is the place of step t in the training, in full batches (a batch-size ramp makes them fractions,
-        see `lr_ratio`); None is t itself, of `total_steps`. `document_end` is the token that attention stops at."""
+        see `lr_ratio`); None is t itself, of `total_steps`. `document_end` is the token that attention stops at.
+        With a `rank`, this process holds that rank's part of a pipeline (models/pipeline/ranks.py)."""
         super().__init__()
-        self.transformer = Transformer(model)
+        self.transformer = Transformer(model) if rank is None else partial_model(model, microbatches, rank)
         initialise(self.transformer, seed, model.std, perturb)
         self.transformer.document_end = document_end
-        self.executor: Executor = Microbatching(self.transformer, microbatches)
+        self.executor = executor_of(self.transformer, microbatches, rank)
         self.places = places if places is not None else range(total_steps)
         self.optim, self.total_steps, self.spike_nats = optim, total_steps, spike_nats
         self.result: StepResult | None = None
@@ -71,6 +76,13 @@ class LanguageModel(L.LightningModule):
         super().optimizer_step(*args, **kwargs)
         assert self.result is not None
         update_routers(self.transformer, self.result, progress)
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        if gradient_clip_val is not None:
+            groups = optimizer.param_groups  # the norm's bits depend on the order
+            self.executor.clip([p for group in groups for p in group["params"]], gradient_clip_val)
 
     def progress(self, step: int) -> float:
         """The share of the training that is done before `step`."""
@@ -113,7 +125,14 @@ class LanguageModel(L.LightningModule):
             )
 
 
+def executor_of(model: Transformer, microbatches: int, rank: int | None = None) -> Executor:
+    """What `model.pipeline` asks for: of a whole model in this process, or of a rank's part of it."""
+    if rank is not None:
+        return Ranked(model, microbatches)
+    return (Microbatching if model.config.pipeline.schedule == "none" else Pipelined)(model, microbatches)
+
+
 def update_routers(model: Transformer, result: StepResult, progress: float) -> None:
     """Move every router's bias by the load of the whole optimizer batch, once per optimizer step."""
-    for router, load_E, last_E in zip(model.routers(), result.load_LE, result.last_load_LE, strict=True):
-        router.update(load_E, last_E, progress)
+    for router in model.routers():
+        router.update(result.load_LE[router.row], result.last_load_LE[router.row], progress)

@@ -20,6 +20,8 @@ class Router(nn.Module):
 
     e_score_correction_bias: Tensor
     low: LowPrecision | None = None
+    row = 0
+    """Its place among the model's routers, MTP modules last; a pipeline's rank holds only some of them."""
 
     def __init__(self, d_model: int, config: MoEConfig) -> None:
         super().__init__()
@@ -183,12 +185,12 @@ class _Dispatch(torch.autograd.Function):
     would accumulate in BF16, in an order that is not fixed on a GPU."""
 
     @staticmethod
-    def forward(ctx: Any, x_ND: Tensor, layout: Layout) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x_ND: Tensor, layout: Layout) -> Tensor:
         ctx.layout = layout
         return layout.rows_of(x_ND)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return ctx.layout.sums_of(grad), None
 
 
@@ -196,12 +198,12 @@ class _Combine(torch.autograd.Function):
     """Sum each token's assignments' rows: the reverse of `_Dispatch`."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, layout: Layout) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, rows: Tensor, layout: Layout) -> Tensor:
         ctx.layout = layout
         return layout.sums_of(rows)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return ctx.layout.rows_of(grad), None
 
 
@@ -209,11 +211,11 @@ class _Contiguous(torch.autograd.Function):
     """grouped_mm's backward refuses an expanded or sliced gradient; hand it a contiguous one."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: FunctionCtx, grad: Tensor) -> Tensor:
         return grad.contiguous()
 
 

@@ -2,7 +2,18 @@
 
 import dataclasses
 
-from models.config import ROLES, AttentionConfig, ModelConfig, MoEConfig, MTPConfig, PrecisionConfig, RopeConfig
+from models.config import (
+    ROLES,
+    AttentionConfig,
+    ModelConfig,
+    MoEConfig,
+    MTPConfig,
+    PipelineConfig,
+    PrecisionConfig,
+    RopeConfig,
+)
+from models.pipeline.schedules import make_schedule, ranks_of
+from models.pipeline.split import split
 from models.typed import ConfigError
 
 MAX_MTP_DEPTH = 3
@@ -30,6 +41,7 @@ def validate(config: ModelConfig) -> None:
             raise ConfigError("model.moe.backend=grouped_mm: has no FP64 kernel; use model.moe.backend=loop")
     _check_mtp(config.mtp)
     _check_precision(config)
+    _check_pipeline(config)
 
 
 def check_length(config: ModelConfig, seq_len: int) -> None:
@@ -114,6 +126,36 @@ def _check_moe(m: MoEConfig) -> None:
 def _check_mtp(mtp: MTPConfig) -> None:
     if not 0 <= mtp.depth <= MAX_MTP_DEPTH:
         raise ConfigError(f"model.mtp.depth={mtp.depth}: must lie between 0 (none) and {MAX_MTP_DEPTH}")
+
+
+def _check_pipeline(config: ModelConfig) -> None:
+    """As far as it can be judged without the number of microbatches, which `check_microbatches` judges."""
+    p = config.pipeline
+    if p.schedule == "none":
+        default = PipelineConfig()
+        for name in ("stages", "microbatches"):
+            if getattr(p, name) != getattr(default, name):
+                raise ConfigError(
+                    f"model.pipeline.{name}={getattr(p, name)}: has no effect with model.pipeline.schedule=none; "
+                    f"add model.pipeline.schedule=1f1b"
+                )
+        return
+    if p.microbatches is not None:
+        _at_least_one({"model.pipeline.microbatches": p.microbatches})
+    ranks_of(p.schedule, p.stages)
+    split(config, p.stages)
+    b = config.moe.balance
+    if config.feed_forward == "moe" and "aux_loss" in b.kind and b.scope == "batch":
+        raise ConfigError(
+            f"model.moe.balance.scope=batch: needs the whole batch's load before the first backward chunk, which "
+            f"model.pipeline.schedule={p.schedule} does not wait for; use scope=sequence or schedule=none"
+        )
+
+
+def check_microbatches(config: ModelConfig, microbatches: int) -> None:
+    """Raise ConfigError where the pipeline's schedule cannot be made for this number."""
+    if config.pipeline.schedule != "none":
+        make_schedule(config.pipeline.schedule, config.pipeline.stages, microbatches)
 
 
 TYPE_OF_RECIPE = {"fp32": "float32", "bf16": "bfloat16"}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -83,6 +84,8 @@ class Transformer(nn.Module):
             from models.precision.attach import attach
 
             attach(self, config.precision, config.moe.backend, getattr(torch, config.dtype))
+        for row, router in enumerate(self.routers()):
+            router.row = row
 
     @property
     def dtype(self) -> torch.dtype:
@@ -96,12 +99,20 @@ class Transformer(nn.Module):
     def forward(self, tokens_BT: Tensor, mtp: bool = False) -> Output:
         """Logits of the next token; with `mtp`, also those of the MTP modules."""
         places = self.places(tokens_BT)
-        x = self.model.embed_tokens(tokens_BT, self.dtype)
+        x, routings = self.through(range(self.config.n_layers), self.model.embed_tokens(tokens_BT, self.dtype), places)
+        return self.finish(x, tokens_BT, places, routings, mtp)
+
+    def through(self, layers: Iterable[int], x: Tensor, places: Places) -> tuple[Tensor, list[Routing]]:
+        """x (B, T, D) after these layers, and the routings of those with experts."""
         routings = []
-        for block in self.model.layers:
-            x, routing = block(x, places)
+        for layer in layers:
+            x, routing = self.model.layers[layer](x, places)
             if routing is not None:
                 routings.append(routing)
+        return x, routings
+
+    def finish(self, x: Tensor, tokens_BT: Tensor, places: Places, routings: list[Routing], mtp: bool) -> Output:
+        """What follows the last layer: norm and head, and with `mtp` the MTP modules."""
         output = Output(self.lm_head(self.model.norm(x)), routings)
         if mtp and self.config.mtp.depth:
             self._predict_further(x, tokens_BT, places, output)

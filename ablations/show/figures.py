@@ -8,6 +8,7 @@ import io
 
 from ablations.show.curves import loss_curves, max_vio_curves
 from ablations.show.palette import STYLE
+from ablations.show.pipeline import memory, timelines
 from ablations.show.points import forest, frontier, load_map
 from ablations.show.results import Result
 
@@ -60,6 +61,15 @@ _FIGURES = {
         frontier,
         "Loss against balance. Left: every searched point. Right: the confirmed arms, as paired differences with "
         "simultaneous intervals.",
+    ),
+    "timelines": (
+        timelines,
+        "What each rank does when, in chunks of measured lengths; a number is a microbatch. Hatched: bubbles. Pale: a "
+        "rank's second stage, or the second direction.",
+    ),
+    "memory": (
+        memory,
+        "Activations that each rank holds over the step, in those of one microbatch in a rank's share of the layers.",
     ),
     "load": (load_map, "Load of each expert on the test split relative to the mean (1.0), mean over seeds."),
 }

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from ablations.show import numbers, palette
 from ablations.show.costs import size_table, speed_table
 from ablations.show.figures import Picture
+from ablations.show.pipeline import pipeline_table
 from ablations.show.precision import precision_table
 from ablations.show.render import failure_lines, summary_sentence
 from ablations.show.results import Result
@@ -92,7 +93,8 @@ def page_html(result: Result, pictures: Sequence[Picture], commands: Sequence[st
         *(_section(result, table(result)) for table in (loss_table, balance_table)),
         "<h2>Training</h2>" if {"loss", "max_vio"} & set(by_name) else "",
         *(_figure(by_name.get(name)) for name in ("loss", "max_vio", "frontier", "load")),
-        *(_section(result, table(result)) for table in (mtp_table, precision_table, scores_table)),
+        *(_section(result, table(result)) for table in (mtp_table, precision_table, scores_table, pipeline_table)),
+        *(_figure(by_name.get(name)) for name in ("timelines", "memory")),
         *(_section(result, table(result)) for table in (sensitivity_table, guards_table)),
         _section(result, search_table(result), folded=True),
         *(_section(result, table(result)) for table in (size_table, speed_table)),

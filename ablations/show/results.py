@@ -61,6 +61,8 @@ class ArmResult:
     mistuning: float | None = None
     """Bound, in nats, on what a better point between the searched ones could gain; None where nothing was searched."""
     speed: dict[str, float] = field(default_factory=dict)
+    chunks: dict[str, list[float]] = field(default_factory=dict)
+    """Seconds of a pipeline's chunks by stage: f, b, i, w."""
 
     def of_status(self, status: str) -> list[int]:
         """Seeds whose trial ended as `complete`, `diverged` or `failed`."""
@@ -258,6 +260,7 @@ def _arm(
         ],
         mistuning=trials.get("mistuning", {}).get(name),
         speed=dict(trials.get("speed", {}).get(name, {})),
+        chunks=dict(trials.get("chunks", {}).get(name, {})),
     )
 
 

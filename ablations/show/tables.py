@@ -7,6 +7,7 @@ from ablations.schema import ExpectedConfig
 from ablations.show import numbers
 from ablations.show.costs import size_table, speed_table
 from ablations.show.numbers import ABSENT
+from ablations.show.pipeline import pipeline_table
 from ablations.show.precision import precision_table
 from ablations.show.results import ArmResult, Result, score_detail
 from ablations.show.table import Table
@@ -22,6 +23,7 @@ def all_tables(result: Result) -> list[Table]:
         layer_table(result),
         mtp_table(result),
         precision_table(result),
+        pipeline_table(result),
         scores_table(result),
         sensitivity_table(result),
         guards_table(result),

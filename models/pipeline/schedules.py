@@ -6,7 +6,7 @@ input and of the weights), F&B a forward and a backward chunk that overlap. P ra
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from models.typed import ConfigError
@@ -133,8 +133,8 @@ def interleaved_1f1b(ranks: int, microbatches: int) -> Schedule:
     """Two chunks per rank, P stages apart; P microbatches pass one chunk before they pass the next (2104.04473)."""
     if microbatches % ranks:
         raise ConfigError(
-            f"model.pipeline.microbatches={microbatches}: interleaved_1f1b needs a multiple of "
-            f"model.pipeline.stages={ranks}"
+            f"model.pipeline.microbatches={microbatches}: interleaved_1f1b on {ranks} ranks needs a multiple of "
+            f"{ranks}; the next is {-(-microbatches // ranks) * ranks}"
         )
     orders = []
     for r in range(ranks):
@@ -214,11 +214,13 @@ def dualpipe(ranks: int, microbatches: int) -> Schedule:
     end. Needs an even P and an even M of at least 2 P."""
     if ranks % 2:
         raise ConfigError(
-            f"model.pipeline.stages={ranks}: dualpipe needs an even number, a mirror image for each stage"
+            f"model.pipeline.stages={ranks}: dualpipe needs an even number, a mirror image for each stage; "
+            f"take {ranks + 1} or model.pipeline.schedule=dualpipev"
         )
     if microbatches % 2:
         raise ConfigError(
-            f"model.pipeline.microbatches={microbatches}: dualpipe needs an even number, half for each end"
+            f"model.pipeline.microbatches={microbatches}: dualpipe needs an even number, half for each end; "
+            f"take {microbatches + 1}"
         )
     _need("dualpipe", microbatches, 2 * ranks, ranks)
     half, orders = microbatches // 2, []
@@ -283,11 +285,12 @@ def _eight_steps(rank: _Rank, depth: int, deepest: int, microbatches: int) -> No
 def _need(name: str, microbatches: int, least: int, ranks: int) -> None:
     if microbatches < least:
         raise ConfigError(
-            f"model.pipeline.microbatches={microbatches}: {name} on model.pipeline.stages={ranks} needs {least} or more"
+            f"model.pipeline.microbatches={microbatches}: {name} on {ranks} ranks needs {least} or more; "
+            f"raise it or lower model.pipeline.stages"
         )
 
 
-SCHEDULES: dict[str, Callable[[int, int], Schedule]] = {
+SCHEDULES: dict[str, Callable[[int, int], Schedule]] = {  # by ranks and microbatches
     "gpipe": gpipe,
     "1f1b": one_f_one_b,
     "interleaved_1f1b": interleaved_1f1b,
@@ -296,6 +299,35 @@ SCHEDULES: dict[str, Callable[[int, int], Schedule]] = {
     "dualpipe": dualpipe,
     "dualpipev": dualpipev,
 }
+
+
+TWO_CHUNKS = ("interleaved_1f1b", "zbv", "dualpipev")
+"""Schedules in which a microbatch passes every rank twice."""
+
+
+def ranks_of(name: str, stages: int) -> int:
+    """How many ranks hold `stages` stages. Raises ConfigError."""
+    if stages < 2:
+        raise ConfigError(f"model.pipeline.stages={stages}: model.pipeline.schedule={name} needs 2 or more")
+    if name not in TWO_CHUNKS:
+        return stages
+    if stages % 2:
+        raise ConfigError(
+            f"model.pipeline.stages={stages}: {name} has two stages on each rank, so it needs an even number; "
+            f"take {stages + 1}"
+        )
+    return stages // 2
+
+
+def make_schedule(name: str, stages: int, microbatches: int) -> Schedule:
+    """Raises ConfigError where the schedule does not exist for these numbers."""
+    return SCHEDULES[name](ranks_of(name, stages), microbatches)
+
+
+def pairs_apart(schedule: Schedule) -> Schedule:
+    """The same order with F and then B in the place of each overlapped pair, as a device without overlap runs them: F's
+    result leaves before B begins."""
+    return replace(schedule, ranks=[[action for step in steps for action in parts(step)] for steps in schedule.ranks])
 
 
 def needs(action: Action, schedule: Schedule) -> Iterator[Action]:

@@ -1,14 +1,27 @@
 """What a schedule costs: every rank works through its order, each step as soon as what it needs is there."""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from models.pipeline.schedules import Action, Overlapped, Schedule, Step, needs, parts
 
 
+class ChunkCosts(Protocol):
+    @property
+    def transfer(self) -> float:
+        """Between ranks, from the end of a step to the start of one that needs it."""
+        ...
+
+    def of(self, step: Step) -> float:
+        """How long a step keeps its rank busy."""
+        ...
+
+
 @dataclass(frozen=True)
 class Costs:
-    """Times of one chunk: what one stage does with one microbatch."""
+    """Times of one chunk, what one stage does with one microbatch, where all stages' are the same."""
 
     f: float
     i: float
@@ -16,7 +29,6 @@ class Costs:
     overlapped: float | None = None
     """F&B of a forward and a backward chunk; None is their sum: no gain is ever assumed, only measured or given."""
     transfer: float = 0.0
-    """Between ranks, from the end of a step to the start of one that needs it."""
 
     @property
     def b(self) -> float:
@@ -30,6 +42,31 @@ class Costs:
         if isinstance(step, Overlapped):
             return self.of_pair
         return {"F": self.f, "B": self.b, "I": self.i, "W": self.w}[step.kind]
+
+
+@dataclass(frozen=True)
+class StageCosts:
+    """Times of one chunk by stage, as measured (models/pipeline/measure.py)."""
+
+    chunks: Mapping[str, Sequence[float]]
+    """{"f", "b", "i", "w"}: of each stage. `b` is a backward chunk in one piece."""
+    transfer: float = 0.0
+    exchange: float = 0.0
+    """Of expert parallelism: all-to-all's share of a chunk's time, of F beside F, and as long again beside B or I."""
+    hidden: bool = False
+    """Whether an overlapped pair hides its all-to-alls behind its products, as V3 3.2.1 says; never assumed."""
+
+    def of(self, step: Step) -> float:
+        if isinstance(step, Overlapped):
+            alone = self._busy(step.forward) + self._busy(step.backward)
+            return alone if self.hidden else alone + self._waits(step.forward) + self._waits(step.backward)
+        return self._busy(step) + self._waits(step)
+
+    def _busy(self, action: Action) -> float:
+        return self.chunks[action.kind.lower()][action.stage]
+
+    def _waits(self, action: Action) -> float:
+        return 0.0 if action.kind == "W" else self.exchange * self.chunks["f"][action.stage]
 
 
 @dataclass(frozen=True)
@@ -58,14 +95,14 @@ class Timeline:
         return math.fsum(map(self.bubble, range(len(self.ranks)))) / (self.end * len(self.ranks))
 
     def activations(self, rank: int) -> list[tuple[float, int]]:
-        """(time, chunks that are held from then on): from the end of F to the end of B or W."""
+        """(time, chunks that are held from then on): from the start of F to the end of B or W."""
         changes = []
         for timed in self.ranks[rank]:
             for action in parts(timed.step):
                 if action.kind in ("F", "B", "W"):
-                    changes.append((timed.end, 1 if action.kind == "F" else -1))
+                    changes.append((timed.start, 1) if action.kind == "F" else (timed.end, -1))
         held, found = 0, []
-        for time, change in sorted(changes, key=lambda pair: (pair[0], -pair[1])):
+        for time, change in sorted(changes):
             held += change
             found.append((time, held))
         return found
@@ -79,7 +116,7 @@ class Deadlock(Exception):
     """No rank can go on: an order waits for itself."""
 
 
-def simulate(schedule: Schedule, costs: Costs) -> Timeline:
+def simulate(schedule: Schedule, costs: ChunkCosts) -> Timeline:
     """Raises Deadlock."""
     done: dict[Action, float] = {}
     timed: list[list[Timed]] = [[] for _ in schedule.ranks]
@@ -106,7 +143,7 @@ def simulate(schedule: Schedule, costs: Costs) -> Timeline:
     return Timeline(schedule, timed)
 
 
-def _ready(step: Step, rank: int, schedule: Schedule, costs: Costs, done: dict[Action, float]) -> float | None:
+def _ready(step: Step, rank: int, schedule: Schedule, costs: ChunkCosts, done: dict[Action, float]) -> float | None:
     """When what `step` needs is here; None while it is not known. A pair may not need its own parts."""
     ready = 0.0
     for action in parts(step):

@@ -1,7 +1,7 @@
 """The LightningModule under a real Trainer: the same step as by hand, resumed bit for bit, divergence as a result."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,9 @@ class Scripted:
         experts = self.module.transformer.config.moe.n_routed_experts
         load = torch.ones(len(self.module.transformer.routers()), experts, dtype=torch.int64)
         return StepResult({"loss": torch.tensor(self.losses[self.done - 1])}, load, load)
+
+    def clip(self, parameters: Iterable[Tensor], limit: float) -> None:
+        pass
 
 
 def scripted(tiny: Tiny, losses: list[float], total: int | None = None, done: int = 0, **optim: Any) -> LanguageModel:

@@ -1,0 +1,77 @@
+"""One process per rank of a pipeline: started here, or by torchrun.
+
+A rank that fails ends all others, and its traceback is what the caller sees. Ranks on one machine meet through a file
+and talk over the loopback interface alone.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from models.typed import ConfigError
+
+Work = Callable[[int, int, Mapping[str, Any]], None]
+"""What a rank does: (rank, ranks, arguments), an importable function."""
+SILENCE = timedelta(minutes=10)
+"""Longer than any rank waits for another that is alive."""
+
+
+class RankFailed(Exception):
+    """A rank ended before its work was done; the message holds its traceback."""
+
+
+def torchrun_rank(ranks: int) -> int | None:
+    """This process's rank where torchrun has started it, else None. Raises ConfigError for another number of ranks."""
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        return None
+    world = int(os.environ["WORLD_SIZE"])
+    if world != ranks:
+        raise ConfigError(
+            f"WORLD_SIZE={world}: the pipeline has {ranks} ranks; start it with torchrun --nproc-per-node {ranks}, or "
+            f"without torchrun"
+        )
+    return int(os.environ["RANK"])
+
+
+def run_ranks(ranks: int, work: Work, arguments: Mapping[str, Any]) -> None:
+    """Run `work` in as many processes and wait for them. Raises RankFailed, KeyboardInterrupt."""
+    from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, start_processes
+
+    with tempfile.TemporaryDirectory(prefix="ranks.") as folder:
+        meeting = str(Path(folder) / "meeting")
+        try:
+            start_processes(_enter, (ranks, meeting, work, dict(arguments)), nprocs=ranks, start_method="spawn")
+        except ProcessRaisedException as error:
+            raise RankFailed(f"rank {error.error_index} failed:\n{error.msg.strip()}") from None
+        except ProcessExitedException as error:
+            how = f"by {error.signal_name}" if error.signal_name else f"with exit code {error.exit_code}"
+            raise RankFailed(f"rank {error.error_index} was ended {how}") from None
+
+
+def _enter(rank: int, ranks: int, meeting: str, work: Work, arguments: Mapping[str, Any]) -> None:
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    joined(rank, ranks, f"file://{meeting}", work, arguments)
+
+
+def joined(rank: int, ranks: int, meeting: str, work: Work, arguments: Mapping[str, Any]) -> None:
+    """Do `work` as one of the ranks that meet there (`env://` under torchrun)."""
+    device = device_of(rank, arguments)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, init_method=meeting, rank=rank, world_size=ranks, timeout=SILENCE)
+    work(rank, ranks, arguments)
+    dist.destroy_process_group()  # not after a failure: the others no longer answer
+
+
+def device_of(rank: int, arguments: Mapping[str, Any]) -> torch.device:
+    """`keys.train.device`; GPUs in the order of the ranks on a machine."""
+    if arguments["keys"]["train"]["device"] != "cuda":
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", rank)))

@@ -1,0 +1,110 @@
+"""The table and pictures of a sweep over pipeline schedules: simulated from chunks that were measured one at a time.
+
+No wall time of processes that share cores is shown: what a schedule takes on as many devices follows from its order.
+"""
+
+import math
+import typing
+from typing import Any
+
+from ablations.show import numbers
+from ablations.show.numbers import ABSENT
+from ablations.show.results import ArmResult, Result
+from ablations.show.table import Table
+from models.config import ModelConfig
+from models.pipeline.parts import rank_parameters, schedule_of
+from models.pipeline.schedules import Overlapped, Schedule
+from models.pipeline.simulate import StageCosts, Timeline, simulate
+from models.typed import build
+
+if typing.TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+EXCHANGE = 1.0
+"""All-to-all as long as a chunk's forward computation: the ratio that V3 3.2.1 gives for its own training."""
+
+
+def pipeline_table(result: Result) -> Table:
+    """Empty where no arm has a pipeline whose chunks were measured."""
+    rows = [_row(arm, *_of(result, arm)) for arm in result.arms.values() if arm.chunks]
+    columns = ["arm", "ranks", "microbatches", "gradients equal", "bubble", "step (ms)", "of them busy (ms)"]
+    columns += [
+        "peak activations",
+        "parameters per rank",
+        "step with all-to-all (ms)",
+        "all-to-all hidden in pairs (ms)",
+    ]
+    note = (
+        "Simulated from chunks measured one at a time on one device, in the order of each schedule; transfers between "
+        "ranks take no time. Bubble: share of all ranks' time in which they wait. A pair of a forward and a backward "
+        "chunk takes as long as both. Peak activations: of one microbatch in a rank's share of the layers (of one of "
+        "its two stages for dualpipe). Parameters: of the rank with most. With all-to-all: an exchange as long as the "
+        "chunk's forward beside every forward and every input gradient, an assumption (V3 3.2.1: about 1 : 1); "
+        "hidden in pairs: if overlapped pairs hide theirs wholly, as V3 says its kernels do."
+    )
+    return Table("Pipeline", columns, rows, note)
+
+
+def _row(arm: ArmResult, config: ModelConfig, schedule: Schedule) -> list[str]:
+    timeline = simulate(schedule, StageCosts(arm.chunks))
+    waiting = simulate(schedule, StageCosts(arm.chunks, exchange=EXCHANGE))
+    hidden = simulate(schedule, StageCosts(arm.chunks, exchange=EXCHANGE, hidden=True))
+    paired = any(isinstance(step, Overlapped) for steps in schedule.ranks for step in steps)
+    ranks = len(schedule.ranks)
+    share = ranks / schedule.stages
+    peak = max(map(timeline.peak_activations, range(ranks)))
+    equal = next((guard for guard in arm.guards if guard.name == "schedule"), None)
+    return [
+        arm.name,
+        str(ranks),
+        str(schedule.microbatches),
+        ABSENT if equal is None else f"{'yes' if equal.passed else 'NO'} ({equal.detail.split(' by ')[-1].split()[0]})",
+        numbers.percent(timeline.bubble_share, 1),
+        _milliseconds(timeline.end),
+        _milliseconds(timeline.end * (1 - timeline.bubble_share)),
+        numbers.fixed(share * peak, 1),
+        numbers.count(max(rank_parameters(config, schedule))),
+        _milliseconds(waiting.end),
+        _milliseconds(hidden.end) if paired else ABSENT,
+    ]
+
+
+def pipeline_timelines(result: Result) -> dict[str, Timeline]:
+    """Of the arms that have as many ranks and microbatches as the first."""
+    found: dict[str, Timeline] = {}
+    size = None
+    for arm in result.arms.values():
+        if not arm.chunks:
+            continue
+        schedule = _of(result, arm)[1]
+        size = size or (len(schedule.ranks), schedule.microbatches)
+        if (len(schedule.ranks), schedule.microbatches) == size:
+            milliseconds = {kind: [1e3 * s for s in seconds] for kind, seconds in arm.chunks.items()}
+            found[arm.name] = simulate(schedule, StageCosts(milliseconds))
+    return found
+
+
+def timelines(result: Result) -> "Figure | None":
+    from ablations.show.timelines import timeline_figure
+
+    found = pipeline_timelines(result)
+    return timeline_figure(found, "ms") if found else None
+
+
+def memory(result: Result) -> "Figure | None":
+    from ablations.show.timelines import memory_figure
+
+    found = pipeline_timelines(result)
+    return memory_figure(found, "ms") if found else None
+
+
+def _of(result: Result, arm: ArmResult) -> tuple[ModelConfig, Schedule]:
+    keys: dict[str, Any] = result.plan["keys"]
+    pipeline = {key.split(".")[-1]: value for key, value in arm.plan["set"].items() if ".pipeline." in key}
+    model = {**keys["model"], "pipeline": {**keys["model"].get("pipeline", {}), **pipeline}}
+    config = build(ModelConfig, model, "model")
+    return config, schedule_of(config, config.pipeline.microbatches or keys["train"]["microbatches"])
+
+
+def _milliseconds(seconds: float) -> str:
+    return numbers.fixed(1e3 * seconds, 1) if math.isfinite(seconds) else ABSENT
