@@ -5,6 +5,7 @@ Ranks agree on every message from the schedule alone: a receiver takes what the 
 """
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -15,16 +16,23 @@ from models.layers import cast_once
 from models.pipeline.inprocess import sender, way
 from models.pipeline.parts import held_stages, holders, schedule_of
 from models.pipeline.schedules import Action, Schedule, parts
-from models.pipeline.stages import Chunks, stages_of
+from models.pipeline.stages import Chunks, Stage, can_split, stages_of
 from models.transformer import Transformer
+
+if TYPE_CHECKING:
+    from models.pipeline.torch_runtime import TorchRuntime
 
 
 class Ranked:
     """The executor (models/executor.py) of one rank's order. `model` holds that rank's part (`partial_model`).
 
     Every rank is given the whole batch of tokens. Losses and loads in the result are the whole model's, on all ranks;
-    gradients of a parameter with several copies are summed over them.
+    gradients of a parameter with several copies are summed over them. Schedules of one direction run on torch's own
+    runtime (torch_runtime.py) where their stages split, unless `use_torch` is off; V3's of two directions needs ours.
     """
+
+    use_torch = True
+    runtime: "TorchRuntime | None" = None
 
     def __init__(self, model: Transformer, microbatches: int) -> None:
         """Needs torch.distributed to be initialised, with one process per rank of the schedule."""
@@ -44,17 +52,32 @@ class Ranked:
         self.counted = {id(parameter) for name, parameter in named.items() if name in first}
 
     def step(self, tokens_BT1: Tensor, progress: float = 0.0) -> StepResult:
-        config, schedule = self.model.config, self.schedule
+        schedule = self.schedule
         stages = stages_of(self.model, schedule.stages, self.held)
         chunks = Chunks(stages, tokens_BT1, schedule.microbatches, progress)
-        rows, length = chunks.parts[0].shape
-        mail = Mail(schedule, self.rank, (rows, length - 1, config.d_model), self.model.dtype, tokens_BT1.device)
         with cast_once(self.model):
-            for action in (action for step in schedule.ranks[self.rank] for action in parts(step)):
-                mail.send(action, chunks.run(action, mail.receive(action)))
-            mail.finish()
+            if len(schedule.places) > 1 or not can_split(self.model.config) or not self.use_torch:
+                self._run(chunks)
+            else:
+                self._run_by_torch(chunks, stages, tokens_BT1)
         self._sum_copies()
         return self._over_ranks(chunks.result())
+
+    def _run(self, chunks: Chunks) -> None:
+        """This rank's actions in their order; an overlapped pair's F, then its B."""
+        rows, length = chunks.parts[0].shape
+        shape = (rows, length - 1, self.model.config.d_model)
+        mail = Mail(self.schedule, self.rank, shape, self.model.dtype, chunks.parts[0].device)
+        for action in (action for step in self.schedule.ranks[self.rank] for action in parts(step)):
+            mail.send(action, chunks.run(action, mail.receive(action)))
+        mail.finish()
+
+    def _run_by_torch(self, chunks: Chunks, stages: dict[int, Stage], tokens_BT1: Tensor) -> None:
+        from models.pipeline.torch_runtime import TorchRuntime
+
+        if self.runtime is None or self.runtime.tokens != tokens_BT1.shape:
+            self.runtime = TorchRuntime(stages, self.schedule, self.model.config, tokens_BT1)
+        self.runtime.step(chunks, tokens_BT1)
 
     def _sum_copies(self) -> None:
         for ranks, parameters in self.copied.items():

@@ -3,7 +3,7 @@
 import itertools
 
 from models.config import ModelConfig
-from models.cost import attention_params, parts
+from models.cost import attention_params, norm_params, parts
 from models.typed import ConfigError
 
 
@@ -21,7 +21,8 @@ def tail_cost(config: ModelConfig) -> int:
     """The same of what only the last stage has: head and MTP modules, each of which uses the head again. The embedding,
     on the first stage, is a lookup: it multiplies nothing."""
     head, m = parts(config)["head"], config.moe
-    module = parts(config)["mtp"] // max(1, config.mtp.depth)
+    gains = norm_params(config) + config.d_model + (2 * config.d_model if config.mtp.style == "chained" else 0)
+    module = parts(config)["mtp"] // max(1, config.mtp.depth) - gains
     if config.feed_forward == "moe":
         module -= (m.n_routed_experts - m.top_k) * 3 * config.d_model * m.moe_intermediate_size
     return head + config.mtp.depth * (module + head)

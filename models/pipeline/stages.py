@@ -14,6 +14,7 @@ from torch.autograd.function import FunctionCtx
 from torch.distributed.pipelining._backward import stage_backward_input, stage_backward_weight
 
 from models.balance import Routing
+from models.config import ModelConfig
 from models.executor import StepResult, aux_loss, mtp_losses
 from models.loss import language_model_loss
 from models.moe import Router
@@ -37,9 +38,7 @@ class Stage:
             modules.append(model.model.embed_tokens)
         self.parameters = [p for module in modules for p in module.parameters()]
         """Of what follows the stage's inlet."""
-        # A chained MTP module beyond the first uses the embedding again on the path of the one before: W cannot start
-        # from there twice, so the last stage does all of B in I.
-        self.splits = not (self.last and uses_embedding_again(model.config) and model.config.mtp.depth > 1)
+        self.splits = not self.last or can_split(model.config)
 
     def embed(self, tokens_BT1: Tensor) -> Tensor:
         return self.model.model.embed_tokens(tokens_BT1[:, :-1], self.model.dtype)
@@ -64,9 +63,15 @@ class Stage:
         return Passed(out, {name: term.detach() for name, term in terms.items() if term is not None}, routings)
 
 
-def uses_embedding_again(config: Any) -> bool:
+def uses_embedding_again(config: ModelConfig) -> bool:
     """Chained MTP modules, on the last stage, embed tokens too."""
     return config.mtp.depth > 0 and config.mtp.style == "chained"
+
+
+def can_split(config: ModelConfig) -> bool:
+    """Whether the last stage can do I and W apart. A chained MTP module beyond the first embeds tokens on the path of
+    the one before it, and W cannot start from there twice: such a stage does all of B in I."""
+    return not (uses_embedding_again(config) and config.mtp.depth > 1)
 
 
 @dataclass
@@ -144,15 +149,20 @@ class Chunks:
         x = arriving if embedded is None else embedded
         assert x is not None
         inlet = x.detach().requires_grad_()
-        passed = stage.forward(inlet, tokens, self.progress, 1 / len(self.parts))
+        passed = self.passed(stage, place[1], inlet, tokens)
         self.waiting[place] = _Chunk(inlet, passed.out, embedded)
+        return None if stage.last else passed.out.detach()
+
+    def passed(self, stage: Stage, microbatch: int, x: Tensor, tokens_BT1: Tensor) -> Passed:
+        """A forward chunk, and its losses and load counted."""
+        passed = stage.forward(x, tokens_BT1, self.progress, 1 / len(self.parts))
         for name, term in passed.terms.items():
             self.losses[name] += term / len(self.parts)
         for router, routing in zip(stage.routers, passed.routings, strict=True):
             self.load_LE[router.row] += routing.load_E
-            if place[1] == len(self.parts) - 1:
+            if microbatch == len(self.parts) - 1:
                 self.last_LE[router.row] = routing.load_E
-        return None if stage.last else passed.out.detach()
+        return passed
 
     def _weights(self, stage: Stage, chunk: _Chunk) -> None:
         if stage.splits:
