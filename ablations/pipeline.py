@@ -68,16 +68,20 @@ def _run(words: list[str]) -> int:
 
     rank = torchrun_rank(ranks)
     if rank is not None:
-        joined(rank, ranks, "env://", train_rank, prepared(arguments, quiet=rank > 0))
-        return 0
-    arguments = prepared(arguments)
-    try:
-        run_ranks(ranks, train_rank, arguments)
-    except RankFailed as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(Path(arguments["trial_dir"]) / "record.json")
-    print(Path(arguments["trial_dir"]) / "checkpoint")
+        arguments = prepared(arguments, quiet=rank > 0)
+        joined(rank, ranks, "env://", train_rank, arguments)
+        if rank > 0:
+            return 0
+    else:
+        arguments = prepared(arguments)
+        try:
+            run_ranks(ranks, train_rank, arguments)
+        except RankFailed as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+    for name in ("record.json", "checkpoint"):
+        if (Path(arguments["trial_dir"]) / name).exists():  # a training that diverged leaves its record alone
+            print(Path(arguments["trial_dir"]) / name)
     return 0
 
 

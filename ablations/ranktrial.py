@@ -1,5 +1,6 @@
 """A trial whose pipeline runs on several ranks, one process each. The record and the checkpoint are as of any trial."""
 
+import dataclasses
 import sys
 import time
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from ablations.records import Record
 from ablations.tracking import StepLog, open_mirror
 from ablations.trial import Recorder, build_model, finish, open_data, quiet_lightning, reset_peak_memory, trainer_of
 from ablations.trialkeys import typed_trial
+from models.module import Diverged
 from models.pipeline.ranks import Ranked, whole_state
 from models.transformer import Transformer
 from tasks.batches import prepare
@@ -56,14 +58,6 @@ def train_rank(rank: int, ranks: int, arguments: Mapping[str, Any]) -> None:
     started = time.monotonic()
     device = device_of(rank, arguments)
     trainer = trainer_of(keys, folder, callbacks, PipelineStrategy(rank, ranks, device))
-    trainer.fit(module, TextDataModule(data, seed, keys.batches))
-    train_s = time.monotonic() - started
-    whole = whole_state(cast(Ranked, module.executor))
-    if whole is None:
-        return
-    callbacks[0].steps.close()
-    model = Transformer(keys.model).to(device)
-    model.load_state_dict(whole)
     base = Record(
         id=arguments["id"],
         seed=seed,
@@ -72,6 +66,22 @@ def train_rank(rank: int, ranks: int, arguments: Mapping[str, Any]) -> None:
         data=data.fingerprint,
         environment={**environment(arguments["keys"]), "ranks": ranks},
     )
+    try:
+        trainer.fit(module, TextDataModule(data, seed, keys.batches))
+    except Diverged as diverged:  # on all ranks alike: they know the same loss
+        if rank == 0:
+            history = callbacks[0].history()
+            found = dataclasses.replace(base, status="diverged", reason=str(diverged), history=history)
+            found.write(folder / "record.json")
+            print(f"diverged: {diverged}", file=sys.stderr, flush=True)
+        return
+    train_s = time.monotonic() - started
+    whole = whole_state(cast(Ranked, module.executor))
+    if whole is None:
+        return
+    callbacks[0].steps.close()
+    model = Transformer(keys.model).to(device)
+    model.load_state_dict(whole)
     finish(base, keys, data, model, callbacks[0], arguments, folder, train_s).write(folder / "record.json")
 
 

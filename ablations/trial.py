@@ -153,6 +153,11 @@ def finish(
     """Evaluate; score and keep the checkpoint where tasks are named (a search trial leaves neither)."""
     started = time.monotonic()
     metrics, load = test_metrics(keys, data, model)
+    if not math.isfinite(metrics["loss"]):  # the last step's harm shows only here
+        reason = f"loss on the {keys.eval.split} split is not finite after the last step"
+        recorder.mirror.summary({"status": "diverged", "reason": reason})
+        recorder.mirror.finish(exit_code=1)
+        return dataclasses.replace(base, status="diverged", reason=reason, history=recorder.history())
     metrics |= batch_metrics(keys, recorder.steps.rows)
     metrics |= precision_metrics(keys, data, model)
     scores = {}

@@ -4,6 +4,7 @@ A rank that fails ends all others, and its traceback is what the caller sees. Ra
 and talk over the loopback interface alone.
 """
 
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Mapping
@@ -43,6 +44,7 @@ def run_ranks(ranks: int, work: Work, arguments: Mapping[str, Any]) -> None:
     """Run `work` in as many processes and wait for them. Raises RankFailed, KeyboardInterrupt."""
     from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, start_processes
 
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # whom it ends is said once, below
     with tempfile.TemporaryDirectory(prefix="ranks.") as folder:
         meeting = str(Path(folder) / "meeting")
         try:

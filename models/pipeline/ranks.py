@@ -33,6 +33,7 @@ class Ranked:
 
     use_torch = True
     runtime: "TorchRuntime | None" = None
+    mail: "Mail | None" = None
 
     def __init__(self, model: Transformer, microbatches: int) -> None:
         """Needs torch.distributed to be initialised, with one process per rank of the schedule."""
@@ -67,10 +68,11 @@ class Ranked:
         """This rank's actions in their order; an overlapped pair's F, then its B."""
         rows, length = chunks.parts[0].shape
         shape = (rows, length - 1, self.model.config.d_model)
-        mail = Mail(self.schedule, self.rank, shape, self.model.dtype, chunks.parts[0].device)
+        if self.mail is None or self.mail.shape != shape:
+            self.mail = Mail(self.schedule, self.rank, shape, self.model.dtype, chunks.parts[0].device)
         for action in (action for step in self.schedule.ranks[self.rank] for action in parts(step)):
-            mail.send(action, chunks.run(action, mail.receive(action)))
-        mail.finish()
+            self.mail.send(action, chunks.run(action, self.mail.receive(action)))
+        self.mail.finish()
 
     def _run_by_torch(self, chunks: Chunks, stages: dict[int, Stage], tokens_BT1: Tensor) -> None:
         from models.pipeline.torch_runtime import TorchRuntime
@@ -103,7 +105,7 @@ class Ranked:
 
 
 class Mail:
-    """The messages of one optimizer step to and from this rank."""
+    """The messages to and from this rank, of one optimizer step after the other."""
 
     def __init__(
         self, schedule: Schedule, rank: int, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
@@ -113,7 +115,8 @@ class Mail:
         self.shape, self.dtype, self.device = shape, dtype, device
         others = [other for other in range(len(schedule.ranks)) if other != rank]
         self.numbers = {to: {action: n for n, action in enumerate(messages(schedule, rank, to))} for to in others}
-        self.expected = {source: enumerate(messages(schedule, source, rank)) for source in others}
+        self.expected = {source: messages(schedule, source, rank) for source in others}
+        self.received = dict.fromkeys(others, 0)
         self.arriving: dict[Action, tuple[Tensor, dist.Work]] = {}
         self.sent: list[tuple[Tensor, dist.Work]] = []
         self.here: dict[Action, Tensor] = {}
@@ -127,11 +130,12 @@ class Mail:
         if source == self.rank:
             return self.here.pop(came)
         while came not in self.arriving:  # those before it first: not every transport knows tags
-            n, following = next(self.expected[source])
+            n = self.received[source]
+            self.received[source] += 1
             buffer = torch.empty(self.shape, dtype=self.dtype, device=self.device)
             work = dist.irecv(buffer, src=source, tag=n)
             assert work is not None
-            self.arriving[following] = (buffer, work)
+            self.arriving[self.expected[source][n]] = (buffer, work)
         buffer, work = self.arriving.pop(came)
         work.wait()
         return buffer
@@ -151,8 +155,11 @@ class Mail:
         self.sent.append((tensor, work))
 
     def finish(self) -> None:
+        """Wait until all is sent, and begin anew."""
         for _, work in self.sent:
             work.wait()
+        self.sent.clear()
+        self.received = dict.fromkeys(self.received, 0)
 
 
 def receiver(action: Action, schedule: Schedule) -> int | None:

@@ -82,7 +82,6 @@ def _scored(keys: dict[str, Any]) -> dict[str, Any]:
 
 
 WORDS = ["sweep=pipeline", "scale=smoke", "arms=all", "train.tokens=1024", "eval.items=2"]
-SMALL = ["model.n_layers=4", "data.batch_size=8"]
 
 
 def test_the_command_trains_an_arm_on_ranks_as_a_sweep_does_in_one_process(runs: Path, capfd: Any) -> None:
@@ -108,6 +107,16 @@ def test_the_command_trains_an_arm_on_ranks_as_a_sweep_does_in_one_process(runs:
     alone, _ = load_checkpoint(runs / "trials/one/checkpoint")
     for name, tensor in alone.state_dict().items():
         assert float((model.state_dict()[name] - tensor).abs().max()) < 1e-12, name
+
+
+def test_a_training_that_diverges_on_ranks_is_a_result(runs: Path, capfd: Any) -> None:
+    words = [word for word in WORDS if not word.startswith("train.tokens")]
+    words += ["eval.tasks=[]", f"runs_dir={runs}", "arm=1f1b_p2_m8"]
+    assert main([*words, "optim.lr=1e20", "train.spike_nats=0.1", "train.tokens=4096"]) == 0
+    said = capfd.readouterr()
+    record = read_record(Path(said.out.strip()))
+    assert record.status == "diverged" and record.reason.startswith("loss ")
+    assert f"diverged: {record.reason}" in said.err and not (Path(said.out.strip()).parent / "checkpoint").exists()
 
 
 WRONG = [

@@ -251,3 +251,12 @@ print(run_trial(json.loads(sys.argv[1]), lambda event: None)["status"])
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1:] == ["complete"], done.stderr[-2000:]
     assert numbers(read_record(tmp_path / "trials/there/record.json")) == numbers(here)
+
+
+def test_a_last_step_that_ruins_the_model_is_a_divergence_too(arguments, tmp_path):
+    """The training loss of that step was still the model's before it."""
+    given = arguments(changes={"optim.lr": 1e200, "train.tokens": 256, "model.dtype": "float32"})
+    run_trial(given, lambda event: None)
+    record = read_record(Path(given["trial_dir"]) / "record.json")
+    assert record.status == "diverged"
+    assert record.reason == "loss on the test split is not finite after the last step"
