@@ -42,6 +42,10 @@ SIZES_OF_FP8 = ("model.precision.block", "model.precision.promote_every")
 """Nor do these, which a scale sets, where no arm uses FP8."""
 
 
+IN_FP64, IN_CHUNKS = 3.0, 2.0
+"""About how much longer a CPU takes for the same FLOPs in FP64, and as a pipeline's chunks in one process."""
+
+
 @dataclass(frozen=True)
 class Arm:
     """A variant with its resolved keys; searched keys stand at their first point until values are chosen."""
@@ -130,6 +134,8 @@ class Plan:
         """A rough expectation, from the speed of the scale's own model and what this arm's costs beside it."""
         keys, speed = arm.typed, self.config.launch.expected_tokens_per_second
         speed *= self._scale_flops / arm.cost.flops_per_token
+        speed /= IN_FP64 if keys.model.dtype == "float64" else 1.0
+        speed /= IN_CHUNKS if keys.model.pipeline.schedule != "none" else 1.0
         counting = keys.model.moe.balance.scope == "batch" and "aux_loss" in keys.model.moe.balance.kind
         training = keys.tokens / speed * (4 / 3 if counting else 1)
         evaluated = keys.eval.tokens * 2 + (200 * (keys.eval.items or 1000) + 65_536 if scored else 0)
