@@ -66,7 +66,8 @@ def test_a_rank_that_is_killed_ends_all() -> None:
 
 def test_a_checkpoint_of_the_trainer_holds_the_whole_model(arguments: Callable[..., Any], tmp_path: Path) -> None:
     """Trained with the Trainer on two ranks and in one process; clipped, balanced, two steps."""
-    given = arguments(changes={**PIPED, "train.tokens": 512, "optim.clip_norm": 0.1})
+    half = {"model.pipeline.schedule": "zb1p"}  # on two ranks each DualPipe rank holds everything
+    given = arguments(changes={**PIPED, **half, "train.tokens": 512, "optim.clip_norm": 0.1})
     run_ranks(2, saves_with_lightning, {**given, "folder": str(tmp_path)})
     saved = torch.load(tmp_path / "lightning.ckpt", weights_only=True)["state_dict"]
     run_trial({**given, "seed": 0, "keys": _scored(given["keys"])}, lambda event: None)
@@ -85,7 +86,7 @@ WORDS = ["sweep=pipeline", "scale=smoke", "arms=all", "train.tokens=1024", "eval
 
 
 def test_the_command_trains_an_arm_on_ranks_as_a_sweep_does_in_one_process(runs: Path, capfd: Any) -> None:
-    words = [*WORDS, "eval.tasks=[python_bits_per_byte]", f"runs_dir={runs}", "arm=dualpipe_p2_m8", "seed=1"]
+    words = [*WORDS, "eval.tasks=[python_bits_per_byte]", f"runs_dir={runs}", "arm=zb1p_p2_m8", "seed=1"]
     assert main(words) == 0
     record_path, checkpoint = (Path(line) for line in capfd.readouterr().out.splitlines())
     record = read_record(record_path)
