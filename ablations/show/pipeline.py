@@ -4,6 +4,7 @@ No wall time of processes that share cores is shown: what a schedule takes on as
 """
 
 import math
+import statistics
 import typing
 from typing import Any
 
@@ -27,7 +28,7 @@ EXCHANGE = 1.0
 def pipeline_table(result: Result) -> Table:
     """Empty where no arm has a pipeline whose chunks were measured."""
     rows = [_row(arm, *_of(result, arm)) for arm in result.arms.values() if arm.chunks]
-    columns = ["arm", "ranks", "microbatches", "gradients equal", "bubble", "step (ms)", "of them busy (ms)"]
+    columns = ["arm", "ranks", "microbatches", "gradients equal", "bubble", "of even stages", "step (ms)", "busy (ms)"]
     columns += [
         "peak activations",
         "parameters per rank",
@@ -36,7 +37,8 @@ def pipeline_table(result: Result) -> Table:
     ]
     note = (
         "Simulated from chunks measured one at a time on one device, in the order of each schedule; transfers between "
-        "ranks take no time. Bubble: share of all ranks' time in which they wait. A pair of a forward and a backward "
+        "ranks take no time. Bubble: share of all ranks' time in which they wait; of even stages: if every stage took "
+        "their mean, which leaves the schedule's own. Busy: mean over ranks. A pair of a forward and a backward "
         "chunk takes as long as both. Peak activations: of one microbatch in a rank's share of the layers (of one of "
         "its two stages for dualpipe). Parameters: of the rank with most. With all-to-all: an exchange as long as the "
         "chunk's forward beside every forward and every input gradient, an assumption (V3 3.2.1: about 1 : 1); "
@@ -49,6 +51,7 @@ def _row(arm: ArmResult, config: ModelConfig, schedule: Schedule) -> list[str]:
     timeline = simulate(schedule, StageCosts(arm.chunks))
     waiting = simulate(schedule, StageCosts(arm.chunks, exchange=EXCHANGE))
     hidden = simulate(schedule, StageCosts(arm.chunks, exchange=EXCHANGE, hidden=True))
+    even = StageCosts({kind: [statistics.fmean(seconds)] * len(seconds) for kind, seconds in arm.chunks.items()})
     paired = any(isinstance(step, Overlapped) for steps in schedule.ranks for step in steps)
     ranks = len(schedule.ranks)
     share = ranks / schedule.stages
@@ -60,6 +63,7 @@ def _row(arm: ArmResult, config: ModelConfig, schedule: Schedule) -> list[str]:
         str(schedule.microbatches),
         ABSENT if equal is None else f"{'yes' if equal.passed else 'NO'} ({equal.detail.split(' by ')[-1].split()[0]})",
         numbers.percent(timeline.bubble_share, 1),
+        numbers.percent(simulate(schedule, even).bubble_share, 1),
         _milliseconds(timeline.end),
         _milliseconds(timeline.end * (1 - timeline.bubble_share)),
         numbers.fixed(share * peak, 1),
