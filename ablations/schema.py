@@ -109,9 +109,10 @@ class ExpectedConfig:
     metric: str = "loss"
     against: str | None = None
     """The arm it is compared with; null is the sweep's baseline."""
-    kind: Literal["better", "not_worse", "equal", "value"] = "better"
+    kind: Literal["better", "not_worse", "equal", "value", "identical"] = "better"
     """Lower is better for every metric. `better`: below 0. `not_worse`: below `margin`. `equal`: within +-margin.
-    `value`: inside `region`."""
+    `value`: inside `region`. `identical`: no seed differs by more than `margin`, a matter of arithmetic and not of
+    statistics, which the A/A arm's tiny change of weights must be seen to exceed."""
     margin: float | None = None
     region: list[float] | None = None
     paper: str = ""

@@ -224,7 +224,7 @@ def _check_claim(claim: ExpectedConfig, place: str, sweep: SweepConfig) -> None:
     if claim.arm == (claim.against or sweep.baseline):
         raise ConfigError(f"{place}.arm={claim.arm}: is compared with itself; name another in `against`")
     _check_metric(f"{place}.metric", claim.metric)
-    if claim.kind in ("equal", "not_worse") and not (claim.margin is not None and claim.margin > 0):
+    if claim.kind in ("equal", "not_worse", "identical") and not (claim.margin is not None and claim.margin > 0):
         raise ConfigError(f"{place}.margin={claim.margin}: kind {claim.kind} needs a margin above 0")
     region = claim.region
     if claim.kind == "value" and not (region is not None and len(region) == 2 and region[0] < region[1]):

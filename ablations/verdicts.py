@@ -19,7 +19,8 @@ DECISION_RULE = (
     "region holds 0 (equal, not worse) agrees only where the positive control's interval lies above 0; else it reads "
     "'no signal here' unless it disagrees. A loss's interval is widened at both ends by the larger mistuning bound of "
     "the two arms, and a verdict that does not survive this is not resolved. An arm with a diverged seed is "
-    "neither better, equal nor not worse. Holm's p values are printed for the reader and decide nothing."
+    "neither better, equal nor not worse. A claim of identity is no statistic: it agrees where no seed differs by more "
+    "than its margin and the A/A arm does. Holm's p values are printed for the reader and decide nothing."
 )
 
 
@@ -87,7 +88,7 @@ def region_of(expected: ExpectedConfig) -> tuple[float, float]:
         return region[0], region[1]
     if expected.margin is None or expected.margin <= 0:
         raise ConfigError(f"{key}.margin={expected.margin}: kind `{expected.kind}` needs a margin above 0")
-    return (-expected.margin if expected.kind == "equal" else -math.inf), expected.margin
+    return (-math.inf if expected.kind == "not_worse" else -expected.margin), expected.margin
 
 
 def _judge(
@@ -101,6 +102,8 @@ def _judge(
     trials: int,
 ) -> tuple[Outcome, str]:
     """The rules, in the order in which they override each other."""
+    if expected.kind == "identical":
+        return _identical(edges[1], difference, aa, diverged)
     if aa is not None and aa.resolved:
         return "void", (
             f"{aa.arm} repeats {aa.against} and yet differs from it, {_numbers(aa)}: the sweep tells identical arms "
@@ -146,6 +149,25 @@ def _judge(
     if place == "disagrees":
         return place, f"{measured}: wholly outside {region}"
     return place, f"{measured}: partly inside {region}"
+
+
+def _identical(margin: float, difference: Difference, aa: Difference | None, diverged: int) -> tuple[Outcome, str]:
+    """From mean and sd alone: the largest of n differences is no further from 0 than |mean| + sd (n - 1) / sqrt(n)."""
+    if diverged:
+        return "disagrees", f"{diverged} of its seeds diverged"
+    if not difference.n:
+        return "not resolved", "no seed is finished in both arms"
+    n = difference.n
+    largest = abs(difference.mean) + difference.sd * (n - 1) / math.sqrt(n)
+    measured = f"no seed of {n} differs by more than {largest:.1e}"
+    if largest > margin:
+        return "disagrees", f"{difference.arm} minus {difference.against} is up to about {largest:.1e}"
+    if aa is None or not aa.n:
+        return "no signal here", f"{measured}, but there is no A/A arm to show that a change would be seen"
+    changed = math.sqrt(aa.mean**2 + aa.sd**2 * (aa.n - 1) / aa.n)
+    if changed <= margin:
+        return "no signal here", f"{measured}, but {aa.arm}, with changed weights, differs by {changed:.1e} only"
+    return "agrees", f"{measured}; {aa.arm}, whose weights are changed by 1e-6, differs by {changed:.1e}"
 
 
 def place_of(low: float, high: float, edges: tuple[float, float]) -> Outcome:

@@ -50,6 +50,8 @@ def claim(expected: ExpectedConfig, baseline: str) -> str:
         return f"{expected.arm} is at most {expected.margin:g} above {against} in {name}"
     if expected.kind == "equal":
         return f"{expected.arm} is within {expected.margin:g} of {against} in {name}"
+    if expected.kind == "identical":
+        return f"{expected.arm} is identical to {against} in {name}, to {expected.margin:g}"
     low, high = expected.region or [0.0, 0.0]
     return f"{expected.arm} minus {against} in {name} lies in [{low:g}, {high:g}]"
 
