@@ -139,3 +139,40 @@ def test_the_whole_way_from_losses_to_verdicts_keeps_the_error_rate(monkeypatch:
 
 def test_the_decision_rule_is_one_paragraph() -> None:
     assert "\n" not in DECISION_RULE and "Bonferroni" in DECISION_RULE and len(DECISION_RULE) > 400
+
+
+def of(values: list[float]) -> Difference:
+    """The difference of an arm whose seeds differ from the baseline's by these values."""
+    n = len(values)
+    sd = float(np.std(values, ddof=1)) if n > 1 else 0.0
+    mean = float(np.mean(values)) if n else 0.0
+    return dataclasses.replace(interval(None, None, "arm", n), mean=mean, sd=sd)
+
+
+def identity(values: list[float], aa: list[float] | None, **more: int) -> Verdict:
+    """The verdict on `identical`, to 1e-9, of an arm whose seeds differ by these values."""
+    claim = ExpectedConfig(arm="arm", kind="identical", margin=1e-9)
+    return verdict(claim, of(values), control=None, aa=None if aa is None else of(aa), **more)
+
+
+def test_identity_is_judged_seed_by_seed_and_only_where_a_change_would_be_seen() -> None:
+    changed = [1e-4, -2e-4, 3e-5]
+    assert identity([0.0, 0.0, 0.0], changed).outcome == "agrees"
+    assert identity([1e-15, -2e-15, 4e-15], changed).outcome == "agrees"
+    assert identity([0.0, 0.0, 2e-9], changed).outcome == "disagrees", "one seed is enough"
+    assert identity([5e-9, 5e-9, 5e-9], changed).outcome == "disagrees"
+    assert identity([0.0, 0.0, 0.0], [1e-10, -1e-10, 1e-10]).outcome == "no signal here"
+    assert identity([0.0, 0.0, 0.0], None).outcome == "no signal here"
+    assert identity([0.0, 0.0, 0.0], changed, diverged=1, trials=3).outcome == "disagrees"
+    assert identity([], changed).outcome == "not resolved"
+    assert "no seed of 3 differs by more than 0.0e+00" in identity([0.0] * 3, changed).why
+    assert identity([0.0, 0.0, 0.0], [1.0, 1.1, 1.05]).outcome == "agrees", "here an A/A arm that differs is no fault"
+
+
+@pytest.mark.parametrize("values", [[1e-9, 0.0, 0.0], [3e-10, -4e-10, 5e-10, 1e-10], [2e-10] * 5])
+def test_the_bound_on_the_largest_difference_holds(values: list[float]) -> None:
+    said = identity(values, [1e-3, 2e-3]).why
+    bound = (
+        float(said.split("than ")[1].split(";")[0]) if "than" in said else float(said.split("about ")[1].rstrip("."))
+    )
+    assert bound >= 0.95 * max(map(abs, values))
