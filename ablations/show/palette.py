@@ -75,7 +75,9 @@ def legend(figure: "Figure", *panels: "Axes") -> None:
     for axes in panels:
         handles, labels = axes.get_legend_handles_labels()
         named |= dict(zip(labels, handles, strict=True))
+    widest = 0.5 + 0.07 * max(map(len, named), default=0)  # inches, handle and gap included
+    columns = max(1, min(len(named), 6, int(WIDTH / widest)))
     figure.legend(
-        list(named.values()), list(named), loc="outside upper left", ncols=min(len(named), 6), handlelength=1.8,
+        list(named.values()), list(named), loc="outside upper left", ncols=columns, handlelength=1.8,
         columnspacing=1.4, fontsize=8.5, borderaxespad=0.2,
     )  # fmt: skip
