@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from ablations.launch.pool import thread_environment
 from models.typed import ConfigError
 
 Work = Callable[[int, int, Mapping[str, Any]], None]
@@ -45,6 +46,7 @@ def run_ranks(ranks: int, work: Work, arguments: Mapping[str, Any]) -> None:
     from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, start_processes
 
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # whom it ends is said once, below
+    os.environ |= thread_environment(threads_of(arguments))  # for the ranks, which begin as this process is
     with tempfile.TemporaryDirectory(prefix="ranks.") as folder:
         meeting = str(Path(folder) / "meeting")
         try:
@@ -63,6 +65,7 @@ def _enter(rank: int, ranks: int, meeting: str, work: Work, arguments: Mapping[s
 
 def joined(rank: int, ranks: int, meeting: str, work: Work, arguments: Mapping[str, Any]) -> None:
     """Do `work` as one of the ranks that meet there (`env://` under torchrun)."""
+    torch.set_num_threads(threads_of(arguments))
     device = device_of(rank, arguments)
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -70,6 +73,11 @@ def joined(rank: int, ranks: int, meeting: str, work: Work, arguments: Mapping[s
     dist.init_process_group(backend, init_method=meeting, rank=rank, world_size=ranks, timeout=SILENCE)
     work(rank, ranks, arguments)
     dist.destroy_process_group()  # not after a failure: the others no longer answer
+
+
+def threads_of(arguments: Mapping[str, Any]) -> int:
+    """CPU threads of one rank: two busy ranks with two threads each on two cores run many times slower."""
+    return int(arguments["keys"]["train"].get("threads", 1))
 
 
 def device_of(rank: int, arguments: Mapping[str, Any]) -> torch.device:

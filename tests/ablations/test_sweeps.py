@@ -15,7 +15,7 @@ SEARCHED = ("attention", "moe_balance")
 """The others search in the same way; pinning their learning rate saves the suite a quarter of the time."""
 TOO_SHORT = {("masked", "packed"), ("v3", "v3_frozen_bias")}
 """Twelve steps on short sequences have no document's end to mask, and no step in V3's tail."""
-SHORTER = {"pipeline": ["train.tokens=1024", "arms=[zbv_p4_m8,dualpipe_p4_m8]"]}
+SHORTER = {"pipeline": ["train.tokens=1024", "arms=[dualpipe_p4_m8]"]}
 """Two steps and arms: it sets its own length, in FP64, and its arms differ in little."""
 
 
@@ -39,7 +39,7 @@ def test_a_sweep_runs_the_whole_way(name: str, conduct: Any, runs: Path) -> None
     sweep = read_sweep(SWEEPS[name])
     usual = {name for name, arm in sweep.arms.items() if not arm.optional}
     if name == "pipeline":
-        usual = {"none", "zbv_p4_m8", "dualpipe_p4_m8"}
+        usual = {"none", "dualpipe_p4_m8"}
     assert set(result.arms) == {*usual, "aa", "control"} and not result.missing
     for arm in result.arms.values():
         assert arm.of_status("complete") == [0, 1], (arm.name, [r.reason for r in arm.records.values()])
