@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from ablations.matching import amounts, mismatch
 from ablations.schema import MatchedConfig
@@ -184,13 +185,16 @@ def arm_guards(keys: TrialKeys, seed: int, data: PackedData, steps: int = 2) -> 
     return results if keys.model.precision.recipe == "auto" else [*results, fingerprint(runs[0])]
 
 
-def train_steps(module: "LanguageModel", batches: Iterable[Tensor], keys: TrialKeys) -> None:
-    """A bare loop over the same executor, clipping, optimizer and balance update that the Trainer drives."""
+def train_steps(
+    module: "LanguageModel", batches: Iterable[Tensor], keys: TrialKeys, optimizer: Optimizer | None = None
+) -> None:
+    """A bare loop over the same executor, clipping, optimizer (a new one, if none is given) and balance update that the
+    Trainer drives."""
     from models.module import update_routers
     from models.optim import adamw
 
     model = module.transformer
-    optimizer = adamw(model, keys.optim, keys.model.precision.moments)
+    optimizer = optimizer or adamw(model, keys.optim, keys.model.precision.moments)
     for step, batch in enumerate(batches):
         optimizer.zero_grad(set_to_none=True)
         result = module.executor.step(batch, module.progress(step))

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from ablations.guards import arm_guards, separation
+from ablations.memory import training_memory
 from ablations.speed import chunk_costs, decoding_speed, training_speed
 from ablations.trial import open_data, run_trial
 from ablations.trialkeys import typed_trial
@@ -37,6 +38,8 @@ def speed(arguments: dict[str, Any], report: Report) -> dict[str, Any]:
     """{arm: measurements} of training, and of decoding where `checkpoints` says with what."""
     arms: Mapping[str, Any] = arguments["arms"]
     measured = training_speed(arms, arguments["cache_dir"])
+    for name, peak in training_memory(arms, arguments["cache_dir"]).items():
+        measured[name]["peak_training_bytes"] = peak
     if arguments.get("checkpoints"):
         for name, found in decoding_speed(arms, arguments["checkpoints"], arguments["cache_dir"]).items():
             measured[name] |= found

@@ -12,7 +12,7 @@ from ablations.launch.ranks import device_of
 from ablations.launch.strategy import PipelineStrategy
 from ablations.records import Record
 from ablations.tracking import StepLog, open_mirror
-from ablations.trial import Recorder, build_model, finish, open_data, quiet_lightning, reset_peak_memory, trainer_of
+from ablations.trial import Recorder, build_model, finish, open_data, quiet_lightning, trainer_of
 from ablations.trialkeys import typed_trial
 from models.module import Diverged
 from models.pipeline.ranks import Ranked, whole_state
@@ -45,7 +45,6 @@ def train_rank(rank: int, ranks: int, arguments: Mapping[str, Any]) -> None:
     """`arguments` as `ablations.trial.run_trial` takes them. Rank 0 writes record and checkpoint into `trial_dir`."""
     keys, seed, folder = typed_trial(arguments["keys"]), int(arguments["seed"]), Path(arguments["trial_dir"])
     quiet_lightning()
-    reset_peak_memory()
     data = open_data(keys.data, keys.model.vocab_size, arguments["cache_dir"])
     module = build_model(keys, seed, rank)
     callbacks: list[Any] = []

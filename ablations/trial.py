@@ -9,7 +9,6 @@ import functools
 import logging
 import math
 import os
-import resource
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -106,7 +105,6 @@ def _train(arguments: Mapping[str, Any], folder: Path, report: Report) -> Record
     keys, seed = typed_trial(arguments["keys"]), int(arguments["seed"])
     quiet_lightning()
     folder.mkdir(parents=True, exist_ok=True)
-    reset_peak_memory()
     data = open_data(keys.data, keys.model.vocab_size, arguments["cache_dir"])
     module = build_model(keys, seed)
     resume, done = _resumable(folder)
@@ -179,7 +177,6 @@ def finish(
         "train_s": train_s,
         "eval_s": time.monotonic() - started,
         "tokens_per_second": trained_here / train_s,
-        "peak_rss_bytes": float(peak_memory()),
     }
     plain_scores = {
         f"{task}/{name}": value
@@ -312,24 +309,6 @@ def _resumable(folder: Path) -> tuple[Path | None, int]:
         return None, 0
     logged = sum(1 for row in read_steps(folder / "steps.jsonl") if row["step"] <= step)
     return (path, step) if logged == step else (None, 0)
-
-
-def reset_peak_memory() -> None:
-    """Start a new measurement of this process's peak memory, where the system can (Linux)."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
-
-
-def peak_memory() -> int:
-    """Bytes of resident memory at the peak since `reset_peak_memory`, or of the process's life."""
-    status = Path("/proc/self/status")
-    if status.is_file():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM"):
-                return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def quiet_lightning() -> None:

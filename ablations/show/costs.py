@@ -38,15 +38,17 @@ def speed_table(result: Result) -> Table:
     reference = result.arms[result.baseline].speed.get("tokens_per_second")
     decoded = any("decode_tokens_per_second" in arm.speed for arm in result.arms.values())
     drafted = any("speculative_speedup" in arm.speed for arm in result.arms.values())
+    weighed = any("peak_training_bytes" in arm.speed for arm in result.arms.values())
     rows = []
     for arm in result.arms.values():
-        rate, memory = arm.speed.get("tokens_per_second"), arm.speed.get("peak_rss_bytes")
+        rate, memory = arm.speed.get("tokens_per_second"), arm.speed.get("peak_training_bytes")
         cells = [
             arm.name,
             _number(rate, "{:,.0f}"),
             _number(rate / reference if rate and reference else None, "{:.2f}"),
-            _number(memory / 2**20 if memory else None, "{:,.0f}"),
         ]
+        if weighed:
+            cells.append(_number(memory / 2**20 if memory else None, "{:,.0f}"))
         if decoded:
             cells.append(_number(arm.speed.get("decode_tokens_per_second"), "{:,.0f}"))
         if drafted:
@@ -54,7 +56,9 @@ def speed_table(result: Result) -> Table:
             cells.append(_number(arm.speed.get("speculative_tokens_per_forward"), "{:.2f}"))
         rows.append(cells)
     note = "Measured apart from the trials, arms in alternation; not comparable between machines."
-    columns = ["arm", "tokens/s", f"of {result.baseline}", "peak memory (MiB)"]
+    note += " Memory: of two training steps in a new process." * weighed
+    columns = ["arm", "tokens/s", f"of {result.baseline}"]
+    columns += ["training memory (MiB)"] * weighed
     columns += ["decoded tokens/s"] * decoded
     columns += ["self-speculative speed-up", "its tokens per forward"] * drafted
     if decoded:

@@ -138,7 +138,8 @@ def terminal_table(result: Result) -> "rich.table.Table":
     table.add_column("seeds", min_width=8 if any(r.status != "complete" for r in result.all_records) else 5)
     heads = [numbers.label(metric), "difference", "Holm p", "MaxVio"]
     heads += ["cloze" if "cloze" in accuracy else "score"] if accuracy else []
-    heads += ["tok/s", "MiB"] if any(arm.speed for arm in result.arms.values()) else []
+    heads += ["tok/s"] if any(arm.speed for arm in result.arms.values()) else []
+    heads += ["MiB"] if any("peak_training_bytes" in arm.speed for arm in result.arms.values()) else []
     for head in heads:
         table.add_column(head, justify="right", no_wrap=True)
     for arm in result.arms.values():
@@ -148,9 +149,10 @@ def terminal_table(result: Result) -> "rich.table.Table":
         row.append((numbers.signed(d.mean, places) if d else ABSENT) + (f" {band}" if band != ABSENT else ""))
         row += [numbers.p_value(d.p_holm if d else None), numbers.fixed(arm.mean("max_vio_global"), 3)]
         row += [score_cell(arm, accuracy).replace(" (no signal)", "*")] if accuracy else []
-        if "tok/s" in heads:
-            memory = arm.speed.get("peak_rss_bytes")
-            row += [numbers.count(arm.speed.get("tokens_per_second")), f"{memory / 2**20:,.0f}" if memory else ABSENT]
+        row += [numbers.count(arm.speed.get("tokens_per_second"))] if "tok/s" in heads else []
+        if "MiB" in heads:
+            memory = arm.speed.get("peak_training_bytes")
+            row.append(f"{memory / 2**20:,.0f}" if memory else ABSENT)
         table.add_row(*row, style=None if arm.kind == "arm" else "dim")
     if accuracy and any("no signal" in score_cell(arm, accuracy) for arm in result.arms.values()):
         table.caption = "* no signal: not above chance"
@@ -187,7 +189,7 @@ def timings_csv(result: Result) -> str:
     rows = []
     for arm in sorted(result.arms.values(), key=lambda arm: arm.name):
         row: dict[str, object] = {"arm": arm.name}
-        row |= {name: arm.speed.get(name) for name in ("tokens_per_second", "peak_rss_bytes")}
+        row |= {name: arm.speed.get(name) for name in ("tokens_per_second", "peak_training_bytes")}
         for name in ("train_s", "eval_s"):
             seconds = [r.timings[name] for r in arm.records.values() if name in r.timings]
             row[f"{name}_mean"] = statistics.fmean(seconds) if seconds else None

@@ -195,7 +195,7 @@ def write_run(
             "mistuning": {name: 0.0008 if searched and name not in KINDS else None for name in arms},
             "confirm": confirm,
             "guards": {name: [{"name": g, "passed": True, "detail": ""} for g in guards] for name in arms},
-            "speed": {name: {"tokens_per_second": 15_200.0, "peak_rss_bytes": 9.1e8} for name in arms},
+            "speed": {name: {"tokens_per_second": 15_200.0, "peak_training_bytes": 9.1e8} for name in arms},
             "deviations": [],
             "minutes": 12.4,
         },

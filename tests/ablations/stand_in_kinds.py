@@ -56,7 +56,7 @@ def data_guard(arguments: dict[str, Any], report: Report) -> dict[str, Any]:
 
 
 def speed(arguments: dict[str, Any], report: Report) -> dict[str, Any]:
-    return {name: {"tokens_per_second": 1e4, "peak_rss_bytes": 1e8} for name in arguments["arms"]}
+    return {name: {"tokens_per_second": 1e4, "peak_training_bytes": 1e8} for name in arguments["arms"]}
 
 
 KINDS = {f.__name__: f for f in (trial, guards, data_guard, speed)}
