@@ -1,0 +1,56 @@
+"""What is published in results/ is what the code makes of its records, and whole."""
+
+import csv
+import hashlib
+import io
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ablations.files import read_json
+from ablations.home import ROOT
+from ablations.show.render import table_csv, table_md
+from ablations.show.results import load_result
+
+PUBLISHED = {path.parts[-3]: path.parent for path in sorted((ROOT / "results").glob("*/*/plan.json"))}
+
+
+@pytest.mark.parametrize("sweep", PUBLISHED)
+@pytest.mark.usefixtures("quick_holm")
+def test_tables_are_made_of_the_records(sweep: str, tmp_path: Path) -> None:
+    """To the letter; the numbers of table.csv to nine digits, because sums differ between processors in the last."""
+    folder = PUBLISHED[sweep]
+    run = tmp_path / sweep / folder.name
+    run.mkdir(parents=True)
+    for name in ("plan.json", "trials.json"):
+        shutil.copyfile(folder / name, run / name)
+    result = load_result(tmp_path, sweep, folder.name, folder / "records")
+    assert table_md(result) == (folder / "table.md").read_text()
+    made, stored = (_rows(text) for text in (table_csv(result), (folder / "table.csv").read_text()))
+    assert len(made) == len(stored)
+    for left, right in zip(made, stored, strict=True):
+        assert all(_same(a, b) for a, b in zip(left, right, strict=True)), (left, right)
+
+
+def _rows(text: str) -> list[list[str]]:
+    return list(csv.reader(io.StringIO(text)))
+
+
+def _same(made: str, stored: str) -> bool:
+    if made == stored:
+        return True
+    try:
+        return math.isclose(float(made), float(stored), rel_tol=1e-9, abs_tol=1e-12)
+    except ValueError:
+        return False
+
+
+@pytest.mark.parametrize("sweep", PUBLISHED)
+def test_manifests_name_every_file_with_its_hash(sweep: str) -> None:
+    folder = PUBLISHED[sweep]
+    files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+    del files["manifest.json"]
+    hashes = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
+    assert hashes == read_json(folder / "manifest.json")["files"]
