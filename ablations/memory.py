@@ -24,6 +24,8 @@ STATUS, REFERENCES = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 def training_memory(arms: Mapping[str, Any], cache_dir: str) -> dict[str, float]:
     """{arm: bytes} that two training steps (or the only one) need at their peak: parameters, gradients, moments and
     activations, on a CPU also what libraries keep for themselves. Raises RuntimeError where a process dies."""
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()  # room for the other processes
     context = get_context("forkserver")  # one process imports everything once, the others begin as its copies
     context.set_forkserver_preload([__name__])
     found = {}
