@@ -22,18 +22,19 @@ from models.speculative import self_speculative
 from models.transformer import Transformer, initialise, resolve_dtype
 from tasks.batches import PackedData
 
-TRAINING_ROUNDS = 9
+TRAINING_ROUNDS = 15
 DECODING_ROUNDS = 3
 CHUNK_ROUNDS = 20
 PROMPTS = 16
 """Rows of one decoding batch; each is half a training sequence long, and the other half is decoded."""
 
-Measured = dict[str, float]
+Measured = dict[str, Any]
 T = TypeVar("T")
 
 
 def training_speed(arms: Mapping[str, Any], cache_dir: str) -> dict[str, Measured]:
-    """{arm: {"tokens_per_second"}}. Each round takes one step of every arm; the fastest counts."""
+    """{arm: {"tokens_per_second", "seconds_per_token"}}: of the fastest round, and of each. A round takes one step of
+    every arm, in turns from the first and from the last."""
     running: dict[str, tuple[partial[None], TrialKeys]] = {}
     seconds: dict[str, list[float]] = {}
     for name, arm in arms.items():
@@ -45,12 +46,13 @@ def training_speed(arms: Mapping[str, Any], cache_dir: str) -> dict[str, Measure
         torch.set_num_threads(keys.train.threads)
         step()  # the first makes the optimizer's moments and the kernels
         running[name], seconds[name] = (step, keys), []
-    for _ in range(TRAINING_ROUNDS):
-        for name, (step, keys) in running.items():
+    for done in range(TRAINING_ROUNDS):
+        for name in list(running) if done % 2 == 0 else reversed(running):
+            step, keys = running[name]
             torch.set_num_threads(keys.train.threads)
             taken, _ = _timed(step, keys.train.device)
-            seconds[name].append(taken)
-    return {name: {"tokens_per_second": running[name][1].tokens_per_step / min(seconds[name])} for name in arms}
+            seconds[name].append(taken / keys.tokens_per_step)
+    return {name: {"tokens_per_second": 1 / min(own), "seconds_per_token": own} for name, own in seconds.items()}
 
 
 def decoding_speed(arms: Mapping[str, Any], checkpoints: Mapping[str, str], cache_dir: str) -> dict[str, Measured]:

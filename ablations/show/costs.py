@@ -1,9 +1,11 @@
-"""The tables of what an arm costs: size, and speed."""
+"""The tables of what an arm costs: size, speed, and what is left of a difference at equal cost."""
 
+from ablations.equalcost import MIN_ROUNDS, Ratio, at_equal_cost, time_ratio
 from ablations.show import numbers
 from ablations.show.numbers import ABSENT
-from ablations.show.results import Result
+from ablations.show.results import ArmResult, Result
 from ablations.show.table import Table
+from ablations.stats import Difference
 
 SIZES = {
     "total_params": "parameters",
@@ -64,6 +66,69 @@ def speed_table(result: Result) -> Table:
     if decoded:
         note += " Decoding: greedy with a cache, of the first seed's checkpoint, on beginnings of the test split."
     return Table("Speed", columns, rows if any(arm.speed for arm in result.arms.values()) else [], note)
+
+
+def equal_cost_table(result: Result) -> Table:
+    """Empty where the control does not say what tokens are worth, and where arms cost the same, or nobody knows."""
+    control, fraction = result.arm_of_kind("control"), result.control_fraction
+    harm = result.difference(control.name, "loss") if control else None
+    if control is None or fraction is None or harm is None or harm.low is None or harm.low <= 0:
+        return Table("At equal cost", [], [])
+    arms = [arm for arm in result.arms.values() if arm.kind == "arm" and arm.name != result.baseline]
+    losses = {arm.name: arm.values.get("loss", {}) for arm in result.arms.values()}
+    pairs, names = list(result.differences["loss"]), (result.baseline, control.name)
+    columns, rows = ["arm"], [[arm.name] for arm in arms]
+    for name, spent in (("FLOPs", _flops(result, arms)), ("time", _times(result, arms))):
+        ends = [{arm: ratio.ends[i] for arm, ratio in spent.items()} for i in range(3)]
+        low, middle, high = (at_equal_cost(losses, costs, pairs, *names, fraction) for costs in ends)
+        if any(f"{end:.2f}" != "1.00" for ratio in spent.values() for end in ratio.ends):
+            columns += [f"training {name} of {result.baseline}", f"difference at equal {name}", "95 % interval"]
+            for row in rows:
+                found = [moved[row[0]] for moved in (low, middle, high) if row[0] in moved]
+                row += _moved(spent[row[0]], found) if found else [ABSENT] * 3
+    note = (
+        f"Loss in nats, as if every arm had spent what {result.baseline} did: moved at each seed along the slope "
+        f"between {result.baseline} and the control on {fraction:.0%} of its tokens. A rough estimate far from 1.00."
+    )
+    return Table("At equal cost", columns, rows if len(columns) > 1 else [], note)
+
+
+def _moved(ratio: Ratio, found: list[Difference]) -> list[str]:
+    """The ratio, the difference at it, and an interval that holds those at both ends of the ratio's."""
+    low, middle, high = ratio.ends
+    lows, highs = ([end for d in found if (end := getattr(d, name)) is not None] for name in ("low", "high"))
+    return [
+        f"{middle:.2f}" + (f" [{low:.2f}, {high:.2f}]" if low < high else ""),
+        numbers.signed(found[1].mean, 4),
+        numbers.interval(min(lows), max(highs), 4) if len(lows) == len(highs) == 3 else ABSENT,
+    ]
+
+
+def _flops(result: Result, arms: list[ArmResult]) -> dict[str, Ratio]:
+    """Training FLOPs over the baseline's."""
+    base = _training_flops(result.arms[result.baseline])
+    found = {arm.name: _training_flops(arm) for arm in arms}
+    return {name: Ratio((own / base,) * 3) for name, own in found.items() if own and base}
+
+
+def _training_flops(arm: ArmResult) -> float:
+    return float(arm.plan.get("flops_per_token") or 0) * float(arm.plan.get("tokens") or 0)
+
+
+def _times(result: Result, arms: list[ArmResult]) -> dict[str, Ratio]:
+    """Training time over the baseline's, from steps timed in turn; not of an arm whose FP8 is emulated."""
+    kernels = result.plan.get("keys", {}).get("model", {}).get("precision", {}).get("kernels")
+    base = result.arms[result.baseline]
+    found = {}
+    for arm in arms:
+        emulated = kernels == "emulated" and any(key.startswith("model.precision.") for key in arm.plan.get("set", {}))
+        if emulated or min(len(arm.seconds_per_token), len(base.seconds_per_token)) < MIN_ROUNDS:
+            continue
+        ratio = time_ratio(arm.seconds_per_token, base.seconds_per_token)
+        tokens = arm.plan["tokens"] / base.plan["tokens"]
+        low, middle, high = (tokens * end for end in ratio.ends)
+        found[arm.name] = Ratio((low, middle, high))
+    return found
 
 
 def _number(value: float | None, form: str) -> str:

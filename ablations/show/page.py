@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 
 from ablations.show import numbers, palette
-from ablations.show.costs import size_table, speed_table
+from ablations.show.costs import equal_cost_table, size_table, speed_table
 from ablations.show.figures import Picture
 from ablations.show.pipeline import pipeline_table
 from ablations.show.precision import precision_table
@@ -97,7 +97,7 @@ def page_html(result: Result, pictures: Sequence[Picture], commands: Sequence[st
         *(_figure(by_name.get(name)) for name in ("timelines", "memory")),
         *(_section(result, table(result)) for table in (sensitivity_table, guards_table)),
         _section(result, search_table(result), folded=True),
-        *(_section(result, table(result)) for table in (size_table, speed_table)),
+        *(_section(result, table(result)) for table in (size_table, speed_table, equal_cost_table)),
         _provenance(result, commands),
     ]
     body = "\n".join(part for part in parts if part)

@@ -61,6 +61,8 @@ class ArmResult:
     mistuning: float | None = None
     """Bound, in nats, on what a better point between the searched ones could gain; None where nothing was searched."""
     speed: dict[str, float] = field(default_factory=dict)
+    seconds_per_token: list[float] = field(default_factory=list)
+    """Of training, one for each round in which all arms were timed in turn."""
     chunks: dict[str, list[float]] = field(default_factory=dict)
     """Seconds of a pipeline's chunks by stage: f, b, i, w."""
 
@@ -115,12 +117,17 @@ class Result:
 
     def tokens_equivalent(self, difference: Difference | None) -> float | None:
         """The share of the training tokens that a loss difference is worth; positive saves tokens (method: costs)."""
-        control = self.arm_of_kind("control")
-        fraction = control.plan.get("set", {}).get("train.token_fraction") if control else None
+        control, fraction = self.arm_of_kind("control"), self.control_fraction
         if control is None or fraction is None or difference is None or difference.metric != "loss":
             return None
         harm = self.difference(control.name, difference.metric)
         return tokens_saved(difference.mean, harm, fraction) if harm else None
+
+    @property
+    def control_fraction(self) -> float | None:
+        """The control's share of the baseline's tokens; None where its harm is another."""
+        control = self.arm_of_kind("control")
+        return control.plan.get("set", {}).get("train.token_fraction") if control else None
 
     @property
     def planned(self) -> int:
@@ -246,7 +253,7 @@ def _arm(
         for metric, value in {**record.metrics, **score_values(record)}.items():
             if math.isfinite(value):
                 values.setdefault(metric, {})[seed] = value
-    entry = plan["arms"][name]
+    entry, speed = plan["arms"][name], trials.get("speed", {}).get(name, {})
     return ArmResult(
         name=name,
         kind=entry.get("kind", "arm"),
@@ -259,7 +266,8 @@ def _arm(
             Guard(g["name"], bool(g["passed"]), g.get("detail") or "") for g in trials.get("guards", {}).get(name, [])
         ],
         mistuning=trials.get("mistuning", {}).get(name),
-        speed=dict(trials.get("speed", {}).get(name, {})),
+        speed={k: v for k, v in speed.items() if k != "seconds_per_token"},
+        seconds_per_token=list(speed.get("seconds_per_token", [])),
         chunks=dict(trials.get("chunks", {}).get(name, {})),
     )
 

@@ -5,7 +5,7 @@ import statistics
 
 from ablations.schema import ExpectedConfig
 from ablations.show import numbers
-from ablations.show.costs import size_table, speed_table
+from ablations.show.costs import equal_cost_table, size_table, speed_table
 from ablations.show.numbers import ABSENT
 from ablations.show.pipeline import pipeline_table
 from ablations.show.precision import precision_table
@@ -30,6 +30,7 @@ def all_tables(result: Result) -> list[Table]:
         search_table(result),
         size_table(result),
         speed_table(result),
+        equal_cost_table(result),
     ]
     return [table for table in tables if table.rows]
 
