@@ -88,7 +88,7 @@ def equal_cost_table(result: Result) -> Table:
                 row += _moved(spent[row[0]], found) if found else [ABSENT] * 3
     note = (
         f"Loss in nats, as if every arm had spent what {result.baseline} did: moved at each seed along the slope "
-        f"between {result.baseline} and the control on {fraction:.0%} of its tokens. A rough estimate far from 1.00."
+        f"between {result.baseline} and the control on {numbers.percent(fraction)} of its tokens. A rough estimate far from 1.00."
     )
     return Table("At equal cost", columns, rows if len(columns) > 1 else [], note)
 
