@@ -31,7 +31,8 @@ def size_table(result: Result) -> Table:
         rows.append([arm.name, *cells, per, plan.get("about") or ABSENT])
         knobs += [f"{arm.name} by {numbers.settings(plan['solved'])}"] if plan.get("solved") else []
     columns = ["arm", *SIZES.values(), "tokens per active parameter", "about"]
-    note = f"=: held equal to {result.baseline} within {result.plan.get('matched', {}).get('tolerance', 0):.0%}"
+    tolerance = numbers.percent(result.plan.get("matched", {}).get("tolerance", 0))
+    note = f"=: held equal to {result.baseline} within {tolerance}"
     note += f"; matched: {', '.join(knobs)}." if knobs else "."
     return Table("Size", columns, rows, note, words=(0, len(columns) - 1))
 
@@ -88,7 +89,8 @@ def equal_cost_table(result: Result) -> Table:
                 row += _moved(spent[row[0]], found) if found else [ABSENT] * 3
     note = (
         f"Loss in nats, as if every arm had spent what {result.baseline} did: moved at each seed along the slope "
-        f"between {result.baseline} and the control on {numbers.percent(fraction)} of its tokens. A rough estimate far from 1.00."
+        f"between {result.baseline} and the control on {numbers.percent(fraction)} of its tokens. A rough estimate far "
+        "from 1.00."
     )
     return Table("At equal cost", columns, rows if len(columns) > 1 else [], note)
 
