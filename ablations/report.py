@@ -1,9 +1,12 @@
-"""`python -m ablations.report sweep=NAME [scale=cpu] [publish=true|partial]`: write a run's tables, figures and page.
+"""`python -m ablations.report sweep=NAME [scale=cpu] [publish=true|partial|again]`: a run's tables, figures and page.
 
 Without `publish` they go into the run's own folder. `publish=true` copies a finished run into results/, with records,
 plan and a manifest from which it can be repeated; `publish=partial` does so for what is finished so far.
+`publish=again` needs no run: it renders what is published anew from its own records, after the code that shows them
+has changed.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import platform
@@ -12,13 +15,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from ablations.files import write_atomically, write_json
+from ablations.files import read_json, write_atomically, write_json
 from ablations.home import ROOT, check_house
-from ablations.show.results import Result, load_result
+from ablations.show.results import Result, load_published, load_result
 from models.typed import ConfigError, build, closest
 
 PACKAGES = (
@@ -38,7 +42,7 @@ class ReportConfig:
     scale: str = "cpu"
     runs_dir: str = "runs"
     results_dir: str | None = None
-    publish: Literal["false", "true", "partial"] = "false"
+    publish: Literal["false", "true", "partial", "again"] = "false"
 
 
 def write_report(runs_dir: str | Path, sweep: str, scale: str, results_dir: str | Path | None = None) -> Result:
@@ -83,9 +87,7 @@ def publish(
         )
     run, trials = Path(runs_dir) / sweep / scale, Path(runs_dir) / "trials"
     _write(result, run)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{scale}.", dir=target.parent))
-    try:
+    with _replacing(target) as fresh:
         for name in PAGES:
             if (run / name).is_dir():
                 shutil.copytree(run / name, fresh / name, ignore=shutil.ignore_patterns(".*"))
@@ -101,10 +103,21 @@ def publish(
                     shutil.copyfile(source, fresh / "records" / f"{trial_id}.json")
                     break
         write_json(fresh / "manifest.json", _manifest(result, fresh))
-        fresh.chmod(0o755)
-        _replace(target, fresh)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+    return target
+
+
+def publish_again(sweep: str, scale: str, results_dir: str | Path | None = None) -> Path:
+    """Render a published result anew. Its manifest keeps the commit and versions that it was published from, and names
+    the commit that it is `rendered` by. Raises ConfigError where nothing is published."""
+    target = _results(results_dir) / sweep / scale
+    result, earlier = load_published(target), read_json(target / "manifest.json")
+    with _replacing(target) as fresh:
+        for name in ("plan.json", "trials.json"):
+            shutil.copyfile(target / name, fresh / name)
+        shutil.copytree(target / "records", fresh / "records")
+        _write(result, fresh)
+        kept = {name: earlier[name] for name in ("commit", "dirty", "versions")}
+        write_json(fresh / "manifest.json", {**_manifest(result, fresh), **kept, "rendered": _commit()})
     return target
 
 
@@ -131,6 +144,19 @@ def _trial_ids(result: Result) -> list[str]:
     """Confirmation and search, each once."""
     entries = [*result.trials.get("confirm", []), *result.trials.get("search", [])]
     return sorted({entry["id"] for entry in entries})
+
+
+@contextlib.contextmanager
+def _replacing(target: Path) -> Iterator[Path]:
+    """A new folder that becomes `target` when all that is in it was written."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        yield fresh
+        fresh.chmod(0o755)
+        _replace(target, fresh)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def _replace(target: Path, fresh: Path) -> None:
@@ -234,7 +260,9 @@ def main(arguments: list[str] | None = None) -> int:
     """0, or 2 with one line on stderr where the command cannot be obeyed."""
     words = sys.argv[1:] if arguments is None else arguments
     if {"-h", "--help"} & set(words):
-        print(f"{__doc__}\nKeys: sweep, scale=cpu, runs_dir=runs, results_dir=results, publish=false|true|partial")
+        print(
+            f"{__doc__}\nKeys: sweep, scale=cpu, runs_dir=runs, results_dir=results, publish=false|true|partial|again"
+        )
         return 0
     try:
         check_house()
@@ -242,6 +270,9 @@ def main(arguments: list[str] | None = None) -> int:
         if config.publish == "false":
             result = write_report(config.runs_dir, config.sweep, config.scale, config.results_dir)
             folder = Path(config.runs_dir) / config.sweep / config.scale
+        elif config.publish == "again":
+            folder = publish_again(config.sweep, config.scale, config.results_dir)
+            result = load_published(folder)
         else:
             partial = config.publish == "partial"
             folder = publish(config.runs_dir, config.sweep, config.scale, config.results_dir, partial)

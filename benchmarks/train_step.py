@@ -14,7 +14,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 BATCH, LENGTH = 8, 256
@@ -131,21 +130,16 @@ def alone(side: list[str], device: str) -> int:
     """Three steps of one side; returns the growth of resident memory since its libraries were imported."""
     import torch
 
+    from ablations.memory import peak_resident, reset_peak
+
     tokens = torch.randint(0, 4096, (BATCH, LENGTH + 1))
     if side[0] == "theirs":
         import transformers.models.deepseek_v3.modeling_deepseek_v3  # noqa: F401  (its own memory is not the step's)
-    before = status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of the imports
+    before = reset_peak()
     step = ours(side[1], device) if side[0] == "ours" else theirs(side[1], side[2], side[3], device)
     for _ in range(3):
         step(tokens)
-    return status("VmHWM") - before
-
-
-def status(name: str) -> int:
-    """A figure of this process in bytes (Linux)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+    return peak_resident() - before
 
 
 def main() -> None:

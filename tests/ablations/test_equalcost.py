@@ -10,7 +10,9 @@ import pytest
 from ablations.equalcost import at_equal_cost, time_ratio
 from ablations.files import read_json, write_json
 from ablations.show.costs import equal_cost_table
+from ablations.show.page import page_html
 from ablations.show.results import load_result
+from ablations.show.tables import all_tables
 from ablations.stats import differences
 
 SLOPE, EFFECT = -0.4, -0.05
@@ -66,6 +68,7 @@ def test_the_table_says_what_is_known(sweep_run: Any, tmp_path: Path) -> None:
     table = equal_cost_table(result)
     row = dict(zip(table.columns, next(row for row in table.rows if row[0] == "bias"), strict=True))
     assert row["training time of aux_loss"].startswith("1.33 [1.30, 1.35]") and "training FLOPs of aux_loss" not in row
+    assert table in all_tables(result) and table.title in page_html(result, [], [])
     trained, harm = result.difference("bias"), result.difference("control")
     assert trained is not None and harm is not None
     slope = harm.mean / math.log(0.9)

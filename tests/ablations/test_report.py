@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ablations.files import read_json
+from ablations.files import read_json, write_json
 from ablations.report import commands, main, parse, publish, write_report
 from ablations.show.results import load_published
 from models.typed import ConfigError
@@ -82,6 +82,29 @@ def test_publishing_keeps_records_that_only_results_has(sweep_run: Any, tmp_path
     (tmp_path / "runs" / "trials" / entry["id"] / "record.json").unlink()
     publish(tmp_path / "runs", "moe_balance", "cpu", tmp_path / "results")
     assert (target / "table.csv").read_bytes() == before and (target / "records" / f"{entry['id']}.json").is_file()
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_publishing_again_renders_and_keeps_where_it_came_from(
+    sweep_run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep_run(tmp_path / "runs", seeds=2)
+    target = publish(tmp_path / "runs", "moe_balance", "cpu", tmp_path / "results")
+    whole = {p.relative_to(target): p.read_bytes() for p in target.rglob("*") if p.is_file()}
+    manifest = read_json(target / "manifest.json")
+    write_json(target / "manifest.json", manifest | {"commit": "of then", "versions": {"torch": "of then"}})
+    (target / "table.md").write_text("older words")
+    words = ["sweep=moe_balance", "publish=again", f"results_dir={tmp_path / 'results'}", f"runs_dir={tmp_path / 'no'}"]
+    assert main(words) == 0 and str(target / "table.md") in capsys.readouterr().out
+    again = read_json(target / "manifest.json")
+    assert again["commit"] == "of then" and again["versions"] == {"torch": "of then"}
+    assert again["rendered"]["commit"] == manifest["commit"] and again["files"] == manifest["files"]
+    now = {p.relative_to(target): p.read_bytes() for p in target.rglob("*") if p.is_file()}
+    assert {name for name in whole if now.get(name) != whole[name]} == {
+        Path("manifest.json")
+    } and now.keys() == whole.keys()
+    assert main(["sweep=packing", "publish=again", f"results_dir={tmp_path / 'results'}"]) == 2
+    assert "holds no plan.json, so it is no published result" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("without_figures")
