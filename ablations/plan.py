@@ -222,7 +222,7 @@ def _published(plan: Plan) -> tuple[Published | None, str | None]:
     fp8 = any(arm.typed.model.precision.fp8 for arm in plan.arms.values())
     idle = set(NOT_FOR_THE_SEARCH) | (set() if fp8 else set(SIZES_OF_FP8))
     for arm in plan.searched_arms:
-        then = earlier["arms"].get(arm.name, {})
+        then = earlier.get("arms", {}).get(arm.name, {})
         now = (arm.set, arm.search, arm.solved)
         if arm.name not in chosen or (then.get("set"), then.get("search"), then.get("solved", {})) != now:
             return None, f"the published search has no arm {arm.name} as it is now"

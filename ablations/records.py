@@ -38,7 +38,7 @@ class Record:
     scores: dict[str, dict[str, Any]] = field(default_factory=dict)
     """lm-eval task -> {metric: value, metric_stderr: value or null, `items`: per-item results as a string of 0/1}."""
     timings: dict[str, float] = field(default_factory=dict)
-    """`train_s`, `eval_s`, `tokens_per_second`, `peak_rss_bytes`. Never compared for equality."""
+    """`train_s`, `eval_s`, `tokens_per_second`. Never compared for equality."""
     data: dict[str, Any] = field(default_factory=dict)
     """The data fingerprint and sizes."""
     environment: dict[str, Any] = field(default_factory=dict)

@@ -6,7 +6,6 @@ mean. Records that do not exist yet are simply not there, so that the same code 
 
 import dataclasses
 import hashlib
-import json
 import math
 import statistics
 from collections.abc import Callable
@@ -162,7 +161,7 @@ def load_result(runs_dir: str | Path, sweep: str, scale: str, published: Path | 
     def find(trial_id: str) -> Record | None:
         places = [runs / "trials" / trial_id / "record.json"]
         places += [published / f"{trial_id}.json"] if published else []
-        return next((_read(place) for place in places if place.is_file()), None)
+        return next((read_record(place) for place in places if place.is_file()), None)
 
     return _gather(folder, find)
 
@@ -172,7 +171,7 @@ def load_published(folder: Path) -> Result:
     if not (folder / "plan.json").is_file():
         raise ConfigError(f"{folder}: holds no plan.json, so it is no published result")
     records = folder / "records"
-    return _gather(folder, lambda i: _read(records / f"{i}.json") if (records / f"{i}.json").is_file() else None)
+    return _gather(folder, lambda i: read_record(records / f"{i}.json") if (records / f"{i}.json").is_file() else None)
 
 
 def score_values(record: Record) -> dict[str, float]:
@@ -196,8 +195,8 @@ def score_detail(arm: ArmResult, metric: str) -> tuple[float | None, int | None]
 
 def _gather(folder: Path, find: Callable[[str], Record | None]) -> Result:
     plan_bytes = (folder / "plan.json").read_bytes()
-    plan = _json(folder / "plan.json")
-    trials = _json(folder / "trials.json") if (folder / "trials.json").is_file() else {}
+    plan = read_json(folder / "plan.json")
+    trials = read_json(folder / "trials.json") if (folder / "trials.json").is_file() else {}
     baseline, primary = plan["baseline"], plan.get("primary", "loss")
     seeds = [int(seed) for seed in plan["seeds"]]
     ids = {(entry["arm"], int(entry["seed"])): entry["id"] for entry in trials.get("confirm", [])}
@@ -364,17 +363,3 @@ def _no_such_run(runs: Path, sweep: str, scale: str) -> str:
         f"sweep={sweep} scale={scale}: no such run under {runs}{near} "
         f"(`python -m ablations.run sweep={sweep} scale={scale}` makes one)"
     )
-
-
-def _read(path: Path) -> Record:
-    try:
-        return read_record(path)
-    except (OSError, json.JSONDecodeError) as error:
-        raise ConfigError(f"{path}: not a readable record ({error})") from error
-
-
-def _json(path: Path) -> Any:
-    try:
-        return read_json(path)
-    except (OSError, json.JSONDecodeError) as error:
-        raise ConfigError(f"{path}: not readable as JSON ({error})") from error

@@ -109,6 +109,14 @@ def test_what_changes_no_choice_keeps_the_published_values(published, plan, word
     assert plan("search_points=2", word).published is not None
 
 
+@pytest.mark.parametrize("name", ["plan.json", "trials.json"])
+def test_a_published_file_that_was_cut_off_is_one_line(published, plan, name):
+    content = (published / name).read_bytes()
+    (published / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(ConfigError, match=rf"{name}: not readable as JSON \(.*\); restore it, or remove it$"):
+        plan("search_points=2")
+
+
 def test_a_key_that_did_not_exist_then_had_its_default(published, plan):
     """A published search stays valid when the schema grows."""
     path = published / "plan.json"
