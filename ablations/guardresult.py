@@ -1,0 +1,24 @@
+"""What a guard found out about an arm: facts for code, a sentence for eyes."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+Fact = bool | int | float | str
+
+
+@dataclass(frozen=True)
+class GuardResult:
+    """One guard of one arm."""
+
+    name: str
+    passed: bool
+    detail: str = ""
+    """A sentence with the facts in it. Nobody reads it but people."""
+    facts: dict[str, Fact] = field(default_factory=dict)
+    """What was measured, by name: all that another part of the program may know of it."""
+
+
+def passed(results: Iterable[GuardResult]) -> bool:
+    """Whether there are any, and all of them passed."""
+    results = list(results)
+    return bool(results) and all(result.passed for result in results)
