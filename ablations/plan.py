@@ -136,7 +136,7 @@ class Plan:
         speed *= self._scale_flops / arm.cost.flops_per_token
         speed /= IN_FP64 if keys.model.dtype == "float64" else 1.0
         speed /= IN_CHUNKS if keys.model.pipeline.schedule != "none" else 1.0
-        counting = keys.model.moe.balance.scope == "batch" and "aux_loss" in keys.model.moe.balance.kind
+        counting = keys.model.routers > 0 and keys.model.moe.balance.needs_batch_load
         training = keys.tokens / speed * (4 / 3 if counting else 1)
         evaluated = keys.eval.tokens * 2 + (200 * (keys.eval.items or 1000) + 65_536 if scored else 0)
         return training + evaluated / (3 * speed) + 1

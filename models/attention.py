@@ -12,11 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.config import ModelConfig
+from models.kinds import EXPLICIT_MAX_SCORES, attention_of
 from models.layers import Linear, RMSNorm, Rounded, together
 from models.rope import rotate, softmax_temperature
-
-EXPLICIT_MAX_SCORES = 512 * 512
-"""On CPU, products with an explicit mask beat SDPA up to about this many scores per head; their memory is T x L."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ class GroupedQueryAttention(Core):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         a = config.attention
-        self.n_heads, self.n_kv_heads, self.head_dim = a.n_heads, config.n_kv_heads, a.head_dim
+        self.n_heads, self.n_kv_heads, self.head_dim = a.n_heads, attention_of(config).key_heads, a.head_dim
         self.q_proj = Linear(config.d_model, a.n_heads * a.head_dim)
         self.k_proj = Linear(config.d_model, self.n_kv_heads * a.head_dim)
         self.v_proj = Linear(config.d_model, self.n_kv_heads * a.head_dim)
@@ -160,9 +158,7 @@ class MultiHeadLatentAttention(Core):
 
 def softmax_scale(config: ModelConfig) -> float:
     """1 / sqrt(width of a key), times YaRN's temperature."""
-    a = config.attention
-    width = a.qk_nope_head_dim + a.qk_rope_head_dim if a.kind == "mla" else a.head_dim
-    return width**-0.5 * softmax_temperature(config.rope)
+    return attention_of(config).key_dim ** -0.5 * softmax_temperature(config.rope)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, places: Places) -> Tensor:
@@ -208,10 +204,13 @@ def within_documents(documents_BT: Tensor) -> Tensor:
     return torch.zeros(visible.shape, device=visible.device).masked_fill_(~visible, -math.inf)
 
 
+MODULES: dict[str, type[GroupedQueryAttention | MultiHeadLatentAttention]] = {
+    "mla": MultiHeadLatentAttention,
+    "mha": GroupedQueryAttention,
+    "gqa": GroupedQueryAttention,
+    "mqa": GroupedQueryAttention,
+}
+
+
 def build_attention(config: ModelConfig) -> GroupedQueryAttention | MultiHeadLatentAttention:
-    kind = config.attention.kind
-    if kind == "mla":
-        return MultiHeadLatentAttention(config)
-    if kind in ("mha", "gqa", "mqa"):
-        return GroupedQueryAttention(config)
-    raise ValueError(f"unknown attention {kind}")
+    return MODULES[config.attention.kind](config)

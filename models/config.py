@@ -80,6 +80,21 @@ class BalanceConfig:
     """Whose load moves the bias: the whole optimizer batch's, or only the last microbatch's, as a rank that does not
     exchange its counts would see it (2501.11873 table 1: the worst arm of all)."""
 
+    @property
+    def has_bias(self) -> bool:
+        """Whether the router keeps a bias for each expert."""
+        return self.kind in ("bias", "bias_aux_loss")
+
+    @property
+    def has_loss(self) -> bool:
+        """Whether a term is added to the loss."""
+        return self.kind in ("aux_loss", "bias_aux_loss")
+
+    @property
+    def needs_batch_load(self) -> bool:
+        """Whether that term must know the whole batch's assignments before the first backward (a counting pass)."""
+        return self.has_loss and self.scope == "batch"
+
 
 @dataclass(frozen=True)
 class MoEConfig:
@@ -282,18 +297,6 @@ class ModelConfig:
     def routers(self) -> int:
         """Of the whole model, MTP modules included."""
         return self.moe_layers + self.mtp.depth * (self.feed_forward == "moe")
-
-    @property
-    def rope_dim(self) -> int:
-        """Width that RoPE turns in each head."""
-        a = self.attention
-        return a.qk_rope_head_dim if a.kind == "mla" else a.head_dim
-
-    @property
-    def n_kv_heads(self) -> int:
-        """Heads that keys and values are kept for; MLA's latent serves all of them as one."""
-        a = self.attention
-        return {"mla": 1, "mha": a.n_heads, "gqa": a.n_kv_heads, "mqa": 1}[a.kind]
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from models.attention import LayerCache, Places, build_attention, softmax_scale, within_documents
 from models.balance import Routing
 from models.config import ModelConfig, RopeConfig
+from models.kinds import attention_of
 from models.layers import Embedding, Linear, RMSNorm, SwiGLU
 from models.moe import MoE, Router
 from models.mtp import ChainedModule, ParallelHead, shortened
@@ -145,7 +146,7 @@ class Transformer(nn.Module):
         if self._turns_key != key:
             with torch.inference_mode(False):  # inference tensors could not be kept for a later backward
                 positions = torch.arange(length, device=device)
-                value = rope_turns(positions, self.config.rope_dim, self.config.rope, self.dtype)
+                value = rope_turns(positions, attention_of(self.config).rope_dim, self.config.rope, self.dtype)
             self._turns_key, self._turns = key, value
         return self._turns
 
