@@ -109,11 +109,10 @@ def chunk_costs(arms: Mapping[str, Any], cache_dir: str) -> dict[str, dict[str, 
         if same not in known:
             data = open_data(keys.data, keys.model.vocab_size, cache_dir)
             model = Transformer(fast)
-            model.document_end = keys.document_end
             initialise(model, 0, fast.std)
             rows = data.train_batch(0, 0)[: keys.data.batch_size // keys.microbatches].to(keys.train.device)
             stages = keys.model.pipeline.stages
-            known[same] = chunk_seconds(model.to(keys.train.device), stages, rows, CHUNK_ROUNDS)
+            known[same] = chunk_seconds(model.to(keys.train.device), stages, rows, CHUNK_ROUNDS, keys.document_end)
         found[name] = known[same]
     return found
 

@@ -25,8 +25,6 @@ class Places:
     """RoPE's, complex (T, rope_dim / 2), or (B, T, rope_dim / 2) where rows stand at different positions."""
     mask_BTL: Tensor | None = None
     """Added to the scores, 0 or -inf; None is plain causal attention of T tokens over themselves."""
-    causal: bool = True
-    """False only in the guards' deliberately leaking model."""
     positions_BT: Tensor | None = None
     """With a cache: the slot that each token's keys and values are written to."""
 
@@ -174,9 +172,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, places: Places) -> Ten
         out = torch.bmm(scores.softmax(dim=-1), v).view(batch, heads, length, -1)
     else:
         mask = None if places.mask_BTL is None else places.mask_BTL.to(q.dtype).unsqueeze(1)
-        causal = places.causal and mask is None
         out = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=heads != groups
+            q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=heads != groups
         )
     return out.transpose(1, 2)
 
@@ -184,16 +181,15 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, places: Places) -> Ten
 def _rows(places: Places, length: int, shared: int, groups: int, dtype: torch.dtype) -> Tensor:
     """The mask as `attend` lays its rows out: (shared T, T) for all, or (B G, shared T, L)."""
     if places.mask_BTL is None:
-        return _causal(length, shared, dtype, places.causal)
+        return _causal(length, shared, dtype)
     mask = places.mask_BTL.to(dtype).repeat(1, shared, 1)
     return mask.repeat_interleave(groups, dim=0) if groups > 1 else mask
 
 
 @functools.lru_cache(maxsize=8)
-def _causal(length: int, shared: int, dtype: torch.dtype, causal: bool) -> Tensor:
+def _causal(length: int, shared: int, dtype: torch.dtype) -> Tensor:
     """(shared T, T): -inf above the diagonal, so that a position sees itself and what came before."""
-    mask = torch.zeros(length, length, dtype=dtype)
-    return (mask.fill_(-math.inf).triu_(1) if causal else mask).repeat(shared, 1)
+    return torch.full((length, length), -math.inf, dtype=dtype).triu_(1).repeat(shared, 1)
 
 
 def within_documents(documents_BT: Tensor) -> Tensor:

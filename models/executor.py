@@ -50,8 +50,9 @@ class Microbatching:
     pass: the forwards run once more, without gradient. It is exact, and it costs a third of a step.
     """
 
-    def __init__(self, model: Transformer, microbatches: int) -> None:
-        self.model, self.microbatches = model, microbatches
+    def __init__(self, model: Transformer, microbatches: int, document_end: int | None = None) -> None:
+        """With a token id as `document_end`, attention stays within documents, which that token ends."""
+        self.model, self.microbatches, self.document_end = model, microbatches, document_end
 
     def step(self, tokens_BT1: Tensor, progress: float = 0.0) -> StepResult:
         if tokens_BT1.shape[0] % self.microbatches:
@@ -66,7 +67,7 @@ class Microbatching:
         with cast_once(self.model):
             batch_f = self._count(parts) if any(r.balance.needs_batch_load for r in routers) else None
             for part in parts:
-                output = self.model(part[:, :-1], mtp=True)
+                output = self.model(part[:, :-1], mtp=True, document_end=self.document_end)
                 terms: dict[str, Tensor | None] = {
                     "loss": language_model_loss(output.logits, part[:, 1:]),
                     "aux_loss": aux_loss(routers, output.routings, batch_f),
@@ -91,7 +92,8 @@ class Microbatching:
         top_k = self.model.config.moe.top_k
         counts: list[Tensor] = []
         for part in parts:
-            for layer, routing in enumerate(self.model(part[:, :-1], mtp=True).routings):
+            output = self.model(part[:, :-1], mtp=True, document_end=self.document_end)
+            for layer, routing in enumerate(output.routings):
                 experts = routing.scores_BTE.topk(top_k, dim=-1, sorted=False).indices.flatten()
                 count = torch.bincount(experts, minlength=routing.scores_BTE.shape[-1])
                 if layer < len(counts):

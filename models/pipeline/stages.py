@@ -27,7 +27,8 @@ class Stage:
     """Layers of a Transformer; on the first stage the embedding before them, on the last norm, head, MTP modules and
     losses after them. It works on the model's own modules: stages of one process share them."""
 
-    def __init__(self, model: Transformer, index: int, stages: int) -> None:
+    def __init__(self, model: Transformer, index: int, stages: int, document_end: int | None = None) -> None:
+        self.document_end = document_end
         self.model, self.layers = model, split(model.config, stages)[index]
         self.first, self.last = index == 0, index == stages - 1
         modules: list[nn.Module] = [model.model.layers[layer] for layer in self.layers]
@@ -46,7 +47,7 @@ class Stage:
     def forward(self, x: Tensor, tokens_BT1: Tensor, progress: float, share: float) -> "Passed":
         """`x` (B, T, D); `share` is the microbatch's of the batch."""
         tokens_BT, targets_BT = tokens_BT1[:, :-1], tokens_BT1[:, 1:]
-        places = self.model.places(tokens_BT)
+        places = self.model.places(tokens_BT, self.document_end)
         x, routings = self.model.through(self.layers, x, places)
         terms: dict[str, Tensor | None] = {}
         if self.last:
@@ -178,6 +179,9 @@ class Chunks:
         return StepResult(self.losses, self.load_LE, self.last_LE)
 
 
-def stages_of(model: Transformer, stages: int, held: Collection[int] | None = None) -> dict[int, Stage]:
+def stages_of(
+    model: Transformer, stages: int, held: Collection[int] | None = None, document_end: int | None = None
+) -> dict[int, Stage]:
     """The stages of a model, or those of them that are held."""
-    return {index: Stage(model, index, stages) for index in (range(stages) if held is None else sorted(held))}
+    indices = range(stages) if held is None else sorted(held)
+    return {index: Stage(model, index, stages, document_end) for index in indices}
