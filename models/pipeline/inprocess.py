@@ -24,9 +24,9 @@ class Pipelined:
         self.model, self.schedule, self.document_end = model, schedule_of(model.config, microbatches), document_end
         self.order = merged(self.schedule)
 
-    def step(self, tokens_BT1: Tensor, progress: float = 0.0) -> StepResult:
+    def step(self, tokens_BT1: Tensor, progress: float = 0.0, mask_BT: Tensor | None = None) -> StepResult:
         stages = stages_of(self.model, self.schedule.stages, document_end=self.document_end)
-        chunks = Chunks(stages, tokens_BT1, self.schedule.microbatches, progress)
+        chunks = Chunks(stages, tokens_BT1, self.schedule.microbatches, progress, mask_BT)
         on_the_way: dict[Action, Tensor] = {}
         with cast_once(self.model):
             for action in self.order:

@@ -15,8 +15,7 @@ from torch.distributed.pipelining._backward import stage_backward_input, stage_b
 
 from models.balance import Routing
 from models.config import ModelConfig
-from models.executor import StepResult, aux_loss, mtp_losses
-from models.loss import language_model_loss
+from models.executor import StepResult, Targets, aux_loss, microbatch_targets, mtp_losses
 from models.moe import Router
 from models.pipeline.schedules import Action
 from models.pipeline.split import split
@@ -44,17 +43,17 @@ class Stage:
     def embed(self, tokens_BT1: Tensor) -> Tensor:
         return self.model.model.embed_tokens(tokens_BT1[:, :-1], self.model.dtype)
 
-    def forward(self, x: Tensor, tokens_BT1: Tensor, progress: float, share: float) -> "Passed":
+    def forward(self, x: Tensor, tokens_BT1: Tensor, targets: Targets, progress: float, share: float) -> "Passed":
         """`x` (B, T, D); `share` is the microbatch's of the batch."""
-        tokens_BT, targets_BT = tokens_BT1[:, :-1], tokens_BT1[:, 1:]
+        tokens_BT = tokens_BT1[:, :-1]
         places = self.model.places(tokens_BT, self.document_end)
         x, routings = self.model.through(self.layers, x, places)
         terms: dict[str, Tensor | None] = {}
         if self.last:
             output = self.model.finish(x, tokens_BT, places, routings, mtp=True)
             routings = output.routings
-            terms["loss"] = language_model_loss(output.logits, targets_BT)
-            terms |= mtp_losses(self.model.config.mtp, output, targets_BT, progress)
+            terms["loss"] = targets.loss(output.logits)
+            terms |= mtp_losses(self.model.config.mtp, output, targets, progress)
         terms["aux_loss"] = aux = aux_loss(self.routers, routings)
         if self.last:
             counted = [t for name in ("loss", "aux_loss", "mtp_loss") if (t := terms.get(name)) is not None]
@@ -111,12 +110,20 @@ class _Chunk:
 class Chunks:
     """One optimizer step's chunks on the stages that are held here, and what they add up to."""
 
-    def __init__(self, stages: Mapping[int, Stage], tokens_BT1: Tensor, microbatches: int, progress: float) -> None:
+    def __init__(
+        self,
+        stages: Mapping[int, Stage],
+        tokens_BT1: Tensor,
+        microbatches: int,
+        progress: float,
+        mask_BT: Tensor | None = None,
+    ) -> None:
         if tokens_BT1.shape[0] % microbatches:
             raise ValueError(f"{tokens_BT1.shape[0]} sequences do not divide into {microbatches} microbatches")
         self.stages, self.parts, self.progress = stages, tokens_BT1.chunk(microbatches), progress
         self.waiting: dict[tuple[int, int], _Chunk] = {}
         config = next(iter(stages.values())).model.config
+        self.targets = microbatch_targets(tokens_BT1, mask_BT, microbatches, config.mtp.depth)
         names = ["loss", "aux_loss"]
         names += ["mtp_loss", *(f"mtp_loss_{k}" for k in range(1, config.mtp.depth + 1))] if config.mtp.depth else []
         zero = tokens_BT1.new_zeros((), dtype=torch.float64)
@@ -156,7 +163,7 @@ class Chunks:
 
     def passed(self, stage: Stage, microbatch: int, x: Tensor, tokens_BT1: Tensor) -> Passed:
         """A forward chunk, and its losses and load counted."""
-        passed = stage.forward(x, tokens_BT1, self.progress, 1 / len(self.parts))
+        passed = stage.forward(x, tokens_BT1, self.targets[microbatch], self.progress, 1 / len(self.parts))
         for name, term in passed.terms.items():
             self.losses[name] += term / len(self.parts)
         for router, routing in zip(stage.routers, passed.routings, strict=True):

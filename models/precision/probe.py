@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from models.config import PrecisionConfig
-from models.executor import Microbatching, aux_loss, mtp_losses
+from models.executor import Microbatching, Targets, aux_loss, mtp_losses
 from models.layers import Linear, cast_once
 from models.loss import language_model_loss
 from models.moe import Experts, Router
@@ -108,7 +108,7 @@ def saved_bytes(model: Transformer, tokens_BT1: Tensor, document_end: int | None
             losses = [
                 language_model_loss(output.logits, targets_BT),
                 aux_loss(model.routers(), output.routings, any_f),
-                mtp_losses(model.config.mtp, output, targets_BT, 0.0),
+                mtp_losses(model.config.mtp, output, Targets(targets_BT), 0.0),
             ]
         total = sum(kept.values())
         del losses, output
