@@ -310,7 +310,9 @@ def describe(plan: Plan) -> str:
         tokens = typed.sequences * typed.data.seq_len
         lines.append(
             f"{arm.name:{width}}  {_short(size.total_params):>8} {_short(size.active_params):>8} {_short(tokens):>8} "
-            f"{tokens / size.active_params:>10.2f}  {arm.about}" + (" (baseline)" if arm is plan.baseline else "")
+            f"{tokens / size.active_params:>10.2f}  {arm.about}"
+            + (" (baseline)" if arm is plan.baseline else "")
+            + "".join(f" ({key}={value}, solved)" for key, value in arm.solved.items())
         )
     base = plan.baseline.typed
     seeds = ", ".join(map(str, plan.seeds))
