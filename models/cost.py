@@ -24,7 +24,8 @@ class Cost:
     total_params: int
     """Of the main model, as it is deployed: embedding and head included, MTP modules not."""
     active_params: int
-    """Those that one token passes: all but the experts it does not choose. Embedding and head are counted."""
+    """Those that one token passes: all but the experts it does not choose. Embedding and head are counted (V3: 37.6B,
+    its 37B)."""
     flops_per_token: float
     """Forward and backward of one training token at the given sequence length: 6 per weight of each product it passes,
     plus the attention's scores and values at half the length (causal), times 3 for forward and backward. With MTP
@@ -33,6 +34,12 @@ class Cost:
     """Cached per token over all layers of the main model, in the compute type (BF16 where it is not resolved)."""
     mtp_params: int = 0
     """Of the MTP modules, which share embedding and head with the main model."""
+    embedding_params: int = 0
+
+    @property
+    def active_products(self) -> int:
+        """Active parameters without the embedding, of which a token looks up one row (V2-Lite: its 2.4B)."""
+        return self.active_params - self.embedding_params
 
 
 def norm_params(config: ModelConfig) -> int:
@@ -90,6 +97,7 @@ def cost(config: ModelConfig, seq_len: int) -> Cost:
         flops_per_token=flops,
         kv_bytes=config.n_layers * attention_of(config).cached * BYTES[config.dtype],
         mtp_params=p["mtp"],
+        embedding_params=p["embedding"],
     )
 
 
@@ -120,18 +128,30 @@ def gpu_hours(tokens: float = V3_TOKENS, hours_per_trillion: float = V3_GPU_HOUR
     return tokens / 1e12 * hours_per_trillion
 
 
+COUNTS, FLOPS, SIZE = ("", "K", "M", "B", "T"), ("", "K", "M", "G", "T"), ("B", "KB", "MB", "GB")
+
+
+def in_units(value: float, units: tuple[str, ...]) -> str:
+    """With the largest unit, each a thousand of the one before, that leaves it at 1 or more."""
+    power = 0
+    while value >= 1000 and power < len(units) - 1:
+        value, power = value / 1000, power + 1
+    return f"{value:,.3f} {units[power]}" if power else f"{value:,.0f} {units[0]}".rstrip()
+
+
 def describe(name: str, config: ModelConfig, seq_len: int) -> str:
     """A table for the eyes."""
     c = cost(config, seq_len)
     alone = cost(replace(config, mtp=MTPConfig()), seq_len).flops_per_token
-    rows = [(part, f"{count / 1e6:,.1f} M") for part, count in parts(config).items() if count]
+    rows = [(part, in_units(count, COUNTS)) for part, count in parts(config).items() if count]
     rows += [
-        ("total", f"{c.total_params / 1e9:,.3f} B"),
-        ("active per token", f"{c.active_params / 1e9:,.3f} B"),
-        ("training FLOPs per token", f"{c.flops_per_token / 1e9:,.1f} G at {seq_len} tokens a sequence"),
-        *([("  without MTP", f"{alone / 1e9:,.1f} G")] if config.mtp.depth else []),
-        ("activations per token", f"{activation_bytes(config, seq_len) / 1e6:,.3f} MB kept for the backward"),
-        ("KV cache per token", f"{c.kv_bytes / 1e3:,.3f} KB ({attention_of(config).cached} elements in each layer)"),
+        ("total", in_units(c.total_params, COUNTS)),
+        ("active per token", f"{in_units(c.active_params, COUNTS)} with the embedding"),
+        ("", f"{in_units(c.active_products, COUNTS)} without it"),
+        ("training FLOPs per token", f"{in_units(c.flops_per_token, FLOPS)} at {seq_len} tokens a sequence"),
+        *([("  without MTP", in_units(alone, FLOPS))] if config.mtp.depth else []),
+        ("activations per token", f"{in_units(activation_bytes(config, seq_len), SIZE)} kept for the backward"),
+        ("KV cache per token", f"{in_units(c.kv_bytes, SIZE)} ({attention_of(config).cached} elements in each layer)"),
     ]
     if name == "deepseek_v3":
         hours = gpu_hours()
