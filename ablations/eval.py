@@ -107,12 +107,12 @@ def evaluate(request: Request) -> dict[str, Any]:
     from models.checkpoint import load_checkpoint
 
     model, saved = load_checkpoint(request.checkpoint)
-    if saved.get("data", {}).get("mask_documents"):  # scored as its trial scored it
-        model.document_end = END_OF_TEXT_ID
+    masked = saved.get("data", {}).get("mask_documents")
+    document_end = END_OF_TEXT_ID if masked else None  # scored as its trial scored it
     model = model.to(request.device).eval()
 
     def logits(tokens_BT: "Tensor") -> "Tensor":
-        return model(tokens_BT).logits
+        return model(tokens_BT, document_end=document_end).logits
 
     cache_dir = request.runs_dir / "data"  # the trials' own
     data = CheckpointData(

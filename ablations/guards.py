@@ -45,10 +45,10 @@ class GuardResult:
         return asdict(self)
 
 
-def causality(model: Transformer, tokens_BT: Tensor) -> GuardResult:
+def causality(model: Transformer, tokens_BT: Tensor, document_end: int | None = None) -> GuardResult:
     """Changing tokens after position t leaves the logits up to t as they were. `model` is in FP32."""
     model.eval()
-    worst = largest_change(model, tokens_BT)
+    worst = largest_change(model, tokens_BT, document_end)
     passed = worst <= CAUSALITY_TOLERANCE
     detail = f"largest change of an earlier logit {worst:.1e} (limit {CAUSALITY_TOLERANCE:.0e})"
     return GuardResult("causality", passed, detail if passed else f"later tokens change earlier logits: {detail}")
@@ -63,9 +63,8 @@ def causality_in_training(keys: TrialKeys, seed: int, tokens_BT: Tensor) -> Guar
     config, precision = keys.model, replace(keys.model.precision, kernels="emulated")
     loop = replace(config.moe, backend="loop")
     model = Transformer(replace(config, dtype="float64", moe=loop, precision=precision))
-    model.document_end = keys.document_end
     initialise(model, seed, config.std)
-    worst = largest_change(model.train(), tokens_BT)
+    worst = largest_change(model.train(), tokens_BT, keys.document_end)
     shared = resolve(precision).activation.granularity in ("block", "tensor")
     detail = f"in FP8 training, later tokens change earlier logits by up to {worst:.1e}"
     if shared:
@@ -73,28 +72,29 @@ def causality_in_training(keys: TrialKeys, seed: int, tokens_BT: Tensor) -> Guar
     return GuardResult("causality", worst <= CAUSALITY_TOLERANCE, f"{detail} (limit {CAUSALITY_TOLERANCE:.0e})")
 
 
-def largest_change(model: Transformer, tokens_BT: Tensor) -> float:
+def largest_change(model: Transformer, tokens_BT: Tensor, document_end: int | None = None) -> float:
     """Of a logit at or before t, when all tokens after t change, for three t. An MTP module of depth k may see k tokens
     further, by its definition, and no more."""
     length = tokens_BT.shape[1]
     generator = torch.Generator().manual_seed(0)
     worst = 0.0
     with torch.no_grad():
-        before = _all_logits(model, tokens_BT)
+        before = _all_logits(model, tokens_BT, document_end)
         for t in sorted({length // 4, length // 2, length - 2}):
             changed = tokens_BT.clone()
             other = torch.randint(1, model.config.vocab_size, changed[:, t + 1 :].shape, generator=generator)
             changed[:, t + 1 :] = (changed[:, t + 1 :] + other) % model.config.vocab_size  # every later token differs
-            for k, (old, new) in enumerate(zip(before, _all_logits(model, changed), strict=True)):
+            after = _all_logits(model, changed, document_end)
+            for k, (old, new) in enumerate(zip(before, after, strict=True)):
                 kept = max(0, t + 1 - k)
                 if kept:
                     worst = max(worst, float((new[:, :kept] - old[:, :kept]).abs().max()))
     return worst
 
 
-def _all_logits(model: Transformer, tokens_BT: Tensor) -> list[Tensor]:
+def _all_logits(model: Transformer, tokens_BT: Tensor, document_end: int | None) -> list[Tensor]:
     """The main model's, then those of each MTP depth."""
-    output = model(tokens_BT, mtp=True)
+    output = model(tokens_BT, mtp=True, document_end=document_end)
     return [output.logits, *output.mtp_logits]
 
 
@@ -133,9 +133,8 @@ def same_gradients(keys: TrialKeys, seed: int, batch: Tensor) -> GuardResult:
     found = []
     for executor in (Microbatching, Pipelined):
         model = Transformer(config).train()
-        model.document_end = keys.document_end
         initialise(model, seed, config.std)
-        executor(model, keys.microbatches).step(batch)
+        executor(model, keys.microbatches, keys.document_end).step(batch)
         found.append([p.grad if p.grad is not None else torch.zeros_like(p) for p in model.parameters()])
     worst = max(float((a - b).abs().max() / a.abs().max().clamp_min(1e-300)) for a, b in zip(*found, strict=True))
     detail = f"{keys.model.pipeline.schedule} against microbatching in FP64: gradients differ by {worst:.1e} at most"
@@ -167,10 +166,9 @@ def arm_guards(keys: TrialKeys, seed: int, data: PackedData, steps: int = 2) -> 
     batch = data.train_sequences(seed, *keys.batches[0])
     device = keys.train.device
     fp32 = Transformer(replace(keys.model, dtype="float32", precision=PrecisionConfig()))
-    fp32.document_end = keys.document_end
     initialise(fp32, seed, keys.model.std)
     few = batch[: min(2, len(batch)), :-1]
-    results = [causality(fp32, few)]
+    results = [causality(fp32, few, keys.document_end)]
     if keys.model.precision.fp8 and results[0].passed:
         results = [causality_in_training(keys, seed, few)]
     if keys.model.pipeline.schedule != "none":

@@ -1,11 +1,12 @@
 """Equal budgets: an arm's knob is turned until its cost is the baseline's, or the arm is refused with the numbers."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import Any
 
 from ablations.schema import MatchedConfig
-from ablations.trialkeys import get, typed_trial, with_overrides
+from ablations.trialkeys import TrialKeys, get, typed_trial, unruled_trial, with_overrides
 from models.cost import cost
 from models.typed import ConfigError
 
@@ -16,7 +17,10 @@ REACH = 64
 
 def amounts(keys: Mapping[str, Any]) -> dict[str, float]:
     """Every quantity of a trial's keys; `train_flops` is that of the whole training."""
-    trial = typed_trial(keys)
+    return _amounts_of(typed_trial(keys))
+
+
+def _amounts_of(trial: TrialKeys) -> dict[str, float]:
     size = cost(trial.model, trial.data.seq_len)
     return {
         "total_params": size.total_params,
@@ -39,8 +43,9 @@ def mismatch(keys: Mapping[str, Any], base: Mapping[str, Any], matched: MatchedC
 
 
 def solve(keys: dict[str, Any], base: Mapping[str, Any], matched: MatchedConfig, where: str) -> dict[str, Any]:
-    """{knob: value} that brings the first matched quantity nearest to the baseline's; empty where no knob is named or
-    everything matches as it is. Raises ConfigError, with the numbers, where a quantity stays outside the tolerance."""
+    """{knob: value} that brings the first matched quantity nearest to the baseline's, among the values that a trial may
+    have; empty where no knob is named or everything matches as it is. Raises ConfigError, with the numbers, where a
+    quantity stays outside the tolerance."""
     if matched.knob is None or not matched.equal or not mismatch(keys, base, matched):
         return {}
     knob, first = matched.knob, matched.equal[0]
@@ -55,13 +60,18 @@ def solve(keys: dict[str, Any], base: Mapping[str, Any], matched: MatchedConfig,
         batches = max(1, round(trial.tokens / trial.tokens_per_step * target / amounts(keys)[first]))
         value = math.ceil(1e6 * batches * trial.tokens_per_step / trial.train.tokens) / 1e6  # a token short is a batch
     else:
-        low, high = 1, REACH * int(get(keys, knob))
-        if amounts(turned(low))[first] == amounts(turned(high))[first]:
+
+        def amount(value: int) -> float:
+            return _amounts_of(unruled_trial(turned(value)))[first]
+
+        least, most = 1, REACH * int(get(keys, knob))
+        low, high = least, most
+        if amount(low) == amount(high):
             raise ConfigError(f"{where}: cannot be matched: {knob} does not change {first}; choose another knob")
         while high - low > 1:  # every quantity grows with every knob
             middle = (low + high) // 2
-            low, high = (middle, high) if amounts(turned(middle))[first] <= target else (low, middle)
-        value = min((low, high), key=lambda v: abs(amounts(turned(v))[first] - target))
+            low, high = (middle, high) if amount(middle) <= target else (low, middle)
+        value = _nearest_allowed(lambda v: typed_trial(turned(v)), low, most, lambda v: abs(amount(v) - target))
     off = mismatch(turned(value), base, matched)
     if off:
         raise ConfigError(
@@ -70,3 +80,18 @@ def solve(keys: dict[str, Any], base: Mapping[str, Any], matched: MatchedConfig,
             + f" (tolerance {matched.tolerance:g}); choose another knob, or match something else"
         )
     return {knob: value}
+
+
+def _nearest_allowed(trial: Callable[[int], object], below: int, most: int, distance: Callable[[int], float]) -> int:
+    """Of the first values at or under `below`, and above it, that make a trial (widths that the experts' products take,
+    heads that keys divide), the one at the smaller distance. The arm's own value is one, so there is one."""
+
+    def allowed(value: int) -> bool:
+        try:
+            trial(value)
+        except ConfigError:
+            return False
+        return True
+
+    sides = (filter(allowed, range(below, 0, -1)), filter(allowed, range(below + 1, most + 1)))
+    return min((value for side in sides for value in islice(side, 1)), key=distance)

@@ -58,7 +58,7 @@ def precision_metrics(keys: TrialKeys, data: PackedData, model: Transformer) -> 
     rows = max(1, keys.data.batch_size // keys.microbatches)
     tokens = rows * keys.data.seq_len
     batch = next(iter(data.evaluation_batches(keys.eval.split, tokens, rows))).to(keys.train.device)
-    found = probe(model, batch)
+    found = probe(model, batch, keys.document_end)
     metrics = {"gradient_cosine": found.gradient_cosine, "saved_bytes_per_token": found.saved_bytes_per_token}
     if found.unpromoted_error is not None:
         metrics["unpromoted_error"] = found.unpromoted_error

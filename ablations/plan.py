@@ -136,7 +136,7 @@ class Plan:
         speed *= self._scale_flops / arm.cost.flops_per_token
         speed /= IN_FP64 if keys.model.dtype == "float64" else 1.0
         speed /= IN_CHUNKS if keys.model.pipeline.schedule != "none" else 1.0
-        counting = keys.model.moe.balance.scope == "batch" and "aux_loss" in keys.model.moe.balance.kind
+        counting = keys.model.routers > 0 and keys.model.moe.balance.needs_batch_load
         training = keys.tokens / speed * (4 / 3 if counting else 1)
         evaluated = keys.eval.tokens * 2 + (200 * (keys.eval.items or 1000) + 65_536 if scored else 0)
         return training + evaluated / (3 * speed) + 1
@@ -310,7 +310,9 @@ def describe(plan: Plan) -> str:
         tokens = typed.sequences * typed.data.seq_len
         lines.append(
             f"{arm.name:{width}}  {_short(size.total_params):>8} {_short(size.active_params):>8} {_short(tokens):>8} "
-            f"{tokens / size.active_params:>10.2f}  {arm.about}" + (" (baseline)" if arm is plan.baseline else "")
+            f"{tokens / size.active_params:>10.2f}  {arm.about}"
+            + (" (baseline)" if arm is plan.baseline else "")
+            + "".join(f" ({key}={value}, solved)" for key, value in arm.solved.items())
         )
     base = plan.baseline.typed
     seeds = ", ".join(map(str, plan.seeds))

@@ -1,31 +1,34 @@
 """The keys of a run: one tree of dataclasses, the only schema. `ablations/config.py` composes it with Hydra."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from models.config import ModelConfig, OptimConfig
+from models.config import ModelConfig, OptimConfig, Positive, Share
+from models.typed import Above, AtMost
 from tasks.config import DataConfig, EvalConfig
+
+Fraction = Annotated[float, Above(0), AtMost(1)]
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """One trial's training, in tokens."""
 
-    tokens: int = 614_400
-    token_fraction: float = 1.0
+    tokens: Annotated[int, Above(0), AtMost(10**15)] = 614_400
+    token_fraction: Annotated[float, Above(0), AtMost(1000)] = 1.0
     """Multiplies `tokens`; the positive control trains on 0.9 of them."""
-    microbatches: int = 4
+    microbatches: Annotated[int, Above(0)] = 4
     """Microbatches per optimizer step; `data.batch_size` divides evenly into them."""
-    perturb: float = 0.0
+    perturb: Share = 0.0
     """Relative size of a random change of the initial weights; the A/A arm uses 1e-6."""
-    validate_every: float = 0.2
+    validate_every: Fraction = 0.2
     """Fraction of the run between two validations."""
-    checkpoint_every: float = 0.25
+    checkpoint_every: Fraction = 0.25
     """Fraction of the run between two resumable checkpoints."""
-    spike_nats: float = 2.0
+    spike_nats: Positive = 2.0
     """A loss this far above the running minimum, three steps in a row after the warmup, is a divergence."""
     device: Literal["cpu", "cuda"] = "cpu"
-    threads: int = 1
+    threads: Annotated[int, Above(0)] = 1
     """CPU threads of one trial. They change bits, so they are part of a trial's id."""
 
 

@@ -16,6 +16,7 @@ from ablations.trialkeys import TrialKeys, typed_trial
 from models.checkpoint import load_checkpoint
 from models.config import PipelineConfig
 from models.generate import greedy
+from models.kinds import attention_of
 from models.optim import adamw
 from models.pipeline.measure import chunk_seconds
 from models.speculative import self_speculative
@@ -73,7 +74,7 @@ def decoding_speed(arms: Mapping[str, Any], checkpoints: Mapping[str, str], cach
     for _ in range(DECODING_ROUNDS):
         for name, (model, prompts, keys) in models.items():
             torch.set_num_threads(keys.train.threads)
-            words = (model, prompts, keys.data.seq_len // 2, keys.model.attention.kind == "mla")
+            words = (model, prompts, keys.data.seq_len // 2, attention_of(keys.model).absorbs)
             taken, _ = _timed(partial(greedy, *words), keys.train.device)
             plain[name].append(taken)
             if keys.model.mtp.depth:
@@ -108,11 +109,10 @@ def chunk_costs(arms: Mapping[str, Any], cache_dir: str) -> dict[str, dict[str, 
         if same not in known:
             data = open_data(keys.data, keys.model.vocab_size, cache_dir)
             model = Transformer(fast)
-            model.document_end = keys.document_end
             initialise(model, 0, fast.std)
             rows = data.train_batch(0, 0)[: keys.data.batch_size // keys.microbatches].to(keys.train.device)
             stages = keys.model.pipeline.stages
-            known[same] = chunk_seconds(model.to(keys.train.device), stages, rows, CHUNK_ROUNDS)
+            known[same] = chunk_seconds(model.to(keys.train.device), stages, rows, CHUNK_ROUNDS, keys.document_end)
         found[name] = known[same]
     return found
 

@@ -164,7 +164,7 @@ def finish(
 
         with inferring(model):
             scores = score(
-                lambda tokens: model(tokens).logits,
+                lambda tokens: model(tokens, document_end=keys.document_end).logits,
                 data,
                 keys.eval,
                 Path(arguments["cache_dir"]),

@@ -6,16 +6,16 @@ Also imported by the workers, hence without Hydra and OmegaConf.
 import copy
 import dataclasses
 import functools
-import math
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ablations.keys import TRIAL_GROUPS, all_keys, suggestion, trial_leaves
 from ablations.schema import Config, TrainConfig
 from models.config import ModelConfig, OptimConfig
-from models.rules import check_length, check_microbatches, validate
+from models.pipeline.rules import check_pipeline
+from models.rules import check_length, validate
 from models.typed import ConfigError, build
 from tasks.config import END_OF_TEXT_ID, DataConfig, EvalConfig, ramped
 
@@ -118,10 +118,14 @@ def with_overrides(keys: Mapping[str, Any], changes: Mapping[str, Any], where: s
         raise ConfigError(f"{where}: {error}") from None
 
 
+def unruled_trial(keys: Mapping[str, Any]) -> TrialKeys:
+    """The five groups as dataclasses, each key in its range; no rule between keys is checked. Raises ConfigError."""
+    return TrialKeys(**{group: build(_GROUPS[group], keys.get(group, {}), at=group) for group in TRIAL_GROUPS})
+
+
 def typed_trial(keys: Mapping[str, Any]) -> TrialKeys:
     """The five groups as dataclasses, with every rule between keys checked. Raises ConfigError."""
-    trial = TrialKeys(**_groups(keys))
-    _check_ranges(_plain({group: getattr(trial, group) for group in TRIAL_GROUPS}))
+    trial = unruled_trial(keys)
     validate(trial.model)
     _check_data(trial)
     return trial
@@ -132,14 +136,6 @@ def differing(left: Mapping[str, Any], right: Mapping[str, Any]) -> list[str]:
     return [name for name in trial_leaves() if get(left, name) != get(right, name)]
 
 
-def _groups(keys: Mapping[str, Any]) -> dict[str, Any]:
-    return {group: build(_GROUPS[group], keys.get(group, {}), at=group) for group in TRIAL_GROUPS}
-
-
-def _plain(groups: Mapping[str, Any]) -> dict[str, Any]:
-    return {group: dataclasses.asdict(value) for group, value in groups.items()}
-
-
 def _not_a_leaf(name: str) -> str:
     if name in all_keys() and name.split(".")[0] in TRIAL_GROUPS:
         members = [leaf for leaf in trial_leaves() if leaf.startswith(name + ".")]
@@ -147,52 +143,6 @@ def _not_a_leaf(name: str) -> str:
     if name in all_keys():
         return f"{name}: not a key of a trial; an arm can set {', '.join(group + '.*' for group in TRIAL_GROUPS)}"
     return f"{name}: no such key{suggestion(name, trial_leaves())}"
-
-
-ABOVE_ZERO = (
-    *("model.attention.kv_lora_rank", "model.attention.q_lora_rank", "model.attention.qk_nope_head_dim"),
-    *("model.attention.v_head_dim", "model.attention.head_dim", "model.rope.theta"),
-    *("model.moe.routed_scaling_factor", "model.norm_eps", "model.init_std"),
-    *("data.max_bytes", "data.batch_size", "optim.lr", "optim.eps", "optim.clip_norm"),
-    *("train.tokens", "train.token_fraction", "train.microbatches", "train.spike_nats", "train.threads"),
-    *("train.validate_every", "train.checkpoint_every", "eval.tokens", "eval.items", "optim.decay_fraction"),
-    *("model.rope.factor", "data.ramp_from", "data.ramp_over"),
-)
-NOT_NEGATIVE = (
-    *("model.moe.n_shared_experts", "model.moe.balance.alpha", "model.moe.balance.update_speed"),
-    *("optim.weight_decay", "optim.warmup_fraction", "optim.final_lr_ratio", "optim.beta1", "optim.beta2"),
-    *("model.moe.balance.frozen_fraction", "model.mtp.weight", "model.mtp.tail_weight", "model.mtp.tail_from"),
-    *("train.perturb", "data.fim_rate", "optim.cosine_from", "optim.tail_lr_ratio", "model.rope.mscale"),
-)
-AT_MOST_ONE = (
-    *("train.validate_every", "train.checkpoint_every", "optim.decay_fraction", "optim.final_lr_ratio"),
-    *("train.perturb", "data.fim_rate", "data.ramp_from", "data.ramp_over", "model.mtp.tail_from"),
-    *("model.moe.balance.frozen_fraction", "optim.cosine_until", "optim.tail_from", "optim.tail_lr_ratio"),
-)
-BELOW_ONE = ("optim.warmup_fraction", "optim.beta1", "optim.beta2")
-
-
-def _check_ranges(keys: Mapping[str, Any]) -> None:
-    for name, value in _numbers(keys, trial_leaves()):
-        if not math.isfinite(value):
-            raise ConfigError(f"{name}={value}: must be a finite number")
-    for name, value in _numbers(keys, ABOVE_ZERO):
-        if value <= 0:
-            raise ConfigError(f"{name}={value}: must be above 0")
-    for name, value in _numbers(keys, NOT_NEGATIVE):
-        if value < 0:
-            raise ConfigError(f"{name}={value}: must not be negative")
-    for name, value in _numbers(keys, AT_MOST_ONE):
-        if value > 1:
-            raise ConfigError(f"{name}={value}: must be at most 1")
-    for name, value in _numbers(keys, BELOW_ONE):
-        if value >= 1:
-            raise ConfigError(f"{name}={value}: must be below 1")
-
-
-def _numbers(keys: Mapping[str, Any], names: Iterable[str]) -> list[tuple[str, float]]:
-    values = [(name, get(keys, name)) for name in names]
-    return [(name, v) for name, v in values if isinstance(v, int | float) and not isinstance(v, bool)]
 
 
 def _check_data(trial: TrialKeys) -> None:
@@ -206,7 +156,7 @@ def _check_data(trial: TrialKeys) -> None:
             f"data.batch_size={data.batch_size}: must divide evenly into {name}={count}; "
             f"the next that does is {-(-data.batch_size // count) * count}"
         )
-    check_microbatches(trial.model, count)
+    check_pipeline(trial.model, count)
     if trial.tokens < trial.tokens_per_step:
         raise ConfigError(
             f"train.tokens={train.tokens} (x train.token_fraction={train.token_fraction}): less than one batch, which "

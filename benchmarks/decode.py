@@ -134,9 +134,10 @@ def compare(models: dict[str, "Transformer"], context: int, batch: int, rounds: 
 def trained(model: "Transformer", prompts: Any, new_tokens: int, batch: int, rounds: int) -> dict[str, Any]:
     """Held-out `prompts` (N, P) decoded both ways, in turns, the prompts' own forward on both sides."""
     from models.generate import greedy
+    from models.kinds import attention_of
     from models.speculative import self_speculative
 
-    absorb = model.config.attention.kind == "mla"
+    absorb = attention_of(model.config).absorbs
     plain_s = speculative_s = 0.0
     identical, found = 0, []
     for number, part in enumerate(prompts.split(batch), start=1):

@@ -12,11 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.config import ModelConfig
+from models.kinds import EXPLICIT_MAX_SCORES, attention_of
 from models.layers import Linear, RMSNorm, Rounded, together
 from models.rope import rotate, softmax_temperature
-
-EXPLICIT_MAX_SCORES = 512 * 512
-"""On CPU, products with an explicit mask beat SDPA up to about this many scores per head; their memory is T x L."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +25,6 @@ class Places:
     """RoPE's, complex (T, rope_dim / 2), or (B, T, rope_dim / 2) where rows stand at different positions."""
     mask_BTL: Tensor | None = None
     """Added to the scores, 0 or -inf; None is plain causal attention of T tokens over themselves."""
-    causal: bool = True
-    """False only in the guards' deliberately leaking model."""
     positions_BT: Tensor | None = None
     """With a cache: the slot that each token's keys and values are written to."""
 
@@ -71,7 +67,7 @@ class GroupedQueryAttention(Core):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         a = config.attention
-        self.n_heads, self.n_kv_heads, self.head_dim = a.n_heads, config.n_kv_heads, a.head_dim
+        self.n_heads, self.n_kv_heads, self.head_dim = a.n_heads, attention_of(config).key_heads, a.head_dim
         self.q_proj = Linear(config.d_model, a.n_heads * a.head_dim)
         self.k_proj = Linear(config.d_model, self.n_kv_heads * a.head_dim)
         self.v_proj = Linear(config.d_model, self.n_kv_heads * a.head_dim)
@@ -160,9 +156,7 @@ class MultiHeadLatentAttention(Core):
 
 def softmax_scale(config: ModelConfig) -> float:
     """1 / sqrt(width of a key), times YaRN's temperature."""
-    a = config.attention
-    width = a.qk_nope_head_dim + a.qk_rope_head_dim if a.kind == "mla" else a.head_dim
-    return width**-0.5 * softmax_temperature(config.rope)
+    return attention_of(config).key_dim ** -0.5 * softmax_temperature(config.rope)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, places: Places) -> Tensor:
@@ -178,9 +172,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, places: Places) -> Ten
         out = torch.bmm(scores.softmax(dim=-1), v).view(batch, heads, length, -1)
     else:
         mask = None if places.mask_BTL is None else places.mask_BTL.to(q.dtype).unsqueeze(1)
-        causal = places.causal and mask is None
         out = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=heads != groups
+            q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=heads != groups
         )
     return out.transpose(1, 2)
 
@@ -188,16 +181,15 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, places: Places) -> Ten
 def _rows(places: Places, length: int, shared: int, groups: int, dtype: torch.dtype) -> Tensor:
     """The mask as `attend` lays its rows out: (shared T, T) for all, or (B G, shared T, L)."""
     if places.mask_BTL is None:
-        return _causal(length, shared, dtype, places.causal)
+        return _causal(length, shared, dtype)
     mask = places.mask_BTL.to(dtype).repeat(1, shared, 1)
     return mask.repeat_interleave(groups, dim=0) if groups > 1 else mask
 
 
 @functools.lru_cache(maxsize=8)
-def _causal(length: int, shared: int, dtype: torch.dtype, causal: bool) -> Tensor:
+def _causal(length: int, shared: int, dtype: torch.dtype) -> Tensor:
     """(shared T, T): -inf above the diagonal, so that a position sees itself and what came before."""
-    mask = torch.zeros(length, length, dtype=dtype)
-    return (mask.fill_(-math.inf).triu_(1) if causal else mask).repeat(shared, 1)
+    return torch.full((length, length), -math.inf, dtype=dtype).triu_(1).repeat(shared, 1)
 
 
 def within_documents(documents_BT: Tensor) -> Tensor:
@@ -208,10 +200,13 @@ def within_documents(documents_BT: Tensor) -> Tensor:
     return torch.zeros(visible.shape, device=visible.device).masked_fill_(~visible, -math.inf)
 
 
+MODULES: dict[str, type[GroupedQueryAttention | MultiHeadLatentAttention]] = {
+    "mla": MultiHeadLatentAttention,
+    "mha": GroupedQueryAttention,
+    "gqa": GroupedQueryAttention,
+    "mqa": GroupedQueryAttention,
+}
+
+
 def build_attention(config: ModelConfig) -> GroupedQueryAttention | MultiHeadLatentAttention:
-    kind = config.attention.kind
-    if kind == "mla":
-        return MultiHeadLatentAttention(config)
-    if kind in ("mha", "gqa", "mqa"):
-        return GroupedQueryAttention(config)
-    raise ValueError(f"unknown attention {kind}")
+    return MODULES[config.attention.kind](config)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.config import BalanceConfig, MoEConfig
+from models.config import MoEConfig
 
 
 @dataclass
@@ -29,12 +29,11 @@ class Routing:
 
 class Balance:
     """No balancing, and the base of the strategies. A strategy keeps no state: the bias lies in the router, under the
-    published name."""
+    published name. What others must know of it beforehand is said by its config."""
 
-    has_bias = False
-    """True where the router keeps a bias per expert."""
-    needs_batch_load = False
-    """True where `loss` must know the assignments of the whole batch before the first backward (a counting pass)."""
+    def __init__(self, config: MoEConfig) -> None:
+        self.config, self.top_k = config.balance, config.top_k
+        self.has_bias, self.needs_batch_load = self.config.has_bias, self.config.needs_batch_load
 
     def biased(self, scores: Tensor, bias_E: Tensor) -> Tensor:
         """The scores that top-k sees; gates always use the unbiased ones (V3 eq. 16)."""
@@ -58,36 +57,33 @@ class AuxLoss(Balance):
     each microbatch, or the batch. Uniform routing gives alpha.
     """
 
-    def __init__(self, alpha: float, scope: str, top_k: int) -> None:
-        self.alpha, self.scope, self.top_k = alpha, scope, top_k
-        self.needs_batch_load = scope == "batch"
-
     def loss(self, routing: Routing, batch_f_E: Tensor | None) -> Tensor:
+        alpha, scope = self.config.alpha, self.config.scope
         probabilities = routing.scores_BTE / routing.scores_BTE.sum(dim=-1, keepdim=True)
-        if self.scope == "sequence":
+        if scope == "sequence":
             f_BE = expert_share(routing.scores_BTE, self.top_k)
-            return self.alpha * (f_BE * probabilities.mean(dim=1)).sum(dim=-1).mean()
+            return alpha * (f_BE * probabilities.mean(dim=1)).sum(dim=-1).mean()
         p_E = probabilities.mean(dim=(0, 1))
-        if self.scope == "microbatch":
-            return self.alpha * (expert_share(routing.scores_BTE, self.top_k).mean(dim=0) * p_E).sum()
-        if self.scope == "batch":
+        if scope == "microbatch":
+            return alpha * (expert_share(routing.scores_BTE, self.top_k).mean(dim=0) * p_E).sum()
+        if scope == "batch":
             if batch_f_E is None:
                 raise ValueError("batch scope needs the f of the whole batch, from a counting pass")
             # f is a constant, so the mean over microbatches of f . P_m is f . P of the batch: exact.
-            return self.alpha * (batch_f_E * p_E).sum()
-        raise ValueError(f"unknown scope {self.scope}")
+            return alpha * (batch_f_E * p_E).sum()
+        raise ValueError(f"unknown scope {scope}")
 
 
 class Bias(Balance):
     """Auxiliary-loss-free balancing (2408.15664 Algorithm 1; V3 2.1.2): b_i += u * sign(mean load - load_i)."""
 
-    has_bias = True
-
-    def __init__(self, config: BalanceConfig) -> None:
-        self.update_speed, self.frozen_from = config.update_speed, 1 - config.frozen_fraction
-        self.proportional = config.bias_rule == "proportional"
-        self.multiplicative = config.bias_form == "multiplicative"
-        self.local = config.load_scope == "microbatch"
+    def __init__(self, config: MoEConfig) -> None:
+        super().__init__(config)
+        b = self.config
+        self.update_speed, self.frozen_from = b.update_speed, 1 - b.frozen_fraction
+        self.proportional = b.bias_rule == "proportional"
+        self.multiplicative = b.bias_form == "multiplicative"
+        self.local = b.load_scope == "microbatch"
 
     def biased(self, scores: Tensor, bias_E: Tensor) -> Tensor:
         return scores * (1 + bias_E) if self.multiplicative else scores + bias_E
@@ -104,10 +100,9 @@ class Bias(Balance):
 class BiasAndAuxLoss(Bias):
     """The bias plus a small auxiliary loss, as V3 was trained (alpha 0.0001, sequence scope)."""
 
-    def __init__(self, config: BalanceConfig, aux: AuxLoss) -> None:
+    def __init__(self, config: MoEConfig) -> None:
         super().__init__(config)
-        self.aux = aux
-        self.needs_batch_load = aux.needs_batch_load
+        self.aux = AuxLoss(config)
 
     def loss(self, routing: Routing, batch_f_E: Tensor | None) -> Tensor:
         return self.aux.loss(routing, batch_f_E)
@@ -123,17 +118,16 @@ def expert_share(scores_BTE: Tensor, top_k: int) -> Tensor:
     return counts * (n_experts / per_sequence)
 
 
+STRATEGIES: dict[str, type[Balance]] = {
+    "none": Balance,
+    "aux_loss": AuxLoss,
+    "bias": Bias,
+    "bias_aux_loss": BiasAndAuxLoss,
+}
+
+
 def build_balance(config: MoEConfig) -> Balance:
-    b: BalanceConfig = config.balance
-    if b.kind == "none":
-        return Balance()
-    if b.kind == "aux_loss":
-        return AuxLoss(b.alpha, b.scope, config.top_k)
-    if b.kind == "bias":
-        return Bias(b)
-    if b.kind == "bias_aux_loss":
-        return BiasAndAuxLoss(b, AuxLoss(b.alpha, b.scope, config.top_k))
-    raise ValueError(f"unknown balancing {b.kind}")
+    return STRATEGIES[config.balance.kind](config)
 
 
 def max_vio(load_E: Tensor) -> Tensor:

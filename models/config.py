@@ -5,7 +5,17 @@ toggle says what "off" is. `models/rules.py` refuses what cannot be built; `mode
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
+
+from models.typed import Above, AtLeast, AtMost, Below
+
+Count = Annotated[int, AtLeast(1), AtMost(10_000_000)]
+"""Widths, heads, layers, experts: no model is near ten million of any."""
+Positive = Annotated[float, Above(0)]
+NotNegative = Annotated[float, AtLeast(0)]
+Share = Annotated[float, AtLeast(0), AtMost(1)]
+"""Of a training, or of something of which there is no more than all."""
+Momentum = Annotated[float, AtLeast(0), Below(1)]
 
 
 @dataclass(frozen=True)
@@ -17,17 +27,17 @@ class RopeConfig:
     scaling (`Transformer.set_rope`).
     """
 
-    theta: float = 10000.0
+    theta: Annotated[float, Above(1)] = 10000.0
     scaling: Literal["none", "linear", "yarn"] = "none"
-    factor: float = 1.0
+    factor: Annotated[float, AtLeast(1)] = 1.0
     """s: how many times longer the context becomes (V3: 40)."""
-    original_length: int = 4096
+    original_length: Annotated[int, AtLeast(1)] = 4096
     """YaRN: the trained length, against which a frequency counts as slow or fast."""
-    beta_fast: float = 32.0
+    beta_fast: Positive = 32.0
     """YaRN: pairs that turn more often than this within the trained length keep their frequency."""
-    beta_slow: float = 1.0
+    beta_slow: Positive = 1.0
     """YaRN: pairs that turn less often are divided by `factor`; those between are blended."""
-    mscale: float = 1.0
+    mscale: NotNegative = 1.0
     """YaRN: queries and keys are multiplied by sqrt(t) = 0.1 mscale ln s + 1 each (V3: 1; V2: 0.707; 0: not at all)."""
 
 
@@ -40,16 +50,16 @@ class AttentionConfig:
     """
 
     kind: Literal["mla", "mha", "gqa", "mqa"] = "mla"
-    n_heads: int = 4
-    q_lora_rank: int | None = None
+    n_heads: Count = 4
+    q_lora_rank: Count | None = None
     """Rank of MLA's query compression (V3: 1536); None projects queries directly (as V2-Lite does)."""
-    kv_lora_rank: int = 64
-    qk_nope_head_dim: int = 32
-    qk_rope_head_dim: int = 16
-    v_head_dim: int = 32
-    head_dim: int = 32
+    kv_lora_rank: Count = 64
+    qk_nope_head_dim: Count = 32
+    qk_rope_head_dim: Count = 16
+    v_head_dim: Count = 32
+    head_dim: Count = 32
     """Head width of `mha`, `gqa` and `mqa` (queries, keys and values; RoPE over all of it). MLA ignores it."""
-    n_kv_heads: int = 2
+    n_kv_heads: Count = 2
     """Key and value heads of `gqa`. The other kinds ignore it: `mha` has n_heads, `mqa` one."""
 
 
@@ -65,11 +75,11 @@ class BalanceConfig:
     kind: Literal["none", "aux_loss", "bias", "bias_aux_loss"] = "bias"
     scope: Literal["sequence", "microbatch", "batch"] = "sequence"
     """Over which tokens f and P are taken: each sequence, each microbatch, or the whole optimizer batch."""
-    alpha: float = 0.0001
+    alpha: NotNegative = 0.0001
     """Strength of the auxiliary loss. Unused without one."""
-    update_speed: float = 0.001
+    update_speed: NotNegative = 0.001
     """u (V3: gamma), the bias update speed. Unused without a bias."""
-    frozen_fraction: float = 0.0
+    frozen_fraction: Share = 0.0
     """Share of the training, at its end, in which the update speed is 0 (V3: 500B of 14.8T tokens, 0.034)."""
     bias_rule: Literal["sign", "proportional"] = "sign"
     """`sign`: every expert moves by u. `proportional`: by u * (mean load - load_i) / mean load (2408.15664 table 3;
@@ -80,26 +90,41 @@ class BalanceConfig:
     """Whose load moves the bias: the whole optimizer batch's, or only the last microbatch's, as a rank that does not
     exchange its counts would see it (2501.11873 table 1: the worst arm of all)."""
 
+    @property
+    def has_bias(self) -> bool:
+        """Whether the router keeps a bias for each expert."""
+        return self.kind in ("bias", "bias_aux_loss")
+
+    @property
+    def has_loss(self) -> bool:
+        """Whether a term is added to the loss."""
+        return self.kind in ("aux_loss", "bias_aux_loss")
+
+    @property
+    def needs_batch_load(self) -> bool:
+        """Whether that term must know the whole batch's assignments before the first backward (a counting pass)."""
+        return self.has_loss and self.scope == "batch"
+
 
 @dataclass(frozen=True)
 class MoEConfig:
     """DeepSeekMoE (2401.06066, V3 2.1.2): shared experts beside fine-grained routed ones."""
 
-    n_routed_experts: int = 16
-    n_shared_experts: int = 1
+    n_routed_experts: Count = 16
+    n_shared_experts: Annotated[int, AtLeast(0), AtMost(10_000_000)] = 1
     """0: only routed experts."""
-    top_k: int = 4
-    moe_intermediate_size: int = 64
+    top_k: Count = 4
+    moe_intermediate_size: Count = 64
     """Hidden width of one expert. Halving it with twice the experts and twice the top_k is a finer granularity."""
     scoring: Literal["sigmoid", "softmax"] = "sigmoid"
     """Affinities: each expert's sigmoid (V3 eq. 15), or a softmax over the experts (V2)."""
     normalise: bool = True
     """Gates are divided by the sum of the chosen ones (V3 eq. 13). Off: affinities as they are (V2)."""
-    routed_scaling_factor: float = 1.0
+    routed_scaling_factor: Positive = 1.0
     """Multiplies the gates (V3: 2.5)."""
-    n_group: int = 1
+    n_group: Count = 1
     """Node-limited routing (V3 2.1.2): experts lie in this many equal groups (V3: 8) ..."""
-    topk_group: int = 1
+    topk_group: Count = 1
     """... and a token chooses among its best `topk_group` of them (V3: 4), judged by the sum of their highest
     top_k / topk_group scores. Equal to `n_group`: no limit, and no code for it on the path."""
     backend: Literal["grouped_mm", "loop"] = "grouped_mm"
@@ -118,11 +143,11 @@ class MTPConfig:
 
     depth: int = 0
     style: Literal["chained", "parallel"] = "chained"
-    weight: float = 0.3
+    weight: NotNegative = 0.3
     """lambda of eq. 25: the loss is lambda / D times the sum of the depths' cross entropies ..."""
-    tail_weight: float = 0.1
+    tail_weight: NotNegative = 0.1
     """... and this from `tail_from` on (V3: the last 4.8T of 14.8T tokens)."""
-    tail_from: float = 0.676
+    tail_from: Share = 0.676
     """Share of the training after which `tail_weight` holds."""
 
 
@@ -182,13 +207,13 @@ class PrecisionConfig:
     recipe: Literal["auto", "fp32", "bf16", "fp8_block", "fp8_row", "fp8_tensor", "fp8_hybrid"] = "auto"
     format: FormatConfig = field(default_factory=FormatConfig)
     granularity: GranularityConfig = field(default_factory=GranularityConfig)
-    block: int = 128
+    block: Count = 128
     """Side of a tile and of a block."""
     accumulation: Literal["fp32", "promoted", "limited"] = "promoted"
     """How products are summed. `fp32`: in FP32. `promoted` (V3 3.3.2): in the tensor core's short accumulator, and
     every `promote_every` products in FP32; emulated as FP32. `limited`: in the short accumulator to the end; its
     emulation (models/precision/accumulate.py) is slow."""
-    promote_every: int = 128
+    promote_every: Count = 128
     """N_C. Read by `promoted` on a GPU and in probes."""
     scale_rounding: Literal["exact", "power_of_two"] = "exact"
     """Scales as FP32 numbers, or rounded up to a power of two."""
@@ -231,10 +256,10 @@ class PipelineConfig:
     """
 
     schedule: ScheduleName = "none"
-    stages: int = 1
+    stages: Count = 1
     """That a microbatch passes. Layers are spread over them by cost, embedding and head counted; the embedding is on
     the first, head and MTP modules on the last."""
-    microbatches: int | None = None
+    microbatches: Count | None = None
     """null: `train.microbatches`."""
 
 
@@ -242,14 +267,14 @@ class PipelineConfig:
 class ModelConfig:
     """A DeepSeek-V3-shaped decoder. Defaults are the size that `scale=cpu` trains."""
 
-    vocab_size: int = 1024
-    d_model: int = 128
-    n_layers: int = 3
+    vocab_size: Annotated[int, AtLeast(1), AtMost(100_000_000)] = 1024
+    d_model: Count = 128
+    n_layers: Count = 3
     feed_forward: Literal["moe", "dense"] = "moe"
     """`dense`: every layer carries a SwiGLU of `intermediate_size`, and there are no experts."""
-    first_k_dense: int = 1
+    first_k_dense: Annotated[int, AtLeast(0)] = 1
     """The first k layers carry a dense SwiGLU feed-forward instead of experts (V3: 3)."""
-    intermediate_size: int = 320
+    intermediate_size: Count = 320
     """Hidden width of the dense feed-forward."""
     rope: RopeConfig = field(default_factory=RopeConfig)
     attention: AttentionConfig = field(default_factory=AttentionConfig)
@@ -257,8 +282,8 @@ class ModelConfig:
     mtp: MTPConfig = field(default_factory=MTPConfig)
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
-    norm_eps: float = 1e-6
-    init_std: float | None = None
+    norm_eps: Annotated[float, Above(0), AtMost(1)] = 1e-6
+    init_std: Annotated[float, Above(0), AtMost(1000)] | None = None
     """Standard deviation of every weight matrix; None follows V3's width rule 0.508 / sqrt(d_model)."""
     dtype: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
     """Compute type of the matrix products; master weights are at least FP32. `auto` is resolved before a trial."""
@@ -283,42 +308,30 @@ class ModelConfig:
         """Of the whole model, MTP modules included."""
         return self.moe_layers + self.mtp.depth * (self.feed_forward == "moe")
 
-    @property
-    def rope_dim(self) -> int:
-        """Width that RoPE turns in each head."""
-        a = self.attention
-        return a.qk_rope_head_dim if a.kind == "mla" else a.head_dim
-
-    @property
-    def n_kv_heads(self) -> int:
-        """Heads that keys and values are kept for; MLA's latent serves all of them as one."""
-        a = self.attention
-        return {"mla": 1, "mha": a.n_heads, "gqa": a.n_kv_heads, "mqa": 1}[a.kind]
-
 
 @dataclass(frozen=True)
 class OptimConfig:
     """AdamW as V3 4.2 sets it, warmup, then a schedule. Schedules end at the last token, whatever their length."""
 
-    lr: float = 5e-3
-    """Peak learning rate."""
+    lr: Annotated[float, Above(0), AtMost(1e30)] = 5e-3
+    """Peak learning rate. The limit is what an FP32 weight can still hold."""
     schedule: Literal["cosine", "wsd", "constant", "v3"] = "cosine"
     """After the warmup: `cosine` to final_lr_ratio; `wsd` stays and decays linearly over the last decay_fraction; `v3`
     (V3 4.2) stays until `cosine_from`, falls by a cosine to final_lr_ratio at `cosine_until`, stays there, and ends at
     `tail_lr_ratio` from `tail_from` on."""
-    warmup_fraction: float = 0.1
-    final_lr_ratio: float = 0.1
-    decay_fraction: float = 0.2
-    cosine_from: float = 0.676
+    warmup_fraction: Annotated[float, AtLeast(0), Below(1)] = 0.1
+    final_lr_ratio: Share = 0.1
+    decay_fraction: Annotated[float, Above(0), AtMost(1)] = 0.2
+    cosine_from: Share = 0.676
     """10T of V3's 14.8T tokens."""
-    cosine_until: float = 0.966
+    cosine_until: Share = 0.966
     """14.3T."""
-    tail_from: float = 0.9887
+    tail_from: Share = 0.9887
     """The last 167B tokens ..."""
-    tail_lr_ratio: float = 0.0332
+    tail_lr_ratio: Share = 0.0332
     """... at 7.3e-6, of a peak of 2.2e-4."""
-    beta1: float = 0.9
-    beta2: float = 0.95
-    eps: float = 1e-8
-    weight_decay: float = 0.1
-    clip_norm: float = 1.0
+    beta1: Momentum = 0.9
+    beta2: Momentum = 0.95
+    eps: Annotated[float, Above(0), AtMost(1)] = 1e-8
+    weight_decay: NotNegative = 0.1
+    clip_norm: Positive = 1.0

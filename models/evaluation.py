@@ -1,7 +1,6 @@
 """What is measured on a trained model: loss and expert load, and how far its MTP modules agree with it."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -26,27 +25,15 @@ class Evaluation:
     """Mean entropy of the router's normalised affinities per MoE layer, in nats."""
 
 
-@contextmanager
-def _measuring(model: Transformer, document_end: int | None) -> Iterator[None]:
-    """Inference, with attention within documents where asked."""
-    trained_with = model.document_end
-    model.document_end = document_end
-    try:
-        with inferring(model):
-            yield
-    finally:
-        model.document_end = trained_with
-
-
 def evaluate(model: Transformer, batches: Iterable[Tensor], document_end: int | None = None) -> Evaluation:
     """On batches of (B, T + 1) tokens. With `document_end`, attention stays within documents."""
     layers = len(model.main_routers())
     total, count = 0.0, 0
     load = torch.zeros(layers, model.config.moe.n_routed_experts, dtype=torch.int64)
     entropy = torch.zeros(layers, dtype=torch.float64)
-    with _measuring(model, document_end):
+    with inferring(model):
         for tokens in batches:
-            output = model(tokens[:, :-1])
+            output = model(tokens[:, :-1], document_end=document_end)
             targets = tokens[:, 1:]
             total += float(language_model_loss(output.logits, targets)) * targets.numel()
             count += targets.numel()
@@ -77,9 +64,9 @@ def evaluate_mtp(model: Transformer, batches: Iterable[Tensor], document_end: in
     """On batches of (B, T + 1) tokens. Only positions that the deepest module reaches are counted, at every depth."""
     depth = model.config.mtp.depth
     losses, agreed, count = [0.0] * depth, [0] * depth, 0
-    with _measuring(model, document_end):
+    with inferring(model):
         for tokens in batches:
-            output = model(tokens[:, :-1], mtp=True)
+            output = model(tokens[:, :-1], mtp=True, document_end=document_end)
             length = tokens.shape[1] - 1 - depth
             chosen = output.logits.argmax(dim=-1)
             so_far = torch.ones_like(chosen[:, :length], dtype=torch.bool)

@@ -4,7 +4,7 @@ Plain microbatching is one executor; pipeline schedules are others (models/pipel
 the mean loss in the parameters; when they are clipped and when the optimizer steps is the trainer's.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -33,14 +33,61 @@ class StepResult:
 
 
 class Executor(Protocol):
-    def step(self, tokens_BT1: Tensor, progress: float = 0.0) -> StepResult:
-        """`progress` is the share of the training that this step begins at (MTP's weight depends on it)."""
+    def step(self, tokens_BT1: Tensor, progress: float = 0.0, mask_BT: Tensor | None = None) -> StepResult:
+        """`progress` is the share of the training that this step begins at (MTP's weight depends on it). The boolean
+        mask says which targets count; the losses are means over those of the whole batch."""
         ...
 
     def clip(self, parameters: Iterable[Tensor], limit: float) -> None:
         """Scale gradients to a norm of at most `limit`: the norm of the whole model, of which `parameters` are those
         in this process."""
         ...
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What one microbatch is to predict. Its means, averaged over the microbatches, are those of the whole batch: a
+    microbatch in which more targets count weighs more."""
+
+    tokens_BT: Tensor
+    mask_BT: Tensor | None = None
+    """Which of them count; all without one, and all microbatches alike."""
+    weights: Sequence[float] = ()
+    """By depth (0: the next token, k: MTP's): the targets counted here, over the mean of the microbatches."""
+    reach: Sequence[float] = ()
+    """By depth: the targets counted in the whole batch, over those of depth 0."""
+
+    def loss(self, logits: Tensor, depth: int = 0) -> Tensor:
+        """Of `logits` (B, T - depth, V)."""
+        targets = self.tokens_BT[:, depth:]
+        if self.mask_BT is None:
+            return language_model_loss(logits, targets)
+        return language_model_loss(logits, targets, self.mask_BT[:, depth:]) * self.weights[depth]
+
+    def share(self, depth: int) -> float:
+        """The predictions of this depth for each one of the next token."""
+        length = self.tokens_BT.shape[1]
+        return (length - depth) / length if self.mask_BT is None else self.reach[depth]
+
+
+def microbatch_targets(
+    tokens_BT1: Tensor, mask_BT: Tensor | None, microbatches: int, depth: int, ranks: int = 1
+) -> list[Targets]:
+    """Of each microbatch. `depth` is that of MTP; with data-parallel `ranks`, whose gradients are averaged, the whole
+    batch is that of all of them. Raises ValueError for a mask of another shape, or one that leaves nothing to learn."""
+    targets = tokens_BT1[:, 1:].chunk(microbatches)
+    if mask_BT is None:
+        return [Targets(part) for part in targets]
+    if mask_BT.shape != tokens_BT1[:, 1:].shape or mask_BT.dtype != torch.bool:
+        raise ValueError(f"mask {tuple(mask_BT.shape)} of {mask_BT.dtype}: must be one boolean for each target")
+    masks = mask_BT.chunk(microbatches)
+    counted_MD = torch.stack([torch.stack([mask[:, k:].sum() for k in range(depth + 1)]) for mask in masks])
+    totals = counted_MD.sum(dim=0)
+    means = (all_ranks(totals) if ranks > 1 else totals).double() / (microbatches * ranks)
+    if not float(means[0]):
+        raise ValueError("the mask counts no target of the batch")
+    weights, reach = (counted_MD / means.clamp_min(1e-300)).tolist(), (means / means[0]).tolist()
+    return [Targets(*parts, reach) for parts in zip(targets, masks, weights, strict=True)]
 
 
 class Microbatching:
@@ -50,13 +97,16 @@ class Microbatching:
     pass: the forwards run once more, without gradient. It is exact, and it costs a third of a step.
     """
 
-    def __init__(self, model: Transformer, microbatches: int) -> None:
-        self.model, self.microbatches = model, microbatches
+    def __init__(self, model: Transformer, microbatches: int, document_end: int | None = None) -> None:
+        """With a token id as `document_end`, attention stays within documents, which that token ends."""
+        self.model, self.microbatches, self.document_end = model, microbatches, document_end
 
-    def step(self, tokens_BT1: Tensor, progress: float = 0.0) -> StepResult:
+    def step(self, tokens_BT1: Tensor, progress: float = 0.0, mask_BT: Tensor | None = None) -> StepResult:
         if tokens_BT1.shape[0] % self.microbatches:
             raise ValueError(f"{tokens_BT1.shape[0]} sequences do not divide into {self.microbatches} microbatches")
         parts = tokens_BT1.chunk(self.microbatches)
+        depth = self.model.config.mtp.depth
+        targets = microbatch_targets(tokens_BT1, mask_BT, self.microbatches, depth, world_size())
         routers = self.model.routers()
         losses: dict[str, Tensor] = {"loss": tokens_BT1.new_zeros((), dtype=torch.float64)}
         losses["aux_loss"] = losses["loss"].clone()
@@ -65,12 +115,12 @@ class Microbatching:
         last_LE = load_LE
         with cast_once(self.model):
             batch_f = self._count(parts) if any(r.balance.needs_batch_load for r in routers) else None
-            for part in parts:
-                output = self.model(part[:, :-1], mtp=True)
+            for part, target in zip(parts, targets, strict=True):
+                output = self.model(part[:, :-1], mtp=True, document_end=self.document_end)
                 terms: dict[str, Tensor | None] = {
-                    "loss": language_model_loss(output.logits, part[:, 1:]),
+                    "loss": target.loss(output.logits),
                     "aux_loss": aux_loss(routers, output.routings, batch_f),
-                    **mtp_losses(self.model.config.mtp, output, part[:, 1:], progress),
+                    **mtp_losses(self.model.config.mtp, output, target, progress),
                 }
                 counted = [t for name in ("loss", "aux_loss", "mtp_loss") if (t := terms.get(name)) is not None]
                 (torch.stack(counted).sum() / self.microbatches).backward()
@@ -91,7 +141,8 @@ class Microbatching:
         top_k = self.model.config.moe.top_k
         counts: list[Tensor] = []
         for part in parts:
-            for layer, routing in enumerate(self.model(part[:, :-1], mtp=True).routings):
+            output = self.model(part[:, :-1], mtp=True, document_end=self.document_end)
+            for layer, routing in enumerate(output.routings):
                 experts = routing.scores_BTE.topk(top_k, dim=-1, sorted=False).indices.flatten()
                 count = torch.bincount(experts, minlength=routing.scores_BTE.shape[-1])
                 if layer < len(counts):
@@ -115,20 +166,24 @@ def aux_loss(routers: list[Router], routings: list[Routing], batch_f: list[Tenso
     return torch.stack(terms).sum() if terms else None
 
 
-def mtp_losses(config: MTPConfig, output: Output, targets_BT: Tensor, progress: float) -> dict[str, Tensor]:
-    """V3 eq. 24-25: the cross entropies of depth k summed over its T - k predictions and divided by T, then
-    lambda / D times their sum."""
+def mtp_losses(config: MTPConfig, output: Output, targets: Targets, progress: float) -> dict[str, Tensor]:
+    """V3 eq. 24-25: the cross entropies of depth k summed over its T - k predictions and divided by T (with a mask: by
+    the counted targets of the next token), then lambda / D times their sum."""
     if not output.mtp_logits:
         return {}
-    length = targets_BT.shape[1]
-    means = [language_model_loss(logits, targets_BT[:, k:]) for k, logits in enumerate(output.mtp_logits, start=1)]
-    total = torch.stack([mean * ((length - k) / length) for k, mean in enumerate(means, start=1)]).sum()
+    means = [targets.loss(logits, k) for k, logits in enumerate(output.mtp_logits, start=1)]
+    total = torch.stack([mean * targets.share(k) for k, mean in enumerate(means, start=1)]).sum()
     weighted = total * (mtp_weight(config, progress) / len(means))
     return {"mtp_loss": weighted, **{f"mtp_loss_{k}": mean for k, mean in enumerate(means, start=1)}}
 
 
+def world_size() -> int:
+    """How many ranks there are."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
 def all_ranks(count: Tensor) -> Tensor:
     """Summed over ranks where there are several."""
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+    if world_size() > 1:
         dist.all_reduce(count)
     return count

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from models.attention import LayerCache, MultiHeadLatentAttention, Places
+from models.kinds import attention_of
 from models.layers import inferring
 from models.mtp import ChainedModule, ParallelHead
 from models.rope import rope_turns
@@ -48,7 +49,7 @@ class Cache:
         self.layers = [of(block) for block in model.model.layers]
         self.modules = [of(module.block) for module in mtp_modules(model)] if mtp else []
         self._slots = torch.arange(length, device=device)
-        self._turns = rope_turns(self._slots, config.rope_dim, config.rope, dtype)
+        self._turns = rope_turns(self._slots, attention_of(config).rope_dim, config.rope, dtype)
 
     @property
     def nbytes(self) -> int:
@@ -81,7 +82,7 @@ class Cache:
 @contextmanager
 def absorbing(model: Transformer, on: bool = True) -> Iterator[None]:
     """MLA's cached attention in the absorbed form (V2 2.1.2). Raises ConfigError for another kind of attention."""
-    if on and model.config.attention.kind != "mla":
+    if on and not attention_of(model.config).absorbs:
         raise ConfigError(
             f"absorb=True: model.attention.kind={model.config.attention.kind} has no latents; only mla can absorb"
         )

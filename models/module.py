@@ -15,7 +15,9 @@ from models.optim import adamw, lr_ratio
 from models.pipeline.inprocess import Pipelined
 from models.pipeline.parts import partial_model
 from models.pipeline.ranks import Ranked
+from models.pipeline.rules import check_pipeline
 from models.transformer import Transformer, initialise
+from models.typed import check_fields
 
 SPIKE_STEPS = 3
 """A loss this many steps in a row above the limit is a spike; single bad batches are not."""
@@ -50,10 +52,10 @@ class LanguageModel(L.LightningModule):
         see `lr_ratio`); None is t itself, of `total_steps`. `document_end` is the token that attention stops at.
         With a `rank`, this process holds that rank's part of a pipeline (models/pipeline/ranks.py)."""
         super().__init__()
+        check_fields(optim, "optim")
         self.transformer = Transformer(model) if rank is None else partial_model(model, microbatches, rank)
         initialise(self.transformer, seed, model.std, perturb)
-        self.transformer.document_end = document_end
-        self.executor = executor_of(self.transformer, microbatches, rank)
+        self.executor = executor_of(self.transformer, microbatches, rank, document_end)
         self.places = places if places is not None else range(total_steps)
         self.optim, self.total_steps, self.spike_nats = optim, total_steps, spike_nats
         self.result: StepResult | None = None
@@ -125,11 +127,15 @@ class LanguageModel(L.LightningModule):
             )
 
 
-def executor_of(model: Transformer, microbatches: int, rank: int | None = None) -> Executor:
+def executor_of(
+    model: Transformer, microbatches: int, rank: int | None = None, document_end: int | None = None
+) -> Executor:
     """What `model.pipeline` asks for: of a whole model in this process, or of a rank's part of it."""
+    check_pipeline(model.config)
     if rank is not None:
-        return Ranked(model, microbatches)
-    return (Microbatching if model.config.pipeline.schedule == "none" else Pipelined)(model, microbatches)
+        return Ranked(model, microbatches, document_end)
+    kind = Microbatching if model.config.pipeline.schedule == "none" else Pipelined
+    return kind(model, microbatches, document_end)
 
 
 def update_routers(model: Transformer, result: StepResult, progress: float) -> None:

@@ -32,7 +32,7 @@ SIZES: dict[str, tuple[ModelConfig, int]] = {
             attention=AttentionConfig(
                 n_heads=8, kv_lora_rank=128, qk_nope_head_dim=64, qk_rope_head_dim=32, v_head_dim=64, head_dim=64
             ),
-            moe=MoEConfig(n_routed_experts=64, n_shared_experts=2, top_k=6, moe_intermediate_size=176),
+            moe=MoEConfig(n_routed_experts=64, n_shared_experts=2, top_k=6, moe_intermediate_size=192),
         ),
         1024,
     ),

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from models.attention import LayerCache, Places, build_attention, softmax_scale, within_documents
 from models.balance import Routing
 from models.config import ModelConfig, RopeConfig
+from models.kinds import attention_of
 from models.layers import Embedding, Linear, RMSNorm, SwiGLU
 from models.moe import MoE, Router
 from models.mtp import ChainedModule, ParallelHead, shortened
@@ -62,9 +63,6 @@ class Trunk(nn.Module):
 class Transformer(nn.Module):
     """tokens (B, T) -> Output. `config.dtype` is the compute type; parameters are FP32 (FP64 for float64)."""
 
-    document_end: int | None = None
-    """With a token id here, attention stays within documents, which that token ends. Set by training and evaluation."""
-    causal = True
     _turns_key: tuple[int, torch.device, torch.dtype] | None = None
 
     def __init__(self, config: ModelConfig) -> None:
@@ -96,9 +94,10 @@ class Transformer(nn.Module):
         dtype: torch.dtype = getattr(torch, self.config.dtype)
         return dtype
 
-    def forward(self, tokens_BT: Tensor, mtp: bool = False) -> Output:
-        """Logits of the next token; with `mtp`, also those of the MTP modules."""
-        places = self.places(tokens_BT)
+    def forward(self, tokens_BT: Tensor, mtp: bool = False, document_end: int | None = None) -> Output:
+        """Logits of the next token; with `mtp`, also those of the MTP modules. With a token id as `document_end`,
+        attention stays within documents, which that token ends."""
+        places = self.places(tokens_BT, document_end)
         x, routings = self.through(range(self.config.n_layers), self.model.embed_tokens(tokens_BT, self.dtype), places)
         return self.finish(x, tokens_BT, places, routings, mtp)
 
@@ -131,21 +130,21 @@ class Transformer(nn.Module):
             if module.chained:
                 hidden = further
 
-    def places(self, tokens_BT: Tensor) -> Places:
-        """Positions 0 .. T - 1, causal; within documents where `document_end` is set."""
+    def places(self, tokens_BT: Tensor, document_end: int | None = None) -> Places:
+        """Positions 0 .. T - 1, causal; within documents where their end is given."""
         turns = self._turns_of(tokens_BT.shape[1], tokens_BT.device)
         mask = None
-        if self.document_end is not None:
-            ends = (tokens_BT == self.document_end).long()
+        if document_end is not None:
+            ends = (tokens_BT == document_end).long()
             mask = within_documents(ends.cumsum(dim=1) - ends)
-        return Places(turns, mask, self.causal)
+        return Places(turns, mask)
 
     def _turns_of(self, length: int, device: torch.device) -> Tensor:
         key = (length, device, self.dtype)
         if self._turns_key != key:
             with torch.inference_mode(False):  # inference tensors could not be kept for a later backward
                 positions = torch.arange(length, device=device)
-                value = rope_turns(positions, self.config.rope_dim, self.config.rope, self.dtype)
+                value = rope_turns(positions, attention_of(self.config).rope_dim, self.config.rope, self.dtype)
             self._turns_key, self._turns = key, value
         return self._turns
 

@@ -1,17 +1,64 @@
-"""Dictionaries into typed dataclasses, and the one kind of error that a user's setting may end in."""
+"""Dictionaries into typed dataclasses, the range of each field, and the one kind of error that a user's setting may
+end in.
+
+A field says its range in its type: `Annotated[float, Above(0), AtMost(1)]`. `build` keeps it, and `check_fields` does
+for what was made in Python.
+"""
 
 import dataclasses
 import difflib
+import functools
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, TypeVar
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar
 
 T = TypeVar("T")
 
 
 class ConfigError(ValueError):
     """A setting that cannot work. The message is one line: the key, its value, the rule, and the fix."""
+
+
+@dataclass(frozen=True)
+class Above:
+    limit: float
+
+    def broken(self, value: float) -> str | None:
+        """The rule that `value` breaks, in words."""
+        return None if value > self.limit else f"must be above {self.limit:g}"
+
+
+@dataclass(frozen=True)
+class AtLeast:
+    limit: float
+
+    def broken(self, value: float) -> str | None:
+        if value >= self.limit:
+            return None
+        return f"must be at least {self.limit:g}" if self.limit else "must not be negative"
+
+
+@dataclass(frozen=True)
+class AtMost:
+    limit: float
+
+    def broken(self, value: float) -> str | None:
+        return None if value <= self.limit else f"must be at most {_shown(self.limit)}"
+
+
+@dataclass(frozen=True)
+class Below:
+    limit: float
+
+    def broken(self, value: float) -> str | None:
+        return None if value < self.limit else f"must be below {self.limit:g}"
+
+
+def _shown(limit: float) -> str:
+    return f"{limit:,}" if isinstance(limit, int) else f"{limit:g}"
 
 
 def closest(word: str, choices: Iterable[str]) -> str:
@@ -23,11 +70,12 @@ def closest(word: str, choices: Iterable[str]) -> str:
 def build(cls: type[T], values: Mapping[str, Any], at: str = "") -> T:
     """The dataclass `cls` from nested dictionaries; missing keys keep their defaults.
 
-    Raises ConfigError on an unknown key, a wrong type, or a value outside a Literal. `at` is the key of the whole.
+    Raises ConfigError on an unknown key, a wrong type, or a value outside a Literal or its range. `at` is the key of
+    the whole.
     """
     if not isinstance(values, Mapping):
         raise ConfigError(f"{at or cls.__name__}={values}: expected a group of keys")
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     known = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
     arguments = {}
     for key, value in values.items():
@@ -38,10 +86,33 @@ def build(cls: type[T], values: Mapping[str, Any], at: str = "") -> T:
     return cls(**arguments)
 
 
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls, include_extras=True)
+
+
+def check_fields(config: Any, at: str = "") -> None:
+    """Raise ConfigError for a field of a dataclass, or of those inside it, that `build` would not have taken."""
+    hints = _hints(type(config))
+    for f in dataclasses.fields(config):
+        value, path = getattr(config, f.name), f"{at}.{f.name}" if at else f.name
+        if dataclasses.is_dataclass(value):
+            check_fields(value, path)
+        else:
+            _checked(hints[f.name], value, path)
+
+
 def _checked(hint: Any, value: Any, path: str) -> Any:
     """`value` as `hint` wants it, or ConfigError."""
     if dataclasses.is_dataclass(hint):
         return build(typing.cast(type, hint), value, path)
+    if typing.get_origin(hint) is Annotated:
+        plain, *limits = typing.get_args(hint)
+        value = _checked(plain, value, path)
+        rules = (limit.broken(value) for limit in limits)
+        if rule := next((rule for rule in rules if rule is not None), None):
+            raise ConfigError(f"{path}={value}: {rule}")
+        return value
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         if value not in args:
@@ -71,6 +142,8 @@ def _checked(hint: Any, value: Any, path: str) -> Any:
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if hint is float and isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{path}={value}: must be a finite number")
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise ConfigError(f"{path}={value}: expected {hint.__name__}, got {type(value).__name__}")
     return value

@@ -1,7 +1,9 @@
 """What is learned from and what is scored: the keys of `data` and `eval`."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
+
+from models.typed import Above, AtLeast, AtMost
 
 END_OF_TEXT_ID = 0
 """Stands after each document."""
@@ -18,17 +20,17 @@ class DataConfig:
     """For `text`: a .txt or .jsonl file (field `text`), optionally .gz, or a folder of them."""
     name: str | None = None
     """For `hf`: what `datasets.load_dataset` takes."""
-    max_bytes: int | None = None
+    max_bytes: Annotated[int, Above(0)] | None = None
     """Keep only about this much text, in equal shares of every split (smoke runs, streams)."""
     seq_len: int = 128
-    batch_size: int = 16
+    batch_size: Annotated[int, Above(0)] = 16
     """Sequences per optimizer batch, over all microbatches and ranks."""
-    ramp_from: float = 1.0
+    ramp_from: Annotated[float, Above(0), AtMost(1)] = 1.0
     """Share of `batch_size` that the first batch has; 1: no ramp (V3 4.2: 3072 of 15360 sequences, 0.2). The tokens
     stay the same, so a ramp takes more optimizer steps."""
-    ramp_over: float = 0.032
+    ramp_over: Annotated[float, Above(0), AtMost(1)] = 0.032
     """Share of the training over which the batch grows to `batch_size` (V3: 469B of 14.8T tokens)."""
-    fim_rate: float | None = None
+    fim_rate: Annotated[float, AtLeast(0), AtMost(1)] | None = None
     """Share of the training documents that are rearranged to prefix, suffix, middle (V3 4.1: 0.1, by document). 0 keeps
     the three tokens in the vocabulary without using them; null has no such tokens."""
     mask_documents: bool = False
@@ -42,13 +44,13 @@ class EvalConfig:
 
     split: Literal["validation", "test"] = "test"
     """Search trials are scored on `validation`, confirmation trials on `test`, which nothing is chosen on."""
-    tokens: int = 65536
+    tokens: Annotated[int, Above(0)] = 65536
     """Tokens of the split that loss, bits per byte and MaxVio_global are taken on."""
     tasks: list[str] = field(default_factory=lambda: ["python_bits_per_byte", "python_cloze"])
     """lm-eval tasks: our two by these names, or any that lm-eval knows."""
     mask_documents: bool = False
     """Measure with attention that stays within documents, however the model was trained."""
-    items: int | None = 1000
+    items: Annotated[int, Above(0)] | None = 1000
     """At most this many items per lm-eval task; null takes all."""
 
 

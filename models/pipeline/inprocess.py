@@ -19,14 +19,14 @@ from models.transformer import Transformer
 class Pipelined:
     """The executor (models/executor.py) of a schedule's actions, merged over its ranks by time."""
 
-    def __init__(self, model: Transformer, microbatches: int) -> None:
+    def __init__(self, model: Transformer, microbatches: int, document_end: int | None = None) -> None:
         """The model's `config.pipeline` says which schedule. Raises ConfigError."""
-        self.model, self.schedule = model, schedule_of(model.config, microbatches)
+        self.model, self.schedule, self.document_end = model, schedule_of(model.config, microbatches), document_end
         self.order = merged(self.schedule)
 
-    def step(self, tokens_BT1: Tensor, progress: float = 0.0) -> StepResult:
-        stages = stages_of(self.model, self.schedule.stages)
-        chunks = Chunks(stages, tokens_BT1, self.schedule.microbatches, progress)
+    def step(self, tokens_BT1: Tensor, progress: float = 0.0, mask_BT: Tensor | None = None) -> StepResult:
+        stages = stages_of(self.model, self.schedule.stages, document_end=self.document_end)
+        chunks = Chunks(stages, tokens_BT1, self.schedule.microbatches, progress, mask_BT)
         on_the_way: dict[Action, Tensor] = {}
         with cast_once(self.model):
             for action in self.order:

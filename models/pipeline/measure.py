@@ -11,10 +11,13 @@ from models.pipeline.stages import Chunks, stages_of
 from models.transformer import Transformer
 
 
-def chunk_seconds(model: Transformer, stages: int, tokens_BT1: Tensor, rounds: int) -> dict[str, list[float]]:
+def chunk_seconds(
+    model: Transformer, stages: int, tokens_BT1: Tensor, rounds: int, document_end: int | None = None
+) -> dict[str, list[float]]:
     """{"f", "b", "i", "w"}: seconds per stage, the least of `rounds` after one to warm up, of one microbatch on its
     way through all stages and back, once with B and once with I and W."""
-    held, seconds = stages_of(model, stages), {kind: [float("inf")] * stages for kind in "fbiw"}
+    held = stages_of(model, stages, document_end=document_end)
+    seconds = {kind: [float("inf")] * stages for kind in "fbiw"}
     model.train()
     with cast_once(model):
         for turn in range(rounds + 1):

@@ -35,10 +35,11 @@ class Ranked:
     runtime: "TorchRuntime | None" = None
     mail: "Mail | None" = None
 
-    def __init__(self, model: Transformer, microbatches: int) -> None:
+    def __init__(self, model: Transformer, microbatches: int, document_end: int | None = None) -> None:
         """Needs torch.distributed to be initialised, with one process per rank of the schedule."""
         schedule = schedule_of(model.config, microbatches)
         self.model, self.schedule, self.rank = model, schedule, dist.get_rank()
+        self.document_end = document_end
         self.held = held_stages(schedule, self.rank)
         self.holders = holders(model.config, schedule)
         shared = sorted({ranks for ranks in self.holders.values() if len(ranks) > 1})
@@ -52,10 +53,10 @@ class Ranked:
         first = {name for name, ranks in self.holders.items() if ranks[0] == self.rank}
         self.counted = {id(parameter) for name, parameter in named.items() if name in first}
 
-    def step(self, tokens_BT1: Tensor, progress: float = 0.0) -> StepResult:
+    def step(self, tokens_BT1: Tensor, progress: float = 0.0, mask_BT: Tensor | None = None) -> StepResult:
         schedule = self.schedule
-        stages = stages_of(self.model, schedule.stages, self.held)
-        chunks = Chunks(stages, tokens_BT1, schedule.microbatches, progress)
+        stages = stages_of(self.model, schedule.stages, self.held, self.document_end)
+        chunks = Chunks(stages, tokens_BT1, schedule.microbatches, progress, mask_BT)
         with cast_once(self.model):
             if len(schedule.places) > 1 or not can_split(self.model.config) or not self.use_torch:
                 self._run(chunks)

@@ -3,7 +3,8 @@
 import itertools
 
 from models.config import ModelConfig
-from models.cost import attention_params, norm_params, parts
+from models.cost import norm_params, parts
+from models.kinds import attention_of
 from models.typed import ConfigError
 
 
@@ -13,7 +14,7 @@ def layer_costs(config: ModelConfig) -> list[int]:
     m, d = config.moe, config.d_model
     expert = 3 * d * m.moe_intermediate_size
     moe = d * m.n_routed_experts + (m.top_k + m.n_shared_experts) * expert
-    attention, dense = attention_params(config), 3 * d * config.intermediate_size
+    attention, dense = attention_of(config).params, 3 * d * config.intermediate_size
     return [attention + (dense if layer < config.dense_layers else moe) for layer in range(config.n_layers)]
 
 

@@ -15,8 +15,7 @@ from torch.distributed.pipelining._backward import stage_backward_input, stage_b
 
 from models.balance import Routing
 from models.config import ModelConfig
-from models.executor import StepResult, aux_loss, mtp_losses
-from models.loss import language_model_loss
+from models.executor import StepResult, Targets, aux_loss, microbatch_targets, mtp_losses
 from models.moe import Router
 from models.pipeline.schedules import Action
 from models.pipeline.split import split
@@ -27,7 +26,8 @@ class Stage:
     """Layers of a Transformer; on the first stage the embedding before them, on the last norm, head, MTP modules and
     losses after them. It works on the model's own modules: stages of one process share them."""
 
-    def __init__(self, model: Transformer, index: int, stages: int) -> None:
+    def __init__(self, model: Transformer, index: int, stages: int, document_end: int | None = None) -> None:
+        self.document_end = document_end
         self.model, self.layers = model, split(model.config, stages)[index]
         self.first, self.last = index == 0, index == stages - 1
         modules: list[nn.Module] = [model.model.layers[layer] for layer in self.layers]
@@ -43,17 +43,17 @@ class Stage:
     def embed(self, tokens_BT1: Tensor) -> Tensor:
         return self.model.model.embed_tokens(tokens_BT1[:, :-1], self.model.dtype)
 
-    def forward(self, x: Tensor, tokens_BT1: Tensor, progress: float, share: float) -> "Passed":
+    def forward(self, x: Tensor, tokens_BT1: Tensor, targets: Targets, progress: float, share: float) -> "Passed":
         """`x` (B, T, D); `share` is the microbatch's of the batch."""
-        tokens_BT, targets_BT = tokens_BT1[:, :-1], tokens_BT1[:, 1:]
-        places = self.model.places(tokens_BT)
+        tokens_BT = tokens_BT1[:, :-1]
+        places = self.model.places(tokens_BT, self.document_end)
         x, routings = self.model.through(self.layers, x, places)
         terms: dict[str, Tensor | None] = {}
         if self.last:
             output = self.model.finish(x, tokens_BT, places, routings, mtp=True)
             routings = output.routings
-            terms["loss"] = language_model_loss(output.logits, targets_BT)
-            terms |= mtp_losses(self.model.config.mtp, output, targets_BT, progress)
+            terms["loss"] = targets.loss(output.logits)
+            terms |= mtp_losses(self.model.config.mtp, output, targets, progress)
         terms["aux_loss"] = aux = aux_loss(self.routers, routings)
         if self.last:
             counted = [t for name in ("loss", "aux_loss", "mtp_loss") if (t := terms.get(name)) is not None]
@@ -110,12 +110,20 @@ class _Chunk:
 class Chunks:
     """One optimizer step's chunks on the stages that are held here, and what they add up to."""
 
-    def __init__(self, stages: Mapping[int, Stage], tokens_BT1: Tensor, microbatches: int, progress: float) -> None:
+    def __init__(
+        self,
+        stages: Mapping[int, Stage],
+        tokens_BT1: Tensor,
+        microbatches: int,
+        progress: float,
+        mask_BT: Tensor | None = None,
+    ) -> None:
         if tokens_BT1.shape[0] % microbatches:
             raise ValueError(f"{tokens_BT1.shape[0]} sequences do not divide into {microbatches} microbatches")
         self.stages, self.parts, self.progress = stages, tokens_BT1.chunk(microbatches), progress
         self.waiting: dict[tuple[int, int], _Chunk] = {}
         config = next(iter(stages.values())).model.config
+        self.targets = microbatch_targets(tokens_BT1, mask_BT, microbatches, config.mtp.depth)
         names = ["loss", "aux_loss"]
         names += ["mtp_loss", *(f"mtp_loss_{k}" for k in range(1, config.mtp.depth + 1))] if config.mtp.depth else []
         zero = tokens_BT1.new_zeros((), dtype=torch.float64)
@@ -155,7 +163,7 @@ class Chunks:
 
     def passed(self, stage: Stage, microbatch: int, x: Tensor, tokens_BT1: Tensor) -> Passed:
         """A forward chunk, and its losses and load counted."""
-        passed = stage.forward(x, tokens_BT1, self.progress, 1 / len(self.parts))
+        passed = stage.forward(x, tokens_BT1, self.targets[microbatch], self.progress, 1 / len(self.parts))
         for name, term in passed.terms.items():
             self.losses[name] += term / len(self.parts)
         for router, routing in zip(stage.routers, passed.routings, strict=True):
@@ -178,6 +186,9 @@ class Chunks:
         return StepResult(self.losses, self.load_LE, self.last_LE)
 
 
-def stages_of(model: Transformer, stages: int, held: Collection[int] | None = None) -> dict[int, Stage]:
+def stages_of(
+    model: Transformer, stages: int, held: Collection[int] | None = None, document_end: int | None = None
+) -> dict[int, Stage]:
     """The stages of a model, or those of them that are held."""
-    return {index: Stage(model, index, stages) for index in (range(stages) if held is None else sorted(held))}
+    indices = range(stages) if held is None else sorted(held)
+    return {index: Stage(model, index, stages, document_end) for index in indices}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from models.config import PrecisionConfig
-from models.executor import Microbatching, aux_loss, mtp_losses
+from models.executor import Microbatching, Targets, aux_loss, mtp_losses
 from models.layers import Linear, cast_once
 from models.loss import language_model_loss
 from models.moe import Experts, Router
@@ -60,34 +60,36 @@ class Probe:
     the difference over the norm. None without FP8."""
 
 
-def probe(model: Transformer, tokens_BT1: Tensor) -> Probe:
-    """`model` as it stands, on one batch (B, T + 1), under its recipe and in FP32. Its gradients are not touched."""
+def probe(model: Transformer, tokens_BT1: Tensor, document_end: int | None = None) -> Probe:
+    """`model` as it stands, on one batch (B, T + 1), under its recipe and in FP32. Its gradients are not touched.
+    `document_end` is that of its training."""
     exact = _copy(model, replace(model.config, dtype="float32", precision=PrecisionConfig()))
     own = _copy(model, model.config)
     with _watched(own) as roles:
-        ours = _gradient(own, tokens_BT1)
-    cosine = torch.nn.functional.cosine_similarity(ours, _gradient(exact, tokens_BT1), dim=0)
-    kept = saved_bytes(own, tokens_BT1) / tokens_BT1[:, 1:].numel()
-    unpromoted = _unpromoted_error(model, tokens_BT1[:1]) if model.config.precision.fp8 else None
+        ours = _gradient(own, tokens_BT1, document_end)
+    cosine = torch.nn.functional.cosine_similarity(ours, _gradient(exact, tokens_BT1, document_end), dim=0)
+    kept = saved_bytes(own, tokens_BT1, document_end) / tokens_BT1[:, 1:].numel()
+    few = tokens_BT1[:1]
+    unpromoted = _unpromoted_error(model, few, document_end) if model.config.precision.fp8 else None
     return Probe(float(cosine), kept, dict(roles), unpromoted)
 
 
-def _unpromoted_error(model: Transformer, tokens_BT1: Tensor) -> float:
+def _unpromoted_error(model: Transformer, tokens_BT1: Tensor, document_end: int | None) -> float:
     emulated = replace(model.config.precision, kernels="emulated", accumulation="fp32")
     exact, short = (
-        _gradient(_copy(model, replace(model.config, precision=replace(emulated, accumulation=name))), tokens_BT1)
-        for name in ("fp32", "limited")
+        _gradient(_copy(model, replace(model.config, precision=precision)), tokens_BT1, document_end)
+        for precision in (emulated, replace(emulated, accumulation="limited"))
     )
     return float((short - exact).norm() / exact.norm())
 
 
-def saved_bytes(model: Transformer, tokens_BT1: Tensor) -> int:
+def saved_bytes(model: Transformer, tokens_BT1: Tensor, document_end: int | None = None) -> int:
     """Bytes of the tensors that autograd keeps for one backward pass of all losses, each storage once; weights are not
     counted."""
     inputs_BT, targets_BT = tokens_BT1[:, :-1], tokens_BT1[:, 1:]
     model.train()
     with cast_once(model):
-        model(inputs_BT, mtp=True)  # casts and quantises the weights
+        model(inputs_BT, mtp=True, document_end=document_end)  # casts and quantises the weights
         weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
         weights |= {
             t.untyped_storage().data_ptr() for m in model.modules() for t in _tensors(getattr(m, "_cast", None))
@@ -101,12 +103,12 @@ def saved_bytes(model: Transformer, tokens_BT1: Tensor) -> int:
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
-            output = model(inputs_BT, mtp=True)
+            output = model(inputs_BT, mtp=True, document_end=document_end)
             any_f = [routing.load_E.to(routing.scores_BTE) for routing in output.routings]  # its size is what counts
             losses = [
                 language_model_loss(output.logits, targets_BT),
                 aux_loss(model.routers(), output.routings, any_f),
-                mtp_losses(model.config.mtp, output, targets_BT, 0.0),
+                mtp_losses(model.config.mtp, output, Targets(targets_BT), 0.0),
             ]
         total = sum(kept.values())
         del losses, output
@@ -127,13 +129,12 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 def _copy(model: Transformer, config: Any) -> Transformer:
     twin = Transformer(config).to(model.lm_head.weight.device)
     twin.load_state_dict(model.state_dict())
-    twin.document_end = model.document_end
     return twin.train()
 
 
-def _gradient(model: Transformer, tokens_BT1: Tensor) -> Tensor:
+def _gradient(model: Transformer, tokens_BT1: Tensor, document_end: int | None) -> Tensor:
     """Of all parameters, flat, in FP64."""
-    Microbatching(model, 1).step(tokens_BT1)
+    Microbatching(model, 1, document_end).step(tokens_BT1)
     return torch.cat([p.grad.double().flatten() for p in model.parameters() if p.grad is not None])
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from ablations.config import (
     with_overrides,
 )
 from ablations.home import ROOT
-from ablations.keys import all_keys, twin
+from ablations.keys import all_keys, trial_leaves, twin
 from ablations.schema import Config
 from models.typed import ConfigError
 
@@ -126,7 +127,7 @@ RULES: list[tuple[dict[str, Any], list[str]]] = [
     ({"optim.weight_decay": -0.1}, ["optim.weight_decay=-0.1: must not be negative"]),
     ({"train.validate_every": 2}, ["train.validate_every=2.0: must be at most 1"]),
     ({"train.threads": 0}, ["train.threads=0: must be above 0"]),
-    ({"model.attention.q_lora_rank": 0}, ["model.attention.q_lora_rank=0: must be above 0"]),
+    ({"model.attention.q_lora_rank": 0}, ["model.attention.q_lora_rank=0: must be at least 1"]),
     ({"model.attention.qk_rope_head_dim": 7}, ["must be even"]),
     ({"eval.items": 0}, ["eval.items=0: must be above 0"]),
     ({"data.source": "text"}, ["data.source=text: needs data.path="]),
@@ -138,6 +139,19 @@ RULES: list[tuple[dict[str, Any], list[str]]] = [
     ({"data.ramp_from": 1.5}, ["data.ramp_from=1.5: must be at most 1"]),
     ({"data.ramp_over": 0}, ["data.ramp_over=0.0: must be above 0"]),
 ]
+
+
+def test_every_number_of_a_trial_has_a_range() -> None:
+    """A field without one would take anything; the two that are left have rules of their own."""
+    bare = []
+    for name in trial_leaves():
+        *path, leaf = name.split(".")
+        cls: Any = Config
+        for group in path:
+            cls = typing.get_type_hints(cls)[group]
+        if typing.get_type_hints(cls, include_extras=True)[leaf] in (int, float, int | None, float | None):
+            bare.append(name)
+    assert bare == ["model.mtp.depth", "data.seq_len"]
 
 
 @pytest.mark.parametrize(("changes", "parts"), RULES, ids=[str(c) for c, _ in RULES])

@@ -124,16 +124,17 @@ def test_a_masked_model_is_scored_masked(checkpoint: Path, tmp_path: Path, maske
     saved["data"]["mask_documents"] = masked
     (checkpoint / "config.json").write_text(json.dumps(saved))
     loader: Any = sys.modules["models.checkpoint"]
-    opened, load = [], loader.load_checkpoint
+    seen, load = [], loader.load_checkpoint
 
     def spying(path: Path) -> Any:
-        opened.append(load(path)[0])
-        return opened[-1], saved
+        model = load(path)[0]
+        model.register_forward_pre_hook(lambda _, args, given: seen.append(given["document_end"]), with_kwargs=True)
+        return model, saved
 
     loader.load_checkpoint = spying
     words = [f"checkpoint={checkpoint}", "eval.tasks=[python_bits_per_byte]", "eval.items=2", f"runs_dir={tmp_path}"]
     assert command.main(words) == 0
-    assert getattr(opened[0], "document_end", None) == (0 if masked else None)
+    assert set(seen) == {0 if masked else None}
 
 
 def test_folder_without_a_checkpoint_is_refused(checkpoint: Path, tmp_path: Path) -> None:

@@ -40,16 +40,16 @@ torch.set_num_threads(1)
 class Leaking(Transformer):
     """No causal mask: every token sees its own answer."""
 
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        self.causal = False
+    def places(self, tokens_BT: Tensor, document_end: int | None = None) -> Places:
+        length = tokens_BT.shape[1]
+        return replace(super().places(tokens_BT, document_end), mask_BTL=torch.zeros(len(tokens_BT), length, length))
 
 
 class LeakingScale(Transformer):
     """Causal, but for a scale taken over all tokens, as a careless FP8 recipe does."""
 
-    def forward(self, tokens_BT: Tensor, mtp: bool = False) -> Output:
-        output = super().forward(tokens_BT, mtp)
+    def forward(self, tokens_BT: Tensor, mtp: bool = False, document_end: int | None = None) -> Output:
+        output = super().forward(tokens_BT, mtp, document_end)
         return replace(output, logits=output.logits / output.logits.abs().amax())
 
 
@@ -165,8 +165,8 @@ def test_causality_sees_a_scale_that_crosses_tokens_and_a_single_late_leak(keys,
     class NextToken(Transformer):
         """Sees one token ahead, and only at the last place where there is one."""
 
-        def forward(self, tokens_BT: Tensor, mtp: bool = False) -> Output:
-            output = super().forward(tokens_BT, mtp)
+        def forward(self, tokens_BT: Tensor, mtp: bool = False, document_end: int | None = None) -> Output:
+            output = super().forward(tokens_BT, mtp, document_end)
             output.logits[:, -2, tokens_BT[:, -1]] += 1
             return output
 

@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 
+from ablations.config import compose
 from ablations.guards import budget, isolation
 from ablations.matching import amounts, mismatch, solve
+from ablations.plan import describe, make_plan
 from ablations.schema import Config, MatchedConfig
 from ablations.trialkeys import trial_keys, typed_trial, with_overrides
 from models.config import ModelConfig
@@ -30,6 +32,10 @@ KNOBS = {
 }
 
 
+STEPS = dict.fromkeys(KNOBS, (-1, 0, 1)) | {"model.moe.moe_intermediate_size": (-4, 0, 4)}
+"""To the values beside a solution: FP32 rows of 16 bytes are what the experts' products take."""
+
+
 @pytest.mark.parametrize("knob", KNOBS)
 def test_the_solution_is_the_nearest_that_there_is(knob: str) -> None:
     matched = MatchedConfig(equal=["total_params"], tolerance=0.05, knob=knob)  # type: ignore[arg-type]
@@ -39,7 +45,7 @@ def test_the_solution_is_the_nearest_that_there_is(knob: str) -> None:
     found = solved or {knob: typed_value(arm, knob)}
     target = amounts(MHA)["total_params"]
     distances = {}
-    for step in (-1, 0, 1):
+    for step in STEPS[knob]:
         turned = with_overrides(arm, {knob: found[knob] + step}, "test")
         distances[step] = abs(amounts(turned)["total_params"] - target)
     assert min(distances, key=distances.__getitem__) == 0, distances
@@ -52,6 +58,52 @@ def typed_value(arm: Keys, knob: str) -> int:
     for part in knob.split("."):
         node = node[part]
     return int(node)
+
+
+@pytest.mark.parametrize(
+    ("changes", "knob", "multiple"),
+    [
+        ({"model__dtype": "bfloat16"}, "model.moe.moe_intermediate_size", 8),
+        ({"model__dtype": "float32"}, "model.moe.moe_intermediate_size", 4),
+        ({"model__dtype": "bfloat16", "model__moe__backend": "loop"}, "model.moe.moe_intermediate_size", 1),
+        ({"model__attention__kind": "gqa", "model__attention__n_kv_heads": 4}, "model.attention.n_heads", 4),
+        ({"model__pipeline__schedule": "1f1b", "model__pipeline__stages": 3}, "model.n_layers", 1),
+    ],
+    ids=str,
+)
+def test_a_solution_is_a_value_that_a_trial_may_have(changes: dict[str, Any], knob: str, multiple: int) -> None:
+    """Nearest among those, on both sides, and never one that validation would refuse afterwards."""
+    arm = keys(**changes)
+    seen = set()
+    for percent in range(60, 300, 12):
+        base = keys(model__intermediate_size=320 * percent // 100, model__vocab_size=1024 * percent // 100)
+        matched = MatchedConfig(equal=["total_params"], tolerance=1.0, knob=knob)  # type: ignore[arg-type]
+        tight = replace(matched, tolerance=0.0)
+        try:
+            value = solve(arm, base, tight, "x")[knob]
+        except ConfigError as error:  # nothing is exact: the message names what was nearest
+            value = int(str(error).split(f"{knob}=")[1].split()[0])
+        typed_trial(with_overrides(arm, {knob: value}, "test"))
+        assert value % multiple == 0
+        target = amounts(base)["total_params"]
+        for beside in (value - multiple, value + multiple):
+            if beside >= (3 if knob == "model.n_layers" else multiple):
+                off = abs(amounts(with_overrides(arm, {knob: beside}, "test"))["total_params"] - target)
+                assert off >= abs(amounts(with_overrides(arm, {knob: value}, "test"))["total_params"] - target)
+        seen.add(value)
+    assert len(seen) > 1
+
+
+def test_the_shipped_experts_sweep_solves_to_widths_that_its_backend_takes() -> None:
+    for scale, multiple in (("cpu", 8), ("gpu", 8)):
+        made = make_plan(compose(["sweep=experts", f"scale={scale}", "arms=all", "model.dtype=bfloat16"]))
+        solved = {name: arm.solved for name, arm in made.arms.items() if arm.solved}
+        assert {"fine", "finer", "dense"} <= set(solved)
+        for name, values in solved.items():
+            assert all(v % multiple == 0 for k, v in values.items() if "moe" in k)
+            for key, value in values.items():
+                line = next(line for line in describe(made).splitlines() if line.startswith(f"{name} "))
+                assert line.endswith(f"({key}={value}, solved)")
 
 
 def test_equal_flops_are_whole_batches_nearest_to_the_baselines() -> None:

@@ -53,7 +53,7 @@ def tiny() -> Callable[..., ModelConfig]:
             for name in groups:
                 group = group.setdefault(name, {})
             group[leaf] = value
-        return build(ModelConfig, values)
+        return build(ModelConfig, values, "model")
 
     return make
 

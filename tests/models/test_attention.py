@@ -20,7 +20,7 @@ from models.attention import (
     within_documents,
 )
 from models.config import ModelConfig
-from models.cost import kv_elements
+from models.kinds import attention_of
 from models.rope import rope_turns
 
 Tiny = Callable[..., ModelConfig]
@@ -56,8 +56,9 @@ def hidden(length: int, width: int, dtype: torch.dtype = torch.float64) -> Tenso
     return torch.randn(2, length, width, generator=torch.Generator().manual_seed(1), dtype=dtype)
 
 
-def places(config: ModelConfig, length: int, mask_BTL: Tensor | None = None, causal: bool = True) -> Places:
-    return Places(rope_turns(torch.arange(length), config.rope_dim, config.rope, torch.float64), mask_BTL, causal)
+def places(config: ModelConfig, length: int, mask_BTL: Tensor | None = None) -> Places:
+    rope_dim = attention_of(config).rope_dim
+    return Places(rope_turns(torch.arange(length), rope_dim, config.rope, torch.float64), mask_BTL)
 
 
 @pytest.mark.parametrize("q_lora_rank", [None, 10])
@@ -175,7 +176,7 @@ def test_each_kind_has_the_parameters_and_the_cache_of_its_formula(
     config = tiny(KINDS[name])
     attention = build_attention(config)
     assert sum(p.numel() for p in attention.parameters() if p.ndim > 1) == matrices
-    assert kv_elements(config) == cached
+    assert attention_of(config).cached == cached
     cache = attention.new_cache(5, 7, torch.bfloat16, torch.device("cpu"))
     assert cache.nbytes == 5 * 7 * cached * 2
 
@@ -184,7 +185,7 @@ def test_each_kind_has_the_parameters_and_the_cache_of_its_formula(
 def test_attention_reads_the_past_unless_told_to_leak(tiny: Tiny, changes: dict[str, Any], way: str) -> None:
     config = tiny(changes)
     attention = filled(build_attention(config)).double()
-    x, causal, leaking = hidden(8, config.d_model), places(config, 8), places(config, 8, causal=False)
+    x, causal, leaking = hidden(8, config.d_model), places(config, 8), places(config, 8, torch.zeros(2, 8, 8))
     changed = x.clone()
     changed[:, 5:] += 1
     difference = (attention(x, causal) - attention(changed, causal)).detach().abs().amax(dim=(0, 2))
@@ -230,7 +231,7 @@ def test_attend_is_the_formula_at_every_length(length: int, causal: bool, groups
     """Short and long sequences take different ways on a CPU: 640 x 640 is beyond the limit as it stands."""
     assert 24**2 < models.attention.EXPLICIT_MAX_SCORES < 640**2
     q, k, v = leaves = random_heads(1, length, 4, groups)
-    out = attend(q, k, v, 0.37, Places(NOWHERE, causal=causal))
+    out = attend(q, k, v, 0.37, Places(NOWHERE, None if causal else torch.zeros(1, length, length)))
     mask = torch.full((length, length), float("-inf"), dtype=torch.float64).triu(1) if causal else None
     assert_same(out, expected_attention(q, k, v, 0.37, mask), leaves)
 

@@ -49,20 +49,6 @@ def test_default_width_rule_is_v3s() -> None:
     assert ModelConfig(init_std=0.02).std == 0.02
 
 
-def test_rope_width_and_key_heads_of_each_kind() -> None:
-    def of(kind: str) -> tuple[int, int]:
-        values = {"kind": kind, "n_heads": 6, "n_kv_heads": 2, "head_dim": 10, "qk_rope_head_dim": 4}
-        config = build(ModelConfig, {"attention": values})
-        return config.rope_dim, config.n_kv_heads
-
-    assert {kind: of(kind) for kind in ("mla", "mha", "gqa", "mqa")} == {
-        "mla": (4, 1),
-        "mha": (10, 6),
-        "gqa": (10, 2),
-        "mqa": (10, 1),
-    }
-
-
 def test_dense_is_all_layers() -> None:
     assert ModelConfig(n_layers=5, first_k_dense=2).dense_layers == 2
     assert ModelConfig(n_layers=5, first_k_dense=2, feed_forward="dense").dense_layers == 5

@@ -10,12 +10,14 @@ from torch import Tensor, nn
 
 from models.attention import GroupedQueryAttention, MultiHeadLatentAttention
 from models.config import ModelConfig
-from models.cost import activation_bytes, cost, kv_elements, parts
+from models.cost import activation_bytes, cost, parts
 from models.executor import Microbatching
+from models.kinds import attention_of
 from models.layers import RMSNorm, SwiGLU
 from models.moe import Experts, MoE, Router
 from models.precision.probe import saved_bytes
 from models.transformer import Block, Transformer, initialise
+from models.typed import build
 
 Tiny = Callable[..., ModelConfig]
 Built = Callable[..., Transformer]
@@ -138,7 +140,7 @@ def test_random_models_part_by_part(tiny: Tiny, kind: str, style: str, depth: in
         assert sum(found.values()) == counted.total_params + counted.mtp_params == size_of(model)
         assert counted.active_params == counted.total_params - idle(model.model, config.moe)
         buffers = blocks[0].self_attn.new_cache(1, 1, torch.float32, torch.device("meta"))
-        assert counted.kv_bytes == 4 * config.n_layers * kv_elements(config) == config.n_layers * buffers.nbytes
+        assert counted.kv_bytes == 4 * config.n_layers * attention_of(config).cached == config.n_layers * buffers.nbytes
 
 
 def masked_scores(config: ModelConfig, length: int) -> float:
@@ -195,6 +197,31 @@ def test_cost_depends_on_no_random_state(built: Built) -> None:
     config = built().config
     torch.manual_seed(1)
     assert cost(config, 8) == cost(config, 8)
+
+
+LENGTHS = (128, 512, 513, 1024)
+"""Up to 512 tokens probabilities are written out; beyond, by SDPA's way."""
+WIDTHS: dict[str, dict[str, Any]] = {
+    "mla": {},
+    "mla, keys as wide as values": {"qk_nope_head_dim": 16, "qk_rope_head_dim": 16},
+    "mla, compressed queries": {"q_lora_rank": 48},
+    "mha": {"kind": "mha"},
+    "gqa": {"kind": "gqa"},
+}
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("widths", WIDTHS.values(), ids=WIDTHS)
+def test_activations_at_every_length_and_type(widths: dict[str, Any], dtype: str, length: int) -> None:
+    """Of the default size, dense: what attention keeps is the larger part, and changes beyond 512 tokens."""
+    config = build(ModelConfig, {"dtype": dtype, "feed_forward": "dense", "n_layers": 2, "attention": widths})
+    model = Transformer(config)
+    initialise(model, 0, config.std)
+    tokens = torch.randint(0, 1024, (2, length + 1), generator=torch.Generator().manual_seed(0))
+    found = saved_bytes(model, tokens) / (2 * length)
+    assert activation_bytes(config, length) == pytest.approx(found, rel=0.012)
+    assert activation_bytes(config, length) < found, "statistics of rows and RoPE's turns are the rest"
 
 
 @pytest.mark.parametrize("kind", ["mla", "gqa"])

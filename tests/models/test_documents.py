@@ -39,17 +39,16 @@ def test_a_packed_window_is_its_documents_one_by_one(built: Built, tokens: Token
     """Logits, those of the MTP modules too, as far as their tokens lie in the document; other rows pack otherwise."""
     changes = KINDS[kind] | {"mtp.depth": 2, "rope.scaling": "yarn", "rope.factor": 4.0, "rope.original_length": 16}
     model = built(changes)
-    model.document_end = END
     parts = documents(tokens)
     other = [parts[1], parts[2], parts[0], parts[3]]
     packed = torch.cat([torch.cat(parts, dim=1), torch.cat(other, dim=1)])
     with torch.no_grad():
-        output = model(packed, mtp=True)
+        output = model(packed, mtp=True, document_end=END)
         for row, order in enumerate((parts, other)):
             start = 0
             for part in order:
                 length = part.shape[1]
-                alone = model(part, mtp=length > 2)
+                alone = model(part, mtp=length > 2, document_end=END)
                 torch.testing.assert_close(
                     output.logits[row, start : start + length], alone.logits[0], rtol=0, atol=1e-11
                 )
@@ -57,7 +56,6 @@ def test_a_packed_window_is_its_documents_one_by_one(built: Built, tokens: Token
                     found = output.mtp_logits[k - 1][row, start : start + length - k]
                     torch.testing.assert_close(found, logits[0], rtol=0, atol=1e-11)
                 start += length
-        model.document_end = None
         across = (model(packed).logits - output.logits).abs().amax(dim=-1)
     assert float(across[0, : LENGTHS[0]].max()) < 1e-12, "the first document has nothing before it"
     assert float(across[0, LENGTHS[0] :].min()) > 1e-4, "without the mask, every later one reads what came before"
@@ -76,10 +74,8 @@ def test_gradients_do_not_cross_documents(built: Built, tokens: Tokens, kind: st
 
     model.model.embed_tokens.register_forward_hook(keep)
     for end, first in ((END, 6), (None, 0)):
-        model.document_end = end
-        model(packed).logits[
-            0, 9
-        ].square().sum().backward()  # the fourth token of the third document, which begins at 6
+        fourth = model(packed, document_end=end).logits[0, 9]  # of the third document, which begins at 6
+        fourth.square().sum().backward()
         gradient = embedded.pop().grad
         assert gradient is not None
         reached = gradient[0].abs().amax(dim=-1)
@@ -90,22 +86,20 @@ def test_gradients_do_not_cross_documents(built: Built, tokens: Tokens, kind: st
 @pytest.mark.parametrize("kind", KINDS)
 def test_within_documents_it_stays_causal(built: Built, tokens: Tokens, kind: str) -> None:
     model, batch = built(KINDS[kind]), torch.cat(documents(tokens), dim=1)
-    model.document_end = END
     changed = batch.clone()
     changed[0, 9] = (changed[0, 9] + 1) % END
     with torch.no_grad():
-        moved = (model(changed).logits - model(batch).logits)[0].abs().amax(dim=-1)
+        now, before = (model(x, document_end=END).logits for x in (changed, batch))
+        moved = (now - before)[0].abs().amax(dim=-1)
     assert moved.gt(1e-6).nonzero().flatten().tolist() == [9, 10, 11, 12]
     assert float(moved[:9].max()) < 1e-12
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_an_end_in_it_a_window_is_one_document(built: Built, tokens: Tokens, kind: str) -> None:
-    """Switched off again, the model gives its own bits; with a token that never comes, the same up to rounding."""
+    """With a token that never comes, the same up to rounding; and nothing of it stays behind."""
     model, batch = built(KINDS[kind]), tokens(2, 12) % END
     with torch.no_grad():
         plain = model(batch).logits
-        model.document_end = END
-        torch.testing.assert_close(model(batch).logits, plain, rtol=0, atol=1e-12)
-        model.document_end = None
+        torch.testing.assert_close(model(batch, document_end=END).logits, plain, rtol=0, atol=1e-12)
         assert torch.equal(model(batch).logits, plain)

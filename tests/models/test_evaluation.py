@@ -67,20 +67,16 @@ def test_experts_of_mtp_modules_are_not_the_main_models(built: Built, tokens: To
     assert found.load_LE.sum(dim=1).tolist() == [2 * 8 * 2] * 2
 
 
-@pytest.mark.parametrize("trained_with", [None, END])
 @pytest.mark.parametrize("measure", [evaluate, evaluate_mtp])
-def test_measuring_leaves_the_model_as_it_was(
-    built: Built, tokens: Tokens, measure: Callable[..., Any], trained_with: int | None
-) -> None:
-    """Mode, documents, weights' casts and gradients; also when the batches end in an error."""
+def test_measuring_leaves_the_model_as_it_was(built: Built, tokens: Tokens, measure: Callable[..., Any]) -> None:
+    """Mode, weights' casts and gradients; also when the batches end in an error."""
     model = built({"mtp.depth": 1, "dtype": "bfloat16", "d_model": 32, "moe.backend": "grouped_mm"}).train()
-    model.document_end = trained_with
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    seen: list[tuple[bool, int | None, bool]] = []
+    seen: list[tuple[bool, bool]] = []
 
     def batches(fail: bool) -> Iterator[Tensor]:
         yield tokens(2, 9)
-        seen.append((model.training, model.document_end, torch.is_grad_enabled()))
+        seen.append((model.training, torch.is_grad_enabled()))
         if fail:
             raise RuntimeError("the corpus is gone")
 
@@ -90,8 +86,8 @@ def test_measuring_leaves_the_model_as_it_was(
                 measure(model, batches(True), document_end=inside)
         else:
             measure(model, batches(False), document_end=inside)
-        assert seen[-1] == (False, inside, False), "measured in eval mode, with the documents asked for, no gradient"
-        assert model.training and model.document_end == trained_with and torch.is_grad_enabled()
+        assert seen[-1] == (False, False), "measured in eval mode, with no gradient"
+        assert model.training and torch.is_grad_enabled()
         assert model.lm_head._cast is None, "no cast is kept"
     assert all(p.grad is None for p in model.parameters())
     assert [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])] == []
@@ -99,13 +95,14 @@ def test_measuring_leaves_the_model_as_it_was(
     assert not model.training, "a model in eval mode stays there"
 
 
-def test_document_end_of_the_evaluation_counts_not_that_of_the_training(built: Built, tokens: Tokens) -> None:
+def test_an_evaluation_stays_within_documents_where_asked_and_leaves_nothing_behind(
+    built: Built, tokens: Tokens
+) -> None:
     batch = tokens(4, 14)
     batch[:, 5] = END
     model = built()
     within, across = (evaluate(model, [batch], document_end=end).loss for end in (END, None))
     assert abs(within - across) > 1e-3
-    model.document_end = END
     assert evaluate(model, [batch]).loss == across and evaluate(model, [batch], document_end=END).loss == within
 
 

@@ -63,6 +63,56 @@ def test_number_of_microbatches_changes_nothing(built: Built, tokens: Tokens, ch
         torch.testing.assert_close(gradient, whole_gradient, rtol=0, atol=1e-12)
 
 
+def uneven(batch: Tensor) -> Tensor:
+    """Targets that count: none in the first two sequences, one in the third, some of the others."""
+    mask = batch[:, 1:] % 3 != 0
+    mask[:2] = False
+    mask[2] = torch.arange(mask.shape[1]) == mask.shape[1] - 1
+    return mask
+
+
+@pytest.mark.parametrize("microbatches", [1, 2, 4, 8])
+@pytest.mark.parametrize("style", ["chained", "parallel"])
+def test_a_masked_step_is_plain_cross_entropy_over_what_counts_in_the_whole_batch(
+    built: Built, tokens: Tokens, style: str, microbatches: int
+) -> None:
+    """Not a mean of means: microbatches in which less counts weigh less. MTP's sums (V3 eq. 24) are divided by the
+    same number as the main loss; the auxiliary loss is about all tokens."""
+    batch, changes = tokens(8, 10), auxiliary("sequence") | {"mtp.depth": 2, "mtp.style": style, "mtp.tail_from": 1.0}
+    mask, targets = uneven(batch), batch[:, 1:]
+    plain = built(changes)
+    output = plain(batch[:, :-1], mtp=True)
+    count = int(mask.sum())
+    sums = [
+        F.cross_entropy(logits[mask[:, k:]], targets[:, k:][mask[:, k:]], reduction="sum")
+        for k, logits in enumerate([output.logits, *output.mtp_logits])
+    ]
+    aux = torch.stack([r.balance.loss(x, None) for r, x in zip(plain.routers(), output.routings, strict=True)]).sum()
+    (sums[0] / count + 0.3 / 2 * (sums[1] + sums[2]) / count + aux).backward()
+    model = built(changes)
+    losses = Microbatching(model, microbatches).step(batch, 0.0, mask).losses
+    sums, aux = [term.detach() for term in sums], aux.detach()
+    assert float(losses["loss"]) == pytest.approx(float(sums[0]) / count, rel=1e-13)
+    assert float(losses["aux_loss"]) == pytest.approx(float(aux), rel=1e-13)
+    assert float(losses["mtp_loss"]) == pytest.approx(0.15 * float(sums[1] + sums[2]) / count, rel=1e-13)
+    for k in (1, 2):
+        assert float(losses[f"mtp_loss_{k}"]) == pytest.approx(float(sums[k]) / int(mask[:, k:].sum()), rel=1e-13)
+    for (name, ours), theirs in zip(model.named_parameters(), plain.parameters(), strict=True):
+        assert ours.grad is not None and theirs.grad is not None, name
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=0, atol=1e-13)
+
+
+def test_a_mask_that_counts_everything_changes_nothing_and_a_wrong_one_is_refused(built: Built, tokens: Tokens) -> None:
+    batch, model = tokens(8, 10), built(MTP)
+    every = torch.ones(8, 9, dtype=torch.bool)
+    whole, masked = (Microbatching(model, 4).step(batch, 0.0, mask).losses for mask in (None, every))
+    for name in whole:
+        assert float(masked[name]) == pytest.approx(float(whole[name]), rel=1e-14)
+    for wrong in (every[:, 1:], every.long(), ~every):
+        with pytest.raises(ValueError, match="mask"):
+            Microbatching(model, 4).step(batch, 0.0, wrong)
+
+
 @pytest.mark.parametrize("kind", ["aux_loss", "bias_aux_loss"])
 def test_microbatch_scope_depends_on_their_number_and_ends_at_batch_scope(
     built: Built, tokens: Tokens, kind: str
@@ -281,7 +331,9 @@ if ranks > 1:
 model = Transformer(build(ModelConfig, json.loads(sys.argv[4])))
 initialise(model, 0, 0.3)
 batch = torch.randint(61, (8, 10), generator=torch.Generator().manual_seed(0))
-result = Microbatching(model, 2).step(batch.chunk(ranks)[rank])
+mask = torch.tensor(json.loads(sys.argv[5]))
+mask = mask.chunk(ranks)[rank] if len(mask) else None
+result = Microbatching(model, 2).step(batch.chunk(ranks)[rank], 0.0, mask)
 gradient = torch.cat([p.grad.flatten() for p in model.parameters()])
 if ranks > 1:
     dist.all_reduce(gradient)
@@ -291,20 +343,25 @@ print(json.dumps([result.load_LE.tolist(), result.losses["aux_loss"].item(), gra
 """
 
 
-def test_two_ranks_count_the_whole_batch(built: Built, tokens: Tokens, tmp_path: Path) -> None:
-    """Load and f are summed over ranks: two halves give the load, the term and the mean gradient of the whole."""
+@pytest.mark.parametrize("masked", [False, True])
+def test_two_ranks_count_the_whole_batch(built: Built, tokens: Tokens, tmp_path: Path, masked: bool) -> None:
+    """Load and f are summed over ranks: two halves give the load, the term and the mean gradient of the whole; with a
+    mask as well, of which one rank has less than the other."""
     changes = auxiliary("batch", "bias_aux_loss")
-    config = json.dumps(dataclasses.asdict(built(changes).config))
+    config, mask = json.dumps(dataclasses.asdict(built(changes).config)), uneven(tokens(8, 10)) if masked else None
+    given = json.dumps([] if mask is None else mask.tolist())
     ranks = [
         subprocess.Popen(
-            [sys.executable, "-c", RANKS.format(root=str(ROOT)), str(rank), "2", str(tmp_path), config],
+            [sys.executable, "-c", RANKS.format(root=str(ROOT)), str(rank), "2", str(tmp_path), config, given],
             stdout=subprocess.PIPE,
             text=True,
         )
         for rank in range(2)
     ]
     found = [json.loads(rank.communicate(timeout=60)[0].splitlines()[-1]) for rank in ranks]
-    whole, gradient = gradients(built, tokens(8, 10), 1, changes)
+    model = built(changes)
+    whole = Microbatching(model, 1).step(tokens(8, 10), 0.0, mask)
+    gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
     assert found[0][0] == found[1][0] == whole.load_LE.tolist()
     assert found[0][1] != found[1][1], "each rank reports its own part of the term"
     assert np.mean([found[0][1], found[1][1]]) == pytest.approx(float(whole.losses["aux_loss"]), rel=1e-12)

@@ -24,6 +24,26 @@ def test_loss_and_gradient_are_torchs(monkeypatch: pytest.MonkeyPatch, block: in
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-12, atol=1e-16)
 
 
+@pytest.mark.parametrize("block", [1, 61 * 4, 1 << 19], ids=["row by row", "4 rows", "at once"])
+def test_with_a_mask_it_is_torchs_of_what_counts(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    """Also where logits that do not count are not finite, and where nothing counts."""
+    monkeypatch.setattr(models.loss, "BLOCK_ELEMENTS", block)
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(2, 7, 61, generator=generator, dtype=torch.float64)
+    targets = torch.randint(61, (2, 7), generator=generator)
+    mask = torch.rand(2, 7, generator=generator) < 0.4
+    logits[~mask, 5] = torch.inf
+    ours, theirs = (logits.clone().requires_grad_() for _ in range(2))
+    loss = language_model_loss(ours, targets, mask)
+    expected = F.cross_entropy(theirs[mask], targets[mask])
+    assert 0 < int(mask.sum()) < 14 and float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-14)
+    (2.5 * loss).backward()
+    (2.5 * expected).backward()
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-12, atol=1e-16)
+    nothing = language_model_loss(ours, targets, torch.zeros_like(mask))
+    assert torch.equal(nothing, torch.zeros_like(nothing))
+
+
 def test_bf16_logits_are_summed_in_fp32() -> None:
     """The loss is that of the rounded logits, exactly; the gradient is rounded once."""
     generator = torch.Generator().manual_seed(0)

@@ -84,7 +84,7 @@ class Scripted:
         self.module, self.losses, self.done = module, losses, done
         self.rates: list[float] = []
 
-    def step(self, tokens_BT1: Tensor, progress: float = 0.0) -> StepResult:
+    def step(self, tokens_BT1: Tensor, progress: float = 0.0, mask_BT: Tensor | None = None) -> StepResult:
         for parameter in self.module.transformer.parameters():
             parameter.grad = torch.zeros_like(parameter)
         self.rates.append(self.module.trainer.optimizers[0].param_groups[0]["lr"])
@@ -140,8 +140,7 @@ def by_hand(tiny: Tiny, tokens: Tokens, changes: dict[str, Any], places: list[fl
     """The steps of `LanguageModel` in a bare loop, each at its place in a training of 4."""
     model = Transformer(tiny(changes))
     initialise(model, 5, model.config.std)
-    model.document_end = end
-    optimizer, executor = adamw(model, RAMPED), Microbatching(model, 2)
+    optimizer, executor = adamw(model, RAMPED), Microbatching(model, 2, end)
     for step, place in enumerate(places):
         for group in optimizer.param_groups:
             group["lr"] = 1e-2 * lr_ratio(place, 4, RAMPED)
@@ -166,7 +165,6 @@ def test_places_and_documents_reach_the_step(
     ours = module.transformer.state_dict()
     expected = by_hand(tiny, tokens, changes, places or [0.0, 1.0, 2.0, 3.0], end).state_dict()
     assert [name for name in expected if not torch.equal(ours[name], expected[name])] == []
-    assert module.transformer.document_end == end
     if end is not None:
         across = by_hand(tiny, tokens, changes, places or [0.0, 1.0, 2.0, 3.0], None).state_dict()
         assert not torch.equal(across["lm_head.weight"], expected["lm_head.weight"])

@@ -300,13 +300,13 @@ def test_what_depth_k_sees(built: Built, tokens: Tokens, style: str) -> None:
 def test_documents_are_kept_apart_in_the_modules_too(built: Built, tokens: Tokens) -> None:
     """With `document_end`, the block of depth k at position i attends to its own document only."""
     model = built({"mtp.depth": 1})
-    model.document_end = 0
     x = tokens(1, 9).clamp_min(1)
     x[0, 3] = 0
     other = x.clone()
     other[0, 1] = (x[0, 1] % 60) + 1
     with torch.no_grad():
-        same = alike(model(x, mtp=True).mtp_logits[0], model(other, mtp=True).mtp_logits[0])
+        one, two = (model(tokens_BT, mtp=True, document_end=0).mtp_logits[0] for tokens_BT in (x, other))
+        same = alike(one, two)
     assert same == [False] * 4 + [True] * 4, "positions 0 to 3 are the first document, its end included"
 
 

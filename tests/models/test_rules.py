@@ -1,14 +1,22 @@
 """Refusals of the model's config: one line with the key, its value, the rule, and what else is part of it."""
 
+import dataclasses
+import math
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
-from models.config import ModelConfig
+from models.config import BalanceConfig, ModelConfig, MoEConfig, MTPConfig, OptimConfig, RopeConfig
+from models.module import LanguageModel
+from models.moe import Experts, Router
 from models.rules import check_length, validate
 from models.transformer import Transformer
-from models.typed import ConfigError
+from models.typed import ConfigError, build, check_fields
 
 Tiny = Callable[..., ModelConfig]
 GQA: dict[str, Any] = {"attention.kind": "gqa", "attention.n_heads": 6}
@@ -100,12 +108,11 @@ def test_a_model_that_cannot_be_built_is_refused(tiny: Tiny, changes: dict[str, 
         {"attention.head_dim": 7},
         {"attention.n_kv_heads": 5},
         {"attention.kind": "mha", "attention.qk_rope_head_dim": 5, "attention.n_kv_heads": 5},
-        {"attention.kind": "mqa", "attention.kv_lora_rank": 0},
+        {"attention.kind": "mqa", "attention.qk_rope_head_dim": 7},
         {"moe.top_k": 6, "first_k_dense": 3, "moe.n_shared_experts": 0},
         {"moe.n_group": 3, "moe.topk_group": 3, "moe.top_k": 6},
         {"moe.n_group": 6, "moe.topk_group": 2},
         {"feed_forward": "dense", "moe.top_k": 99, "moe.n_group": 4, "moe.backend": "grouped_mm"},
-        {"rope.original_length": 0},
         {"rope.scaling": "linear", "rope.factor": 1.0, "rope.beta_slow": 99.0},
         {"mtp.depth": 3},
     ],
@@ -116,6 +123,103 @@ def test_what_a_model_does_not_use_is_not_checked_and_limits_may_be_reached(
 ) -> None:
     validate(tiny(changes))
     Transformer(tiny(changes))
+
+
+RANGES: list[tuple[Any, dict[str, Any], str]] = [
+    (ModelConfig(), {"norm_eps": -1.0}, "norm_eps=-1.0: must be above 0"),
+    (ModelConfig(), {"norm_eps": 1e9}, "norm_eps=1000000000.0: must be at most 1"),
+    (ModelConfig(), {"norm_eps": math.nan}, "norm_eps=nan: must be a finite number"),
+    (ModelConfig(), {"init_std": math.inf}, "init_std=inf: must be a finite number"),
+    (ModelConfig(), {"d_model": 99999999999}, "d_model=99999999999: must be at most 10,000,000"),
+    (ModelConfig(), {"n_layers": True}, "n_layers=True: expected int, got bool"),
+    (ModelConfig(), {"dtype": "float8"}, "dtype=float8: expected one of"),
+    (ModelConfig(), {"moe": MoEConfig(routed_scaling_factor=0.0)}, "moe.routed_scaling_factor=0.0: must be above 0"),
+    (ModelConfig(), {"moe": MoEConfig(n_shared_experts=-1)}, "moe.n_shared_experts=-1: must not be negative"),
+    (ModelConfig(), {"mtp": MTPConfig(tail_from=1.5)}, "mtp.tail_from=1.5: must be at most 1"),
+    (ModelConfig(), {"rope": RopeConfig(mscale=-1.0)}, "rope.mscale=-1.0: must not be negative"),
+    (OptimConfig(), {"lr": 1e300}, "lr=1e+300: must be at most 1e+30"),
+    (OptimConfig(), {"beta2": 1.0}, "beta2=1.0: must be below 1"),
+    (OptimConfig(), {"eps": 0.0}, "eps=0.0: must be above 0"),
+]
+
+
+@pytest.mark.parametrize(("base", "changes", "words"), RANGES, ids=[words.split(":")[0] for _, _, words in RANGES])
+def test_a_range_holds_for_what_is_made_in_python_and_for_what_is_read(
+    base: Any, changes: dict[str, Any], words: str
+) -> None:
+    config = dataclasses.replace(base, **changes)
+    at = "model" if isinstance(base, ModelConfig) else "optim"
+    values = dataclasses.asdict(config)
+    makers: list[Callable[[], Any]] = [lambda: check_fields(config, at), lambda: build(type(base), values, at)]
+    if isinstance(config, ModelConfig):
+        makers += [lambda: validate(config), lambda: Transformer(dataclasses.replace(config, **changes))]
+    else:
+        makers += [lambda: LanguageModel(ModelConfig(dtype="float32"), config, 1, seed=0)]
+    for make in makers:
+        with pytest.raises(ConfigError, match=f"^{at}.{re.escape(words)}"):
+            make()
+
+
+GROUPED: dict[str, Any] = {"moe.backend": "grouped_mm", "dtype": "bfloat16"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            GROUPED | {"moe.moe_intermediate_size": 13},
+            "moe_intermediate_size=13: .*of 8 in bfloat16, .*8 or 16",
+        ),
+        (GROUPED | {"moe.moe_intermediate_size": 44}, "model.moe.moe_intermediate_size=44: .*40 or 48; or use .*loop"),
+        (GROUPED | {"moe.moe_intermediate_size": 3}, "model.moe.moe_intermediate_size=3: .*the nearest 8; or use"),
+        (GROUPED | {"d_model": 33}, "model.d_model=33: .*backend=grouped_mm .*32 or 40; or use model.moe.backend=loop"),
+        (GROUPED | {"d_model": 34, "dtype": "float32"}, "model.d_model=34: .*a multiple of 4 in float32, .*32 or 36"),
+        (
+            GROUPED | {"d_model": 36, "dtype": "auto", "precision.recipe": "bf16"},
+            "d_model=36: .*of 8 in bfloat16",
+        ),
+    ],
+    ids=str,
+)
+def test_widths_that_the_experts_products_cannot_take(tiny: Tiny, changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        validate(tiny(changes))
+    assert "\n" not in str(caught.value)
+    validate(tiny(changes | {"moe.backend": "loop"}))
+    validate(tiny(changes | {"feed_forward": "dense"}))
+    if "precision.recipe" not in changes:
+        validate(tiny(changes | {"dtype": "auto"}))  # what it will be is not known here
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_rule_is_what_grouped_mm_takes(tiny: Tiny, dtype: str) -> None:
+    """Forward and backward of one layer's experts at every width up to 24, on either side."""
+    for name in ("d_model", "moe.moe_intermediate_size"):
+        for width in range(1, 25):
+            config = tiny(GROUPED | {"dtype": dtype, name: width})
+            experts = Experts(config.d_model, config.moe)
+            for p in experts.parameters():
+                torch.nn.init.normal_(p)
+            x_ND = torch.randn(10, config.d_model, dtype=getattr(torch, dtype), requires_grad=True)
+            routing = Router(config.d_model, replace(config.moe, balance=BalanceConfig(kind="none")))
+            torch.nn.init.normal_(routing.weight)
+
+            def works(experts: Experts = experts, x: Tensor = x_ND, router: Router = routing) -> bool:
+                try:
+                    experts(x, router(x.unsqueeze(0))).float().sum().backward()
+                except RuntimeError as error:
+                    assert "multiple of 16 bytes" in str(error)
+                    return False
+                return True
+
+            def allowed(config: ModelConfig = config) -> bool:
+                try:
+                    validate(config)
+                except ConfigError:
+                    return False
+                return True
+
+            assert works() == allowed(), (name, width)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from models.config import ModelConfig, MTPConfig
-from models.cost import DOLLARS_PER_GPU_HOUR, cost, gpu_hours, main, parts
+from models.cost import COUNTS, DOLLARS_PER_GPU_HOUR, cost, gpu_hours, in_units, main, parts
 from models.rules import check_length, validate
 from models.sizes import SIZES, size
 from models.transformer import Transformer
@@ -46,6 +46,7 @@ def test_deepseek_v3_is_the_published_one() -> None:
     assert seq_len == 4096
     assert found.total_params / 1e9 == pytest.approx(671.026, abs=0.001)
     assert found.active_params / 1e9 == pytest.approx(37.552, abs=0.001)
+    assert found.active_products / 1e9 == pytest.approx(36.626, abs=0.001)
     assert found.kv_bytes == 70_272
     copies = 2 * config.vocab_size * config.d_model
     assert (found.total_params + found.mtp_params + copies) / 1e9 == pytest.approx(684.49, abs=0.01)
@@ -70,7 +71,8 @@ def test_v2_lite_is_the_published_one() -> None:
     config, seq_len = size("v2_lite_16b")
     found = cost(config, seq_len)
     assert found.total_params / 1e9 == pytest.approx(15.7, abs=0.05)
-    assert (found.active_params - parts(config)["embedding"]) / 1e9 == pytest.approx(2.4, abs=0.06)
+    assert found.active_products / 1e9 == pytest.approx(2.451, abs=0.001)
+    assert found.active_params / 1e9 == pytest.approx(2.661, abs=0.001)
     assert (config.moe.scoring, config.moe.normalise, config.attention.q_lora_rank) == ("softmax", False, None)
 
 
@@ -80,12 +82,36 @@ def test_a_size_that_is_none_is_refused() -> None:
     assert "\n" not in str(caught.value)
 
 
+TINY = ("1.429 M", "838.720 K with the embedding", "707.648 K without it", "480 B (80 elements")
+"""Of the table of the default size."""
+
+
+@pytest.mark.parametrize(
+    ("value", "words"), [(0, "0"), (999, "999"), (1000, "1.000 K"), (999_999, "999.999 K"), (2.5e16, "25,000.000 T")]
+)
+def test_a_number_is_shown_in_the_unit_of_its_size(value: float, words: str) -> None:
+    assert in_units(value, COUNTS) == words
+
+
 def test_the_table_adds_up(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["deepseek_v3"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("deepseek_v3\n")
-    for words in ("671.026 B", "37.552 B", "70.272 KB", "4096 tokens", "2.664 M H800 hours", "$5.328 M"):
+    for words in (
+        "671.026 B",
+        "37.552 B with the embedding",
+        "36.626 B without it",
+        "70.272 KB",
+        "4096 tokens",
+        "2.664 M H800 hours",
+        "$5.328 M",
+    ):
         assert words in out
+    assert main(["tiny"]) == 0
+    small = capsys.readouterr().out
+    assert " 0.0" not in small, "every number has a unit of its size"
+    for words in (*TINY, "128 tokens a sequence"):
+        assert words in small
     assert main([]) == 0
     every = capsys.readouterr().out
     assert all(f"{name}\n" in every for name in SIZES) and every.count("H800") == 1

@@ -52,8 +52,8 @@ def piped(schedule: str, ranks: int, config: ModelConfig = V3_LIKE) -> ModelConf
 
 
 def variant(name: str) -> ModelConfig:
-    """`fp64`, `fp32`, or `fp8`: tiles of 4, emulated, in FP32."""
-    if name == "fp64":
+    """`fp64` (`ours`, `masked`), `fp32`, or `fp8`: tiles of 4, emulated, in FP32."""
+    if name in ("fp64", "ours", "masked"):
         return V3_LIKE
     config = dataclasses.replace(V3_LIKE, dtype="float32")
     if name == "fp32":
@@ -67,12 +67,21 @@ def batch(step: int, config: ModelConfig = V3_LIKE, length: int = 10) -> Tensor:
     return torch.randint(config.vocab_size, (2 * MICROBATCHES, length), generator=generator)
 
 
-def train(model: Transformer, executor: Executor, steps: int) -> tuple[dict[str, Tensor], list[StepResult]]:
+def uneven(tokens_BT1: Tensor) -> Tensor:
+    """Targets that count: none in the first microbatch, all in the last, some in the others."""
+    mask = tokens_BT1[:, 1:] % 3 != 0
+    mask[:2], mask[-2:] = False, True
+    return mask
+
+
+def train(
+    model: Transformer, executor: Executor, steps: int, masked: bool = False
+) -> tuple[dict[str, Tensor], list[StepResult]]:
     """The first step's gradients by name, and all steps' results. Every step is clipped."""
     optimizer, gradients, results = adamw(model, OptimConfig(lr=1e-2)), {}, []
     for step in range(steps):
         optimizer.zero_grad(set_to_none=True)
-        result = executor.step(batch(step), step / steps)
+        result = executor.step(batch(step), step / steps, uneven(batch(step)) if masked else None)
         if step == 0:
             gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
         executor.clip(list(model.parameters()), 0.5)

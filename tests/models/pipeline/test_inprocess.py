@@ -12,12 +12,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from models.config import BalanceConfig, ModelConfig, MTPConfig, OptimConfig, PipelineConfig
 from models.executor import Microbatching
-from models.module import LanguageModel
+from models.module import LanguageModel, executor_of
 from models.pipeline.inprocess import Pipelined
 from models.pipeline.measure import chunk_seconds
+from models.pipeline.rules import check_pipeline
 from models.pipeline.schedules import SCHEDULES, Action
 from models.pipeline.stages import Chunks, Stage, stages_of
-from models.rules import check_microbatches, validate
+from models.rules import validate
 from models.transformer import Transformer, initialise
 from models.typed import ConfigError
 
@@ -32,8 +33,7 @@ def built(config: ModelConfig) -> Transformer:
 
 def trained(config: ModelConfig, steps: int, document_end: int | None = None) -> tuple[Transformer, Any, Any]:
     model = built(config)
-    model.document_end = document_end
-    executor = (Microbatching if config.pipeline.schedule == "none" else Pipelined)(model, MICROBATCHES)
+    executor = executor_of(model, MICROBATCHES, document_end=document_end)
     return model, *train(model, executor, steps)
 
 
@@ -50,6 +50,22 @@ def test_steps_are_those_of_plain_microbatching(name: str) -> None:
         for term, value in result.losses.items():
             assert float(own.losses[term]) == pytest.approx(float(value), rel=1e-12)
         assert torch.equal(own.load_LE, result.load_LE) and torch.equal(own.last_load_LE, result.last_load_LE)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_masked_step_is_that_of_the_whole_batch(name: str) -> None:
+    """Microbatches with no target that counts, with some and with all: every chunk's share is its targets'."""
+    found = {}
+    for config in (V3_LIKE, piped(name, 4)):
+        model = built(config)
+        found[config.pipeline.schedule] = train(model, executor_of(model, MICROBATCHES), 2, masked=True)
+    (gradients, results), (own, own_results) = found.values()
+    assert largest_difference(own, gradients) < 1e-12
+    for ours, theirs in zip(own_results, results, strict=True):
+        for term, value in theirs.losses.items():
+            assert float(ours.losses[term]) == pytest.approx(float(value), rel=1e-12)
+    unmasked, _ = train(model := built(V3_LIKE), executor_of(model, MICROBATCHES), 1)
+    assert largest_difference(unmasked, gradients) > 1e-3
 
 
 CHANGES: dict[str, Change] = {
@@ -162,10 +178,10 @@ def test_what_cannot_be_is_refused_before_anything_is_built(pipeline: dict[str, 
     config = dataclasses.replace(V3_LIKE, pipeline=PipelineConfig(**pipeline))
     with pytest.raises(ConfigError, match=words):
         validate(config)
-        check_microbatches(config, 4)
+        check_pipeline(config, 4)
 
 
 def test_an_auxiliary_loss_over_the_whole_batch_is_refused() -> None:
     moe = dataclasses.replace(V3_LIKE.moe, balance=BalanceConfig(kind="aux_loss", scope="batch"))
     with pytest.raises(ConfigError, match="model.moe.balance.scope=batch: needs the whole batch's load"):
-        validate(dataclasses.replace(piped("1f1b", 4), moe=moe))
+        check_pipeline(dataclasses.replace(piped("1f1b", 4), moe=moe))

@@ -1,0 +1,182 @@
+"""What each kind of attention answers for, from its config alone: widths, parameters, cache, scores, memory, rules.
+
+`models/attention.py` has the modules under the same names. Config rules, costs and RoPE read a kind here and never ask
+which one it is. Nothing here needs torch.
+"""
+
+from abc import ABC, abstractmethod
+
+from models.config import ModelConfig
+from models.typed import ConfigError
+
+EXPLICIT_MAX_SCORES = 512 * 512
+"""On CPU, products with an explicit mask beat SDPA up to about this many scores per head; their memory is T x L."""
+
+
+class AttentionKind(ABC):
+    """One attention layer. Counts are elements, those of activations per token."""
+
+    key_dim: int
+    """Width of a head's queries and keys."""
+    value_dim: int
+    rope_dim: int
+    """Width that RoPE turns in each head."""
+    rope_key: str
+    """The config's name for it."""
+    cached_heads: int
+    """Heads that keys and values are kept for between tokens ..."""
+    key_heads: int
+    """... and those that scores are computed with."""
+    absorbs = False
+    """Whether what is cached can be read without expanding it (V2 2.1.2)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        self.attention, self.d_model = config.attention, config.d_model
+        self.n_heads = config.attention.n_heads
+
+    @property
+    @abstractmethod
+    def params(self) -> int:
+        """Of the matrices."""
+
+    @property
+    def gains(self) -> int:
+        """Of the norms inside the layer."""
+        return 0
+
+    @property
+    @abstractmethod
+    def cached(self) -> int:
+        """Kept between tokens while decoding (V2 table 1)."""
+
+    @property
+    def projected(self) -> int:
+        """Kept for the backward between the layer's input and its queries, keys and values."""
+        return 0
+
+    @property
+    def beside_flash(self) -> int:
+        """Kept for the backward by SDPA's flash kernel besides its operands and the layer's output."""
+        return 0
+
+    def score_flops(self, seq_len: int) -> float:
+        """Scores and weighted sums, forward and backward, per token: at half the length, because causal."""
+        return 6.0 * self.n_heads * (self.key_dim + self.value_dim) * (seq_len + 1) / 2
+
+    def kept_bytes(self, seq_len: int, width: int) -> float:
+        """Kept per token for the backward on a CPU, in numbers of `width` bytes; the layer's input is counted apart.
+
+        Short sequences write their probabilities out (`EXPLICIT_MAX_SCORES`). Beyond, SDPA has a flash kernel where
+        keys are as wide as values. Where they are not (MLA), it computes in at least FP32, with copies of all three
+        operands, and writes the probabilities out in that type.
+        """
+        operands = self.n_heads * self.key_dim + self.key_heads * (self.key_dim + self.value_dim)
+        out, wide = width * self.n_heads * self.value_dim, max(width, 4)
+        if seq_len**2 <= EXPLICIT_MAX_SCORES:
+            core = width * (operands + self.n_heads * seq_len)
+        elif self.key_dim == self.value_dim:
+            core = width * (operands + self.beside_flash) + wide * self.n_heads  # the logarithm of each row's sum
+        else:
+            core = wide * (operands + self.n_heads * seq_len)
+        return width * self.projected + core + out
+
+    def check(self) -> None:
+        """Raise ConfigError for widths that do not go together."""
+        if self.rope_dim % 2:
+            raise ConfigError(
+                f"model.attention.{self.rope_key}={self.rope_dim}: RoPE rotates pairs, so it must be even"
+            )
+
+
+class Latent(AttentionKind):
+    """MLA: one latent and one RoPE key for all heads, from which keys and values are expanded."""
+
+    rope_key = "qk_rope_head_dim"
+    cached_heads = 1
+    absorbs = True
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        a = config.attention
+        self.rope_dim, self.value_dim, self.key_heads = a.qk_rope_head_dim, a.v_head_dim, a.n_heads
+        self.key_dim = a.qk_nope_head_dim + a.qk_rope_head_dim
+
+    @property
+    def params(self) -> int:
+        a, d, queries = self.attention, self.d_model, self.n_heads * self.key_dim
+        query = d * queries if a.q_lora_rank is None else a.q_lora_rank * (d + queries)
+        latent = d * self.cached
+        expand = a.kv_lora_rank * self.n_heads * (a.qk_nope_head_dim + a.v_head_dim)
+        return query + latent + expand + self.n_heads * a.v_head_dim * d
+
+    @property
+    def gains(self) -> int:
+        return super().gains + self.attention.kv_lora_rank + (self.attention.q_lora_rank or 0)
+
+    @property
+    def cached(self) -> int:
+        return self.attention.kv_lora_rank + self.rope_dim
+
+    @property
+    def projected(self) -> int:
+        """The first product's output, all in one, and the normed latents."""
+        a = self.attention
+        first = (a.q_lora_rank or self.n_heads * self.key_dim) + self.cached
+        return super().projected + first + (a.q_lora_rank or 0) + a.kv_lora_rank
+
+    @property
+    def beside_flash(self) -> int:
+        """Values are a view of keys and values together, and outputs, which lie by head, are copied to lie by token."""
+        return self.n_heads * (self.attention.qk_nope_head_dim + self.value_dim)
+
+
+class Grouped(AttentionKind):
+    """GQA: `n_kv_heads` keys and values, each shared by equally many queries."""
+
+    rope_key = "head_dim"
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.rope_dim = self.key_dim = self.value_dim = config.attention.head_dim
+        self.cached_heads = self.key_heads = self.kept_heads()
+
+    def kept_heads(self) -> int:
+        return self.attention.n_kv_heads
+
+    @property
+    def params(self) -> int:
+        return 2 * self.d_model * self.key_dim * (self.n_heads + self.key_heads)
+
+    @property
+    def cached(self) -> int:
+        return 2 * self.key_heads * self.key_dim
+
+    def check(self) -> None:
+        super().check()
+        if self.n_heads % self.key_heads:
+            raise ConfigError(
+                f"model.attention.n_kv_heads={self.key_heads}: must divide model.attention.n_heads={self.n_heads}, "
+                f"so that every key head serves equally many queries"
+            )
+
+
+class MultiHead(Grouped):
+    """MHA: a key and a value for each query."""
+
+    def kept_heads(self) -> int:
+        return self.n_heads
+
+
+class MultiQuery(Grouped):
+    """MQA: one key and one value for all queries."""
+
+    def kept_heads(self) -> int:
+        return 1
+
+
+KINDS: dict[str, type[AttentionKind]] = {"mla": Latent, "mha": MultiHead, "gqa": Grouped, "mqa": MultiQuery}
+
+
+def attention_of(config: ModelConfig) -> AttentionKind:
+    """What `model.attention.kind` names, at this model's widths."""
+    return KINDS[config.attention.kind](config)
