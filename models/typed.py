@@ -1,17 +1,75 @@
-"""Dictionaries into typed dataclasses, and the one kind of error that a user's setting may end in."""
+"""Dictionaries into typed dataclasses, and the one kind of error that a user's setting may end in.
+
+A field's bounds stand in its type: `Annotated[int, AtLeast(1)]`. Numbers are finite, and whole ones fit into 64 bits.
+"""
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 T = TypeVar("T")
 
 
 class ConfigError(ValueError):
     """A setting that cannot work. The message is one line: the key, its value, the rule, and the fix."""
+
+
+class _OutOfBounds(ConfigError):
+    """Of the right type: among the types of a union, the one that was meant."""
+
+
+class Bound(Protocol):
+    """What a value of the right type must keep besides."""
+
+    def broken(self, value: Any) -> str | None:
+        """The rule, as in `must be above 0`; None where the value keeps it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Above:
+    limit: float
+
+    def broken(self, value: Any) -> str | None:
+        return None if value > self.limit else f"must be above {self.limit:g}"
+
+
+@dataclasses.dataclass(frozen=True)
+class AtLeast:
+    limit: float
+
+    def broken(self, value: Any) -> str | None:
+        if value >= self.limit:
+            return None
+        return f"must be at least {self.limit:,g}" if self.limit else "must not be negative"
+
+
+@dataclasses.dataclass(frozen=True)
+class AtMost:
+    limit: float
+
+    def broken(self, value: Any) -> str | None:
+        return None if value <= self.limit else f"must be at most {self.limit:,.15g}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Distinct:
+    """Of a list: each element once."""
+
+    def broken(self, value: Any) -> str | None:
+        twice = next((item for i, item in enumerate(value) if item in value[:i]), None)
+        return None if twice is None else f"{twice} stands in it twice; name each once"
+
+
+@dataclasses.dataclass(frozen=True)
+class NotEmpty:
+    """Of a text or a list."""
+
+    def broken(self, value: Any) -> str | None:
+        return None if (value.strip() if isinstance(value, str) else value) else "must not be empty"
 
 
 def closest(word: str, choices: Iterable[str]) -> str:
@@ -27,7 +85,7 @@ def build(cls: type[T], values: Mapping[str, Any], at: str = "") -> T:
     """
     if not isinstance(values, Mapping):
         raise ConfigError(f"{at or cls.__name__}={values}: expected a group of keys")
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls, include_extras=True)
     known = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
     arguments = {}
     for key, value in values.items():
@@ -43,6 +101,12 @@ def _checked(hint: Any, value: Any, path: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return build(typing.cast(type, hint), value, path)
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        value = _checked(args[0], value, path)
+        for bound in args[1:]:
+            if (rule := bound.broken(value)) is not None:
+                raise _OutOfBounds(f"{path}={value}: {rule}")
+        return value
     if origin is Literal:
         if value not in args:
             choices = [str(choice) for choice in args]
@@ -58,7 +122,7 @@ def _checked(hint: Any, value: Any, path: str) -> Any:
                 return _checked(option, value, path)
             except ConfigError as error:
                 errors.append(error)
-        raise errors[0]
+        raise next((error for error in errors if isinstance(error, _OutOfBounds)), errors[0])
     if origin is list:
         if not isinstance(value, list | tuple):
             raise ConfigError(f"{path}={value}: expected a list")
@@ -69,8 +133,12 @@ def _checked(hint: Any, value: Any, path: str) -> Any:
         return {str(k): _checked(args[1], item, f"{path}.{k}") for k, item in value.items()}
     if hint is Any:
         return value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+    if not isinstance(value, (int, float) if hint is float else hint) or (hint is not bool and isinstance(value, bool)):
         raise ConfigError(f"{path}={value}: expected {hint.__name__}, got {type(value).__name__}")
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise _OutOfBounds(f"{path}: a whole number has at most 64 bits, this one {value.bit_length()}")
+    if hint is float:
+        if not math.isfinite(value):
+            raise _OutOfBounds(f"{path}={value}: must be a finite number")
+        return float(value)
     return value
