@@ -30,8 +30,9 @@ def parse(words: list[str]) -> tuple[str, int, list[str]]:
 
 def rank_trial(arm: str, seed: int, words: list[str]) -> tuple[int, dict[str, Any]]:
     """How many ranks, and what each is given. Raises ConfigError, before anything is started."""
-    from ablations.config import compose, with_overrides
+    from ablations.config import compose
     from ablations.plan import make_plan
+    from ablations.trialkeys import with_overrides
     from models.pipeline.schedules import ranks_of
 
     config = compose(words)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ablations.config import chosen_arms, trial_keys, with_overrides
+from ablations.config import chosen_arms
 from ablations.files import read_json
 from ablations.guards import GuardResult, budget, isolation
 from ablations.home import ROOT
@@ -17,7 +17,7 @@ from ablations.keys import all_keys, trial_leaves
 from ablations.matching import solve
 from ablations.schema import Config, MatchedConfig, SweepConfig
 from ablations.sweepfile import read_scale, thinned
-from ablations.trialkeys import TrialKeys, get, typed_trial
+from ablations.trialkeys import TrialKeys, get, trial_keys, typed_trial, with_overrides
 from ablations.verdicts import DECISION_RULE
 from models.config import ModelConfig
 from models.cost import Cost, cost
