@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass, replace
 
 from models.config import ModelConfig, MTPConfig
+from models.streams import spoken
 from models.typed import ConfigError
 
 V3_TOKENS = 14.8e12
@@ -183,4 +184,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(spoken(lambda: main(sys.argv[1:])))
