@@ -57,8 +57,11 @@ def compose(overrides: list[str]) -> Config:
     if given.get("raise_sizes", values.get("raise_sizes", True)):
         values |= raised(sweep, nested(values))
     explicit = {key for key in given if key.split(".")[0] in TRIAL_GROUPS}
+    config = build(Config, nested({**values, **sweep.common, **given}))
+    tasks = [os.path.expanduser(task) for task in config.eval.tasks]
     config = dataclasses.replace(
-        build(Config, nested({**values, **sweep.common, **given})),
+        config,
+        eval=dataclasses.replace(config.eval, tasks=tasks),
         sweep=without(sweep, explicit),
         overrides=tuple(overrides),
         sweep_text=path.read_text(encoding="utf-8"),

@@ -8,6 +8,8 @@ from ablations.sweepfile import NAME, sweep_files
 from models.typed import ConfigError
 
 _CHOICES = ("sweep", "scale")
+_HOME, _IN_QUOTES = r"(?<=[\[,])(~[^,\]]*)", r'"\1"'
+"""A path in a list that begins with `~`, which Hydra's grammar does not read."""
 
 
 def parse(words: list[str]) -> dict[str, Any]:
@@ -79,6 +81,8 @@ def _quoted(word: str) -> str:
     """Paths and names as they are: Hydra's grammar stumbles over `~`, `(`, `=`, commas and letters beyond ASCII."""
     key, _, raw = word.partition("=")
     known = all_keys().get(key.strip())
+    if known is not None and isinstance(known.default, list):
+        return f"{key}={re.sub(_HOME, _IN_QUOTES, raw)}"
     if known is None or not known.is_text or key.strip() == "arms" or raw == "null" or raw[:1] in ("'", '"'):
         return word
     # Hydra unescapes backslashes only in front of a quote, the closing one included.

@@ -205,6 +205,12 @@ def test_a_home_is_expanded_in_every_folder(key: str, tmp_path: Path, monkeypatc
     assert getattr(compose([*MOE, f"{key}=~/mine"]), key) == str(tmp_path / "mine")
 
 
+def test_a_home_is_expanded_in_lists_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    for text in ("[~/x.yaml,piqa]", "['~/x.yaml',piqa]", '["~/x.yaml",piqa]'):
+        assert compose([*MOE, f"eval.tasks={text}"]).eval.tasks == ["/home/me/x.yaml", "piqa"]
+
+
 def test_arms_are_chosen_in_the_sweeps_order_and_the_baseline_always() -> None:
     main = ["aux_loss", "none", "batch_aux_loss", "bias"]
     assert chosen_arms(compose(MOE)) == main
