@@ -103,7 +103,8 @@ def _checked(hint: Any, value: Any, path: str) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         value = _checked(args[0], value, path)
-        for bound in args[1:]:
+        bounds: tuple[Bound, ...] = args[1:]
+        for bound in bounds:
             if (rule := bound.broken(value)) is not None:
                 raise _OutOfBounds(f"{path}={value}: {rule}")
         return value
