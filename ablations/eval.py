@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from models.streams import spoken
 from models.typed import ConfigError, build, closest
 from tasks.config import END_OF_TEXT_ID, DataConfig, EvalConfig
 
@@ -75,7 +76,8 @@ def parse(arguments: Sequence[str]) -> Request:
         raise ConfigError(f"device={top['device']}: expected one of cpu, cuda")
     build(DataConfig, groups["data"], "data")
     config = build(EvalConfig, groups["eval"], "eval")
-    return Request(Path(top["checkpoint"]), top["device"], Path(top["runs_dir"]), config, groups["data"])
+    checkpoint, runs_dir = (Path(top[key]).expanduser() for key in ("checkpoint", "runs_dir"))
+    return Request(checkpoint, top["device"], runs_dir, config, groups["data"])
 
 
 def _fields() -> list[tuple[str, "dataclasses.Field[Any]"]]:
@@ -235,4 +237,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(spoken(lambda: main(sys.argv[1:])))

@@ -154,7 +154,10 @@ def distinct(arms: Mapping[str, tuple[Mapping[str, Any], GuardResult]]) -> dict[
 
 def determinism(first: Iterable[Tensor], second: Iterable[Tensor], steps: int) -> GuardResult:
     """The first steps run twice give the same bits; takes the parameters of both runs."""
-    equal = all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    pairs = list(zip(first, second, strict=True))
+    if not all(bool(a.isfinite().all()) for a, _ in pairs):  # NaN is not NaN: the bits may well be the same
+        return GuardResult("determinism", False, f"the weights are not finite after {steps} steps; lower optim.lr")
+    equal = all(torch.equal(a, b) for a, b in pairs)
     word = "the same bits" if equal else "different bits"
     return GuardResult("determinism", equal, f"{steps} steps run twice: {word}")
 

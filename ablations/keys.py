@@ -1,4 +1,4 @@
-"""The dotted keys of a run: which exist, what each takes, the nearest to a mistyped one, and OmegaConf's view."""
+"""The dotted keys of a run: which exist, what each takes, and the nearest to a mistyped one."""
 
 import dataclasses
 import difflib
@@ -49,12 +49,16 @@ def all_keys() -> dict[str, Key]:
 
 def _walk(cls: Any, prefix: str) -> Iterable[Key]:
     hints = typing.get_type_hints(cls)
-    for f in dataclasses.fields(cls):
+    for f in _settable(cls):
         default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
         key = Key(prefix + f.name, hints[f.name], default)
         yield key
         if key.is_group:
             yield from _walk(key.hint, key.name + ".")
+
+
+def _settable(cls: Any) -> list[dataclasses.Field[Any]]:
+    return [f for f in dataclasses.fields(cls) if f.metadata.get("key", True)]
 
 
 @functools.cache
@@ -100,6 +104,12 @@ def describe(hint: Any) -> str:
     return " or ".join(parts)
 
 
+def settings(config: Config) -> dict[str, Any]:
+    """A composed config's keys as nested dictionaries."""
+    values = dataclasses.asdict(config)
+    return {f.name: values[f.name] for f in _settable(Config)}
+
+
 def nested(dotted: Mapping[str, Any]) -> dict[str, Any]:
     """{`a.b`: 1} as {`a`: {`b`: 1}}."""
     tree: dict[str, Any] = {}
@@ -110,6 +120,11 @@ def nested(dotted: Mapping[str, Any]) -> dict[str, Any]:
             node = node.setdefault(group, {})
         node[last] = value
     return tree
+
+
+def leaves_of(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The dotted leaves of nested dictionaries of keys."""
+    return {leaf: value for name, inner in tree.items() for leaf, value in flat(name, inner).items()}
 
 
 def flat(name: str, value: Any) -> dict[str, Any]:
@@ -131,69 +146,48 @@ def _member(group: str) -> str:
     return next(key for key in all_keys() if key.startswith(group + "."))
 
 
-def convert(name: str, value: Any) -> Any:
-    """`value` as the key takes it. Raises ConfigError, in one line, for a wrong type or choice.
-
-    OmegaConf settles what counts as a number, text or a truth value; `models.config.build` settles the choices.
-    """
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
+def accepted(name: str, value: Any) -> Any:
+    """`value` as the key takes it. Raises ConfigError, in one line, for a wrong type, choice or size."""
     hint = all_keys()[name].hint
-    one = dataclasses.make_dataclass("One", [("value", hint)])
-    try:
-        node = OmegaConf.structured(twin(one))
-        node.value = value
-        return build(one, OmegaConf.to_container(node)).value  # type: ignore[arg-type]
-    except OmegaConfBaseException:
-        fix = f"; write {value:.0f}" if isinstance(value, float) and value.is_integer() else ""
-        if isinstance(value, str | int | float) and typing.get_origin(hint) is list:
-            fix = f"; write {name}=[{value}]"
-    except ConfigError as error:
-        if "expected one of" in str(error):
-            raise ConfigError(name + str(error).removeprefix("value")) from None
-        fix = ""
-    shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
-    raise ConfigError(f"{name}={shown}: expected {describe(hint)}{fix}")
+    if not _fits(hint, value):
+        shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
+        raise ConfigError(f"{name}={shown}: expected {describe(hint)}{_fix(name, hint, value)}")
+    node: Any = build(Config, nested({name: value}))
+    for part in name.split("."):
+        node = getattr(node, part)
+    return node
 
 
-@functools.cache
-def twin(cls: Any) -> Any:
-    """A dataclass tree as OmegaConf can hold it, for Hydra's ConfigStore.
-
-    OmegaConf knows neither `Literal` nor unions with lists, and treats frozen dataclasses as read-only: choices become
-    text and such unions become Any, which `build` checks afterwards. Numbers, truth values, lists and mappings keep
-    their types, so that Hydra refuses what does not fit.
-    """
-    hints = typing.get_type_hints(cls)
-    fields: list[Any] = []
-    for f in dataclasses.fields(cls):
-        hint = _twin_hint(hints[f.name])
-        if typing.get_origin(hints[f.name]) is dict:  # OmegaConf would add a default's keys to those that are given
-            fields.append((f.name, hint, dataclasses.field(default_factory=dict)))
-        elif dataclasses.is_dataclass(hints[f.name]):
-            fields.append((f.name, hint, dataclasses.field(default_factory=hint)))
-        elif f.default is not dataclasses.MISSING:
-            fields.append((f.name, hint, dataclasses.field(default=f.default)))
-        elif f.default_factory is not dataclasses.MISSING:
-            fields.append((f.name, hint, dataclasses.field(default_factory=f.default_factory)))
+def _fits(hint: Any, value: Any) -> bool:
+    """Whether the value is of the type; which choices and sizes there are is `build`'s to say."""
+    if value is None:
+        return type(None) in typing.get_args(hint)
+    for option in options(hint):
+        origin, args = typing.get_origin(option), typing.get_args(option)
+        if option is Any:
+            return True
+        if origin is Literal:
+            fits = isinstance(value, str)
+        elif origin is list:
+            fits = isinstance(value, list) and all(_fits(args[0], item) for item in value)
+        elif origin is dict:
+            fits = isinstance(value, Mapping) and all(_fits(args[1], item) for item in value.values())
+        elif option in (int, float):
+            fits = isinstance(value, (int, option)) and not isinstance(value, bool)
         else:
-            fields.append((f.name, hint))
-    return dataclasses.make_dataclass(cls.__name__, fields)
+            fits = isinstance(value, option)
+        if fits:
+            return True
+    return False
 
 
-def _twin_hint(hint: Any) -> Any:
-    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-        return twin(hint)
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        return str
-    if origin in (typing.Union, types.UnionType):
-        kinds = options(hint)
-        plain = len(kinds) == 1 and typing.get_origin(kinds[0]) not in (list, dict)
-        return _twin_hint(kinds[0]) | None if plain else Any
-    if origin is list:
-        return list[_twin_hint(args[0])]  # type: ignore[misc]
-    if origin is dict:
-        return dict[str, _twin_hint(args[1])]  # type: ignore[misc]
-    return hint
+def _fix(name: str, hint: Any, value: Any) -> str:
+    """What was probably meant."""
+    kinds = options(hint)
+    if int in kinds and isinstance(value, float) and value.is_integer():
+        return f"; write {value:.0f}"
+    if kinds == [bool] and str(value).lower() in ("1", "yes", "on", "0", "no", "off"):
+        return f"; write {name}={str(str(value).lower() in ('1', 'yes', 'on')).lower()}"
+    if typing.get_origin(kinds[0]) is list and isinstance(value, str | int | float):
+        return f"; write {name}=[{value}]"
+    return ""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ablations.home import check_house
+from models.streams import spoken
 from models.typed import ConfigError, closest
 
 
@@ -30,12 +31,15 @@ def parse(words: list[str]) -> tuple[str, int, list[str]]:
 
 def rank_trial(arm: str, seed: int, words: list[str]) -> tuple[int, dict[str, Any]]:
     """How many ranks, and what each is given. Raises ConfigError, before anything is started."""
-    from ablations.config import compose, with_overrides
+    from ablations.config import compose
     from ablations.plan import make_plan
+    from ablations.preflight import check_device
+    from ablations.trialkeys import with_overrides
     from models.pipeline.schedules import ranks_of
 
     config = compose(words)
     plan = make_plan(config)
+    check_device(plan)
     arms = {name: found for name, found in plan.arms.items() if found.kind == "arm"}
     piped = [name for name, found in arms.items() if found.typed.model.pipeline.schedule != "none"]
     if arm not in piped:
@@ -101,4 +105,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(spoken(main))

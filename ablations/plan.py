@@ -8,22 +8,23 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ablations.config import chosen_arms, trial_keys, with_overrides
+from ablations.config import chosen_arms
 from ablations.files import read_json
 from ablations.guards import GuardResult, budget, isolation
 from ablations.home import ROOT
 from ablations.identity import code_hash, sha
 from ablations.keys import all_keys, trial_leaves
 from ablations.matching import solve
+from ablations.preflight import check_text, is_long, text_remarks
 from ablations.schema import Config, MatchedConfig, SweepConfig
 from ablations.sweepfile import read_scale, thinned
-from ablations.trialkeys import TrialKeys, get, typed_trial
+from ablations.trialkeys import TrialKeys, get, trial_keys, typed_trial, with_overrides
 from ablations.verdicts import DECISION_RULE
 from models.config import ModelConfig
 from models.cost import Cost, cost
 from models.precision.products import resolve_kernels
 from models.transformer import resolve_dtype
-from models.typed import ConfigError, build
+from models.typed import build
 from tasks.config import DataConfig
 
 AA, CONTROL = "aa", "control"
@@ -42,6 +43,8 @@ SIZES_OF_FP8 = ("model.precision.block", "model.precision.promote_every")
 """Nor do these, which a scale sets, where no arm uses FP8."""
 
 
+MOST_ITEMS = 10_000
+"""That an lm-eval task has, as a rule."""
 IN_FP64, IN_CHUNKS = 3.0, 2.0
 """About how much longer a CPU takes for the same FLOPs in FP64, and as a pipeline's chunks in one process."""
 
@@ -71,6 +74,12 @@ class Arm:
     def cost(self) -> Cost:
         keys = self.typed
         return cost(keys.model, keys.data.seq_len)
+
+    @property
+    def trained_tokens(self) -> int:
+        """In whole batches."""
+        keys = self.typed
+        return keys.sequences * keys.data.seq_len
 
     def grid(self, shared: Mapping[str, list[float]]) -> list[dict[str, float]]:
         """All points of shared and own keys, in a fixed order."""
@@ -138,7 +147,7 @@ class Plan:
         speed /= IN_CHUNKS if keys.model.pipeline.schedule != "none" else 1.0
         counting = keys.model.routers > 0 and keys.model.moe.balance.needs_batch_load
         training = keys.tokens / speed * (4 / 3 if counting else 1)
-        evaluated = keys.eval.tokens * 2 + (200 * (keys.eval.items or 1000) + 65_536 if scored else 0)
+        evaluated = keys.eval.tokens * 2 + (200 * min(keys.eval.items or 1000, MOST_ITEMS) + 65_536 if scored else 0)
         return training + evaluated / (3 * speed) + 1
 
     @functools.cached_property
@@ -160,7 +169,7 @@ class Plan:
 
 
 def make_plan(config: Config) -> Plan:
-    """Resolve arms, seeds and searched values. Raises ConfigError; writes nothing."""
+    """Resolve arms, seeds and searched values; the text of every arm is there. Raises ConfigError; writes nothing."""
     sweep = thinned(config.sweep, config.search_points, config.search_seeds)
     keys = trial_keys(config)
     arms: dict[str, Arm] = {}
@@ -183,11 +192,9 @@ def make_plan(config: Config) -> Plan:
         changed = with_overrides(base.keys, changes, name)
         arms[name] = Arm(name, kind, about, {**base.set, **changes}, {}, changed, held)
     seeds = config.seeds if isinstance(config.seeds, list) else list(range(config.seeds or sweep.seeds))
-    overlap = sorted(set(seeds) & set(sweep.search.seeds))
-    if overlap:
-        raise ConfigError(f"seeds={config.seeds}: {overlap[0]} is a search seed; confirmation needs seeds of its own")
     shared = dict(sweep.search.keys)
     plan = Plan(config, sweep, arms, seeds, shared, None, None)
+    check_text(plan)
     if config.search == "fresh":
         return plan
     if not any(arm.grid(shared)[0] for arm in plan.searched_arms):
@@ -259,7 +266,7 @@ def plan_document(plan: Plan, data_fingerprint: Mapping[str, Any]) -> dict[str, 
     sweep = plan.sweep
     arms = {}
     for arm in plan.arms.values():
-        typed, size = arm.typed, arm.cost
+        size = arm.cost
         arms[arm.name] = {
             "about": arm.about,
             "kind": arm.kind,
@@ -267,13 +274,14 @@ def plan_document(plan: Plan, data_fingerprint: Mapping[str, Any]) -> dict[str, 
             "search": arm.search,
             "solved": arm.solved,
             "matched": asdict(arm.matched),
-            "tokens": typed.sequences * typed.data.seq_len,
+            "tokens": arm.trained_tokens,
             **asdict(size),
         }
     return {
         "format": 1,
         "sweep": sweep.name,
         "scale": plan.config.scale,
+        "note": plan.config.note,
         "question": sweep.question,
         "source": sweep.source,
         "search": "published" if plan.published else "fresh",
@@ -306,8 +314,7 @@ def describe(plan: Plan) -> str:
         f"{'arm':{width}}  {'params':>8} {'active':>8} {'tokens':>8} {'tok/active':>10}  what it is",
     ]
     for arm in plan.arms.values():
-        typed, size = arm.typed, arm.cost
-        tokens = typed.sequences * typed.data.seq_len
+        size, tokens = arm.cost, arm.trained_tokens
         lines.append(
             f"{arm.name:{width}}  {_short(size.total_params):>8} {_short(size.active_params):>8} {_short(tokens):>8} "
             f"{tokens / size.active_params:>10.2f}  {arm.about}"
@@ -322,7 +329,7 @@ def describe(plan: Plan) -> str:
         each = max(len(a.grid(plan.shared)) * len(plan.search_seeds(a)) for a in plan.searched_arms)
         search = f"fresh, {each} trials per arm, {plan.search_trials} in all"
         if plan.fresh_because:
-            search += f" (search=published was asked for, but {plan.fresh_because})"
+            search += f" ({plan.fresh_because}, so it searches afresh)"
     confirm = len(plan.arms) * len(plan.seeds)
     lines += [
         "",
@@ -330,7 +337,10 @@ def describe(plan: Plan) -> str:
         f"{base.microbatches} microbatches, data {base.data.source}",
         f"Search    {search}",
         f"Confirm   {len(plan.arms)} arms x {len(plan.seeds)} seeds ({seeds}) = {confirm} trials",
-        f"Expected  about {duration(plan.minutes * 60)} with {plan.workers} worker{'s' * (plan.workers != 1)}",
+        *(f"Text      {remark}" for remark in text_remarks(plan)),
+        f"Expected  about {duration(plan.minutes * 60)} with {plan.workers} worker{'s' * (plan.workers != 1)}"
+        + ("; more than a day is begun with yes_really=true" if is_long(plan) else ""),
+        *([f"Note      {plan.config.note}"] if plan.config.note else []),
         "",
     ]
     return "\n".join(lines)

@@ -9,6 +9,7 @@ has changed.
 import contextlib
 import dataclasses
 import hashlib
+import os
 import platform
 import shlex
 import shutil
@@ -23,6 +24,7 @@ from typing import Any, Literal
 from ablations.files import read_json, write_atomically, write_json
 from ablations.home import ROOT, check_house
 from ablations.show.results import Result, load_published, load_result
+from models.streams import spoken
 from models.typed import ConfigError, build, closest
 
 PACKAGES = (
@@ -234,7 +236,8 @@ def parse(arguments: list[str]) -> ReportConfig:
             raise ConfigError(f"{key}: no such key{closest(key, known)} (known: {', '.join(known)})")
         if not equals:
             raise ConfigError(f"{key}: expected {key}=VALUE")
-        values[key] = None if key == "results_dir" and value == "null" else value
+        path = os.path.expanduser(value) if key in ("runs_dir", "results_dir") else value
+        values[key] = None if key == "results_dir" and value == "null" else path
     if "publish" in values:
         values["publish"] = values["publish"].lower()
     config = build(ReportConfig, values)
@@ -291,4 +294,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(spoken(main))

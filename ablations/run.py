@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from ablations.home import check_house
+from models.streams import spoken
 from models.typed import ConfigError
 
 
@@ -48,6 +49,7 @@ def _run(words: list[str]) -> int:
 
     from ablations.conduct import Conductor, GuardFailed
     from ablations.plan import describe, make_plan
+    from ablations.preflight import check_start
     from tasks.evals.score import check_tasks
 
     check_tasks(config.eval.tasks)
@@ -55,6 +57,7 @@ def _run(words: list[str]) -> int:
     print(describe(plan), flush=True)
     if config.dry_run:
         return 0
+    check_start(plan)
     conductor = Conductor(plan)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -97,4 +100,4 @@ def _interrupt(*_: Any) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(spoken(main))

@@ -1,12 +1,19 @@
-"""The keys of a run: one tree of dataclasses, the only schema. `ablations/config.py` composes it with Hydra."""
+"""The keys of a run: one tree of dataclasses, the only schema. `ablations/config.py` composes it."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from models.config import ModelConfig, OptimConfig, Positive, Share
-from models.typed import Above, AtMost
+from models.typed import Above, AtLeast, AtMost, Distinct, NotEmpty
 from tasks.config import DataConfig, EvalConfig
 
+NO_KEY = {"key": False}
+"""Marks what a composed config knows and nobody can set."""
+
+Text = Annotated[str, NotEmpty()]
+Seed = Annotated[int, AtLeast(0), AtMost(2**31 - 1)]
+SeedList = Annotated[list[Seed], NotEmpty(), Distinct()]
+Count = Annotated[int, AtLeast(1), AtMost(10_000)]
 Fraction = Annotated[float, Above(0), AtMost(1)]
 
 
@@ -28,7 +35,7 @@ class TrainConfig:
     spike_nats: Positive = 2.0
     """A loss this far above the running minimum, three steps in a row after the warmup, is a divergence."""
     device: Literal["cpu", "cuda"] = "cpu"
-    threads: Annotated[int, Above(0)] = 1
+    threads: Annotated[int, Above(0), AtMost(256)] = 1
     """CPU threads of one trial. They change bits, so they are part of a trial's id."""
 
 
@@ -38,17 +45,17 @@ class TrackConfig:
 
     mode: Literal["auto", "offline", "online", "disabled"] = "auto"
     """`auto`: online with a login, else offline."""
-    project: str = "v3-ablations"
-    entity: str | None = None
+    project: Text = "v3-ablations"
+    entity: Text | None = None
 
 
 @dataclass(frozen=True)
 class LaunchConfig:
     """How trials are spread over this machine. Changes no number."""
 
-    workers: int | None = None
+    workers: Annotated[int, AtLeast(1), AtMost(256)] | None = None
     """Worker processes; null takes one per CPU core (one per GPU)."""
-    expected_tokens_per_second: float = 15_000.0
+    expected_tokens_per_second: Annotated[float, AtLeast(1), AtMost(1e12)] = 15_000.0
     """Training speed of one worker, for the expected minutes in the plan."""
     progress: Literal["auto", "rich", "plain", "none"] = "auto"
 
@@ -67,9 +74,11 @@ Knob = Literal[
 class MatchedConfig:
     """What is held equal to the baseline, within which tolerance, and what is turned to make it so."""
 
-    equal: list[Quantity] = field(default_factory=lambda: ["total_params", "active_params", "flops_per_token"])
+    equal: Annotated[list[Quantity], Distinct()] = field(
+        default_factory=lambda: ["total_params", "active_params", "flops_per_token"]
+    )
     """`train_flops` is that of the whole training; the others are of the model (models/cost.py)."""
-    tolerance: float = 0.01
+    tolerance: Annotated[float, AtLeast(0), AtMost(1)] = 0.01
     knob: Knob | None = None
     """Solved for, so that the first of `equal` fits; null leaves arms as they are, and the budget guard stops those
     that do not fit."""
@@ -96,11 +105,11 @@ class SearchConfig:
 
     keys: dict[str, list[float]] = field(default_factory=lambda: {"optim.lr": [2.5e-3, 5e-3, 1e-2]})
     """Points shared by all arms. Neighbouring learning rates differ at most by a factor of 2."""
-    seeds: list[int] = field(default_factory=lambda: [1000, 1001, 1002])
+    seeds: SeedList = field(default_factory=lambda: [1000, 1001, 1002])
     """Seeds of search trials, apart from the confirmation's. A smaller grid spends its budget on more of them."""
     constraint_metric: str | None = None
     """Points are eligible only where this metric of the search trial ..."""
-    constraint_max: float | None = None
+    constraint_max: Annotated[float, Above(0), AtMost(1)] | None = None
     """... is at most this share of its maximum (MaxVio: E / top_k - 1)."""
 
 
@@ -116,7 +125,7 @@ class ExpectedConfig:
     """Lower is better for every metric. `better`: below 0. `not_worse`: below `margin`. `equal`: within +-margin.
     `value`: inside `region`. `identical`: no seed differs by more than `margin`, a matter of arithmetic and not of
     statistics, which the A/A arm's tiny change of weights must be seen to exceed."""
-    margin: float | None = None
+    margin: Annotated[float, Above(0)] | None = None
     region: list[float] | None = None
     paper: str = ""
     """The paper's own number, with its place."""
@@ -141,10 +150,10 @@ class SweepConfig:
     """The known small harm that the sweep must be able to see."""
     matched: MatchedConfig = field(default_factory=MatchedConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
-    seeds: int = 6
+    seeds: Annotated[int, AtLeast(2), AtMost(10_000)] = 6
     """Confirmation seeds, unless `seeds=` says otherwise."""
     primary: str = "loss"
-    metrics: list[str] = field(default_factory=lambda: ["loss", "bits_per_byte"])
+    metrics: Annotated[list[str], Distinct()] = field(default_factory=lambda: ["loss", "bits_per_byte"])
     expected: list[ExpectedConfig] = field(default_factory=list)
 
 
@@ -156,22 +165,25 @@ class Config:
     scale: str = "cpu"
     search: Literal["published", "fresh"] = "published"
     """`published` pins each arm's searched values to the published result's and only confirms; `fresh` searches."""
-    seeds: int | list[int] | None = None
+    seeds: Count | SeedList | None = None
     """How many confirmation seeds, or which."""
-    search_points: int | None = None
+    search_points: Count | None = None
     """At most this many points per searched key (the middle ones); null takes the sweep's."""
-    search_seeds: int | None = None
+    search_seeds: Count | None = None
     """At most this many search seeds; null takes the sweep's."""
-    arms: str | list[str] | None = None
+    arms: str | Annotated[list[str], Distinct()] | None = None
     """A subset of the sweep's arms, or `all`; null takes those that are not optional."""
-    runs_dir: str = "runs"
-    results_dir: str | None = None
+    runs_dir: Text = "runs"
+    results_dir: Text | None = None
     """null: results/ of the checkout."""
-    sweeps_dir: str | None = None
+    sweeps_dir: Text | None = None
     """null: sweeps/ of the checkout."""
     raise_sizes: bool = True
     """Whether a sweep's `at_least` holds at this scale."""
     dry_run: bool = False
+    """Print the plan, and do nothing."""
+    yes_really: bool = False
+    """Start what is expected to take more than a day."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -179,3 +191,9 @@ class Config:
     eval: EvalConfig = field(default_factory=EvalConfig)
     track: TrackConfig = field(default_factory=TrackConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
+    overrides: tuple[str, ...] = field(default=(), metadata=NO_KEY)
+    """What was typed, word for word."""
+    sweep_text: str = field(default="", metadata=NO_KEY)
+    """The sweep's file as it was read."""
+    note: str = field(default="", metadata=NO_KEY)
+    """What the scale says about its numbers."""

@@ -11,7 +11,7 @@ from typing import Any
 from ablations.home import ROOT
 from ablations.keys import TRIAL_GROUPS
 from ablations.schema import Config, ExpectedConfig, SweepConfig
-from ablations.trialkeys import differing, get, trial_keys, with_overrides
+from ablations.trialkeys import differing, get, trial_keys, typed_trial, with_overrides
 from models.config import ROLES
 from models.typed import ConfigError, build, closest
 
@@ -86,7 +86,9 @@ def read_yaml(path: Path) -> dict[Any, Any]:
         content = OmegaConf.load(path)
         values = OmegaConf.to_container(content, resolve=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{shown(path)}: {str(error).splitlines()[0]}") from None
+        raise ConfigError(f"{shown(path)}: {_first_line(error)}") from None
+    except RecursionError:
+        raise ConfigError(f"{shown(path)}: nested without an end; an anchor (&) must not stand within itself") from None
     except (OSError, UnicodeDecodeError) as error:
         if "Invalid loaded object type" in str(error):
             raise ConfigError(f"{shown(path)}: not a mapping of keys to values") from None
@@ -94,11 +96,17 @@ def read_yaml(path: Path) -> dict[Any, Any]:
     except Exception as error:  # PyYAML's errors have no base that is typed; a mark is what they share
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        raise ConfigError(f"{shown(path)}{line}: not YAML: {getattr(error, 'problem', None) or error}") from None
+        raise ConfigError(
+            f"{shown(path)}{line}: not YAML: {_first_line(getattr(error, 'problem', None) or error)}"
+        ) from None
     if not isinstance(values, dict):
         raise ConfigError(f"{shown(path)}: not a mapping of keys to values")
     _check_text_keys(values, shown(path), "")
     return values
+
+
+def _first_line(error: object) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _check_text_keys(node: Any, file: str, prefix: str) -> None:
@@ -114,13 +122,13 @@ def _check_text_keys(node: Any, file: str, prefix: str) -> None:
 
 
 def read_scale(name: str) -> dict[str, Any]:
-    """What a scale sets, as nested dictionaries of trial keys, `launch` and `seeds`."""
+    """What a scale sets, as nested dictionaries of trial keys, `launch` and `seeds`, and its `note`."""
     if name not in scale_names():
         names = scale_names()
         raise ConfigError(f"scale={name}: no such scale{closest(name, names)} (scales: {', '.join(names)})")
     path = SCALES / f"{name}.yaml"
     values = read_yaml(path)
-    allowed = (*TRIAL_GROUPS, "launch", "seeds", "search_points", "search_seeds", "raise_sizes")
+    allowed = (*TRIAL_GROUPS, "launch", "seeds", "search_points", "search_seeds", "raise_sizes", "note")
     for key in values:
         if key not in allowed:
             raise ConfigError(f"{shown(path)}: {key}: a scale sets only {', '.join(allowed)}")
@@ -136,10 +144,6 @@ def read_sweep(path: Path) -> SweepConfig:
     values = read_yaml(path)
     if "name" in values:
         raise ConfigError(f"{shown(path)}: name: a sweep is named by its file; remove the key")
-    claims = values.get("expected")
-    for i, claim in enumerate(claims if isinstance(claims, list) else []):
-        if isinstance(claim, Mapping) and "arm" not in claim:
-            raise ConfigError(f"{shown(path)}: expected[{i}]: missing key arm")
     try:
         sweep = build(SweepConfig, {**values, "name": path.stem})
         check_sweep(sweep)
@@ -165,22 +169,29 @@ def check_sweep(sweep: SweepConfig) -> None:
         raise ConfigError(f"baseline={sweep.baseline}: not among the arms{near} (arms: {', '.join(sweep.arms)})")
     if sweep.arms[sweep.baseline].optional:
         raise ConfigError(f"arms.{sweep.baseline}.optional=true: the baseline is always run; remove it")
-    if sweep.seeds < 2:
-        raise ConfigError(f"seeds={sweep.seeds}: a difference with an error bar needs at least 2")
+    if not sweep.control:
+        raise ConfigError(
+            "control: empty; name a small harm, such as {train.token_fraction: 0.9}, or leave the key out"
+        )
     seeds = sweep.search.seeds
-    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
-        raise ConfigError(f"search.seeds={seeds}: needs one or more different seeds, none negative")
+    if min(seeds) < sweep.seeds:
+        raise ConfigError(
+            f"search.seeds={seeds}: {min(seeds)} is among the confirmation's seeds (seeds={sweep.seeds}: 0 to "
+            f"{sweep.seeds - 1}), which nothing is chosen on; take others, such as 1000"
+        )
     _check_points(sweep)
     for place, matched, changes in (
         ("matched", sweep.matched, {}),
         *((f"arms.{name}.matched", arm.matched or sweep.matched, arm.set) for name, arm in sweep.arms.items()),
     ):
-        if not matched.tolerance >= 0:
-            raise ConfigError(f"{place}.tolerance={matched.tolerance}: must not be negative")
         if matched.knob in changes and place != f"arms.{sweep.baseline}.matched":
             raise ConfigError(f"{place}.knob={matched.knob}: the arm sets it, and the solver would undo that; keep one")
+    first: dict[tuple[str, ...], int] = {}
     for i, claim in enumerate(sweep.expected):
         _check_claim(claim, f"expected[{i}]", sweep)
+        same = first.setdefault((claim.arm, claim.against or sweep.baseline, claim.metric, claim.kind), i)
+        if same != i:
+            raise ConfigError(f"expected[{i}]: the same claim as expected[{same}]; each is judged once, keep one")
     for key, metric in (("primary", sweep.primary), *((f"metrics[{i}]", m) for i, m in enumerate(sweep.metrics))):
         _check_metric(key, metric)
     share = sweep.search.constraint_max
@@ -188,8 +199,20 @@ def check_sweep(sweep: SweepConfig) -> None:
         raise ConfigError("search.constraint_metric, search.constraint_max: one needs the other")
     if sweep.search.constraint_metric is not None and share is not None:
         _check_metric("search.constraint_metric", sweep.search.constraint_metric)
-        if not 0 < share <= 1:
-            raise ConfigError(f"search.constraint_max={share}: a share of the metric's maximum, above 0, at most 1")
+
+
+def check_control(control: Mapping[str, Any], baseline: Mapping[str, Any], file: str) -> None:
+    """Raise ConfigError where the control is no harm: it is the baseline, or trains on more."""
+    changed = differing(control, baseline)
+    if not changed:
+        raise ConfigError(f"{file} control: nothing in it differs from the baseline; it must be a known small harm")
+    ours, theirs = typed_trial(control), typed_trial(baseline)
+    if ours.tokens > theirs.tokens:
+        what = ", ".join(f"{key}={get(control, key)}" for key in changed)
+        raise ConfigError(
+            f"{file} control: {what}: trains on more tokens than the baseline ({ours.tokens:,} against "
+            f"{theirs.tokens:,}); it must be a known small harm"
+        )
 
 
 def _check_points(sweep: SweepConfig) -> None:
@@ -224,8 +247,8 @@ def _check_claim(claim: ExpectedConfig, place: str, sweep: SweepConfig) -> None:
     if claim.arm == (claim.against or sweep.baseline):
         raise ConfigError(f"{place}.arm={claim.arm}: is compared with itself; name another in `against`")
     _check_metric(f"{place}.metric", claim.metric)
-    if claim.kind in ("equal", "not_worse", "identical") and not (claim.margin is not None and claim.margin > 0):
-        raise ConfigError(f"{place}.margin={claim.margin}: kind {claim.kind} needs a margin above 0")
+    if claim.kind in ("equal", "not_worse", "identical") and claim.margin is None:
+        raise ConfigError(f"{place}.margin: missing; kind {claim.kind} needs a margin above 0")
     region = claim.region
     if claim.kind == "value" and not (region is not None and len(region) == 2 and region[0] < region[1]):
         raise ConfigError(f"{place}.region={region}: kind value needs [low, high]")

@@ -7,6 +7,7 @@ and activations, and draws what each rank does when.
 import dataclasses
 import io
 import math
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from ablations.files import write_atomically
 from ablations.home import check_house
 from models.pipeline.schedules import SCHEDULES, make_schedule
 from models.pipeline.simulate import Costs, Timeline, simulate
+from models.streams import spoken
 from models.typed import ConfigError, build, closest
 
 KEYS = f"""
@@ -76,7 +78,7 @@ def _value(key: str, text: str) -> Any:
     if text == "null" and key in ("overlapped", "out", "memory"):
         return None
     if key in ("out", "memory"):
-        return text
+        return os.path.expanduser(text)
     try:
         return int(text) if key in ("stages", "microbatches") else float(text)
     except ValueError:
@@ -178,4 +180,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(spoken(main))

@@ -145,6 +145,10 @@ def _not_a_leaf(name: str) -> str:
     return f"{name}: no such key{suggestion(name, trial_leaves())}"
 
 
+MOST_STEPS = 1_000_000
+"""Of a trial; V3's own training took 235,000 (14.8T tokens in batches of 63M)."""
+
+
 def _check_data(trial: TrialKeys) -> None:
     data, train = trial.data, trial.train
     if data.seq_len < 2:
@@ -161,6 +165,11 @@ def _check_data(trial: TrialKeys) -> None:
         raise ConfigError(
             f"train.tokens={train.tokens} (x train.token_fraction={train.token_fraction}): less than one batch, which "
             f"is data.batch_size x data.seq_len = {trial.tokens_per_step} tokens"
+        )
+    if trial.tokens // trial.tokens_per_step > MOST_STEPS:
+        raise ConfigError(
+            f"train.tokens={train.tokens}: {trial.tokens // trial.tokens_per_step:,} batches of data.batch_size x "
+            f"data.seq_len = {trial.tokens_per_step} tokens; at most {MOST_STEPS:,}"
         )
     if trial.eval.tokens < data.seq_len:
         raise ConfigError(f"eval.tokens={trial.eval.tokens}: less than one sequence (data.seq_len={data.seq_len})")

@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ablations.config import with_overrides
 from ablations.files import read_json
 from ablations.identity import environment, trial_id
 from ablations.launch.pool import Job, Pool
 from ablations.launch.progress import Progress
 from ablations.plan import Arm, Plan, results_dir
 from ablations.records import Record, read_record
+from ablations.trialkeys import with_overrides
 
 
 @dataclass(frozen=True)

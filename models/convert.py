@@ -33,6 +33,7 @@ from models.config import BalanceConfig, ModelConfig
 from models.published import check_held, hf_config, model_config
 from models.rules import validate
 from models.sizes import size
+from models.streams import spoken
 from models.transformer import Transformer
 from models.typed import ConfigError, build
 
@@ -256,4 +257,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(spoken(main))

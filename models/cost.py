@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from models.config import ModelConfig, MTPConfig
 from models.kinds import attention_of
+from models.streams import spoken
 from models.typed import ConfigError
 
 V3_TOKENS = 14.8e12
@@ -175,4 +176,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(spoken(lambda: main(sys.argv[1:])))

@@ -1,8 +1,7 @@
-"""Dictionaries into typed dataclasses, the range of each field, and the one kind of error that a user's setting may
-end in.
+"""Dictionaries into typed dataclasses, and the one kind of error that a user's setting may end in.
 
-A field says its range in its type: `Annotated[float, Above(0), AtMost(1)]`. `build` keeps it, and `check_fields` does
-for what was made in Python.
+A field's bounds stand in its type: `Annotated[int, AtLeast(1)]`. Numbers are finite, and whole ones fit into 64 bits.
+`build` keeps them, and `check_fields` does for what was made in Python.
 """
 
 import dataclasses
@@ -12,8 +11,7 @@ import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 T = TypeVar("T")
 
@@ -22,43 +20,66 @@ class ConfigError(ValueError):
     """A setting that cannot work. The message is one line: the key, its value, the rule, and the fix."""
 
 
-@dataclass(frozen=True)
+class _OutOfBounds(ConfigError):
+    """Of the right type: among the types of a union, the one that was meant."""
+
+
+class Bound(Protocol):
+    """What a value of the right type must keep besides."""
+
+    def broken(self, value: Any) -> str | None:
+        """The rule, as in `must be above 0`; None where the value keeps it."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Above:
     limit: float
 
-    def broken(self, value: float) -> str | None:
-        """The rule that `value` breaks, in words."""
+    def broken(self, value: Any) -> str | None:
         return None if value > self.limit else f"must be above {self.limit:g}"
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class AtLeast:
     limit: float
 
-    def broken(self, value: float) -> str | None:
+    def broken(self, value: Any) -> str | None:
         if value >= self.limit:
             return None
-        return f"must be at least {self.limit:g}" if self.limit else "must not be negative"
+        return f"must be at least {self.limit:,g}" if self.limit else "must not be negative"
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class AtMost:
     limit: float
 
-    def broken(self, value: float) -> str | None:
-        return None if value <= self.limit else f"must be at most {_shown(self.limit)}"
+    def broken(self, value: Any) -> str | None:
+        return None if value <= self.limit else f"must be at most {self.limit:,.15g}"
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Below:
     limit: float
 
-    def broken(self, value: float) -> str | None:
+    def broken(self, value: Any) -> str | None:
         return None if value < self.limit else f"must be below {self.limit:g}"
 
 
-def _shown(limit: float) -> str:
-    return f"{limit:,}" if isinstance(limit, int) else f"{limit:g}"
+@dataclasses.dataclass(frozen=True)
+class Distinct:
+    """Of a list: each element once."""
+
+    def broken(self, value: Any) -> str | None:
+        twice = next((item for i, item in enumerate(value) if item in value[:i]), None)
+        return None if twice is None else f"{twice} stands in it twice; name each once"
+
+
+@dataclasses.dataclass(frozen=True)
+class NotEmpty:
+    """Of a text or a list."""
+
+    def broken(self, value: Any) -> str | None:
+        return None if (value.strip() if isinstance(value, str) else value) else "must not be empty"
 
 
 def closest(word: str, choices: Iterable[str]) -> str:
@@ -70,8 +91,8 @@ def closest(word: str, choices: Iterable[str]) -> str:
 def build(cls: type[T], values: Mapping[str, Any], at: str = "") -> T:
     """The dataclass `cls` from nested dictionaries; missing keys keep their defaults.
 
-    Raises ConfigError on an unknown key, a wrong type, or a value outside a Literal or its range. `at` is the key of
-    the whole.
+    Raises ConfigError on an unknown key, a wrong type, a value outside a Literal or its bounds, or a missing key that
+    has no default. `at` is the key of the whole.
     """
     if not isinstance(values, Mapping):
         raise ConfigError(f"{at or cls.__name__}={values}: expected a group of keys")
@@ -83,12 +104,22 @@ def build(cls: type[T], values: Mapping[str, Any], at: str = "") -> T:
         if key not in known:
             raise ConfigError(f"{path}: no such key{closest(key, known)} (known: {', '.join(known)})")
         arguments[key] = _checked(hints[key], value, path)
+    for name in _required(cls):
+        if name not in arguments:
+            raise ConfigError(f"{at or cls.__name__}: missing key {name}")
     return cls(**arguments)
 
 
 @functools.cache
 def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls, include_extras=True)
+
+
+@functools.cache
+def _required(cls: type) -> list[str]:
+    """The fields without a default."""
+    nothing = dataclasses.MISSING
+    return [f.name for f in dataclasses.fields(cls) if f.default is nothing and f.default_factory is nothing]
 
 
 def check_fields(config: Any, at: str = "") -> None:
@@ -106,14 +137,14 @@ def _checked(hint: Any, value: Any, path: str) -> Any:
     """`value` as `hint` wants it, or ConfigError."""
     if dataclasses.is_dataclass(hint):
         return build(typing.cast(type, hint), value, path)
-    if typing.get_origin(hint) is Annotated:
-        plain, *limits = typing.get_args(hint)
-        value = _checked(plain, value, path)
-        rules = (limit.broken(value) for limit in limits)
-        if rule := next((rule for rule in rules if rule is not None), None):
-            raise ConfigError(f"{path}={value}: {rule}")
-        return value
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        value = _checked(args[0], value, path)
+        bounds: tuple[Bound, ...] = args[1:]
+        for bound in bounds:
+            if (rule := bound.broken(value)) is not None:
+                raise _OutOfBounds(f"{path}={value}: {rule}")
+        return value
     if origin is Literal:
         if value not in args:
             choices = [str(choice) for choice in args]
@@ -129,7 +160,7 @@ def _checked(hint: Any, value: Any, path: str) -> Any:
                 return _checked(option, value, path)
             except ConfigError as error:
                 errors.append(error)
-        raise errors[0]
+        raise next((error for error in errors if isinstance(error, _OutOfBounds)), errors[0])
     if origin is list:
         if not isinstance(value, list | tuple):
             raise ConfigError(f"{path}={value}: expected a list")
@@ -140,10 +171,12 @@ def _checked(hint: Any, value: Any, path: str) -> Any:
         return {str(k): _checked(args[1], item, f"{path}.{k}") for k, item in value.items()}
     if hint is Any:
         return value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if hint is float and isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"{path}={value}: must be a finite number")
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+    if not isinstance(value, (int, float) if hint is float else hint) or (hint is not bool and isinstance(value, bool)):
         raise ConfigError(f"{path}={value}: expected {hint.__name__}, got {type(value).__name__}")
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise _OutOfBounds(f"{path}: a whole number has at most 64 bits, this one {value.bit_length()}")
+    if hint is float:
+        if not math.isfinite(value):
+            raise _OutOfBounds(f"{path}={value}: must be a finite number")
+        return float(value)
     return value

@@ -143,6 +143,15 @@ def prepare(config: DataConfig, vocab_size: int, cache_dir: Path, report: Report
     return PackedData(folder, fingerprint, config.seq_len, config.batch_size)
 
 
+def cached_tokens(config: DataConfig, vocab_size: int, cache_dir: Path) -> dict[str, int] | None:
+    """Tokens per split of a corpus that was prepared here; None where it was not. Reads the manifest alone."""
+    try:
+        manifest = json.loads((cache_dir / _key(config, vocab_size) / _MANIFEST).read_bytes())
+        return {split: int(manifest["fingerprint"]["tokens"][split]) for split in SPLITS}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def _key(config: DataConfig, vocab_size: int) -> str:
     """What the cache depends on: the corpus's state, what is kept of it, the vocabulary, and the code that packs."""
     import tokenizers

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from models.typed import Above, AtLeast, AtMost
+from models.typed import Above, AtLeast, AtMost, Distinct
 
 END_OF_TEXT_ID = 0
 """Stands after each document."""
@@ -46,7 +46,7 @@ class EvalConfig:
     """Search trials are scored on `validation`, confirmation trials on `test`, which nothing is chosen on."""
     tokens: Annotated[int, Above(0)] = 65536
     """Tokens of the split that loss, bits per byte and MaxVio_global are taken on."""
-    tasks: list[str] = field(default_factory=lambda: ["python_bits_per_byte", "python_cloze"])
+    tasks: Annotated[list[str], Distinct()] = field(default_factory=lambda: ["python_bits_per_byte", "python_cloze"])
     """lm-eval tasks: our two by these names, or any that lm-eval knows."""
     mask_documents: bool = False
     """Measure with attention that stays within documents, however the model was trained."""

@@ -104,11 +104,14 @@ def load_splits(config: DataConfig, report: Report | None = None) -> Splits:
             splits = _divide(documents, {"source": "hf", "name": config.name, "versions": versions}, config)
         case _:
             raise AssertionError(config.source)
-    _require_text(splits, config, "")
+    thinned = config.max_bytes is not None and _bytes(splits) + _CUT >= config.max_bytes
+    _require_text(splits, config, thinned, "")
     if splits.origin["split"] != "position":
         say("comparing the splits")
         splits = _drop_near_copies(splits)
-        _require_text(splits, config, f" that shares at most {MAX_SHARED:.0%} of its 13-grams with the training part")
+        _require_text(
+            splits, config, thinned, f" that shares at most {MAX_SHARED:.0%} of its 13-grams with the training part"
+        )
     return splits
 
 
@@ -260,12 +263,21 @@ def _drop_near_copies(splits: Splits) -> Splits:
     return replace(splits, **kept, origin={**splits.origin, "dropped": dropped})
 
 
-def _require_text(splits: Splits, config: DataConfig, which: str) -> None:
+_CUT = 12
+"""Bytes that thinning to `max_bytes` may fall short by: four in each split, a character being cut nowhere."""
+
+
+def _bytes(splits: Splits) -> int:
+    return sum(len(document.text.encode()) for split in SPLITS for document in splits[split])
+
+
+def _require_text(splits: Splits, config: DataConfig, thinned: bool, which: str) -> None:
+    """`thinned`: `max_bytes` has taken text away, so that a split may be empty for that."""
     for split in SPLITS:
         if any(document.text for document in splits[split]):
             continue
         key, fix = _source_key(config), "add text, or choose another source"
-        if config.max_bytes is not None:
+        if thinned:
             key, fix = f"data.max_bytes={config.max_bytes}", "raise it"
         raise ConfigError(f"{key}: the {split} split is left without text{which}; {fix}")
 

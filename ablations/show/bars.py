@@ -50,12 +50,6 @@ def draw_bars(axes: Axes, spans: Sequence[Span], height: float, inset: float = 0
     return bars
 
 
-def spans_of(bars: CompactPath) -> list[Span]:
-    """What `draw_bars` was given."""
-    ends = np.asarray(bars.get_path().vertices).reshape(-1, 2, 2)
-    return [(float(start), float(end), float(row)) for (start, row), (end, _) in ends]
-
-
 def draw_steps(axes: Axes, points: Sequence[tuple[float, float]], **look: Any) -> CompactPath:
     """A filled step line: each value holds until the next point. The first and the last are the ground."""
     outline = [points[0]]

@@ -62,7 +62,8 @@ def _markdown(table: Table) -> list[str]:
 
 
 def summary_sentence(result: Result) -> str:
-    """What was found, in one sentence: `bias against aux_loss: -0.0041 nats [-0.0123, +0.0040], not resolved (...)`."""
+    """What was found, in one sentence: `bias against aux_loss: -0.0041 nats [-0.0123, +0.0040], not resolved (...)`;
+    and what the scale says about its numbers."""
     parts = [_finding(result, i) for i in range(len(result.verdicts))]
     if not parts:
         for arm in result.arms.values():
@@ -75,9 +76,10 @@ def summary_sentence(result: Result) -> str:
         if diverged:
             parts.append(f"{arm.name} diverged in {diverged} of {len(arm.seeds)} seeds")
     text = "; ".join(parts) or "nothing to compare yet"
+    note = f" {result.plan['note']}" if result.plan.get("note") else ""
     if result.missing:
-        return f"So far ({result.planned - len(result.missing)} of {result.planned} trials): {text}."
-    return f"{text[0].upper() if text.startswith('nothing') else text[0]}{text[1:]}."
+        return f"So far ({result.planned - len(result.missing)} of {result.planned} trials): {text}.{note}"
+    return f"{text[0].upper() if text.startswith('nothing') else text[0]}{text[1:]}.{note}"
 
 
 def _finding(result: Result, index: int) -> str:

@@ -3,7 +3,6 @@ from pathlib import Path
 import pytest
 
 from ablations.closure import import_closure
-from ablations.home import ROOT
 
 
 def write(root: Path, **files: str) -> None:

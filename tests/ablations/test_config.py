@@ -13,19 +13,12 @@ import pytest
 from least_sweep import SWEEP, line
 from omegaconf import OmegaConf
 
-from ablations.config import (
-    chosen_arms,
-    compose,
-    config_yaml,
-    explicit_overrides,
-    help_text,
-    trial_keys,
-    typed_trial,
-    with_overrides,
-)
+from ablations.config import FOLDERS, chosen_arms, compose, config_yaml
+from ablations.help import help_text
 from ablations.home import ROOT
-from ablations.keys import all_keys, trial_leaves, twin
+from ablations.keys import all_keys, settings, trial_leaves
 from ablations.schema import Config
+from ablations.trialkeys import trial_keys, typed_trial, with_overrides
 from models.typed import ConfigError
 
 MOE = ["sweep=moe_balance", "scale=cpu"]
@@ -80,11 +73,19 @@ WRONG = [
     ([*MOE, "arms=[none,bais]"], ["arms=bais: no such arm", "did you mean bias?"]),
     ([*MOE, "arms=[]"], ["at least one arm besides the baseline aux_loss"]),
     ([*MOE, "arms=aux_loss"], ["at least one arm besides the baseline aux_loss"]),
-    ([*MOE, "seeds=0"], ["seeds=0: needs at least 1"]),
-    ([*MOE, "seeds=-3"], ["seeds=-3: needs at least 1"]),
-    ([*MOE, "seeds=[]"], ["one or more seeds"]),
-    ([*MOE, "seeds=[1,-1]"], ["none negative"]),
-    ([*MOE, "seeds=[1,2,1]"], ["each seed once"]),
+    ([*MOE, "seeds=0"], ["seeds=0: must be at least 1"]),
+    ([*MOE, "seeds=-3"], ["seeds=-3: must be at least 1"]),
+    ([*MOE, "seeds=1"], ["seeds=1: a difference with an error bar needs at least 2"]),
+    ([*MOE, "seeds=[3]"], ["seeds=[3]: a difference with an error bar needs at least 2"]),
+    ([*MOE, "seeds=[]"], ["seeds=[]: must not be empty"]),
+    ([*MOE, "seeds=[1,-1]"], ["seeds[1]=-1: must not be negative"]),
+    ([*MOE, "seeds=[1,2,1]"], ["seeds=[1, 2, 1]: 1 stands in it twice"]),
+    ([*MOE, "seeds=2000"], ["seeds=2000: 1000 is a search seed"]),
+    ([*MOE, "search_points=0"], ["search_points=0: must be at least 1"]),
+    ([*MOE, "search_points=-1"], ["search_points=-1: must be at least 1"]),
+    ([*MOE, "search_seeds=0"], ["search_seeds=0: must be at least 1"]),
+    ([*MOE, "arms=[bias,bias]"], ["bias stands in it twice"]),
+    ([*MOE, "eval.tasks=[piqa,piqa]"], ["piqa stands in it twice"]),
     ([*MOE, "seeds=[7,1001]"], ["1001 is a search seed"]),
     ([*MOE, "seeds=auto"], ["expected a whole number or a list of whole numbers"]),
     # what an arm or the control sets is theirs
@@ -94,15 +95,29 @@ WRONG = [
         ["model.moe.balance.scope=batch: set by arms aux_loss, batch_aux_loss"],
     ),
     ([*MOE, "train.token_fraction=0.5"], ["the control of sweeps/moe_balance.yaml sets it to 0.9"]),
-    ([*MOE, "sweep.name=x"], ["sweep file's own"]),
-    ([*MOE, "sweep.arms={}"], ["sweep file's own"]),
-    ([*MOE, "sweep.search.keys={optim.lr: [1e-3,3e-3]}"], ["sweep.search.keys.optim.lr", "factor of 2"]),
+    # what is claimed is written in a file, before the first trial
+    ([*MOE, "sweep.name=x"], ["sweep.name: what a sweep asks and claims", "edit sweeps/moe_balance.yaml"]),
+    ([*MOE, "sweep.question=Really?"], ["sweep.question: what a sweep asks and claims"]),
+    ([*MOE, "sweep.matched.tolerance=1"], ["sweep.matched.tolerance: what a sweep asks"]),
+    ([*MOE, "sweep.matched={tolerance: 1}"], ["sweep.matched.tolerance: what a sweep asks"]),
+    ([*MOE, "sweep.expected=[]"], ["sweep.expected: what a sweep asks"]),
+    ([*MOE, "sweep.arms={}"], ["arms= chooses among them for one run"]),
+    ([*MOE, "sweep.seeds=3"], ["seeds= chooses among them for one run"]),
+    ([*MOE, "sweep.search.keys={optim.lr: [1e-3,2e-3]}"], ["sweep.search.keys: what a sweep asks"]),
     # combinations that cannot work
     ([*MOE, "model.moe.top_k=32"], ["model.moe.top_k=32", "n_routed_experts=16"]),
     ([*MOE, "train.tokens=2100"], ["moe_balance.yaml control: train.tokens=2100", "less than one batch"]),
-    ([*MOE, "launch.workers=0"], ["launch.workers=0: needs at least 1"]),
-    ([*MOE, "launch.expected_tokens_per_second=0"], ["must be above 0"]),
+    ([*MOE, "launch.workers=0"], ["launch.workers=0: must be at least 1"]),
+    ([*MOE, "launch.workers=1000"], ["launch.workers=1000: must be at most 256"]),
+    ([*MOE, "train.threads=100000"], ["train.threads=100000: must be at most 256"]),
+    ([*MOE, "launch.expected_tokens_per_second=0"], ["must be at least 1"]),
+    ([*MOE, "launch.expected_tokens_per_second=nan"], ["must be a finite number"]),
     ([*MOE, "runs_dir="], ["runs_dir=: must not be empty"]),
+    ([*MOE, "sweeps_dir="], ["sweeps_dir=: must not be empty"]),
+    ([*MOE, "results_dir=' '"], ["results_dir= : must not be empty"]),
+    ([*MOE, "runs_dir=~nobody_of_this_name/x"], ["no such user", "./~nobody_of_this_name/x"]),
+    ([*MOE, f"train.tokens={10**19}"], ["train.tokens: a whole number has at most 64 bits"]),
+    ([*MOE, f"train.tokens={'9' * 5000}"], ["train.tokens", "the value cannot be read"]),
 ]
 
 
@@ -192,9 +207,22 @@ def test_values_arrive_with_their_types() -> None:
     assert compose([*MOE, "model.moe={n_shared_experts: 2, top_k: 2}"]).model.moe.top_k == 2
 
 
-@pytest.mark.parametrize("path", ["/tmp/a b/(1)", "~/runs", "/tmp/é=1,2", "C:\\runs\\", 'say "no"', "123"])
+@pytest.mark.parametrize("path", ["/tmp/a b/(1)", "/tmp/é=1,2", "/tmp/${x}", "C:\\runs\\", 'say "no"', "123"])
 def test_a_path_needs_no_quoting(path: str) -> None:
     assert compose([*MOE, f"runs_dir={path}"]).runs_dir == path
+
+
+@pytest.mark.parametrize("key", FOLDERS)
+def test_a_home_is_expanded_in_every_folder(key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert getattr(compose([*MOE, f"{key}=~/mine"]), key) == str(tmp_path / "mine")
+
+
+def test_a_home_is_expanded_in_lists_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    for text in ("[~/x.yaml,piqa]", "['~/x.yaml',piqa]", '["~/x.yaml",piqa]'):
+        assert compose([*MOE, f"eval.tasks={text}"]).eval.tasks == ["/home/me/x.yaml", "piqa"]
 
 
 def test_arms_are_chosen_in_the_sweeps_order_and_the_baseline_always() -> None:
@@ -226,17 +254,6 @@ def test_a_fault_of_the_command_line_is_not_blamed_on_the_file() -> None:
     assert line([*MOE, "model.moe.top_k=32"]).startswith("model.moe.top_k=32")
 
 
-def test_explicit_overrides_are_the_trial_keys() -> None:
-    given = [
-        "sweep=moe_balance",
-        "optim.lr=1e-3",
-        "model.moe={top_k: 2, balance: {alpha: 0.1}}",
-        "runs_dir=x",
-        "seeds=3",
-    ]
-    assert explicit_overrides(given) == {"optim.lr", "model.moe.top_k", "model.moe.balance.alpha"}
-
-
 def test_with_overrides_copies_and_types() -> None:
     keys = trial_keys(compose(MOE))
     changed = with_overrides(keys, {"optim.lr": 1, "eval.tasks": ["x"]}, "here")
@@ -262,17 +279,17 @@ def test_composing_changes_nothing_but_what_is_named() -> None:
     assert compose(MOE).optim == Config().optim and compose(MOE).track == Config().track
 
 
-def test_the_twin_holds_every_default_but_those_of_mappings() -> None:
-    """OmegaConf would merge a mapping's default into what a sweep file gives."""
-    plain = OmegaConf.to_container(OmegaConf.structured(twin(Config)))
-    expected = dataclasses.asdict(Config())
-    expected["sweep"]["control"] = expected["sweep"]["search"]["keys"] = {}
-    assert plain == expected
-
-
 def test_config_yaml_reads_back() -> None:
     config = compose([*MOE, "optim.lr=3e-3"])
-    assert OmegaConf.to_container(OmegaConf.create(config_yaml(config))) == dataclasses.asdict(config)
+    assert OmegaConf.to_container(OmegaConf.create(config_yaml(config))) == settings(config)
+
+
+def test_a_config_knows_the_words_and_the_file_that_it_was_made_of() -> None:
+    words = [*MOE, "optim.lr=3e-3", "runs_dir=a b"]
+    config = compose(words)
+    assert config.overrides == tuple(words)
+    assert config.sweep_text == (ROOT / "sweeps/moe_balance.yaml").read_text()
+    assert "overrides: no such key" in line([*MOE, "overrides=[]"])
 
 
 def test_help_names_every_key_sweep_and_scale_and_imports_nothing_slow() -> None:
@@ -281,7 +298,7 @@ def test_help_names_every_key_sweep_and_scale_and_imports_nothing_slow() -> None
     assert [key for key in keys if f"  {key}=" not in text] == []
     assert "moe_balance" in text and "smoke" in text and max(map(len, text.splitlines())) <= 120
     script = (
-        "import sys; from ablations.config import help_text; help_text(); "
+        "import sys; from ablations.help import help_text; help_text(); "
         "print([m for m in ('torch', 'lightning', 'hydra', 'optuna', 'wandb', 'lm_eval') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -26,7 +26,10 @@ def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
         deviations=["one"],
         minutes=1.5,
         guards={"a": [GuardResult("start", True, "near", {"loss": 6.9, "unreached": 0})]},
-        search=[SearchTrial("a", {"optim.lr": 0.01}, 1000, "f0", 3.9), SearchTrial("a", {"optim.lr": 0.02}, 1000, "f1")],
+        search=[
+            SearchTrial("a", {"optim.lr": 0.01}, 1000, "f0", 3.9),
+            SearchTrial("a", {"optim.lr": 0.02}, 1000, "f1"),
+        ],
         mistuning={"a": None},
         confirm=[ConfirmTrial("a", 0, "f2"), ConfirmTrial("a", 1, "f0")],
         speed={"a": Speed(10.0, [0.1, 0.1])},

@@ -312,6 +312,13 @@ def test_determinism_stops_a_model_that_rolls_dice(keys, data, monkeypatch):
     assert not determinism(one, [torch.tensor([1.0 + 1e-7])], 1).passed
 
 
+def test_weights_that_are_not_finite_are_not_called_indeterminate(keys, data):
+    wild = replace(keys(), optim=replace(keys().optim, lr=1e20))
+    found = by_name(arm_guards(wild, 0, data))["determinism"]
+    assert not found.passed
+    assert found.detail == "the weights are not finite after 2 steps; lower optim.lr"
+
+
 def test_isolation_stops_an_undeclared_key(plan):
     made = plan()
     arm, base = made.arms["bias"], made.baseline

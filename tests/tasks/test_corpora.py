@@ -122,10 +122,10 @@ def _folder(path: Path) -> DataConfig:
     return DataConfig(source="text", path=str(path))
 
 
-def _file(name: str, content: bytes) -> Callable[[Path], DataConfig]:
+def _file(name: str, content: bytes, max_bytes: int | None = None) -> Callable[[Path], DataConfig]:
     def make(folder: Path) -> DataConfig:
         (folder / name).write_bytes(content)
-        return DataConfig(source="text", path=str(folder / name))
+        return DataConfig(source="text", path=str(folder / name), max_bytes=max_bytes)
 
     return make
 
@@ -146,6 +146,10 @@ def _file(name: str, content: bytes) -> Callable[[Path], DataConfig]:
         (lambda folder: DataConfig(source="hf"), "data.name=null"),
         (lambda folder: DataConfig(max_bytes=0), "data.max_bytes=0"),
         (lambda folder: DataConfig(max_bytes=5), "data.max_bytes=5: the validation split is left without text"),
+        (
+            _file("one.txt", b"twelve bytes", max_bytes=2_000_000),
+            "one.txt: the validation split is left without text; add text",
+        ),
     ],
 )
 def test_what_a_user_can_get_wrong_is_one_line(tmp_path: Path, make: Callable[[Path], DataConfig], words: str) -> None:

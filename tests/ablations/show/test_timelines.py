@@ -16,7 +16,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from ablations.show.bars import CompactPath, Span, spans_of
+from ablations.show.bars import CompactPath, Span
 from ablations.show.figures import Picture
 from ablations.show.page import inline_svg
 from ablations.show.palette import FAINT, STYLE
@@ -57,6 +57,12 @@ def words(svg: bytes) -> list[str]:
 def drawn(figure: Figure, name: str) -> list[CompactPath]:
     axes = next(axes for axes in figure.axes if axes.get_title("left") == name)
     return [artist for artist in axes.get_children() if isinstance(artist, CompactPath)]
+
+
+def spans_of(bars: CompactPath) -> list[Span]:
+    """What `draw_bars` was given."""
+    ends = np.asarray(bars.get_path().vertices).reshape(-1, 2, 2)
+    return [(float(start), float(end), float(row)) for (start, row), (end, _) in ends]
 
 
 def bars(figure: Figure, name: str) -> list[tuple[str, Span]]:
