@@ -14,7 +14,7 @@ import re
 from typing import Any
 
 from ablations.help import help_text
-from ablations.keys import TRIAL_GROUPS, all_keys, convert, describe, flat, nested, twin, unknown_key
+from ablations.keys import TRIAL_GROUPS, all_keys, convert, describe, flat, nested, settings, twin, unknown_key
 from ablations.schema import Config
 from ablations.sweepfile import (
     NAME,
@@ -71,6 +71,7 @@ def compose(overrides: list[str]) -> Config:
     node = {"sweep": dataclasses.asdict(sweep), **nested({**larger, **sweep.common})}
     lines = [text for text in overrides if _key_of(text) not in _CHOICES and not _names_size(text)]
     config = _hydra(scale, path.stem, node, lines)
+    config = dataclasses.replace(config, overrides=tuple(overrides), sweep_text=path.read_text(encoding="utf-8"))
 
     chosen = chosen_arms(config)
     _check_top(config)
@@ -130,7 +131,7 @@ def config_yaml(config: Config) -> str:
     """The composed config as YAML, for `--cfg job`."""
     from omegaconf import OmegaConf
 
-    return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
+    return OmegaConf.to_yaml(OmegaConf.create(settings(config)))
 
 
 def _key_of(text: str) -> str:

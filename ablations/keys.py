@@ -49,12 +49,16 @@ def all_keys() -> dict[str, Key]:
 
 def _walk(cls: Any, prefix: str) -> Iterable[Key]:
     hints = typing.get_type_hints(cls)
-    for f in dataclasses.fields(cls):
+    for f in _settable(cls):
         default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
         key = Key(prefix + f.name, hints[f.name], default)
         yield key
         if key.is_group:
             yield from _walk(key.hint, key.name + ".")
+
+
+def _settable(cls: Any) -> list[dataclasses.Field[Any]]:
+    return [f for f in dataclasses.fields(cls) if f.metadata.get("key", True)]
 
 
 @functools.cache
@@ -98,6 +102,12 @@ def describe(hint: Any) -> str:
     if type(None) in typing.get_args(hint):
         parts.append("null")
     return " or ".join(parts)
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """A composed config's keys as nested dictionaries."""
+    values = dataclasses.asdict(config)
+    return {f.name: values[f.name] for f in _settable(Config)}
 
 
 def nested(dotted: Mapping[str, Any]) -> dict[str, Any]:
@@ -167,7 +177,7 @@ def twin(cls: Any) -> Any:
     """
     hints = typing.get_type_hints(cls)
     fields: list[Any] = []
-    for f in dataclasses.fields(cls):
+    for f in _settable(cls):
         hint = _twin_hint(hints[f.name])
         if typing.get_origin(hints[f.name]) is dict:  # OmegaConf would add a default's keys to those that are given
             fields.append((f.name, hint, dataclasses.field(default_factory=dict)))

@@ -6,6 +6,9 @@ from typing import Any, Literal
 from models.config import ModelConfig, OptimConfig
 from tasks.config import DataConfig, EvalConfig
 
+NO_KEY = {"key": False}
+"""Marks what a composed config knows and nobody can set."""
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -176,3 +179,7 @@ class Config:
     eval: EvalConfig = field(default_factory=EvalConfig)
     track: TrackConfig = field(default_factory=TrackConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
+    overrides: tuple[str, ...] = field(default=(), metadata=NO_KEY)
+    """What was typed, word for word."""
+    sweep_text: str = field(default="", metadata=NO_KEY)
+    """The sweep's file as it was read."""

@@ -23,7 +23,7 @@ from ablations.config import (
     with_overrides,
 )
 from ablations.home import ROOT
-from ablations.keys import all_keys, twin
+from ablations.keys import all_keys, settings, twin
 from ablations.schema import Config
 from models.typed import ConfigError
 
@@ -251,14 +251,22 @@ def test_composing_changes_nothing_but_what_is_named() -> None:
 def test_the_twin_holds_every_default_but_those_of_mappings() -> None:
     """OmegaConf would merge a mapping's default into what a sweep file gives."""
     plain = OmegaConf.to_container(OmegaConf.structured(twin(Config)))
-    expected = dataclasses.asdict(Config())
+    expected = settings(Config())
     expected["sweep"]["control"] = expected["sweep"]["search"]["keys"] = {}
     assert plain == expected
 
 
 def test_config_yaml_reads_back() -> None:
     config = compose([*MOE, "optim.lr=3e-3"])
-    assert OmegaConf.to_container(OmegaConf.create(config_yaml(config))) == dataclasses.asdict(config)
+    assert OmegaConf.to_container(OmegaConf.create(config_yaml(config))) == settings(config)
+
+
+def test_a_config_knows_the_words_and_the_file_that_it_was_made_of() -> None:
+    words = [*MOE, "optim.lr=3e-3", "runs_dir=a b"]
+    config = compose(words)
+    assert config.overrides == tuple(words)
+    assert config.sweep_text == (ROOT / "sweeps/moe_balance.yaml").read_text()
+    assert "overrides: no such key" in line([*MOE, "overrides=[]"])
 
 
 def test_help_names_every_key_sweep_and_scale_and_imports_nothing_slow() -> None:
