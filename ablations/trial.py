@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,7 +17,6 @@ import lightning as L
 import torch
 from lightning.pytorch.strategies import Strategy
 
-from ablations.files import write_atomically
 from ablations.identity import environment
 from ablations.measures import batch_metrics, precision_metrics, test_metrics
 from ablations.records import Record, read_record
@@ -27,6 +25,7 @@ from ablations.trialkeys import TrialKeys, typed_trial
 from models.balance import max_vio
 from models.checkpoint import save_checkpoint
 from models.evaluation import evaluate, mean_max_vio
+from models.files import whole_file, write_atomically
 from models.layers import inferring
 from models.module import Diverged, LanguageModel
 from models.transformer import Transformer
@@ -258,9 +257,8 @@ class Recorder(L.Callback):
         if step in self._validate_steps:
             self._validate(module.transformer, step)
         if step in self._checkpoint_steps:
-            temporary = self.folder / f".{RESUME}"
-            trainer.save_checkpoint(temporary)
-            os.replace(temporary, self.folder / RESUME)
+            with whole_file(self.folder / RESUME) as temporary:
+                trainer.save_checkpoint(temporary)
 
     def _validate(self, model: Transformer, step: int) -> None:
         """On the validation split, whatever `eval.split` says, a quarter of `eval.tokens`."""
