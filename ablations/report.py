@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from ablations.files import read_json, write_json
 from ablations.home import ROOT, check_house
+from ablations.records import RECORD, recorded_at
 from ablations.show.results import Result, load_published, load_result
 from models.files import whole_folder, write_atomically
 from models.typed import ConfigError, build, closest
@@ -96,10 +97,9 @@ def publish(
                 shutil.copyfile(run / name, fresh / name)
         (fresh / "records").mkdir()
         for trial_id in _trial_ids(result):
-            for source in (trials / trial_id / "record.json", target / "records" / f"{trial_id}.json"):
-                if source.is_file():
-                    shutil.copyfile(source, fresh / "records" / f"{trial_id}.json")
-                    break
+            source = recorded_at(trials / trial_id / RECORD, target / "records" / f"{trial_id}.json")
+            if source is not None:
+                shutil.copyfile(source, fresh / "records" / f"{trial_id}.json")
         write_json(fresh / "manifest.json", _manifest(result, fresh))
     return target
 
