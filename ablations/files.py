@@ -1,29 +1,11 @@
-"""Files that are either whole or absent."""
+"""JSON in files that are either whole or absent."""
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
+from models.files import write_atomically
 from models.typed import ConfigError
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file so that a reader, or a kill at any moment, sees the old content or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = content.encode() if isinstance(content, str) else content
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def write_json(path: Path, value: Any) -> None:

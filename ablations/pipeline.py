@@ -6,6 +6,7 @@ ranks itself; under `torchrun --nproc-per-node RANKS -m ablations.pipeline ...` 
 with record.json and a checkpoint that one process can load.
 """
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -67,19 +68,22 @@ def _run(words: list[str]) -> int:
     arm, seed, rest = parse(words)
     ranks, arguments = rank_trial(arm, seed, rest)
 
+    from ablations.launch.lock import single_owner
     from ablations.launch.ranks import RankFailed, joined, run_ranks, torchrun_rank
     from ablations.ranktrial import prepared, train_rank
 
     rank = torchrun_rank(ranks)
     if rank is not None:
         arguments = prepared(arguments, quiet=rank > 0)
-        joined(rank, ranks, "env://", train_rank, arguments)
+        with contextlib.nullcontext() if rank else single_owner(Path(arguments["trial_dir"])):
+            joined(rank, ranks, "env://", train_rank, arguments)
         if rank > 0:
             return 0
     else:
         arguments = prepared(arguments)
         try:
-            run_ranks(ranks, train_rank, arguments)
+            with single_owner(Path(arguments["trial_dir"])):
+                run_ranks(ranks, train_rank, arguments)
         except RankFailed as error:
             print(f"error: {error}", file=sys.stderr)
             return 1

@@ -12,7 +12,7 @@ from ablations.launch.ranks import device_of
 from ablations.launch.strategy import PipelineStrategy
 from ablations.records import Record
 from ablations.tracking import StepLog, open_mirror
-from ablations.trial import Recorder, build_model, finish, open_data, quiet_lightning, trainer_of
+from ablations.trial import Recorder, build_model, finish, open_data, put_on_record, quiet_lightning, trainer_of
 from ablations.trialkeys import typed_trial
 from models.module import Diverged
 from models.pipeline.ranks import Ranked, whole_state
@@ -71,7 +71,7 @@ def train_rank(rank: int, ranks: int, arguments: Mapping[str, Any]) -> None:
         if rank == 0:
             history = callbacks[0].history()
             found = dataclasses.replace(base, status="diverged", reason=str(diverged), history=history)
-            found.write(folder / "record.json")
+            put_on_record(found, folder)
             print(f"diverged: {diverged}", file=sys.stderr, flush=True)
         return
     train_s = time.monotonic() - started
@@ -81,7 +81,7 @@ def train_rank(rank: int, ranks: int, arguments: Mapping[str, Any]) -> None:
     callbacks[0].steps.close()
     model = Transformer(keys.model).to(device)
     model.load_state_dict(whole)
-    finish(base, keys, data, model, callbacks[0], arguments, folder, train_s).write(folder / "record.json")
+    put_on_record(finish(base, keys, data, model, callbacks[0], arguments, folder, train_s), folder)
 
 
 class _Printer:

@@ -1,14 +1,18 @@
 """The record: what one trial leaves behind. Tables, figures and pages are built from records and the plan alone."""
 
+import contextlib
 import dataclasses
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from ablations.files import read_json, write_json
-from models.typed import build
+from models.files import hold
+from models.typed import ConfigError, build
 
 FORMAT = 1
+RECORD = "record.json"
 
 
 @dataclass(frozen=True)
@@ -50,4 +54,28 @@ class Record:
 
 
 def read_record(path: Path) -> Record:
-    return build(Record, read_json(path), str(path))
+    """Raises ConfigError where the file is no record, OSError where it cannot be read."""
+    values = read_json(path)
+    if isinstance(values, dict) and values.get("format", FORMAT) != FORMAT:
+        raise ConfigError(f"{path}: format={values['format']}: this version reads format {FORMAT}")
+    return build(Record, values, str(path))
+
+
+def finished(*places: Path) -> Record | None:
+    """The first record among `places` of a trial that is complete or has diverged: a failed one is tried again."""
+    records = (read_record(place) for place in places if place.is_file())
+    return next((record for record in records if record.status != "failed"), None)
+
+
+def recorded_at(*places: Path) -> Path | None:
+    """The first among `places` with the record of a finished trial, or else the last with that of its failure."""
+    there = [place for place in places if place.is_file()]
+    return next((place for place in there[:-1] if finished(place)), there[-1] if there else None)
+
+
+@contextlib.contextmanager
+def owned(trial_dir: Path, waiting: Callable[[str], None]) -> Iterator[None]:
+    """Hold a trial's folder: sweeps share trials, and whoever writes into one does it alone. `waiting` hears the id of
+    the process that has it, whose end is then waited for."""
+    with hold(trial_dir / ".owner", waiting):
+        yield

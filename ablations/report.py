@@ -6,7 +6,6 @@ plan and a manifest from which it can be repeated; `publish=partial` does so for
 has changed.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import os
@@ -15,15 +14,15 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from ablations.files import read_json, write_atomically, write_json
+from ablations.files import read_json, write_json
 from ablations.home import ROOT, check_house
+from ablations.records import RECORD, recorded_at
 from ablations.show.results import Result, load_published, load_result
+from models.files import whole_folder, write_atomically
 from models.streams import spoken
 from models.typed import ConfigError, build, closest
 
@@ -89,7 +88,7 @@ def publish(
         )
     run, trials = Path(runs_dir) / sweep / scale, Path(runs_dir) / "trials"
     _write(result, run)
-    with _replacing(target) as fresh:
+    with whole_folder(target) as fresh:
         for name in PAGES:
             if (run / name).is_dir():
                 shutil.copytree(run / name, fresh / name, ignore=shutil.ignore_patterns(".*"))
@@ -100,10 +99,9 @@ def publish(
                 shutil.copyfile(run / name, fresh / name)
         (fresh / "records").mkdir()
         for trial_id in _trial_ids(result):
-            for source in (trials / trial_id / "record.json", target / "records" / f"{trial_id}.json"):
-                if source.is_file():
-                    shutil.copyfile(source, fresh / "records" / f"{trial_id}.json")
-                    break
+            source = recorded_at(trials / trial_id / RECORD, target / "records" / f"{trial_id}.json")
+            if source is not None:
+                shutil.copyfile(source, fresh / "records" / f"{trial_id}.json")
         write_json(fresh / "manifest.json", _manifest(result, fresh))
     return target
 
@@ -113,7 +111,7 @@ def publish_again(sweep: str, scale: str, results_dir: str | Path | None = None)
     the commit that it is `rendered` by. Raises ConfigError where nothing is published."""
     target = _results(results_dir) / sweep / scale
     result, earlier = load_published(target), read_json(target / "manifest.json")
-    with _replacing(target) as fresh:
+    with whole_folder(target) as fresh:
         for name in ("plan.json", "trials.json"):
             shutil.copyfile(target / name, fresh / name)
         shutil.copytree(target / "records", fresh / "records")
@@ -146,34 +144,6 @@ def _trial_ids(result: Result) -> list[str]:
     """Confirmation and search, each once."""
     entries = [*result.trials.get("confirm", []), *result.trials.get("search", [])]
     return sorted({entry["id"] for entry in entries})
-
-
-@contextlib.contextmanager
-def _replacing(target: Path) -> Iterator[Path]:
-    """A new folder that becomes `target` when all that is in it was written."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        yield fresh
-        fresh.chmod(0o755)
-        _replace(target, fresh)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-
-
-def _replace(target: Path, fresh: Path) -> None:
-    """`fresh` becomes `target`; a folder cannot be replaced in one step, so the old one steps aside first."""
-    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-    if target.exists():
-        target.rename(old / target.name)
-    try:
-        fresh.rename(target)
-    except BaseException:
-        if (old / target.name).exists():
-            (old / target.name).rename(target)
-        raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def _manifest(result: Result, folder: Path) -> dict[str, Any]:

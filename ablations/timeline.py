@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ablations.files import write_atomically
 from ablations.home import check_house
+from models.files import write_atomically
 from models.pipeline.schedules import SCHEDULES, make_schedule
 from models.pipeline.simulate import Costs, Timeline, simulate
 from models.streams import spoken

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from models.files import write_atomically
+
 log = logging.getLogger(__name__)
 
 
@@ -18,10 +20,8 @@ class StepLog:
         if len(rows) != keep_steps:
             raise ValueError(f"{path} lacks steps that the checkpoint has")
         self.rows: list[dict[str, Any]] = rows
-        self._file: IO[str] = path.open("w")
-        for row in rows:
-            self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
+        self._file: IO[str] = path.open("a")
 
     def add(self, row: dict[str, Any]) -> None:
         self.rows.append(row)

@@ -1,14 +1,14 @@
 """One trial: a pure function of its resolved keys, its seed and the data. It leaves one directory with one record.
 
 A trial that was killed goes on from its last resumable checkpoint with exactly the bits that it would have had: batch t
-depends on (seed, t) alone, and the checkpoint holds weights, optimizer, schedule and the place in the data.
+depends on (seed, t) alone, and the checkpoint holds weights, optimizer, schedule and the place in the data. One whose
+training is done keeps weights and metrics before it is scored: where scoring fails, the next run scores and no more.
 """
 
 import dataclasses
 import functools
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,18 +18,19 @@ import lightning as L
 import torch
 from lightning.pytorch.strategies import Strategy
 
-from ablations.files import write_atomically
 from ablations.identity import environment
 from ablations.measures import batch_metrics, precision_metrics, test_metrics
-from ablations.records import Record, read_record
+from ablations.records import RECORD, Record, finished, owned, read_record
 from ablations.tracking import Mirror, StepLog, open_mirror
 from ablations.trialkeys import TrialKeys, typed_trial
 from models.balance import max_vio
-from models.checkpoint import save_checkpoint
+from models.checkpoint import load_checkpoint, save_checkpoint
 from models.evaluation import evaluate, mean_max_vio
+from models.files import remove_unfinished, whole_file, write_atomically
 from models.layers import inferring
 from models.module import Diverged, LanguageModel
 from models.transformer import Transformer
+from models.typed import ConfigError
 from tasks.batches import PackedData, prepare
 from tasks.config import END_OF_TEXT_ID, DataConfig
 from tasks.datamodule import TextDataModule
@@ -38,6 +39,8 @@ Report = Callable[[dict[str, Any]], None]
 REPORT_SECONDS = 0.5
 HISTORY_POINTS = 200
 RESUME = "resume.ckpt"
+TRAINED = "trained.json"
+"""The record before scoring: with the checkpoint beside it, what a finished training left."""
 
 log = logging.getLogger(__name__)
 
@@ -54,12 +57,19 @@ def run_trial(arguments: Mapping[str, Any], report: Report) -> dict[str, Any]:
     `arguments`: id, keys (resolved), seed, trial_dir, cache_dir, labels (sweep, scale, arm, seed, phase), track.
     """
     folder = Path(arguments["trial_dir"])
-    record_path = folder / "record.json"
-    if not record_path.is_file():
-        _train(arguments, folder, report).write(record_path)
-        (folder / RESUME).unlink(missing_ok=True)
-    record = read_record(record_path)
+    with owned(folder, lambda owner: report({"event": "waiting", "owner": owner})):
+        record = finished(folder / RECORD)
+        if record is None:
+            record = _score_kept(arguments, folder, report) or _train(arguments, folder, report)
+            put_on_record(record, folder)
     return {"status": record.status, "loss": record.metrics.get("loss"), "reason": record.reason}
+
+
+def put_on_record(record: Record, folder: Path) -> None:
+    """Write it; what was kept to go on from is then of no use."""
+    record.write(folder / RECORD)
+    for name in (RESUME, TRAINED):
+        (folder / name).unlink(missing_ok=True)
 
 
 def build_model(keys: TrialKeys, seed: int, rank: int | None = None) -> LanguageModel:
@@ -104,7 +114,7 @@ def trainer_of(
 def _train(arguments: Mapping[str, Any], folder: Path, report: Report) -> Record:
     keys, seed = typed_trial(arguments["keys"]), int(arguments["seed"])
     quiet_lightning()
-    folder.mkdir(parents=True, exist_ok=True)
+    remove_unfinished(folder / RESUME)
     data = open_data(keys.data, keys.model.vocab_size, arguments["cache_dir"])
     module = build_model(keys, seed)
     resume, done = _resumable(folder)
@@ -125,9 +135,9 @@ def _train(arguments: Mapping[str, Any], folder: Path, report: Report) -> Record
     try:
         trainer.fit(module, TextDataModule(data, seed, keys.batches), ckpt_path=resume, weights_only=True)
     except Diverged as diverged:
-        mirror.summary({"status": "diverged", "reason": str(diverged)})
-        mirror.finish(exit_code=1)
-        return dataclasses.replace(base, status="diverged", reason=str(diverged), history=recorder.history())
+        record = dataclasses.replace(base, status="diverged", reason=str(diverged), history=recorder.history())
+        _conclude(mirror, record)
+        return record
     except BaseException:
         mirror.finish(exit_code=1)
         raise
@@ -148,56 +158,111 @@ def finish(
     folder: Path,
     train_s: float,
 ) -> Record:
-    """Evaluate; score and keep the checkpoint where tasks are named (a search trial leaves neither)."""
+    """Evaluate; where tasks are named keep the checkpoint, and score (a search trial does neither).
+
+    Raises ScoringFailed, where checkpoint and metrics are kept.
+    """
+    try:
+        record = _measured(base, keys, data, model, recorder, train_s)
+        if record.status == "complete" and keys.eval.tasks:
+            write_atomically(folder / "checkpoint" / "tokenizer.json", data.tokenizer.to_str())
+            save_checkpoint(folder / "checkpoint", model, {"data": arguments["keys"]["data"], "trial": arguments["id"]})
+            record.write(folder / TRAINED)
+            record = _scored(record, keys, data, model, Path(arguments["cache_dir"]))
+    except BaseException:
+        recorder.mirror.finish(exit_code=1)
+        raise
+    _conclude(recorder.mirror, record)
+    return record
+
+
+def _measured(
+    base: Record, keys: TrialKeys, data: PackedData, model: Transformer, recorder: "Recorder", train_s: float
+) -> Record:
+    """The record of a finished training, without scores."""
     started = time.monotonic()
     metrics, load = test_metrics(keys, data, model)
     if not math.isfinite(metrics["loss"]):  # the last step's harm shows only here
         reason = f"loss on the {keys.eval.split} split is not finite after the last step"
-        recorder.mirror.summary({"status": "diverged", "reason": reason})
-        recorder.mirror.finish(exit_code=1)
         return dataclasses.replace(base, status="diverged", reason=reason, history=recorder.history())
     metrics |= batch_metrics(keys, recorder.steps.rows)
     metrics |= precision_metrics(keys, data, model)
-    scores = {}
-    if keys.eval.tasks:
-        from tasks.evals.score import score
-
-        with inferring(model):
-            scores = score(
-                lambda tokens: model(tokens, document_end=keys.document_end).logits,
-                data,
-                keys.eval,
-                Path(arguments["cache_dir"]),
-                keys.train.device,
-            )
-        write_atomically(folder / "checkpoint" / "tokenizer.json", data.tokenizer.to_str())
-        save_checkpoint(folder / "checkpoint", model, {"data": arguments["keys"]["data"], "trial": arguments["id"]})
     trained_here = keys.tokens_after(keys.steps) - keys.tokens_after(recorder.resumed_at)
-    timings = {
-        "train_s": train_s,
-        "eval_s": time.monotonic() - started,
-        "tokens_per_second": trained_here / train_s,
-    }
-    plain_scores = {
-        f"{task}/{name}": value
-        for task, row in scores.items()
-        for name, value in row.items()
-        if isinstance(value, int | float) and name not in ("n", "chance")
-    }
-    recorder.mirror.summary({"status": "complete", **metrics, **plain_scores, **timings})
-    if load:
-        columns = ["layer", *(f"expert_{e}" for e in range(len(load[0])))]
-        recorder.mirror.table("load", columns, [[layer, *row] for layer, row in enumerate(load)])
-    recorder.mirror.finish()
     return dataclasses.replace(
         base,
         metrics=metrics,
         load=load,
         history=recorder.history(),
         validation=recorder.validation,
-        scores=scores,
-        timings=timings,
+        timings={
+            "train_s": train_s,
+            "eval_s": time.monotonic() - started,
+            "tokens_per_second": trained_here / train_s,
+        },
     )
+
+
+class ScoringFailed(Exception):
+    """The lm-eval tasks could not be scored; the training is kept."""
+
+
+def _scored(record: Record, keys: TrialKeys, data: PackedData, model: Transformer, cache_dir: Path) -> Record:
+    from tasks.evals.score import score
+
+    started = time.monotonic()
+    try:
+        with inferring(model):
+            scores = score(
+                lambda tokens: model(tokens, document_end=keys.document_end).logits,
+                data,
+                keys.eval,
+                cache_dir,
+                keys.train.device,
+            )
+    except Exception as error:  # whatever a task's data or lm-eval raises
+        raise ScoringFailed(
+            f"the training is kept, and the same command scores it again: {type(error).__name__}: {error}"
+        ) from error
+    eval_s = record.timings["eval_s"] + time.monotonic() - started
+    return dataclasses.replace(record, scores=scores, timings={**record.timings, "eval_s": eval_s})
+
+
+def _score_kept(arguments: Mapping[str, Any], folder: Path, report: Report) -> Record | None:
+    """The record of a training that was kept and is only to be scored; None where there is none."""
+    if not (folder / TRAINED).is_file():
+        return None
+    keys = typed_trial(arguments["keys"])
+    try:
+        record = read_record(folder / TRAINED)
+        model, _ = load_checkpoint(folder / "checkpoint", keys.train.device)
+    except ConfigError as error:
+        log.warning("what was kept of a training cannot be read (%s); the trial trains again", error)
+        return None
+    report({"event": "evaluating"})
+    data = open_data(keys.data, keys.model.vocab_size, arguments["cache_dir"])
+    record = _scored(record, keys, data, model, Path(arguments["cache_dir"]))
+    wandb = folder.parent.parent / "wandb"
+    _conclude(open_mirror(arguments["track"], wandb, arguments["labels"], arguments["keys"], arguments["id"]), record)
+    return record
+
+
+def _conclude(mirror: Mirror, record: Record) -> None:
+    """The mirror's last words on a trial."""
+    if record.status != "complete":
+        mirror.summary({"status": record.status, "reason": record.reason})
+        mirror.finish(exit_code=1)
+        return
+    plain_scores = {
+        f"{task}/{name}": value
+        for task, row in record.scores.items()
+        for name, value in row.items()
+        if isinstance(value, int | float) and name not in ("n", "chance")
+    }
+    mirror.summary({"status": "complete", **record.metrics, **plain_scores, **record.timings})
+    if record.load:
+        columns = ["layer", *(f"expert_{e}" for e in range(len(record.load[0])))]
+        mirror.table("load", columns, [[layer, *row] for layer, row in enumerate(record.load)])
+    mirror.finish()
 
 
 class Recorder(L.Callback):
@@ -258,9 +323,8 @@ class Recorder(L.Callback):
         if step in self._validate_steps:
             self._validate(module.transformer, step)
         if step in self._checkpoint_steps:
-            temporary = self.folder / f".{RESUME}"
-            trainer.save_checkpoint(temporary)
-            os.replace(temporary, self.folder / RESUME)
+            with whole_file(self.folder / RESUME) as temporary:
+                trainer.save_checkpoint(temporary)
 
     def _validate(self, model: Transformer, step: int) -> None:
         """On the validation split, whatever `eval.split` says, a quarter of `eval.tokens`."""

@@ -10,7 +10,7 @@ from ablations.identity import environment, trial_id
 from ablations.launch.pool import Job, Pool
 from ablations.launch.progress import Progress
 from ablations.plan import Arm, Plan, results_dir
-from ablations.records import Record, read_record
+from ablations.records import RECORD, Record, finished, owned, read_record
 from ablations.trialkeys import with_overrides
 
 
@@ -42,10 +42,8 @@ class Trials:
         """`fingerprint`: of the data that a trial with these keys learns from."""
         self.plan, self.runs, self.fingerprint, self.pool, self.progress = plan, runs, fingerprint, pool, progress
         self.cache = str(runs / "data")
-        published = results_dir(plan.config) / plan.sweep.name / plan.config.scale
-        manifest = published / "manifest.json"
-        partial = manifest.is_file() and read_json(manifest).get("partial") is True
-        self._unfinished = published / "records" if partial else None
+        manifests = (results_dir(plan.config) / plan.sweep.name).glob(f"{plan.config.scale}*/manifest.json")
+        self._unfinished = [m.parent / "records" for m in sorted(manifests) if read_json(m).get("partial") is True]
 
     def folder(self, id: str) -> Path:
         return self.runs / "trials" / id
@@ -72,12 +70,15 @@ class Trials:
                 name, {t.id: (t.arm, t.seed) for t in todo.values()}, seconds, workers=self.plan.workers
             )
             jobs = [Job(t.id, "trial", self._arguments(t)) for t in todo.values()]
-            outcomes = self.pool.run(jobs, self.progress.event)
+
+            def heard(id: str, event: dict[str, Any]) -> None:
+                if event["event"] == "waiting":
+                    self._say_waiting(todo[id], event["owner"])
+                self.progress.event(id, event)
+
+            outcomes = self.pool.run(jobs, heard)
             for trial in todo.values():
-                outcome, path = outcomes[trial.id], self.folder(trial.id) / "record.json"
-                if outcome.error is not None:
-                    _failed(trial, outcome.error).write(path)
-                records[trial.id] = read_record(path)
+                records[trial.id] = self._outcome(trial, outcomes[trial.id].error)
         for trial in trials:
             record = records[trial.id]
             if record.status != "complete":
@@ -87,15 +88,26 @@ class Trials:
     def _record(self, id: str) -> Record | None:
         """A finished trial's record: of this machine, or of a sweep that was published unfinished and goes on here. (A
         finished published result is there to be checked, so its trials do run again.) A failed one is tried again."""
-        mine = self.folder(id) / "record.json"
-        for path in (mine, self._unfinished / f"{id}.json") if self._unfinished else (mine,):
-            if path.is_file():
-                record = read_record(path)
-                if record.status != "failed":
-                    return record
-                if path == mine:
-                    path.unlink()
-        return None
+        return finished(self.folder(id) / RECORD, *(folder / f"{id}.json" for folder in self._unfinished))
+
+    def _outcome(self, trial: Trial, error: str | None) -> Record:
+        """The record of a trial that was run; where it ended in an `error`, a failed one, unless another sweep that
+        asks for the same trial has finished it meanwhile."""
+        folder = self.folder(trial.id)
+        if error is None:
+            return read_record(folder / RECORD)
+        with owned(folder, lambda owner: self._say_waiting(trial, owner)):
+            record = finished(folder / RECORD)
+            if record is None:
+                record = _failed(trial, error)
+                record.write(folder / RECORD)
+        return record
+
+    def _say_waiting(self, trial: Trial, owner: str) -> None:
+        self.progress.note(
+            f"{trial.arm} seed {trial.seed}: process {owner} is at this very trial, for another sweep; its record will "
+            "be taken"
+        )
 
     def _arguments(self, trial: Trial) -> dict[str, Any]:
         track = self.plan.config.track

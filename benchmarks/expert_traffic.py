@@ -194,7 +194,8 @@ def main() -> int:
     options.steps = options.steps or (20 if options.quick else STEPS)
     if options.publish and (options.quick or options.steps < STEPS):
         parser.error(f"--publish: a router of fewer than {STEPS} steps is not worth publishing")
-    from ablations.files import write_atomically, write_json
+    from ablations.files import write_json
+    from models.files import write_atomically
     from models.module import Diverged
     from models.typed import ConfigError
 

@@ -7,12 +7,11 @@ refused.
 import dataclasses
 import hashlib
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from models.config import ModelConfig
+from models.files import write_atomically
 from models.transformer import Transformer
 from models.typed import ConfigError, build
 
@@ -26,13 +25,12 @@ def save_checkpoint(path: Path, model: Transformer, extra: dict[str, Any] | None
     """Write weights and config atomically; `extra` is kept in config.json (data keys, tokenizer fingerprint)."""
     from safetensors.torch import save
 
-    path.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     weights = save(tensors)
     written = {"format": FORMAT, "weights_sha256": hashlib.sha256(weights).hexdigest()}
     config = {**(extra or {}), **written, "model": dataclasses.asdict(model.config)}
-    _replace(path / "model.safetensors", weights)
-    _replace(path / "config.json", json.dumps(config, indent=1, sort_keys=True).encode())
+    write_atomically(path / "model.safetensors", weights)
+    write_atomically(path / "config.json", json.dumps(config, indent=1, sort_keys=True))
 
 
 def load_checkpoint(path: Path, device: str = "cpu") -> tuple[Transformer, dict[str, Any]]:
@@ -67,10 +65,3 @@ def load_checkpoint(path: Path, device: str = "cpu") -> tuple[Transformer, dict[
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"checkpoint={path}: weights and config.json do not fit ({reason})") from error
     return model.to(device).eval(), extra
-
-
-def _replace(path: Path, content: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "wb") as file:
-        file.write(content)
-    os.replace(temporary, path)

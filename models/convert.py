@@ -13,11 +13,9 @@ What `deepseek_v3` has no field for (balance, MTP weights, compute type, ...; da
 import argparse
 import dataclasses
 import json
-import os
 import re
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +28,7 @@ from torch import Tensor
 
 from models.checkpoint import OWN, load_checkpoint, save_checkpoint
 from models.config import BalanceConfig, ModelConfig
+from models.files import whole_folder
 from models.published import check_held, hf_config, model_config
 from models.rules import validate
 from models.sizes import size
@@ -222,12 +221,8 @@ def _new_folder(out: Path) -> Iterator[Path]:
     out = out.resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"OUT={out}: exists and is not empty; name a new folder")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
-        folder = Path(temporary) / out.name
-        folder.mkdir()
+    with whole_folder(out) as folder:
         yield folder
-        os.replace(folder, out)
 
 
 def _copy_tokenizer(source: Path, folder: Path) -> None:

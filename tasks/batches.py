@@ -7,10 +7,6 @@ once per (source, vocabulary) and kept in a cache folder; later calls map it int
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.files import hold, remove_unfinished, whole_folder
 from models.typed import ConfigError
 from tasks import corpora, fim, separation, sources, tokenizer
 from tasks.config import END_OF_TEXT_ID, DataConfig
@@ -39,8 +36,6 @@ _BLOCK = 1 << 20
 _CHECKED_BLOCKS = 64
 _SAMPLE_CHARACTERS = 8_000_000
 _SAMPLE_CHARACTERS_PER_TOKEN = 2_000
-_ABANDONED_S = 3600.0
-"""A half-written folder this old belongs to a process that was killed."""
 
 
 class PackedData:
@@ -245,43 +240,21 @@ def _fingerprint(
 def _write_cache(
     folder: Path, splits: Splits, packed: dict[str, Tokens], serialized: str, fingerprint: dict[str, Any]
 ) -> None:
-    """Write beside the final place and rename: a reader sees a whole folder or none."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(folder.parent)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
-        (temporary / "tokenizer.json").write_text(serialized, encoding="utf-8")
-        for split in SPLITS:
-            np.save(temporary / f"{split}.npy", packed[split])
-        for split in ("validation", "test"):
-            lines = [json.dumps(asdict(document)) + "\n" for document in splits[split]]
-            (temporary / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8", newline="\n")
-        files = {path.name: _checksum(path) for path in sorted(temporary.iterdir())}
-        manifest = {"files": files, "fingerprint": fingerprint}
-        (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True), encoding="utf-8")
-        temporary.chmod(0o755)
-        while True:
-            try:
-                os.rename(temporary, folder)
-                return
-            except OSError:
-                if _read_cache(folder) is not None:  # another process was faster, with the same content
-                    return
-                if not folder.exists():
-                    raise
-                shutil.rmtree(folder, ignore_errors=True)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _sweep(cache_dir: Path) -> None:
-    """Remove what killed processes left half-written."""
-    for path in cache_dir.glob(".*"):
-        try:
-            if path.is_dir() and time.time() - path.stat().st_mtime > _ABANDONED_S:
-                shutil.rmtree(path, ignore_errors=True)
-        except FileNotFoundError:  # swept by another process
-            continue
+    """A reader sees a whole folder or none; of several processes with the same content, one writes it."""
+    with hold(folder.parent / f".{folder.name}.lock", lambda owner: None):
+        remove_unfinished(folder)
+        if _read_cache(folder) is not None:  # another process was faster, with the same content
+            return
+        with whole_folder(folder) as fresh:
+            (fresh / "tokenizer.json").write_text(serialized, encoding="utf-8")
+            for split in SPLITS:
+                np.save(fresh / f"{split}.npy", packed[split])
+            for split in ("validation", "test"):
+                lines = [json.dumps(asdict(document)) + "\n" for document in splits[split]]
+                (fresh / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8", newline="\n")
+            files = {path.name: _checksum(path) for path in sorted(fresh.iterdir())}
+            manifest = {"files": files, "fingerprint": fingerprint}
+            (fresh / _MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True), encoding="utf-8")
 
 
 def _read_cache(folder: Path) -> dict[str, Any] | None:

@@ -18,6 +18,8 @@ BELOW = {"models": set(), "tasks": {"models"}, "ablations": {"models", "tasks"}}
 """Floor -> the floors that it may import, besides itself."""
 NOT_FOR_TRAINING = ("wandb", "optuna", "hydra", "omegaconf", "lm_eval")
 
+PLACING = ("mkstemp", "mkdtemp", "NamedTemporaryFile", "rename", "chmod", "link_to", "hardlink_to")
+
 SOURCES = sorted(path for floor in BELOW for path in (ROOT / floor).rglob("*.py"))
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
@@ -72,6 +74,26 @@ for module in {modules!r}:
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def placing(tree: ast.AST) -> set[str]:
+    """The calls by which a file gets to its place, or its permissions, otherwise than by models/files.py."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            of_os = isinstance(node.value, ast.Name) and node.value.id in ("os", "shutil")
+            if node.attr in PLACING or (of_os and node.attr in ("replace", "rename", "renames", "move")):
+                found.add(node.attr)
+        elif isinstance(node, ast.ImportFrom) and node.module in ("os", "shutil", "tempfile"):
+            found |= {alias.name for alias in node.names} & {*PLACING, "replace", "move"}
+    return found
+
+
+@pytest.mark.parametrize("path", [*SOURCES, *sorted((ROOT / "benchmarks").rglob("*.py"))], ids=name_of)
+def test_files_are_put_in_their_place_by_one_module(path: Path) -> None:
+    """It alone knows how: a temporary of its own, on the disk, with the umask's permissions."""
+    found = placing(ast.parse(path.read_text()))
+    assert found == ({"rename", "replace", "chmod"} if name_of(path) == "models/files.py" else set())
 
 
 def test_no_file_names_a_class_to_build() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from ablations.files import read_json
 from ablations.losscurve import loss_error
-from ablations.records import Record, read_record
+from ablations.records import RECORD, Record, read_record, recorded_at
 from ablations.schema import ExpectedConfig
 from ablations.stats import Difference, differences, tokens_saved
 from ablations.verdicts import DECISION_RULE, Verdict, verdict
@@ -159,9 +159,9 @@ def load_result(runs_dir: str | Path, sweep: str, scale: str, published: Path | 
         raise ConfigError(_no_such_run(runs, sweep, scale))
 
     def find(trial_id: str) -> Record | None:
-        places = [runs / "trials" / trial_id / "record.json"]
-        places += [published / f"{trial_id}.json"] if published else []
-        return next((read_record(place) for place in places if place.is_file()), None)
+        elsewhere = [published / f"{trial_id}.json"] if published else []
+        place = recorded_at(runs / "trials" / trial_id / RECORD, *elsewhere)
+        return read_record(place) if place else None
 
     return _gather(folder, find)
 

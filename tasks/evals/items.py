@@ -7,13 +7,13 @@ by a hash, so that any prefix is a random sample spread over the documents.
 import functools
 import hashlib
 import json
-import os
 import random
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from models.files import write_atomically
 
 if TYPE_CHECKING:
     from tasks.corpora import Document
@@ -182,15 +182,8 @@ def write_items(task: str, documents: Sequence["Document"], folder: Path) -> Pat
             digest.update(len(encoded).to_bytes(8) + encoded)
     path = folder / f"{task}-{digest.hexdigest()[:16]}.jsonl"
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w") as file:
-                file.writelines(json.dumps(item, sort_keys=True) + "\n" for item in BUILDERS[task](documents))
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        lines = [json.dumps(item, sort_keys=True) + "\n" for item in BUILDERS[task](documents)]
+        write_atomically(path, "".join(lines))
     return path
 
 

@@ -232,6 +232,49 @@ def test_a_failed_trial_is_on_record_and_tried_again(conduct, pool, runs):
     assert {r.status for r in load(runs).all_records} == {"complete"}
 
 
+def test_a_failure_is_never_put_over_the_record_that_another_sweep_made_meanwhile(conduct, pool, runs):
+    trial = pool.kinds["trial"]
+
+    def outrun(arguments: dict[str, Any], report: Any) -> Any:
+        trial(arguments, report)
+        report({"event": "waiting", "owner": "4711"})
+        raise RuntimeError("the worker died")
+
+    pool.kinds["trial"] = outrun
+    conduct(*FRESH)
+    assert {r.status for r in load(runs).all_records} == {"complete"}
+
+
+def test_a_trial_that_another_sweep_is_at_is_waited_for_and_said(conduct, pool, monkeypatch):
+    trial = pool.kinds["trial"]
+
+    def waits(arguments: dict[str, Any], report: Any) -> Any:
+        report({"event": "waiting", "owner": "4711"})
+        return trial(arguments, report)
+
+    pool.kinds["trial"] = waits
+    said: list[str] = []
+    monkeypatch.setattr("ablations.conduct.Progress.note", lambda self, text: said.append(text))
+    conduct(*FRESH)
+    line = "aux_loss seed 0: process 4711 is at this very trial, for another sweep; its record will be taken"
+    assert said.count(line) == 1
+
+
+def test_a_record_published_meanwhile_comes_before_a_failure_of_here(conduct, pool, runs, tmp_path):
+    state = conduct(*FRESH).state
+    lost = state["confirm"][3]["id"]
+    published = tmp_path / "results/toy/smoke/records"
+    published.mkdir(parents=True)
+    (published.parent / "manifest.json").write_text(json.dumps({"partial": True}))
+    place = runs / "trials" / lost / "record.json"
+    shutil.copy(place, published / f"{lost}.json")
+    place.write_text(json.dumps({**json.loads(place.read_text()), "status": "failed", "metrics": {}}))
+    pool.ran.clear()
+    conduct(*FRESH)
+    assert "trial" not in pool.ran
+    assert {r.status for r in load(runs, published).all_records} == {"complete"}
+
+
 def test_a_guard_that_fails_stops_everything_and_is_tried_again(conduct, pool, runs):
     guards = pool.kinds["guards"]
 

@@ -165,6 +165,98 @@ def test_steps_after_the_checkpoint_are_cut_off_the_log(arguments):
     assert numbers(finish(given)) == numbers(whole)
 
 
+SCORED = {"eval.tasks": ["python_cloze"]}
+
+
+class Scoring:
+    """In the place of lm-eval: fails as often as it is told to, then says what the model's every logit adds up to."""
+
+    def __init__(self, *errors: BaseException) -> None:
+        self.errors = list(errors)
+
+    def __call__(self, logits: Any, data: Any, *_: Any) -> dict[str, dict[str, Any]]:
+        if self.errors:
+            raise self.errors.pop(0)
+        batch = next(iter(data.evaluation_batches("test", 512)))
+        return {"python_cloze": {"acc": float(logits(batch[:, :-1]).double().sum()), "items": "01"}}
+
+
+def written(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("error", [OSError("no network"), ValueError("the task is broken"), Killed()])
+@pytest.mark.parametrize("arm", ["bias", "aux_loss"])
+def test_where_scoring_fails_the_next_run_only_scores(arguments, monkeypatch, error, arm):
+    monkeypatch.setattr("tasks.evals.score.score", Scoring())
+    whole = finish(arguments("whole", arm, SCORED))
+    monkeypatch.setattr("tasks.evals.score.score", Scoring(error))
+    given = arguments("failed", arm, SCORED)
+    folder = Path(given["trial_dir"])
+    with pytest.raises(Exception) as caught:
+        run_trial(given, ignore)
+    assert not (folder / "record.json").exists()
+    if isinstance(error, OSError):
+        assert str(caught.value) == ("the training is kept, and the same command scores it again: OSError: no network")
+    kept = written(folder)
+    events: list[dict[str, Any]] = []
+    run_trial(given, events.append)
+    assert [event["event"] for event in events] == ["evaluating"], "no step was taken"
+    assert numbers(read_record(folder / "record.json")) == numbers(whole)
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint", "record.json", "steps.jsonl"]
+    assert kept.items() > {p: t for p, t in written(folder).items() if p.name != "record.json"}.items()
+
+
+@pytest.mark.parametrize("name", ["trained.json", "checkpoint/model.safetensors", "checkpoint/config.json"])
+@pytest.mark.parametrize("share", [None, 0.5])
+def test_where_what_was_kept_is_damaged_it_trains_again(arguments, monkeypatch, name, share):
+    monkeypatch.setattr("tasks.evals.score.score", Scoring(OSError("no network")))
+    given = arguments(changes=SCORED)
+    folder = Path(given["trial_dir"])
+    with pytest.raises(trial.ScoringFailed):
+        run_trial(given, ignore)
+    first = (folder / "steps.jsonl").read_bytes()
+    if share is None:
+        (folder / name).unlink()
+    else:
+        tear(folder / name, share)
+    record = finish(given)
+    assert (record.status, set(record.scores)) == ("complete", {"python_cloze"})
+    assert (folder / "steps.jsonl").read_bytes() == first
+
+
+def test_a_failed_record_is_replaced_and_a_complete_one_never(arguments):
+    given = arguments()
+    path = Path(given["trial_dir"]) / "record.json"
+    Record(given["id"], 1, "failed", given["keys"], reason="the worker died").write(path)
+    complete = finish(given)
+    assert complete.status == "complete" and complete.reason is None
+
+
+AT_ONCE = """
+import json, sys, torch
+torch.set_num_threads(1)
+import ablations.trial
+ablations.trial.REPORT_SECONDS = 0.0
+say = lambda event: print(json.dumps(event), flush=True)
+say(ablations.trial.run_trial(json.loads(sys.argv[1]), say))
+"""
+
+
+def test_of_two_processes_at_one_trial_the_other_waits_and_takes_its_record(arguments):
+    """Written at every step: without an owner, each would find the other's checkpoint gone or half there."""
+    given = arguments(changes={"train.checkpoint_every": 0.08, "train.tokens": 30720})
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", AT_ONCE, json.dumps(given)]
+    both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    heard = [[json.loads(line) for line in process.communicate(timeout=120)[0].splitlines()] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert heard[0][-1] == heard[1][-1] and heard[0][-1]["status"] == "complete"
+    steps, waits = (sorted(sum(e.get("event") == kind for e in one) for one in heard) for kind in ("step", "waiting"))
+    assert steps == [0, 120]
+    assert waits in ([0, 1], [0, 0]), "or it came when all was done"
+
+
 def test_arms_of_one_seed_see_the_same_batches_and_begin_alike(arguments):
     bias, aa, control, other = (
         finish(arguments("bias")),

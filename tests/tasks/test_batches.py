@@ -143,7 +143,6 @@ def test_a_kill_while_writing_leaves_no_half_cache(
     monkeypatch.undo()
     (left,) = tmp_path.iterdir()
     assert left.name.startswith(".")
-    monkeypatch.setattr(batches, "_ABANDONED_S", -1.0)
     data = prepare(config, VOCAB, tmp_path)
     assert list(tmp_path.iterdir()) == [data._folder]
 
@@ -164,13 +163,11 @@ def test_two_processes_preparing_at_once(config: DataConfig, data: PackedData, t
 def test_a_slower_process_takes_the_faster_ones_cache(
     config: DataConfig, data: PackedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def overtaken(path: Path) -> str:
-        if not (tmp_path / data._folder.name).exists():
-            shutil.copytree(data._folder, tmp_path / data._folder.name)
-        return checksum(path)
+    def overtaken(folder: Path) -> None:
+        shutil.copytree(data._folder, folder)
 
-    checksum = batches._checksum
-    monkeypatch.setattr(batches, "_checksum", overtaken)
+    monkeypatch.setattr(batches, "remove_unfinished", overtaken)
+    monkeypatch.setattr(batches, "whole_folder", lambda _: pytest.fail("what is there already was written again"))
     assert prepare(config, VOCAB, tmp_path).fingerprint == data.fingerprint
     assert [path.name for path in tmp_path.iterdir()] == [data._folder.name]
 
