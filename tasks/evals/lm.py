@@ -6,6 +6,7 @@ causal, so what stands to the right of a position does not reach it.
 
 import functools
 import itertools
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -212,7 +213,7 @@ def greedy_arguments(request: "Instance") -> tuple[str, dict[str, Any]]:
         if arguments.get(name) not in greedy:
             raise ConfigError(
                 f"{request.task_name or 'the task'} wants answers generated with {name}={arguments[name]}, and only "
-                f"greedy decoding is here; set {name}: {greedy[1]} in its generation_kwargs, or leave it out"
+                f"greedy decoding is here; set its generation_kwargs.{name} to {json.dumps(greedy[1])}, or leave it out"
             )
     return context, arguments
 

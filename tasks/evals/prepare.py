@@ -96,7 +96,7 @@ def _rehearse(name: str, tasks: dict[str, Any], items: int | None) -> None:
         raise ConfigError(f"eval.tasks={name}: {error}") from error
     except Exception as error:  # whatever a task's own code raises
         raise ConfigError(
-            f"eval.tasks={name}: cannot be scored ({_told(error)}); mend the task, or leave it out of eval.tasks"
+            f"eval.tasks={name}: cannot be scored ({_told(error)}); mend the task, or leave it out"
         ) from error
 
 
@@ -190,9 +190,9 @@ def _load(name: str, item_files: tuple[tuple[str, str], ...], cache_dir: Path, c
         try:
             part: Any = manager.load([name])
         except Exception as error:  # whatever a data set's loader, the network or a task's own code raises
+            fix = "see to the network and the files that it names" if isinstance(error, OSError) else "mend the task"
             raise ConfigError(
-                f"eval.tasks={name}: cannot be loaded with its data ({_told(error)}); "
-                "see to the network and the files that it names, or leave it out of eval.tasks"
+                f"eval.tasks={name}: cannot be loaded with its data ({_told(error)}); {fix}, or leave the task out"
             ) from error
     unsafe = [task for task, object in part["tasks"].items() if getattr(object, "UNSAFE_CODE", False)]
     if unsafe:
@@ -201,8 +201,9 @@ def _load(name: str, item_files: tuple[tuple[str, str], ...], cache_dir: Path, c
 
 
 def _told(error: Exception) -> str:
-    """The error's kind and its first line, shortened."""
-    return f"{type(error).__name__}: {_first_line(error)[:200]}"
+    """The kind and the first line of the error, and of the one that it was raised from, shortened."""
+    chain = [error, *([error.__cause__] if error.__cause__ is not None else [])]
+    return "; ".join(f"{type(link).__name__}: {_first_line(link)[:150]}" for link in chain)
 
 
 def _first_line(error: BaseException) -> str:
