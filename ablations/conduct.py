@@ -21,6 +21,7 @@ from ablations.study import search
 from ablations.trials import Trial, Trials
 from models.typed import ConfigError
 from tasks.batches import prepare
+from tasks.evals.prepare import prepare_tasks
 
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 32)}
 """glibc returns large buffers to the kernel after every use; keeping them saves 7,000 page faults per training step."""
@@ -69,20 +70,26 @@ class Conductor:
                     self._save()
 
     def _prepare_data(self) -> None:
+        """The corpora, and the tasks that trials are scored on: what cannot be had shows before anything is trained."""
+        cache, tried = self.runs / "data", set[str]()
         for arm in self.plan.arms.values():
             keys = arm.typed
+            wanted = sha([arm.keys["data"], keys.model.vocab_size, arm.keys["eval"]])
+            if wanted in tried:
+                continue
+            tried.add(wanted)
+            data = prepare(keys.data, keys.model.vocab_size, cache, self.progress.note)
             key = sha([arm.keys["data"], keys.model.vocab_size])
             if key not in self.fingerprints:
-                data = prepare(
-                    keys.data, keys.model.vocab_size, self.runs / "data", lambda text: self.progress.note(text)
-                )
                 self.fingerprints[key] = data.fingerprint
                 tokens = data.fingerprint["tokens"]
-                pinned = "" if data.fingerprint.get("pinned", True) else " (not the pinned versions: other bytes)"
+                other = data.fingerprint.get("pinned") is False  # null where no bytes are published
+                pinned = " (not the pinned versions: other bytes)" if other else ""
                 self.progress.note(
                     f"data {keys.data.source}{pinned}: {tokens['train']:,} training, {tokens['validation']:,} "
                     f"validation, {tokens['test']:,} test tokens"
                 )
+            prepare_tasks(data, keys.eval, cache, self.progress.note)
 
     @contextlib.contextmanager
     def _started_pool(self) -> Iterator[Pool]:

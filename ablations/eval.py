@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ablations.home import check_house
 from models.streams import spoken
 from models.typed import ConfigError, build, closest
 from tasks.config import END_OF_TEXT_ID, DataConfig, EvalConfig
@@ -103,7 +104,8 @@ def evaluate(request: Request) -> dict[str, Any]:
     _check_files(request.checkpoint)
     if request.device == "cuda":
         _check_cuda()
-    from tasks.evals.score import check_tasks, score
+    from tasks.evals.prepare import check_tasks, prepare_tasks
+    from tasks.evals.score import score
 
     check_tasks(request.eval.tasks)
     from models.checkpoint import load_checkpoint
@@ -123,6 +125,7 @@ def evaluate(request: Request) -> dict[str, Any]:
         saved["model"]["vocab_size"],
         cache_dir,
     )
+    prepare_tasks(data, request.eval, cache_dir)
     scores = score(logits, data, request.eval, cache_dir, request.device)
     return {"checkpoint": str(request.checkpoint), "split": request.eval.split, "scores": scores}
 
@@ -221,6 +224,7 @@ def main(arguments: Sequence[str]) -> int:
         print(usage())
         return 0
     try:
+        check_house()
         result = evaluate(parse(arguments))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)

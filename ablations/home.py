@@ -1,11 +1,13 @@
 """Where the checkout is, and that the packages beside it are the ones in use.
 
-The checkout is the unit: `sweeps/` and `results/` are found beside the packages. `models` and `tasks` are common names,
-and a folder called so in the current directory would be imported instead of ours. This module imports nothing of the
-project at its top, so that it can say so.
+The checkout is the unit: `sweeps/` and `results/` are found beside the packages. `python -m` searches the current
+directory first, where a folder may be called `models`, `tasks` or `datasets` and would be imported instead of ours, or
+of a library: a command of ours forgets that directory, as `-P` does for workers. Whatever else leads elsewhere is told.
+This module imports nothing of the project at its top, so that it can.
 """
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
@@ -13,6 +15,18 @@ ROOT = Path(__file__).resolve().parent.parent
 """The checkout."""
 
 _BESIDE = ("models", "tasks")
+
+
+def _forget_current_directory() -> None:
+    """Off the path, where this is `python -m ablations.X` in another directory than the checkout.
+
+    While Python looks for that module, and so imports its package, the first argument is `-m`.
+    """
+    if sys.argv[:1] == ["-m"] and not sys.flags.safe_path and sys.path[:1] == [os.getcwd()] and Path.cwd() != ROOT:
+        del sys.path[0]
+
+
+_forget_current_directory()
 
 
 def _place(package: str) -> str:

@@ -1,8 +1,8 @@
 """What makes a trial the same trial: its id, and the environment that its bits depend on.
 
 The id hashes whatever can change the numbers: the resolved keys and the seed, the code of models/, tasks/ and the trial
-(as syntax trees, so that comments and layout do not matter), the data, the versions, the data type, the threads and the
-instruction set. The same id is never run twice.
+(as syntax trees, so that comments and layout do not matter), the data, the files of scored tasks, the versions, the data
+type, the threads and the instruction set. The same id is never run twice.
 """
 
 import ast
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ablations.home import ROOT
+from tasks.evals.fingerprint import task_fingerprint
 
 TRIAL_CODE = ("models", "tasks", "ablations/trial.py", "ablations/trialkeys.py", "ablations/measures.py")
 """Whose syntax trees enter a trial's id."""
@@ -62,6 +63,7 @@ def bits() -> dict[str, Any]:
 
 def environment(keys: Mapping[str, Any]) -> dict[str, Any]:
     """For the record: what the bits depend on, and the processor's name, which no id holds."""
+    task_files = task_fingerprint(keys["eval"]["tasks"])
     return {
         **bits(),
         "code": code_hash(),
@@ -69,6 +71,7 @@ def environment(keys: Mapping[str, Any]) -> dict[str, Any]:
         "threads": keys["train"]["threads"],
         "device": keys["train"]["device"],
         "processor": processor_name(),
+        **({"task_files": task_files} if task_files else {}),
     }
 
 
@@ -82,6 +85,7 @@ def trial_id(keys: Mapping[str, Any], seed: int, data_fingerprint: Mapping[str, 
         "keys": {**{group: keys[group] for group in ("model", "optim", "train", "eval")}, "data": data},
         "seed": seed,
         "data": data_fingerprint,
+        "task_files": task_fingerprint(keys["eval"]["tasks"]),
         "code": code_hash(),
         "bits": bits(),
     }

@@ -19,6 +19,7 @@ from models.pipeline.ranks import Ranked, whole_state
 from models.transformer import Transformer
 from tasks.batches import prepare
 from tasks.datamodule import TextDataModule
+from tasks.evals.prepare import prepare_tasks
 
 
 class RankRecorder(Recorder):
@@ -35,6 +36,7 @@ def prepared(arguments: dict[str, Any], quiet: bool = False) -> dict[str, Any]:
     keys, runs = typed_trial(arguments["keys"]), Path(arguments["runs"])
     say = (lambda text: None) if quiet else (lambda text: print(text, file=sys.stderr, flush=True))
     data = prepare(keys.data, keys.model.vocab_size, Path(arguments["cache_dir"]), say)
+    prepare_tasks(data, keys.eval, Path(arguments["cache_dir"]), say)
     identity = trial_id(arguments["keys"], int(arguments["seed"]), data.fingerprint)
     folder = runs / "ranks" / identity
     folder.mkdir(parents=True, exist_ok=True)

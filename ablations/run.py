@@ -50,7 +50,7 @@ def _run(words: list[str]) -> int:
     from ablations.conduct import Conductor, GuardFailed
     from ablations.plan import describe, make_plan
     from ablations.preflight import check_start
-    from tasks.evals.score import check_tasks
+    from tasks.evals.prepare import check_tasks
 
     check_tasks(config.eval.tasks)
     plan = make_plan(config)

@@ -20,6 +20,7 @@ from tasks.sources import (
     PACKAGES,
     SourceFile,
     decode,
+    hidden_files,
     package_files,
     package_versions,
     read,
@@ -94,7 +95,8 @@ def load_splits(config: DataConfig, report: Report | None = None) -> Splits:
             say("reading the standard library")
             splits = _stdlib(config.max_bytes)
         case "text":
-            say(f"reading {config.path}")
+            hidden = len(hidden_files(config))
+            say(f"reading {config.path}" + (f" without its {hidden} hidden text files" if hidden else ""))
             documents = [Document(name, text) for name, text in read_texts(config)]
             splits = _divide(documents, {"source": "text", "versions": {}}, config)
         case "hf":

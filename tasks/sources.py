@@ -27,6 +27,9 @@ HF_BYTES = 50_000_000
 
 _NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
 _TEXT_SUFFIXES = (".txt", ".jsonl", ".txt.gz", ".jsonl.gz")
+_BYTE_ORDER_MARK = "\ufeff"
+"""Some editors begin a UTF-8 file with it; it is no part of the text."""
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 @dataclass(frozen=True)
@@ -85,22 +88,37 @@ def stdlib_files() -> list[SourceFile]:
 
 
 def text_files(config: DataConfig) -> list[SourceFile]:
-    """The file at `data.path`, or the text files under it, sorted by name."""
+    """The file at `data.path`, or the text files under it that are not hidden, sorted by name."""
     if config.path is None:
         raise ConfigError("data.path=null: data.source=text needs a .txt or .jsonl file (or .gz), or a folder of them")
     path, key = Path(config.path).expanduser(), f"data.path={config.path}"
     if path.is_dir():
-        files = _list(path, _TEXT_SUFFIXES, "", set())
-        if not files:
-            raise ConfigError(f"{key}: the folder holds no {', '.join(_TEXT_SUFFIXES)} file")
-        return files
+        shown, hidden = _shown_and_hidden(path)
+        if not shown:
+            but = f" ({len(hidden)} hidden ones are left out)" if hidden else ""
+            raise ConfigError(f"{key}: the folder holds no {', '.join(_TEXT_SUFFIXES)} file{but}")
+        return shown
     try:
         stat = path.stat()
     except OSError as error:
         raise ConfigError(f"{key}: cannot be read ({error.strerror}); name a file or a folder of text") from None
     if not path.name.endswith(_TEXT_SUFFIXES):
         raise ConfigError(f"{key}: expected a file ending in {', '.join(_TEXT_SUFFIXES)}, or a folder of them")
-    return [SourceFile(path.name, path.resolve(), stat.st_size, stat.st_mtime_ns)]
+    return [SourceFile(_readable(path.name), path.resolve(), stat.st_size, stat.st_mtime_ns)]
+
+
+def hidden_files(config: DataConfig) -> list[SourceFile]:
+    """Text files in the folder `data.path` that are left out: a name that begins with a dot, of a file or of a folder
+    above it, is how an editor, a notebook or another system marks its own copies."""
+    path = Path(config.path or "").expanduser()
+    return _shown_and_hidden(path)[1] if config.path and path.is_dir() else []
+
+
+def _shown_and_hidden(folder: Path) -> tuple[list[SourceFile], list[SourceFile]]:
+    parts: tuple[list[SourceFile], list[SourceFile]] = ([], [])
+    for file in _list(folder, _TEXT_SUFFIXES, "", set()):
+        parts[any(part.startswith(".") for part in file.name.split("/"))].append(file)
+    return parts
 
 
 def read_texts(config: DataConfig) -> Iterator[tuple[str, str]]:
@@ -113,7 +131,12 @@ def read_texts(config: DataConfig) -> Iterator[tuple[str, str]]:
                 data = gzip.decompress(data)
             except (OSError, EOFError, zlib.error) as error:
                 raise ConfigError(f"{key}: {file.name} is not a whole gzip file ({error})") from None
-        text = decode(data, file.name, key)
+        if data.startswith(_UTF_16) or b"\0" in data:
+            raise ConfigError(
+                f"{key}: {file.name} is not UTF-8 text, but UTF-16 or no text at all (it has bytes that no UTF-8 text "
+                "has); convert it, as with `iconv -f UTF-16 -t UTF-8`, or leave it out"
+            )
+        text = decode(data, file.name, key).removeprefix(_BYTE_ORDER_MARK)
         if not file.name.removesuffix(".gz").endswith(".jsonl"):
             yield file.name, text
             continue
@@ -124,17 +147,28 @@ def read_texts(config: DataConfig) -> Iterator[tuple[str, str]]:
 
 def _json_text(line: str, where: str) -> str:
     try:
-        row = json.loads(line)
+        row = json.loads(line.removeprefix(_BYTE_ORDER_MARK))  # one may stand where files were joined, too
     except (ValueError, RecursionError):
         raise ConfigError(f"{where} is not JSON; every line holds one object with a field `text`") from None
-    text = row.get("text") if isinstance(row, dict) else None
+    return _text_of(row, where)
+
+
+def _text_of(row: Any, where: str) -> str:
+    """The field `text` of a data set's row; ConfigError says what stands there instead."""
+    if not isinstance(row, dict):
+        raise ConfigError(f"{where} is no object; every line holds one with a string in a field `text`")
+    if "text" not in row:
+        fields = ", ".join(map(str, row)) or "none"
+        raise ConfigError(f"{where} has no field `text` (fields: {fields}); name the field that is learned from so")
+    text = row["text"]
     if not isinstance(text, str):
-        raise ConfigError(f"{where} has no string in a field `text`; every line holds one object with it")
+        found = "null" if text is None else f"of type {type(text).__name__}"
+        raise ConfigError(f"{where}: the field `text` is {found}, expected a string; leave such rows out, or fill them")
     try:
         text.encode()
     except UnicodeEncodeError:
         raise ConfigError(f"{where} escapes half a character (a lone surrogate), which is no text") from None
-    return text
+    return text.removeprefix(_BYTE_ORDER_MARK)
 
 
 def stream(config: DataConfig) -> tuple[list[tuple[str, str]], dict[str, str]]:
@@ -150,10 +184,9 @@ def stream(config: DataConfig) -> tuple[list[tuple[str, str]], dict[str, str]]:
     documents: list[tuple[str, str]] = []
     try:
         for row in datasets.load_dataset(name, subset or None, split="train", streaming=True):
-            if not isinstance(row.get("text"), str):
-                raise ConfigError(f"data.name={config.name}: rows have no field `text` (fields: {', '.join(row)})")
-            documents.append((f"{config.name}:{len(documents)}", row["text"]))
-            budget -= len(row["text"].encode())
+            text = _text_of(row, f"data.name={config.name}: row {len(documents)}")
+            documents.append((f"{config.name}:{len(documents)}", text))
+            budget -= len(text.encode())
             if budget <= 0:
                 break
     except ConfigError:
@@ -179,9 +212,14 @@ def _list(root: Path, suffixes: tuple[str, ...], prefix: str, skip: Iterable[str
                     stat = path.stat()
                 except OSError as error:
                     raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-                relative = prefix + path.relative_to(root).as_posix()
+                relative = prefix + _readable(path.relative_to(root).as_posix())
                 files.append(SourceFile(relative, path.absolute(), stat.st_size, stat.st_mtime_ns))
     return sorted(files, key=lambda file: file.name)
+
+
+def _readable(name: str) -> str:
+    """A file's name as text: bytes that are not UTF-8 are spelled out."""
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def read(file: SourceFile, key: str) -> bytes:

@@ -143,7 +143,8 @@ def _askable(document: "Document") -> Iterator[Line]:
     """Lines of code, no comments or docstrings, that enough context precedes."""
     lines = document.text.split("\n")
     inside = False  # a triple-quoted string; both kinds of quotes are taken for one, which errs by a few lines at most
-    for number, text in enumerate(lines):
+    for number, line in enumerate(lines):
+        text = line.removesuffix("\r")  # of a line's end that is two characters; the context keeps both
         quotes = text.count('"""') + text.count("'''")
         outside = not inside and not quotes
         inside ^= bool(quotes % 2)
@@ -168,6 +169,14 @@ def _context(lines: list[str], number: int) -> str | None:
 
 
 BUILDERS = {"python_bits_per_byte": excerpts, "python_cloze": cloze}
+WANTED = {
+    "python_bits_per_byte": f"whole lines that together make {MIN_EXCERPT_BYTES} to {EXCERPT_BYTES} bytes",
+    "python_cloze": (
+        f"a line of code of {MIN_VISIBLE} to {MAX_LINE_BYTES} bytes, right before it {CONTEXT_BYTES[0]} to "
+        f"{CONTEXT_BYTES[1]} bytes of whole lines, and elsewhere {CHOICES - 1} lines of like length and indentation"
+    ),
+}
+"""What a text must hold to make an item of a task."""
 
 
 def write_items(task: str, documents: Sequence["Document"], folder: Path) -> Path:
@@ -188,7 +197,7 @@ def write_items(task: str, documents: Sequence["Document"], folder: Path) -> Pat
 
 
 def read_items(path: Path) -> list[Item]:
-    with path.open() as file:
+    with path.open(encoding="utf-8") as file:
         return [json.loads(line) for line in file]
 
 

@@ -6,12 +6,13 @@ causal, so what stands to the right of a position does not reach it.
 
 import functools
 import itertools
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lm_eval.api.model import TemplateLM
+from lm_eval.api.model import LM, TemplateLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from torch import Tensor
 
@@ -160,7 +161,7 @@ class HarnessLM(TemplateLM):
     @torch.no_grad()
     def generate_until(self, requests: list["Instance"], disable_tqdm: bool = False) -> list[str]:
         """Greedy text up to a stop string (left out), the end token, or the request's number of new tokens."""
-        drafts = [self._draft(*request.args[:2]) for request in requests]
+        drafts = [self._draft(*greedy_arguments(request)) for request in requests]
         by_length = sorted(drafts, key=lambda draft: -len(draft.tokens))
         rows_per_batch = max(1, self.batch_tokens // self.max_length)
         for first in range(0, len(drafts), rows_per_batch):
@@ -175,8 +176,6 @@ class HarnessLM(TemplateLM):
         return [draft.text for draft in drafts]
 
     def _draft(self, context: str, arguments: dict[str, Any]) -> "Draft":
-        if arguments.get("do_sample"):
-            raise ConfigError("eval.tasks: this task samples its answers (do_sample), and only greedy decoding is here")
         until = arguments.get("until") or []
         names = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
         budget = next((int(arguments[name]) for name in names if arguments.get(name) is not None), MAX_NEW_TOKENS)
@@ -205,3 +204,31 @@ class Draft:
     budget: int
     text: str = ""
     done: bool = False
+
+
+def greedy_arguments(request: "Instance") -> tuple[str, dict[str, Any]]:
+    """The context and the arguments of a generation that greedy decoding answers; ConfigError where it would not."""
+    context, arguments = request.args[:2]
+    for name, greedy in (("do_sample", (None, False)), ("num_beams", (None, 1)), ("num_return_sequences", (None, 1))):
+        if arguments.get(name) not in greedy:
+            raise ConfigError(
+                f"{request.task_name or 'the task'} wants answers generated with {name}={arguments[name]}, and only "
+                f"greedy decoding is here; set its generation_kwargs.{name} to {json.dumps(greedy[1])}, or leave it out"
+            )
+    return context, arguments
+
+
+class StandIn(LM):
+    """Answers every request at once and without a model: what a task does with answers can be tried before there is a
+    model to give them. Raises ConfigError for requests that HarnessLM would not answer."""
+
+    def loglikelihood(self, requests: list["Instance"], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        return [(-1.0, False)] * len(requests)
+
+    def loglikelihood_rolling(self, requests: list["Instance"], disable_tqdm: bool = False) -> list[float]:
+        return [-1.0] * len(requests)
+
+    def generate_until(self, requests: list["Instance"], disable_tqdm: bool = False) -> list[str]:
+        for request in requests:
+            greedy_arguments(request)
+        return ["0"] * len(requests)

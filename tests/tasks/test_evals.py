@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from models.typed import ConfigError
 from tasks.config import EvalConfig
 from tasks.corpora import Document
-from tasks.evals import items, score
+from tasks.evals import items, prepare, score
 from tasks.evals.lm import HarnessLM
 
 torch.set_num_threads(1)
@@ -333,7 +333,7 @@ def test_scores_are_json_deterministic_and_quiet(
     def no_index() -> None:
         raise AssertionError("our own tasks must not build lm-eval's index of all tasks")
 
-    monkeypatch.setattr(score, "_standard_tasks", no_index)
+    monkeypatch.setattr(prepare, "_standard_tasks", no_index)
     data = Data(tokenizer, documents, "quiet")
     config = EvalConfig(items=20)
     capfd.readouterr()
@@ -346,29 +346,6 @@ def test_scores_are_json_deterministic_and_quiet(
     other_split = score.score(causal_model(), data, EvalConfig(items=20, split="validation"), tmp_path)
     assert data.read == ["test", "validation"]
     assert other_split == first
-
-
-def test_text_too_small_for_an_item_is_one_line(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    data = Data(tokenizer, [Document("a.py", "x = 1\n")], "small")
-    with pytest.raises(ConfigError, match=r"eval.tasks=python_cloze: the test split is too small"):
-        score.score(causal_model(), data, EvalConfig(tasks=["python_cloze"]), tmp_path)
-    with pytest.raises(ConfigError, match=r"eval.items=0"):
-        score.score(causal_model(), data, EvalConfig(items=0), tmp_path)
-
-
-def test_unknown_task_names_the_nearest(monkeypatch: Any, tmp_path: Path) -> None:
-    class Index:
-        all_tasks = ("hellaswag", "lambada_openai", "piqa")
-
-    score.check_tasks(["python_cloze", "python_bits_per_byte"])
-    monkeypatch.setattr(score, "_standard_tasks", Index)
-    score.check_tasks(["piqa"])
-    with pytest.raises(ConfigError, match=r"eval.tasks=hellaswagg: .*did you mean hellaswag"):
-        score.check_tasks(["hellaswagg"])
-    with pytest.raises(ConfigError, match="did you mean python_cloze"):
-        score.check_tasks(["python_clos"])
-    with pytest.raises(ConfigError, match="no such file"):
-        score.check_tasks([str(tmp_path / "mine.yaml")])
 
 
 def test_a_task_file_of_ones_own(
@@ -398,5 +375,5 @@ def test_a_task_file_of_ones_own(
     questions.write_text("not json")
     broken = tmp_path / "broken.yaml"
     broken.write_text("task: my_broken\n" + head.replace("questions", "absent") + choice)
-    with pytest.raises(ConfigError, match=r"broken.yaml: its data could not be loaded"):
+    with pytest.raises(ConfigError, match=r"broken.yaml: cannot be loaded with its data"):
         score.score(causal_model(), Data(tokenizer, documents, "own"), EvalConfig(tasks=[str(broken)]), tmp_path)

@@ -1,0 +1,134 @@
+"""What a task file's scores depend on: its content and that of every file that it leads to.
+
+A score is kept under its trial's id, so the id must change when somebody edits a task. Our own tasks and lm-eval's are
+left to the hash of our code and to lm-eval's version. Files are read as text alone: neither lm-eval nor what a task
+would call is imported.
+"""
+
+import ast
+import functools
+import hashlib
+import importlib.util
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+Kind = Literal["yaml", "module", "data"]
+Reference = tuple[Kind, Path]
+
+
+def is_task_file(name: str) -> bool:
+    """Whether an entry of `eval.tasks` is the path of a task's YAML file."""
+    return name.endswith((".yaml", ".yml"))
+
+
+def task_fingerprint(names: Sequence[str]) -> dict[str, str]:
+    """sha256 per entry of `names` that is a file, over that file and those it leads to, wherever they lie.
+
+    Followed are `include`, the modules of `!function`, the files and folders that the data set's keys name, and of a
+    module: what it imports from its own folder, and the files there whose names its strings spell out. An absent file
+    has no content; a file that cannot be parsed leads nowhere (whoever loads the task says what is wrong with it).
+    """
+    return {name: _closure_hash(Path(name).expanduser()) for name in names if is_task_file(name)}
+
+
+def _closure_hash(start: Path) -> str:
+    digest, seen = hashlib.sha256(), set[Path]()
+    waiting: list[Reference] = [("yaml", start)]
+    while waiting:
+        kind, path = waiting.pop(0)
+        path = path.resolve()
+        if path in seen or not path.is_file():
+            continue
+        seen.add(path)
+        stat = path.stat()
+        digest.update(f"{path.name}\0{_content_hash(path, stat.st_size, stat.st_mtime_ns)}\0".encode(errors="replace"))
+        try:
+            waiting += {"yaml": _of_yaml, "module": _of_module, "data": lambda _: iter(())}[kind](path)
+        except (ValueError, SyntaxError, RecursionError):
+            continue
+    return digest.hexdigest()
+
+
+@functools.lru_cache(maxsize=4096)
+def _content_hash(path: Path, size: int, mtime_ns: int) -> str:
+    """Of the file in this state: a sweep asks for it once per trial, and data may be large."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class _Function(str):
+    """The dotted name behind `!function`."""
+
+
+def _of_yaml(path: Path) -> Iterator[Reference]:
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    Loader.add_constructor("!function", lambda loader, node: _Function(node.value))
+    try:
+        config = yaml.load(path.read_bytes(), Loader=Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
+    for keys, value in _strings(config):
+        if isinstance(value, _Function):
+            yield from _module(value.rpartition(".")[0], path.parent)
+        elif "include" in keys:
+            yield "yaml", path.parent / value
+        elif keys & {"dataset_path", "dataset_kwargs"}:
+            for place in (Path(value).expanduser(), path.parent / value):  # `datasets` starts from the first
+                yield from (("data", file) for file in _files_at(place))
+
+
+def _strings(value: Any, keys: frozenset[str] = frozenset()) -> Iterator[tuple[frozenset[str], str]]:
+    """Every non-empty string of a YAML document, with the keys above it."""
+    if isinstance(value, str) and value:
+        yield keys, value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _strings(inner, keys | {str(key)})
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _strings(inner, keys)
+
+
+def _module(name: str, folder: Path) -> Iterator[Reference]:
+    """As lm-eval looks for it: beside the YAML file, then wherever Python finds it."""
+    beside = folder / f"{name.replace('.', '/')}.py"
+    if beside.is_file():
+        yield "module", beside
+        return
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError, AttributeError):
+        return
+    if spec is not None and spec.has_location and spec.origin is not None:
+        yield "module", Path(spec.origin)
+
+
+def _files_at(place: Path) -> list[Path]:
+    """The file, the files of the folder, or those that the pattern matches."""
+    if place.is_file():
+        return [place]
+    if place.is_dir():
+        return sorted(file for file in place.rglob("*") if file.is_file())
+    if any(mark in str(place) for mark in "*?["):
+        root = Path(place.anchor)
+        return sorted(root.glob(str(place.relative_to(root))))
+    return []
+
+
+def _of_module(path: Path) -> Iterator[Reference]:
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module or "", *(alias.name for alias in node.names)]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and 0 < len(node.value) < 256:
+            beside = path.parent / node.value.replace("\0", "")
+            if beside.is_file():
+                yield "data", beside
+        yield from (("module", path.parent / f"{name.replace('.', '/')}.py") for name in names if name)

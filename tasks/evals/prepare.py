@@ -1,0 +1,210 @@
+"""Everything that scoring needs, had and tried before a model is trained.
+
+Tasks are found and loaded with their data, the items of our own are made, and whatever else a task does between its
+data and its metrics is done once, with a stand-in for the model. Our own tasks touch neither the network nor the caches
+of Hugging Face, and do not pay for lm-eval's index of all standard tasks (3 s).
+"""
+
+import difflib
+import functools
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from models.typed import ConfigError, closest
+from tasks.config import EvalConfig
+from tasks.evals.fingerprint import is_task_file, task_fingerprint
+from tasks.evals.harness import evaluate, hugging_face_caches, quiet, seeded
+
+if TYPE_CHECKING:
+    from lm_eval.tasks import TaskManager
+    from tokenizers import Tokenizer
+
+    from tasks.corpora import Document
+
+HERE = Path(__file__).parent
+OUR_TASKS = tuple(sorted(path.stem for path in HERE.glob("*.yaml")))
+Report = Callable[[str], None]
+
+
+class HeldOut(Protocol):
+    """What is needed of the data: `tasks.batches.PackedData` has it."""
+
+    @property
+    def tokenizer(self) -> "Tokenizer": ...
+    @property
+    def seq_len(self) -> int: ...
+    @property
+    def fingerprint(self) -> dict[str, Any]: ...
+    def documents(self, split: Literal["validation", "test"]) -> "Sequence[Document]": ...
+
+
+def prepare_tasks(data: HeldOut, config: EvalConfig, cache_dir: Path, report: Report | None = None) -> None:
+    """Load the tasks of `config` and go through all their items once, without a model.
+
+    What is downloaded or made stays under `cache_dir`, where scoring finds it. `report` hears what is being done.
+    Raises ConfigError for a task that does not exist, cannot be loaded, has no item, asks for what our model does not
+    answer (`tasks.evals.lm`), or fails on the way from its data to its metrics.
+    """
+    if not config.tasks:
+        return
+    (report or (lambda _: None))(f"trying the tasks {', '.join(config.tasks)}")
+    check_tasks(config.tasks)
+    load_tasks(data, config, cache_dir)
+    for name in config.tasks:
+        if name not in OUR_TASKS:  # once they have an item, nothing else of ours can fail
+            _rehearse(name, load_tasks(data, replace(config, tasks=[name]), cache_dir), config.items)
+
+
+def load_tasks(data: HeldOut, config: EvalConfig, cache_dir: Path) -> dict[str, Any]:
+    """lm-eval's task objects, as its `evaluate` takes them. Raises ConfigError where one or its items cannot be had."""
+    if config.items is not None and config.items < 1:
+        raise ConfigError(f"eval.items={config.items}: must be at least 1, or null for all")
+    names = tuple(dict.fromkeys(config.tasks))
+    item_files = _item_files(names, data, config, cache_dir)
+    contents = task_fingerprint(names)
+    loaded: dict[str, dict[str, Any]] = {"tasks": {}, "groups": {}, "group_map": {}}
+    origin: dict[str, str] = {}
+    for name in names:
+        part = _load(name, item_files, cache_dir, contents.get(name))
+        for member in (*part["tasks"], *part["groups"]):
+            _refuse_twins(origin, member, name)
+        for kind, members in loaded.items():
+            members.update(part[kind])
+    return loaded
+
+
+def _refuse_twins(origin: dict[str, str], task: str, name: str) -> None:
+    """Scores are kept by the task's own name; `origin` says which entry of eval.tasks has brought which."""
+    if task in origin:
+        raise ConfigError(
+            f"eval.tasks={name}: names the task {task}, as {origin[task]} does, and one of the two rows would be lost; "
+            "give the task of one file another name, or leave one out"
+        )
+    origin[task] = name
+
+
+def _rehearse(name: str, tasks: dict[str, Any], items: int | None) -> None:
+    """From the task's data to its metrics, with a stand-in for the model's answers."""
+    from tasks.evals.lm import StandIn
+
+    try:
+        evaluate(StandIn(), tasks, items, bootstrap_draws=0)
+    except ConfigError as error:
+        raise ConfigError(f"eval.tasks={name}: {error}") from error
+    except Exception as error:  # whatever a task's own code raises
+        raise ConfigError(
+            f"eval.tasks={name}: cannot be scored ({_told(error)}); mend the task, or leave it out"
+        ) from error
+
+
+def check_tasks(names: Sequence[str]) -> None:
+    """Raise ConfigError for a task that neither we nor lm-eval have. Downloads nothing.
+
+    A name may also be the path of a task's YAML file. Only names that are not ours cost lm-eval's index (3 s, once per
+    process).
+    """
+    origin: dict[str, str] = {}
+    for name in dict.fromkeys(names):
+        _refuse_twins(origin, _check_file(name) if is_task_file(name) else name, name)
+        if name in OUR_TASKS or is_task_file(name):
+            continue
+        slip = difflib.get_close_matches(name, OUR_TASKS, n=1, cutoff=0.85)
+        if slip:  # no need to wait for lm-eval's index
+            raise ConfigError(f"eval.tasks={name}: no such task; did you mean {slip[0]}?")
+        known = _standard_tasks().all_tasks
+        if name not in known:
+            near = closest(name, OUR_TASKS) or closest(name, known)
+            raise ConfigError(f"eval.tasks={name}: lm-eval has no such task{near} (ours: {', '.join(OUR_TASKS)})")
+
+
+def _check_file(name: str) -> str:
+    """The name of the task, or group, in a file."""
+    import yaml
+    from lm_eval.tasks._index import TaskIndex
+
+    try:
+        entry = TaskIndex.entry_from_path(Path(name))
+    except (yaml.YAMLError, ValueError, OSError) as error:
+        raise ConfigError(f"eval.tasks={name}: not a task of lm-eval ({_first_line(error)})") from error
+    if entry is None:
+        raise ConfigError(f"eval.tasks={name}: there is no such file, or it names no task")
+    return str(entry.name)
+
+
+@functools.lru_cache(maxsize=1)
+def _standard_tasks() -> "TaskManager":
+    from lm_eval.tasks import TaskManager
+
+    with quiet():
+        return TaskManager()
+
+
+def _item_files(
+    names: Sequence[str], data: HeldOut, config: EvalConfig, cache_dir: Path
+) -> tuple[tuple[str, str], ...]:
+    """(task, path of its items) for those of our tasks that are named."""
+    ours = [name for name in names if name in OUR_TASKS]
+    if not ours:
+        return ()
+    fingerprint = json.dumps(data.fingerprint, sort_keys=True, default=str)
+    key = (fingerprint, config.split, str(cache_dir))
+    files = _WRITTEN.setdefault(key, {})
+    missing = [name for name in ours if name not in files or not files[name].exists()]
+    if missing:
+        from tasks.evals.items import write_items
+
+        documents = data.documents(config.split)
+        files.update({name: write_items(name, documents, cache_dir / "evals") for name in missing})
+    for name in ours:
+        if not files[name].stat().st_size:
+            raise ConfigError(_no_item(name, data.documents(config.split), config.split))
+    return tuple((name, str(files[name].resolve())) for name in ours)
+
+
+_WRITTEN: dict[tuple[str, str, str], dict[str, Path]] = {}
+"""Item files by (data fingerprint, split, cache folder): reading and hashing a split once per process is enough."""
+
+
+def _no_item(name: str, documents: "Sequence[Document]", split: str) -> str:
+    from tasks.evals.items import WANTED
+
+    sizes = sorted(len(line.encode()) for document in documents for line in document.text.splitlines() if line.strip())
+    found = f"{len(sizes):,} lines of {sizes[0]:,} to {sizes[-1]:,} bytes" if sizes else "no line"
+    return (
+        f"eval.tasks={name}: no item can be made of the {split} split ({found}): one takes {WANTED[name]}; "
+        "choose other eval.tasks ([] for none) or other text (data.path, data.max_bytes)"
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _load(name: str, item_files: tuple[tuple[str, str], ...], cache_dir: Path, content: str | None) -> dict[str, Any]:
+    """The task or group of one entry of eval.tasks, with its data. `content`: of the file, where it is one."""
+    from lm_eval.tasks import TaskManager
+
+    ours = TaskManager(include_path=HERE, include_defaults=False, metadata={"item_files": dict(item_files)})
+    with quiet(), seeded(), hugging_face_caches(cache_dir / "huggingface"):
+        manager = ours if name in OUR_TASKS or is_task_file(name) else _standard_tasks()
+        try:
+            part: Any = manager.load([name])
+        except Exception as error:  # whatever a data set's loader, the network or a task's own code raises
+            fix = "see to the network and the files that it names" if isinstance(error, OSError) else "mend the task"
+            raise ConfigError(
+                f"eval.tasks={name}: cannot be loaded with its data ({_told(error)}); {fix}, or leave the task out"
+            ) from error
+    unsafe = [task for task, object in part["tasks"].items() if getattr(object, "UNSAFE_CODE", False)]
+    if unsafe:
+        raise ConfigError(f"eval.tasks={unsafe[0]}: runs code that the model writes, which is not allowed here")
+    return {kind: part.get(kind) or {} for kind in ("tasks", "groups", "group_map")}
+
+
+def _told(error: Exception) -> str:
+    """The kind and the first line of the error, and of the one that it was raised from, shortened."""
+    chain = [error, *([error.__cause__] if error.__cause__ is not None else [])]
+    return "; ".join(f"{type(link).__name__}: {_first_line(link)[:150]}" for link in chain)
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), "")
