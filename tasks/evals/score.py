@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from models.typed import ConfigError, closest
 from tasks.config import EvalConfig
+from tasks.tokenizer import END_OF_TEXT
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
@@ -56,6 +57,7 @@ def score(
     config: EvalConfig,
     cache_dir: Path,
     device: str = "cpu",
+    end_of_text: str = END_OF_TEXT,
 ) -> dict[str, dict[str, Any]]:
     """Per task (and per group, where one is named): lm-eval's metrics by plain name, and what is needed to read them.
 
@@ -63,8 +65,8 @@ def score(
     A task with several answer filters keeps lm-eval's `metric,filter` names. Besides: `n` items scored, `chance`
     (accuracy of a uniform guess, multiple choice only), `items` (a string of 0/1 per item in document order).
 
-    `logits` maps tokens (B, T <= data.seq_len) to logits (B, T, V). Raises ConfigError for a task that does not exist
-    or whose data cannot be had.
+    `logits` maps tokens (B, T <= data.seq_len) to logits (B, T, V); `end_of_text` is the token that ends a text. Raises
+    ConfigError for a task that does not exist or whose data cannot be had.
     """
     names = tuple(dict.fromkeys(config.tasks))
     if config.items is not None and config.items < 1:
@@ -77,7 +79,7 @@ def score(
     from tasks.evals.lm import HarnessLM
 
     tasks = _load(names, _item_files(names, data, config, cache_dir), cache_dir)
-    lm = HarnessLM(logits, data.tokenizer, data.seq_len, device)
+    lm = HarnessLM(logits, data.tokenizer, data.seq_len, device, end_of_text=end_of_text)
     with _quiet():
         results: Any = evaluate(lm, tasks, limit=config.items, bootstrap_iters=BOOTSTRAP_DRAWS)
     return {name: _plain(row, results["samples"].get(name, [])) for name, row in results["results"].items()}
