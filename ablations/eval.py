@@ -1,11 +1,11 @@
 """`python -m ablations.eval checkpoint=PATH`: the scores of a checkpoint on lm-eval tasks.
 
-A checkpoint is a folder with model.safetensors, config.json (`format`, `model`, `data`) and tokenizer.json. Prints a
-table, and one JSON object as the last line.
+A checkpoint is a folder with model.safetensors, config.json (`format`, `model`; `data`; `end_of_text` where its texts
+end with another token than ours) and tokenizer.json: a trial's, or one that models.convert read. Nothing is trained.
+Prints a table, and one JSON object as the last line.
 """
 
 import dataclasses
-import functools
 import json
 import sys
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from ablations.home import check_house
 from models.streams import spoken
 from models.typed import ConfigError, build, closest
-from tasks.config import END_OF_TEXT_ID, DataConfig, EvalConfig
+from models.vocabulary import END_OF_TEXT
+from tasks.config import DataConfig, EvalConfig
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from torch import Tensor
 
-    from tasks.batches import PackedData
     from tasks.corpora import Document
 
 CHECKPOINT_FILES = ("config.json", "model.safetensors", "tokenizer.json")
@@ -111,50 +111,48 @@ def evaluate(request: Request) -> dict[str, Any]:
     from models.checkpoint import load_checkpoint
 
     model, saved = load_checkpoint(request.checkpoint)
-    masked = saved.get("data", {}).get("mask_documents")
-    document_end = END_OF_TEXT_ID if masked else None  # scored as its trial scored it
+    config = build(DataConfig, {**saved.get("data", {}), **request.data}, "data")
+    tokenizer, vocab_size = _tokenizer(request.checkpoint), saved["model"]["vocab_size"]
+    end_of_text = saved.get("end_of_text", END_OF_TEXT)
+    end_id = _check_vocabulary(request.checkpoint, tokenizer, vocab_size, end_of_text)
+    document_end = end_id if saved.get("data", {}).get("mask_documents") else None  # scored as its trial scored it
     model = model.to(request.device).eval()
 
     def logits(tokens_BT: "Tensor") -> "Tensor":
         return model(tokens_BT, document_end=document_end).logits
 
     cache_dir = request.runs_dir / "data"  # the trials' own
-    data = CheckpointData(
-        _tokenizer(request.checkpoint),
-        build(DataConfig, {**saved.get("data", {}), **request.data}, "data"),
-        saved["model"]["vocab_size"],
-        cache_dir,
-    )
+    data = CheckpointData(tokenizer, config, vocab_size, cache_dir)
     prepare_tasks(data, request.eval, cache_dir)
-    scores = score(logits, data, request.eval, cache_dir, request.device)
+    scores = score(logits, data, request.eval, cache_dir, request.device, end_of_text)
     return {"checkpoint": str(request.checkpoint), "split": request.eval.split, "scores": scores}
 
 
 @dataclass(frozen=True)
 class CheckpointData:
-    """The held-out documents, prepared only if a task asks for them, beside the tokenizer of the checkpoint."""
+    """The tokenizer of the checkpoint, and the held-out documents, which are read only if a task asks for them: as its
+    trial left them in the cache, else from their source. They are text, so no vocabulary is made for them."""
 
     tokenizer: "Tokenizer"
     config: DataConfig
     vocab_size: int
+    """Of the model: its trial's cache is found by it."""
     cache_dir: Path
 
     @property
     def seq_len(self) -> int:
         return self.config.seq_len
 
-    @functools.cached_property
-    def prepared(self) -> "PackedData":
-        from tasks.batches import prepare
-
-        return prepare(self.config, self.vocab_size, self.cache_dir)
-
     @property
     def fingerprint(self) -> dict[str, Any]:
-        return self.prepared.fingerprint
+        return dataclasses.asdict(self.config)
 
     def documents(self, split: Literal["validation", "test"]) -> "Sequence[Document]":
-        return self.prepared.documents(split)
+        from tasks.batches import prepared_before
+        from tasks.corpora import load_splits
+
+        packed = prepared_before(self.config, self.vocab_size, self.cache_dir)
+        return load_splits(self.config)[split] if packed is None else packed.documents(split)
 
 
 def _check_files(folder: Path) -> None:
@@ -172,6 +170,23 @@ def _tokenizer(folder: Path) -> "Tokenizer":
         return load_tokenizer((folder / "tokenizer.json").read_text(encoding="utf-8"))
     except Exception as error:  # tokenizers raises nothing more specific
         raise ConfigError(f"checkpoint={folder}: tokenizer.json cannot be read ({error})") from error
+
+
+def _check_vocabulary(folder: Path, tokenizer: "Tokenizer", vocab_size: int, end_of_text: Any) -> int:
+    """The id of the token that ends a text. Raises ConfigError where there is none, or for ids beyond the model's."""
+    largest = max(tokenizer.get_vocab().values(), default=-1)
+    if largest >= vocab_size:
+        raise ConfigError(
+            f"checkpoint={folder}: tokenizer.json has token ids up to {largest}, and the model's vocabulary ends at "
+            f"{vocab_size - 1} (model.vocab_size={vocab_size}); put the model's own tokenizer.json there"
+        )
+    end = tokenizer.token_to_id(end_of_text) if isinstance(end_of_text, str) else None
+    if end is None:
+        raise ConfigError(
+            f"checkpoint={folder}: tokenizer.json has no token {end_of_text} to end a text with; name its own in "
+            f'config.json, as in "end_of_text": "</s>"'
+        )
+    return end
 
 
 def _check_cuda() -> None:

@@ -30,7 +30,9 @@ KEYS = f"""
   out=null            an SVG of what every rank does when
   memory=null         an SVG of the activations that every rank holds
 
-A microbatch's activations through all layers of a rank (with dualpipe, of one of its two stages) count 1.
+Bubble: share of the time in which a rank waits, as the mean over ranks and of the rank that waits longest; V3's table 2
+has formulas for the longest. A microbatch's activations through all layers of a rank (with dualpipe, of one of its two
+stages) count 1.
 
 Example: python -m ablations.timeline schedule=1f1b,dualpipe stages=8 microbatches=20 overlapped=2.6 out=timeline.svg
 """
@@ -127,11 +129,12 @@ def table(timelines: Mapping[str, Timeline]) -> str:
     from ablations.show import numbers
     from ablations.show.timelines import peak
 
-    rows = [("schedule", "ranks", "bubble", "end", "peak activations by rank")]
+    rows = [("schedule", "ranks", "bubble (mean)", "bubble (longest)", "end", "peak activations by rank")]
     for name, timeline in timelines.items():
         count = len(timeline.ranks)
         peaks = " ".join(f"{peak(timeline, rank):g}" for rank in range(count))
-        rows.append((name, str(count), numbers.percent(timeline.bubble_share, 1), f"{timeline.end:.6g}", peaks))
+        bubbles = (numbers.percent(share, 2) for share in (timeline.bubble_share, timeline.longest_bubble_share))
+        rows.append((name, str(count), *bubbles, f"{timeline.end:.6g}", peaks))
     first, *others, _ = (max(map(len, column)) for column in zip(*rows, strict=True))
     lines = []
     for name, *cells, peaks in rows:

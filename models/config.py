@@ -143,6 +143,11 @@ class MTPConfig:
 
     depth: int = 0
     style: Literal["chained", "parallel"] = "chained"
+    hidden: Literal["before_norm", "after_norm"] = "before_norm"
+    """Where a module takes the hidden state that it reads: before or after its depth's norm in front of the head (the
+    main model's, then the modules' own). Eq. 21 leaves it open (DeepSeek-V3 issue 839). The published weights need
+    `after_norm`: so transformers' MtpModel feeds them, and vllm's pull request 47448, which found that a state from
+    before the norm mismatches `hnorm` and costs acceptance. With gains of 1 both are alike."""
     weight: NotNegative = 0.3
     """lambda of eq. 25: the loss is lambda / D times the sum of the depths' cross entropies ..."""
     tail_weight: NotNegative = 0.1

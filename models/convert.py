@@ -1,13 +1,14 @@
 """To and from the Hugging Face checkpoint format of DeepSeek-V3, `deepseek_v3`, as it was published.
 
-    python -m models.convert to-hf CHECKPOINT OUT     our checkpoint -> config.json, model.safetensors
+    python -m models.convert to-hf CHECKPOINT OUT     our checkpoint -> such a folder, with all that their tools read
     python -m models.convert from-hf DIR OUT          such a folder, sharded or not -> our checkpoint
 
 Tensors keep their bits (BF16 and FP16 become FP32 master weights, which is exact). MTP modules are the layers after the
 last one, each with its copy of the shared embedding and head; where a folder holds none of their tensors, they are
 dropped, whatever its config says (transformers saves it so). A router without a bias is written with a bias of zeros.
 What `deepseek_v3` has no field for (balance, MTP weights, compute type, ...; data keys) rides along under
-`v3_ablations` in config.json; a folder without it gets our defaults. A model that the format cannot hold is refused.
+`v3_ablations` in config.json; a folder without it gets our defaults, its MTP modules the hidden state that published
+ones need (`model.mtp.hidden`), and its own length as `data.seq_len`. A model that the format cannot hold is refused.
 """
 
 import argparse
@@ -23,18 +24,28 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from models.checkpoint import OWN, load_checkpoint, save_checkpoint
 from models.config import BalanceConfig, ModelConfig
 from models.files import whole_folder
-from models.published import check_held, hf_config, model_config
+from models.published import check_held, hf_config, model_config, positions
 from models.rules import validate
 from models.sizes import size
 from models.streams import spoken
 from models.transformer import Transformer
 from models.typed import ConfigError, build
+from models.vocabulary import (
+    END_OF_TEXT,
+    NO_END,
+    TOKENIZER_FILES,
+    end_of_text,
+    named_token,
+    read_json,
+    token_ids,
+    tokenizer_config,
+)
 
 EXPERTS: dict[str, dict[str, int | None]] = {
     "gate_up_proj": {"gate_proj": 0, "up_proj": 1},
@@ -94,27 +105,50 @@ def layout(config: ModelConfig) -> tuple[dict[str, torch.Size], list[Entry]]:
     return shapes, entries
 
 
-def to_hf(checkpoint: Path, out: Path) -> None:
-    """Write `checkpoint` as a folder that transformers, and other readers of DeepSeek-V3, load."""
+def to_hf(checkpoint: Path, out: Path) -> list[str]:
+    """Write `checkpoint` as a folder that transformers, and other readers of DeepSeek-V3, load. Returns what they will
+    not do as we do."""
     with _new_folder(out) as folder:
         model, saved = load_checkpoint(checkpoint)
         check_held(model.config)
-        values = hf_config(model.config)
+        _copy_tokenizer(checkpoint, folder)
+        values = hf_config(model.config, (saved.get("data") or {}).get("seq_len"))
+        values |= _write_tokens(folder, saved.get("end_of_text"), values["max_position_embeddings"])
         rest = {key: value for key, value in saved.items() if key not in OWN}
         rest["model"] = _difference(dataclasses.asdict(model.config), dataclasses.asdict(model_config(values)))
         shapes, entries = layout(model.config)
         ours = model.state_dict()
         ours |= {name: torch.zeros(shape) for name, shape in shapes.items() if name not in ours}
         tensors = {entry.theirs: entry.view(ours).clone() for entry in entries}
-        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-        (folder / "config.json").write_text(json.dumps(values | {"v3_ablations": rest}, indent=2) + "\n")
-        _copy_tokenizer(checkpoint, folder)
+        # not save_file, which leaves a file that its owner alone may read
+        (folder / "model.safetensors").write_bytes(save(tensors, metadata={"format": "pt"}))
+        _write_json(folder / "config.json", values | {"v3_ablations": rest})
+    notes = [f"{checkpoint}: {NO_END}"] if values["eos_token_id"] is None and token_ids(checkpoint) else []
+    if model.config.mtp.depth and model.config.mtp.hidden == "before_norm":
+        notes.append("model.mtp.hidden=before_norm: others feed MTP modules after_norm, so drafts will be worse there")
+    return notes
 
 
-def from_hf(source: Path, out: Path) -> None:
-    """Read such a folder into our checkpoint format."""
+def _write_tokens(folder: Path, named_end: str | None, length: int) -> dict[str, int]:
+    """Beside the tokenizer of `folder` what says how to use it. Returns config.json's part of that, which is nothing
+    where no token ends a text."""
+    ids, end = token_ids(folder), named_end or END_OF_TEXT
+    if end not in ids:
+        if named_end and ids:
+            raise ConfigError(f"end_of_text={end}: no such token in tokenizer.json; name one of its own in config.json")
+        return {}
+    if not (folder / "tokenizer_config.json").exists():
+        _write_json(folder / "tokenizer_config.json", tokenizer_config(end, length))
+    begin = named_token(folder, "bos_token") or end
+    special = {"bos_token_id": ids.get(begin, ids[end]), "eos_token_id": ids[end]}
+    _write_json(folder / "generation_config.json", {**special, "pad_token_id": ids[end]})
+    return special
+
+
+def from_hf(source: Path, out: Path) -> list[str]:
+    """Read such a folder into our checkpoint format. Returns what the checkpoint lacks."""
     with _new_folder(out) as folder:
-        values = _read_json(source / "config.json")
+        values = read_json(source / "config.json")
         try:
             files = _files(source)
             config, rest = _resolve(values, files)
@@ -123,8 +157,11 @@ def from_hf(source: Path, out: Path) -> None:
             raise ConfigError(f"{source}: unreadable ({error}); it is truncated or not safetensors") from error
         except ConfigError as error:
             raise ConfigError(f"{source}: {error}") from error
-        save_checkpoint(folder, model, rest)
+        end = end_of_text(source, values)
+        rest.pop("end_of_text", None)
+        save_checkpoint(folder, model, rest if end in (None, END_OF_TEXT) else {**rest, "end_of_text": end})
         _copy_tokenizer(source, folder)
+    return [f"{source}: {NO_END}"] if end is None and token_ids(source) else []
 
 
 def _resolve(values: dict[str, Any], names: Mapping[str, Path]) -> tuple[ModelConfig, dict[str, Any]]:
@@ -133,7 +170,11 @@ def _resolve(values: dict[str, Any], names: Mapping[str, Path]) -> tuple[ModelCo
     if not any(name.startswith(f"model.layers.{layers}.") for name in names):
         values = values | {"num_nextn_predict_layers": 0}
     config = base = model_config(values)
-    rest, unused = values.get("v3_ablations") or {}, {"max_position_embeddings": None}
+    rest, unused = values.get("v3_ablations"), {"max_position_embeddings": None}
+    if not rest:  # as a stranger trained it
+        if config.mtp.depth:
+            config = dataclasses.replace(config, mtp=dataclasses.replace(config.mtp, hidden="after_norm"))
+        rest = {"data": {"seq_len": positions(values)}}
     if not isinstance(rest, Mapping) or not isinstance(rest.get("model", {}), Mapping):
         raise ConfigError("v3_ablations: expected a group of keys")
     if rest.get("model"):
@@ -180,7 +221,7 @@ def _files(source: Path) -> dict[str, Path]:
         with safe_open(single, framework="pt") as file:
             return dict.fromkeys(file.keys(), single)
     if index.is_file():
-        names = _read_json(index).get("weight_map")
+        names = read_json(index).get("weight_map")
         if not isinstance(names, Mapping) or not all(isinstance(shard, str) for shard in names.values()):
             raise ConfigError(f"{index.name}: has no weight_map from tensors to files")
         for shard in sorted(set(names.values())):
@@ -193,16 +234,8 @@ def _files(source: Path) -> dict[str, Path]:
     raise ConfigError("model.safetensors is missing, and model.safetensors.index.json too")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ConfigError(f"{path}: is missing; name a folder with {path.name} and model.safetensors in it")
-    try:
-        values = json.loads(path.read_text())
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ConfigError(f"{path}: unreadable ({error})") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected a group of keys")
-    return values
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def _difference(new: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, Any]:
@@ -226,12 +259,13 @@ def _new_folder(out: Path) -> Iterator[Path]:
 
 
 def _copy_tokenizer(source: Path, folder: Path) -> None:
-    if (source / "tokenizer.json").is_file():
-        shutil.copyfile(source / "tokenizer.json", folder / "tokenizer.json")
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0, or 2 with one line on stderr for what cannot be converted; then nothing is left behind."""
+    """0, perhaps with notes on stderr; or 2 with one line there for what cannot be converted: then nothing is left."""
     parser = argparse.ArgumentParser(
         "python -m models.convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -240,13 +274,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("out", type=Path, help="a new or empty folder")
     words = parser.parse_args(arguments)
     try:
-        {"to-hf": to_hf, "from-hf": from_hf}[words.direction](words.source, words.out)
+        notes = {"to-hf": to_hf, "from-hf": from_hf}[words.direction](words.source, words.out)
     except ConfigError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2
     except OSError as error:
         print(f"error: {error.filename or 'files'}: {error.strerror or error}", file=sys.stderr)
         return 2
+    for note in notes:
+        print("note:", note, file=sys.stderr)
     print(words.out)
     return 0
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from models.attention import LayerCache, MultiHeadLatentAttention, Places
 from models.kinds import attention_of
 from models.layers import inferring
-from models.mtp import ChainedModule, ParallelHead
+from models.mtp import ChainedModule, ParallelHead, handed_on
 from models.rope import rope_turns
 from models.transformer import Block, Transformer
 from models.typed import ConfigError
@@ -101,11 +101,12 @@ def absorbing(model: Transformer, on: bool = True) -> Iterator[None]:
 def decode(model: Transformer, tokens_BT: Tensor, starts: Sequence[int], cache: Cache) -> tuple[Tensor, Tensor]:
     """Read T further tokens per row, the first one of row b at position `starts[b]`, whose earlier ones are cached.
 
-    Returns logits (B, T, V) of each one's next token, and hidden states (B, T, D) before the final norm, which the MTP
-    modules work on. Attention reaches back over document ends. Call it within `inferring(model)` for speed.
+    Returns logits (B, T, V) of each one's next token, and h^0 (B, T, D), the hidden states as the MTP modules read
+    them. Attention reaches back over document ends. Call it within `inferring(model)` for speed.
     """
     hidden = _trunk(model, tokens_BT, cache.places(starts, tokens_BT.shape[1]), cache)
-    return model.lm_head(model.model.norm(hidden)), hidden
+    normed = model.model.norm(hidden)
+    return model.lm_head(normed), handed_on(model.config.mtp, hidden, normed)
 
 
 def greedy(model: Transformer, prompts: Prompts, new_tokens: int, absorb: bool = False) -> Tensor:
@@ -117,8 +118,8 @@ def greedy(model: Transformer, prompts: Prompts, new_tokens: int, absorb: bool =
     tokens_BP, lengths = batched(model, prompts, new_tokens)
     with inferring(model):
         cache = Cache(model, len(lengths), tokens_BP.shape[1] + new_tokens)
-        hidden = prefill(model, tokens_BP, tokens_BP.shape[1], cache)
-        chosen = [most_likely(model, model.model.norm, hidden, lengths)]
+        normed, _ = prefill(model, tokens_BP, tokens_BP.shape[1], cache)
+        chosen = [most_likely(model, normed, lengths)]
         with absorbing(model, absorb):
             for step in range(new_tokens - 1):
                 logits, _ = decode(model, chosen[-1], [length + step for length in lengths], cache)
@@ -149,32 +150,35 @@ def further_hidden(
     places: Places,
     cache: LayerCache,
 ) -> Tensor:
-    """h^k from h^{k-1} (parallel: h^0) and the tokens k places further on."""
+    """h^k, not normed, from h^{k-1} as handed on (parallel: h^0) and the tokens k places further on."""
     embedded = model.model.embed_tokens(following_BT, model.dtype) if module.chained else hidden_BTD
     return module(hidden_BTD, embedded, places, cache)[0]
 
 
-def prefill(model: Transformer, tokens_BL: Tensor, length: int, cache: Cache) -> Tensor:
-    """Read the first `length` tokens of each row; h^0 (B, length, D). With MTP modules in the cache, these read them
-    too, and in place of the tokens beyond, at the last positions, whatever is there."""
-    states = []
+def prefill(model: Transformer, tokens_BL: Tensor, length: int, cache: Cache) -> tuple[Tensor, Tensor]:
+    """Read the first `length` tokens of each row; their hidden states (B, length, D), normed, and as the MTP modules
+    read them (h^0). With MTP modules in the cache, these read them too, and in place of the tokens beyond, at the last
+    positions, whatever is there."""
+    all_normed, states = [], []
     for first in range(0, length, PREFILL_TOKENS):
         width = min(PREFILL_TOKENS, length - first)
         places = cache.places([first] * len(tokens_BL), width)
         hidden = _trunk(model, tokens_BL[:, first : first + width], places, cache)
+        all_normed.append(model.model.norm(hidden))
+        hidden = handed_on(model.config.mtp, hidden, all_normed[-1])
         states.append(hidden)
         for k, (module, layer) in enumerate(zip(mtp_modules(model), cache.modules, strict=False), start=1):
             further = further_hidden(model, module, hidden, tokens_BL[:, first + k : first + k + width], places, layer)
             if module.chained:
-                hidden = further
-    return torch.cat(states, dim=1)
+                hidden = handed_on(model.config.mtp, further, module.norm(further))
+    return torch.cat(all_normed, dim=1), torch.cat(states, dim=1)
 
 
-def most_likely(model: Transformer, norm: torch.nn.Module, hidden_BTD: Tensor, lengths: Sequence[int]) -> Tensor:
+def most_likely(model: Transformer, normed_BTD: Tensor, lengths: Sequence[int]) -> Tensor:
     """(B, 1): the choice after the first `lengths[b]` hidden states of each row. Only these go through the head."""
-    at = torch.tensor(lengths, device=hidden_BTD.device) - 1
-    final = hidden_BTD[torch.arange(len(at), device=at.device), at].unsqueeze(1)
-    logits: Tensor = model.lm_head(norm(final))
+    at = torch.tensor(lengths, device=normed_BTD.device) - 1
+    final = normed_BTD[torch.arange(len(at), device=at.device), at].unsqueeze(1)
+    logits: Tensor = model.lm_head(final)
     return logits.argmax(dim=-1)
 
 

@@ -19,7 +19,7 @@ class ChainedModule(nn.Module):
     """V3 eq. 21-23: h^k = Block(M [norm(Emb(t_{i+k})); norm(h^{k-1})]), a causal chain over depths.
 
     The published checkpoints lay the embedding first, where eq. 21 writes it second; the names are theirs. h^0 is the
-    main model's hidden state before its final norm.
+    main model's last hidden state; `handed_on` says in which form.
     """
 
     chained = True
@@ -59,6 +59,11 @@ class ParallelHead(nn.Module):
         """`hidden` (B, T, D) is the trunk's, at every depth; `embedded` is not looked at."""
         out: tuple[Tensor, Routing | None] = self.block(hidden, places, cache)
         return out
+
+
+def handed_on(config: MTPConfig, hidden: Tensor, normed: Tensor) -> Tensor:
+    """What the modules read of a depth's hidden state, which is `normed` on its way to the head."""
+    return normed if config.hidden == "after_norm" else hidden
 
 
 def mtp_weight(config: MTPConfig, progress: float) -> float:

@@ -79,8 +79,8 @@ def check_held(config: ModelConfig) -> None:
             raise ConfigError(f"model.{key}={value}: the deepseek_v3 format cannot hold it: {rule}")
 
 
-def hf_config(config: ModelConfig) -> dict[str, Any]:
-    """Their config.json, from fields that the format holds."""
+def hf_config(config: ModelConfig, trained_length: int | None = None) -> dict[str, Any]:
+    """Their config.json, from fields that the format holds. `trained_length`: of its training's sequences."""
     r = config.rope
     values = {name: value for name, value in FIXED.items() if value is not None}
     values |= {theirs: attrgetter(ours)(config) for theirs, ours in FIELDS.items()}
@@ -98,11 +98,27 @@ def hf_config(config: ModelConfig) -> dict[str, Any]:
         "num_key_value_heads": config.attention.n_heads,
         "rope_theta": r.theta,
         "rope_scaling": scaling if r.scaling != "none" else None,
-        "max_position_embeddings": round(r.original_length * r.factor),
+        "max_position_embeddings": _longest(r, trained_length),
         "torch_dtype": "float32",
-        "bos_token_id": None,
+        "bos_token_id": None,  # unnamed, transformers takes V3's own
         "eos_token_id": None,
     }
+
+
+def _longest(rope: RopeConfig, trained_length: int | None) -> int:
+    """Tokens that the model was made for: those it was trained on, and what YaRN stretches its first length to."""
+    stretched = round(rope.original_length * rope.factor)
+    if trained_length is None:
+        return stretched
+    return max(trained_length, stretched) if rope.scaling == "yarn" else trained_length
+
+
+def positions(values: Mapping[str, Any]) -> int:
+    """`max_position_embeddings` of their config.json. Raises ConfigError where it is no length."""
+    length = values.get("max_position_embeddings", RopeConfig.original_length)
+    if type(length) is not int or length < 1:
+        raise ConfigError(f"max_position_embeddings={length}: expected a whole number of at least 1")
+    return length
 
 
 def model_config(values: Mapping[str, Any]) -> ModelConfig:
@@ -145,7 +161,7 @@ def _read_rope(values: Mapping[str, Any]) -> dict[str, Any]:
     kind = given.pop("rope_type", given.get("type", "default"))
     given.pop("type", None)
     read = {"theta": given.pop("rope_theta"), "scaling": "none" if kind == "default" else kind}
-    length = values.get("max_position_embeddings", RopeConfig.original_length)
+    length = positions(values)
     if kind == "default":
         read["original_length"] = length
     elif kind == "linear":

@@ -21,6 +21,7 @@ from models.generate import (
     prefill,
 )
 from models.layers import inferring
+from models.mtp import handed_on
 from models.transformer import Transformer
 from models.typed import ConfigError
 
@@ -108,10 +109,10 @@ class Speculation:
         self.accepted, self.rounds, self.forwards = [0] * self.depth, 0, 0
         self._rows = torch.arange(rows, device=self.tokens.device).unsqueeze(1)
         self._steps = torch.arange(room, device=self.tokens.device)
-        hidden = prefill(model, self.tokens, longest, self.cache)
-        self._write(self.last, most_likely(model, model.model.norm, hidden, lengths))
+        normed, states = prefill(model, self.tokens, longest, self.cache)
+        self._write(self.last, most_likely(model, normed, lengths))
         window = self._span(self._first(), self.window).clamp(max=longest - 1)
-        self.recent = hidden[self._rows, window]
+        self.recent = states[self._rows, window]
         """h^0 (B, W, D) of the window's positions."""
 
     @property
@@ -152,9 +153,10 @@ class Speculation:
         for k, (module, cache) in enumerate(zip(self.modules, self.cache.modules, strict=True), start=1):
             following = self.tokens[self._rows, self._span([start + k for start in first], self.window)]
             further = further_hidden(self.model, module, hidden, following, places, cache)
-            self._write([n + k for n in self.last], most_likely(self.model, module.norm, further, ends))
+            normed = module.norm(further)
+            self._write([n + k for n in self.last], most_likely(self.model, normed, ends))
             if module.chained:
-                hidden = further
+                hidden = handed_on(self.model.config.mtp, further, normed)
 
     def _first(self) -> list[int]:
         """Where the modules' window begins."""

@@ -14,7 +14,7 @@ from models.config import ModelConfig, RopeConfig
 from models.kinds import attention_of
 from models.layers import Embedding, Linear, RMSNorm, SwiGLU
 from models.moe import MoE, Router
-from models.mtp import ChainedModule, ParallelHead, shortened
+from models.mtp import ChainedModule, ParallelHead, handed_on, shortened
 from models.rope import rope_turns
 from models.rules import TYPE_OF_RECIPE, validate
 from models.typed import ConfigError
@@ -112,9 +112,10 @@ class Transformer(nn.Module):
 
     def finish(self, x: Tensor, tokens_BT: Tensor, places: Places, routings: list[Routing], mtp: bool) -> Output:
         """What follows the last layer: norm and head, and with `mtp` the MTP modules."""
-        output = Output(self.lm_head(self.model.norm(x)), routings)
+        normed = self.model.norm(x)
+        output = Output(self.lm_head(normed), routings)
         if mtp and self.config.mtp.depth:
-            self._predict_further(x, tokens_BT, places, output)
+            self._predict_further(handed_on(self.config.mtp, x, normed), tokens_BT, places, output)
         return output
 
     def _predict_further(self, hidden: Tensor, tokens_BT: Tensor, places: Places, output: Output) -> None:
@@ -126,9 +127,10 @@ class Transformer(nn.Module):
             further, routing = module(hidden[:, :length], embedded, shortened(places, length))
             if routing is not None:
                 output.routings.append(routing)
-            output.mtp_logits.append(self.lm_head(module.norm(further)))
+            normed = module.norm(further)
+            output.mtp_logits.append(self.lm_head(normed))
             if module.chained:
-                hidden = further
+                hidden = handed_on(self.config.mtp, further, normed)
 
     def places(self, tokens_BT: Tensor, document_end: int | None = None) -> Places:
         """Positions 0 .. T - 1, causal; within documents where their end is given."""

@@ -147,6 +147,13 @@ def cached_tokens(config: DataConfig, vocab_size: int, cache_dir: Path) -> dict[
         return None
 
 
+def prepared_before(config: DataConfig, vocab_size: int, cache_dir: Path) -> PackedData | None:
+    """What `prepare` left under `cache_dir`; None where it has not been there, or the corpus has changed since."""
+    folder = cache_dir / _key(config, vocab_size)
+    fingerprint = _read_cache(folder)
+    return None if fingerprint is None else PackedData(folder, fingerprint, config.seq_len, config.batch_size)
+
+
 def _key(config: DataConfig, vocab_size: int) -> str:
     """What the cache depends on: the corpus's state, what is kept of it, the vocabulary, and the code that packs."""
     import tokenizers

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.typed import ConfigError
+from models.vocabulary import END_OF_TEXT as END_OF_TEXT
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 Segment = tuple[str, int]
 """A text and the id of the special token that stands after it."""
 
-END_OF_TEXT = "<|endoftext|>"
 _BYTES = 256
 
 _BATCH_CHARACTERS = 4_000_000

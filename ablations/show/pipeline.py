@@ -28,8 +28,10 @@ EXCHANGE = 1.0
 def pipeline_table(result: Result) -> Table:
     """Empty where no arm has a pipeline whose chunks were measured."""
     rows = [_row(arm, *_of(result, arm)) for arm in result.arms.values() if arm.chunks]
-    columns = ["arm", "ranks", "microbatches", "gradients equal", "bubble", "of even stages", "step (ms)", "busy (ms)"]
+    columns = ["arm", "ranks", "microbatches", "gradients equal", "bubble (mean)", "bubble (longest)", "of even stages"]
     columns += [
+        "step (ms)",
+        "busy (ms)",
         "peak activations",
         "parameters per rank",
         "step with all-to-all (ms)",
@@ -37,9 +39,10 @@ def pipeline_table(result: Result) -> Table:
     ]
     note = (
         "Simulated from chunks measured one at a time on one device, in the order of each schedule; transfers between "
-        "ranks take no time. Bubble: share of all ranks' time in which they wait; of even stages: if every stage took "
-        "their mean, which leaves the schedule's own. Busy: mean over ranks. A pair of a forward and a backward "
-        "chunk takes as long as both. Peak activations: of one microbatch in a rank's share of the layers (of one of "
+        "ranks take no time. Bubble: share of the time in which ranks wait, as their mean, and of the one that waits "
+        "longest (V3's table 2 has formulas for that one); of even stages: the mean if every stage took the stages' "
+        "mean, which leaves the schedule's own. Busy: mean over ranks. A pair of a forward and a backward chunk takes "
+        "as long as both. Peak activations: of one microbatch in a rank's share of the layers (of one of "
         "its two stages for dualpipe). Parameters: of the rank with most. With all-to-all: an exchange as long as the "
         "chunk's forward beside every forward and every input gradient, an assumption (V3 3.2.1: about 1 : 1); "
         "hidden in pairs: if overlapped pairs hide theirs wholly, as V3 says its kernels do."
@@ -63,6 +66,7 @@ def _row(arm: ArmResult, config: ModelConfig, schedule: Schedule) -> list[str]:
         str(schedule.microbatches),
         ABSENT if equal is None else f"{'yes' if equal.passed else 'NO'} ({equal.detail.split(' by ')[-1].split()[0]})",
         numbers.percent(timeline.bubble_share, 1),
+        numbers.percent(timeline.longest_bubble_share, 1),
         numbers.percent(simulate(schedule, even).bubble_share, 1),
         _milliseconds(timeline.end),
         _milliseconds(timeline.end * (1 - timeline.bubble_share)),

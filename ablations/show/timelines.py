@@ -67,7 +67,8 @@ def timeline_figure(timelines: Mapping[str, Timeline], unit: str = "") -> "Figur
     lines = 1 if len(keys) <= 4 else 2
     figure, panels = _panels(timelines, [row] * len(timelines), 10.0 + 13.0 * lines, unit)
     for axes, (name, timeline) in zip(panels, timelines.items(), strict=True):
-        _title(axes, name, timeline, f"bubble {numbers.percent(timeline.bubble_share, 1)}")
+        mean, longest = (numbers.percent(x, 1) for x in (timeline.bubble_share, timeline.longest_bubble_share))
+        _title(axes, name, timeline, f"bubble {mean} (mean), {longest} (longest)")
         _draw_timeline(axes, timeline, row)
     figure.legend(
         list(keys.values()), list(keys), loc="upper left", bbox_to_anchor=(0, 1), ncols=math.ceil(len(keys) / lines),

@@ -91,8 +91,13 @@ class Timeline:
 
     @property
     def bubble_share(self) -> float:
-        """Of all ranks' time."""
+        """Of all ranks' time: the mean over ranks."""
         return math.fsum(map(self.bubble, range(len(self.ranks)))) / (self.end * len(self.ranks))
+
+    @property
+    def longest_bubble_share(self) -> float:
+        """Of the rank that waits longest, which V3's table 2 has formulas for; with two directions ranks differ."""
+        return max(map(self.bubble, range(len(self.ranks)))) / self.end
 
     def activations(self, rank: int) -> list[tuple[float, int]]:
         """(time, chunks that are held from then on): from the start of F to the end of B or W."""

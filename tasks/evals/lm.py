@@ -51,7 +51,8 @@ class HarnessLM(TemplateLM):
     """Greedy, deterministic, without a KV cache; one process, one device.
 
     `logits` maps tokens (B, T) to logits (B, T, V), causally. `max_length` is the longest T it takes: longer contexts
-    lose their beginning. `batch_tokens` bounds B * T of one call.
+    lose their beginning. `batch_tokens` bounds B * T of one call. `end_of_text` is the tokenizer's token that ends a
+    text, and stands before one. Raises ConfigError where the tokenizer lacks it.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class HarnessLM(TemplateLM):
         max_length: int,
         device: str | torch.device = "cpu",
         batch_tokens: int = 8192,
+        end_of_text: str = END_OF_TEXT,
     ) -> None:
         super().__init__()
         self.logits = logits
@@ -68,9 +70,9 @@ class HarnessLM(TemplateLM):
         self.max_length = max_length
         self.batch_tokens = batch_tokens
         self._device = torch.device(device)
-        end = tokenizer.token_to_id(END_OF_TEXT)
+        end = tokenizer.token_to_id(end_of_text)
         if end is None:
-            raise ValueError(f"the tokenizer has no {END_OF_TEXT} token")
+            raise ConfigError(f"end_of_text={end_of_text}: the tokenizer has no such token; name one of its own")
         self._end = int(end)
         self._encode = _cached_encoder(tokenizer)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.config import EvalConfig
 from tasks.evals.harness import evaluate
 from tasks.evals.prepare import HeldOut, check_tasks, load_tasks
+from tasks.tokenizer import END_OF_TEXT
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +29,7 @@ def score(
     config: EvalConfig,
     cache_dir: Path,
     device: str = "cpu",
+    end_of_text: str = END_OF_TEXT,
 ) -> dict[str, dict[str, Any]]:
     """Per task (and per group, where one is named): lm-eval's metrics by plain name, and what is needed to read them.
 
@@ -35,8 +37,8 @@ def score(
     A task with several answer filters keeps lm-eval's `metric,filter` names. Besides: `n` items scored, `chance`
     (accuracy of a uniform guess, multiple choice only), `items` (a string of 0/1 per item in document order).
 
-    `logits` maps tokens (B, T <= data.seq_len) to logits (B, T, V). Raises ConfigError for a task that does not exist
-    or whose data cannot be had.
+    `logits` maps tokens (B, T <= data.seq_len) to logits (B, T, V); `end_of_text` is the token that ends a text. Raises
+    ConfigError for a task that does not exist or whose data cannot be had.
     """
     if not config.tasks:
         return {}
@@ -44,7 +46,7 @@ def score(
     tasks = load_tasks(data, config, cache_dir)
     from tasks.evals.lm import HarnessLM
 
-    lm = HarnessLM(logits, data.tokenizer, data.seq_len, device)
+    lm = HarnessLM(logits, data.tokenizer, data.seq_len, device, end_of_text=end_of_text)
     results = evaluate(lm, tasks, config.items, BOOTSTRAP_DRAWS)
     return {name: _plain(row, results["samples"].get(name, [])) for name, row in results["results"].items()}
 

@@ -12,7 +12,15 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from ablations import eval as command
-from models.typed import ConfigError
+from models.checkpoint import save_checkpoint
+from models.config import ModelConfig
+from models.convert import main as convert
+from models.transformer import Transformer, initialise
+from models.typed import ConfigError, build
+from tasks import corpora
+from tasks.batches import prepare
+from tasks.config import DataConfig
+from tasks.tokenizer import END_OF_TEXT
 
 VOCAB = 280
 
@@ -23,28 +31,37 @@ class Text(NamedTuple):
 
 
 DOCUMENTS = [
-    Text(f"m{n}.py", "".join(f"def function_{n}_{i}(value):\n    return value + {i * 37 % 91}\n\n" for i in range(60)))
+    Text(f"m{n}.py", "".join(f"def function_{n}_{i}(value):\n    return value + {i * 37 % 91}\n\n" for i in range(300)))
     for n in range(6)
 ]
 
 
-@pytest.fixture
-def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A checkpoint folder, with a loader and prepared data that need no trained model."""
-    folder = tmp_path / "checkpoint"
-    folder.mkdir()
-    saved = {"format": 1, "model": {"vocab_size": VOCAB}, "data": {"source": "stdlib", "seq_len": 24}}
-    (folder / "config.json").write_text(json.dumps(saved))
-    (folder / "model.safetensors").write_bytes(b"")
+def write_documents(folder: Path) -> Path:
+    path = folder / "documents.jsonl"
+    path.write_text("".join(json.dumps({"text": document.text}) + "\n" for document in DOCUMENTS))
+    return path
+
+
+def write_tokenizer(folder: Path, size: int = VOCAB, end: str = END_OF_TEXT) -> None:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet, show_progress=False
-    )
+    trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=[end], initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator([document.text for document in DOCUMENTS], trainer)
     tokenizer.save(str(folder / "tokenizer.json"))
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkpoint folder of documents beside it, with a loader that needs no trained model."""
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    data = {"source": "text", "path": str(write_documents(tmp_path)), "seq_len": 24}
+    saved = {"format": 1, "model": {"vocab_size": VOCAB}, "data": data}
+    (folder / "config.json").write_text(json.dumps(saved))
+    (folder / "model.safetensors").write_bytes(b"")
+    write_tokenizer(folder)
 
     class Model(torch.nn.Module):
         def __init__(self) -> None:
@@ -58,23 +75,14 @@ def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     loader: Any = ModuleType("models.checkpoint")
     loader.load_checkpoint = lambda path: (Model(), json.loads((path / "config.json").read_text()))
-    batches: Any = ModuleType("tasks.batches")
-    batches.prepared = []
-
-    def prepare(config: Any, vocab_size: int, cache_dir: Path) -> Any:
-        batches.prepared.append((config.source, config.seq_len, config.max_bytes, vocab_size, cache_dir))
-        return SimpleNamespace(fingerprint={"path": str(tmp_path)}, documents=lambda split: DOCUMENTS)
-
-    batches.prepare = prepare
     monkeypatch.setitem(sys.modules, "models.checkpoint", loader)
-    monkeypatch.setitem(sys.modules, "tasks.batches", batches)
     return folder
 
 
 def test_scores_a_checkpoint_and_ends_with_one_line_of_json(
     checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = [f"checkpoint={checkpoint}", f"runs_dir={tmp_path}/runs", "eval.items=10", "data.max_bytes=5000"]
+    arguments = [f"checkpoint={checkpoint}", f"runs_dir={tmp_path}/runs", "eval.items=10", "data.max_bytes=900000"]
     assert command.main(arguments) == 0
     out, err = capfd.readouterr()
     assert err == ""
@@ -87,7 +95,9 @@ def test_scores_a_checkpoint_and_ends_with_one_line_of_json(
     row = next(line.split() for line in lines if line.split()[:2] == ["python_cloze", "acc"])
     assert row[2] == f"{result['scores']['python_cloze']['acc']:.4f}"
     assert row[4:] == ["0.2500", "10"]
-    assert sys.modules["tasks.batches"].prepared == [("stdlib", 24, 5000, VOCAB, tmp_path / "runs" / "data")]
+    assert [path.name for path in (tmp_path / "runs" / "data").iterdir()] == ["evals"], (
+        "documents are text: none packed"
+    )
 
 
 @pytest.mark.parametrize(
@@ -167,3 +177,88 @@ def test_table_shows_filters_and_what_is_missing() -> None:
     }
     lines = [line.split() for line in command.table(scores).splitlines()]
     assert lines[1:] == [["t", "exact_match,strict", "0.5000", "0.1000", "4"], ["t", "exact_match,flexible", "4"]]
+
+
+def foreign(place: Path, vocab_size: int, config: dict[str, Any], size: int = VOCAB, end: str = "</s>") -> Path:
+    """A stranger's folder, read by models.convert: a model with a vocabulary of its own, 61 tokens long, and a
+    tokenizer of `size` tokens; `config` is laid over their config.json."""
+    narrow = {"n_heads": 2, "kv_lora_rank": 12, "qk_nope_head_dim": 8, "qk_rope_head_dim": 6, "v_head_dim": 10}
+    values = {"vocab_size": vocab_size, "d_model": 16, "n_layers": 2, "dtype": "float32", "attention": narrow}
+    model = Transformer(build(ModelConfig, values, "model"))
+    initialise(model, 0, 0.3)
+    save_checkpoint(place / "made", model)
+    assert convert(["to-hf", str(place / "made"), str(place / "theirs")]) == 0
+    written = json.loads((place / "theirs" / "config.json").read_text()) | {"max_position_embeddings": 61} | config
+    (place / "theirs" / "config.json").write_text(json.dumps({**written, "v3_ablations": None}))
+    write_tokenizer(place / "theirs", size, end)
+    assert convert(["from-hf", str(place / "theirs"), str(place / "checkpoint")]) == 0
+    return place / "checkpoint"
+
+
+@pytest.mark.parametrize("vocab_size", [VOCAB, 32_000])
+@pytest.mark.parametrize("end", ["</s>", END_OF_TEXT])
+def test_a_strangers_checkpoint_is_scored_with_what_it_brings(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, vocab_size: int, end: str
+) -> None:
+    """Its tokenizer, its end of text and its length; no tokenizer is trained, whatever its vocabulary."""
+    folder = foreign(tmp_path, vocab_size, {"eos_token_id": 0}, end=end)
+    lengths: list[int] = []
+    forward = Transformer.forward
+    monkeypatch.setattr(Transformer, "forward", lambda self, x: (lengths.append(x.shape[1]), forward(self, x))[1])
+    words = [f"checkpoint={folder}", f"runs_dir={tmp_path}/runs", "eval.tasks=[python_bits_per_byte]", "eval.items=2"]
+    assert command.main([*words, "data.source=text", f"data.path={write_documents(tmp_path)}"]) == 0
+    result = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert 1 < result["scores"]["python_bits_per_byte"]["bits_per_byte"] < 20
+    assert max(lengths) == 61
+
+
+@pytest.mark.parametrize(
+    ("vocab_size", "config", "message"),
+    [
+        (VOCAB, {}, "tokenizer.json has no token <|endoftext|> to end a text with; name its own in config.json"),
+        (VOCAB, {"eos_token_id": VOCAB}, "has no token <|endoftext|> to end a text with"),
+        (VOCAB - 1, {"eos_token_id": 0}, "token ids up to 279, and the model's vocabulary ends at 278"),
+        (64, {"eos_token_id": 0}, "model.vocab_size=64"),
+    ],
+    ids=["no end", "an end that is not there", "one token too many", "another model's tokenizer"],
+)
+def test_a_tokenizer_that_does_not_fit_is_one_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], vocab_size: int, config: dict[str, Any], message: str
+) -> None:
+    folder = foreign(tmp_path, vocab_size, config)
+    capfd.readouterr()
+    words = [f"checkpoint={folder}", f"runs_dir={tmp_path}/runs", "eval.tasks=[python_bits_per_byte]"]
+    assert command.main([*words, "data.source=text", f"data.path={write_documents(tmp_path)}"]) == 2
+    out, err = capfd.readouterr()
+    assert out == "" and err.startswith(f"error: checkpoint={folder}: ") and err.count("\n") == 1
+    assert message in err
+
+
+def test_an_end_can_be_named_in_the_checkpoint(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """As the error says."""
+    folder = foreign(tmp_path, VOCAB, {})
+    saved = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**saved, "end_of_text": "</s>"}))
+    words = [f"checkpoint={folder}", f"runs_dir={tmp_path}/runs", "eval.tasks=[python_bits_per_byte]", "eval.items=2"]
+    assert command.main([*words, "data.source=text", f"data.path={write_documents(tmp_path)}"]) == 0
+    words.append("data.seq_len=0")
+    capfd.readouterr()
+    assert command.main(words) == 2
+    assert "data.seq_len=0: must be at least 1" in capfd.readouterr().err
+
+
+def test_a_trials_own_documents_come_out_of_its_cache(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The same ones, but neither read nor streamed again; without the cache they are."""
+    saved = json.loads((checkpoint / "config.json").read_text())
+    words = [f"checkpoint={checkpoint}", "eval.items=10", "eval.tasks=[python_cloze]"]
+    prepare(build(DataConfig, saved["data"], "data"), VOCAB, tmp_path / "cached" / "data")
+    read, load_splits = [], corpora.load_splits
+    monkeypatch.setattr(corpora, "load_splits", lambda config: (read.append(config), load_splits(config))[1])
+    scores = []
+    for runs in ("cached", "fresh"):
+        assert command.main([*words, f"runs_dir={tmp_path / runs}"]) == 0
+        scores.append(json.loads(capfd.readouterr().out.splitlines()[-1])["scores"])
+        assert len(read) == (runs == "fresh")
+    assert scores[0] == scores[1]

@@ -29,9 +29,11 @@ def test_every_schedule_is_drawn_and_has_a_line(tmp_path: Path, capsys: pytest.C
     arguments = [f"schedule={','.join(SCHEDULES)}", *SIZE, "overlapped=2.6", f"out={out}", f"memory={memory}"]
     assert main(arguments) == 0
     head, *lines = capsys.readouterr().out.splitlines()
-    assert head.split() == ["schedule", "ranks", "bubble", "end", "peak", "activations", "by", "rank"]
+    assert re.split("  +", head) == [
+        *("schedule", "ranks", "bubble (mean)", "bubble (longest)", "end", "peak activations by rank")
+    ]
     rows = {line.split()[0]: line.split() for line in lines[: len(SCHEDULES)]}
-    assert rows["1f1b"] == ["1f1b", "8", "25.9", "%", "81", "8", "7", "6", "5", "4", "3", "2", "1"]
+    assert rows["1f1b"] == ["1f1b", "8", "25.93", "%", "25.93", "%", "81", "8", "7", "6", "5", "4", "3", "2", "1"]
     assert rows["dualpipev"][1] == "4" and rows["dualpipev"][-4:] == ["4.5"] * 4
     assert set(rows) == set(SCHEDULES) and lines[len(SCHEDULES) :] == [str(out), str(memory)]
     for path in (out, memory):
@@ -40,6 +42,20 @@ def test_every_schedule_is_drawn_and_has_a_line(tmp_path: Path, capsys: pytest.C
     first = out.read_bytes()
     assert main(arguments) == 0 and out.read_bytes() == first
     assert sorted(path.name for path in tmp_path.rglob("*.svg*")) == ["memory.svg", "timeline.svg"]
+
+
+@pytest.mark.parametrize(("stages", "mean", "longest"), [(8, "4.91", "5.24"), (16, "5.50", "6.07")])
+def test_v3s_formula_is_the_longest_bubble(
+    capsys: pytest.CaptureFixture[str], stages: int, mean: str, longest: str
+) -> None:
+    """DualPipe's (P/2 - 1)(F&B + B - 3W), where pairs save something: not the mean over ranks."""
+    f, w, pair, microbatches = 1.0, 1.0, 2.6, 4 * stages
+    words = [f"stages={stages}", f"microbatches={microbatches}", f"i={f}", f"w={w}", f"overlapped={pair}"]
+    assert main(["schedule=dualpipe", *words]) == 0
+    row = capsys.readouterr().out.splitlines()[1].split()
+    assert row[2:6:2] == [mean, longest]
+    formula = (stages // 2 - 1) * (pair + f + w - 3 * w)
+    assert float(row[4]) == pytest.approx(100 * formula / float(row[6]), abs=5e-3)
 
 
 def test_without_a_file_it_only_prints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

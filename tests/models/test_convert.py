@@ -13,6 +13,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import pytest
 import torch
 from safetensors.torch import load, save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch import Tensor
 from transformers import AutoModelForCausalLM, DeepseekV3ForCausalLM
 from transformers.modeling_layers import MtpModel
@@ -22,12 +25,15 @@ from models.convert import main
 from models.published import FIXED, hf_config, model_config
 from models.sizes import size
 from models.transformer import Transformer
+from models.vocabulary import END_OF_TEXT
 
 Built = Callable[..., Transformer]
 Tokens = Callable[..., Tensor]
 
 pytestmark = pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 
+WEIGHTS = ("config.json", "model.safetensors")
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 FP32 = {"dtype": "float32", "init_std": None, "moe.backend": "grouped_mm"}
 GROUPS = {"moe.n_routed_experts": 12, "moe.n_group": 4, "moe.topk_group": 2, "moe.top_k": 4}
 YARN = {"scaling": "yarn", "factor": 40.0, "original_length": 64, "beta_fast": 8.0}
@@ -46,12 +52,23 @@ CASES: dict[str, dict[str, Any]] = {
     "another trained length": {"rope": {"original_length": 77}},
     "gates as they are": {"moe.normalise": False, "init_std": 0.11, "d_model": 36},
     "mtp": {"mtp": {"depth": 2, "weight": 0.7, "tail_from": 0.5}, "moe.balance.kind": "bias"},
+    "mtp after the norm": {"mtp": {"depth": 1, "hidden": "after_norm"}},
     "dense": {"feed_forward": "dense", "moe.scoring": "softmax"},
     "dense, mtp": {"feed_forward": "dense", "mtp.depth": 2},
     "all layers dense, mtp not": {"first_k_dense": 3, "mtp.depth": 1, "moe.balance.kind": "bias"},
     "no layer dense": {"first_k_dense": 0},
     "odd names": {"attention.head_dim": 12, "attention.n_kv_heads": 3, "moe.backend": "loop"},
 }
+
+
+def write_tokenizer(folder: Path, *special: str) -> None:
+    """61 tokens, of which the first ones are special: END_OF_TEXT, or those named."""
+    special = special or (END_OF_TEXT,)
+    names = [*special, *(f"w{n}" for n in range(len(special), 61))]
+    tokenizer = Tokenizer(WordLevel({name: n for n, name in enumerate(names)}, unk_token="w60"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    tokenizer.add_special_tokens(list(special))
+    tokenizer.save(str(folder / "tokenizer.json"))
 
 
 @pytest.fixture
@@ -68,8 +85,8 @@ def ours(built: Built, tmp_path: Path) -> Callable[..., Transformer]:
         for router in model.routers():
             if router.balance.has_bias:
                 router.e_score_correction_bias += 0.1 * torch.randn(len(router.weight), generator=generator)
-        save_checkpoint(tmp_path / "ours", model, {"data": {"source": "text"}, "trial": "abc"})
-        (tmp_path / "ours" / "tokenizer.json").write_text('{"model": "a tokenizer"}')
+        save_checkpoint(tmp_path / "ours", model, {"data": {"source": "text", "seq_len": 29}, "trial": "abc"})
+        write_tokenizer(tmp_path / "ours")
         return model
 
     return make
@@ -123,7 +140,7 @@ def test_transformers_reads_it_and_we_read_it_back(
     model = ours(changes)
     hf, back = tmp_path / "hf", tmp_path / "back"
     assert main(["to-hf", str(tmp_path / "ours"), str(hf)]) == 0
-    assert sorted(path.name for path in hf.iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
+    assert {path.name for path in hf.iterdir()} == {*WEIGHTS, *TOKENIZER, "generation_config.json"}
     read, report = AutoModelForCausalLM.from_pretrained(hf, output_loading_info=True)
     assert type(read) is DeepseekV3ForCausalLM and read.dtype == torch.float32
     assert not report["missing_keys"] and not report["mismatched_keys"] and not report["error_msgs"]
@@ -135,7 +152,8 @@ def test_transformers_reads_it_and_we_read_it_back(
 
     assert main(["from-hf", str(hf), str(back)]) == 0
     loaded, extra = load_checkpoint(back)
-    assert loaded.config == model.config and extra["data"] == {"source": "text"} and extra["trial"] == "abc"
+    assert loaded.config == model.config and extra["trial"] == "abc"
+    assert extra["data"] == {"source": "text", "seq_len": 29} and "end_of_text" not in extra
     same_weights(model, loaded)
     for name in ("config.json", "tokenizer.json", "model.safetensors"):
         assert (back / name).read_bytes() == (tmp_path / "ours" / name).read_bytes(), name
@@ -236,7 +254,7 @@ def test_a_folder_that_transformers_wrote(theirs: Path, tokens: Tokens, tmp_path
     assert saved["num_nextn_predict_layers"] == 1 and "rope_parameters" in saved
     assert main(["from-hf", str(tmp_path / "saved"), str(tmp_path / "back")]) == 0
     loaded, extra = load_checkpoint(tmp_path / "back")
-    assert loaded.config.mtp.depth == 0 and sorted(extra) == ["format", "model", "weights_sha256"]
+    assert loaded.config.mtp.depth == 0 and sorted(extra) == ["data", "format", "model", "weights_sha256"]
     original, _ = load_checkpoint(tmp_path / "ours")
     main_model = {n: t for n, t in original.state_dict().items() if not n.startswith("mtp.")}
     assert all(torch.equal(tensor, main_model[name]) for name, tensor in loaded.state_dict().items())
@@ -256,23 +274,118 @@ def test_bf16_weights_become_fp32_ones(theirs: Path, tmp_path: Path) -> None:
     assert torch.equal(loaded.lm_head.weight, rounded["lm_head.weight"].float())
 
 
-def test_transformers_own_mtp_reader_computes_our_depths(
-    ours: Callable[..., Transformer], tokens: Tokens, tmp_path: Path
+@pytest.mark.parametrize("hidden", ["before_norm", "after_norm"])
+def test_transformers_own_mtp_reader_computes_depths_after_the_norm(
+    ours: Callable[..., Transformer], tokens: Tokens, tmp_path: Path, capsys: pytest.CaptureFixture[str], hidden: str
 ) -> None:
-    """It feeds each module the normed hidden state, where V3's eq. 21 norms once (`hnorm`): equal with gains of 1."""
-    model = ours({"mtp.depth": 2, "moe.balance.kind": "bias", "moe.moe_intermediate_size": 20}, gains=False)
+    """Modules that read their hidden state before the norm mean something else there, which is said."""
+    shape = {"moe.balance.kind": "bias", "moe.moe_intermediate_size": 20}
+    model = ours({"mtp": {"depth": 2, "hidden": hidden}, **shape})
     main(["to-hf", str(tmp_path / "ours"), str(tmp_path / "hf")])
+    note = "note: model.mtp.hidden=before_norm: others feed MTP modules after_norm, so drafts will be worse there\n"
+    assert capsys.readouterr().err == (note if hidden == "before_norm" else "")
     hf = AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
     hf._keys_to_ignore_on_load_unexpected = [r"model\.layers\.[34]\..*"]  # theirs knows layer 61 only
-    reader = MtpModel.from_pretrained(hf)
-    x = tokens(2, 9)
+    reader, x = MtpModel.from_pretrained(hf), tokens(2, 9)
     with torch.no_grad():
-        expected = model(x, mtp=True).mtp_logits
-        hidden = hf(x, output_hidden_states=True).hidden_states[-1]
-        for k in (1, 2):
-            positions = torch.arange(k, 9).unsqueeze(0)
-            hidden = reader.forward_layer(k - 1, hidden[:, : 9 - k], positions, None, input_ids=x[:, k:])
-            torch.testing.assert_close(reader._project_to_logits(hidden), expected[k - 1], rtol=0, atol=1e-5)
+        for k, found in enumerate(theirs_mtp(hf, reader, x, depth=2), start=1):
+            apart = float((found - model(x, mtp=True).mtp_logits[k - 1]).abs().max())
+            assert apart < 1e-5 if hidden == "after_norm" else apart > 0.05, f"depth {k}: {apart}"
+
+
+def theirs_mtp(hf: Any, reader: MtpModel, x: Tensor, depth: int) -> list[Tensor]:
+    """transformers' logits of each depth on the true text."""
+    hidden, found = hf(x, output_hidden_states=True).hidden_states[-1], []
+    for k in range(1, depth + 1):
+        places = torch.arange(k, x.shape[1]).unsqueeze(0)
+        hidden = reader.forward_layer(k - 1, hidden[:, : x.shape[1] - k], places, None, input_ids=x[:, k:])
+        found.append(reader._project_to_logits(hidden))
+    return found
+
+
+def test_published_mtp_weights_draft_as_in_transformers(built: Built, tokens: Tokens, tmp_path: Path) -> None:
+    """A stranger's folder with V3's 61 layers: transformers finds the module at layer 61 by itself."""
+    narrow = {"d_model": 12, "intermediate_size": 8, "moe.moe_intermediate_size": 4, "attention.n_heads": 2}
+    model = built({**FP32, **narrow, "n_layers": 61, "first_k_dense": 60, "mtp.depth": 1, "moe.balance.kind": "bias"})
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim < 2:
+                parameter.mul_(1 + 0.5 * torch.randn(parameter.shape, generator=generator))
+    save_checkpoint(tmp_path / "ours", model)
+    assert main(["to-hf", str(tmp_path / "ours"), str(tmp_path / "theirs")]) == 0
+    change(tmp_path / "theirs", v3_ablations=None)
+    assert main(["from-hf", str(tmp_path / "theirs"), str(tmp_path / "back")]) == 0
+    back, _ = load_checkpoint(tmp_path / "back")
+    assert back.config.mtp.hidden == "after_norm"
+    hf = AutoModelForCausalLM.from_pretrained(tmp_path / "theirs")
+    x = tokens(2, 17)
+    with torch.no_grad():
+        found = theirs_mtp(hf, MtpModel.from_pretrained(hf), x, 1)[0]
+        output = back(x, mtp=True)
+    torch.testing.assert_close(output.mtp_logits[0], found, rtol=0, atol=1e-4)
+    assert torch.equal(output.mtp_logits[0].argmax(dim=-1), found.argmax(dim=-1))
+
+
+ENDS: dict[str, tuple[dict[str, dict[str, Any]], str | None]] = {
+    "eos_token": ({"tokenizer_config": {"eos_token": "</s>"}}, "</s>"),
+    "a group": ({"tokenizer_config": {"eos_token": {"content": "</s>", "special": True}}}, "</s>"),
+    "of an older folder": ({"special_tokens_map": {"eos_token": "</s>"}}, "</s>"),
+    "an id": ({"config": {"eos_token_id": 1}}, "</s>"),
+    "the first of several ids": ({"config": {"eos_token_id": [1, 4]}}, "</s>"),
+    "an id in generation_config.json": ({"generation_config": {"eos_token_id": [1]}}, "</s>"),
+    "no special token": ({"config": {"eos_token_id": 7}}, "w7"),
+    "the tokenizer before the config": (
+        {"tokenizer_config": {"eos_token": "</s>"}, "config": {"eos_token_id": 7}},
+        "</s>",
+    ),
+    "none": ({"tokenizer_config": {"eos_token": None}}, None),
+    "unknown ones": ({"tokenizer_config": {"eos_token": "<eos>"}, "config": {"eos_token_id": [99, "x"]}}, None),
+}
+
+
+@pytest.mark.parametrize(("files", "end"), ENDS.values(), ids=ENDS.keys())
+def test_what_ends_a_strangers_text_is_kept(
+    theirs: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    files: dict[str, dict[str, Any]],
+    end: str | None,
+) -> None:
+    """As their own files say it; where none does, that is said. Back in their format it is the same one."""
+    for name in ("tokenizer_config", "generation_config"):
+        (theirs / f"{name}.json").unlink()
+    write_tokenizer(theirs, "<s>", "</s>")
+    change(theirs, eos_token_id=None, bos_token_id=None)
+    for name, values in files.items():
+        if name == "config":
+            change(theirs, **values)
+        else:
+            (theirs / f"{name}.json").write_text(json.dumps(values | {"bos_token": "<s>"}))
+    capsys.readouterr()
+    assert main(["from-hf", str(theirs), str(tmp_path / "back")]) == 0
+    _, extra = load_checkpoint(tmp_path / "back")
+    assert extra.get("end_of_text") == end
+    said = capsys.readouterr().err
+    assert said == "" if end else said.startswith("note: ") and "no token of tokenizer.json ends a text" in said
+    assert main(["to-hf", str(tmp_path / "back"), str(tmp_path / "again")]) == 0
+    written = json.loads((tmp_path / "again" / "config.json").read_text())
+    assert written["eos_token_id"] == {"</s>": 1, "w7": 7, None: None}[end]
+    if "tokenizer_config" in files and end:
+        assert written["bos_token_id"] == 0
+    if "tokenizer_config" in files:
+        name = "tokenizer_config.json"
+        assert (tmp_path / "again" / name).read_bytes() == (theirs / name).read_bytes(), "their own, as it is"
+
+
+def test_an_end_that_the_tokenizer_lacks_is_refused(
+    ours: Callable[..., Transformer], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours({})
+    change(tmp_path / "ours", end_of_text="</s>")
+    refused(capsys, ["to-hf", str(tmp_path / "ours")], tmp_path / "hf", "end_of_text=</s>")
+    (tmp_path / "ours" / "tokenizer.json").write_text('{"model": "a tokenizer"}')
+    refused(capsys, ["to-hf", str(tmp_path / "ours")], tmp_path / "hf", "tokenizer.json: is no tokenizer")
 
 
 UNHELD: dict[str, tuple[dict[str, Any], str]] = {

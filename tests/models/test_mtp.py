@@ -89,6 +89,8 @@ def plain(w: Weights, config: ModelConfig, sequence: list[int], weight: float) -
 
     main = torch.stack([nats(hidden[i], w["model.norm.weight"], sequence[i + 1]) for i in range(length)]).mean()
     each: list[Tensor] = []
+    after = config.mtp.hidden == "after_norm"
+    hidden = [rms(h, w["model.norm.weight"]) for h in hidden] if after else hidden
     trunk = hidden
     for k in range(1, depth + 1):
         at = f"mtp.{k - 1}"
@@ -103,6 +105,7 @@ def plain(w: Weights, config: ModelConfig, sequence: list[int], weight: float) -
             hidden = block(trunk[: length - k], w, f"{at}.block", config)
         gain = w[f"{at}.norm.weight"]
         each.append(torch.stack([nats(hidden[i], gain, sequence[i + k + 1]) for i in range(length - k)]))
+        hidden = [rms(h, gain) for h in hidden] if after else hidden
     mtp = weight / depth * sum((ce.sum() / length for ce in each), torch.zeros((), dtype=torch.float64))
     return main, mtp, each
 
@@ -129,8 +132,14 @@ def perturbed(built: Built, changes: dict[str, Any], seed: int = 0) -> Transform
         ({"mtp.depth": 2, "feed_forward": "dense", "n_layers": 2}, 0.0),
         ({"mtp.depth": 1, "mtp.style": "parallel"}, 0.0),
         ({"mtp.depth": 3, "mtp.style": "parallel", "n_layers": 2}, 0.7),
+        ({"mtp.depth": 1, "mtp.hidden": "after_norm"}, 0.0),
+        ({"mtp.depth": 3, "mtp.hidden": "after_norm", "n_layers": 2}, 0.9),
+        ({"mtp.depth": 2, "mtp.hidden": "after_norm", "mtp.style": "parallel", "n_layers": 2}, 0.0),
     ],
-    ids=["depth 1", "depth 2, late", "depth 3", "dense", "one head", "three heads, late"],
+    ids=[
+        *("depth 1", "depth 2, late", "depth 3", "dense", "one head", "three heads, late"),
+        *("after the norm", "depth 3, after the norm, late", "two heads after the norm"),
+    ],
 )
 def test_losses_and_every_gradient(
     built: Built, tokens: Tokens, record_property: Any, changes: dict[str, Any], progress: float
@@ -161,6 +170,29 @@ def test_losses_and_every_gradient(
         assert difference < 1e-11, f"{name}: the gradients differ by {difference:.1e}"
     record_property("largest difference of a gradient", worst)
     print(f"largest difference of a gradient: {worst:.1e}")
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+@pytest.mark.parametrize("style", ["chained", "parallel"])
+def test_before_and_after_the_norm_part_where_gains_are_not_1(
+    built: Built, tokens: Tokens, style: str, depth: int
+) -> None:
+    """The same weights: only the modules' logits part, at every depth; where gains are 1 those of chained modules
+    hardly do, since `hnorm` norms again. (A parallel head reads its state without a norm before.)"""
+    x = tokens(2, 9)
+    changes = {"mtp.depth": depth, "mtp.style": style}
+    for gains in (True, False):
+        before, after = (
+            perturbed(built, {**changes, "mtp.hidden": place}) if gains else built({**changes, "mtp.hidden": place})
+            for place in ("before_norm", "after_norm")
+        )
+        assert list(before.state_dict()) == list(after.state_dict())
+        with torch.no_grad():
+            one, other = before(x, mtp=True), after(x, mtp=True)
+        assert torch.equal(one.logits, other.logits)
+        for a, b in zip(one.mtp_logits, other.mtp_logits, strict=True):
+            part = float((a - b).abs().max()) > 1e-3
+            assert part == (gains or style == "parallel")
 
 
 @pytest.mark.parametrize("style", ["chained", "parallel"])

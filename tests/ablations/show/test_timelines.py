@@ -140,7 +140,9 @@ def test_the_svg_holds_all_bars_at_their_places(figure: Figure, timelines: Mappi
 def test_titles_ends_and_keys_are_text(figure: Figure, timelines: Mapping[str, Timeline]) -> None:
     text = words(svg_of(figure))
     for name, timeline in timelines.items():
-        facts = f"{len(timeline.ranks)} ranks, 20 microbatches, bubble {100 * timeline.bubble_share:.1f} %"
+        longest = max(map(timeline.bubble, range(len(timeline.ranks)))) / timeline.end
+        bubbles = f"bubble {100 * timeline.bubble_share:.1f} % (mean), {100 * longest:.1f} % (longest)"
+        facts = f"{len(timeline.ranks)} ranks, 20 microbatches, {bubbles}"
         assert {name, facts, f"{timeline.end:.4g}"} <= set(text)
     keys = {"F forward", "B backward (I + W)", "I input gradient", "W weight gradient", "F&B overlapped", "bubble"}
     assert keys <= set(text)

@@ -71,6 +71,8 @@ def test_a_masked_step_is_that_of_the_whole_batch(name: str) -> None:
 CHANGES: dict[str, Change] = {
     "no MTP": lambda c: dataclasses.replace(c, mtp=MTPConfig(depth=0)),
     "two MTP modules": lambda c: dataclasses.replace(c, mtp=MTPConfig(depth=2)),
+    "an MTP module after the norm": lambda c: dataclasses.replace(c, mtp=MTPConfig(depth=1, hidden="after_norm")),
+    "two MTP modules after the norm": lambda c: dataclasses.replace(c, mtp=MTPConfig(depth=2, hidden="after_norm")),
     "parallel heads": lambda c: dataclasses.replace(c, mtp=MTPConfig(depth=2, style="parallel")),
     "dense": lambda c: dataclasses.replace(c, feed_forward="dense"),
     "microbatch load": lambda c: dataclasses.replace(
