@@ -164,7 +164,7 @@ class SweepState:
     @property
     def trial_ids(self) -> list[str]:
         """Of confirmation and search, each once, sorted."""
-        return sorted({trial.id for trial in (*self.confirm, *self.search)})
+        return sorted({trial.id for trial in self.confirm} | {trial.id for trial in self.search})
 
 
 def sha_of(path: Path) -> str:

@@ -111,12 +111,12 @@ def build(cls: type[T], values: Mapping[str, Any], at: str = "") -> T:
 
 
 @functools.cache
-def _hints(cls: type) -> dict[str, Any]:
+def _hints(cls: Any) -> dict[str, Any]:
     return typing.get_type_hints(cls, include_extras=True)
 
 
 @functools.cache
-def _required(cls: type) -> list[str]:
+def _required(cls: Any) -> list[str]:
     """The fields without a default."""
     nothing = dataclasses.MISSING
     return [f.name for f in dataclasses.fields(cls) if f.default is nothing and f.default_factory is nothing]
