@@ -50,11 +50,14 @@ def all_keys() -> dict[str, Key]:
 def _walk(cls: Any, prefix: str) -> Iterable[Key]:
     hints = typing.get_type_hints(cls)
     for f in _settable(cls):
-        default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
-        key = Key(prefix + f.name, hints[f.name], default)
+        key = Key(prefix + f.name, hints[f.name], default_of(f))
         yield key
         if key.is_group:
             yield from _walk(key.hint, key.name + ".")
+
+
+def default_of(field: "dataclasses.Field[Any]") -> Any:
+    return field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
 
 
 def _settable(cls: Any) -> list[dataclasses.Field[Any]]:

@@ -34,9 +34,9 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(words: list[str]) -> int:
     check_house()
     if not words or {"-h", "--help"} & set(words):
-        from ablations.help import help_text
+        from ablations.help import help_text, sweep_help
 
-        print(help_text())
+        print(sweep_help() if "sweep" in words else help_text())
         return 0
     from ablations.config import compose, config_yaml
 

@@ -79,6 +79,7 @@ class MatchedConfig:
     )
     """`train_flops` is that of the whole training; the others are of the model (models/cost.py)."""
     tolerance: Annotated[float, AtLeast(0), AtMost(1)] = 0.01
+    """Largest deviation of a matched quantity from the baseline's, as a share."""
     knob: Knob | None = None
     """Solved for, so that the first of `equal` fits; null leaves arms as they are, and the budget guard stops those
     that do not fit."""
@@ -126,7 +127,9 @@ class ExpectedConfig:
     `value`: inside `region`. `identical`: no seed differs by more than `margin`, a matter of arithmetic and not of
     statistics, which the A/A arm's tiny change of weights must be seen to exceed."""
     margin: Annotated[float, Above(0)] | None = None
+    """In the metric's unit; `not_worse`, `equal` and `identical` need one."""
     region: list[float] | None = None
+    """[low, high] of a `value`, in the metric's unit."""
     paper: str = ""
     """The paper's own number, with its place."""
     paper_value: float | None = None
@@ -138,7 +141,9 @@ class SweepConfig:
 
     name: str = ""
     question: str = ""
+    """What is asked, in a sentence. Required."""
     source: str = ""
+    """The paper, with its section or table."""
     baseline: str = ""
     """The name of the arm that the others are compared with."""
     common: dict[str, Any] = field(default_factory=dict)
@@ -146,6 +151,7 @@ class SweepConfig:
     at_least: dict[str, int] = field(default_factory=dict)
     """Dotted keys, and the smallest values that the question makes sense at: a scale's smaller ones are raised."""
     arms: dict[str, ArmConfig] = field(default_factory=dict)
+    """Name -> what it sets; two or more."""
     control: dict[str, Any] = field(default_factory=lambda: {"train.token_fraction": 0.9})
     """The known small harm that the sweep must be able to see."""
     matched: MatchedConfig = field(default_factory=MatchedConfig)
@@ -153,8 +159,11 @@ class SweepConfig:
     seeds: Annotated[int, AtLeast(2), AtMost(10_000)] = 6
     """Confirmation seeds, unless `seeds=` says otherwise."""
     primary: str = "loss"
+    """The metric of the main table and of the sentence."""
     metrics: Annotated[list[str], Distinct()] = field(default_factory=lambda: ["loss", "bits_per_byte"])
+    """Those that are compared and tabulated."""
     expected: list[ExpectedConfig] = field(default_factory=list)
+    """Published claims, each judged once."""
 
 
 @dataclass(frozen=True)

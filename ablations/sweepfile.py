@@ -84,7 +84,7 @@ def read_yaml(path: Path) -> dict[Any, Any]:
 
     try:
         content = OmegaConf.load(path)
-        values = OmegaConf.to_container(content, resolve=True)
+        values = OmegaConf.to_container(content, resolve=False)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{shown(path)}: {_first_line(error)}") from None
     except RecursionError:
@@ -101,7 +101,7 @@ def read_yaml(path: Path) -> dict[Any, Any]:
         ) from None
     if not isinstance(values, dict):
         raise ConfigError(f"{shown(path)}: not a mapping of keys to values")
-    _check_text_keys(values, shown(path), "")
+    _check_texts(values, shown(path), "")
     return values
 
 
@@ -109,16 +109,21 @@ def _first_line(error: object) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _check_text_keys(node: Any, file: str, prefix: str) -> None:
-    """YAML 1.1 reads the bare words on, off, yes, no, null and numbers as keys that are no text."""
+def _check_texts(node: Any, file: str, prefix: str) -> None:
+    """YAML 1.1 reads the bare words on, off, yes, no, null and numbers as keys that are no text. And a file says by
+    itself what it says: nothing is filled in from elsewhere."""
+    if isinstance(node, str) and "${" in node:
+        raise ConfigError(
+            f"{file}: {prefix.rstrip('.')}={node}: ${{...}} is not filled in; write it out, or use an anchor (&)"
+        )
     if isinstance(node, list):
         for item in node:
-            _check_text_keys(item, file, prefix)
+            _check_texts(item, file, prefix)
     elif isinstance(node, dict):
         for key, value in node.items():
             if not isinstance(key, str):
                 raise ConfigError(f"{file}: {prefix}{key}: YAML does not read this key as text; write it in quotes")
-            _check_text_keys(value, file, f"{prefix}{key}.")
+            _check_texts(value, file, f"{prefix}{key}.")
 
 
 def read_scale(name: str) -> dict[str, Any]:
