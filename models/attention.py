@@ -72,12 +72,18 @@ class GroupedQueryAttention(Core):
         self.k_proj = Linear(config.d_model, self.n_kv_heads * a.head_dim)
         self.v_proj = Linear(config.d_model, self.n_kv_heads * a.head_dim)
         self.o_proj = Linear(a.n_heads * a.head_dim, config.d_model)
+        self.qk_norm = a.qk_norm
+        if a.qk_norm:
+            self.q_norm, self.k_norm = (RMSNorm(a.head_dim, config.norm_eps) for _ in range(2))
         self.scale = softmax_scale(config)
 
     def forward(self, x: Tensor, places: Places, cache: LayerCache | None = None) -> Tensor:
         batch, length, _ = x.shape
-        q = rotate(self.q_proj(x).view(batch, length, self.n_heads, -1), places.turns)
-        k = rotate(self.k_proj(x).view(batch, length, self.n_kv_heads, -1), places.turns)
+        q = self.q_proj(x).view(batch, length, self.n_heads, -1)
+        k = self.k_proj(x).view(batch, length, self.n_kv_heads, -1)
+        if self.qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k = rotate(q, places.turns), rotate(k, places.turns)
         v = self.v_proj(x).view(batch, length, self.n_kv_heads, -1)
         if cache is not None:
             k, v = cache.write(places, k, v)
@@ -115,6 +121,10 @@ class MultiHeadLatentAttention(Core):
         self.kv_a_layernorm = RMSNorm(a.kv_lora_rank, config.norm_eps)
         self.kv_b_proj = Linear(a.kv_lora_rank, a.n_heads * (self.nope + self.v_dim))
         self.o_proj = Linear(a.n_heads * self.v_dim, d)
+        self.qk_norm = a.qk_norm
+        if a.qk_norm:
+            self.q_nope_norm, self.k_nope_norm = (RMSNorm(self.nope, config.norm_eps) for _ in range(2))
+            self.q_rope_norm, self.k_rope_norm = (RMSNorm(self.rope_dim, config.norm_eps) for _ in range(2))
         self.scale = softmax_scale(config)
 
     def forward(self, x: Tensor, places: Places, cache: LayerCache | None = None) -> Tensor:
@@ -124,6 +134,8 @@ class MultiHeadLatentAttention(Core):
         if self.compress_query:
             query = self.q_b_proj(self.q_a_layernorm(query))
         q_nope, q_rope = query.unflatten(-1, (self.n_heads, -1)).split([self.nope, self.rope_dim], dim=-1)
+        if self.qk_norm:
+            q_nope, q_rope, k_rope = self.q_nope_norm(q_nope), self.q_rope_norm(q_rope), self.k_rope_norm(k_rope)
         q_rope = rotate(q_rope, places.turns)
         latent = self.kv_a_layernorm(latent)
         k_rope = rotate(k_rope.unsqueeze(2), places.turns)
@@ -135,6 +147,8 @@ class MultiHeadLatentAttention(Core):
             k_rope = k_rope.unsqueeze(2)
         key_value = self.kv_b_proj(latent).view(*latent.shape[:2], self.n_heads, -1)
         k_nope, v = key_value.split([self.nope, self.v_dim], dim=-1)
+        if self.qk_norm:
+            k_nope = self.k_nope_norm(k_nope)
         # Joined with the heads first, as the products want them: one copy instead of two.
         q = torch.cat((q_nope.transpose(1, 2), q_rope.transpose(1, 2)), dim=-1)
         k_rope = k_rope.transpose(1, 2).expand(-1, self.n_heads, -1, -1)

@@ -61,6 +61,10 @@ class AttentionConfig:
     """Head width of `mha`, `gqa` and `mqa` (queries, keys and values; RoPE over all of it). MLA ignores it."""
     n_kv_heads: Count = 2
     """Key and value heads of `gqa`. The other kinds ignore it: `mha` has n_heads, `mqa` one."""
+    qk_norm: bool = False
+    """RMSNorm on each head's queries and keys before RoPE, with gains that all heads share (2302.05442 2, 2409.02060
+    2.1). `mla` norms the parts with and without RoPE apart, because one RoPE key serves all heads; its keys then exist
+    in no absorbed form. Off, as in V3: no norms but those of the latents."""
 
 
 @dataclass(frozen=True)

@@ -81,11 +81,9 @@ class Cache:
 
 @contextmanager
 def absorbing(model: Transformer, on: bool = True) -> Iterator[None]:
-    """MLA's cached attention in the absorbed form (V2 2.1.2). Raises ConfigError for another kind of attention."""
-    if on and not attention_of(model.config).absorbs:
-        raise ConfigError(
-            f"absorb=True: model.attention.kind={model.config.attention.kind} has no latents; only mla can absorb"
-        )
+    """MLA's cached attention in the absorbed form (V2 2.1.2). Raises ConfigError for attention that has none."""
+    if on and (reason := attention_of(model.config).unabsorbed):
+        raise ConfigError(f"absorb=True: {reason}")
     attentions = [module for module in model.modules() if isinstance(module, MultiHeadLatentAttention)]
     before = [attention.absorb for attention in attentions]
     for attention in attentions:

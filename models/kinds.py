@@ -27,12 +27,16 @@ class AttentionKind(ABC):
     """Heads that keys and values are kept for between tokens ..."""
     key_heads: int
     """... and those that scores are computed with."""
-    absorbs = False
-    """Whether what is cached can be read without expanding it (V2 2.1.2)."""
+    unabsorbed: str | None = None
+    """Why what is cached cannot be read without expanding it (V2 2.1.2); None where it can."""
 
     def __init__(self, config: ModelConfig) -> None:
         self.attention, self.d_model = config.attention, config.d_model
-        self.n_heads = config.attention.n_heads
+        self.n_heads, self.qk_norm = config.attention.n_heads, config.attention.qk_norm
+
+    @property
+    def absorbs(self) -> bool:
+        return self.unabsorbed is None
 
     @property
     @abstractmethod
@@ -42,7 +46,7 @@ class AttentionKind(ABC):
     @property
     def gains(self) -> int:
         """Of the norms inside the layer."""
-        return 0
+        return 2 * self.key_dim if self.qk_norm else 0
 
     @property
     @abstractmethod
@@ -53,6 +57,11 @@ class AttentionKind(ABC):
     def projected(self) -> int:
         """Kept for the backward between the layer's input and its queries, keys and values."""
         return 0
+
+    @property
+    def normed_rows(self) -> int:
+        """Of queries and keys, each with a statistic in FP32 that is kept."""
+        return self.n_heads + self.key_heads if self.qk_norm else 0
 
     @property
     def beside_flash(self) -> int:
@@ -78,7 +87,7 @@ class AttentionKind(ABC):
             core = width * (operands + self.beside_flash) + wide * self.n_heads  # the logarithm of each row's sum
         else:
             core = wide * (operands + self.n_heads * seq_len)
-        return width * self.projected + core + out
+        return width * self.projected + 4 * self.normed_rows + core + out
 
     def check(self) -> None:
         """Raise ConfigError for widths that do not go together."""
@@ -93,13 +102,14 @@ class Latent(AttentionKind):
 
     rope_key = "qk_rope_head_dim"
     cached_heads = 1
-    absorbs = True
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         a = config.attention
         self.rope_dim, self.value_dim, self.key_heads = a.qk_rope_head_dim, a.v_head_dim, a.n_heads
         self.key_dim = a.qk_nope_head_dim + a.qk_rope_head_dim
+        if self.qk_norm:
+            self.unabsorbed = "model.attention.qk_norm=True: keys are normed after they are expanded from the latents"
 
     @property
     def params(self) -> int:
@@ -122,12 +132,23 @@ class Latent(AttentionKind):
         """The first product's output, all in one, and the normed latents."""
         a = self.attention
         first = (a.q_lora_rank or self.n_heads * self.key_dim) + self.cached
-        return super().projected + first + (a.q_lora_rank or 0) + a.kv_lora_rank
+        normed = self.expanded + (self.n_heads * self.key_dim if a.q_lora_rank else 0) if self.qk_norm else 0
+        return first + (a.q_lora_rank or 0) + a.kv_lora_rank + normed
+
+    @property
+    def normed_rows(self) -> int:
+        return 3 * self.n_heads + 1 if self.qk_norm else 0
+
+    @property
+    def expanded(self) -> int:
+        """Keys without their RoPE part and values, one product's output."""
+        return self.n_heads * (self.attention.qk_nope_head_dim + self.value_dim)
 
     @property
     def beside_flash(self) -> int:
-        """Values are a view of keys and values together, and outputs, which lie by head, are copied to lie by token."""
-        return self.n_heads * (self.attention.qk_nope_head_dim + self.value_dim)
+        """The whole of `expanded`, of which values are a view, less the values, where no norm keeps it anyway; and
+        outputs, as wide as the values, which lie by head and are copied to lie by token."""
+        return 0 if self.qk_norm else self.expanded
 
 
 class Grouped(AttentionKind):
@@ -139,6 +160,7 @@ class Grouped(AttentionKind):
         super().__init__(config)
         self.rope_dim = self.key_dim = self.value_dim = config.attention.head_dim
         self.cached_heads = self.key_heads = self.kept_heads()
+        self.unabsorbed = f"model.attention.kind={config.attention.kind} has no latents; only mla can absorb"
 
     def kept_heads(self) -> int:
         return self.attention.n_kv_heads
@@ -150,6 +172,11 @@ class Grouped(AttentionKind):
     @property
     def cached(self) -> int:
         return 2 * self.key_heads * self.key_dim
+
+    @property
+    def projected(self) -> int:
+        """Queries and keys before they are normed."""
+        return self.normed_rows * self.key_dim
 
     def check(self) -> None:
         super().check()

@@ -27,6 +27,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "mha": {"attention.kind": "mha", "attention.head_dim": 20},
     "gqa": {"attention.kind": "gqa", "attention.n_heads": 6, "attention.n_kv_heads": 2, "attention.head_dim": 10},
     "mqa": {"attention.kind": "mqa", "attention.head_dim": 20},
+    "mla, queries and keys normed": {"attention.qk_norm": True, "attention.q_lora_rank": 20},
+    "gqa, queries and keys normed": {"attention.kind": "gqa", "attention.n_kv_heads": 1, "attention.qk_norm": True},
     "all dense": {"first_k_dense": 3},
     "no experts": {"feed_forward": "dense", "mtp.depth": 1},
     "all experts": {"first_k_dense": 0, "moe.n_shared_experts": 2},
@@ -89,6 +91,7 @@ def random_config(tiny: Tiny, seed: int, kind: str, style: str, depth: int) -> M
             "attention.qk_rope_head_dim": 2 * some(1, 9),
             "attention.v_head_dim": some(1, 20),
             "attention.head_dim": 2 * some(1, 16),
+            "attention.qk_norm": seed % 3 == 2,
             "moe.n_routed_experts": n_group * in_group,
             "moe.n_group": n_group,
             "moe.topk_group": topk_group,
@@ -207,6 +210,10 @@ WIDTHS: dict[str, dict[str, Any]] = {
     "mla, compressed queries": {"q_lora_rank": 48},
     "mha": {"kind": "mha"},
     "gqa": {"kind": "gqa"},
+    "mla, normed": {"qk_norm": True},
+    "mla, compressed queries, normed": {"q_lora_rank": 48, "qk_norm": True},
+    "mla, keys as wide as values, normed": {"qk_nope_head_dim": 16, "qk_rope_head_dim": 16, "qk_norm": True},
+    "mqa, normed": {"kind": "mqa", "qk_norm": True},
 }
 
 
