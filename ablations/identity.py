@@ -1,8 +1,8 @@
 """What makes a trial the same trial: its id, and the environment that its bits depend on.
 
 The id hashes whatever can change the numbers: the resolved keys and the seed, the code of models/, tasks/ and the trial
-(as syntax trees, so that comments and layout do not matter), the data, the files of scored tasks, the versions, the data
-type, the threads and the instruction set. The same id is never run twice.
+(as syntax trees, so that comments and layout do not matter), the data, the files of scored tasks, the versions, the
+data type, the threads and the instruction set. The same id is never run twice.
 """
 
 import ast
