@@ -133,8 +133,8 @@ def read_texts(config: DataConfig) -> Iterator[tuple[str, str]]:
                 raise ConfigError(f"{key}: {file.name} is not a whole gzip file ({error})") from None
         if data.startswith(_UTF_16) or b"\0" in data:
             raise ConfigError(
-                f"{key}: {file.name} is not UTF-8 text, but UTF-16 or no text at all (it has bytes that no UTF-8 text "
-                "has); convert it, as with `iconv -f UTF-16 -t UTF-8`, or leave it out"
+                f"{key}: {file.name} is not UTF-8 text, but UTF-16 or no text at all (it holds zero bytes, or begins "
+                "as UTF-16 does); convert it, as with `iconv -f UTF-16 -t UTF-8`, or leave it out"
             )
         text = decode(data, file.name, key).removeprefix(_BYTE_ORDER_MARK)
         if not file.name.removesuffix(".gz").endswith(".jsonl"):

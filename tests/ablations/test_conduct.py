@@ -1,6 +1,7 @@
 """What the scheduler does with a plan: which trials it asks for, what it writes down, what it never does twice."""
 
 import json
+import random
 import shutil
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,19 @@ def test_search_then_confirmation_on_other_seeds_and_another_split(conduct, pool
         == read_record(runs / "trials" / state["search"][0]["id"] / "record.json").metrics["loss"]
     )
     assert set(state["speed"]) == set(arms)
+
+
+def test_what_scoring_needs_is_tried_before_the_first_job(conduct, pool, runs, tmp_path):
+    """A text whose lines are too long to ask for: nothing is guarded, trained, or planned."""
+    words = random.Random(0)
+    lines = ("".join(f"{words.randrange(10**6):x} " for _ in range(60)) for _ in range(400))
+    (tmp_path / "prose.txt").write_text("\n".join(lines))
+    text = ("data.source=text", f"data.path={tmp_path / 'prose.txt'}")
+    with pytest.raises(ConfigError, match="eval.tasks=python_cloze: no item can be made of the test split"):
+        conduct(*text, "eval.tasks=[python_bits_per_byte,python_cloze]")
+    assert pool.ran == {} and not (runs / "toy").exists()
+    conduct(*text, "eval.tasks=[python_bits_per_byte]")
+    assert pool.ran["trial"]
 
 
 def test_arm_without_a_strength_gets_as_many_search_trials(conduct, pool):

@@ -326,6 +326,24 @@ def test_somebody_elses_package_is_refused(package: str, tmp_path: Path) -> None
     assert f"import {package} finds {tmp_path / package} instead of {ROOT / package}" in house(tmp_path)
 
 
+def test_a_folder_where_a_command_is_started_is_nobodys_package(tmp_path: Path) -> None:
+    """`python -m` searches the current directory first; whatever its folders are called, they are not imported."""
+    for name in ("datasets", "models", "tasks", "yaml"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise RuntimeError('imported')")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": ""}
+
+    def started(*words: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run([sys.executable, *words], cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    for module in ("eval", "run", "report", "timeline", "pipeline"):
+        done = started("-m", f"ablations.{module}", "nonsense=1")
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert "nonsense" in done.stderr
+    kept = started("-c", "import ablations.home, sys; print('' in sys.path)")
+    assert kept.stdout.strip() == "True", "somebody else's program keeps its path"
+
+
 def test_a_house_without_its_checkout_is_refused() -> None:
     script = "import ablations.home as h, pathlib; h.ROOT = pathlib.Path('/nowhere'); h.check_house()"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)

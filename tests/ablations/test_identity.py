@@ -118,6 +118,32 @@ def test_where_things_lie_and_who_watches_does_not_count(plan, tmp_path):
     assert trial_id(moved, 0, DATA) == trial_id(here.baseline.keys, 0, DATA), "its bytes are in the fingerprint"
 
 
+def test_a_scored_task_counts_by_its_content(plan, tmp_path):
+    """An edit of what a task asks, or of what its file includes or calls, makes another trial, and the record says of
+    which content its scores are."""
+    files = {
+        "mine.yaml": "include: base.yaml\ntask: mine\ndoc_to_text: !function own.text\n",
+        "base.yaml": "dataset_path: json\ndataset_kwargs: {data_files: {test: rows.jsonl}}\n",
+        "own.py": "def text(doc):\n    return doc['q']\n",
+        "rows.jsonl": '{"q": "1"}\n',
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "other.py").write_text("")
+    keys = copy.deepcopy(plan().baseline.keys)
+    assert "task_files" not in environment(keys), "ours are part of the code"
+    keys["eval"]["tasks"] = ["python_cloze", str(tmp_path / "mine.yaml")]
+    ids, known = {trial_id(keys, 0, DATA)}, {str(environment(keys)["task_files"])}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text + "\n")
+        ids.add(trial_id(keys, 0, DATA))
+        known.add(str(environment(keys)["task_files"]))
+    assert len(ids) == len(known) == 5
+    (tmp_path / "other.py").write_text("# a comment\n")
+    assert trial_id(keys, 0, DATA) in ids
+    assert list(environment(keys)["task_files"]) == [str(tmp_path / "mine.yaml")]
+
+
 def test_an_id_is_sixteen_digits_and_knows_no_order(plan):
     keys = plan().baseline.keys
     turned = {group: dict(reversed(list(keys[group].items()))) for group in reversed(list(keys))}

@@ -2,7 +2,9 @@
 
 import gzip
 import json
+import os
 import random
+import re
 import sys
 import types
 from collections.abc import Callable
@@ -14,7 +16,7 @@ from models.typed import ConfigError
 from tasks import corpora
 from tasks.config import DataConfig
 from tasks.corpora import SPLITS, Document, Splits, load_splits, thin
-from tasks.sources import PACKAGES
+from tasks.sources import PACKAGES, read_texts
 
 
 def prose(seed: int, words: int = 60) -> str:
@@ -122,6 +124,14 @@ def _folder(path: Path) -> DataConfig:
     return DataConfig(source="text", path=str(path))
 
 
+def _hidden(folder: Path) -> Path:
+    """A folder with nothing but copies that others keep."""
+    (folder / ".ipynb_checkpoints").mkdir()
+    for name in ("._a.txt", ".ipynb_checkpoints/b-checkpoint.txt"):
+        (folder / name).write_text(prose(1))
+    return folder
+
+
 def _file(name: str, content: bytes, max_bytes: int | None = None) -> Callable[[Path], DataConfig]:
     def make(folder: Path) -> DataConfig:
         (folder / name).write_bytes(content)
@@ -140,7 +150,27 @@ def _file(name: str, content: bytes, max_bytes: int | None = None) -> Callable[[
         (_file("latin.txt", "é".encode("latin-1") * 9), "not UTF-8"),
         (_file("words.doc", b"words"), "expected a file ending in"),
         (_file("torn.txt.gz", gzip.compress(b"words " * 99)[:-9]), "not a whole gzip file"),
-        (_file("rows.jsonl", b'{"text": "a"}\n{"body": "b"}\n'), "line 2 has no string"),
+        (
+            _file("rows.jsonl", b'{"text": "a"}\n{"body": "b"}\n'),
+            "rows.jsonl line 2 has no field `text` (fields: body)",
+        ),
+        (_file("rows.jsonl", b'{"text": "a"}\n{"text": null}\n'), "rows.jsonl line 2: the field `text` is null, expec"),
+        (
+            _file("rows.jsonl", b'{"text": ["a"]}\n'),
+            "rows.jsonl line 1: the field `text` is of type list, expected a str",
+        ),
+        (_file("rows.jsonl", b'["text"]\n'), "rows.jsonl line 1 is no object"),
+        (_file("wide.txt", "words".encode("utf-16")), "wide.txt is not UTF-8 text, but UTF-16 or no text at all"),
+        (
+            _file("wide.jsonl", '{"text": "a"}'.encode("utf-16-le")),
+            "wide.jsonl is not UTF-8 text, but UTF-16 or no text",
+        ),
+        (_file("big.txt.gz", gzip.compress("words".encode("utf-16-be"))), "big.txt.gz is not UTF-8 text, but UTF-16"),
+        (_file("program.txt", b"\x7fELF\x02\x01\x01\x00\x00"), "or no text at all"),
+        (
+            lambda folder: _folder(_hidden(folder)),
+            "holds no .txt, .jsonl, .txt.gz, .jsonl.gz file (2 hidden ones are left",
+        ),
         (_file("rows.jsonl", b"text\n"), "line 1 is not JSON"),
         (_file("rows.jsonl", b'{"text": "\\ud800"}\n'), "surrogate"),
         (lambda folder: DataConfig(source="hf"), "data.name=null"),
@@ -156,6 +186,41 @@ def test_what_a_user_can_get_wrong_is_one_line(tmp_path: Path, make: Callable[[P
     with pytest.raises(ConfigError) as caught:
         load_splits(make(tmp_path))
     assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    mark = "\ufeff".encode()
+    rows = [json.dumps({"text": prose(i)}).encode() + b"\n" for i in range(6)]
+    written = {
+        "a.txt": mark + prose(10).encode(),
+        "b.jsonl": mark + b"".join(rows[:3]) + mark + b"".join(rows[3:]),  # of two files that were joined
+        "c.jsonl": json.dumps({"text": "\ufeff" + prose(11)}).encode(),
+        "d.txt.gz": gzip.compress(mark + prose(12).encode()),
+    }
+    for name, content in written.items():
+        (tmp_path / name).write_bytes(content)
+    texts = [text for _, text in read_texts(_folder(tmp_path))]
+    assert texts == [prose(i) for i in (10, 0, 1, 2, 3, 4, 5, 11, 12)]
+
+
+def test_hidden_files_are_left_out_and_counted(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep/shown.txt").write_text("".join(prose(i) for i in range(50)))
+    shown = load_splits(_folder(tmp_path))
+    said: list[str] = []
+    hidden = load_splits(_folder(_hidden(tmp_path)), said.append)
+    assert hidden == shown
+    assert said[0] == f"reading {tmp_path} without its 2 hidden text files"
+    (tmp_path / ".named.txt").write_text(prose(3))
+    assert [text for _, text in read_texts(_folder(tmp_path / ".named.txt"))] == [prose(3)], "it was asked for"
+
+
+def test_names_that_are_not_utf_8_are_spelled_out(tmp_path: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"caf\xe9.txt")
+    odd.write_text(prose(1))
+    (tmp_path / "café.txt").write_text(prose(2))
+    assert dict(read_texts(_folder(tmp_path))) == {"caf\\xe9.txt": prose(1), "café.txt": prose(2)}
+    assert dict(read_texts(_folder(odd))) == {"caf\\xe9.txt": prose(1)}
 
 
 def test_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,6 +248,10 @@ def test_streamed_dataset(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"data.name=absent.*no such dataset\)") as caught:
         load_splits(DataConfig(source="hf", name="absent"))
     assert "\n" not in str(caught.value)
-    rows[0] = {"body": "x"}
-    with pytest.raises(ConfigError, match="no field `text`"):
-        load_splits(DataConfig(source="hf", name="set"))
+    for row, words in (
+        ({"body": "x"}, "row 7 has no field `text` (fields: body)"),
+        ({"text": None}, "row 7: the field `t"),
+    ):
+        rows[7] = row  # type: ignore[call-overload]
+        with pytest.raises(ConfigError, match=re.escape(f"data.name=set: {words}")):
+            load_splits(DataConfig(source="hf", name="set"))

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, pre_tokenizers
 
 from models.typed import ConfigError
 from tasks import tokenizer as module
-from tasks.tokenizer import END_OF_TEXT, encode_packed, load_tokenizer, token_bytes, train_tokenizer
+from tasks.tokenizer import END_OF_TEXT, MAX_RUN, encode_packed, load_tokenizer, token_bytes, train_tokenizer
 
 TEXTS = [f"def function_{i}(argument):\n    return argument * {i * i}\r\n" for i in range(200)]
 
@@ -48,6 +48,35 @@ def test_packing_ends_every_document(trained: Tokenizer, monkeypatch: pytest.Mon
     in_pieces = encode_packed(trained, [(text, 0) for text in [*TEXTS, "x" * 100]])
     assert (in_pieces == 0).sum() == len(TEXTS) + 1
     assert trained.decode(in_pieces.tolist()) == "".join(TEXTS) + "x" * 100
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    unit=st.text(
+        st.characters(exclude_categories=["Cs"]) | st.sampled_from("\x1c\x1f\x85 \t\n!²1a_"), min_size=1, max_size=4
+    ),
+    before=st.text(st.characters(exclude_categories=["Cs"]), max_size=9),
+)
+@example(unit="\x1c!", before="")  # a space to Python, and none to the trainer
+@example(unit=" \n", before="x")
+def test_the_trainer_sees_no_long_run_of_anything(unit: str, before: str) -> None:
+    """Its time is quadratic in what its own division leaves whole, so that is what is bounded."""
+    text = before + unit * (3 * MAX_RUN // len(unit))
+    pieces = list(module._short_runs(text))
+    divide = pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str
+    assert "".join(pieces) == text
+    assert max(end - start for piece in pieces for _, (start, end) in divide(piece)) <= MAX_RUN + 1
+
+
+def test_ordinary_text_reaches_the_trainer_whole() -> None:
+    """Or vocabularies would change. The default corpus has numbers of 3,410 digits."""
+    for text in ("".join(TEXTS), "1" * 3412, " " * (MAX_RUN - 1), "word " * MAX_RUN):
+        assert list(module._short_runs(text)) == [text]
+
+
+def test_no_token_is_longer_than_what_the_trainer_sees() -> None:
+    """Every merge doubles: 14 of them make a token of 16,384 spaces, were they all seen at once."""
+    assert token_bytes(train_tokenizer([" " * 40_000], 257 + 14)).max() == MAX_RUN
 
 
 def test_impossible_vocabularies() -> None:
