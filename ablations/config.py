@@ -18,6 +18,7 @@ from ablations.keys import TRIAL_GROUPS, all_keys, convert, describe, flat, nest
 from ablations.schema import Config
 from ablations.sweepfile import (
     NAME,
+    check_metrics_exist,
     check_sweep,
     default_scale,
     find_sweep,
@@ -96,6 +97,7 @@ def compose(overrides: list[str]) -> Config:
     keys = trial_keys(config)
     typed_trial(keys)
     resolved = resolved_arms(config.sweep, keys, shown(path))
+    check_metrics_exist(config.sweep, resolved, shown(path))
     control = with_overrides(resolved[config.sweep.baseline], config.sweep.control, f"{shown(path)} control")
     for name, arm_keys in [*((f"arm {arm}", resolved[arm]) for arm in chosen), ("control", control)]:
         try:
