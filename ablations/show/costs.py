@@ -89,8 +89,8 @@ def equal_cost_table(result: Result) -> Table:
                 row += _moved(spent[row[0]], found, fraction) if found else [ABSENT] * 3
     note = (
         f"Loss in nats, as if every arm had spent what {result.baseline} did: moved at each seed along the slope "
-        f"between {result.baseline} and the control on {numbers.percent(fraction)} of its tokens. Beyond those the slope "
-        "is extrapolated, and the cell says to how many times the control's distance in ln(tokens); where the tokens "
+        f"between {result.baseline} and the control on {numbers.percent(fraction)} of its tokens. Beyond the control "
+        "the slope is extrapolated, and the cell says to how many times its distance in ln(tokens); where the tokens "
         f"would change by more than a factor of {FARTHEST:g}, the difference is left out."
     )
     return Table("At equal cost", columns, rows if len(columns) > 1 else [], note)

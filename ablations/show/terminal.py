@@ -113,7 +113,7 @@ def _columns(result: Result) -> list[Column]:
         Column("chosen", chosen, 4, [text.replace(", ", ",\n") for text in chosen], words=True),
         Column("seeds", seeds, 2, [text.replace(", ", ",\n") for text in seeds], words=True),
         Column(metric.label, [numbers.fixed(arm.mean(metric.name), metric.digits) for arm in arms], 1),
-        Column("difference", changes, 0, [text.replace(" [", "\n[").replace(", ", ",\n") for text in changes]),
+        Column("difference", changes, 0, [text.replace(" [", "\n[") for text in changes]),
         Column("Holm p", [numbers.p_value(d.p_holm if d else None) for d in differences], 5),
         Column("MaxVio", [numbers.fixed(arm.mean("max_vio_global"), 3) for arm in arms], 3),
     ]

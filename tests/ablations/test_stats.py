@@ -289,7 +289,9 @@ def test_max_vio_floor_against_simulated_routing() -> None:
 
 def test_tokens_saved_inverts_a_known_scaling() -> None:
     """Loss falls by 0.1 per e-fold of tokens; an arm that is as good with 20 % fewer tokens saved 20 %."""
-    control = Difference("control", "base", "loss", 6, -0.1 * math.log(0.9), 0.001, 0.012, 0.008, 0.013, 0.0, 0.0, 0.9, 0.001)
+    control = Difference(
+        "control", "base", "loss", 6, -0.1 * math.log(0.9), 0.001, 0.012, 0.008, 0.013, 0.0, 0.0, 0.9, 0.001
+    )
     assert tokens_saved(0.1 * math.log(0.8), control) == pytest.approx(0.2)
     assert tokens_saved(0.1 * math.log(1.25), control) == pytest.approx(-0.25)
     assert tokens_saved(-0.01, dataclasses.replace(control, low=-0.001)) is None
