@@ -16,6 +16,7 @@ from ablations.keys import TRIAL_GROUPS, leaves_of, nested, settings
 from ablations.schema import Config
 from ablations.sweepfile import (
     check_control,
+    check_metrics_exist,
     default_scale,
     find_sweep,
     raised,
@@ -162,6 +163,7 @@ def _check_trials(config: Config, chosen: Iterable[str], file: str) -> None:
     keys = trial_keys(config)
     typed_trial(keys)
     resolved = resolved_arms(config.sweep, keys, file)
+    check_metrics_exist(config.sweep, resolved, file)
     baseline = resolved[config.sweep.baseline]
     control = with_overrides(baseline, config.sweep.control, f"{file} control")
     for name, arm_keys in [*((f"arm {arm}", resolved[arm]) for arm in chosen), ("control", control)]:

@@ -12,6 +12,16 @@ Losses = Mapping[str, Mapping[int, float]]
 
 MIN_ROUNDS = 6
 """Fewer give the median no 95 % interval."""
+FARTHEST = 1.5
+"""The most tokens, over the baseline's or the reverse, that the control's slope is followed to."""
+
+
+def stretch(cost: float, token_fraction: float) -> float | None:
+    """How many times farther an arm of this cost is moved than the control's slope was measured over, in ln(tokens):
+    at most 1 within its range. None beyond `FARTHEST`, where nothing can be said."""
+    if max(cost, 1 / cost) > FARTHEST:
+        return None
+    return abs(math.log(cost) / math.log(token_fraction))
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ import ablations.schema
 import models.config
 import tasks.config
 from ablations.keys import all_keys, default_of, options
+from ablations.metrics import METRICS
 from ablations.schema import ArmConfig, Config, ExpectedConfig, MatchedConfig, SearchConfig, SweepConfig
-from ablations.sweepfile import METRICS, SCALES, default_scale, read_yaml, scale_names, sweep_files
+from ablations.sweepfile import SCALES, default_scale, read_yaml, scale_names, sweep_files
 from models.typed import ConfigError
 
 _WIDTH, _CHOICES_WIDTH = 118, 72
@@ -94,7 +95,8 @@ def sweep_help() -> str:
             about = _choices(hints[field.name]) + _docstrings().get((cls.__name__, field.name), "")
             lines.append(_entry(f"{field.name}: {default}", about, 46))
         parts.append("\n".join(lines))
-    parts.append("Metrics\n" + _wrapped(", ".join(METRICS) + ", and task/metric for a score of lm-eval", "  "))
+    names = ", ".join(metric.name for metric in METRICS if not metric.yardstick)
+    parts.append("Metrics\n" + _wrapped(f"{names}, and task/metric for a score of lm-eval", "  "))
     return "\n\n".join(parts) + "\n"
 
 

@@ -29,7 +29,6 @@ from tasks.config import DataConfig
 
 AA, CONTROL = "aa", "control"
 PERTURBATION = 1e-6
-LEARNING_RATE = "optim.lr"
 NOT_FOR_THE_SEARCH = (
     "model.dtype",
     "model.precision.kernels",
@@ -89,7 +88,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Published:
-    """Values of an earlier published search: chosen per arm, their mistuning bounds, and the search's own trials."""
+    """Values of an earlier published search: chosen per arm, their mistuning estimates, and the search's own trials."""
 
     chosen: dict[str, dict[str, float]]
     mistuning: dict[str, float | None]

@@ -220,11 +220,12 @@ def print_result(result: Result) -> None:
     """The compact table and the sentence."""
     from rich.console import Console
 
-    from ablations.show.render import summary_sentence, terminal_table
+    from ablations.show.render import summary_sentence
+    from ablations.show.terminal import print_table
 
     console = Console(width=None if sys.stdout.isatty() else 120, soft_wrap=False, highlight=False)
     console.print()
-    console.print(terminal_table(result))
+    print_table(console, result)
     console.print(summary_sentence(result), markup=False)
     console.print()
 

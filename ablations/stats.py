@@ -13,18 +13,21 @@ goes with it: cutting Bonferroni's at 0 where Holm rejects covers 92 % (`benchma
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import numpy as np
 
 MAX_SEEDS = 100_000
+ROUNDING = 1e-12
+"""Over the values themselves: differences that spread less than this differ by rounding only."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One paired comparison, `arm` minus `against`, over the seeds that both have. Lower is better for every metric."""
+    """One paired comparison, `arm` minus `against`, over the seeds that both have. Which way is better is the metric's
+    to say (`ablations/metrics.py`)."""
 
     arm: str
     against: str
@@ -35,9 +38,11 @@ class Difference:
     """0.0 where n = 0."""
     sd: float
     """Of the paired differences; 0.0 where n < 2."""
+    largest: float
+    """The largest paired difference, without its sign; 0.0 where n = 0. A claim of identity is judged by it."""
     low: float | None
     """Ends of the simultaneous 1 - alpha interval of the family. None: unbounded, because no error can be estimated
-    (n < 2, or differences that are all the same and not 0)."""
+    (n < 2, or differences whose spread is no more than the rounding of the values)."""
     high: float | None
     p: float
     """Two-sided paired t; 1.0 where the interval is unbounded."""
@@ -56,6 +61,25 @@ class Difference:
     def resolved(self) -> bool:
         """The interval excludes 0."""
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+
+    @property
+    def mirrored(self) -> "Difference":
+        """`against` minus `arm`: the same comparison, read from its other side."""
+        low = None if self.high is None else 0.0 - self.high  # so that no zero gets a sign
+        high = None if self.low is None else 0.0 - self.low
+        return replace(self, arm=self.against, against=self.arm, mean=0.0 - self.mean, low=low, high=high)
+
+
+Family = Mapping[tuple[str, str], Difference]
+"""(arm, against) -> the comparison; each pair of arms once, in one order."""
+
+
+def between(family: Family, arm: str, against: str) -> Difference | None:
+    """`arm` minus `against`, in whichever order the family holds the two."""
+    if (arm, against) in family:
+        return family[arm, against]
+    reverse = family.get((against, arm))
+    return reverse.mirrored if reverse is not None else None
 
 
 def paired_intervals(
@@ -80,13 +104,17 @@ def differences(
 ) -> list[Difference]:
     """`values[arm][seed]` compared pairwise; `pairs` (arm, against) is the whole family of this metric.
 
-    A repeated pair counts once. A declared pair counts in m even where its seeds are missing, so that the family stays
-    the registered one. Raises ValueError on a value that is not finite and on an arm compared with itself.
+    A repeated pair counts once, and so does its reverse, which is the same comparison: the first order is kept. A
+    declared pair counts in m even where its seeds are missing, so that the family stays the registered one. Raises
+    ValueError on a value that is not finite and on an arm compared with itself.
     """
     import numpy as np
     from statsmodels.stats.multitest import multipletests
 
-    family = list(dict.fromkeys(pairs))
+    once: dict[frozenset[str], tuple[str, str]] = {}
+    for pair in pairs:
+        once.setdefault(frozenset(pair), pair)
+    family = list(once.values())
     if not family:
         return []
     rows = []
@@ -106,42 +134,35 @@ def differences(
     ]
 
 
-def _difference(arm: str, against: str, metric: str, both: "np.ndarray", m: int, alpha: float) -> dict:
+def _difference(arm: str, against: str, metric: str, both: "np.ndarray", m: int, alpha: float) -> dict[str, Any]:
     """The fields of one Difference, save Holm's. `both`: [2, seeds]."""
     import numpy as np
 
     n = both.shape[1]
     paired = both[0] - both[1]
-    row = {
+    row: dict[str, Any] = {
         "arm": arm,
         "against": against,
         "metric": metric,
         "n": n,
         "mean": float(paired.mean()) if n else 0.0,
-    }
-    row |= {
-        "sd": 0.0,
+        "largest": float(np.abs(paired).max()) if n else 0.0,
+        "sd": float(paired.std(ddof=1)) if n > 1 else 0.0,
         "low": None,
         "high": None,
         "p": 1.0,
-        "correlation": 0.0,
+        "correlation": _correlation(both) if n > 1 else 0.0,
         "resolvable": None,
     }
     if n < 2:
         return row
     if not paired.any():  # the same bits in both arms: nothing to resolve
-        return row | {
-            "low": 0.0,
-            "high": 0.0,
-            "resolvable": 0.0,
-            "correlation": _correlation(both),
-        }
-    sd = float(paired.std(ddof=1))
-    if sd <= 1e-12 * float(np.abs(both).max()):  # rounding only
+        return row | {"low": 0.0, "high": 0.0, "resolvable": 0.0}
+    # An interval from the rounding of sums is no error bar: a constant shift would exclude 0 at any p.
+    if row["sd"] <= ROUNDING * float(np.abs(both).max()):
         return row
     low, high, p = (float(x) for x in paired_intervals(paired, m, alpha))
-    row |= {"sd": sd, "low": low, "high": high, "p": p, "correlation": _correlation(both)}
-    return row | {"resolvable": sd * _resolvable_ratio(n, alpha / m)}
+    return row | {"low": low, "high": high, "p": p, "resolvable": row["sd"] * _resolvable_ratio(n, alpha / m)}
 
 
 def _correlation(both: "np.ndarray") -> float:
@@ -194,8 +215,9 @@ def seeds_needed(effect: float, sd: float, comparisons: int, alpha: float = 0.05
     return high
 
 
-def score_has_signal(scores: Sequence[float], chance: float, items: int, ceiling: float = 1.0) -> bool:
-    """Whether per-seed accuracies lie above chance + 3 SE and below the ceiling - 3 SE.
+def lack_of_signal(scores: Sequence[float], chance: float, items: int, ceiling: float = 1.0) -> str | None:
+    """Why per-seed accuracies can tell nothing apart; None where they lie above chance + 3 SE and below the ceiling -
+    3 SE.
 
     The items are the same for every seed, so their sampling error does not shrink with seeds: SE^2 is p (1 - p) / items
     plus the squared standard error of the mean over seeds.
@@ -205,12 +227,18 @@ def score_has_signal(scores: Sequence[float], chance: float, items: int, ceiling
     if items < 1:
         raise ValueError(f"items={items}: a score is taken over at least one item")
     if not len(scores):
-        return False
+        return "no score"
     mean = float(np.mean(scores))
     over_seeds = float(np.var(scores, ddof=1)) / len(scores) if len(scores) > 1 else 0.0
     at_chance = math.sqrt(chance * (1 - chance) / items + over_seeds)
     at_mean = math.sqrt(max(0.0, mean * (1 - mean)) / items + over_seeds)
-    return chance + 3 * max(at_chance, at_mean) < mean < ceiling - 3 * at_mean
+    above_chance = mean > chance + 3 * max(at_chance, at_mean)
+    below_ceiling = mean < ceiling - 3 * at_mean
+    if above_chance and below_ceiling:
+        return None
+    if below_ceiling:
+        return "not above chance"
+    return "at the ceiling" if above_chance else "too few items"
 
 
 def _best(points: Mapping[float, float]) -> tuple[list[float], int]:
@@ -220,7 +248,10 @@ def _best(points: Mapping[float, float]) -> tuple[list[float], int]:
     return rates, min(range(len(rates)), key=lambda i: (points[rates[i]], abs(i - middle)))
 
 
-def on_edge(points: Mapping[float, float]) -> Literal["low", "high"] | None:
+Edge = Literal["low", "high"]
+
+
+def on_edge(points: Mapping[float, float]) -> Edge | None:
     """At which end of the searched range (rate -> search loss) the optimum lies; None inside, or with a single point.
 
     A diverged point is given as infinity; where all diverged the answer is `low`.
@@ -233,8 +264,9 @@ def on_edge(points: Mapping[float, float]) -> Literal["low", "high"] | None:
     return "high" if best == len(rates) - 1 else None
 
 
-def mistuning_bound(points: Mapping[float, float]) -> float | None:
-    """How much search loss the grid's best point leaves on the table, from log-spaced rates -> loss.
+def mistuning_estimate(points: Mapping[float, float]) -> float | None:
+    """How much search loss the grid's best point may leave on the table, from log-spaced rates -> loss. An estimate and
+    no bound: one seed's noise moves the vertex, and the true excess is often larger.
 
     A parabola in ln(rate) through the best point and its two neighbours: its value there minus that at its vertex. None
     where it has no vertex between them: fewer than three points, the best on an edge, a diverged neighbour, or no

@@ -5,97 +5,97 @@ repeats nothing and no sampler's random start decides what an arm may try. Nothi
 itself. Selection is ours: the least loss among the points that keep the balance that the sweep asks for.
 """
 
+import contextlib
+import dataclasses
 import math
 import os
-import statistics
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ablations.plan import LEARNING_RATE, Arm, Plan
+from ablations import grid
+from ablations.grid import LEARNING_RATE, Key, Measured, Point, eligible, key_of, measure
+from ablations.metrics import share_of_maximum
+from ablations.plan import Arm, Plan
 from ablations.records import Record
-from ablations.stats import mistuning_bound, on_edge
+from ablations.stats import Edge, mistuning_estimate
+from ablations.trialkeys import typed_trial, with_overrides
 from ablations.trials import Trial, Trials
+from models.typed import ConfigError
 
 MAX_WIDENINGS = 2
-"""How often an optimum on the edge widens the learning rates, for all arms."""
-
-Point = dict[str, float]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A search point's mean over its seeds; infinite loss where a seed diverged or failed."""
-
-    loss: float
-    constraint: float
-    """The constrained metric, as a share of its maximum."""
+"""How often an optimum on the edge of a grid widens it."""
 
 
 @dataclass(frozen=True)
 class Choice:
     point: Point
     mistuning: float | None
-    """Bound, in nats, on what a learning rate between the searched ones could gain; None at an edge."""
-    edge: str | None
-    """`low` or `high` where the best learning rate is the last one on that side."""
+    """Estimate, in nats, of what a learning rate between the searched ones could gain; None at an edge."""
+    edges: dict[str, Edge] = field(default_factory=dict)
+    """Searched keys whose best value is the last one on that side."""
     note: str | None = None
 
 
-def key_of(point: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
-    return tuple(sorted(point.items()))
-
-
-def measure(losses: list[float | None], constraints: list[float | None]) -> Measured:
-    """Mean over the seeds of one point."""
-    if not losses or any(loss is None for loss in losses):
-        return Measured(math.inf, math.inf)
-    shares = [share for share in constraints if share is not None]
-    return Measured(
-        statistics.fmean(loss for loss in losses if loss is not None), statistics.fmean(shares) if shares else 0.0
-    )
-
-
-def choose(arm: Arm, measured: Mapping[tuple[tuple[str, float], ...], Measured], limit: float | None) -> Choice:
+def choose(arm: Arm, measured: Mapping[Key, Measured], limit: float | None) -> Choice:
     """Least loss among the points within the limit. The limit binds arms that search a strength of their own; where no
     point meets it, the best-balanced point is taken, and said."""
-    constrained = limit is not None and bool(arm.search)
-    eligible = {p: m for p, m in measured.items() if not constrained or m.constraint <= (limit or 0.0)}
-    note = None
-    if not any(math.isfinite(m.loss) for m in eligible.values()):
-        finite = {p: m for p, m in measured.items() if math.isfinite(m.loss)} or dict(measured)
+    binding = limit if arm.search else None
+    within, note = eligible(measured, binding), None
+    if within:
+        best = min(within, key=lambda p: within[p].loss)
+    else:
+        finite = eligible(measured, None) or dict(measured)
         best = min(finite, key=lambda p: (finite[p].constraint, finite[p].loss))
         if not math.isfinite(measured[best].loss):
             note = f"{arm.name}: all searched points diverged; one of them was taken"
-        elif constrained:
+        else:
             note = f"{arm.name}: no searched point keeps the balance asked for; the best balanced one was taken"
-    else:
-        best = min(eligible, key=lambda p: eligible[p].loss)
     point = dict(best)
-    if LEARNING_RATE not in point:
-        return Choice(point, None, None, note)
-    others = {key: value for key, value in point.items() if key != LEARNING_RATE}
-    curve = {
-        dict(p)[LEARNING_RATE]: m.loss
-        for p, m in measured.items()
-        if {key: value for key, value in p if key != LEARNING_RATE} == others
-    }
-    edge = on_edge(curve) if len(curve) >= 3 else None
-    return Choice(point, mistuning_bound(curve), edge, note)
+    losses = grid.curve(LEARNING_RATE, point, {key: m.loss for key, m in measured.items()})
+    return Choice(point, mistuning_estimate(losses), grid.edges(point, measured, binding), note)
 
 
-def widened(shared: Mapping[str, list[float]], choices: Mapping[str, Choice]) -> dict[str, list[float]] | None:
-    """The shared grid with a learning rate added on each side where some arm's optimum lies on the edge, or None."""
-    rates = sorted(shared.get(LEARNING_RATE, []))
-    sides = {choice.edge for choice in choices.values()} - {None}
-    if len(rates) < 2 or not sides:
+def widened(plan: Plan, choices: Mapping[str, Choice]) -> Plan | None:
+    """The plan with a value added where an optimum lies on an edge, or None where none does, or none can be added.
+
+    Budgets stay equal: a shared key is widened for all arms, and where one arm's strength is widened, each other arm
+    that searches one gets one more value too, beside its best. Arms without a strength have more search seeds instead
+    (`Plan.search_seeds`).
+    """
+    shared = dict(plan.shared)
+    for key, values in plan.shared.items():
+        sides = {choice.edges[key] for choice in choices.values() if key in choice.edges}
+        if sides and len(values) > 1:
+            shared[key] = _valid(plan.baseline, key, grid.widened(values, sides))
+    arms = dict(plan.arms)
+    if any(choices[arm.name].edges.keys() & arm.search.keys() for arm in plan.searched_arms):
+        arms |= {arm.name: _with_another_strength(arm, choices[arm.name]) for arm in plan.searched_arms}
+    if shared == plan.shared and arms == plan.arms:
         return None
-    if "low" in sides:
-        rates = [rates[0] * rates[0] / rates[1], *rates]
-    if "high" in sides:
-        rates = [*rates, rates[-1] * rates[-1] / rates[-2]]
-    return {**shared, LEARNING_RATE: [float(f"{rate:.6g}") for rate in rates]}
+    return dataclasses.replace(plan, shared=shared, arms=arms)
+
+
+def _with_another_strength(arm: Arm, choice: Choice) -> Arm:
+    """One more value of one strength: beyond an edge if one lies there, else beside the best."""
+    searched = [key for key, values in arm.search.items() if len(values) > 1]
+    if not searched:
+        return arm
+    key = next((key for key in searched if key in choice.edges), searched[0])
+    values, side = arm.search[key], choice.edges.get(key)
+    more = grid.widened(values, [side]) if side else grid.refined(values, choice.point[key])
+    return dataclasses.replace(arm, search={**arm.search, key: _valid(arm, key, more)})
+
+
+def _valid(arm: Arm, key: str, values: list[float]) -> list[float]:
+    """Without the values that the key does not take: a share ends at 1, however far its grid would go on."""
+    kept = []
+    for value in values:
+        with contextlib.suppress(ConfigError):
+            typed_trial(with_overrides(arm.keys, {key: value}, key))
+            kept.append(value)
+    return kept
 
 
 def search(
@@ -103,54 +103,64 @@ def search(
 ) -> tuple[dict[str, Choice], list[str]]:
     """The choice of every searched arm, and what the result must say about it. After each generation of learning rates
     `keep` is given the rows of all trials so far."""
-    shared = plan.shared
-    if not any(arm.grid(shared)[0] for arm in plan.searched_arms):
-        return {arm.name: Choice({}, None, None) for arm in plan.searched_arms}, []
+    if not any(arm.grid(plan.shared)[0] for arm in plan.searched_arms):
+        return {arm.name: Choice({}, None) for arm in plan.searched_arms}, []
     studies, notes = Studies(plan, journal), []
     for generation in range(MAX_WIDENINGS + 1):
         asked = [
             trials.of(arm, "search", seed, point)
             for arm in plan.searched_arms
-            for point in arm.grid(shared)
+            for point in arm.grid(plan.shared)
             for seed in plan.search_seeds(arm)
         ]
         records = trials.run("search" + " widened" * bool(generation), asked)
-        keep([_row(trial, records[trial.id]) for trial in asked])
-        choices = {
-            arm.name: _choice(plan, arm, arm.grid(shared), asked, records, studies) for arm in plan.searched_arms
-        }
-        wider = widened(shared, choices)
+        keep([_row(trial, records[trial.id], plan.sweep.search.constraint_metric) for trial in asked])
+        choices = {arm.name: _choice(plan, arm, asked, records, studies) for arm in plan.searched_arms}
+        wider = widened(plan, choices)
         if wider is None:
             break
-        if generation == MAX_WIDENINGS:
-            on_edge = ", ".join(name for name, choice in choices.items() if choice.edge)
-            notes = [f"after {MAX_WIDENINGS} widenings the best learning rate is still on the edge for {on_edge}"]
-            break
-        trials.progress.note(
-            f"an optimum is on the edge: learning rates widened to {wider[LEARNING_RATE]} for all arms"
-        )
-        shared = wider
+        if generation < MAX_WIDENINGS:
+            trials.progress.note(f"an optimum is on the edge of its grid ({_on_edge(choices)}): widened")
+            plan = wider
+    if _on_edge(choices):
+        notes = [f"the best searched value is still on the edge of its grid: {_on_edge(choices)}"]
+    notes += _unequal_budgets(plan)
     return choices, [*notes, *(choice.note for choice in choices.values() if choice.note)]
 
 
-def _row(trial: Trial, record: Record) -> dict[str, Any]:
-    measured = {name: _metric(record, name) for name in ("loss", "max_vio_global")}
+def _on_edge(choices: Mapping[str, Choice]) -> str:
+    return ", ".join(
+        f"{key}={choice.point[key]:g} of {name} ({side}est)"
+        for name, choice in choices.items()
+        for key, side in choice.edges.items()
+    )
+
+
+def _unequal_budgets(plan: Plan) -> list[str]:
+    """A remark where arms were searched with different numbers of trials: the sweep lists too few search seeds."""
+    budgets = {arm.name: len(arm.grid(plan.shared)) * len(plan.search_seeds(arm)) for arm in plan.searched_arms}
+    if len(set(budgets.values())) == 1:
+        return []
+    return [f"search trials per arm are not equal: {', '.join(f'{name} {n}' for name, n in budgets.items())}"]
+
+
+def _row(trial: Trial, record: Record, constraint: str | None) -> dict[str, Any]:
+    names = {"loss", "max_vio_global", *([constraint] if constraint is not None else [])}
+    measured = {name: _metric(record, name) for name in sorted(names)}
     return {"arm": trial.arm, "point": trial.point, "seed": trial.seed, "id": trial.id, **measured}
 
 
-def _choice(
-    plan: Plan, arm: Arm, grid: list[Point], trials: list[Trial], records: Mapping[str, Record], studies: "Studies"
-) -> Choice:
-    rule = plan.sweep.search
-    measured: dict[Any, Measured] = {}
-    ids: dict[Any, list[str]] = {}
-    for point in grid:
+def _choice(plan: Plan, arm: Arm, trials: list[Trial], records: Mapping[str, Record], studies: "Studies") -> Choice:
+    rule, points = plan.sweep.search, arm.grid(plan.shared)
+    measured: dict[Key, Measured] = {}
+    ids: dict[Key, list[str]] = {}
+    for point in points:
         own = [t for t in trials if t.arm == arm.name and t.point == point]
         shares = [_share_of_max(records[t.id], rule.constraint_metric) for t in own]
         measured[key_of(point)] = measure([_metric(records[t.id], "loss") for t in own], shares)
         ids[key_of(point)] = [t.id for t in own]
-    studies.tell(arm, grid, measured, ids)
-    return choose(arm, measured, rule.constraint_max if rule.constraint_metric else None)
+    studies.tell(arm, points, measured, ids)
+    return choose(arm, measured, rule.constraint_max if rule.constraint_metric is not None else None)
 
 
 def _metric(record: Record, name: str) -> float | None:
@@ -158,9 +168,7 @@ def _metric(record: Record, name: str) -> float | None:
 
 
 def _share_of_max(record: Record, name: str | None) -> float | None:
-    value = _metric(record, name) if name else None
-    most = record.metrics.get("max_vio_max") if name and name.startswith("max_vio") else 1.0
-    return None if value is None else value / (most or 1.0)
+    return share_of_maximum(record.metrics, name) if name is not None and record.status == "complete" else None
 
 
 class Studies:

@@ -10,25 +10,18 @@ from typing import Any
 
 from ablations.home import ROOT
 from ablations.keys import TRIAL_GROUPS
+from ablations.metrics import METRICS, check_measured, check_named
+from ablations.metrics import metric as metric_of
 from ablations.schema import Config, ExpectedConfig, SweepConfig
 from ablations.trialkeys import differing, get, trial_keys, typed_trial, with_overrides
-from models.config import ROLES
 from models.typed import ConfigError, build, closest
 
 SCALES = ROOT / "ablations" / "scales"
 RESERVED = ("aa", "control", "all")
 """Arms that the harness adds by itself, and the word for every arm."""
-METRICS = (
-    *("loss", "bits_per_byte", "max_vio_global", "max_vio_batch", "routing_entropy"),
-    *("mtp_tokens_per_forward", *(f"mtp_{kind}_{k}" for kind in ("loss", "acceptance") for k in range(1, 4))),
-    *("loss_error", "gradient_cosine", "unpromoted_error", "saved_bytes_per_token"),
-    *(f"{what}_{role}" for what in ("rounding_error", "underflow", "saturation") for role in ROLES),
-)
-"""What records hold, where a model has experts, MTP modules and a named precision; `loss_error` is made from the curves
-of two (ablations/losscurve.py). lm-eval scores are `task/metric`."""
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 NEIGHBOURS = 2.0
-"""Largest ratio between neighbouring learning rates: with a wider grid the bound on mistuning says nothing."""
+"""Largest ratio between neighbouring learning rates: with a wider grid the estimate of mistuning says nothing."""
 
 
 def shown(path: Path) -> str:
@@ -197,13 +190,18 @@ def check_sweep(sweep: SweepConfig) -> None:
         same = first.setdefault((claim.arm, claim.against or sweep.baseline, claim.metric, claim.kind), i)
         if same != i:
             raise ConfigError(f"expected[{i}]: the same claim as expected[{same}]; each is judged once, keep one")
-    for key, metric in (("primary", sweep.primary), *((f"metrics[{i}]", m) for i, m in enumerate(sweep.metrics))):
-        _check_metric(key, metric)
+    for place, metric in named_metrics(sweep):
+        check_named(place, metric)
     share = sweep.search.constraint_max
     if (sweep.search.constraint_metric is None) != (share is None):
         raise ConfigError("search.constraint_metric, search.constraint_max: one needs the other")
     if sweep.search.constraint_metric is not None and share is not None:
-        _check_metric("search.constraint_metric", sweep.search.constraint_metric)
+        if metric_of(sweep.search.constraint_metric).maximum is None:
+            known = ", ".join(metric.name for metric in METRICS if metric.maximum is not None)
+            raise ConfigError(
+                f"search.constraint_metric={sweep.search.constraint_metric}: has no known maximum that "
+                f"search.constraint_max could be a share of (these have: {known})"
+            )
 
 
 def check_control(control: Mapping[str, Any], baseline: Mapping[str, Any], file: str) -> None:
@@ -251,7 +249,7 @@ def _check_claim(claim: ExpectedConfig, place: str, sweep: SweepConfig) -> None:
             raise ConfigError(f"{place}.{key}={arm}: no such arm{closest(arm, sweep.arms)}")
     if claim.arm == (claim.against or sweep.baseline):
         raise ConfigError(f"{place}.arm={claim.arm}: is compared with itself; name another in `against`")
-    _check_metric(f"{place}.metric", claim.metric)
+    check_named(f"{place}.metric", claim.metric, directional=claim.kind in ("better", "not_worse"))
     if claim.kind in ("equal", "not_worse", "identical") and claim.margin is None:
         raise ConfigError(f"{place}.margin: missing; kind {claim.kind} needs a margin above 0")
     region = claim.region
@@ -259,10 +257,20 @@ def _check_claim(claim: ExpectedConfig, place: str, sweep: SweepConfig) -> None:
         raise ConfigError(f"{place}.region={region}: kind value needs [low, high]")
 
 
-def _check_metric(place: str, metric: str) -> None:
-    if metric not in METRICS and "/" not in metric:
-        known = ", ".join(METRICS)
-        raise ConfigError(f"{place}={metric}: no such metric{closest(metric, METRICS)} (known: {known}, task/metric)")
+def named_metrics(sweep: SweepConfig) -> list[tuple[str, str]]:
+    """(place in the file, metric) of every metric that a sweep names."""
+    places = [("primary", sweep.primary), *((f"metrics[{i}]", name) for i, name in enumerate(sweep.metrics))]
+    places += [(f"expected[{i}].metric", claim.metric) for i, claim in enumerate(sweep.expected)]
+    if sweep.search.constraint_metric is not None:
+        places.append(("search.constraint_metric", sweep.search.constraint_metric))
+    return places
+
+
+def check_metrics_exist(sweep: SweepConfig, resolved: Mapping[str, Mapping[str, Any]], file: str) -> None:
+    """Raise ConfigError for a metric that no trial of the arms, given as their trial keys, will have."""
+    depth = max(keys["model"]["mtp"]["depth"] for keys in resolved.values())
+    for place, metric in named_metrics(sweep):
+        check_measured(f"{file}: {place}", metric, list(resolved[sweep.baseline]["eval"]["tasks"]), depth)
 
 
 def _check_keys(sweep: SweepConfig, file: str) -> None:

@@ -1,6 +1,6 @@
 """The tables of what an arm costs: size, speed, and what is left of a difference at equal cost."""
 
-from ablations.equalcost import MIN_ROUNDS, Ratio, at_equal_cost, time_ratio
+from ablations.equalcost import FARTHEST, MIN_ROUNDS, Ratio, at_equal_cost, stretch, time_ratio
 from ablations.show import numbers
 from ablations.show.numbers import ABSENT
 from ablations.show.results import ArmResult, Result
@@ -22,7 +22,7 @@ def size_table(result: Result) -> Table:
     rows, knobs = [], []
     for arm in result.arms.values():
         plan = dict(arm.plan)
-        if plan.get("flops_per_token") and plan.get("tokens"):
+        if plan.get("flops_per_token") is not None and plan.get("tokens") is not None:
             plan["train_flops"] = plan["flops_per_token"] * plan["tokens"]
         held = plan.get("matched", result.plan.get("matched", {})).get("equal", [])
         held = [] if arm.name == result.baseline else held
@@ -48,10 +48,10 @@ def speed_table(result: Result) -> Table:
         cells = [
             arm.name,
             _number(rate, "{:,.0f}"),
-            _number(rate / reference if rate and reference else None, "{:.2f}"),
+            _number(rate / reference if rate is not None and reference else None, "{:.2f}"),
         ]
         if weighed:
-            cells.append(_number(memory / 2**20 if memory else None, "{:,.0f}"))
+            cells.append(_number(memory / 2**20 if memory is not None else None, "{:,.0f}"))
         if decoded:
             cells.append(_number(arm.speed.get("decode_tokens_per_second"), "{:,.0f}"))
         if drafted:
@@ -86,22 +86,28 @@ def equal_cost_table(result: Result) -> Table:
             columns += [f"training {name} of {result.baseline}", f"difference at equal {name}", "95 % interval"]
             for row in rows:
                 found = [moved[row[0]] for moved in (low, middle, high) if row[0] in moved]
-                row += _moved(spent[row[0]], found) if found else [ABSENT] * 3
+                row += _moved(spent[row[0]], found, fraction) if found else [ABSENT] * 3
     note = (
         f"Loss in nats, as if every arm had spent what {result.baseline} did: moved at each seed along the slope "
-        f"between {result.baseline} and the control on {numbers.percent(fraction)} of its tokens. A rough estimate far "
-        "from 1.00."
+        f"between {result.baseline} and the control on {numbers.percent(fraction)} of its tokens. Beyond the control "
+        "the slope is extrapolated, and the cell says to how many times its distance in ln(tokens); where the tokens "
+        f"would change by more than a factor of {FARTHEST:g}, the difference is left out."
     )
     return Table("At equal cost", columns, rows if len(columns) > 1 else [], note)
 
 
-def _moved(ratio: Ratio, found: list[Difference]) -> list[str]:
+def _moved(ratio: Ratio, found: list[Difference], fraction: float) -> list[str]:
     """The ratio, the difference at it, and an interval that holds those at both ends of the ratio's."""
     low, middle, high = ratio.ends
+    cost = f"{middle:.2f}" + (f" [{low:.2f}, {high:.2f}]" if low < high else "")
+    stretches = [stretch(end, fraction) for end in ratio.ends]
+    farthest = max((times for times in stretches if times is not None), default=0.0)
+    if None in stretches:
+        return [cost, ABSENT, ABSENT]
     lows, highs = ([end for d in found if (end := getattr(d, name)) is not None] for name in ("low", "high"))
     return [
-        f"{middle:.2f}" + (f" [{low:.2f}, {high:.2f}]" if low < high else ""),
-        numbers.signed(found[1].mean, 4),
+        cost,
+        numbers.signed(found[1].mean, 4) + (f" (extrapolated {farthest:.1f}x)" if farthest > 1 else ""),
         numbers.interval(min(lows), max(highs), 4) if len(lows) == len(highs) == 3 else ABSENT,
     ]
 

@@ -5,37 +5,8 @@ from typing import Any
 
 ABSENT = "-"
 
-_LABELS = {
-    "loss": ("loss", "nats", 4),
-    "bits_per_byte": ("bits per byte", "bits per byte", 4),
-    "max_vio_global": ("MaxVio_global", "", 3),
-    "max_vio_batch": ("MaxVio_batch", "", 3),
-    "max_vio_floor": ("MaxVio floor", "", 3),
-    "max_vio_max": ("MaxVio maximum", "", 3),
-    "routing_entropy": ("routing entropy", "nats", 3),
-    "loss_error": ("relative loss error", "", 5),
-    "gradient_cosine": ("gradient cosine", "", 5),
-}
-
 _SHORT = {"optim.lr": "lr", "model.moe.balance.alpha": "alpha", "model.moe.balance.update_speed": "u"}
 """Searched keys by the letter that the papers use."""
-
-
-def label(metric: str) -> str:
-    """How a metric is called in prose; of lm-eval's `task/metric` the task alone where it names the metric too."""
-    if metric in _LABELS:
-        return _LABELS[metric][0]
-    task, _, name = metric.partition("/")
-    return (task if name in task else f"{task} {name}").replace("_", " ")
-
-
-def unit(metric: str) -> str:
-    return _LABELS[metric][1] if metric in _LABELS else ""
-
-
-def digits(metric: str) -> int:
-    """Decimals that the noise of small runs leaves meaningful."""
-    return _LABELS[metric][2] if metric in _LABELS else 4
 
 
 def present(value: float | None) -> bool:

@@ -6,26 +6,21 @@ or repeat them: guards, search, deviations, the plan's hash, the environment, th
 
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ablations.show import numbers, palette
-from ablations.show.costs import equal_cost_table, size_table, speed_table
 from ablations.show.figures import Picture
-from ablations.show.pipeline import pipeline_table
-from ablations.show.precision import precision_table
 from ablations.show.render import failure_lines, summary_sentence
 from ablations.show.results import Result
 from ablations.show.table import Table
-from ablations.show.tables import (
-    balance_table,
-    guards_table,
-    loss_table,
-    mtp_table,
-    scores_table,
-    search_table,
-    sensitivity_table,
-    verdict_table,
-)
+from ablations.show.tables import TABLES, all_tables
+
+FIGURES_AFTER = {
+    "verdicts": ("differences",),
+    "constraint": ("loss", "max_vio", "frontier", "load"),
+    "pipeline": ("timelines", "memory"),
+}
+"""Which figures stand behind which table, or where it would stand."""
 
 STYLE = """
 :root { --paper: #ffffff; --panel: #f5f6f8; --ink: #1b1f24; --muted: #5d646d; --faint: #d5d9de;
@@ -81,23 +76,13 @@ _VARIABLES = {
 def page_html(result: Result, pictures: Sequence[Picture], commands: Sequence[str]) -> str:
     """`commands`: what a reader types to repeat this result."""
     by_name = {picture.name: picture for picture in pictures}
-    title = f"{result.sweep} ({result.scale})"
+    title, tables = f"{result.sweep} ({result.scale})", all_tables(result)
     parts = [
         f'<p class="eyebrow">{_text(result.sweep)} · scale={_text(result.scale)} · {_text(_extent(result))}</p>',
         f"<h1>{_text(result.plan.get('question') or result.sweep)}</h1>",
         f'<p class="lead">{_number(summary_sentence(result))}</p>',
         *_warnings(result),
-        "<h2>Verdicts</h2>" if result.verdicts else "",
-        _claims(result),
-        _figure(by_name.get("differences")),
-        *(_section(result, table(result)) for table in (loss_table, balance_table)),
-        "<h2>Training</h2>" if {"loss", "max_vio"} & set(by_name) else "",
-        *(_figure(by_name.get(name)) for name in ("loss", "max_vio", "frontier", "load")),
-        *(_section(result, table(result)) for table in (mtp_table, precision_table, scores_table, pipeline_table)),
-        *(_figure(by_name.get(name)) for name in ("timelines", "memory")),
-        *(_section(result, table(result)) for table in (sensitivity_table, guards_table)),
-        _section(result, search_table(result), folded=True),
-        *(_section(result, table(result)) for table in (size_table, speed_table, equal_cost_table)),
+        *(part for name in TABLES for part in (_shown(result, name, tables.get(name)), *_figures(name, by_name))),
         _provenance(result, commands),
     ]
     body = "\n".join(part for part in parts if part)
@@ -134,28 +119,34 @@ def _warnings(result: Result) -> list[str]:
     return [f'<p class="warning">{_text(line)}</p>' for line in lines]
 
 
-def _claims(result: Result) -> str:
-    """One card per claim; the paper's number beside the measured one."""
-    if not result.verdicts:
+def _shown(result: Result, name: str, table: Table | None) -> str:
+    if table is None:
         return ""
+    return _claims(result, table) if name == "verdicts" else _section(result, table)
+
+
+def _figures(after: str, pictures: Mapping[str, Picture]) -> list[str]:
+    return [_figure(pictures[name]) for name in FIGURES_AFTER.get(after, ()) if name in pictures]
+
+
+def _claims(result: Result, table: Table) -> str:
+    """One card per claim; the paper's number beside the measured one."""
     cards = []
-    table = verdict_table(result)
-    for row in table.rows:
+    for verdict, row in zip(result.verdicts, table.rows, strict=True):
         claim, outcome, paper, paper_difference, measured, interval, why = row
         facts = {"measured": measured, "95 %": interval, "paper": paper_difference}
         shown = (f"<dt>{k}</dt><dd>{_number(v)}</dd>" for k, v in facts.items() if v != numbers.ABSENT)
         cards.append(
-            f'<li><span class="outcome {outcome.replace(" ", "-")}">{_text(outcome)}</span>'
+            f'<li><span class="outcome {verdict.outcome.replace(" ", "-")}">{_text(outcome)}</span>'
             f"<p>{_text(claim)}</p>"
             f"<dl>{''.join(shown)}</dl>"
             f'<p class="note">{_number(why)}{_number(" Paper: " + paper) if paper != numbers.ABSENT else ""}</p></li>'
         )
-    return f'<ul class="claims">{"".join(cards)}</ul>\n<p class="note">{_text(table.note)}</p>'
+    cards_html = f'<ul class="claims">{"".join(cards)}</ul>'
+    return f'<h2>{_text(table.title)}</h2>\n{cards_html}\n<p class="note">{_text(table.note)}</p>'
 
 
-def _section(result: Result, table: Table, folded: bool = False) -> str:
-    if not table.rows:
-        return ""
+def _section(result: Result, table: Table) -> str:
     head = "".join(f'<th scope="col"{_word(i, table)}>{_text(c)}</th>' for i, c in enumerate(table.columns))
     rows = []
     for row in table.rows:
@@ -164,7 +155,7 @@ def _section(result: Result, table: Table, folded: bool = False) -> str:
         cells = (f"<td{_word(i, table, cell)}>{_number(cell)}</td>" for i, cell in enumerate(row))
         rows.append(f"<tr{standing}>{''.join(cells)}</tr>")
     body = f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
-    if folded:
+    if table.folded:
         body = f"<details><summary>{len(table.rows)} points</summary>{body}</details>"
     note = f'\n<p class="note">{_text(table.note)}</p>' if table.note else ""
     return f"<h2>{_text(table.title)}</h2>\n{body}{note}"
@@ -176,9 +167,7 @@ def _word(index: int, table: Table, cell: str = "") -> str:
     return ' class="word long"' if len(cell) > 48 else ' class="word"'
 
 
-def _figure(picture: Picture | None) -> str:
-    if picture is None:
-        return ""
+def _figure(picture: Picture) -> str:
     return f"<figure>{inline_svg(picture)}<figcaption>{_text(picture.caption)}</figcaption></figure>"
 
 

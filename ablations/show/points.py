@@ -5,7 +5,7 @@ import statistics
 import typing
 from typing import Any
 
-from ablations.schema import ExpectedConfig
+from ablations.metrics import metric as metric_of
 from ablations.show import numbers
 from ablations.show.palette import FAINT, INK, MUTED, WIDTH, legend, look_of
 from ablations.show.results import Result
@@ -161,19 +161,47 @@ def forest(result: Result) -> "Figure | None":
         len(families), 1, figsize=(WIDTH, 0.8 + sum(0.36 * h + 0.6 for h in heights)), layout="constrained",
         squeeze=False, height_ratios=heights,
     )  # fmt: skip
-    for panel, (metric, rows) in zip(axes[:, 0], families.items(), strict=True):
-        claims = {(e.arm, e.against or result.baseline): e for e in result.expected if e.metric == metric}
-        _forest_panel(panel, rows, claims, looks, result.baseline)
-        unit = f" ({numbers.unit(metric)})" if numbers.unit(metric) else ""
-        panel.set_title(f"Difference in {numbers.label(metric)}{unit}")
-    figure.supxlabel("arm minus the other; left of 0 is better", fontsize=9)
+    sides = {name: BETTER_SIDE[metric_of(name).better] for name in families}
+    alike = len(set(sides.values())) == 1
+    for panel, (name, rows) in zip(axes[:, 0], families.items(), strict=True):
+        _forest_panel(panel, rows, _claims(result, name), looks, result.baseline)
+        metric = metric_of(name)
+        unit = f" ({metric.unit})" if metric.unit else ""
+        panel.set_title(f"Difference in {metric.label}{unit}" + ("" if alike else f"; {sides[name]}"))
+    figure.supxlabel("arm minus the other" + (f"; {sides[name]}" if alike else ""), fontsize=9)
     return figure
+
+
+BETTER_SIDE = {
+    "lower": "left of 0 is better",
+    "higher": "right of 0 is better",
+    None: "neither side is better",
+}
+
+
+class Claimed(typing.NamedTuple):
+    """Where a claim says that a difference lies."""
+
+    region: tuple[float, float]
+    paper: float | None
+
+
+def _claims(result: Result, metric: str) -> dict[tuple[str, str], Claimed]:
+    """By (arm, against), and by the reverse, in which the same comparison may be drawn."""
+    found: dict[tuple[str, str], Claimed] = {}
+    for expected in result.expected:
+        if expected.metric == metric:
+            (low, high), paper = region_of(expected), expected.paper_value
+            arm, against = expected.arm, expected.against or result.baseline
+            found[arm, against] = Claimed((low, high), paper)
+            found.setdefault((against, arm), Claimed((-high, -low), None if paper is None else -paper))
+    return found
 
 
 def _forest_panel(
     axes: "Axes",
     rows: list[Difference],
-    claims: dict[tuple[str, str], ExpectedConfig],
+    claims: dict[tuple[str, str], Claimed],
     looks: dict[str, dict[str, Any]],
     baseline: str,
 ) -> None:
@@ -181,18 +209,18 @@ def _forest_panel(
     for d in rows:
         ends += [end for end in (d.low, d.mean, d.high) if end is not None and math.isfinite(end)]
         claim = claims.get((d.arm, d.against))
-        ends += [claim.paper_value] if claim and claim.paper_value is not None else []
-        ends += [end for end in (region_of(claim) if claim else ()) if math.isfinite(end)]
+        ends += [claim.paper] if claim and claim.paper is not None else []
+        ends += [end for end in (claim.region if claim else ()) if math.isfinite(end)]
     room = 0.08 * ((max(ends) - min(ends)) or 1.0)
     left, right = min(ends) - room, max(ends) + room
     for row, d in enumerate(rows):
         claim, look = claims.get((d.arm, d.against)), looks[d.arm]
         if claim:
-            low, high = (min(max(end, left), right) for end in region_of(claim))
+            low, high = (min(max(end, left), right) for end in claim.region)
             axes.barh(row, high - low, left=low, height=0.72, color=FAINT, alpha=0.75, zorder=0.5)
-            if claim.paper_value is not None:
+            if claim.paper is not None:
                 axes.plot(
-                    claim.paper_value, row, marker="D", markersize=6, markerfacecolor="none", markeredgecolor=INK,
+                    claim.paper, row, marker="D", markersize=6, markerfacecolor="none", markeredgecolor=INK,
                     markeredgewidth=1.1, linestyle="",
                 )  # fmt: skip
         if d.low is not None and d.high is not None:

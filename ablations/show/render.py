@@ -1,4 +1,4 @@
-"""The result as Markdown, as CSV, on a terminal, and in a sentence.
+"""The result as Markdown, as CSV, and in a sentence.
 
 `table.csv` holds what a rerun on the same machine must repeat byte for byte; what depends on the clock goes to
 `timings.csv`.
@@ -9,19 +9,16 @@ import io
 import json
 import math
 import statistics
-import typing
 
+from ablations.metrics import metric as metric_of
 from ablations.schema import ExpectedConfig
 from ablations.show import numbers
 from ablations.show.numbers import ABSENT
 from ablations.show.results import Result
 from ablations.show.table import Table
-from ablations.show.tables import all_tables, is_accuracy, score_cell, seeds_cell
+from ablations.show.tables import all_tables
 from ablations.stats import Difference
 from ablations.verdicts import Verdict, region_of
-
-if typing.TYPE_CHECKING:
-    import rich.table
 
 
 def table_md(result: Result) -> str:
@@ -29,7 +26,7 @@ def table_md(result: Result) -> str:
     if result.plan.get("question"):
         lines += [f"**{result.plan['question']}**", ""]
     lines += [summary_sentence(result), ""]
-    for table in all_tables(result):
+    for table in all_tables(result).values():
         lines += [f"## {table.title}", "", *_markdown(table), ""]
         if table.note:
             lines += [table.note, ""]
@@ -70,7 +67,7 @@ def summary_sentence(result: Result) -> str:
             d = result.difference(arm.name)
             if arm.kind == "arm" and d is not None and numbers.present(d.mean):
                 word = "resolved" if d.resolved else "not resolved"
-                parts.append(f"{arm.name} against {result.baseline}: {_measured(d, result.primary)}, {word}")
+                parts.append(f"{arm.name} against {result.baseline}: {_measured(d)}, {word}")
     for arm in result.arms.values():
         diverged = len(arm.of_status("diverged"))
         if diverged:
@@ -84,81 +81,44 @@ def summary_sentence(result: Result) -> str:
 
 def _finding(result: Result, index: int) -> str:
     expected, verdict = result.expected[index], result.verdicts[index]
-    d, metric = verdict.difference, expected.metric
+    d, metric = verdict.difference, metric_of(expected.metric)
     against = expected.against or result.baseline
     paper = f" (claimed: {_claimed(expected)}"
-    paper += (
-        f"; paper: {numbers.signed(expected.paper_value, numbers.digits(metric))})"
-        if numbers.present(expected.paper_value)
-        else ")"
-    )
+    if expected.paper_value is not None:
+        paper += f"; paper: {numbers.signed(expected.paper_value, metric.digits)}"
     if d is None or not numbers.present(d.mean):
         why = verdict.why.rstrip(".")
-        return f"{verdict.arm} against {against} in {numbers.label(metric)}: {_outcome(verdict)}, {why}"
-    if metric.startswith("max_vio"):
-        arms = [result.arms[name].mean(metric) for name in (verdict.arm, against)]
-        here, there = (numbers.fixed(value, 3) for value in arms)
-        return (
-            f"{numbers.label(metric)} of {verdict.arm} {here} against {there} of {against}: {_outcome(verdict)}{paper}"
-        )
-    return f"{verdict.arm} against {against}: {_measured(d, metric)}, {_outcome(verdict)}{paper}"
+        return f"{verdict.arm} against {against} in {metric.label}: {_outcome(verdict)}, {why}"
+    if metric.maximum is not None:  # a share of something: the values say more than their difference
+        arms = [result.arms[name].mean(metric.name) for name in (verdict.arm, against)]
+        here, there = (numbers.fixed(value, metric.digits) for value in arms)
+        return f"{metric.label} of {verdict.arm} {here} against {there} of {against}: {_outcome(verdict)}{paper})"
+    return f"{verdict.arm} against {against}: {_measured(d)}, {_outcome(verdict)}{paper})"
 
 
 def _claimed(expected: ExpectedConfig) -> str:
     """What the difference should be, in as few words as there are."""
+    if expected.kind == "better":
+        return str(metric_of(expected.metric).better)
     low, high = region_of(expected)
     if math.isinf(low):
-        return "lower" if high == 0 else f"at most {high:+g}"
+        return f"at most {high:+g}"
+    if math.isinf(high):
+        return f"at least {low:+g}"
     return f"within {high:g}" if low == -high else f"{low:+g} to {high:+g}"
 
 
 def _outcome(verdict: Verdict) -> str:
-    return "void (the A/A arm differs)" if verdict.outcome == "void" else verdict.outcome
+    word = "void (the A/A arm differs)" if verdict.outcome == "void" else verdict.outcome
+    return word if verdict.caveat is None else f"{word}, {verdict.caveat}"
 
 
-def _measured(difference: Difference, metric: str) -> str:
-    places, unit = numbers.digits(metric), numbers.unit(metric) or numbers.label(metric)
-    band = numbers.interval(difference.low, difference.high, places)
-    return f"{numbers.signed(difference.mean, places)} {unit}" + (f" {band}" if band != ABSENT else "")
-
-
-def terminal_table(result: Result) -> "rich.table.Table":
-    """The compact table: fits 110 columns; the whole is in table.md."""
-    import rich.table
-
-    metric = result.primary
-    places = numbers.digits(metric)
-    accuracy = next((m for m in result.score_metrics if is_accuracy(m)), None)
-    table = rich.table.Table(
-        title=f"{result.sweep}, scale={result.scale}: difference to {result.baseline}, paired, 95 % simultaneous",
-        title_justify="left",
-        box=rich.box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
+def _measured(difference: Difference) -> str:
+    metric = metric_of(difference.metric)
+    band = numbers.interval(difference.low, difference.high, metric.digits)
+    return f"{numbers.signed(difference.mean, metric.digits)} {metric.unit or metric.label}" + (
+        f" {band}" if band != ABSENT else ""
     )
-    table.add_column("arm", no_wrap=True)
-    table.add_column("chosen", min_width=11)
-    table.add_column("seeds", min_width=8 if any(r.status != "complete" for r in result.all_records) else 5)
-    heads = [numbers.label(metric), "difference", "Holm p", "MaxVio"]
-    heads += ["cloze" if "cloze" in accuracy else "score"] if accuracy else []
-    heads += ["tok/s"] if any(arm.speed for arm in result.arms.values()) else []
-    heads += ["MiB"] if any("peak_training_bytes" in arm.speed for arm in result.arms.values()) else []
-    for head in heads:
-        table.add_column(head, justify="right", no_wrap=True)
-    for arm in result.arms.values():
-        d = result.difference(arm.name)
-        row = [arm.name, numbers.settings(arm.chosen), seeds_cell(arm), numbers.fixed(arm.mean(metric), places)]
-        band = numbers.interval(d.low, d.high, places) if d else ABSENT
-        row.append((numbers.signed(d.mean, places) if d else ABSENT) + (f" {band}" if band != ABSENT else ""))
-        row += [numbers.p_value(d.p_holm if d else None), numbers.fixed(arm.mean("max_vio_global"), 3)]
-        row += [score_cell(arm, accuracy).replace(" (no signal)", "*")] if accuracy else []
-        row += [numbers.count(arm.speed.get("tokens_per_second"))] if "tok/s" in heads else []
-        if "MiB" in heads:
-            memory = arm.speed.get("peak_training_bytes")
-            row.append(f"{memory / 2**20:,.0f}" if memory else ABSENT)
-        table.add_row(*row, style=None if arm.kind == "arm" else "dim")
-    if accuracy and any("no signal" in score_cell(arm, accuracy) for arm in result.arms.values()):
-        table.caption = "* no signal: not above chance"
-    return table
 
 
 def table_csv(result: Result) -> str:
@@ -180,7 +140,7 @@ def table_csv(result: Result) -> str:
         for metric in sorted(result.differences):
             row |= {metric: arm.mean(metric), f"{metric}_sd": arm.sd(metric)}
             d = result.difference(arm.name, metric)
-            for name in ("n", "mean", "sd", "low", "high", "p", "p_holm", "correlation"):
+            for name in ("n", "mean", "sd", "largest", "low", "high", "p", "p_holm", "correlation"):
                 row[f"{metric}_difference_{name}"] = getattr(d, name) if d else None
         rows.append(row)
     return _csv(rows)

@@ -4,7 +4,6 @@ Nothing here is parsed from logs, and nothing is dropped: a diverged or failed t
 mean. Records that do not exist yet are simply not there, so that the same code reports a sweep that is still running.
 """
 
-import dataclasses
 import hashlib
 import math
 import statistics
@@ -13,16 +12,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ablations.constraint import Constraint, Held
 from ablations.files import read_json
 from ablations.losscurve import loss_error
+from ablations.metrics import metric as metric_of
+from ablations.metrics import share_of_maximum
 from ablations.records import RECORD, Record, read_record, recorded_at
 from ablations.schema import ExpectedConfig
-from ablations.stats import Difference, differences, tokens_saved
-from ablations.verdicts import DECISION_RULE, Verdict, verdict
+from ablations.show.judging import families_of, verdicts_of, with_search
+from ablations.stats import Difference, Edge, between, tokens_saved
+from ablations.verdicts import DECISION_RULE, Verdict
 from models.typed import ConfigError, build, closest
-
-ALWAYS = ["loss", "bits_per_byte", "max_vio_global", "max_vio_batch", "routing_entropy"]
-"""Metrics that every table shows, whatever the sweep lists."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,8 @@ class SearchTrial:
     id: str
     loss: float | None
     max_vio: float | None
+    share: float | None
+    """The constrained metric over its maximum; None where the search had no constraint."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,12 @@ class ArmResult:
     values: dict[str, dict[int, float]] = field(default_factory=dict)
     guards: list[Guard] = field(default_factory=list)
     mistuning: float | None = None
-    """Bound, in nats, on what a better point between the searched ones could gain; None where nothing was searched."""
+    """Estimate, in nats, of what a better point between the searched ones could gain; None where nothing was searched,
+    and at an edge."""
+    edges: dict[str, Edge] = field(default_factory=dict)
+    """Searched keys whose chosen value is the last of its grid on that side."""
+    held: Held | None = None
+    """The search's limit on balance, on these trials; None where it had none."""
     speed: dict[str, float] = field(default_factory=dict)
     seconds_per_token: list[float] = field(default_factory=list)
     """Of training, one for each round in which all arms were timed in turn."""
@@ -80,7 +87,7 @@ class ArmResult:
     @property
     def tokens_per_active_parameter(self) -> float | None:
         tokens, active = self.plan.get("tokens"), self.plan.get("active_params")
-        return tokens / active if tokens and active else None
+        return tokens / active if tokens is not None and active else None
 
 
 @dataclass(frozen=True)
@@ -97,7 +104,8 @@ class Result:
     seeds: list[int]
     arms: dict[str, ArmResult]
     differences: dict[str, dict[tuple[str, str], Difference]]
-    """Per metric, (arm, against) -> the paired difference; all pairs of a metric are one family."""
+    """Per metric, (arm, against) -> the paired difference; all pairs of a metric are one family, each in one order
+    (`difference` finds it in both)."""
     expected: list[ExpectedConfig]
     verdicts: list[Verdict]
     """One per entry of `expected`, in the same order."""
@@ -112,7 +120,7 @@ class Result:
         return next((arm for arm in self.arms.values() if arm.kind == kind), None)
 
     def difference(self, arm: str, metric: str | None = None, against: str | None = None) -> Difference | None:
-        return self.differences.get(metric or self.primary, {}).get((arm, against or self.baseline))
+        return between(self.differences.get(metric or self.primary, {}), arm, against or self.baseline)
 
     def tokens_equivalent(self, difference: Difference | None) -> float | None:
         """The share of the training tokens that a loss difference is worth; positive saves tokens (method: costs)."""
@@ -214,8 +222,10 @@ def _gather(folder: Path, find: Callable[[str], Record | None]) -> Result:
         deviations.append("plan.json is not the plan that these trials were run under (its hash differs)")
     if plan.get("decision_rule") not in (None, DECISION_RULE):
         deviations.append("the verdicts follow the decision rule of a later version, not that of plan.json")
-    families = _differences(arms, baseline, primary, expected, plan)
-    searched = {entry["arm"] for entry in trials.get("search", [])}
+    families = families_of(arms, baseline, primary, expected, plan)
+    constraint = Constraint.of(plan.get("search_rule", {}))
+    search = [_search_trial(entry, constraint, arms) for entry in trials.get("search", [])]
+    arms = {name: with_search(arm, search, constraint) for name, arm in arms.items()}
     return Result(
         sweep=plan["sweep"],
         scale=plan["scale"],
@@ -227,8 +237,8 @@ def _gather(folder: Path, find: Callable[[str], Record | None]) -> Result:
         arms=arms,
         differences={m: {pair: d for pair, d in f.items() if d.n} for m, f in families.items()},
         expected=expected,
-        verdicts=_verdicts(arms, baseline, expected, families, searched),
-        search=[_search_trial(entry) for entry in trials.get("search", [])],
+        verdicts=verdicts_of(arms, baseline, expected, families, {trial.arm for trial in search}),
+        search=search,
         deviations=deviations,
         missing=[(name, seed) for name, arm in arms.items() for seed in seeds if seed not in arm.records],
         minutes=float(trials.get("minutes") or 0.0),
@@ -280,69 +290,13 @@ def _loss_errors(arm: ArmResult, baseline: ArmResult) -> dict[int, float]:
     }
 
 
-def _differences(
-    arms: dict[str, ArmResult],
-    baseline: str,
-    primary: str,
-    expected: list[ExpectedConfig],
-    plan: dict[str, Any],
-) -> dict[str, dict[tuple[str, str], Difference]]:
-    pairs = [(name, baseline) for name in arms if name != baseline]
-    wanted = [(e.arm, e.against or baseline) for e in expected]
-    pairs += [pair for pair in dict.fromkeys(wanted) if pair not in pairs and set(pair) <= set(arms)]
-    scores = sorted({metric for arm in arms.values() for metric in arm.values if "/" in metric})
-    metrics = dict.fromkeys([primary, *ALWAYS, *plan.get("metrics", []), *(e.metric for e in expected), *scores])
-    families = {}
-    for metric in metrics:
-        values = {name: arm.values.get(metric, {}) for name, arm in arms.items()}
-        families[metric] = {(d.arm, d.against): d for d in differences(values, pairs, metric)}
-    return families
-
-
-def _verdicts(
-    arms: dict[str, ArmResult],
-    baseline: str,
-    expected: list[ExpectedConfig],
-    families: dict[str, dict[tuple[str, str], Difference]],
-    searched: set[str],
-) -> list[Verdict]:
-    """A control and an A/A arm are asked in the metric of the claim: a harm seen in loss says nothing about balance."""
-    named = {arm.kind: arm.name for arm in arms.values()}
-    verdicts = []
-    for claim in expected:
-        against = claim.against or baseline
-        absent = [name for name in (claim.arm, against) if name not in arms]
-        if absent:
-            why = f"{' and '.join(absent)} was not part of this run."
-            verdicts.append(Verdict(claim.arm, against, claim.metric, claim.kind, "not resolved", why, None, None))
-            continue
-        family = families[claim.metric]
-        found = verdict(
-            claim,
-            family[claim.arm, against],
-            control=_nonempty(family.get((named.get("control", ""), baseline))),
-            aa=_nonempty(family.get((named.get("aa", ""), baseline))),
-            # The bound is in nats of search loss: it says nothing about how well a load is balanced.
-            mistuning=_mistuning([arms[claim.arm], arms[against]], searched) if claim.metric == "loss" else None,
-            diverged=len(arms[claim.arm].of_status("diverged")),
-            trials=len(arms[claim.arm].seeds),
-        )
-        verdicts.append(dataclasses.replace(found, difference=_nonempty(found.difference)))
-    return verdicts
-
-
-def _nonempty(difference: Difference | None) -> Difference | None:
-    """Without a common seed there is no difference, only a place in the family."""
-    return difference if difference is not None and difference.n else None
-
-
-def _mistuning(pair: list[ArmResult], searched: set[str]) -> float | None:
-    """The larger bound of two arms; infinite where an arm was searched and has no bound (an optimum on the edge)."""
-    bounds = [math.inf if arm.mistuning is None else arm.mistuning for arm in pair if arm.name in searched]
-    return max(bounds, default=None)
-
-
-def _search_trial(entry: dict[str, Any]) -> SearchTrial:
+def _search_trial(entry: dict[str, Any], constraint: Constraint | None, arms: dict[str, ArmResult]) -> SearchTrial:
+    """The maximum of a constrained metric follows from sizes, so the confirmation's is the search's."""
+    share = None
+    if constraint is not None and entry["arm"] in arms:
+        values = {name: arms[entry["arm"]].mean(name) for name in (metric_of(constraint.metric).maximum or "",)}
+        values[constraint.metric] = entry.get(constraint.metric)
+        share = share_of_maximum({name: v for name, v in values.items() if v is not None}, constraint.metric)
     return SearchTrial(
         arm=entry["arm"],
         point=dict(entry["point"]),
@@ -350,6 +304,7 @@ def _search_trial(entry: dict[str, Any]) -> SearchTrial:
         id=entry["id"],
         loss=entry.get("loss"),
         max_vio=entry.get("max_vio_global"),
+        share=share,
     )
 
 

@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass
 
+from ablations.show import numbers
+from ablations.show.numbers import ABSENT
+from ablations.stats import Difference
+
 
 @dataclass(frozen=True)
 class Table:
@@ -12,3 +16,12 @@ class Table:
     rows: list[list[str]]
     note: str = ""
     words: tuple[int, ...] = (0,)
+    folded: bool = False
+    """A page shows it on demand: it is long, and few read it."""
+
+
+def difference_cells(d: Difference | None, places: int) -> list[str]:
+    """Difference, simultaneous interval, Holm p."""
+    if d is None:
+        return [ABSENT] * 3
+    return [numbers.signed(d.mean, places), numbers.interval(d.low, d.high, places), numbers.p_value(d.p_holm)]

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from ablations.equalcost import at_equal_cost, time_ratio
+from ablations.equalcost import Ratio, at_equal_cost, stretch, time_ratio
 from ablations.files import read_json, write_json
+from ablations.show import costs
 from ablations.show.costs import equal_cost_table
 from ablations.show.page import page_html
 from ablations.show.results import load_result
 from ablations.show.tables import all_tables
-from ablations.stats import differences
+from ablations.stats import Difference, differences
 
 SLOPE, EFFECT = -0.4, -0.05
 """Nats per ln(tokens); what the arm gains at equal tokens."""
@@ -54,6 +55,31 @@ def test_what_slows_a_whole_round_down_cancels() -> None:
     assert low < middle < high and low < 1.2 < high and high - low < 0.4
 
 
+@pytest.mark.parametrize(
+    ("cost", "times"),
+    [(1.0, 0.0), (1 / 0.9, 1.0), (0.9, 1.0), (1.31, 2.56), (1 / 1.31, 2.56), (1.5, 3.85), (1.51, None), (0.66, None)],
+)
+def test_a_slope_is_stretched_by_so_much_and_no_farther(cost: float, times: float | None) -> None:
+    assert stretch(cost, 0.9) == (times if times is None else pytest.approx(times, abs=0.01))
+
+
+@pytest.mark.parametrize(
+    ("ends", "cell"),
+    [
+        ((1.05,) * 3, "-0.0100"),
+        ((1.31,) * 3, "-0.0100 (extrapolated 2.6x)"),
+        ((1.2, 1.3, 1.4), "-0.0100 (extrapolated 3.2x)"),
+        ((1.45, 1.49, 1.52), "-"),
+        ((0.5,) * 3, "-"),
+    ],
+)
+def test_the_cell_itself_says_that_it_is_extrapolated(ends: tuple[float, float, float], cell: str) -> None:
+    d = Difference("arm", "base", "loss", 6, -0.01, 0.01, 0.02, -0.02, 0.0, 0.1, 0.1, 0.9, 0.01)
+    said = costs._moved(Ratio(ends), [d] * 3, 0.9)
+    assert said[1] == cell and (said[2] == "-") == (cell == "-")
+    assert said[0].startswith(f"{ends[1]:.2f}"), "the cost itself is known"
+
+
 @pytest.mark.usefixtures("quick_holm")
 def test_the_table_says_what_is_known(sweep_run: Any, tmp_path: Path) -> None:
     """Of equal FLOPs: times alone, an interval that holds those at both ends; nothing where the control is not seen."""
@@ -68,11 +94,13 @@ def test_the_table_says_what_is_known(sweep_run: Any, tmp_path: Path) -> None:
     table = equal_cost_table(result)
     row = dict(zip(table.columns, next(row for row in table.rows if row[0] == "bias"), strict=True))
     assert row["training time of aux_loss"].startswith("1.33 [1.30, 1.35]") and "training FLOPs of aux_loss" not in row
-    assert table in all_tables(result) and table.title in page_html(result, [], [])
+    assert table in all_tables(result).values() and table.title in page_html(result, [], [])
     trained, harm = result.difference("bias"), result.difference("control")
     assert trained is not None and harm is not None
     slope = harm.mean / math.log(0.9)
-    assert float(row["difference at equal time"]) == pytest.approx(trained.mean - slope * math.log(1.326), abs=2e-4)
+    moved, _, stretched = row["difference at equal time"].partition(" ")
+    assert float(moved) == pytest.approx(trained.mean - slope * math.log(1.326), abs=2e-4)
+    assert stretched == f"(extrapolated {math.log(1.352) / -math.log(0.9):.1f}x)"
     low, high = (float(end) for end in row["95 % interval"].strip("[]").split(", "))
     assert low < trained.mean - slope * math.log(1.30) and high > trained.mean - slope * math.log(1.352)
     for record in (tmp_path / "trials").glob("*/record.json"):

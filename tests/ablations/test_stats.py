@@ -15,12 +15,13 @@ from statsmodels.stats.power import TTestPower
 
 from ablations.stats import (
     Difference,
+    between,
     differences,
+    lack_of_signal,
     max_vio_floor,
-    mistuning_bound,
+    mistuning_estimate,
     on_edge,
     paired_intervals,
-    score_has_signal,
     seeds_needed,
     tokens_saved,
 )
@@ -99,8 +100,41 @@ def test_differences_that_do_not_vary() -> None:
     )
     assert (same.low, same.high, same.p) == (0.0, 0.0, 1.0)
     assert (shifted.low, shifted.high, shifted.p) == (None, None, 1.0), "no error can be estimated from a constant"
+    assert shifted.largest == pytest.approx(0.1)
+    assert shifted.correlation == pytest.approx(1.0)
     (flat,) = differences({"b": {0: 1.0, 1: 1.0, 2: 1.0}, "a": base}, [("a", "b")], "x")
     assert flat.correlation == 0.0 and flat.low is not None
+
+
+@pytest.mark.parametrize("scale", [1e-16, 1e-9, 1.0])
+def test_the_largest_difference_is_one_of_them(scale: float) -> None:
+    base = {0: 5.9, 1: 5.8, 2: 5.7, 3: 5.88}
+    off = [0.0, 4 * scale, -8 * scale, scale]
+    (found,) = differences({"a": {s: v + off[s] for s, v in base.items()}, "b": base}, [("a", "b")], "loss")
+    paired = [base[s] + off[s] - base[s] for s in base]
+    assert found.largest == max(map(abs, paired)) and found.sd == float(np.std(paired, ddof=1))
+    (alone,) = differences({"a": {0: 1.5}, "b": {0: 1.0}}, [("a", "b")], "x")
+    assert (alone.largest, alone.low) == (0.5, None)
+
+
+def test_a_pair_and_its_reverse_are_one_comparison() -> None:
+    rng = np.random.default_rng(2)
+    values = {name: losses(list(3.9 + rng.normal(0, 0.01, 6))) for name in "abc"}
+    pairs = [("a", "b"), ("c", "b"), ("b", "a"), ("c", "b"), ("b", "c"), ("a", "c")]
+    family = {(d.arm, d.against): d for d in differences(values, pairs, "loss")}
+    assert list(family) == [("a", "b"), ("c", "b"), ("a", "c")]
+    assert {d.comparisons for d in family.values()} == {3}
+    (alone,) = differences(values, [("b", "a")], "loss")
+    mirrored = between(family, "b", "a")
+    assert mirrored is not None and between(family, "a", "gone") is None
+    assert (mirrored.arm, mirrored.against) == ("b", "a")
+    for name in ("mean", "sd", "largest", "p", "correlation", "n"):
+        assert getattr(mirrored, name) == pytest.approx(getattr(alone, name)), name
+    plain = family["a", "b"]
+    assert plain.low is not None and plain.high is not None and mirrored.low is not None
+    assert (mirrored.low, mirrored.high) == (-plain.high, -plain.low) and mirrored.mirrored == plain
+    (same,) = differences({"a": {0: 1.0, 1: 2.0}, "b": {0: 1.0, 1: 2.0}}, [("a", "b")], "loss")
+    assert f"{same.mirrored.mean:+.1f} {same.mirrored.low:+.1f} {same.mirrored.high:+.1f}" == "+0.0 +0.0 +0.0"
 
 
 def test_bad_values_are_refused() -> None:
@@ -202,27 +236,31 @@ def test_real_residuals_are_read_from_published_records(tmp_path: Path) -> None:
 # scores, tuning, balance, cost
 
 
-def test_score_has_signal() -> None:
-    assert score_has_signal([0.40, 0.41, 0.42], chance=0.25, items=1000)
-    assert not score_has_signal([0.28, 0.29, 0.28], chance=0.25, items=1000), "3 SE of 1,000 items are 0.041"
-    assert not score_has_signal([0.35, 0.35], chance=0.25, items=100)
-    assert not score_has_signal([0.99, 0.995], chance=0.25, items=1000) and not score_has_signal([1.0], 0.25, 1000)
-    assert not score_has_signal([0.10, 0.60, 0.25, 0.45], chance=0.25, items=10_000), "the spread over seeds counts"
-    assert not score_has_signal([], 0.25, 1000)
-    assert not score_has_signal([0.55, 0.55], chance=0.25, items=1000, ceiling=0.58)
+def test_a_score_has_signal_or_lacks_it_for_a_reason() -> None:
+    assert lack_of_signal([0.40, 0.41, 0.42], chance=0.25, items=1000) is None
+    chance, ceiling, few = "not above chance", "at the ceiling", "too few items"
+    assert lack_of_signal([0.28, 0.29, 0.28], chance=0.25, items=1000) == chance, "3 SE of 1,000 items are 0.041"
+    assert lack_of_signal([0.35, 0.35], chance=0.25, items=100) == chance
+    assert lack_of_signal([0.99, 0.995], chance=0.25, items=1000) == ceiling
+    assert lack_of_signal([1.0], 0.25, 1000) == ceiling and lack_of_signal([1.0, 1.0], 0.5, 400) == ceiling
+    assert lack_of_signal([0.0], 0.25, 1000) == chance and lack_of_signal([0.0, 0.0], 0.0, 1000) == chance
+    assert lack_of_signal([0.10, 0.60, 0.25, 0.45], chance=0.25, items=10_000) == chance, "the spread over seeds counts"
+    assert lack_of_signal([], 0.25, 1000) == "no score"
+    assert lack_of_signal([0.55, 0.55], chance=0.25, items=1000, ceiling=0.58) == ceiling
+    assert lack_of_signal([0.5, 0.5], 0.25, items=4) == lack_of_signal([1.0], 0.25, items=2) == few
 
 
-def test_mistuning_bound_of_a_known_parabola() -> None:
+def test_mistuning_estimate_of_a_known_parabola() -> None:
     points = {lr: 3.0 + 0.1 * (math.log(lr) - math.log(6e-3)) ** 2 for lr in (1.25e-3, 2.5e-3, 5e-3, 1e-2, 2e-2)}
-    assert mistuning_bound(points) == pytest.approx(0.1 * math.log(6 / 5) ** 2)
+    assert mistuning_estimate(points) == pytest.approx(0.1 * math.log(6 / 5) ** 2)
     assert on_edge(points) is None
 
 
 def test_mistuning_without_a_vertex() -> None:
-    assert mistuning_bound({1e-3: 1.0, 2e-3: 0.9}) is None
-    assert mistuning_bound({1e-3: 0.8, 2e-3: 0.9, 4e-3: 1.0}) is None and mistuning_bound({}) is None
-    assert mistuning_bound({1e-3: 1.0, 2e-3: 0.9, 4e-3: math.inf}) is None
-    assert mistuning_bound({1e-3: 1.0, 2e-3: 1.0, 4e-3: 1.0}) is None
+    assert mistuning_estimate({1e-3: 1.0, 2e-3: 0.9}) is None
+    assert mistuning_estimate({1e-3: 0.8, 2e-3: 0.9, 4e-3: 1.0}) is None and mistuning_estimate({}) is None
+    assert mistuning_estimate({1e-3: 1.0, 2e-3: 0.9, 4e-3: math.inf}) is None
+    assert mistuning_estimate({1e-3: 1.0, 2e-3: 1.0, 4e-3: 1.0}) is None
 
 
 def test_on_edge() -> None:
@@ -251,7 +289,9 @@ def test_max_vio_floor_against_simulated_routing() -> None:
 
 def test_tokens_saved_inverts_a_known_scaling() -> None:
     """Loss falls by 0.1 per e-fold of tokens; an arm that is as good with 20 % fewer tokens saved 20 %."""
-    control = Difference("control", "base", "loss", 6, -0.1 * math.log(0.9), 0.001, 0.008, 0.013, 0.0, 0.0, 0.9, 0.001)
+    control = Difference(
+        "control", "base", "loss", 6, -0.1 * math.log(0.9), 0.001, 0.012, 0.008, 0.013, 0.0, 0.0, 0.9, 0.001
+    )
     assert tokens_saved(0.1 * math.log(0.8), control) == pytest.approx(0.2)
     assert tokens_saved(0.1 * math.log(1.25), control) == pytest.approx(-0.25)
     assert tokens_saved(-0.01, dataclasses.replace(control, low=-0.001)) is None

@@ -1,14 +1,17 @@
 """The search: which point is chosen, when the rates are widened, and what Optuna's journal holds after a kill."""
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ablations.plan import Arm
+from ablations.config import compose
+from ablations.grid import Measured, key_of, measure
+from ablations.plan import Arm, make_plan
 from ablations.schema import MatchedConfig
-from ablations.study import Choice, Measured, Studies, choose, key_of, measure, widened
+from ablations.study import Choice, Studies, choose, widened
 
 RATE, STRENGTH = "optim.lr", "model.moe.balance.alpha"
 RATES = [0.0025, 0.005, 0.01]
@@ -33,7 +36,7 @@ def surface(rows: dict[float, list[tuple[float, float]]]) -> dict[Any, Measured]
 
 def test_least_loss_with_a_bound_on_what_the_grid_missed():
     choice = choose(arm(), curve([4.02, 4.00, 4.01]), limit=None)
-    assert (choice.point, choice.edge, choice.note) == ({RATE: 0.005}, None, None)
+    assert (choice.point, choice.edges, choice.note) == ({RATE: 0.005}, {}, None)
     # The parabola through (-1, 0.02), (0, 0), (1, 0.01) in log2(rate): b^2 / 4a with a = 0.015, b = -0.005.
     assert choice.mistuning == pytest.approx(0.005**2 / (4 * 0.015))
 
@@ -43,11 +46,11 @@ def test_least_loss_with_a_bound_on_what_the_grid_missed():
 )
 def test_an_optimum_on_the_edge_has_no_bound(losses, edge, rate):
     choice = choose(arm(), curve(losses), limit=None)
-    assert (choice.point, choice.edge, choice.mistuning) == ({RATE: rate}, edge, None)
+    assert (choice.point, choice.edges, choice.mistuning) == ({RATE: rate}, {RATE: edge}, None)
 
 
 def test_two_rates_have_no_edge():
-    assert choose(arm(), curve([4.0, 4.1], RATES[:2]), None).edge is None
+    assert choose(arm(), curve([4.0, 4.1], RATES[:2]), None).edges == {}
 
 
 def test_a_strength_is_chosen_among_the_points_that_balance():
@@ -82,7 +85,7 @@ def test_where_no_point_balances_the_best_balanced_is_taken_and_said():
 
 def test_diverged_points_are_not_chosen():
     choice = choose(arm(), curve([4.1, 4.0, math.inf]), limit=None)
-    assert (choice.point, choice.edge, choice.mistuning) == ({RATE: 0.005}, None, None)
+    assert (choice.point, choice.edges, choice.mistuning) == ({RATE: 0.005}, {}, None)
     measured = surface({0.01: [(4.0, 0.05), (4.1, 0.05), (math.inf, math.inf)]})
     assert choose(arm(strengths=[0.01]), measured, 0.1).point == {RATE: 0.0025, STRENGTH: 0.01}
     unbalanced = surface({0.01: [(4.0, 0.5), (math.inf, math.inf), (math.inf, math.inf)]})
@@ -91,7 +94,7 @@ def test_diverged_points_are_not_chosen():
 
 def test_where_all_diverged_lower_rates_are_asked_for():
     choice = choose(arm(), curve([math.inf] * 3), limit=None)
-    assert choice.edge == "low"
+    assert choice.edges == {RATE: "low"}
     assert choice.note and "diverged" in choice.note
 
 
@@ -101,7 +104,7 @@ def test_ties_are_broken_the_same_way_always():
 
 
 def test_nothing_searched_is_nothing_chosen():
-    assert choose(arm(), {(): Measured(4.0, 0.0)}, None) == Choice({}, None, None)
+    assert choose(arm(), {(): Measured(4.0, 0.0)}, None) == Choice({}, None)
 
 
 def test_a_point_is_the_mean_over_its_seeds_unless_one_diverged():
@@ -110,21 +113,90 @@ def test_a_point_is_the_mean_over_its_seeds_unless_one_diverged():
     assert measure([4.0], [None]) == Measured(4.0, 0.0)
 
 
+STRENGTHS = [0.003, 0.01, 0.03]
+
+
+def strengths_of(losses: list[float], shares: list[float] | None = None) -> dict[Any, Measured]:
+    """At the middle rate these, at the others worse."""
+    rows = zip(STRENGTHS, losses, shares or [0.05] * 3, strict=True)
+    return surface({s: [(loss + 0.1, share), (loss, share), (loss + 0.1, share)] for s, loss, share in rows})
+
+
 @pytest.mark.parametrize(
-    ("edges", "low", "high"),
-    [([None, "low"], [0.001], []), (["high", None], [], [0.006]), (["high", "low"], [0.001], [0.006])],
+    ("losses", "shares", "edges"),
+    [
+        ([4.0, 4.1, 4.2], None, {STRENGTH: "low"}),
+        ([4.2, 4.1, 4.0], None, {STRENGTH: "high"}),
+        ([4.1, 4.0, 4.2], None, {}),
+        # The weakest is best, but does not balance: the best of those that do has weaker ones beside it.
+        ([4.0, 4.1, 4.2], [0.5, 0.05, 0.05], {}),
+        ([4.0, 4.1, 4.2], [0.5, 0.5, 0.05], {STRENGTH: "high"}),
+        # None balances: the best balanced one is taken, and the last on that side may not be the end.
+        ([4.0, 4.1, 4.2], [0.5, 0.4, 0.3], {STRENGTH: "high"}),
+        ([4.0, 4.1, 4.2], [0.5, 0.3, 0.4], {}),
+        ([math.inf] * 3, None, {}),
+    ],
 )
-def test_widening_keeps_the_ratio_of_the_outermost_and_serves_all_arms(edges, low, high):
-    choices = {f"arm{i}": Choice({}, None, edge) for i, edge in enumerate(edges)}
-    shared = {RATE: [0.0015, 0.00225, 0.003, 0.00425], "optim.eps": [1e-8]}
-    high = [pytest.approx(0.00425**2 / 0.003, rel=1e-4)] if high else []
-    assert widened(shared, choices) == {RATE: [*low, *shared[RATE], *high], "optim.eps": [1e-8]}
+def test_a_strength_on_an_edge_is_seen(losses, shares, edges):
+    found = choose(arm(strengths=STRENGTHS), strengths_of(losses, shares), limit=0.1).edges
+    assert {key: side for key, side in found.items() if key == STRENGTH} == edges
 
 
-def test_nothing_to_widen():
-    assert widened({RATE: RATES}, {"a": Choice({}, 0.0, None)}) is None
-    assert widened({}, {"a": Choice({}, None, "low")}) is None
-    assert widened({RATE: [0.005]}, {"a": Choice({}, None, "low")}) is None
+def test_both_keys_of_a_point_may_lie_on_an_edge():
+    measured = surface({s: [(4.0 + i, 0.0), (4.1 + i, 0.0), (4.2 + i, 0.0)] for i, s in enumerate(STRENGTHS)})
+    assert choose(arm(strengths=STRENGTHS), measured, None).edges == {STRENGTH: "low", RATE: "low"}
+
+
+def on(plan: Any, **edges: dict[str, Any]) -> dict[str, Choice]:
+    """Every arm's choice at its first point, on these edges."""
+    return {a.name: Choice(a.grid(plan.shared)[1], 0.0, edges.get(a.name, {})) for a in plan.searched_arms}
+
+
+@pytest.fixture(scope="module")
+def searching() -> Any:
+    """The plan of a shipped sweep before a search: arms with strengths, and one without."""
+    return make_plan(compose(["sweep=moe_balance", "scale=cpu", "search=fresh"]))
+
+
+def test_widening_the_rates_serves_all_arms(searching):
+    rates = searching.shared[RATE]
+    low, high = rates[0] ** 2 / rates[1], rates[-1] ** 2 / rates[-2]
+    for edges, expected in (
+        ({"none": {RATE: "low"}}, [low, *rates]),
+        ({"bias": {RATE: "high"}}, [*rates, high]),
+        ({"none": {RATE: "low"}, "bias": {RATE: "high"}}, [low, *rates, high]),
+    ):
+        wider = widened(searching, on(searching, **edges))
+        assert wider is not None and wider.shared[RATE] == pytest.approx(expected, rel=1e-4)
+        assert wider.arms == searching.arms
+
+
+def test_a_strength_widens_and_budgets_stay_equal(searching):
+    speed = "model.moe.balance.update_speed"
+    before = {a.name: a.search for a in searching.searched_arms}
+    wider = widened(searching, on(searching, bias={speed: "high"}))
+    assert wider is not None and wider.shared == searching.shared
+    assert wider.arms["bias"].search[speed] == pytest.approx([*before["bias"][speed], 0.09])
+    (alphas,) = wider.arms["aux_loss"].search.values()
+    assert len(alphas) == 4 and set(alphas) > set(STRENGTHS) and STRENGTHS[0] < min(set(alphas) - set(STRENGTHS))
+    budgets = {len(a.grid(wider.shared)) * len(wider.search_seeds(a)) for a in wider.searched_arms}
+    assert budgets == {12}, "the arm without a strength has more search seeds"
+
+
+def test_a_value_that_a_key_does_not_take_is_not_added(searching):
+    """A share ends at 1."""
+    search = {"optim.beta2": [0.9, 0.95, 0.99]}
+    arms = {**searching.arms, "bias": dataclasses.replace(searching.arms["bias"], search=search)}
+    plan = dataclasses.replace(searching, arms=arms)
+    wider = widened(plan, on(plan, bias={"optim.beta2": "high"}))
+    assert wider is not None and wider.arms["bias"].search == search
+
+
+def test_nothing_to_widen(searching):
+    assert widened(searching, on(searching)) is None
+    short = dataclasses.replace(searching, shared={RATE: [0.005]})
+    assert widened(short, on(searching, none={RATE: "low"})) is None
+    assert widened(dataclasses.replace(searching, shared={}), on(searching, none={RATE: "low"})) is None
 
 
 class Journal:

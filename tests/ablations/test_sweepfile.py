@@ -87,6 +87,22 @@ BAD_FILES: list[tuple[dict[str, Any], list[str]]] = [
     ({"control": {"train.token_fractio": 0.9}}, ["mine.yaml control: train.token_fractio", "train.token_fraction?"]),
     ({"primary": "los"}, ["primary=los: no such metric", "did you mean loss?"]),
     ({"metrics": ["loss", "max_vio"]}, ["metrics[1]=max_vio: no such metric"]),
+    ({"metrics": ["foo/bar"]}, ["metrics[0]=foo/bar: no such task is scored", "eval.tasks: python_bits_per_byte"]),
+    ({"primary": "python_cloze/ac"}, ["primary=python_cloze/ac: python_cloze gives no ac", "did you mean acc?"]),
+    ({"metrics": ["mtp_loss_1"]}, ["metrics[0]=mtp_loss_1: no arm has that many MTP modules"]),
+    ({"metrics": ["max_vio_floor"]}, ["metrics[0]=max_vio_floor: no such metric"]),
+    (
+        {"expected": [{"arm": "long", "metric": "routing_entropy", "kind": "better"}]},
+        ["expected[0].metric=routing_entropy: neither lower nor higher is better", "kind equal or value"],
+    ),
+    (
+        {"expected": [{"arm": "long", "metric": "routing_entropy", "kind": "not_worse", "margin": 1}]},
+        ["expected[0].metric=routing_entropy: neither"],
+    ),
+    (
+        {"search": {"constraint_metric": "loss", "constraint_max": 0.1}},
+        ["search.constraint_metric=loss: has no known maximum", "max_vio_global"],
+    ),
     ({"expected": [{"arm": "lnog"}]}, ["expected[0].arm=lnog: no such arm", "did you mean long?"]),
     ({"expected": [{"arm": "long", "against": "shrt"}]}, ["expected[0].against=shrt: no such arm"]),
     ({"expected": [{"arm": "short"}]}, ["compared with itself"]),

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import itertools
 import math
 import re
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import Any
 import pytest
 
 from ablations.files import read_json, write_json
-from ablations.show import numbers, render, tables
+from ablations.show import balance, figures, numbers, page, render, tables, terminal
 from ablations.show.results import Result, load_result
+from ablations.stats import differences
 
 FEW = ("aux_loss", "bias", "control", "aa")
 
@@ -62,7 +64,7 @@ def test_loss_row(result: Result) -> None:
 
 
 def test_balance_shows_value_share_and_floor(result: Result) -> None:
-    table = tables.balance_table(result)
+    table = balance.balance_table(result)
     value = result.arms["none"].mean("max_vio_global")
     assert value is not None
     row = next(r for r in table.rows if r[0] == "none")
@@ -114,6 +116,26 @@ def test_failed_guard_is_named(sweep_run: Any, tmp_path: Path) -> None:
     assert "bias, causality: token 3 sees token 4." in table.note
 
 
+@pytest.mark.parametrize("state", [{}, {"seeds": 1}])
+def test_page_and_table_show_the_same_tables(sweep_run: Any, tmp_path: Path, state: dict[str, Any]) -> None:
+    sweep_run(tmp_path, **state)
+    found = load(tmp_path)
+    layers = {"max_vio_global_layer1": {0: 0.1}, "max_vio_batch_layer1": {0: 0.1}}
+    arms = {n: dataclasses.replace(arm, values={**arm.values, **layers}) for n, arm in found.arms.items()}
+    found = dataclasses.replace(found, arms=arms)
+    titles = [table.title for table in tables.all_tables(found).values()]
+    assert "Balance by MoE layer" in titles and len(set(titles)) == len(titles) > 7
+    in_md = re.findall(r"^## (.+)$", render.table_md(found), flags=re.M)
+    in_page = re.findall(r"<h2>(.+?)</h2>", page.page_html(found, [], []))
+    assert [t for t in in_md if t in titles] == [t for t in in_page if t in titles] == titles
+
+
+def test_figures_stand_behind_tables_that_exist() -> None:
+    assert set(page.FIGURES_AFTER) <= set(tables.TABLES)
+    placed = [name for names in page.FIGURES_AFTER.values() for name in names]
+    assert sorted(placed) == sorted(figures._FIGURES)
+
+
 def test_search_marks_the_chosen_point(result: Result) -> None:
     chosen = [row[:2] for row in tables.search_table(result).rows if row[2] == "chosen"]
     assert chosen == [
@@ -122,6 +144,55 @@ def test_search_marks_the_chosen_point(result: Result) -> None:
         ["bias", "lr 0.005, u 0.01"],
         ["none", "lr 0.005"],
     ]
+
+
+def test_search_says_what_lies_on_an_edge(sweep_run: Any, tmp_path: Path) -> None:
+    """Of the stand-in's strengths the middle one is chosen, though the lowest has less loss: it is then the best only
+    where the lowest does not balance."""
+    folder = sweep_run(tmp_path)
+    table = tables.all_tables(load(tmp_path))["search"]
+    chosen = {row[0]: row for row in table.rows if row[2] == "chosen"}
+    assert chosen["none"][-1] == "none" and chosen["bias"][-1] == "u 0.01 lowest"
+    assert "bias (u 0.01 lowest)" in table.note
+    plan = read_json(folder / "plan.json")
+    rule = {"constraint_metric": "max_vio_global", "constraint_max": 0.06}
+    plan["arms"]["bias"]["search"] = {"model.moe.balance.update_speed": [0.003, 0.01, 0.03]}
+    write_json(folder / "plan.json", plan | {"search_rule": rule})
+    row = next(r for r in tables.all_tables(load(tmp_path))["search"].rows if r[0] == "bias" and r[2] == "chosen")
+    assert row[-1] == "none", "the lowest u does not balance"
+
+
+def claims_of(sweep_run: Any, runs: Path, *claims: dict[str, Any]) -> Result:
+    sweep_run(runs, expected=list(claims))
+    return load(runs)
+
+
+def test_a_reversed_claim_is_the_same_comparison(sweep_run: Any, tmp_path: Path) -> None:
+    straight = claims_of(sweep_run, tmp_path / "a", {"arm": "none", "kind": "better"})
+    reverse = claims_of(sweep_run, tmp_path / "b", {"arm": "aux_loss", "against": "none", "kind": "better"})
+    (ours,), (theirs,) = straight.verdicts, reverse.verdicts
+    assert (ours.outcome, theirs.outcome) == ("disagrees", "agrees")
+    assert ours.difference is not None and theirs.difference == ours.difference.mirrored
+    assert ours.difference.comparisons == theirs.difference.comparisons == 5
+    assert "aux_loss minus none is -0.0179 [-0.0261, -0.0097]" in theirs.why
+    assert reverse.differences["loss"] == straight.differences["loss"]
+    row = tables.verdict_table(reverse).rows[0]
+    assert row[0] == "aux_loss has lower loss than none" and row[4:6] == ["-0.0179", "[-0.0261, -0.0097]"]
+    assert "aux_loss against none: -0.0179 nats" in render.summary_sentence(reverse)
+
+
+def test_a_metric_of_which_more_is_better_is_said_so(sweep_run: Any, tmp_path: Path) -> None:
+    claim = {"arm": "bias", "metric": "python_cloze/acc", "paper_value": 0.0}
+    found = claims_of(sweep_run, tmp_path, claim | {"kind": "better"}, claim | {"kind": "not_worse", "margin": 0.01})
+    table = tables.verdict_table(found)
+    assert [row[0] for row in table.rows] == [
+        "bias has higher python cloze acc than aux_loss",
+        "bias is at most 0.01 below aux_loss in python cloze acc",
+    ]
+    assert table.note.startswith("Higher is better: python cloze acc. ") and "(above 0)" in table.rows[0][-1]
+    sentence = render.summary_sentence(found)
+    assert "(claimed: higher; paper: 0.0000)" in sentence and "(claimed: at least -0.01; paper: 0.0000)" in sentence
+    assert table.rows[0][3] == "0.0000" and "gives no size" not in table.rows[0][-1]
 
 
 def test_csv_holds_exact_floats_and_no_clock(result: Result) -> None:
@@ -165,15 +236,83 @@ def test_nothing_absent_is_spelled_out(sweep_run: Any, tmp_path: Path, state: st
     assert not re.search(r"\b(nan|inf|None|NaN)\b", text.replace("Paper: none", "")), text
 
 
-def test_terminal_table_fits(result: Result) -> None:
+def on_terminal(result: Result, width: int) -> str:
     from rich.console import Console
 
-    for width in (105, 120):
-        console = Console(width=width, record=True, file=io.StringIO())
-        console.print(render.terminal_table(result))
-        text = console.export_text()
+    console = Console(width=width, record=True, file=io.StringIO(), color_system=None)
+    terminal.print_table(console, result)
+    return console.export_text()
+
+
+def renamed(result: Result, names: dict[str, str], factor: float = 1.0) -> Result:
+    """With other names of arms, and all numbers that many times as large."""
+    arms = {
+        names.get(n, n): dataclasses.replace(
+            arm,
+            name=names.get(n, n),
+            values={m: {s: factor * v for s, v in by.items()} for m, by in arm.values.items()},
+        )
+        for n, arm in result.arms.items()
+    }
+    pairs = [(name, result.baseline) for name in arms if name != result.baseline]
+    values = {name: arm.values["loss"] for name, arm in arms.items()}
+    family = {(d.arm, d.against): d for d in differences(values, pairs, "loss")}
+    return dataclasses.replace(result, arms=arms, differences={"loss": family})
+
+
+LONG = {"bias": "bias_with_a_very_long_name_indeed", "none": "nothingwhatsoeverthatcouldbebroken"}
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 120])
+@pytest.mark.parametrize("factor", [1.0, -1234.0])
+@pytest.mark.parametrize("names", [{}, LONG], ids=["short", "long"])
+def test_no_number_is_cut_on_a_terminal(result: Result, width: int, factor: float, names: dict[str, str]) -> None:
+    shown = renamed(result, names, factor)
+    text = on_terminal(shown, width)
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text
+    if width >= 60:
         assert max(len(line.rstrip()) for line in text.splitlines()) <= width
-        assert "…" not in text and "batch_aux_loss" in text and "[+0.0093, +0.0265]" in text
+    written, heads = text.split(), next(line for line in text.splitlines() if line.startswith("arm")).split()
+    assert ("loss" in heads) == (width >= 60)
+    for arm in shown.arms.values():
+        d = shown.difference(arm.name)
+        numbers_shown = [numbers.fixed(arm.mean("loss"), 4)] if "loss" in heads else []
+        if d is not None:
+            numbers_shown += [numbers.signed(d.mean, 4), *numbers.interval(d.low, d.high, 4).split()]
+        assert set(numbers_shown) <= set(written), (arm.name, text)
+        assert all(piece in "".join(written) for piece in terminal._broken(arm.name).split("\n")), "names are whole"
+
+
+def test_secondary_columns_go_first(result: Result) -> None:
+    heads = {width: on_terminal(result, width) for width in (60, 80, 100, 120, 140)}
+    for width, columns in (
+        (60, ["seeds", "loss"]),
+        (80, ["chosen", "seeds", "loss", "MaxVio"]),
+        (100, ["chosen", "seeds", "loss", "Holm p", "MaxVio", "cloze"]),
+        (140, ["chosen", "seeds", "loss", "Holm p", "MaxVio", "cloze", "tok/s", "MiB"]),
+    ):
+        for name in ("arm", "difference", *columns):
+            assert re.search(rf"\b{re.escape(name)}\b", heads[width]), (width, name)
+    assert "MiB" not in heads[80] and "tok/s" not in heads[80] and "Holm" not in heads[60]
+    kept = [terminal.fitting(terminal._columns(result), width) for width in range(200, 20, -1)]
+    ranks = [{column.rank for column in columns} for columns in kept]
+    assert all(later <= earlier for earlier, later in itertools.pairwise(ranks)), "narrower shows nothing more"
+    assert all(set(range(max(found) + 1)) - found <= set() for found in ranks), "and drops the last rank first"
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "mark", "words"),
+    [(0.26, "*", "not above chance"), (1.0, "^", "at the ceiling"), (0.6, "", "")],
+)
+def test_a_score_without_signal_says_why(
+    sweep_run: Any, tmp_path: Path, accuracy: float, mark: str, words: str
+) -> None:
+    sweep_run(tmp_path, accuracy=accuracy, seeds=2)
+    found = load(tmp_path)
+    text = on_terminal(found, 120)
+    assert ("no signal" in text) == bool(mark) and (not mark or f"{mark} no signal: {words}" in text)
+    cells = [cell for row in tables.all_tables(found)["scores"].rows for cell in row]
+    assert any("at the ceiling" in cell for cell in cells) == (accuracy == 1.0)
 
 
 def test_sentence_is_honest(result: Result) -> None:
@@ -191,11 +330,11 @@ def test_sentence_of_an_unfinished_run(sweep_run: Any, tmp_path: Path) -> None:
 
 
 def test_layers_stand_in_their_order_with_their_share_of_the_maximum(result):
-    assert not tables.layer_table(result).rows, "records of before had no layers"
+    assert not balance.layer_table(result).rows, "records of before had no layers"
     arm = result.arms["bias"]
     layers = {f"max_vio_global_layer{i}": {0: i / 10} for i in range(1, 12)}
     own = dataclasses.replace(arm, values={**arm.values, **layers})
-    table = tables.layer_table(dataclasses.replace(result, arms={"bias": own}))
+    table = balance.layer_table(dataclasses.replace(result, arms={"bias": own}))
     most = own.mean("max_vio_max")
     assert table.columns == ["arm", "metric", *(f"layer {i}" for i in range(1, 12)), "floor"]
     (row,) = table.rows

@@ -1,0 +1,160 @@
+"""The metrics, in one list: how each is called and written, and which way is better.
+
+Records hold numbers under these names (`ablations/measures.py` takes them); sweeps name them, verdicts ask for their
+direction, tables for their labels. A name may have a place for an index: `mtp_loss_<k>` stands for `mtp_loss_1` and so
+on. The scores of lm-eval are not listed: they are `task/metric`, and `score` says what is known of them.
+"""
+
+import functools
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from models.config import ROLES
+from models.typed import ConfigError, closest
+from tasks.evals.prepare import HERE, OUR_TASKS
+
+Direction = Literal["lower", "higher"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    name: str
+    label: str
+    """In prose and in heads of columns."""
+    unit: str
+    """Empty for a number without one."""
+    digits: int
+    """Decimals that the noise of small runs leaves meaningful."""
+    better: Direction | None
+    """None: neither way is, and no claim of `better` or `not_worse` can be made."""
+    always: bool = False
+    """Compared in every sweep, whatever it lists."""
+    maximum: str | None = None
+    """The metric that holds the largest value this one can have: then it measures balance, and is read as a share."""
+    yardstick: bool = False
+    """Follows from sizes alone: shown beside a metric, never asked for."""
+
+    @functools.cached_property
+    def index(self) -> str | None:
+        """`k`, `i` or `role` where the name stands for several."""
+        place = re.search(r"<(\w+)>", self.name)
+        return place[1] if place else None
+
+
+_INDICES = {"k": "[1-9][0-9]*", "i": "[1-9][0-9]*", "role": "|".join(ROLES)}
+
+METRICS = (
+    Metric("loss", "loss", "nats", 4, "lower", always=True),
+    Metric("bits_per_byte", "bits per byte", "bits per byte", 4, "lower", always=True),
+    Metric("max_vio_global", "MaxVio_global", "", 3, "lower", always=True, maximum="max_vio_max"),
+    Metric("max_vio_batch", "MaxVio_batch", "", 3, "lower", always=True, maximum="max_vio_max"),
+    Metric("max_vio_global_layer<i>", "MaxVio_global of layer <i>", "", 3, "lower", maximum="max_vio_max"),
+    Metric("max_vio_batch_layer<i>", "MaxVio_batch of layer <i>", "", 3, "lower", maximum="max_vio_max"),
+    Metric("max_vio_floor", "MaxVio floor", "", 3, None, yardstick=True),
+    Metric("max_vio_batch_floor", "MaxVio_batch floor", "", 3, None, yardstick=True),
+    Metric("max_vio_max", "MaxVio maximum", "", 3, None, yardstick=True),
+    Metric("routing_entropy", "routing entropy", "nats", 3, None, always=True),
+    Metric("mtp_loss_<k>", "MTP loss at depth <k>", "nats", 4, "lower"),
+    Metric("mtp_acceptance_<k>", "MTP acceptance at depth <k>", "", 4, "higher"),
+    Metric("mtp_tokens_per_forward", "MTP tokens per forward", "", 4, "higher"),
+    Metric("loss_error", "relative loss error", "", 5, "lower"),
+    Metric("gradient_cosine", "gradient cosine", "", 5, "higher"),
+    Metric("unpromoted_error", "error of unpromoted adds", "", 4, "lower"),
+    Metric("saved_bytes_per_token", "saved bytes per token", "bytes", 0, "lower"),
+    Metric("rounding_error_<role>", "rounding error of the <role>", "", 4, "lower"),
+    Metric("underflow_<role>", "underflow of the <role>", "", 4, "lower"),
+    Metric("saturation_<role>", "saturation of the <role>", "", 4, "lower"),
+)
+"""What records hold. `max_vio_*` and `routing_entropy` where the model has experts (floor: what perfectly uniform
+routing shows on as many tokens; maximum: E/k - 1; `batch`: over the last tenth of training), `mtp_*` where it has MTP
+modules, the last six where the precision is a named recipe; `loss_error` is made from the curves of two trials."""
+
+ALWAYS = tuple(metric.name for metric in METRICS if metric.always)
+
+ACCURACIES = ("acc", "acc_norm", "exact_match")
+_HIGHER = (*ACCURACIES, "f1", "bleu", "chrf", "rouge1", "rouge2", "rougeL", "mcc", "pass@1")
+_LOWER = ("bits_per_byte", "byte_perplexity", "word_perplexity", "perplexity", "ter", "brier_score")
+
+
+def find(name: str) -> Metric | None:
+    """The metric of a name, its index filled in; None where there is none. Of scores every `task/metric` is one."""
+    if "/" in name:
+        return score(name)
+    for metric in METRICS:
+        if metric.index is None:
+            if name == metric.name:
+                return metric
+        elif match := _pattern(metric).fullmatch(name):
+            return replace(metric, name=name, label=metric.label.replace(f"<{metric.index}>", match[1]))
+    return None
+
+
+def metric(name: str) -> Metric:
+    """For eyes: as `find`, but a name of an earlier version is shown as it is, without a direction."""
+    return find(name) or Metric(name, name.replace("_", " "), "", 4, None)
+
+
+def score(name: str) -> Metric:
+    """What is known of lm-eval's `task/metric`: the task alone is its label where that names the metric too."""
+    task, _, what = name.partition("/")
+    label = (task if what in task else f"{task} {what}").replace("_", " ")
+    better: Direction | None = "higher" if _plain(what) in _HIGHER else "lower" if _plain(what) in _LOWER else None
+    return Metric(name, label, "", 4, better)
+
+
+def is_accuracy(name: str) -> bool:
+    """Whether it is a share of items, which a guess gets right by chance."""
+    return "/" in name and _plain(name.partition("/")[2]) in ACCURACIES
+
+
+def share_of_maximum(values: Mapping[str, float], name: str) -> float | None:
+    """A metric over the largest value that it can have, from one record's metrics. None where either is not there."""
+    maximum = metric(name).maximum
+    value, most = values.get(name), values.get(maximum) if maximum is not None else None
+    if value is None or most is None:
+        return None
+    return value / most if most > 0 else 0.0  # every expert gets every token: there is nothing to balance
+
+
+def check_named(place: str, name: str, directional: bool = False) -> None:
+    """Raise ConfigError unless a sweep can name this metric; `directional`: in a claim that one arm is better."""
+    known = [metric.name for metric in METRICS if not metric.yardstick]
+    found = find(name)
+    if found is None or found.yardstick:
+        listed = ", ".join([*known, "task/metric"])
+        raise ConfigError(f"{place}={name}: no such metric{closest(name, known)} (known: {listed})")
+    if directional and found.better is None:
+        raise ConfigError(
+            f"{place}={name}: neither lower nor higher is better for it, so nothing can be better or worse; "
+            "claim kind equal or value"
+        )
+
+
+def check_measured(place: str, name: str, tasks: list[str], mtp_depth: int) -> None:
+    """Raise ConfigError for a score that no task in `tasks`, which are scored, gives, and for an MTP module that no arm
+    has. Groups of tasks and files bring names of their own: beside them, a task that is not ours may be any."""
+    task, slash, what = name.partition("/")
+    if slash and task not in tasks and (task in OUR_TASKS or set(tasks) <= set(OUR_TASKS)):
+        scored = ", ".join(tasks) or "none"
+        raise ConfigError(f"{place}={name}: no such task is scored{closest(task, tasks)} (eval.tasks: {scored})")
+    if slash and task in OUR_TASKS:
+        given = re.findall(r"- metric: (\w+)", (HERE / f"{task}.yaml").read_text())
+        if what not in given:
+            raise ConfigError(f"{place}={name}: {task} gives no {what}{closest(what, given)} ({', '.join(given)})")
+    module = re.fullmatch(r"mtp_\w+_(\d+)", name)
+    if module and int(module[1]) > mtp_depth:
+        deepest = f"the deepest has {mtp_depth}" if mtp_depth else "none has any"
+        raise ConfigError(f"{place}={name}: no arm has that many MTP modules ({deepest}: model.mtp.depth)")
+
+
+@functools.cache
+def _pattern(metric: Metric) -> re.Pattern[str]:
+    before, after = metric.name.split(f"<{metric.index}>")
+    return re.compile(f"{re.escape(before)}({_INDICES[str(metric.index)]}){re.escape(after)}")
+
+
+def _plain(what: str) -> str:
+    """lm-eval's name of a metric without that of the filter."""
+    return what.split(",")[0]

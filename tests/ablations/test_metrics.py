@@ -1,0 +1,128 @@
+"""The one list of metrics: it knows what records hold, which way is better, and what a sweep may ask for."""
+
+import re
+
+import pytest
+
+from ablations.files import read_json
+from ablations.home import ROOT
+from ablations.metrics import METRICS, check_measured, check_named, find, is_accuracy, metric, share_of_maximum
+from models.config import ROLES
+from models.typed import ConfigError
+
+RECORDS = sorted({path.parent: path for path in (ROOT / "results").glob("*/*/records/*.json")}.values())
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.parts[-4])
+def test_every_number_of_a_record_is_a_known_metric(path) -> None:
+    assert [name for name in read_json(path)["metrics"] if find(name) is None] == []
+
+
+def test_every_number_that_is_measured_is_a_known_metric() -> None:
+    """The names in the code that takes them, with 1 or a role for an index."""
+    source = (ROOT / "ablations" / "measures.py").read_text()
+    named = set(re.findall(r'f?"([a-z_]+(?:\{\w+\})?)": ', source)) | set(re.findall(r'metrics\["(\w+)"\]', source))
+    named = {re.sub(r"\{role\}", ROLES[0], re.sub(r"\{[ik]\}", "1", name)) for name in named}
+    assert len(named) > 15 and {name for name in named if find(name) is None} == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "better"),
+    [
+        ("loss", "lower"),
+        ("max_vio_global_layer12", "lower"),
+        ("mtp_loss_2", "lower"),
+        ("mtp_acceptance_1", "higher"),
+        ("mtp_tokens_per_forward", "higher"),
+        ("gradient_cosine", "higher"),
+        ("underflow_gradient", "lower"),
+        ("routing_entropy", None),
+        ("max_vio_max", None),
+        ("python_cloze/acc", "higher"),
+        ("mmlu/acc,none", "higher"),
+        ("python_bits_per_byte/bits_per_byte", "lower"),
+        ("wikitext/word_perplexity", "lower"),
+        ("some_task/some_number", None),
+    ],
+)
+def test_which_way_is_better(name: str, better: str | None) -> None:
+    found = find(name)
+    assert found is not None and found.better == better and "<" not in found.label
+
+
+@pytest.mark.parametrize(
+    "name", ["los", "mtp_loss_0", "mtp_loss_", "mtp_loss_x", "underflow_router", "loss_1", "max_vio"]
+)
+def test_what_is_no_metric(name: str) -> None:
+    assert find(name) is None and metric(name).label == name.replace("_", " ")
+
+
+def test_labels_and_names_are_told_apart() -> None:
+    assert len({m.name for m in METRICS}) == len({m.label for m in METRICS}) == len(METRICS)
+    assert metric("mtp_acceptance_2").label == "MTP acceptance at depth 2"
+    assert metric("underflow_weight").label == "underflow of the weight"
+    assert metric("python_bits_per_byte/bits_per_byte").label == "python bits per byte"
+    assert is_accuracy("python_cloze/acc_norm") and not is_accuracy("acc") and not is_accuracy("t/f1")
+
+
+@pytest.mark.parametrize("kept", [m.maximum for m in METRICS if m.maximum])
+def test_a_maximum_is_a_metric(kept: str) -> None:
+    assert find(kept) is not None
+
+
+def test_a_share_of_the_maximum() -> None:
+    assert share_of_maximum({"max_vio_global": 0.3, "max_vio_max": 3.0}, "max_vio_global") == pytest.approx(0.1)
+    assert share_of_maximum({"max_vio_global": 0.0, "max_vio_max": 3.0}, "max_vio_global") == 0.0
+    assert share_of_maximum({"max_vio_global": 0.0, "max_vio_max": 0.0}, "max_vio_global") == 0.0
+    assert share_of_maximum({"max_vio_global": 0.3}, "max_vio_global") is None, "not 30 % of 1"
+    assert share_of_maximum({"max_vio_max": 3.0}, "max_vio_global") is None
+    assert share_of_maximum({"loss": 3.0}, "loss") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "directional", "words"),
+    [
+        ("los", False, "no such metric; did you mean loss?"),
+        ("max_vio_max", False, "no such metric"),
+        ("mtp_acceptanc_1", False, "known: loss"),
+        ("routing_entropy", True, "neither lower nor higher is better"),
+        ("some_task/some_number", True, "claim kind equal or value"),
+    ],
+)
+def test_a_sweep_cannot_name_it(name: str, directional: bool, words: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(words)) as error:
+        check_named("primary", name, directional)
+    assert str(error.value).startswith(f"primary={name}: ") and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["routing_entropy", "mtp_acceptance_7", "mine/acc", "saturation_weight"])
+def test_a_sweep_can_name_it(name: str) -> None:
+    check_named("primary", name)
+
+
+OURS = ["python_bits_per_byte", "python_cloze"]
+
+
+@pytest.mark.parametrize(
+    ("name", "tasks", "depth", "words"),
+    [
+        ("foo/bar", OURS, 0, "no such task is scored (eval.tasks: python_bits_per_byte, python_cloze)"),
+        ("python_clozee/acc", OURS, 0, "did you mean python_cloze?"),
+        ("python_cloze/acc", [], 0, "no such task is scored (eval.tasks: none)"),
+        ("python_cloze/acc", ["piqa"], 0, "no such task is scored"),
+        ("python_cloze/accuracy", OURS, 0, "gives no accuracy"),
+        ("python_bits_per_byte/acc", OURS, 0, "gives no acc"),
+        ("mtp_acceptance_1", OURS, 0, "none has any"),
+        ("mtp_loss_3", OURS, 2, "the deepest has 2"),
+    ],
+)
+def test_no_trial_would_have_it(name: str, tasks: list[str], depth: int, words: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        check_measured("primary", name, tasks, depth)
+
+
+def test_a_trial_would_have_it() -> None:
+    for name in ("python_cloze/acc_norm", "python_bits_per_byte/bits_per_byte", "mtp_loss_2", "loss"):
+        check_measured("primary", name, OURS, 2)
+    check_measured("primary", "mmlu_anatomy/acc", ["mmlu"], 0)
+    check_measured("primary", "mine/acc", ["tasks/mine.yaml"], 0)
