@@ -195,13 +195,13 @@ def check_sweep(sweep: SweepConfig) -> None:
     share = sweep.search.constraint_max
     if (sweep.search.constraint_metric is None) != (share is None):
         raise ConfigError("search.constraint_metric, search.constraint_max: one needs the other")
-    if sweep.search.constraint_metric is not None and share is not None:
-        if metric_of(sweep.search.constraint_metric).maximum is None:
-            known = ", ".join(metric.name for metric in METRICS if metric.maximum is not None)
-            raise ConfigError(
-                f"search.constraint_metric={sweep.search.constraint_metric}: has no known maximum that "
-                f"search.constraint_max could be a share of (these have: {known})"
-            )
+    name = sweep.search.constraint_metric
+    if name is not None and metric_of(name).maximum is None:
+        known = ", ".join(metric.name for metric in METRICS if metric.maximum is not None)
+        raise ConfigError(
+            f"search.constraint_metric={name}: has no known maximum that search.constraint_max could be a share of "
+            f"(these have: {known})"
+        )
 
 
 def check_control(control: Mapping[str, Any], baseline: Mapping[str, Any], file: str) -> None:
