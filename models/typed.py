@@ -7,7 +7,6 @@ for what was made in Python.
 
 import dataclasses
 import difflib
-import functools
 import math
 import types
 import typing
@@ -86,9 +85,14 @@ def build(cls: type[T], values: Mapping[str, Any], at: str = "") -> T:
     return cls(**arguments)
 
 
-@functools.cache
+_HINTS: dict[type, dict[str, Any]] = {}
+
+
 def _hints(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls, include_extras=True)
+    """With the ranges; resolved once for each class."""
+    if cls not in _HINTS:
+        _HINTS[cls] = typing.get_type_hints(cls, include_extras=True)
+    return _HINTS[cls]
 
 
 def check_fields(config: Any, at: str = "") -> None:
