@@ -27,11 +27,8 @@ class Record:
     reason: str | None = None
     """Why it diverged (with the step) or failed."""
     metrics: dict[str, float] = field(default_factory=dict)
-    """On `eval.split`: `loss` (nats per token, language modelling only), `bits_per_byte`, `max_vio_global` (mean over
-    MoE layers), `max_vio_floor` (what perfectly uniform routing would show on as many tokens), `max_vio_max` (E/k - 1),
-    `routing_entropy` (nats, mean over layers); `max_vio_batch` (mean over layers and the last tenth of training)
-    and its `max_vio_batch_floor`. `max_vio_global_layer<i>` and `max_vio_batch_layer<i>`: each MoE layer, from 1. With
-    MTP modules `mtp_loss_<k>`, `mtp_acceptance_<k>` per depth and `mtp_tokens_per_forward` (models/evaluation.py)."""
+    """By the names of `ablations/metrics.py`, on `eval.split`; `max_vio_batch` and its layers on the last tenth of
+    training. `max_vio_*_layer<i>` count MoE layers from 1."""
     load: list[list[float]] = field(default_factory=list)
     """Per MoE layer, per expert: load / mean load on the whole of `eval.split`."""
     history: dict[str, list[float]] = field(default_factory=dict)

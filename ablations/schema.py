@@ -111,7 +111,7 @@ class SearchConfig:
     constraint_metric: str | None = None
     """Points are eligible only where this metric of the search trial ..."""
     constraint_max: Annotated[float, Above(0), AtMost(1)] | None = None
-    """... is at most this share of its maximum (MaxVio: E / top_k - 1)."""
+    """... is at most this share of its maximum (MaxVio: E / top_k - 1); judged again on the confirmation."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,8 @@ class ExpectedConfig:
     against: str | None = None
     """The arm it is compared with; null is the sweep's baseline."""
     kind: Literal["better", "not_worse", "equal", "value", "identical"] = "better"
-    """Lower is better for every metric. `better`: below 0. `not_worse`: below `margin`. `equal`: within +-margin.
+    """Where lower is better: `better`: below 0. `not_worse`: below `margin`; mirrored where higher is, and refused where
+    the metric has no direction (`ablations/metrics.py`). `equal`: within +-margin.
     `value`: inside `region`. `identical`: no seed differs by more than `margin`, a matter of arithmetic and not of
     statistics, which the A/A arm's tiny change of weights must be seen to exceed."""
     margin: Annotated[float, Above(0)] | None = None

@@ -116,11 +116,12 @@ def _flops(result: Result, arms: list[ArmResult]) -> dict[str, Ratio]:
     """Training FLOPs over the baseline's."""
     base = _training_flops(result.arms[result.baseline])
     found = {arm.name: _training_flops(arm) for arm in arms}
-    return {name: Ratio((own / base,) * 3) for name, own in found.items() if own and base}
+    return {name: Ratio((own / base,) * 3) for name, own in found.items() if own is not None and base is not None}
 
 
-def _training_flops(arm: ArmResult) -> float:
-    return float(arm.plan.get("flops_per_token") or 0) * float(arm.plan.get("tokens") or 0)
+def _training_flops(arm: ArmResult) -> float | None:
+    each, tokens = arm.plan.get("flops_per_token"), arm.plan.get("tokens")
+    return None if each is None or tokens is None or each * tokens <= 0 else float(each * tokens)
 
 
 def _times(result: Result, arms: list[ArmResult]) -> dict[str, Ratio]:

@@ -165,9 +165,9 @@ def forest(result: Result) -> "Figure | None":
     alike = len(set(sides.values())) == 1
     for panel, (name, rows) in zip(axes[:, 0], families.items(), strict=True):
         _forest_panel(panel, rows, _claims(result, name), looks, result.baseline)
-        metric = metric_of(name)
-        unit = f" ({metric.unit})" if metric.unit else ""
-        panel.set_title(f"Difference in {metric.label}{unit}" + ("" if alike else f"; {sides[name]}"))
+        known = metric_of(name)
+        unit = f" ({known.unit})" if known.unit else ""
+        panel.set_title(f"Difference in {known.label}{unit}" + ("" if alike else f"; {sides[name]}"))
     figure.supxlabel("arm minus the other" + (f"; {sides[name]}" if alike else ""), fontsize=9)
     return figure
 

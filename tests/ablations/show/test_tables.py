@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ablations.files import read_json, write_json
-from ablations.show import balance, figures, numbers, page, render, tables, terminal
+from ablations.show import balance, costs, figures, numbers, page, render, tables, terminal
 from ablations.show.results import Result, load_result
 from ablations.stats import differences
 
@@ -281,6 +281,19 @@ def test_no_number_is_cut_on_a_terminal(result: Result, width: int, factor: floa
             numbers_shown += [numbers.signed(d.mean, 4), *numbers.interval(d.low, d.high, 4).split()]
         assert set(numbers_shown) <= set(written), (arm.name, text)
         assert all(piece in "".join(written) for piece in terminal._broken(arm.name).split("\n")), "names are whole"
+
+
+def test_a_zero_is_a_number(result: Result) -> None:
+    """Where all that was measured is 0, nothing reads as if it were not there."""
+    zero = renamed(result, {}, 0.0)
+    zero = dataclasses.replace(
+        zero,
+        arms={n: dataclasses.replace(a, speed={**a.speed, "peak_training_bytes": 0.0}) for n, a in zero.arms.items()},
+    )
+    assert {cell(tables.loss_table(zero), name, "loss") for name in zero.arms} == {"0.0000"}
+    assert {cell(balance.balance_table(zero), name, "of maximum") for name in zero.arms} == {"0.0 %"}
+    assert {cell(costs.speed_table(zero), name, "training memory (MiB)") for name in zero.arms} == {"0"}
+    assert cell(tables.loss_table(zero), "bias", "95 % interval") == "[0.0000, 0.0000]"
 
 
 def test_secondary_columns_go_first(result: Result) -> None:
