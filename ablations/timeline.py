@@ -133,8 +133,8 @@ def table(timelines: Mapping[str, Timeline]) -> str:
     for name, timeline in timelines.items():
         count = len(timeline.ranks)
         peaks = " ".join(f"{peak(timeline, rank):g}" for rank in range(count))
-        bubbles = (numbers.percent(share, 2) for share in (timeline.bubble_share, timeline.longest_bubble_share))
-        rows.append((name, str(count), *bubbles, f"{timeline.end:.6g}", peaks))
+        mean, longest = (numbers.percent(x, 2) for x in (timeline.bubble_share, timeline.longest_bubble_share))
+        rows.append((name, str(count), mean, longest, f"{timeline.end:.6g}", peaks))
     first, *others, _ = (max(map(len, column)) for column in zip(*rows, strict=True))
     lines = []
     for name, *cells, peaks in rows:

@@ -69,13 +69,9 @@ def end_of_text(folder: Path, config: Mapping[str, Any]) -> str | None:
     generation = folder / "generation_config.json"
     named = [named_token(folder, "eos_token")]
     for values in (config, read_json(generation) if generation.is_file() else {}):
-        places = values.get("eos_token_id")
-        named += [tokens.get(place) for place in (places if isinstance(places, list) else [places]) if _is_id(place)]
+        given = values.get("eos_token_id")
+        named += [tokens.get(place) for place in (given if isinstance(given, list) else [given]) if type(place) is int]
     return next((token for token in (*named, END_OF_TEXT) if token in ids), None)
-
-
-def _is_id(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def tokenizer_config(end: str, length: int) -> dict[str, Any]:
