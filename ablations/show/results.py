@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ablations.files import read_json
 from ablations.losscurve import loss_error
 from ablations.records import RECORD, Record, read_record, recorded_at
+from ablations.rundir import read_plan, read_state
 from ablations.schema import ExpectedConfig
 from ablations.stats import Difference, differences, tokens_saved
 from ablations.verdicts import DECISION_RULE, Verdict, verdict
@@ -195,8 +195,7 @@ def score_detail(arm: ArmResult, metric: str) -> tuple[float | None, int | None]
 
 def _gather(folder: Path, find: Callable[[str], Record | None]) -> Result:
     plan_bytes = (folder / "plan.json").read_bytes()
-    plan = read_json(folder / "plan.json")
-    trials = read_json(folder / "trials.json") if (folder / "trials.json").is_file() else {}
+    plan, trials = read_plan(folder), read_state(folder)
     baseline, primary = plan["baseline"], plan.get("primary", "loss")
     seeds = [int(seed) for seed in plan["seeds"]]
     ids = {(entry["arm"], int(entry["seed"])): entry["id"] for entry in trials.get("confirm", [])}
