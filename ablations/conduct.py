@@ -10,13 +10,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ablations.files import read_json, write_json
+from ablations.files import write_json
 from ablations.guards import GuardResult, distinct
 from ablations.identity import environment, sha
 from ablations.launch.lock import single_owner
 from ablations.launch.pool import Job, Outcome, Pool, thread_environment
 from ablations.launch.progress import Progress
-from ablations.plan import AA, CONTROL, Arm, Plan, config_guards, plan_document
+from ablations.plan import AA, CONTROL, Arm, Plan, config_guards, plan_document, results_dir
+from ablations.rundir import BEGUN, PLAN, STATE, differing, folder_of, has_trials, listed, read_plan, read_state
 from ablations.study import search
 from ablations.trials import Trial, Trials
 from models.typed import ConfigError
@@ -38,12 +39,13 @@ class GuardFailed(Exception):
 
 
 class Conductor:
-    """One run of one sweep at one scale, in `runs_dir/<sweep>/<scale>`; trials are in `runs_dir/trials`."""
+    """One run of one sweep at one scale, in `runs_dir/<sweep>/<scale>`, or beside it where another plan's result is
+    there (ablations/rundir.py); trials are in `runs_dir/trials`."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.runs = Path(plan.config.runs_dir).absolute()
-        self.folder = self.runs / plan.sweep.name / plan.config.scale
+        self.folder = self.usual = self.runs / plan.sweep.name / plan.config.scale
         self.fingerprints: dict[str, dict[str, Any]] = {}
         self.state: dict[str, Any] = {}
         self.progress: Progress
@@ -56,12 +58,18 @@ class Conductor:
         started = time.monotonic()
         with Progress(self.plan.config.launch.progress, self.plan.sweep.name) as self.progress:
             self._prepare_data()
+            document = plan_document(self.plan, self._fingerprint(self.plan.baseline.keys))
+            self.folder = folder_of(self.runs, results_dir(self.plan.config), document)
             with single_owner(self.folder), self._started_pool() as self.pool:
-                self.trials = Trials(self.plan, self.runs, self._fingerprint, self.pool, self.progress)
-                self._open_state()
+                self.trials = Trials(
+                    self.plan, self.runs, self.folder.name, self._fingerprint, self.pool, self.progress
+                )
+                self._open_state(document)
                 earlier = float(self.state.get("minutes") or 0.0)
                 try:
                     self._guards()
+                    self.state[BEGUN] = True
+                    self._save()
                     chosen = self._search()
                     self._confirm(chosen)
                     self._speed(chosen)
@@ -109,25 +117,29 @@ class Conductor:
     def _fingerprint(self, keys: Mapping[str, Any]) -> dict[str, Any]:
         return self.fingerprints[sha([keys["data"], keys["model"]["vocab_size"]])]
 
-    def _open_state(self) -> None:
+    def _open_state(self, document: dict[str, Any]) -> None:
         """Write the plan before anything is trained; keep what an earlier run under it has done."""
-        document = plan_document(self.plan, self._fingerprint(self.plan.baseline.keys))
-        path, state_path = self.folder / "plan.json", self.folder / "trials.json"
-        earlier = read_json(path) if path.is_file() else None
-        self.state = read_json(state_path) if state_path.is_file() else {}
-        if earlier is not None and earlier != document:
-            if self.state.get("search") or self.state.get("confirm"):
-                changed = sorted(k for k in {*earlier, *document} if earlier.get(k) != document.get(k))
-                note = f"the plan was changed after trials had run under another: {', '.join(changed)}"
-                self.state["deviations"] = [*self.state.get("deviations", []), note]
+        path = self.folder / PLAN
+        earlier = read_plan(self.folder) if path.is_file() else None
+        self.state = read_state(self.folder)
+        if earlier is None or differing(earlier, document):
+            if earlier is not None and has_trials(self.folder):  # begun since the folder was chosen
+                raise ConfigError(f"{self.folder}: another plan has just begun here; start this one again")
             self.state = {"deviations": self.state.get("deviations", [])}
-        write_json(path, document)
+            write_json(path, document)
         self.state["plan_sha"] = hashlib.sha256(path.read_bytes()).hexdigest()
         self.state.setdefault("deviations", [])
+        if self.folder != self.usual and (self.usual / PLAN).is_file():
+            others = listed(differing(read_plan(self.usual), document))
+            self.progress.note(
+                f"{self.usual} holds the result of another plan ({others}), which stays; this one goes to {self.folder}"
+            )
+            if earlier is None:
+                self._note(f"trials had run under another plan of this sweep before this one was made: {others}")
         self._save()
 
     def _save(self) -> None:
-        write_json(self.folder / "trials.json", self.state)
+        write_json(self.folder / STATE, self.state)
 
     def _note(self, text: str) -> None:
         """A deviation or a remark that the result must show."""

@@ -3,19 +3,20 @@
 import functools
 import itertools
 import math
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ablations.config import chosen_arms
-from ablations.files import read_json
 from ablations.guards import GuardResult, budget, isolation
 from ablations.home import ROOT
 from ablations.identity import code_hash, sha
 from ablations.keys import all_keys, trial_leaves
 from ablations.matching import solve
 from ablations.preflight import check_text, is_long, text_remarks
+from ablations.rundir import read_plan, read_state
 from ablations.schema import Config, MatchedConfig, SweepConfig
 from ablations.sweepfile import read_scale, thinned
 from ablations.trialkeys import TrialKeys, get, trial_keys, typed_trial, with_overrides
@@ -222,7 +223,7 @@ def _published(plan: Plan) -> tuple[Published | None, str | None]:
     folder = results_dir(plan.config) / plan.sweep.name / plan.config.scale
     if not (folder / "trials.json").is_file() or not (folder / "plan.json").is_file():
         return None, f"no published search of {plan.sweep.name} at scale={plan.config.scale}"
-    earlier, trials = read_json(folder / "plan.json"), read_json(folder / "trials.json")
+    earlier, trials = read_plan(folder), read_state(folder)
     chosen = trials.get("chosen", {})
     searched = {key for arm in plan.arms.values() for key in (*plan.shared, *arm.search)}
     fp8 = any(arm.typed.model.precision.fp8 for arm in plan.arms.values())
@@ -281,6 +282,8 @@ def plan_document(plan: Plan, data_fingerprint: Mapping[str, Any]) -> dict[str, 
         "sweep": sweep.name,
         "scale": plan.config.scale,
         "note": plan.config.note,
+        "command": command(plan),
+        "sweep_file": plan.config.sweep_text,
         "question": sweep.question,
         "source": sweep.source,
         "search": "published" if plan.published else "fresh",
@@ -297,6 +300,20 @@ def plan_document(plan: Plan, data_fingerprint: Mapping[str, Any]) -> dict[str, 
         "data": sha(data_fingerprint),
         "keys": plan.baseline.keys,
     }
+
+
+def command(plan: Plan) -> str:
+    """What asks for this plan again, anywhere: all that was typed, less the keys that say where and how it ran; scale
+    and search as they came out, since their defaults follow the machine and what is published."""
+    config, found = plan.config, plan.published is not None
+    words = ["python", "-m", "ablations.run", f"sweep={plan.sweep.name}", f"scale={config.scale}"]
+    words.append(f"search={'published' if found else 'fresh'}")
+    left_out = ["sweep", "scale", "search", "runs_dir", "dry_run", *(["results_dir"] if not found else [])]
+    for word in config.overrides:
+        key = word.partition("=")[0].strip()
+        if key not in left_out and key.split(".")[0] not in ("launch", "track"):
+            words.append(word)
+    return shlex.join(words)
 
 
 def describe(plan: Plan) -> str:

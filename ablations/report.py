@@ -3,36 +3,29 @@
 Without `publish` they go into the run's own folder. `publish=true` copies a finished run into results/, with records,
 plan and a manifest from which it can be repeated; `publish=partial` does so for what is finished so far.
 `publish=again` needs no run: it renders what is published anew from its own records, after the code that shows them
-has changed.
+has changed. Where a scale has the results of several plans, `run=` names the folder of one, as in `run=cpu@1f3a9c2e`.
 """
 
 import dataclasses
-import hashlib
 import os
-import platform
-import shlex
 import shutil
-import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 from ablations.files import read_json, write_json
 from ablations.home import ROOT, check_house
+from ablations.provenance import WHY_UNKNOWN, commands, commit, manifest
 from ablations.records import RECORD, recorded_at
+from ablations.rundir import PLAN, STATE, differing, folders_of_scale, listed, read_plan
 from ablations.show.results import Result, load_published, load_result
 from models.files import whole_folder, write_atomically
 from models.streams import spoken
 from models.typed import ConfigError, build, closest
 
-PACKAGES = (
-    "torch", "lightning", "numpy", "scipy", "statsmodels", "optuna", "lm-eval", "tokenizers", "transformers", "wandb",
-    "hydra-core", "matplotlib",
-)  # fmt: skip
-
 PAGES = ("table.md", "table.csv", "timings.csv", "page.html", "figures")
 """What `write_report` leaves in the run's folder."""
+MANIFEST = "manifest.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,19 +34,22 @@ class ReportConfig:
 
     sweep: str = ""
     scale: str = "cpu"
+    run: str | None = None
+    """The run's folder under runs/<sweep>, where that is not the scale's name alone."""
     runs_dir: str = "runs"
     results_dir: str | None = None
     publish: Literal["false", "true", "partial", "again"] = "false"
 
 
-def write_report(runs_dir: str | Path, sweep: str, scale: str, results_dir: str | Path | None = None) -> Result:
+def write_report(runs_dir: str | Path, sweep: str, run: str, results_dir: str | Path | None = None) -> Result:
     """Write table.md, table.csv, timings.csv, figures/ and page.html into the run's folder; works on unfinished runs.
 
-    Records missing under `runs_dir` are looked for in `results_dir` (default: results/ of the checkout), where a
-    partial result may have been published. Raises ConfigError where no such run was planned.
+    `run` is the folder's name: the scale, or `<scale>@<hash>` (ablations/rundir.py). Records missing under `runs_dir`
+    are looked for in `results_dir` (default: results/ of the checkout), where a partial result may have been published.
+    Raises ConfigError where no such run was planned.
     """
-    result = load_result(runs_dir, sweep, scale, _results(results_dir) / sweep / scale / "records")
-    _write(result, Path(runs_dir) / sweep / scale)
+    result = load_result(runs_dir, sweep, run, _results(results_dir) / sweep / run / "records")
+    _write(result, Path(runs_dir) / sweep / run)
     return result
 
 
@@ -73,67 +69,52 @@ def _write(result: Result, folder: Path) -> None:
 
 
 def publish(
-    runs_dir: str | Path, sweep: str, scale: str, results_dir: str | Path | None = None, partial: bool = False
+    runs_dir: str | Path, sweep: str, run: str, results_dir: str | Path | None = None, partial: bool = False
 ) -> Path:
-    """Write the report and copy it with records, plan and manifest.json to results_dir/<sweep>/<scale>/.
+    """Write the report and copy it with records, plan and manifest.json to results_dir/<sweep>/<run>/.
 
     Replaces what is there as a whole. Raises ConfigError where trials are missing and `partial` does not allow it.
     """
-    target = _results(results_dir) / sweep / scale
-    result = load_result(runs_dir, sweep, scale, target / "records")
+    target = _results(results_dir) / sweep / run
+    result = load_result(runs_dir, sweep, run, target / "records")
     if result.missing and not partial:
         raise ConfigError(
-            f"publish=true: {len(result.missing)} of {result.planned} trials of sweep={sweep} scale={scale} are "
+            f"publish=true: {len(result.missing)} of {result.planned} trials of sweep={sweep} run={run} are "
             f"missing; finish them with `{commands(result)[0]}`, or publish=partial publishes what is finished"
         )
-    run, trials = Path(runs_dir) / sweep / scale, Path(runs_dir) / "trials"
-    _write(result, run)
+    source, trials = Path(runs_dir) / sweep / run, Path(runs_dir) / "trials"
+    _write(result, source)
     with whole_folder(target) as fresh:
         for name in PAGES:
-            if (run / name).is_dir():
-                shutil.copytree(run / name, fresh / name, ignore=shutil.ignore_patterns(".*"))
-            elif (run / name).exists():
-                shutil.copyfile(run / name, fresh / name)
-        for name in ("plan.json", "trials.json"):
-            if (run / name).exists():
-                shutil.copyfile(run / name, fresh / name)
+            if (source / name).is_dir():
+                shutil.copytree(source / name, fresh / name, ignore=shutil.ignore_patterns(".*"))
+            elif (source / name).exists():
+                shutil.copyfile(source / name, fresh / name)
+        for name in (PLAN, STATE):
+            if (source / name).exists():
+                shutil.copyfile(source / name, fresh / name)
         (fresh / "records").mkdir()
         for trial_id in _trial_ids(result):
-            source = recorded_at(trials / trial_id / RECORD, target / "records" / f"{trial_id}.json")
-            if source is not None:
-                shutil.copyfile(source, fresh / "records" / f"{trial_id}.json")
-        write_json(fresh / "manifest.json", _manifest(result, fresh))
+            record = recorded_at(trials / trial_id / RECORD, target / "records" / f"{trial_id}.json")
+            if record is not None:
+                shutil.copyfile(record, fresh / "records" / f"{trial_id}.json")
+        write_json(fresh / MANIFEST, {**manifest(result, fresh), **commit()})
     return target
 
 
-def publish_again(sweep: str, scale: str, results_dir: str | Path | None = None) -> Path:
+def publish_again(sweep: str, run: str, results_dir: str | Path | None = None) -> Path:
     """Render a published result anew. Its manifest keeps the commit and versions that it was published from, and names
     the commit that it is `rendered` by. Raises ConfigError where nothing is published."""
-    target = _results(results_dir) / sweep / scale
-    result, earlier = load_published(target), read_json(target / "manifest.json")
+    target = _results(results_dir) / sweep / run
+    result, earlier = load_published(target), read_json(target / MANIFEST)
     with whole_folder(target) as fresh:
-        for name in ("plan.json", "trials.json"):
+        for name in (PLAN, STATE):
             shutil.copyfile(target / name, fresh / name)
         shutil.copytree(target / "records", fresh / "records")
         _write(result, fresh)
-        kept = {name: earlier[name] for name in ("commit", "dirty", "versions")}
-        write_json(fresh / "manifest.json", {**_manifest(result, fresh), **kept, "rendered": _commit()})
+        kept = {name: earlier[name] for name in ("commit", "dirty", WHY_UNKNOWN, "versions") if name in earlier}
+        write_json(fresh / MANIFEST, {**manifest(result, fresh), **kept, "rendered": commit()})
     return target
-
-
-def commands(result: Result) -> list[str]:
-    """What repeats this result: the plan's own command, or one that names arms and seeds; then the report."""
-    own = [name for name, arm in result.arms.items() if arm.kind == "arm"]
-    built = [
-        "python -m ablations.run",
-        f"sweep={result.sweep}",
-        f"scale={result.scale}",
-        f"search={result.plan.get('search', 'fresh')}",
-        shlex.quote(f"arms=[{','.join(own)}]"),
-        shlex.quote(f"seeds=[{','.join(map(str, result.seeds))}]"),
-    ]
-    run = result.plan.get("command") or " ".join(built)
-    return [str(run), f"python -m ablations.report sweep={result.sweep} scale={result.scale}"]
 
 
 def _results(results_dir: str | Path | None) -> Path:
@@ -146,54 +127,16 @@ def _trial_ids(result: Result) -> list[str]:
     return sorted({entry["id"] for entry in entries})
 
 
-def _manifest(result: Result, folder: Path) -> dict[str, Any]:
-    """Everything that repeating the result needs, and the hash of every file beside it."""
-    records = result.all_records
-    environments = [record.environment for record in records]
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    counts = {status: sum(r.status == status for r in records) for status in ("complete", "diverged", "failed")}
-    return {
-        "format": 1,
-        "sweep": result.sweep,
-        "scale": result.scale,
-        "partial": bool(result.missing),
-        "trials": {"planned": result.planned, "missing": len(result.missing), **counts},
-        "search_trials": len(result.search),
-        "commands": commands(result),
-        **_commit(),
-        "plan_sha256": result.plan_sha,
-        "code": result.plan.get("code"),
-        "data": result.plan.get("data"),
-        "chosen": {name: arm.chosen for name, arm in result.arms.items()},
-        "verdicts": [
-            {"arm": v.arm, "against": v.against, "metric": v.metric, "kind": v.kind, "outcome": v.outcome}
-            for v in result.verdicts
-        ],
-        "environments": [e for i, e in enumerate(environments) if e not in environments[:i]],
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
-        "files": {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files},
-    }
-
-
-def _commit() -> dict[str, Any]:
-    """The checkout's commit and whether the tree (results/ aside) differs from it; None where there is no git."""
-    try:
-        commit = _git("rev-parse", "HEAD")
-        return {"commit": commit, "dirty": bool(_git("status", "--porcelain", "--", ".", ":!results"))}
-    except (OSError, subprocess.CalledProcessError):
-        return {"commit": None, "dirty": None}
-
-
-def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True)
-    return done.stdout.strip()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+def _remarks(folder: Path, before: dict[str, Any] | None) -> list[str]:
+    """What whoever publishes must know: that another plan's result is replaced, that the commit is not known."""
+    lines, written = [], read_json(folder / MANIFEST)
+    others = differing(before, read_plan(folder)) if before else []
+    if others:
+        lines.append(f"{folder}: replaces what was published of another plan ({listed(others)})")
+    for which, found in (("", written), ("rendering ", written.get("rendered", {}))):
+        if WHY_UNKNOWN in found:
+            lines.append(f"warning: {folder / MANIFEST} has no {which}commit: {found[WHY_UNKNOWN]}")
+    return lines
 
 
 def parse(arguments: list[str]) -> ReportConfig:
@@ -211,6 +154,8 @@ def parse(arguments: list[str]) -> ReportConfig:
     if "publish" in values:
         values["publish"] = values["publish"].lower()
     config = build(ReportConfig, values)
+    if config.run is not None and (not config.run or Path(config.run).name != config.run or config.run[0] == "."):
+        raise ConfigError(f"run={config.run}: expected the name of a folder under {config.runs_dir}/{config.sweep}")
     if not config.sweep:
         raise ConfigError("sweep: name the sweep to report on, as in `python -m ablations.report sweep=moe_balance`")
     return config
@@ -235,22 +180,26 @@ def main(arguments: list[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     if {"-h", "--help"} & set(words):
         print(
-            f"{__doc__}\nKeys: sweep, scale=cpu, runs_dir=runs, results_dir=results, publish=false|true|partial|again"
+            f"{__doc__}\n"
+            "Keys: sweep, scale=cpu, run=SCALE, runs_dir=runs, results_dir=results, publish=false|true|partial|again"
         )
         return 0
     try:
         check_house()
         config = parse(words)
+        run = config.run or config.scale
+        published = _results(config.results_dir) / config.sweep / run
+        before = read_plan(published) if config.publish != "false" and (published / PLAN).is_file() else None
         if config.publish == "false":
-            result = write_report(config.runs_dir, config.sweep, config.scale, config.results_dir)
-            folder = Path(config.runs_dir) / config.sweep / config.scale
+            result = write_report(config.runs_dir, config.sweep, run, config.results_dir)
+            folder = Path(config.runs_dir) / config.sweep / run
         elif config.publish == "again":
-            folder = publish_again(config.sweep, config.scale, config.results_dir)
+            folder = publish_again(config.sweep, run, config.results_dir)
             result = load_published(folder)
         else:
-            partial = config.publish == "partial"
-            folder = publish(config.runs_dir, config.sweep, config.scale, config.results_dir, partial)
-            result = load_result(config.runs_dir, config.sweep, config.scale, folder / "records")
+            folder = publish(config.runs_dir, config.sweep, run, config.results_dir, config.publish == "partial")
+            result = load_result(config.runs_dir, config.sweep, run, folder / "records")
+        remarks = _remarks(folder, before) if config.publish != "false" else []
         print_result(result)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -258,9 +207,14 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         print(f"error: {error.filename or 'files'}: {error.strerror or error}", file=sys.stderr)
         return 2
-    for name in PAGES if config.publish == "false" else (*PAGES, "records", "manifest.json"):
+    for name in PAGES if config.publish == "false" else (*PAGES, "records", MANIFEST):
         if (folder / name).exists():
             print(folder / name)
+    others = [f.name for f in folders_of_scale(folder.parent, result.scale) if f.name != run]
+    if others:
+        print(f"of other plans: {' '.join(f'run={name}' for name in others)}")
+    for line in remarks:
+        print(line, file=sys.stderr)
     return 0
 
 

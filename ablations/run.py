@@ -72,7 +72,7 @@ def _report(conductor: Any) -> int:
     from ablations.report import PAGES, print_result, write_report
 
     plan = conductor.plan
-    result = write_report(conductor.runs, plan.sweep.name, plan.config.scale, plan.config.results_dir)
+    result = write_report(conductor.runs, plan.sweep.name, conductor.folder.name, plan.config.results_dir)
     print_result(result)
     for name in ("plan.json", "trials.json", *PAGES):
         print(conductor.folder / name)

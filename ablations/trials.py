@@ -35,15 +35,18 @@ class Trials:
         self,
         plan: Plan,
         runs: Path,
+        run: str,
         fingerprint: Callable[[Mapping[str, Any]], dict[str, Any]],
         pool: Pool,
         progress: Progress,
     ) -> None:
-        """`fingerprint`: of the data that a trial with these keys learns from."""
+        """`run`: the name of this run's folder. `fingerprint`: of the data that a trial with these keys learns from."""
         self.plan, self.runs, self.fingerprint, self.pool, self.progress = plan, runs, fingerprint, pool, progress
         self.cache = str(runs / "data")
-        manifests = (results_dir(plan.config) / plan.sweep.name).glob(f"{plan.config.scale}*/manifest.json")
-        self._unfinished = [m.parent / "records" for m in sorted(manifests) if read_json(m).get("partial") is True]
+        published = results_dir(plan.config) / plan.sweep.name / run
+        manifest = published / "manifest.json"
+        partial = manifest.is_file() and read_json(manifest).get("partial") is True
+        self._unfinished = [published / "records"] if partial else []
 
     def folder(self, id: str) -> Path:
         return self.runs / "trials" / id

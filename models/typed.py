@@ -6,6 +6,7 @@ A field's bounds stand in its type: `Annotated[int, AtLeast(1)]`. Numbers are fi
 
 import dataclasses
 import difflib
+import functools
 import math
 import types
 import typing

@@ -187,6 +187,14 @@ def inline_svg(picture: Picture) -> str:
     return f'{opening} role="img" aria-label="{_text(picture.caption)}">{rest}'
 
 
+def _sweep_file(result: Result) -> str:
+    text = result.plan.get("sweep_file")
+    if not text:
+        return ""
+    name = f"{_text(result.sweep)}.yaml"
+    return f"<details><summary>The sweep's file, {name}</summary><pre><code>{_text(text)}</code></pre></details>"
+
+
 def _provenance(result: Result, commands: Sequence[str]) -> str:
     facts = {
         "plan.json": f"SHA-256 {result.plan_sha}, written before the first trial",
@@ -208,6 +216,7 @@ def _provenance(result: Result, commands: Sequence[str]) -> str:
             f"<h2>Trials that did not complete</h2>\n<ul>{unfinished}</ul>" if unfinished else "",
             "<h2>How to reproduce</h2>",
             f"<pre><code>{_text(chr(10).join(commands))}</code></pre>",
+            _sweep_file(result),
             "<h2>Plan and environment</h2>",
             f"<dl>{rows}</dl>",
         ]

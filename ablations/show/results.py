@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from ablations.constraint import Constraint, Held
-from ablations.files import read_json
 from ablations.losscurve import loss_error
 from ablations.metrics import metric as metric_of
 from ablations.metrics import share_of_maximum
 from ablations.records import RECORD, Record, read_record, recorded_at
+from ablations.rundir import read_plan, read_state
 from ablations.schema import ExpectedConfig
 from ablations.show.judging import families_of, verdicts_of, with_search
 from ablations.stats import Difference, Edge, between, tokens_saved
@@ -203,8 +203,7 @@ def score_detail(arm: ArmResult, metric: str) -> tuple[float | None, int | None]
 
 def _gather(folder: Path, find: Callable[[str], Record | None]) -> Result:
     plan_bytes = (folder / "plan.json").read_bytes()
-    plan = read_json(folder / "plan.json")
-    trials = read_json(folder / "trials.json") if (folder / "trials.json").is_file() else {}
+    plan, trials = read_plan(folder), read_state(folder)
     baseline, primary = plan["baseline"], plan.get("primary", "loss")
     seeds = [int(seed) for seed in plan["seeds"]]
     ids = {(entry["arm"], int(entry["seed"])): entry["id"] for entry in trials.get("confirm", [])}

@@ -137,27 +137,65 @@ def test_an_interrupted_sweep_goes_on_where_it_was(conduct, pool, runs):
     assert state["deviations"] == conduct(*FRESH).state["deviations"]
 
 
-def test_a_plan_changed_after_trials_is_a_deviation_before_them_it_is_not(conduct, pool, runs):
+def of_plans(conductor: Any) -> list[str]:
+    start = "trials had run under another plan of this sweep before this one was made: "
+    return [line for line in conductor.state["deviations"] if line.startswith(start)]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("words", [("seeds=3",), ("train.tokens=6144",), ("arms=[none,bias]", "seeds=[4,5]")])
+def test_another_plan_leaves_what_is_there_and_gets_a_folder_of_its_own(conduct, pool, runs, monkeypatch, words):
+    said: list[str] = []
+    monkeypatch.setattr("ablations.conduct.Progress.note", lambda self, text: said.append(text))
+    first = conduct(*FRESH)
+    whole = contents(runs / "toy/smoke")
+    other = conduct(*FRESH, *words)
+    assert contents(runs / "toy/smoke") == whole
+    assert other.folder.parent == runs / "toy" and other.folder.name.startswith("smoke@")
+    where = f"{runs / 'toy/smoke'} holds the result of another plan ("
+    assert [line for line in said if line.startswith(where) and line.endswith(f"this one goes to {other.folder}")]
+    (note,) = of_plans(other)
+    assert words[0].partition("=")[0] in note
+    pool.ran.clear()
+    again, back = conduct(*FRESH, *words), conduct(*FRESH)
+    assert (again.folder, back.folder) == (other.folder, first.folder) and pool.ran == {}, "each finds its own"
+    assert of_plans(again) == [note] and of_plans(back) == []
+    assert len(list((runs / "toy").iterdir())) == 2
+    assert len(load_result(runs, "toy", other.folder.name).all_records) == len(other.state["confirm"])
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_other_words_for_the_same_plan_are_the_same_plan(conduct, pool, runs, workers):
+    first = conduct(*FRESH, "optim.lr=0.005")
+    pool.ran.clear()
+    second = conduct(*FRESH, "optim.lr=5e-3", f"launch.workers={workers}")
+    assert (second.folder, pool.ran) == (first.folder, {})
+    assert "optim.lr=0.005" in read_json(first.folder / "plan.json")["command"]
+
+
+def test_a_plan_that_nothing_was_trained_under_makes_way(conduct, pool, runs):
     guards = pool.kinds["guards"]
     pool.kinds["guards"] = lambda arguments, report: {"guards": [{"name": "start", "passed": False, "detail": "no"}]}
     with pytest.raises(GuardFailed):
         conduct(*FRESH)
     pool.kinds["guards"] = guards
-    assert not [d for d in conduct(*FRESH, "seeds=3").state["deviations"] if "plan" in d]
-    state = conduct(*FRESH, "seeds=2").state
-    note = "the plan was changed after trials had run under another: seeds"
-    assert state["deviations"].count(note) == 1
-    assert read_json(runs / "toy/smoke/plan.json")["seeds"] == [0, 1]
-    assert note in load(runs).deviations
+    conductor = conduct(*FRESH, "seeds=3")
+    assert (conductor.folder, of_plans(conductor)) == (runs / "toy/smoke", [])
+    assert read_json(runs / "toy/smoke/plan.json")["seeds"] == [0, 1, 2]
 
 
-def test_a_plan_changed_amid_its_search_is_a_deviation(conduct, pool, monkeypatch):
+@pytest.mark.parametrize("after", [0, 1, 12])
+def test_a_plan_made_amid_the_search_of_another_is_a_deviation(conduct, pool, monkeypatch, after):
     monkeypatch.setattr("stand_in_kinds.BEST_RATE", 0.08)
-    trial = pool.kinds["trial"]
+    trial, calls = pool.kinds["trial"], []
 
     def stop(arguments: dict[str, Any], report: Any) -> Any:
-        if arguments["keys"]["optim"]["lr"] > 0.01:  # the first of the widened search
+        if len(calls) == after:
             raise KeyboardInterrupt
+        calls.append(arguments["id"])
         return trial(arguments, report)
 
     pool.kinds["trial"] = stop
@@ -166,7 +204,60 @@ def test_a_plan_changed_amid_its_search_is_a_deviation(conduct, pool, monkeypatc
         conduct(*words)
     assert confirmed(pool) == []
     pool.kinds["trial"] = trial
-    assert [d for d in conduct(*words, "seeds=3").state["deviations"] if "changed after trials had run" in d]
+    assert len(of_plans(conduct(*words, "seeds=3"))) == 1
+
+
+def test_what_was_published_under_a_plans_own_name_goes_on_there(conduct, pool, runs, tmp_path):
+    conduct(*FRESH)
+    other = conduct(*FRESH, "seeds=3")
+    published = tmp_path / "results/toy" / other.folder.name
+    (published / "records").mkdir(parents=True)
+    for name in ("plan.json", "trials.json"):
+        shutil.copy(other.folder / name, published)
+    for entry in other.state["confirm"][:5]:
+        shutil.copy(runs / "trials" / entry["id"] / "record.json", published / "records" / f"{entry['id']}.json")
+    (published / "manifest.json").write_text(json.dumps({"partial": True}))
+    for folder in (runs / "toy", runs / "trials"):
+        shutil.rmtree(folder)
+    pool.ran.clear()
+    again = conduct(*FRESH, "seeds=3")
+    assert again.folder == other.folder and len(confirmed(pool)) == 12 - 5
+
+
+DAMAGE: dict[str, tuple[str, bytes, str]] = {
+    "a plan cut off": ("plan.json", b'{"format": 1, "swe', "not readable as JSON"),
+    "a list": ("plan.json", b"[1]", "expected a group of keys"),
+    "another's": ("plan.json", b'{"name": "x"}', "no plan: this version reads plans of format 1"),
+    "a later one": ("plan.json", b'{"format": 2}', "format=2: this version reads plans of format 1"),
+    "a part of one": ("plan.json", b'{"format": 1, "sweep": "toy"}', "has no scale, so it is damaged"),
+    "trials cut off": ("trials.json", b'{"search"', "not readable as JSON"),
+    "trials a list": ("trials.json", b"[]", "expected a group of keys"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_a_damaged_file_of_the_run_is_one_line_and_stays_as_it_is(conduct, pool, runs, case):
+    name, content, words = DAMAGE[case]
+    conduct(*FRESH)
+    (runs / "toy/smoke" / name).write_bytes(content)
+    whole = contents(runs / "toy")
+    for act in (lambda: conduct(*FRESH, "seeds=3"), lambda: load(runs)):
+        with pytest.raises(ConfigError, match=words) as caught:
+            act()
+        assert "\n" not in str(caught.value) and f"toy/smoke/{name}" in str(caught.value)
+    assert contents(runs / "toy") == whole
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"format": 2}', '{"id": "a"}', "\0"])
+def test_a_damaged_record_is_one_line_and_stays_as_it_is(conduct, pool, runs, content):
+    entry = conduct(*FRESH).state["confirm"][2]
+    path = runs / "trials" / entry["id"] / "record.json"
+    path.write_text(content)
+    for act in (lambda: conduct(*FRESH), lambda: load(runs)):
+        with pytest.raises(ConfigError, match=entry["id"]) as caught:
+            act()
+        assert "\n" not in str(caught.value)
+    assert path.read_text() == content
 
 
 @pytest.mark.parametrize("partial", [True, False])

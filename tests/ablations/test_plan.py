@@ -1,7 +1,9 @@
 """The plan: arms and their keys, budgets, seeds, published values, and what is written down before the first trial."""
 
 import json
+import shlex
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -165,6 +167,32 @@ def test_the_document_is_plain_deterministic_and_holds_the_rule(plan):
     assert len(document["expected"]) == 2
     assert document["search_rule"]["keys"] == {"optim.lr": [0.0025, 0.005]}
     assert document["search"] == "fresh"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        FRESH,
+        (*FRESH, "optim.lr=0.005", "data.path=/a b/it's (here)", "data.source=text", "seeds=[4,9]", "arms=[none,bias]"),
+        ("search_points=2", "model.moe.balance.alpha=0.01", "launch.workers=3", "track.project=mine"),
+    ],
+)
+def test_the_plan_keeps_the_command_that_makes_it_again(plan, words):
+    document = plan_document(plan(*words), {"text": "abc"})
+    typed = shlex.split(document["command"])
+    assert typed[:4] == ["python", "-m", "ablations.run", "sweep=toy"] and "search=fresh" in typed
+    assert "scale=smoke" in typed
+    assert not [w for w in typed if w.startswith(("runs_dir", "launch", "track"))], "where and how it ran is no plan's"
+    again = plan_document(make_plan(compose([*typed[3:], "track.mode=disabled"])), {"text": "abc"})
+    assert again == document
+    assert document["sweep_file"] == (Path(__file__).parent / "sweeps/toy.yaml").read_text()
+
+
+def test_the_command_says_where_the_published_values_were_found(published, plan, tmp_path):
+    typed = shlex.split(plan_document(plan("search_points=2", f"results_dir={tmp_path}"), {})["command"])
+    assert {"search=published", f"results_dir={tmp_path}"} <= set(typed)
+    typed = shlex.split(plan_document(plan(*FRESH, f"results_dir={tmp_path}"), {})["command"])
+    assert not [word for word in typed if word.startswith("results_dir")]
 
 
 def test_what_is_about_to_happen(plan):

@@ -1,8 +1,11 @@
 """The report command: files, publishing, refusals, and a page that stands alone."""
 
 import hashlib
+import html
 import json
 import re
+import shutil
+import subprocess
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,7 +14,8 @@ from typing import Any
 import pytest
 
 from ablations.files import read_json, write_json
-from ablations.report import commands, main, parse, publish, write_report
+from ablations.provenance import WHY_UNKNOWN, commands, commit
+from ablations.report import main, parse, publish, write_report
 from ablations.show.results import load_published
 from models.typed import ConfigError
 
@@ -140,6 +144,138 @@ def test_bad_input_is_one_line(
 
 def test_publish_is_spelled_either_way() -> None:
     assert parse(["sweep=a", "publish=True"]).publish == "true"
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_the_true_command_and_the_sweeps_file_are_published(sweep_run: Any, tmp_path: Path) -> None:
+    folder = sweep_run(tmp_path / "runs", seeds=2)
+    command = "python -m ablations.run sweep=moe_balance scale=cpu search=fresh 'arms=[bias]' optim.lr=0.003"
+    text = "question: is a < b & c?\n"
+    write_json(folder / "plan.json", read_json(folder / "plan.json") | {"command": command, "sweep_file": text})
+    target = publish(tmp_path / "runs", "moe_balance", "cpu", tmp_path / "results")
+    manifest, page = read_json(target / "manifest.json"), (target / "page.html").read_text()
+    assert (manifest["commands"][0], manifest["sweep_file"]) == (command, text)
+    assert html.escape(command) in page and html.escape(text) in page and "moe_balance.yaml" in page
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_a_run_of_another_plan_is_named_reported_and_published_beside(
+    sweep_run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    usual = sweep_run(tmp_path / "runs", seeds=2)
+    publish(tmp_path / "runs", "moe_balance", "cpu", tmp_path / "results")
+    shutil.move(usual, usual.with_name("cpu@1f3a9c2e"))
+    sweep_run(tmp_path / "runs", seeds=3)
+    words = ["sweep=moe_balance", f"runs_dir={tmp_path / 'runs'}", f"results_dir={tmp_path / 'results'}"]
+    assert main([*words, "run=cpu@1f3a9c2e"]) == 0
+    out = capsys.readouterr().out
+    assert str(usual.with_name("cpu@1f3a9c2e") / "table.md") in out and "of other plans: run=cpu\n" in out
+    assert main(words) == 0 and "of other plans: run=cpu@1f3a9c2e\n" in capsys.readouterr().out
+    whole = (tmp_path / "results/moe_balance/cpu/table.csv").read_bytes()
+    assert main([*words, "run=cpu@1f3a9c2e", "publish=true"]) == 0
+    captured = capsys.readouterr()
+    assert (tmp_path / "results/moe_balance/cpu@1f3a9c2e/table.csv").read_bytes() == whole
+    assert "replaces" not in captured.err
+    assert main([*words, "publish=true"]) == 0
+    said = f"{tmp_path}/results/moe_balance/cpu: replaces what was published of another plan (seeds)\n"
+    assert said in capsys.readouterr().err, "asked for, and said"
+
+
+@pytest.mark.parametrize("run", ["..", "a/b", ".hidden", ""])
+def test_a_run_is_a_folder_of_its_sweep(run: str) -> None:
+    with pytest.raises(ConfigError, match="^run="):
+        parse(["sweep=moe_balance", f"run={run}"])
+
+
+def test_what_is_damaged_is_one_line(sweep_run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = sweep_run(tmp_path / "runs", seeds=2)
+    for name, content in (("plan.json", "[]"), ("plan.json", '{"format": 9}'), ("trials.json", "{")):
+        whole = (folder / name).read_bytes()
+        (folder / name).write_text(content)
+        assert main(["sweep=moe_balance", f"runs_dir={tmp_path / 'runs'}"]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: {folder / name}: ") and error.count("\n") == 1
+        (folder / name).write_bytes(whole)
+
+
+# --- the commit
+
+GIT = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-c", "init.defaultBranch=main"]
+
+
+def repository(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "file").write_text("a")
+    for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "a"]):
+        subprocess.run([*GIT, *words], cwd=folder, check=True)
+    return folder.resolve()
+
+
+def test_the_commit_of_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ablations.provenance.ROOT", repository(tmp_path / "checkout"))
+    clean = commit()
+    assert re.fullmatch("[0-9a-f]{40}", clean["commit"]) and clean["dirty"] is False and WHY_UNKNOWN not in clean
+    (tmp_path / "checkout/other").write_text("b")
+    assert commit() == {**clean, "dirty": True}
+
+
+def unknown(case: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    match case:
+        case "foreign owner":
+            root = repository(folder)
+            monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+            return root
+        case "no commit yet":
+            folder.mkdir()
+            subprocess.run([*GIT, "init", "-q"], cwd=folder, check=True)
+        case "inside another's":
+            (repository(folder) / "unpacked").mkdir()
+            return folder.resolve() / "unpacked"
+        case "no repository":
+            folder.mkdir()
+            monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(folder.parent.resolve()))
+        case "no git":
+            folder.mkdir()
+            monkeypatch.setenv("PATH", str(folder))
+    return folder.resolve()
+
+
+@pytest.mark.usefixtures("without_figures")
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        ("foreign owner", "detected dubious ownership"),
+        ("no commit yet", "fatal: "),
+        ("inside another's", "is no repository of its own, but lies in that of"),
+        ("no repository", "not a git repository"),
+        ("no git", "there is no git here"),
+    ],
+)
+def test_an_unknown_commit_is_said_with_its_reason(
+    sweep_run: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    case: str,
+    words: str,
+) -> None:
+    sweep_run(tmp_path / "runs", seeds=2)
+    monkeypatch.setattr("ablations.provenance.ROOT", unknown(case, tmp_path / "checkout", monkeypatch))
+    given = ["sweep=moe_balance", f"runs_dir={tmp_path / 'runs'}", f"results_dir={tmp_path / 'results'}"]
+    assert main([*given, "publish=true"]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    path = tmp_path / "results/moe_balance/cpu/manifest.json"
+    assert line.startswith(f"warning: {path} has no commit: ") and words in line
+    manifest = read_json(path)
+    assert (manifest["commit"], manifest["dirty"]) == (None, None) and words in manifest[WHY_UNKNOWN]
+    monkeypatch.undo()
+    monkeypatch.setattr("ablations.show.figures.draw_figures", lambda result: [])
+    assert main([*given, "publish=again"]) == 0
+    again = read_json(path)
+    assert again["commit"] is None and again[WHY_UNKNOWN] == manifest[WHY_UNKNOWN], (
+        "what it was made from stays unknown"
+    )
+    assert again["rendered"]["commit"]
 
 
 def test_reproduction_names_search_arms_and_seeds(published: Path) -> None:
