@@ -19,6 +19,7 @@ from ablations.preflight import check_text, is_long, text_remarks
 from ablations.rundir import read_plan, read_state
 from ablations.schema import Config, MatchedConfig, SweepConfig
 from ablations.sweepfile import read_scale, thinned
+from ablations.tracking import destination
 from ablations.trialkeys import TrialKeys, get, trial_keys, typed_trial, with_overrides
 from ablations.verdicts import DECISION_RULE
 from models.config import ModelConfig
@@ -354,6 +355,7 @@ def describe(plan: Plan) -> str:
         f"Search    {search}",
         f"Confirm   {len(plan.arms)} arms x {len(plan.seeds)} seeds ({seeds}) = {confirm} trials",
         *(f"Text      {remark}" for remark in text_remarks(plan)),
+        f"W&B       {destination(plan.config.track, Path(plan.config.runs_dir).absolute())}",
         f"Expected  about {duration(plan.minutes * 60)} with {plan.workers} worker{'s' * (plan.workers != 1)}"
         + ("; more than a day is begun with yes_really=true" if is_long(plan) else ""),
         *([f"Note      {plan.config.note}"] if plan.config.note else []),

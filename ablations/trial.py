@@ -16,12 +16,13 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import Strategy
 
 from ablations.identity import environment
 from ablations.measures import batch_metrics, precision_metrics, test_metrics
 from ablations.records import RECORD, Record, finished, owned, read_record
-from ablations.tracking import Mirror, StepLog, open_mirror
+from ablations.tracking import Mirror, StepLog, open_mirror, read_steps
 from ablations.trialkeys import TrialKeys, typed_trial
 from models.balance import max_vio
 from models.checkpoint import load_checkpoint, save_checkpoint
@@ -60,8 +61,14 @@ def run_trial(arguments: Mapping[str, Any], report: Report) -> dict[str, Any]:
     with owned(folder, lambda owner: report({"event": "waiting", "owner": owner})):
         record = finished(folder / RECORD)
         if record is None:
-            record = _score_kept(arguments, folder, report) or _train(arguments, folder, report)
-            put_on_record(record, folder)
+            mirror = open_mirror(arguments, typed_trial(arguments["keys"]).steps, report)
+            try:
+                record = _score_kept(arguments, folder, mirror, report) or _train(arguments, folder, mirror, report)
+                put_on_record(record, folder)
+            except BaseException:
+                mirror.finish(None)
+                raise
+            mirror.finish(record)
     return {"status": record.status, "loss": record.metrics.get("loss"), "reason": record.reason}
 
 
@@ -98,6 +105,7 @@ def trainer_of(
         accelerator="gpu" if keys.train.device == "cuda" else "cpu",
         devices=1,
         strategy=strategy,
+        plugins=[LightningEnvironment()],  # else it looks for a cluster to be a part of
         gradient_clip_val=keys.optim.clip_norm,
         gradient_clip_algorithm="norm",
         callbacks=callbacks,
@@ -111,16 +119,13 @@ def trainer_of(
     )
 
 
-def _train(arguments: Mapping[str, Any], folder: Path, report: Report) -> Record:
+def _train(arguments: Mapping[str, Any], folder: Path, mirror: Mirror, report: Report) -> Record:
     keys, seed = typed_trial(arguments["keys"]), int(arguments["seed"])
     quiet_lightning()
     remove_unfinished(folder / RESUME)
     data = open_data(keys.data, keys.model.vocab_size, arguments["cache_dir"])
     module = build_model(keys, seed)
     resume, done = _resumable(folder)
-    mirror = open_mirror(
-        arguments["track"], folder.parent.parent / "wandb", arguments["labels"], arguments["keys"], arguments["id"]
-    )
     recorder = Recorder(keys, data, folder, StepLog(folder / "steps.jsonl", done), mirror, report)
     base = Record(
         id=arguments["id"],
@@ -135,12 +140,7 @@ def _train(arguments: Mapping[str, Any], folder: Path, report: Report) -> Record
     try:
         trainer.fit(module, TextDataModule(data, seed, keys.batches), ckpt_path=resume, weights_only=True)
     except Diverged as diverged:
-        record = dataclasses.replace(base, status="diverged", reason=str(diverged), history=recorder.history())
-        _conclude(mirror, record)
-        return record
-    except BaseException:
-        mirror.finish(exit_code=1)
-        raise
+        return dataclasses.replace(base, status="diverged", reason=str(diverged), history=recorder.history())
     finally:
         recorder.steps.close()
     train_s = time.monotonic() - started
@@ -162,17 +162,12 @@ def finish(
 
     Raises ScoringFailed, where checkpoint and metrics are kept.
     """
-    try:
-        record = _measured(base, keys, data, model, recorder, train_s)
-        if record.status == "complete" and keys.eval.tasks:
-            write_atomically(folder / "checkpoint" / "tokenizer.json", data.tokenizer.to_str())
-            save_checkpoint(folder / "checkpoint", model, {"data": arguments["keys"]["data"], "trial": arguments["id"]})
-            record.write(folder / TRAINED)
-            record = _scored(record, keys, data, model, Path(arguments["cache_dir"]))
-    except BaseException:
-        recorder.mirror.finish(exit_code=1)
-        raise
-    _conclude(recorder.mirror, record)
+    record = _measured(base, keys, data, model, recorder, train_s)
+    if record.status == "complete" and keys.eval.tasks:
+        write_atomically(folder / "checkpoint" / "tokenizer.json", data.tokenizer.to_str())
+        save_checkpoint(folder / "checkpoint", model, {"data": arguments["keys"]["data"], "trial": arguments["id"]})
+        record.write(folder / TRAINED)
+        record = _scored(record, keys, data, model, Path(arguments["cache_dir"]))
     return record
 
 
@@ -227,7 +222,7 @@ def _scored(record: Record, keys: TrialKeys, data: PackedData, model: Transforme
     return dataclasses.replace(record, scores=scores, timings={**record.timings, "eval_s": eval_s})
 
 
-def _score_kept(arguments: Mapping[str, Any], folder: Path, report: Report) -> Record | None:
+def _score_kept(arguments: Mapping[str, Any], folder: Path, mirror: Mirror, report: Report) -> Record | None:
     """The record of a training that was kept and is only to be scored; None where there is none."""
     if not (folder / TRAINED).is_file():
         return None
@@ -240,29 +235,8 @@ def _score_kept(arguments: Mapping[str, Any], folder: Path, report: Report) -> R
         return None
     report({"event": "evaluating"})
     data = open_data(keys.data, keys.model.vocab_size, arguments["cache_dir"])
-    record = _scored(record, keys, data, model, Path(arguments["cache_dir"]))
-    wandb = folder.parent.parent / "wandb"
-    _conclude(open_mirror(arguments["track"], wandb, arguments["labels"], arguments["keys"], arguments["id"]), record)
-    return record
-
-
-def _conclude(mirror: Mirror, record: Record) -> None:
-    """The mirror's last words on a trial."""
-    if record.status != "complete":
-        mirror.summary({"status": record.status, "reason": record.reason})
-        mirror.finish(exit_code=1)
-        return
-    plain_scores = {
-        f"{task}/{name}": value
-        for task, row in record.scores.items()
-        for name, value in row.items()
-        if isinstance(value, int | float) and name not in ("n", "chance")
-    }
-    mirror.summary({"status": "complete", **record.metrics, **plain_scores, **record.timings})
-    if record.load:
-        columns = ["layer", *(f"expert_{e}" for e in range(len(record.load[0])))]
-        mirror.table("load", columns, [[layer, *row] for layer, row in enumerate(record.load)])
-    mirror.finish()
+    mirror.replay(read_steps(folder / "steps.jsonl"), record.validation)
+    return _scored(record, keys, data, model, Path(arguments["cache_dir"]))
 
 
 class Recorder(L.Callback):
@@ -278,6 +252,9 @@ class Recorder(L.Callback):
         self._validate_steps = fractions_of(keys.steps, keys.train.validate_every)
         self._checkpoint_steps = fractions_of(keys.steps, keys.train.checkpoint_every) - {keys.steps}
         self._reported = self._started = time.monotonic()
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.mirror.replay(self.steps.rows, self.validation)  # of a trial that goes on; else there is nothing yet
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
         assert isinstance(module, LanguageModel) and module.result is not None
@@ -309,17 +286,7 @@ class Recorder(L.Callback):
                     "tokens_per_second": speed,
                 }
             )
-        if step % max(1, self.keys.steps // HISTORY_POINTS) == 0 or step == self.keys.steps:
-            self.mirror.log(
-                {
-                    "train/loss": row["loss"],
-                    "train/aux_loss": row["aux_loss"],
-                    "train/max_vio_batch": row["max_vio"],
-                    "train/lr": row["lr"],
-                    **{f"train/max_vio_batch_layer{i}": value for i, value in enumerate(layers, start=1)},
-                },
-                step,
-            )
+        self.mirror.step(row)
         if step in self._validate_steps:
             self._validate(module.transformer, step)
         if step in self._checkpoint_steps:
@@ -335,7 +302,7 @@ class Recorder(L.Callback):
         seen = self.keys.tokens_after(step)
         for name, value in (("step", step), ("tokens", seen), ("loss", found.loss), ("max_vio_global", vio)):
             self.validation[name].append(value)
-        self.mirror.log({"validation/loss": found.loss, "validation/max_vio_global": vio}, step)
+        self.mirror.validation(step, found.loss, vio)
 
     def state_dict(self) -> dict[str, Any]:
         return {"validation": {name: list(column) for name, column in self.validation.items()}}

@@ -11,6 +11,7 @@ from ablations.launch.pool import Job, Pool
 from ablations.launch.progress import Progress
 from ablations.plan import Arm, Plan, results_dir
 from ablations.records import RECORD, Record, finished, owned, read_record
+from ablations.tracking import resolve_mode
 from ablations.trialkeys import with_overrides
 
 
@@ -72,7 +73,7 @@ class Trials:
             self.progress.phase(
                 name, {t.id: (t.arm, t.seed) for t in todo.values()}, seconds, workers=self.plan.workers
             )
-            jobs = [Job(t.id, "trial", self._arguments(t)) for t in todo.values()]
+            jobs = [Job(t.id, "trial", self.arguments(t)) for t in todo.values()]
 
             def heard(id: str, event: dict[str, Any]) -> None:
                 if event["event"] == "waiting":
@@ -112,7 +113,8 @@ class Trials:
             "be taken"
         )
 
-    def _arguments(self, trial: Trial) -> dict[str, Any]:
+    def arguments(self, trial: Trial) -> dict[str, Any]:
+        """Of the jobs `trial` and `mirror`."""
         track = self.plan.config.track
         return {
             "id": trial.id,
@@ -127,7 +129,7 @@ class Trials:
                 "seed": trial.seed,
                 "phase": trial.phase,
             },
-            "track": {"mode": track.mode, "project": track.project, "entity": track.entity},
+            "track": {"mode": resolve_mode(track.mode), "project": track.project, "entity": track.entity},
         }
 
 

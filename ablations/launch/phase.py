@@ -34,6 +34,12 @@ class TrialState:
     def where(self) -> str:
         return f"{self.step['step']}/{self.step['steps']}" if self.step.get("steps") else ""
 
+    @property
+    def label(self) -> str:
+        """The arm, and what is being done with it where the job says so."""
+        what = self.step.get("what")
+        return f"{self.arm}: {what}" if what else self.arm
+
     def number(self, name: str, form: str) -> str:
         value = self.step.get(name)
         return "" if value is None else format(value, form)
@@ -72,6 +78,8 @@ class Phase:
                 trial.state = "waiting"
             case "done":
                 trial.state, trial.seconds = "failed" if event.get("error") else "done", now - trial.started
+                if "what" in trial.step:  # it is no longer there
+                    trial.step = {}
 
     def _in(self, *states: State) -> list[TrialState]:
         return [trial for trial in self.trials.values() if trial.state in states]
