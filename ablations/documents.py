@@ -76,6 +76,12 @@ class PlanDocument:
     """Hash of the baseline's data."""
     keys: TrialKeys
     """The baseline's."""
+    command: str = ""
+    """What was typed."""
+    sweep_file: str = ""
+    """The sweep's file as it was read."""
+    note: str = ""
+    """What the scale says about its numbers."""
     format: int = FORMAT
 
     @classmethod
@@ -135,6 +141,8 @@ class SweepState:
     """SHA-256 of the plan.json that it belongs to."""
     deviations: list[str] = field(default_factory=list)
     """What the result must say of itself."""
+    started: bool = False
+    """From the first trial on, before there is anything to say of it."""
     minutes: float = 0.0
     guards: dict[str, list[GuardResult]] = field(default_factory=dict)
     """By arm."""
@@ -158,8 +166,8 @@ class SweepState:
 
     @property
     def begun(self) -> bool:
-        """Whether any trial belongs to it."""
-        return bool(self.search or self.confirm)
+        """Whether anything was trained under it."""
+        return self.started or bool(self.search or self.confirm)
 
     @property
     def trial_ids(self) -> list[str]:

@@ -123,8 +123,8 @@ class ExpectedConfig:
     against: str | None = None
     """The arm it is compared with; null is the sweep's baseline."""
     kind: Literal["better", "not_worse", "equal", "value", "identical"] = "better"
-    """Where lower is better: `better`: below 0. `not_worse`: below `margin`; mirrored where higher is, and refused
-    where the metric has no direction (`ablations/metrics.py`). `equal`: within +-margin. `value`: inside `region`.
+    """`better`: below 0. `not_worse`: below `margin`. Both are mirrored where higher is better, and refused where the
+    metric has no direction (`ablations/metrics.py`). `equal`: within +-margin. `value`: inside `region`.
     `identical`: no seed differs by more than `margin`, a matter of arithmetic and not of statistics, which the A/A
     arm's tiny change of weights must be seen to exceed."""
     margin: Annotated[float, Above(0)] | None = None

@@ -2,7 +2,9 @@
 
 import dataclasses
 import math
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,8 +12,10 @@ import pytest
 from ablations.config import compose
 from ablations.grid import Measured, key_of, measure
 from ablations.plan import Arm, make_plan
+from ablations.records import Record
 from ablations.schema import MatchedConfig
-from ablations.study import Choice, Studies, choose, widened
+from ablations.study import Choice, Studies, choose, search, widened
+from ablations.trials import Trial
 
 RATE, STRENGTH = "optim.lr", "model.moe.balance.alpha"
 RATES = [0.0025, 0.005, 0.01]
@@ -197,6 +201,61 @@ def test_nothing_to_widen(searching):
     short = dataclasses.replace(searching, shared={RATE: [0.005]})
     assert widened(short, on(searching, none={RATE: "low"})) is None
     assert widened(dataclasses.replace(searching, shared={}), on(searching, none={RATE: "low"})) is None
+
+
+class FakeTrials:
+    """Every trial's loss from its point; no balance is missed."""
+
+    def __init__(self, loss: Any) -> None:
+        self.loss, self.asked, self.notes = loss, [], []
+        self.progress = SimpleNamespace(note=self.notes.append)
+
+    def of(self, arm: Arm, phase: str, seed: int, point: dict[str, float]) -> Trial:
+        return Trial(f"{arm.name} {seed} {sorted(point.items())}", arm.name, phase, seed, {}, dict(point))
+
+    def run(self, name: str, trials: list[Trial]) -> dict[str, Record]:
+        self.asked = trials
+        balance = {"max_vio_global": 0.1, "max_vio_max": 3.0}
+        return {
+            t.id: Record(t.id, t.seed, "complete", {}, metrics={"loss": self.loss(t.arm, t.point), **balance})
+            for t in trials
+        }
+
+
+def best_at(rate: float, strength: float) -> Any:
+    def loss(arm: str, point: dict[str, float]) -> float:
+        far = [math.log(v / (rate if key == RATE else strength)) ** 2 for key, v in point.items()]
+        return 4 + sum(far) if "bias" in arm else 4 + math.log(point[RATE] / 0.0035) ** 2
+
+    return loss
+
+
+def budgets(trials: FakeTrials) -> set[int]:
+    return set(Counter(trial.arm for trial in trials.asked).values())
+
+
+def test_a_search_follows_a_strength_beyond_its_grid(searching, tmp_path):
+    trials, kept = FakeTrials(best_at(0.0035, 0.09)), []
+    choices, notes = search(searching, trials, tmp_path / "optuna.journal", kept.append)
+    assert choices["bias"].point == pytest.approx({RATE: 0.0035, "model.moe.balance.update_speed": 0.09})
+    assert choices["bias"].edges == {} and choices["none"].edges == {} and notes == []
+    assert budgets(trials) == {15} and [len(rows) // 4 for rows in kept] == [9, 12, 15]
+    assert "model.moe.balance.update_speed=0.03 of bias (highest)" in trials.notes[0]
+
+
+def test_what_stays_on_an_edge_is_said(searching, tmp_path):
+    trials = FakeTrials(best_at(0.0035, 10.0))
+    choices, notes = search(searching, trials, tmp_path / "optuna.journal", lambda rows: None)
+    speed = "model.moe.balance.update_speed"
+    assert choices["bias"].edges == {speed: "high"} and choices["bias"].point[speed] == pytest.approx(0.27)
+    assert notes == [f"the best searched value is still on the edge of its grid: {speed}=0.27 of bias (highest)"]
+
+
+def test_unequal_budgets_are_said(searching, tmp_path):
+    rule = dataclasses.replace(searching.sweep.search, seeds=[1000])
+    plan = dataclasses.replace(searching, sweep=dataclasses.replace(searching.sweep, search=rule))
+    _, notes = search(plan, FakeTrials(best_at(0.0035, 0.01)), tmp_path / "optuna.journal", lambda rows: None)
+    assert len(notes) == 1 and notes[0].startswith("search trials per arm are not equal: aux_loss 9, none 3")
 
 
 class Journal:
