@@ -96,7 +96,7 @@ def load_splits(config: DataConfig, report: Report | None = None) -> Splits:
             splits = _stdlib(config.max_bytes)
         case "text":
             hidden = len(hidden_files(config))
-            say(f"reading {config.path}" + (f" without its {hidden} hidden text files" if hidden else ""))
+            say(f"reading {config.path}" + (f" (hidden text files left out: {hidden})" if hidden else ""))
             documents = [Document(name, text) for name, text in read_texts(config)]
             splits = _divide(documents, {"source": "text", "versions": {}}, config)
         case "hf":

@@ -210,7 +210,7 @@ def test_hidden_files_are_left_out_and_counted(tmp_path: Path) -> None:
     said: list[str] = []
     hidden = load_splits(_folder(_hidden(tmp_path)), said.append)
     assert hidden == shown
-    assert said[0] == f"reading {tmp_path} without its 2 hidden text files"
+    assert said[0] == f"reading {tmp_path} (hidden text files left out: 2)"
     (tmp_path / ".named.txt").write_text(prose(3))
     assert [text for _, text in read_texts(_folder(tmp_path / ".named.txt"))] == [prose(3)], "it was asked for"
 
