@@ -2,29 +2,32 @@
 what is finished is a record on disk, and the rest follows from the plan."""
 
 import contextlib
-import hashlib
-import json
 import os
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ablations.files import write_json
-from ablations.guards import GuardResult, distinct
+from ablations.documents import PLAN, ConfirmTrial, PlanDocument, Point, SearchTrial, Speed, SweepState, sha_of
+from ablations.guardresult import GuardResult, passed
+from ablations.guards import distinct
 from ablations.identity import environment, sha
 from ablations.launch.lock import single_owner
-from ablations.launch.pool import Job, Outcome, Pool, thread_environment
+from ablations.launch.pool import Outcome, Pool, thread_environment
 from ablations.launch.progress import Progress
 from ablations.launch.space import DiskFull, full_place
-from ablations.plan import AA, CONTROL, Arm, Plan, config_guards, plan_document, results_dir
-from ablations.records import read_record
+from ablations.plan import AA, CONTROL, Arm, Plan, config_guards, results_dir
+from ablations.records import RECORD, finished
+from ablations.registration import registered
+from ablations.requests import GuardsRequest, SpeedRequest, job
 from ablations.room import check_room
-from ablations.rundir import BEGUN, PLAN, STATE, differing, folder_of, has_trials, listed, read_plan, read_state
+from ablations.rundir import differing, folder_of, listed
 from ablations.study import search
 from ablations.tracking import begin_tracking, fallen_back, is_mirrored, resolve_mode, wandb_places
+from ablations.trialkeys import TrialKeys
 from ablations.trials import Trial, Trials
-from models.typed import ConfigError
+from models.typed import ConfigError, build
 from tasks.batches import prepare
 from tasks.evals.prepare import prepare_tasks
 
@@ -51,7 +54,7 @@ class Conductor:
         self.runs = Path(plan.config.runs_dir).absolute()
         self.folder = self.usual = self.runs / plan.sweep.name / plan.config.scale
         self.fingerprints: dict[str, dict[str, Any]] = {}
-        self.state: dict[str, Any] = {}
+        self.state = SweepState()
         self.progress: Progress
         self.pool: Pool
         self.trials: Trials
@@ -71,7 +74,7 @@ class Conductor:
         started = time.monotonic()
         with Progress(self.plan.config.launch.progress, self.plan.sweep.name) as self.progress:
             self._prepare_data()
-            document = plan_document(self.plan, self._fingerprint(self.plan.baseline.keys))
+            document = registered(self.plan, self._fingerprint(self.plan.baseline.keys))
             self.folder = folder_of(self.runs, results_dir(self.plan.config), document)
             with single_owner(self.folder), self._started_pool() as self.pool:
                 self.trials = Trials(
@@ -80,10 +83,10 @@ class Conductor:
                 self._open_state(document)
                 check_room(self.plan, self.runs, self._confirmed())
                 begin_tracking(self.runs)
-                earlier = float(self.state.get("minutes") or 0.0)
+                earlier = self.state.minutes
                 try:
                     self._guards()
-                    self.state[BEGUN] = True
+                    self.state.started = True
                     self._save()
                     chosen = self._search()
                     self._confirm(chosen)
@@ -91,22 +94,21 @@ class Conductor:
                     self._speed(chosen)
                 finally:
                     fallen = fallen_back(self.runs)  # the worker that saw it has said so
-                    if fallen and fallen not in self.state["deviations"]:
-                        self.state["deviations"].append(fallen)
-                    self.state["minutes"] = earlier + (time.monotonic() - started) / 60
+                    if fallen and fallen not in self.state.deviations:
+                        self.state.deviations.append(fallen)
+                    self.state.minutes = earlier + (time.monotonic() - started) / 60
                     self._save()
 
     def _prepare_data(self) -> None:
         """The corpora, and the tasks that trials are scored on: what cannot be had shows before anything is trained."""
         cache, tried = self.runs / "data", set[str]()
         for arm in self.plan.arms.values():
-            keys = arm.typed
-            wanted = sha([arm.keys["data"], keys.model.vocab_size, arm.keys["eval"]])
+            keys, key = arm.keys, _text_key(arm.keys)
+            wanted = sha([key, asdict(keys.eval)])
             if wanted in tried:
                 continue
             tried.add(wanted)
             data = prepare(keys.data, keys.model.vocab_size, cache, self.progress.note)
-            key = sha([arm.keys["data"], keys.model.vocab_size])
             if key not in self.fingerprints:
                 self.fingerprints[key] = data.fingerprint
                 tokens = data.fingerprint["tokens"]
@@ -132,23 +134,21 @@ class Conductor:
         """A name for the tokens that an arm learns from, which several may share."""
         return "data-" + sha(self._fingerprint(arm.keys))[:8]
 
-    def _fingerprint(self, keys: Mapping[str, Any]) -> dict[str, Any]:
-        return self.fingerprints[sha([keys["data"], keys["model"]["vocab_size"]])]
+    def _fingerprint(self, keys: TrialKeys) -> dict[str, Any]:
+        return self.fingerprints[_text_key(keys)]
 
-    def _open_state(self, document: dict[str, Any]) -> None:
+    def _open_state(self, document: PlanDocument) -> None:
         """Write the plan before anything is trained; keep what an earlier run under it has done."""
-        path = self.folder / PLAN
-        earlier = read_plan(self.folder) if path.is_file() else None
-        self.state = read_state(self.folder)
+        earlier = PlanDocument.read(self.folder) if (self.folder / PLAN).is_file() else None
+        self.state = SweepState.read(self.folder)
         if earlier is None or differing(earlier, document):
-            if earlier is not None and has_trials(self.folder):  # begun since the folder was chosen
+            if earlier is not None and self.state.begun:  # since the folder was chosen
                 raise ConfigError(f"{self.folder}: another plan has just begun here; start this one again")
-            self.state = {"deviations": self.state.get("deviations", [])}
-            write_json(path, document)
-        self.state["plan_sha"] = hashlib.sha256(path.read_bytes()).hexdigest()
-        self.state.setdefault("deviations", [])
+            self.state = SweepState(deviations=self.state.deviations)
+            document.write(self.folder)
+        self.state.plan_sha = sha_of(self.folder / PLAN)
         if self.folder != self.usual and (self.usual / PLAN).is_file():
-            others = listed(differing(read_plan(self.usual), document))
+            others = listed(differing(PlanDocument.read(self.usual), document))
             self.progress.note(
                 f"{self.usual} holds the result of another plan ({others}), which stays; this one goes to {self.folder}"
             )
@@ -158,108 +158,105 @@ class Conductor:
 
     def _confirmed(self) -> int:
         """How many of the confirmation's trials have been run."""
-        return sum((self.trials.folder(row["id"]) / "record.json").is_file() for row in self.state.get("confirm", []))
+        return sum((self.trials.folder(trial.id) / RECORD).is_file() for trial in self.state.confirm)
 
     def _save(self) -> None:
-        write_json(self.folder / STATE, self.state)
+        self.state.write(self.folder)
 
     def _note(self, text: str) -> None:
         """A deviation or a remark that the result must show."""
-        if text not in self.state["deviations"]:
-            self.state["deviations"].append(text)
+        if text not in self.state.deviations:
+            self.state.deviations.append(text)
         self.progress.note(text)
 
     # --- guards
 
     def _guards(self) -> None:
         """All guards of all arms; those whose trial keys have passed before are not run again."""
-        known, state = self.state.get("guard_keys", {}), self.state.setdefault("guards", {})
-        wanted = {name: sha([arm.keys, environment(arm.keys)]) for name, arm in self.plan.arms.items()}
-        arms = [a for n, a in self.plan.arms.items() if known.get(n) != wanted[n] or not _passed(state.get(n, []))]
+        state = self.state
+        wanted = {name: sha([asdict(arm.keys), environment(arm.keys)]) for name, arm in self.plan.arms.items()}
+        known = {name for name, results in state.guards.items() if passed(results)}
+        arms = [a for n, a in self.plan.arms.items() if n not in known or state.guard_keys.get(n) != wanted[n]]
         if arms:
-            cache, seed = self.trials.cache, self.plan.seeds[0]
-            jobs = [Job(f"guards:{a.name}", "guards", {"keys": a.keys, "seed": seed, "cache_dir": cache}) for a in arms]
-            texts = {self._text(arm): arm for arm in arms}  # arms may learn from rearranged documents
-            jobs += [
-                Job(f"guards:{text}", "data_guard", {"keys": a.keys, "cache_dir": cache}) for text, a in texts.items()
-            ]
-            shown = {job.key: (job.key.split(":")[1], seed) for job in jobs}
+            seed = self.plan.seeds[0]
+            requests = {arm.name: GuardsRequest(arm.keys, seed, self.trials.cache) for arm in arms}
+            texts = {self._text(arm): requests[arm.name] for arm in arms}  # arms may learn from rearranged documents
+            jobs = [job(f"guards:{name}", "guards", request) for name, request in requests.items()]
+            jobs += [job(f"guards:{text}", "data_guard", request) for text, request in texts.items()]
+            shown = {one.key: (one.key.split(":")[1], seed) for one in jobs}
             self.progress.phase("guards", shown, None, workers=self.plan.workers)
             outcomes = self.pool.run(jobs, self.progress.event)
             for arm in arms:
-                rows = [guard.as_dict() for guard in config_guards(self.plan, arm)]
-                rows += _rows(outcomes[f"guards:{self._text(arm)}"], "separation")
-                state[arm.name] = [*_rows(outcomes[f"guards:{arm.name}"], "causality"), *rows]
-            self._refuse_twins(state)
-            self.state["guard_keys"] = wanted
+                found = [*_results(outcomes[f"guards:{arm.name}"], "causality"), *config_guards(self.plan, arm)]
+                state.guards[arm.name] = [*found, *_results(outcomes[f"guards:{self._text(arm)}"], "separation")]
+            self._refuse_twins()
+            state.guard_keys = wanted
             self._save()
-        failures = [f"{n}: {g['name']}: {g['detail']}" for n in self.plan.arms for g in state[n] if not g["passed"]]
+        failures = [f"{n}: {g.name}: {g.detail}" for n in self.plan.arms for g in state.guards[n] if not g.passed]
         if failures:
             raise GuardFailed("; ".join(failures))
 
-    def _refuse_twins(self, state: dict[str, list[dict[str, Any]]]) -> None:
+    def _refuse_twins(self) -> None:
         """Replace the fingerprints of arms with a named precision by what their comparison says."""
-        rows = {
-            arm.name: (arm.keys["model"]["precision"], GuardResult(**row))
+        guards = self.state.guards
+        fingerprints = {
+            arm.name: (arm.keys.model.precision, result)
             for arm in self.plan.arms.values()
-            for row in state.get(arm.name, [])
-            if row["name"] == "distinct" and row["passed"] and arm.kind == "arm"
+            for result in guards.get(arm.name, [])
+            if result.name == "distinct" and result.passed and arm.kind == "arm"
         }
-        for name, result in distinct(rows).items():
-            state[name] = [result.as_dict() if row["name"] == "distinct" else row for row in state[name]]
+        for name, result in distinct(fingerprints).items():
+            guards[name] = [result if earlier.name == "distinct" else earlier for earlier in guards[name]]
 
     # --- search
 
-    def _search(self) -> dict[str, dict[str, float]]:
+    def _search(self) -> dict[str, Point]:
         """The chosen values of every arm; A/A and control take the baseline's."""
         plan = self.plan
         if plan.published is not None:
             chosen = {arm.name: plan.published.chosen[arm.name] for arm in plan.searched_arms}
-            self.state |= {
-                "search": [row for row in plan.published.search if row["arm"] in chosen],
-                "mistuning": {n: b for n, b in plan.published.mistuning.items() if n in chosen},
-            }
+            self.state.search = [trial for trial in plan.published.search if trial.arm in chosen]
+            self.state.mistuning = {n: nats for n, nats in plan.published.mistuning.items() if n in chosen}
         else:
             choices, notes = search(plan, self.trials, self.folder / "optuna.journal", self._keep_search)
             for note in notes:
                 self._note(note)
             chosen = {name: choice.point for name, choice in choices.items()}
-            self.state["mistuning"] = {name: choice.mistuning for name, choice in choices.items()}
+            self.state.mistuning = {name: choice.mistuning for name, choice in choices.items()}
         chosen |= dict.fromkeys((CONTROL, AA), chosen[plan.sweep.baseline])
-        self.state["chosen"] = chosen
+        self.state.chosen = chosen
         self._save()
         return chosen
 
-    def _keep_search(self, rows: list[dict[str, Any]]) -> None:
-        self.state["search"] = rows
+    def _keep_search(self, trials: list[SearchTrial]) -> None:
+        self.state.search = trials
         self._save()
 
     # --- confirmation
 
-    def _confirm(self, chosen: Mapping[str, Mapping[str, float]]) -> None:
+    def _confirm(self, chosen: Mapping[str, Point]) -> None:
         """Seed by seed over all arms, so that a run that is stopped early is balanced."""
         arms = self.plan.arms.values()
         trials = [self.trials.of(arm, "confirm", seed, chosen[arm.name]) for seed in self.plan.seeds for arm in arms]
-        self.state["confirm"] = [{"arm": t.arm, "seed": t.seed, "id": t.id} for t in trials]
+        self.state.confirm = [ConfirmTrial(trial.arm, trial.seed, trial.id) for trial in trials]
         self._save()
         self.trials.run("confirmation", trials)
 
     # --- Weights & Biases
 
-    def _mirror(self, chosen: Mapping[str, Mapping[str, float]]) -> None:
+    def _mirror(self, chosen: Mapping[str, Point]) -> None:
         """A run for each trial that this sweep uses and has none for yet: another sweep has trained it, or W&B was not
         there when it was."""
         if resolve_mode(self.plan.config.track.mode) == "disabled":
             return
         arms = {arm.name: arm for arm in self.plan.arms.values()}
-        used = [self.trials.of(arms[r["arm"]], "search", r["seed"], r["point"]) for r in self.state.get("search", [])]
+        used = [self.trials.of(arms[s.arm], "search", s.seed, s.point) for s in self.state.search]
         used += [self.trials.of(a, "confirm", s, chosen[a.name]) for s in self.plan.seeds for a in arms.values()]
         jobs, shown = [], {}
         for trial in used:
-            arguments, key = self.trials.arguments(trial), f"mirror:{trial.arm}:{trial.id}"
-            path = self.trials.folder(trial.id) / "record.json"
-            if path.is_file() and read_record(path).status != "failed" and not is_mirrored(arguments):
-                jobs.append(Job(key, "mirror", arguments))
+            request, key = self.trials.request(trial), f"mirror:{trial.arm}:{trial.id}"
+            if finished(self.trials.folder(trial.id) / RECORD) and not is_mirrored(request):
+                jobs.append(job(key, "mirror", request))
                 shown[key] = (trial.arm, trial.seed)
         if jobs:
             self.progress.phase("W&B", shown, 1.0, workers=self.plan.workers)
@@ -269,33 +266,36 @@ class Conductor:
 
     # --- speed
 
-    def _speed(self, chosen: Mapping[str, Mapping[str, float]]) -> None:
+    def _speed(self, chosen: Mapping[str, Point]) -> None:
         """What is timed: by one job after another, arms in turn in one worker, while the others rest. A kind of job has
         its own key in the state. Of an arm with a pipeline only the chunks are: all its ranks run in one process here,
         which says nothing about their time on as many devices."""
         seed = self.plan.seeds[0]
         trials = {arm.name: self.trials.of(arm, "confirm", seed, chosen[arm.name]) for arm in self.plan.arms.values()}
-        piped = {n: t.keys for n, t in trials.items() if t.keys["model"]["pipeline"]["schedule"] != "none"}
+        piped = {n: t.keys for n, t in trials.items() if t.keys.model.pipeline.schedule != "none"}
         timed = {"speed": self._training_and_decoding({n: t for n, t in trials.items() if n not in piped})}
         if piped:
-            timed["chunks"] = {"arms": piped, "cache_dir": self.trials.cache}
-        todo = {kind: given for kind, given in timed.items() if set(self.state.get(kind, {})) != set(given["arms"])}
+            timed["chunks"] = SpeedRequest(piped, self.trials.cache)
+        known = {"speed": set(self.state.speed), "chunks": set(self.state.chunks)}
+        todo = {kind: request for kind, request in timed.items() if known[kind] != set(request.arms)}
         if not todo:
             return
         self.progress.phase("speed", dict.fromkeys(todo, ("all arms", 0)), None)
-        jobs = [Job(kind, kind, given) for kind, given in todo.items()]
+        jobs = [job(kind, kind, request) for kind, request in todo.items()]
         for kind, outcome in self.pool.run(jobs, self.progress.event, limit=1).items():
             if outcome.result is None:
                 self._note(f"{kind} was not measured: {outcome.error}")
+            elif kind == "speed":
+                self.state.speed = {name: build(Speed, found) for name, found in outcome.result.items()}
             else:
-                self.state[kind] = outcome.result
+                self.state.chunks = outcome.result
 
-    def _training_and_decoding(self, trials: Mapping[str, Trial]) -> dict[str, Any]:
+    def _training_and_decoding(self, trials: Mapping[str, Trial]) -> SpeedRequest:
         """Decoding with these trials' checkpoints, where arms differ in what it depends on."""
         arms = {name: trial.keys for name, trial in trials.items()}
-        decoders = {json.dumps([keys["model"]["attention"], keys["model"]["mtp"]]) for keys in arms.values()}
+        decoders = {(keys.model.attention, keys.model.mtp) for keys in arms.values()}
         folders = {name: str(self.trials.folder(trial.id) / "checkpoint") for name, trial in trials.items()}
-        return {"arms": arms, "checkpoints": folders if len(decoders) > 1 else {}, "cache_dir": self.trials.cache}
+        return SpeedRequest(arms, self.trials.cache, folders if len(decoders) > 1 else {})
 
 
 def check_writable(folder: Path) -> None:
@@ -307,12 +307,11 @@ def check_writable(folder: Path) -> None:
         raise ConfigError(f"runs_dir={folder}: {place} is not a folder that can be written; choose another runs_dir")
 
 
-def _passed(rows: list[dict[str, Any]]) -> bool:
-    return bool(rows) and all(row["passed"] for row in rows)
+def _text_key(keys: TrialKeys) -> str:
+    return sha([asdict(keys.data), keys.model.vocab_size])
 
 
-def _rows(outcome: Outcome, name: str) -> list[dict[str, Any]]:
+def _results(outcome: Outcome, name: str) -> list[GuardResult]:
     if outcome.result is None:
-        return [{"name": name, "passed": False, "detail": f"did not run: {outcome.error}"}]
-    rows: list[dict[str, Any]] = outcome.result["guards"]
-    return rows
+        return [GuardResult(name, False, f"did not run: {outcome.error}")]
+    return [build(GuardResult, result) for result in outcome.result["guards"]]

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ablations.keys import TRIAL_GROUPS, leaves_of, nested, settings
+from ablations.keys import leaves_of, nested, settings
 from ablations.schema import Config
 from ablations.sweepfile import (
     check_control,
@@ -27,7 +27,8 @@ from ablations.sweepfile import (
     sweep_files,
     without,
 )
-from ablations.trialkeys import trial_keys, typed_trial, with_overrides
+from ablations.trialkeys import TRIAL_GROUPS, with_overrides
+from ablations.trialrules import check
 from ablations.words import parse
 from models.cost import cost
 from models.sizes import size
@@ -160,15 +161,13 @@ def _check_set_once(explicit: Mapping[str, Any], config: Config, chosen: Iterabl
 
 def _check_trials(config: Config, chosen: Iterable[str], file: str) -> None:
     """Every arm and the control can be trained. A fault of the command line is not blamed on the file."""
-    keys = trial_keys(config)
-    typed_trial(keys)
-    resolved = resolved_arms(config.sweep, keys, file)
+    resolved = resolved_arms(config.sweep, check(config.trial), file)
     check_metrics_exist(config.sweep, resolved, file)
     baseline = resolved[config.sweep.baseline]
     control = with_overrides(baseline, config.sweep.control, f"{file} control")
     for name, arm_keys in [*((f"arm {arm}", resolved[arm]) for arm in chosen), ("control", control)]:
         try:
-            typed_trial(arm_keys)
+            check(arm_keys)
         except ConfigError as error:
             raise ConfigError(f"{file} {name}: {error}") from None
     check_control(control, baseline, file)

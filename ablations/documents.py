@@ -38,6 +38,7 @@ class ArmDocument:
     flops_per_token: float
     kv_bytes: int
     mtp_params: int = 0
+    embedding_params: int = 0
     solved: dict[str, Any] = field(default_factory=dict)
     """The matching knob, where it was turned."""
     matched: MatchedConfig = field(default_factory=MatchedConfig)
@@ -105,6 +106,8 @@ class SearchTrial:
     id: str
     loss: float | None = None
     max_vio_global: float | None = None
+    share: float | None = None
+    """The constrained metric over its maximum; None where the search had no constraint."""
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,15 @@ that moved along, a held-out text that was trained on.
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ablations.matching import amounts, mismatch
-from ablations.schema import MatchedConfig
-from ablations.trialkeys import TrialKeys, differing, typed_trial
+from ablations.guardresult import Fact, GuardResult
+from ablations.trialkeys import TrialKeys
 from models.config import PrecisionConfig
 from models.precision.recipe import resolve
 from models.transformer import Transformer, initialise
@@ -37,23 +36,16 @@ SEPARATION_LIMIT = 0.05
 """Largest share of held-out 32-token windows that the training part may hold."""
 
 
-@dataclass(frozen=True)
-class GuardResult:
-    name: str
-    passed: bool
-    detail: str
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-
 def causality(model: Transformer, tokens_BT: Tensor, document_end: int | None = None) -> GuardResult:
     """Changing tokens after position t leaves the logits up to t as they were. `model` is in FP32."""
     model.eval()
     worst = largest_change(model, tokens_BT, document_end)
     passed = worst <= CAUSALITY_TOLERANCE
     detail = f"largest change of an earlier logit {worst:.1e} (limit {CAUSALITY_TOLERANCE:.0e})"
-    return GuardResult("causality", passed, detail if passed else f"later tokens change earlier logits: {detail}")
+    facts: dict[str, Fact] = {"largest_change": worst, "limit": CAUSALITY_TOLERANCE}
+    return GuardResult(
+        "causality", passed, detail if passed else f"later tokens change earlier logits: {detail}", facts
+    )
 
 
 def causality_in_training(keys: TrialKeys, seed: int, tokens_BT: Tensor) -> GuardResult:
@@ -69,9 +61,11 @@ def causality_in_training(keys: TrialKeys, seed: int, tokens_BT: Tensor) -> Guar
     worst = largest_change(model.train(), tokens_BT, keys.document_end)
     shared = resolve(precision).activation.granularity in ("block", "tensor")
     detail = f"in FP8 training, later tokens change earlier logits by up to {worst:.1e}"
-    if shared:
-        return GuardResult("causality", True, f"{detail}, through scales that tokens share; evaluation is in BF16")
-    return GuardResult("causality", worst <= CAUSALITY_TOLERANCE, f"{detail} (limit {CAUSALITY_TOLERANCE:.0e})")
+    detail += (
+        ", through scales that tokens share; evaluation is in BF16" if shared else f" (limit {CAUSALITY_TOLERANCE:.0e})"
+    )
+    facts: dict[str, Fact] = {"largest_change": worst, "shared_scales": shared, "limit": CAUSALITY_TOLERANCE}
+    return GuardResult("causality", shared or worst <= CAUSALITY_TOLERANCE, detail, facts)
 
 
 def largest_change(model: Transformer, tokens_BT: Tensor, document_end: int | None = None) -> float:
@@ -113,7 +107,8 @@ def start(module: "LanguageModel", batch: Tensor) -> GuardResult:
     detail = f"initial loss {loss:.3f}, ln(V) {uniform:.3f}; {unreached} experts unreached by the first batch"
     if dead:
         detail += f"; no gradient reaches {', '.join(dead[:3])}" + (f" and {len(dead) - 3} more" * (len(dead) > 3))
-    return GuardResult("start", near and not dead, detail)
+    facts: dict[str, Fact] = {"loss": loss, "uniform": uniform, "unreached": unreached, "dead": len(dead)}
+    return GuardResult("start", near and not dead, detail, facts)
 
 
 def fingerprint(parameters: Iterable[Tensor]) -> GuardResult:
@@ -121,7 +116,8 @@ def fingerprint(parameters: Iterable[Tensor]) -> GuardResult:
     digest = hashlib.sha256()
     for parameter in parameters:
         digest.update(parameter.cpu().numpy().tobytes())
-    return GuardResult("distinct", True, f"after the first steps {digest.hexdigest()[:16]}")
+    weights = digest.hexdigest()[:16]
+    return GuardResult("distinct", True, f"after the first steps {weights}", {"weights": weights})
 
 
 def same_gradients(keys: TrialKeys, seed: int, batch: Tensor) -> GuardResult:
@@ -140,17 +136,19 @@ def same_gradients(keys: TrialKeys, seed: int, batch: Tensor) -> GuardResult:
         found.append([p.grad if p.grad is not None else torch.zeros_like(p) for p in model.parameters()])
     worst = max(float((a - b).abs().max() / a.abs().max().clamp_min(1e-300)) for a, b in zip(*found, strict=True))
     detail = f"{keys.model.pipeline.schedule} against microbatching in FP64: gradients differ by {worst:.1e} at most"
-    return GuardResult("schedule", worst <= SCHEDULE_TOLERANCE, detail)
+    facts: dict[str, Fact] = {"gradient_difference": worst, "limit": SCHEDULE_TOLERANCE}
+    return GuardResult("schedule", worst <= SCHEDULE_TOLERANCE, detail, facts)
 
 
-def distinct(arms: Mapping[str, tuple[Mapping[str, Any], GuardResult]]) -> dict[str, GuardResult]:
+def distinct(arms: Mapping[str, tuple[PrecisionConfig, GuardResult]]) -> dict[str, GuardResult]:
     """Arms that differ in precision on paper, and not in a bit after the first steps, are one arm under two names: at
-    small widths a tile is a row, and a block a tensor. Takes (precision keys, `fingerprint`) by arm."""
-    found, seen = {}, dict[str, str]()
+    small widths a tile is a row, and a block a tensor. Takes (precision, `fingerprint`) by arm."""
+    found, seen = {}, dict[Fact, str]()
     for name, (precision, own) in arms.items():
-        first = seen.setdefault(own.detail, name)
-        twins = precision != arms[first][0]
-        found[name] = GuardResult("distinct", False, f"the same numbers as {first}") if twins else own
+        first = seen.setdefault(own.facts["weights"], name)
+        found[name] = own
+        if precision != arms[first][0]:
+            found[name] = GuardResult("distinct", False, f"the same numbers as {first}", {**own.facts, "twin": first})
     return found
 
 
@@ -158,10 +156,11 @@ def determinism(first: Iterable[Tensor], second: Iterable[Tensor], steps: int) -
     """The first steps run twice give the same bits; takes the parameters of both runs."""
     pairs = list(zip(first, second, strict=True))
     if not all(bool(a.isfinite().all()) for a, _ in pairs):  # NaN is not NaN: the bits may well be the same
-        return GuardResult("determinism", False, f"the weights are not finite after {steps} steps; lower optim.lr")
+        detail = f"the weights are not finite after {steps} steps; lower optim.lr"
+        return GuardResult("determinism", False, detail, {"finite": False, "steps": steps})
     equal = all(torch.equal(a, b) for a, b in pairs)
-    word = "the same bits" if equal else "different bits"
-    return GuardResult("determinism", equal, f"{steps} steps run twice: {word}")
+    detail = f"{steps} steps run twice: {'the same bits' if equal else 'different bits'}"
+    return GuardResult("determinism", equal, detail, {"finite": True, "equal": equal, "steps": steps})
 
 
 def arm_guards(
@@ -212,32 +211,11 @@ def train_steps(
         update_routers(model, result, module.progress(step))
 
 
-def isolation(arm: Mapping[str, Any], baseline: Mapping[str, Any], declared: Iterable[str]) -> GuardResult:
-    """The arm differs from the baseline in declared keys only: its toggles, the baseline's, and searched keys."""
-    differs = differing(arm, baseline)
-    undeclared = [key for key in differs if key not in set(declared)]
-    if undeclared:
-        return GuardResult("isolation", False, f"differs from the baseline in undeclared keys: {', '.join(undeclared)}")
-    return GuardResult("isolation", True, f"differs in {', '.join(differs)}" if differs else "equals the baseline")
-
-
-def budget(arm: Mapping[str, Any], baseline: Mapping[str, Any], matched: MatchedConfig) -> GuardResult:
-    """What is declared as matched agrees within its tolerance; the rest is printed. Takes the keys of both."""
-    base, steps, base_steps = amounts(baseline), typed_trial(arm).steps, typed_trial(baseline).steps
-    ratios = {name: value / base[name] for name, value in amounts(arm).items()}
-    off = mismatch(arm, baseline, matched)
-    words = (f"{name} {ratio:.4f}x" + " (matched)" * (name in matched.equal) for name, ratio in ratios.items())
-    detail = ", ".join(words)
-    detail += f", steps {steps}" + ("" if steps == base_steps else f" (baseline {base_steps})")
-    if off:
-        detail = f"{', '.join(off)} not within {matched.tolerance:g}: {detail}"
-    return GuardResult("budget", not off, detail)
-
-
 def separation(data: PackedData) -> GuardResult:
     """The held-out splits share few long windows with the training part."""
     from tasks.separation import shared_ngrams
 
     shares = {split: shared_ngrams(data.tokens("train"), data.tokens(split)) for split in ("validation", "test")}
     detail = ", ".join(f"{share:.2%} of {split} windows of 32 tokens" for split, share in shares.items())
-    return GuardResult("separation", max(shares.values()) <= SEPARATION_LIMIT, f"training holds {detail}")
+    passed = max(shares.values()) <= SEPARATION_LIMIT
+    return GuardResult("separation", passed, f"training holds {detail}", {**shares, "limit": SEPARATION_LIMIT})

@@ -1,11 +1,12 @@
 """What makes a trial the same trial: its id, and the environment that its bits depend on.
 
-The id hashes whatever can change the numbers: the resolved keys and the seed, the code of models/, tasks/ and the trial
-(as syntax trees, so that comments and layout do not matter), the data, the files of scored tasks, the versions, the
-data type, the threads and the instruction set. The same id is never run twice.
+The id hashes whatever can change the numbers: the resolved keys and the seed, the code that a trial imports (as syntax
+trees, so that comments and layout do not matter), the data, the files of scored tasks, the versions, the data type, the
+threads and the instruction set. The same id is never run twice.
 """
 
 import ast
+import dataclasses
 import functools
 import hashlib
 import json
@@ -15,25 +16,26 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from ablations.closure import import_closure
 from ablations.home import ROOT
+from ablations.trialkeys import TrialKeys
 from tasks.evals.fingerprint import task_fingerprint
 
-TRIAL_CODE = ("models", "tasks", "ablations/trial.py", "ablations/trialkeys.py", "ablations/measures.py")
-"""Whose syntax trees enter a trial's id."""
+TRIAL, RANKED_TRIAL = "ablations.trial", "ablations.ranktrial"
+"""The modules that train and record: whatever they import enters the id, and nothing else."""
 VERSIONS = ("torch", "lightning", "tokenizers", "lm_eval", "numpy")
 
 
 @functools.cache
-def code_hash() -> str:
-    """sha256 over the syntax trees of everything that computes a trial's numbers, docstrings left out."""
+def code_hash(entry: str = TRIAL) -> str:
+    """sha256 over the syntax trees of everything that computes and records a trial's numbers, docstrings left out."""
     digest = hashlib.sha256()
-    for place in TRIAL_CODE:
-        path = ROOT / place
-        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            digest.update(str(file.relative_to(ROOT)).encode())
-            digest.update(ast.dump(_without_docstrings(ast.parse(file.read_text()))).encode())
-        for file in sorted(path.rglob("*.yaml")):
-            digest.update(file.read_bytes())
+    files = import_closure(entry, ROOT)
+    for file in files:
+        digest.update(str(file.relative_to(ROOT)).encode())
+        digest.update(ast.dump(_without_docstrings(ast.parse(file.read_text(encoding="utf-8")))).encode())
+    for file in sorted({yaml for module in files for yaml in module.parent.glob("*.yaml")}):  # our own tasks
+        digest.update(file.read_bytes())
     return digest.hexdigest()
 
 
@@ -61,35 +63,39 @@ def bits() -> dict[str, Any]:
     }
 
 
-def environment(keys: Mapping[str, Any]) -> dict[str, Any]:
+def environment(keys: TrialKeys, entry: str = TRIAL) -> dict[str, Any]:
     """For the record: what the bits depend on, and the processor's name, which no id holds."""
-    task_files = task_fingerprint(keys["eval"]["tasks"])
+    task_files = task_fingerprint(keys.eval.tasks)
     return {
         **bits(),
-        "code": code_hash(),
-        "dtype": keys["model"]["dtype"],
-        "threads": keys["train"]["threads"],
-        "device": keys["train"]["device"],
+        "code": code_hash(entry),
+        "dtype": keys.model.dtype,
+        "threads": keys.train.threads,
+        "device": keys.train.device,
         "processor": processor_name(),
         **({"task_files": task_files} if task_files else {}),
     }
 
 
-def trial_id(keys: Mapping[str, Any], seed: int, data_fingerprint: Mapping[str, Any]) -> str:
+def trial_id(keys: TrialKeys, seed: int, data_fingerprint: Mapping[str, Any], entry: str = TRIAL) -> str:
     """16 hexadecimal digits. `keys` are resolved: no `auto` left in them."""
-    if keys["model"]["dtype"] == "auto":
+    if any(stage.model.dtype == "auto" for stage in keys.stages):
         raise ValueError("model.dtype=auto must be resolved before a trial gets its id")
-    # Where the text lies does not matter, what it says does: the fingerprint has its hash.
-    data = {key: value for key, value in keys["data"].items() if key not in ("path", "name")}
     content = {
-        "keys": {**{group: keys[group] for group in ("model", "optim", "train", "eval")}, "data": data},
+        "stages": [_without_places(dataclasses.asdict(stage)) for stage in keys.stages],
+        "eval": dataclasses.asdict(keys.eval),
         "seed": seed,
         "data": data_fingerprint,
-        "task_files": task_fingerprint(keys["eval"]["tasks"]),
-        "code": code_hash(),
+        "task_files": task_fingerprint(keys.eval.tasks),
+        "code": code_hash(entry),
         "bits": bits(),
     }
     return sha(content)[:16]
+
+
+def _without_places(stage: dict[str, Any]) -> dict[str, Any]:
+    """Where the text lies does not matter, what it says does: the fingerprint has its hash."""
+    return {**stage, "data": {key: value for key, value in stage["data"].items() if key not in ("path", "name")}}
 
 
 def sha(value: Any) -> str:

@@ -1,7 +1,6 @@
 """The dotted keys of a run: which exist, what each takes, and the nearest to a mistyped one."""
 
 import dataclasses
-import difflib
 import functools
 import types
 import typing
@@ -10,10 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ablations.schema import Config
-from models.typed import ConfigError, build, closest
-
-TRIAL_GROUPS = ("model", "data", "optim", "train", "eval")
-"""The keys that can change a trial's numbers. What no group here holds must not."""
+from models.typed import ConfigError, build, suggestion
 
 
 @dataclass(frozen=True)
@@ -62,23 +58,6 @@ def default_of(field: "dataclasses.Field[Any]") -> Any:
 
 def _settable(cls: Any) -> list[dataclasses.Field[Any]]:
     return [f for f in dataclasses.fields(cls) if f.metadata.get("key", True)]
-
-
-@functools.cache
-def trial_leaves() -> tuple[str, ...]:
-    """The dotted names that an arm may set or search."""
-    return tuple(k.name for k in all_keys().values() if not k.is_group and k.name.split(".")[0] in TRIAL_GROUPS)
-
-
-def suggestion(name: str, choices: Iterable[str]) -> str:
-    """`; did you mean X?` for a dotted key: a forgotten prefix first, then a slip of the finger."""
-    choices = list(choices)
-    for tail in (name, name.rpartition(".")[2]):
-        ends = [choice for choice in choices if choice.endswith("." + tail)]
-        if len(ends) == 1:
-            return f"; did you mean {ends[0]}?"
-    near = difflib.get_close_matches(name, choices, n=1, cutoff=0.7)
-    return f"; did you mean {near[0]}?" if near else closest(name, choices)
 
 
 def unknown_key(name: str) -> ConfigError:

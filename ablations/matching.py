@@ -1,12 +1,14 @@
 """Equal budgets: an arm's knob is turned until its cost is the baseline's, or the arm is refused with the numbers."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
 
+from ablations.guardresult import Fact, GuardResult
 from ablations.schema import MatchedConfig
-from ablations.trialkeys import TrialKeys, get, typed_trial, unruled_trial, with_overrides
+from ablations.trialkeys import TrialKeys, differing, value_of, with_overrides
+from ablations.trialrules import check
 from models.cost import cost
 from models.typed import ConfigError
 
@@ -15,34 +17,30 @@ REACH = 64
 """A knob is turned to at most this many times its value."""
 
 
-def amounts(keys: Mapping[str, Any]) -> dict[str, float]:
-    """Every quantity of a trial's keys; `train_flops` is that of the whole training."""
-    return _amounts_of(typed_trial(keys))
-
-
-def _amounts_of(trial: TrialKeys) -> dict[str, float]:
-    size = cost(trial.model, trial.data.seq_len)
+def amounts(keys: TrialKeys) -> dict[str, float]:
+    """Every quantity of a trial's keys; `train_flops` is that of the last stage's whole training."""
+    size = cost(keys.model, keys.data.seq_len)
     return {
         "total_params": size.total_params,
         "active_params": size.active_params,
         "flops_per_token": size.flops_per_token,
         "kv_bytes": size.kv_bytes,
-        "train_flops": size.flops_per_token * trial.sequences * trial.data.seq_len,
+        "train_flops": size.flops_per_token * keys.sequences * keys.data.seq_len,
     }
 
 
-def mismatch(keys: Mapping[str, Any], base: Mapping[str, Any], matched: MatchedConfig) -> dict[str, float]:
+def mismatch(keys: TrialKeys, base: TrialKeys, matched: MatchedConfig) -> dict[str, float]:
     """The matched quantities outside the tolerance, as ratios to the baseline's. A training has whole batches: with
     `train.token_fraction` as the knob, its FLOPs may be off by half of one besides."""
     arm, target = amounts(keys), amounts(base)
     slack = dict.fromkeys(matched.equal, 0.0)
     if matched.knob == TOKEN_KNOB:
-        slack["train_flops"] = 0.5 * arm["flops_per_token"] * typed_trial(keys).tokens_per_step / target["train_flops"]
+        slack["train_flops"] = 0.5 * arm["flops_per_token"] * keys.tokens_per_step / target["train_flops"]
     ratios = {name: arm[name] / target[name] for name in matched.equal}
     return {n: ratio for n, ratio in ratios.items() if abs(ratio - 1) > matched.tolerance + slack[n] + 1e-12}
 
 
-def solve(keys: dict[str, Any], base: Mapping[str, Any], matched: MatchedConfig, where: str) -> dict[str, Any]:
+def solve(keys: TrialKeys, base: TrialKeys, matched: MatchedConfig, where: str) -> dict[str, Any]:
     """{knob: value} that brings the first matched quantity nearest to the baseline's, among the values that a trial may
     have; empty where no knob is named or everything matches as it is. Raises ConfigError, with the numbers, where a
     quantity stays outside the tolerance."""
@@ -51,27 +49,26 @@ def solve(keys: dict[str, Any], base: Mapping[str, Any], matched: MatchedConfig,
     knob, first = matched.knob, matched.equal[0]
     target = amounts(base)[first]
 
-    def turned(value: Any) -> dict[str, Any]:
+    def turned(value: Any) -> TrialKeys:
         return with_overrides(keys, {knob: value}, where)
 
     value: Any
     if knob == TOKEN_KNOB:
-        trial = typed_trial(keys)
-        batches = max(1, round(trial.tokens / trial.tokens_per_step * target / amounts(keys)[first]))
-        value = math.ceil(1e6 * batches * trial.tokens_per_step / trial.train.tokens) / 1e6  # a token short is a batch
+        batches = max(1, round(keys.tokens / keys.tokens_per_step * target / amounts(keys)[first]))
+        value = math.ceil(1e6 * batches * keys.tokens_per_step / keys.train.tokens) / 1e6  # a token short is a batch
     else:
 
         def amount(value: int) -> float:
-            return _amounts_of(unruled_trial(turned(value)))[first]
+            return amounts(turned(value))[first]
 
-        least, most = 1, REACH * int(get(keys, knob))
+        least, most = 1, REACH * int(value_of(keys, knob))
         low, high = least, most
         if amount(low) == amount(high):
             raise ConfigError(f"{where}: cannot be matched: {knob} does not change {first}; choose another knob")
         while high - low > 1:  # every quantity grows with every knob
             middle = (low + high) // 2
             low, high = (middle, high) if amount(middle) <= target else (low, middle)
-        value = _nearest_allowed(lambda v: typed_trial(turned(v)), low, most, lambda v: abs(amount(v) - target))
+        value = _nearest_allowed(lambda v: check(turned(v)), low, most, lambda v: abs(amount(v) - target))
     off = mismatch(turned(value), base, matched)
     if off:
         raise ConfigError(
@@ -95,3 +92,28 @@ def _nearest_allowed(trial: Callable[[int], object], below: int, most: int, dist
 
     sides = (filter(allowed, range(below, 0, -1)), filter(allowed, range(below + 1, most + 1)))
     return min((value for side in sides for value in islice(side, 1)), key=distance)
+
+
+def isolation(arm: TrialKeys, baseline: TrialKeys, declared: Iterable[str]) -> GuardResult:
+    """The arm differs from the baseline in declared keys only: its toggles, the baseline's, and searched keys."""
+    differs = differing(arm, baseline)
+    undeclared = [key for key in differs if key not in set(declared)]
+    detail = f"differs in {', '.join(differs)}" if differs else "equals the baseline"
+    if undeclared:
+        detail = f"differs from the baseline in undeclared keys: {', '.join(undeclared)}"
+    facts: dict[str, Fact] = {"differs": ", ".join(differs), "undeclared": ", ".join(undeclared)}
+    return GuardResult("isolation", not undeclared, detail, facts)
+
+
+def budget(arm: TrialKeys, baseline: TrialKeys, matched: MatchedConfig) -> GuardResult:
+    """What is declared as matched agrees within its tolerance; the rest is printed."""
+    base, own = amounts(baseline), amounts(arm)
+    ratios = {name: value / base[name] for name, value in own.items()}
+    off = mismatch(arm, baseline, matched)
+    words = (f"{name} {ratio:.4f}x" + " (matched)" * (name in matched.equal) for name, ratio in ratios.items())
+    detail = ", ".join(words)
+    detail += f", steps {arm.steps}" + ("" if arm.steps == baseline.steps else f" (baseline {baseline.steps})")
+    if off:
+        detail = f"{', '.join(off)} not within {matched.tolerance:g}: {detail}"
+    facts: dict[str, Fact] = {**ratios, "steps": arm.steps, "baseline_steps": baseline.steps}
+    return GuardResult("budget", not off, detail, facts)

@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
-from ablations.stats import max_vio_floor
 from ablations.trialkeys import TrialKeys
 from models.balance import max_vio
 from models.evaluation import evaluate, evaluate_mtp, mean_max_vio
 from models.transformer import Transformer
+from models.uniform import max_vio_floor
 from tasks.batches import PackedData
 from tasks.config import END_OF_TEXT_ID
 

@@ -6,6 +6,7 @@ each in a fork of itself, over plain pipes.
 """
 
 import contextlib
+import dataclasses
 import json
 import os
 import resource
@@ -16,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from ablations.home import ROOT
+from ablations.trialkeys import TrialKeys
+from models.typed import build
 
 Say = Callable[[str], None]
 
 
 def training_memory(
-    arms: Mapping[str, Any], cache_dir: str, at: Say = lambda name: None, say: Say = lambda text: None
+    arms: Mapping[str, TrialKeys], cache: str, at: Say = lambda name: None, say: Say = lambda text: None
 ) -> dict[str, float]:
     """{arm: bytes} that two training steps (or the only one) need at their peak: parameters, gradients, moments and
     activations, on a CPU also what libraries keep for themselves. What cannot be measured is left out and said.
@@ -41,9 +44,9 @@ def training_memory(
             assert process.stdin is not None
             try:
                 _answer(process)  # it has imported everything
-                for name, arm in arms.items():
+                for name, keys in arms.items():
                     at(name)
-                    process.stdin.write(json.dumps({"arm": arm, "cache_dir": cache_dir}) + "\n")
+                    process.stdin.write(json.dumps({"keys": dataclasses.asdict(keys), "cache": cache}) + "\n")
                     process.stdin.flush()
                     answer = _answer(process)
                     if "bytes" in answer:
@@ -76,7 +79,7 @@ def _make_room() -> None:
 
 
 def _serve() -> None:
-    """Answer each line {"arm", "cache_dir"} with a line {"bytes"} or {"ended"}."""
+    """Answer each line {"keys", "cache"} with a line {"bytes"} or {"ended"}."""
     import ablations.guards
     import ablations.trial  # noqa: F401  both for the forks, whose own memory they would else be
 
@@ -92,7 +95,7 @@ def _in_a_fork(question: Mapping[str, Any]) -> dict[str, Any]:
     child = os.fork()
     if child == 0:
         try:
-            os.write(writable, json.dumps(_peak_bytes(question["arm"], question["cache_dir"])).encode())
+            os.write(writable, json.dumps(_peak_bytes(build(TrialKeys, question["keys"]), question["cache"])).encode())
             os._exit(0)
         except BaseException:
             import traceback
@@ -108,17 +111,15 @@ def _in_a_fork(question: Mapping[str, Any]) -> dict[str, Any]:
     return {"ended": f"ended with exit code {code}" if code >= 0 else f"was ended by signal {-code}"}
 
 
-def _peak_bytes(arm: Mapping[str, Any], cache_dir: str) -> float:
+def _peak_bytes(keys: TrialKeys, cache: str) -> float:
     import torch
 
     from ablations.guards import train_steps
     from ablations.trial import build_model, open_data
-    from ablations.trialkeys import typed_trial
 
-    keys = typed_trial(arm)
     torch.set_num_threads(keys.train.threads)
     before = reset_peak()
-    batch = open_data(keys.data, keys.model.vocab_size, cache_dir).train_batch(0, 0).to(keys.train.device)
+    batch = open_data(keys, cache).train_batch(0, 0).to(keys.train.device)
     train_steps(build_model(keys, 0).to(keys.train.device), [batch] * min(2, keys.steps), keys)
     if keys.train.device == "cuda":
         return float(torch.cuda.max_memory_allocated())

@@ -9,11 +9,14 @@ with record.json and a checkpoint that one process can load.
 import contextlib
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ablations.home import check_house
 from models.streams import spoken
 from models.typed import ConfigError, closest
+
+if TYPE_CHECKING:
+    from ablations.trialkeys import TrialKeys
 
 
 def parse(words: list[str]) -> tuple[str, int, list[str]]:
@@ -30,33 +33,24 @@ def parse(words: list[str]) -> tuple[str, int, list[str]]:
     return own["arm"], int(own["seed"]), rest
 
 
-def rank_trial(arm: str, seed: int, words: list[str]) -> tuple[int, dict[str, Any]]:
-    """How many ranks, and what each is given. Raises ConfigError, before anything is started."""
+def rank_trial(arm: str, seed: int, words: list[str]) -> "tuple[TrialKeys, Path]":
+    """The keys of the arm's trial, and runs_dir. Raises ConfigError, before anything is started."""
     from ablations.config import compose
     from ablations.plan import make_plan
     from ablations.preflight import check_device
     from ablations.trialkeys import with_overrides
-    from models.pipeline.schedules import ranks_of
 
     config = compose(words)
     plan = make_plan(config)
     check_device(plan)
     arms = {name: found for name, found in plan.arms.items() if found.kind == "arm"}
-    piped = [name for name, found in arms.items() if found.typed.model.pipeline.schedule != "none"]
+    piped = [name for name, found in arms.items() if found.keys.model.pipeline.schedule != "none"]
     if arm not in piped:
         why = "has no pipeline" if arm in arms else f"no such arm{closest(arm, arms)}"
         known = ", ".join(piped) or "none; set model.pipeline.schedule and model.pipeline.stages"
         raise ConfigError(f"arm={arm}: {why} (arms of sweep={config.sweep.name} with a pipeline: {known})")
     chosen = plan.published.chosen[arm] if plan.published is not None else {}
-    keys = with_overrides(arms[arm].keys, chosen, f"arm {arm}")
-    runs = Path(config.runs_dir).absolute()
-    return ranks_of(keys["model"]["pipeline"]["schedule"], keys["model"]["pipeline"]["stages"]), {
-        "keys": keys,
-        "seed": seed,
-        "runs": str(runs),
-        "cache_dir": str(runs / "data"),
-        "labels": {"sweep": config.sweep.name, "scale": config.scale, "arm": arm, "seed": seed, "phase": "ranks"},
-    }
+    return with_overrides(arms[arm].keys, chosen, f"arm {arm}"), Path(config.runs_dir).absolute()
 
 
 def _run(words: list[str]) -> int:
@@ -65,30 +59,35 @@ def _run(words: list[str]) -> int:
         print(__doc__)
         return 0
     arm, seed, rest = parse(words)
-    ranks, arguments = rank_trial(arm, seed, rest)
+    keys, runs = rank_trial(arm, seed, rest)
 
     from ablations.launch.lock import single_owner
     from ablations.launch.ranks import RankFailed, joined, run_ranks, torchrun_rank
-    from ablations.ranktrial import prepared, train_rank
+    from ablations.ranktrial import hardware_of, prepared, train_rank
+    from models.pipeline.schedules import ranks_of
 
+    ranks = ranks_of(keys.model.pipeline.schedule, keys.model.pipeline.stages)
     rank = torchrun_rank(ranks)
+    job = prepared(keys, seed, runs, quiet=bool(rank))
+    folder = Path(job.folder)
     if rank is not None:
-        arguments = prepared(arguments, quiet=rank > 0)
-        with contextlib.nullcontext() if rank else single_owner(Path(arguments["trial_dir"])):
-            joined(rank, ranks, "env://", train_rank, arguments)
+        with (
+            contextlib.nullcontext() if rank else single_owner(folder),
+            joined(rank, ranks, "env://", hardware_of(keys)),
+        ):
+            train_rank(rank, ranks, job)
         if rank > 0:
             return 0
     else:
-        arguments = prepared(arguments)
         try:
-            with single_owner(Path(arguments["trial_dir"])):
-                run_ranks(ranks, train_rank, arguments)
+            with single_owner(folder):
+                run_ranks(ranks, train_rank, job, hardware_of(keys))
         except RankFailed as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
     for name in ("record.json", "checkpoint"):
-        if (Path(arguments["trial_dir"]) / name).exists():  # a training that diverged leaves its record alone
-            print(Path(arguments["trial_dir"]) / name)
+        if (folder / name).exists():  # a training that diverged leaves its record alone
+            print(folder / name)
     return 0
 
 

@@ -1,49 +1,29 @@
-"""The plan of a sweep: arms, seeds, budgets and rules, settled and written down before the first trial."""
+"""The plan of a sweep: arms, seeds and budgets, settled before the first trial."""
 
 import functools
 import itertools
-import math
-import shlex
+import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ablations.config import chosen_arms
-from ablations.guards import GuardResult, budget, isolation
+from ablations.documents import ArmKind, Point, SearchTrial
+from ablations.guardresult import GuardResult
 from ablations.home import ROOT
-from ablations.identity import code_hash, sha
-from ablations.keys import all_keys, trial_leaves
-from ablations.matching import solve
-from ablations.preflight import check_text, is_long, text_remarks
-from ablations.rundir import read_plan, read_state
-from ablations.schema import Config, MatchedConfig, SweepConfig
-from ablations.sweepfile import read_scale, thinned
-from ablations.tracking import destination
-from ablations.trialkeys import TrialKeys, get, trial_keys, typed_trial, with_overrides
-from ablations.verdicts import DECISION_RULE
-from models.config import ModelConfig
+from ablations.matching import budget, isolation, solve
+from ablations.preflight import check_text
+from ablations.schema import ArmConfig, Config, MatchedConfig, SweepConfig
+from ablations.sweepfile import scale_config, thinned
+from ablations.trialkeys import TrialKeys, with_overrides
+from ablations.trialrules import check
 from models.cost import Cost, cost
 from models.precision.products import resolve_kernels
 from models.transformer import resolve_dtype
-from models.typed import build
-from tasks.config import DataConfig
 
 AA, CONTROL = "aa", "control"
 PERTURBATION = 1e-6
-NOT_FOR_THE_SEARCH = (
-    "model.dtype",
-    "model.precision.kernels",
-    "train.threads",
-    "train.device",
-    "train.validate_every",
-    "train.checkpoint_every",
-)
-"""Where a trial runs and how often it is looked at: this does not change which searched value is best."""
-SIZES_OF_FP8 = ("model.precision.block", "model.precision.promote_every")
-"""Nor do these, which a scale sets, where no arm uses FP8."""
-
-
 MOST_ITEMS = 10_000
 """That an lm-eval task has, as a rule."""
 IN_FP64, IN_CHUNKS = 3.0, 2.0
@@ -55,34 +35,23 @@ class Arm:
     """A variant with its resolved keys; searched keys stand at their first point until values are chosen."""
 
     name: str
-    kind: str
+    kind: ArmKind
     """`arm`, `aa` (the baseline, weights perturbed) or `control` (the known small harm)."""
     about: str
     set: dict[str, Any]
     search: dict[str, list[float]]
     """This arm's own searched keys (its strength); the sweep's shared ones are in `Plan.shared`."""
-    keys: dict[str, Any]
+    keys: TrialKeys
     matched: MatchedConfig
     """What the budget guard holds it to."""
     solved: dict[str, Any] = field(default_factory=dict)
     """The matching knob, where it was turned."""
 
-    @property
-    def typed(self) -> TrialKeys:
-        return typed_trial(self.keys)
-
-    @property
+    @functools.cached_property
     def cost(self) -> Cost:
-        keys = self.typed
-        return cost(keys.model, keys.data.seq_len)
+        return cost(self.keys.model, self.keys.data.seq_len)
 
-    @property
-    def trained_tokens(self) -> int:
-        """In whole batches."""
-        keys = self.typed
-        return keys.sequences * keys.data.seq_len
-
-    def grid(self, shared: Mapping[str, list[float]]) -> list[dict[str, float]]:
+    def grid(self, shared: Mapping[str, list[float]]) -> list[Point]:
         """All points of shared and own keys, in a fixed order."""
         axes = {**shared, **self.search}
         return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
@@ -92,9 +61,9 @@ class Arm:
 class Published:
     """Values of an earlier published search: chosen per arm, their mistuning estimates, and the search's own trials."""
 
-    chosen: dict[str, dict[str, float]]
-    mistuning: dict[str, float | None]
-    search: list[dict[str, Any]]
+    chosen: dict[str, Point] = field(default_factory=dict)
+    mistuning: dict[str, float | None] = field(default_factory=dict)
+    search: list[SearchTrial] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -131,8 +100,6 @@ class Plan:
 
     @property
     def workers(self) -> int:
-        import os
-
         if self.config.launch.workers is not None:
             return self.config.launch.workers
         if self.config.train.device == "cuda":
@@ -142,21 +109,20 @@ class Plan:
 
     def trial_seconds(self, arm: Arm, scored: bool = True) -> float:
         """A rough expectation, from the speed of the scale's own model and what this arm's costs beside it."""
-        keys, speed = arm.typed, self.config.launch.expected_tokens_per_second
+        keys, speed = arm.keys, self.config.launch.expected_tokens_per_second
         speed *= self._scale_flops / arm.cost.flops_per_token
         speed /= IN_FP64 if keys.model.dtype == "float64" else 1.0
         speed /= IN_CHUNKS if keys.model.pipeline.schedule != "none" else 1.0
         counting = keys.model.routers > 0 and keys.model.moe.balance.needs_batch_load
-        training = keys.tokens / speed * (4 / 3 if counting else 1)
+        training = sum(stage.tokens for stage in keys.stages) / speed * (4 / 3 if counting else 1)
         evaluated = keys.eval.tokens * 2 + (200 * min(keys.eval.items or 1000, MOST_ITEMS) + 65_536 if scored else 0)
         return training + evaluated / (3 * speed) + 1
 
     @functools.cached_property
     def _scale_flops(self) -> float:
         """Training FLOPs per token of the model that the scale's speed was measured with."""
-        scale = read_scale(self.config.scale)
-        model, data = build(ModelConfig, scale.get("model", {})), build(DataConfig, scale.get("data", {}))
-        return cost(model, data.seq_len).flops_per_token
+        keys = scale_config(self.config.scale).trial
+        return cost(keys.model, keys.data.seq_len).flops_per_token
 
     @property
     def minutes(self) -> float:
@@ -172,24 +138,23 @@ class Plan:
 def make_plan(config: Config) -> Plan:
     """Resolve arms, seeds and searched values; the text of every arm is there. Raises ConfigError; writes nothing."""
     sweep = thinned(config.sweep, config.search_points, config.search_seeds)
-    keys = trial_keys(config)
     arms: dict[str, Arm] = {}
     for name in sorted(chosen_arms(config), key=lambda name: name != sweep.baseline):
         entry = sweep.arms[name]
-        resolved = _resolve(keys, entry.set, sweep, entry.search, name)
+        resolved = _resolve(config.trial, entry, sweep, name)
         matched, solved = entry.matched or sweep.matched, {}
         if name != sweep.baseline:
             where = f"sweep={sweep.name} arm {name}"
             solved = solve(resolved, arms[sweep.baseline].keys, matched, where)
-            resolved = with_overrides(resolved, solved, where)
+            resolved = check(with_overrides(resolved, solved, where))
         arms[name] = Arm(name, "arm", entry.about, entry.set, entry.search, resolved, matched, solved)
     base = arms[sweep.baseline]
-    extras = {
-        CONTROL: ("control", f"positive control: {base.name} with a known small harm", dict(sweep.control)),
-        AA: ("aa", f"A/A: {base.name} with initial weights perturbed by 1e-6", {"train.perturb": PERTURBATION}),
-    }
-    for name, (kind, about, changes) in extras.items():
-        held = MatchedConfig(equal=[]) if kind == CONTROL else sweep.matched
+    extras: list[tuple[str, ArmKind, str, dict[str, Any]]] = [
+        (CONTROL, "control", f"positive control: {base.name} with a known small harm", dict(sweep.control)),
+        (AA, "aa", f"A/A: {base.name} with initial weights perturbed by 1e-6", {"train.perturb": PERTURBATION}),
+    ]
+    for name, kind, about, changes in extras:
+        held = MatchedConfig(equal=[]) if kind == "control" else sweep.matched
         changed = with_overrides(base.keys, changes, name)
         arms[name] = Arm(name, kind, about, {**base.set, **changes}, {}, changed, held)
     seeds = config.seeds if isinstance(config.seeds, list) else list(range(config.seeds or sweep.seeds))
@@ -199,59 +164,26 @@ def make_plan(config: Config) -> Plan:
     if config.search == "fresh":
         return plan
     if not any(arm.grid(shared)[0] for arm in plan.searched_arms):
-        return Plan(config, sweep, arms, seeds, shared, Published({a: {} for a in arms}, {}, []), None)
-    published, reason = _published(plan)
-    return Plan(config, sweep, arms, seeds, shared, published, reason)
+        return replace(plan, published=Published({name: {} for name in arms}))
+    from ablations.earlier import with_published
+
+    return with_published(plan)
 
 
-def _resolve(
-    keys: dict[str, Any], changes: Mapping[str, Any], sweep: SweepConfig, own: Mapping[str, list[float]], name: str
-) -> dict[str, Any]:
-    first = {key: points[0] for key, points in {**sweep.search.keys, **own}.items()}
-    resolved = with_overrides(keys, {**changes, **first}, f"sweeps/{sweep.name}.yaml arm {name}")
-    model, device = resolved["model"], resolved["train"]["device"]
-    model["dtype"] = resolve_dtype(model["dtype"], device, model["precision"]["recipe"])
-    model["precision"]["kernels"] = resolve_kernels(model["precision"]["kernels"])
-    return resolved
+def _resolve(keys: TrialKeys, entry: ArmConfig, sweep: SweepConfig, name: str) -> TrialKeys:
+    """The arm's keys, searched ones at their first point, and nothing left to the machine that runs them."""
+    first = {key: points[0] for key, points in {**sweep.search.keys, **entry.search}.items()}
+    where = f"sweeps/{sweep.name}.yaml arm {name}"
+    model = with_overrides(keys, {**entry.set, **first}, where).model
+    settled = {
+        "model.dtype": resolve_dtype(model.dtype, keys.train.device, model.precision.recipe),
+        "model.precision.kernels": resolve_kernels(model.precision.kernels),
+    }
+    return with_overrides(keys, {**entry.set, **first, **settled}, where)
 
 
 def results_dir(config: Config) -> Path:
     return Path(config.results_dir) if config.results_dir else ROOT / "results"
-
-
-def _published(plan: Plan) -> tuple[Published | None, str | None]:
-    """The published search's values where they were found for these very arms, or the reason why there are none."""
-    folder = results_dir(plan.config) / plan.sweep.name / plan.config.scale
-    if not (folder / "trials.json").is_file() or not (folder / "plan.json").is_file():
-        return None, f"no published search of {plan.sweep.name} at scale={plan.config.scale}"
-    earlier, trials = read_plan(folder), read_state(folder)
-    chosen = trials.get("chosen", {})
-    searched = {key for arm in plan.arms.values() for key in (*plan.shared, *arm.search)}
-    fp8 = any(arm.typed.model.precision.fp8 for arm in plan.arms.values())
-    idle = set(NOT_FOR_THE_SEARCH) | (set() if fp8 else set(SIZES_OF_FP8))
-    for arm in plan.searched_arms:
-        then = earlier.get("arms", {}).get(arm.name, {})
-        now = (arm.set, arm.search, arm.solved)
-        if arm.name not in chosen or (then.get("set"), then.get("search"), then.get("solved", {})) != now:
-            return None, f"the published search has no arm {arm.name} as it is now"
-    for name in trial_leaves():
-        if name in searched or name.startswith("eval.") or name in idle:
-            continue
-        now = get(plan.baseline.keys, name)
-        try:
-            before = get(earlier["keys"], name)
-        except KeyError:  # a key that was not there yet: its default is what everything did before
-            before = all_keys()[name].default
-        if now != before:
-            return None, f"the published search had {name}={before}, here it is {now}"
-    return (
-        Published(
-            {name: dict(values) for name, values in chosen.items()},
-            dict(trials.get("mistuning", {})),
-            list(trials.get("search", [])),
-        ),
-        None,
-    )
 
 
 def config_guards(plan: Plan, arm: Arm) -> list[GuardResult]:
@@ -260,112 +192,3 @@ def config_guards(plan: Plan, arm: Arm) -> list[GuardResult]:
     searched = {*plan.shared, *arm.search, *base.search}
     declared = {*searched, *arm.set, *base.set, *arm.solved, *(["train.perturb"] if arm.kind == AA else [])}
     return [isolation(arm.keys, base.keys, declared), budget(arm.keys, base.keys, arm.matched)]
-
-
-def plan_document(plan: Plan, data_fingerprint: Mapping[str, Any]) -> dict[str, Any]:
-    """plan.json: everything that is fixed before the first trial, and the rule by which it will be judged."""
-    sweep = plan.sweep
-    arms = {}
-    for arm in plan.arms.values():
-        size = arm.cost
-        arms[arm.name] = {
-            "about": arm.about,
-            "kind": arm.kind,
-            "set": arm.set,
-            "search": arm.search,
-            "solved": arm.solved,
-            "matched": asdict(arm.matched),
-            "tokens": arm.trained_tokens,
-            **asdict(size),
-        }
-    return {
-        "format": 1,
-        "sweep": sweep.name,
-        "scale": plan.config.scale,
-        "note": plan.config.note,
-        "command": command(plan),
-        "sweep_file": plan.config.sweep_text,
-        "question": sweep.question,
-        "source": sweep.source,
-        "search": "published" if plan.published else "fresh",
-        "search_rule": asdict(sweep.search),
-        "baseline": sweep.baseline,
-        "primary": sweep.primary,
-        "metrics": sweep.metrics,
-        "seeds": plan.seeds,
-        "arms": arms,
-        "expected": [asdict(claim) for claim in sweep.expected],
-        "matched": asdict(sweep.matched),
-        "decision_rule": DECISION_RULE,
-        "code": code_hash(),
-        "data": sha(data_fingerprint),
-        "keys": plan.baseline.keys,
-    }
-
-
-def command(plan: Plan) -> str:
-    """What asks for this plan again, anywhere: all that was typed, less the keys that say where and how it ran; scale
-    and search as they came out, since their defaults follow the machine and what is published."""
-    config, found = plan.config, plan.published is not None
-    words = ["python", "-m", "ablations.run", f"sweep={plan.sweep.name}", f"scale={config.scale}"]
-    words.append(f"search={'published' if found else 'fresh'}")
-    left_out = ["sweep", "scale", "search", "runs_dir", "dry_run", *(["results_dir"] if not found else [])]
-    for word in config.overrides:
-        key = word.partition("=")[0].strip()
-        if key not in left_out and key.split(".")[0] not in ("launch", "track"):
-            words.append(word)
-    return shlex.join(words)
-
-
-def describe(plan: Plan) -> str:
-    """What the run is about to do, for the eyes."""
-    from ablations.launch.phase import duration
-
-    sweep = plan.sweep
-    width = max(len(name) for name in plan.arms)
-    lines = [
-        "",
-        f"Question  {' '.join(sweep.question.split())}",
-        f"Source    {' '.join(sweep.source.split())}",
-        "",
-        f"{'arm':{width}}  {'params':>8} {'active':>8} {'tokens':>8} {'tok/active':>10}  what it is",
-    ]
-    for arm in plan.arms.values():
-        size, tokens = arm.cost, arm.trained_tokens
-        lines.append(
-            f"{arm.name:{width}}  {_short(size.total_params):>8} {_short(size.active_params):>8} {_short(tokens):>8} "
-            f"{tokens / size.active_params:>10.2f}  {arm.about}"
-            + (" (baseline)" if arm is plan.baseline else "")
-            + "".join(f" ({key}={value}, solved)" for key, value in arm.solved.items())
-        )
-    base = plan.baseline.typed
-    seeds = ", ".join(map(str, plan.seeds))
-    if plan.published is not None:
-        search = "published values, nothing is searched"
-    else:
-        each = max(len(a.grid(plan.shared)) * len(plan.search_seeds(a)) for a in plan.searched_arms)
-        search = f"fresh, {each} trials per arm, {plan.search_trials} in all"
-        if plan.fresh_because:
-            search += f" ({plan.fresh_because}, so it searches afresh)"
-    confirm = len(plan.arms) * len(plan.seeds)
-    lines += [
-        "",
-        f"Scale     {plan.config.scale}: {base.model.dtype}, {base.steps} steps of {base.tokens_per_step:,} tokens in "
-        f"{base.microbatches} microbatches, data {base.data.source}",
-        f"Search    {search}",
-        f"Confirm   {len(plan.arms)} arms x {len(plan.seeds)} seeds ({seeds}) = {confirm} trials",
-        *(f"Text      {remark}" for remark in text_remarks(plan)),
-        f"W&B       {destination(plan.config.track, Path(plan.config.runs_dir).absolute())}",
-        f"Expected  about {duration(plan.minutes * 60)} with {plan.workers} worker{'s' * (plan.workers != 1)}"
-        + ("; more than a day is begun with yes_really=true" if is_long(plan) else ""),
-        *([f"Note      {plan.config.note}"] if plan.config.note else []),
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _short(count: float) -> str:
-    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("K", 1e3)):
-        if count >= size:
-            return f"{count / size:.{max(0, 2 - int(math.log10(count / size)))}f}{unit}"
-    return str(int(count))

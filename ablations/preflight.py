@@ -19,17 +19,17 @@ CROWD = 4
 
 def check_text(plan: "Plan") -> None:
     """Raise ConfigError where an arm's text is not there. Reads listings alone."""
-    for data in {arm.typed.data for arm in plan.arms.values()}:
+    for data in {arm.keys.data for arm in plan.arms.values()}:
         source_state(data)
 
 
 def text_remarks(plan: "Plan") -> list[str]:
     """What the text gives of the tokens that are asked for: known once it was prepared, or bounded by its bytes."""
-    keys = plan.baseline.typed
+    keys = plan.baseline.keys
     known = cached_tokens(keys.data, keys.model.vocab_size, Path(plan.config.runs_dir) / "data")
     lines = []
     if known is not None:
-        passes = plan.baseline.trained_tokens / known["train"]
+        passes = keys.trained_tokens / known["train"]
         lines.append(f"{known['train']:,} training tokens, each read {passes:.2g} times in a trial")
     most = min(known["validation"], known["test"]) if known else keys.data.max_bytes
     if most is not None and keys.eval.tokens > most:
@@ -65,7 +65,7 @@ def check_device(plan: "Plan") -> None:
     """Raise ConfigError where an arm wants a GPU that torch does not see."""
     import torch
 
-    if any(arm.typed.train.device == "cuda" for arm in plan.arms.values()) and not torch.cuda.is_available():
+    if any(arm.keys.train.device == "cuda" for arm in plan.arms.values()) and not torch.cuda.is_available():
         raise ConfigError(
             "train.device=cuda: torch sees no CUDA device on this machine; take scale=cpu or train.device=cpu "
             "(dry_run=true prints the plan without one)"

@@ -3,17 +3,17 @@
 import dataclasses
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from ablations.identity import environment, trial_id
-from ablations.launch.ranks import device_of
+from ablations.identity import RANKED_TRIAL, trial_id
+from ablations.launch.ranks import Hardware
 from ablations.launch.strategy import PipelineStrategy
-from ablations.records import Record
-from ablations.tracking import Mirror, StepLog
-from ablations.trial import Recorder, build_model, finish, open_data, put_on_record, quiet_lightning, trainer_of
-from ablations.trialkeys import typed_trial
+from ablations.recorder import Notes, Recorder, Unwatched
+from ablations.steplog import StepLog
+from ablations.trial import STEPS, begun, build_model, finish, open_data, put_on_record, quiet_lightning, trainer_of
+from ablations.trialjob import TrialJob
+from ablations.trialkeys import Stage, TrialKeys
 from models.module import Diverged
 from models.pipeline.ranks import Ranked, whole_state
 from models.transformer import Transformer
@@ -31,56 +31,50 @@ class RankRecorder(Recorder):
         self._validate_steps, self._checkpoint_steps = set(), set()
 
 
-def prepared(arguments: dict[str, Any], quiet: bool = False) -> dict[str, Any]:
-    """With the corpus in the cache, and the trial's id and folder, which need its fingerprint."""
-    keys, runs = typed_trial(arguments["keys"]), Path(arguments["runs"])
+def prepared(keys: TrialKeys, seed: int, runs: Path, quiet: bool = False) -> TrialJob:
+    """The job, with the corpus in the cache: id and folder need its fingerprint."""
     say = (lambda text: None) if quiet else (lambda text: print(text, file=sys.stderr, flush=True))
-    data = prepare(keys.data, keys.model.vocab_size, Path(arguments["cache_dir"]), say)
-    prepare_tasks(data, keys.eval, Path(arguments["cache_dir"]), say)
-    identity = trial_id(arguments["keys"], int(arguments["seed"]), data.fingerprint)
+    cache = runs / "data"
+    data = prepare(keys.data, keys.model.vocab_size, cache, say)
+    prepare_tasks(data, keys.eval, cache, say)
+    identity = trial_id(keys, seed, data.fingerprint, RANKED_TRIAL)
     folder = runs / "ranks" / identity
     folder.mkdir(parents=True, exist_ok=True)
-    return {**arguments, "id": identity, "trial_dir": str(folder)}
+    return TrialJob(identity, keys, seed, str(folder), str(cache))
 
 
-def train_rank(rank: int, ranks: int, arguments: Mapping[str, Any]) -> None:
-    """`arguments` as `ablations.trial.run_trial` takes them. Rank 0 writes record and checkpoint into `trial_dir`."""
-    keys, seed, folder = typed_trial(arguments["keys"]), int(arguments["seed"]), Path(arguments["trial_dir"])
+def hardware_of(stage: Stage) -> Hardware:
+    return Hardware(stage.train.threads, stage.train.device)
+
+
+def train_rank(rank: int, ranks: int, job: TrialJob) -> None:
+    """Rank 0 writes record and checkpoint into the job's folder. One stage alone: ranks take over no earlier state."""
+    (stage,), folder = job.keys.stages, Path(job.folder)
     quiet_lightning()
-    data = open_data(keys.data, keys.model.vocab_size, arguments["cache_dir"])
-    module = build_model(keys, seed, rank)
-    callbacks: list[Any] = []
-    if rank == 0:
-        steps = StepLog(folder / "steps.jsonl", 0)
-        callbacks = [RankRecorder(keys, data, folder, steps, Mirror(None), _Printer())]
+    data = open_data(stage, job.cache)
+    module = build_model(stage, job.seed, rank)
+    notes = Notes(job.keys, StepLog(folder / STEPS), Unwatched(), _Printer()) if rank == 0 else None
+    callbacks: list[Any] = [RankRecorder(notes, 0, data, folder)] if notes is not None else []
     started = time.monotonic()
-    device = device_of(rank, arguments)
-    trainer = trainer_of(keys, folder, callbacks, PipelineStrategy(rank, ranks, device))
-    base = Record(
-        id=arguments["id"],
-        seed=seed,
-        status="complete",
-        config=dict(arguments["keys"]),
-        data=data.fingerprint,
-        environment={**environment(arguments["keys"]), "ranks": ranks},
-    )
+    device = hardware_of(stage).of(rank)
+    trainer = trainer_of(stage, folder, callbacks, PipelineStrategy(rank, ranks, device))
     try:
-        trainer.fit(module, TextDataModule(data, seed, keys.batches))
+        trainer.fit(module, TextDataModule(data, job.seed, stage.batches))
     except Diverged as diverged:  # on all ranks alike: they know the same loss
-        if rank == 0:
-            history = callbacks[0].history()
-            found = dataclasses.replace(base, status="diverged", reason=str(diverged), history=history)
+        if notes is not None:
+            base = begun(job, RANKED_TRIAL, ranks=ranks)
+            found = dataclasses.replace(base, status="diverged", reason=str(diverged), history=notes.history())
             put_on_record(found, folder)
             print(f"diverged: {diverged}", file=sys.stderr, flush=True)
         return
     train_s = time.monotonic() - started
     whole = whole_state(cast(Ranked, module.executor))
-    if whole is None:
+    if notes is None or whole is None:
         return
-    callbacks[0].steps.close()
-    model = Transformer(keys.model).to(device)
+    notes.steps.close()
+    model = Transformer(stage.model).to(device)
     model.load_state_dict(whole)
-    put_on_record(finish(base, keys, data, model, callbacks[0], arguments, folder, train_s), folder)
+    put_on_record(finish(begun(job, RANKED_TRIAL, ranks=ranks), job, model, notes, train_s), folder)
 
 
 class _Printer:

@@ -22,7 +22,7 @@ def bytes_needed(plan: Plan, done: int = 0) -> int:
     """About what is written until the plan's end: for each trial (`done` of the confirmation have been) its log, record
     and, where tasks are scored, its checkpoint; and for each worker two resumable checkpoints, the old and the new."""
     parameters = max(arm.cost.total_params for arm in plan.arms.values())
-    steps = max(arm.typed.steps for arm in plan.arms.values())
+    steps = max(arm.keys.steps for arm in plan.arms.values())
     confirm = max(0, len(plan.arms) * len(plan.seeds) - done)
     searched = 0 if plan.published is not None else plan.search_trials
     logs = (confirm + searched) * (STEP * steps + REST)

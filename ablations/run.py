@@ -47,8 +47,9 @@ def _run(words: list[str]) -> int:
         print(config_yaml(config), end="")
         return 0
 
+    from ablations.announce import describe
     from ablations.conduct import Conductor, GuardFailed
-    from ablations.plan import describe, make_plan
+    from ablations.plan import make_plan
     from ablations.preflight import check_start
     from tasks.evals.prepare import check_tasks
 
@@ -69,13 +70,14 @@ def _run(words: list[str]) -> int:
 
 
 def _report(conductor: Any) -> int:
+    from ablations.documents import PLAN, STATE
     from ablations.report import PAGES, print_result, write_report
     from ablations.tracking import written
 
     plan = conductor.plan
     result = write_report(conductor.runs, plan.sweep.name, conductor.folder.name, plan.config.results_dir)
     print_result(result)
-    for name in ("plan.json", "trials.json", *PAGES):
+    for name in (PLAN, STATE, *PAGES):
         print(conductor.folder / name)
     print(f"trials and checkpoints: {conductor.runs / 'trials'}")
     if runs := written(conductor.runs):

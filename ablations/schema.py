@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from models.config import ModelConfig, OptimConfig, Positive, Share
+from ablations.trialkeys import TrainConfig, TrialKeys
+from models.config import ModelConfig, OptimConfig
 from models.typed import Above, AtLeast, AtMost, Distinct, NotEmpty
 from tasks.config import DataConfig, EvalConfig
 
@@ -14,36 +15,16 @@ Text = Annotated[str, NotEmpty()]
 Seed = Annotated[int, AtLeast(0), AtMost(2**31 - 1)]
 SeedList = Annotated[list[Seed], NotEmpty(), Distinct()]
 Count = Annotated[int, AtLeast(1), AtMost(10_000)]
-Fraction = Annotated[float, Above(0), AtMost(1)]
 
 
-@dataclass(frozen=True)
-class TrainConfig:
-    """One trial's training, in tokens."""
-
-    tokens: Annotated[int, Above(0), AtMost(10**15)] = 614_400
-    token_fraction: Annotated[float, Above(0), AtMost(1000)] = 1.0
-    """Multiplies `tokens`; the positive control trains on 0.9 of them."""
-    microbatches: Annotated[int, Above(0)] = 4
-    """Microbatches per optimizer step; `data.batch_size` divides evenly into them."""
-    perturb: Share = 0.0
-    """Relative size of a random change of the initial weights; the A/A arm uses 1e-6."""
-    validate_every: Fraction = 0.2
-    """Fraction of the run between two validations."""
-    checkpoint_every: Fraction = 0.25
-    """Fraction of the run between two resumable checkpoints."""
-    spike_nats: Positive = 2.0
-    """A loss this far above the running minimum, three steps in a row after the warmup, is a divergence."""
-    device: Literal["cpu", "cuda"] = "cpu"
-    threads: Annotated[int, Above(0), AtMost(256)] = 1
-    """CPU threads of one trial. They change bits, so they are part of a trial's id."""
+Mode = Literal["auto", "offline", "online", "disabled"]
 
 
 @dataclass(frozen=True)
 class TrackConfig:
     """Weights & Biases. It mirrors our own records and changes no number."""
 
-    mode: Literal["auto", "offline", "online", "disabled"] = "auto"
+    mode: Mode = "auto"
     """`auto`: online with a login, else offline."""
     project: Text = "v3-ablations"
     entity: Text | None = None
@@ -207,3 +188,8 @@ class Config:
     """The sweep's file as it was read."""
     note: str = field(default="", metadata=NO_KEY)
     """What the scale says about its numbers."""
+
+    @property
+    def trial(self) -> TrialKeys:
+        """Before an arm has set anything."""
+        return TrialKeys(self.model, self.data, self.optim, self.train, self.eval)

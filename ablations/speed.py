@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 
 import torch
 
+from ablations.documents import Chunks
 from ablations.guards import train_steps
 from ablations.trial import build_model, open_data
-from ablations.trialkeys import TrialKeys, typed_trial
+from ablations.trialkeys import TrialKeys
 from models.checkpoint import load_checkpoint
 from models.config import PipelineConfig
 from models.generate import greedy
@@ -34,15 +35,14 @@ T = TypeVar("T")
 At = Callable[[str], None]
 
 
-def training_speed(arms: Mapping[str, Any], cache_dir: str, at: At = lambda where: None) -> dict[str, Measured]:
-    """{arm: {"tokens_per_second", "seconds_per_token"}}: of the fastest round, and of each. A round takes one step of
-    every arm, in turns from the first and from the last. `at` hears of each arm and of each round before its turn."""
+def training_speed(arms: Mapping[str, TrialKeys], cache: str, at: At = lambda where: None) -> dict[str, list[float]]:
+    """{arm: seconds per token of each round}. A round takes one step of every arm, in turns from the first and from the
+    last. `at` hears of each arm and of each round before its turn."""
     running: dict[str, tuple[partial[None], TrialKeys]] = {}
     seconds: dict[str, list[float]] = {}
-    for name, arm in arms.items():
+    for name, keys in arms.items():
         at(f"first step of {name}")
-        keys = typed_trial(arm)
-        batch = open_data(keys.data, keys.model.vocab_size, cache_dir).train_batch(0, 0).to(keys.train.device)
+        batch = open_data(keys, cache).train_batch(0, 0).to(keys.train.device)
         module = build_model(keys, 0).to(keys.train.device)
         optimizer = adamw(module.transformer, keys.optim, keys.model.precision.moments)
         step = partial(train_steps, module, [batch], keys, optimizer)
@@ -56,23 +56,22 @@ def training_speed(arms: Mapping[str, Any], cache_dir: str, at: At = lambda wher
             torch.set_num_threads(keys.train.threads)
             taken, _ = _timed(step, keys.train.device)
             seconds[name].append(taken / keys.tokens_per_step)
-    return {name: {"tokens_per_second": 1 / min(own), "seconds_per_token": own} for name, own in seconds.items()}
+    return seconds
 
 
 def decoding_speed(
-    arms: Mapping[str, Any], checkpoints: Mapping[str, str], cache_dir: str, at: At = lambda where: None
+    arms: Mapping[str, TrialKeys], checkpoints: Mapping[str, str], cache: str, at: At = lambda where: None
 ) -> dict[str, Measured]:
-    """{arm: {"decode_tokens_per_second", ...}} of greedy decoding with a cache, MLA absorbed; for an arm with MTP
-    modules also its self-speculative decoding: "speculative_speedup" over its own greedy decoding,
-    "speculative_tokens_per_forward" and "speculative_acceptance_k". Arms without a trained checkpoint are left out.
+    """{arm: those fields of `Speed` that decoding fills}: greedy with a cache, MLA absorbed; for an arm with MTP
+    modules also self-speculative, against its own greedy decoding. Arms without a trained checkpoint are left out.
     """
     models: dict[str, tuple[Transformer, torch.Tensor, TrialKeys]] = {}
-    for name, arm in arms.items():
-        keys = typed_trial(arm)
-        if not (Path(checkpoints[name]) / "model.safetensors").is_file():
+    for name, folder in checkpoints.items():
+        if not (Path(folder) / "model.safetensors").is_file():
             continue
-        model, _ = load_checkpoint(Path(checkpoints[name]), keys.train.device)
-        models[name] = (model, _prompts(open_data(keys.data, keys.model.vocab_size, cache_dir), keys), keys)
+        keys = arms[name]
+        model, _ = load_checkpoint(Path(folder), keys.train.device)
+        models[name] = (model, _prompts(open_data(keys, cache), keys), keys)
     found: dict[str, Measured] = {name: {} for name in models}
     plain: dict[str, list[float]] = {name: [] for name in models}
     drafted: dict[str, list[float]] = {name: [] for name in models}
@@ -87,8 +86,7 @@ def decoding_speed(
                 taken, spoken = _timed(partial(self_speculative, *words), keys.train.device)
                 drafted[name].append(taken)
                 found[name]["speculative_tokens_per_forward"] = spoken.tokens_per_forward
-                for k, share in enumerate(spoken.acceptance, start=1):
-                    found[name][f"speculative_acceptance_{k}"] = share
+                found[name]["speculative_acceptance"] = list(spoken.acceptance)
     for name, (_, prompts, keys) in models.items():
         found[name]["decode_tokens_per_second"] = len(prompts) * (keys.data.seq_len // 2) / min(plain[name])
         if drafted[name]:
@@ -96,13 +94,12 @@ def decoding_speed(
     return found
 
 
-def chunk_costs(arms: Mapping[str, Any], cache_dir: str) -> dict[str, dict[str, list[float]]]:
+def chunk_costs(arms: Mapping[str, TrialKeys], cache: str) -> dict[str, Chunks]:
     """{arm: seconds of a chunk per stage} of arms with a pipeline (models/pipeline/measure.py), in the type that this
     machine multiplies fastest. Arms that differ in their schedule alone share one measurement."""
-    known: dict[str, dict[str, list[float]]] = {}
+    known: dict[str, Chunks] = {}
     found = {}
-    for name, arm in arms.items():
-        keys = typed_trial(arm)
+    for name, keys in arms.items():
         torch.set_num_threads(keys.train.threads)
         dtype: Any = resolve_dtype("auto", keys.train.device, keys.model.precision.recipe)
         fast = replace(
@@ -113,7 +110,7 @@ def chunk_costs(arms: Mapping[str, Any], cache_dir: str) -> dict[str, dict[str, 
         )
         same = repr((fast, keys.model.pipeline.stages, keys.microbatches))
         if same not in known:
-            data = open_data(keys.data, keys.model.vocab_size, cache_dir)
+            data = open_data(keys, cache)
             model = Transformer(fast)
             initialise(model, 0, fast.std)
             rows = data.train_batch(0, 0)[: keys.data.batch_size // keys.microbatches].to(keys.train.device)

@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from ablations import grid
+from ablations.documents import SearchTrial
 from ablations.grid import LEARNING_RATE, Key, Measured, Point, eligible, key_of, measure
 from ablations.metrics import share_of_maximum
 from ablations.plan import Arm, Plan
 from ablations.records import Record
 from ablations.stats import Edge, mistuning_estimate
-from ablations.trialkeys import typed_trial, with_overrides
+from ablations.trialkeys import with_overrides
+from ablations.trialrules import check
 from ablations.trials import Trial, Trials
 from models.typed import ConfigError
 
@@ -93,13 +95,13 @@ def _valid(arm: Arm, key: str, values: list[float]) -> list[float]:
     kept = []
     for value in values:
         with contextlib.suppress(ConfigError):
-            typed_trial(with_overrides(arm.keys, {key: value}, key))
+            check(with_overrides(arm.keys, {key: value}, key))
             kept.append(value)
     return kept
 
 
 def search(
-    plan: Plan, trials: Trials, journal: Path, keep: Callable[[list[dict[str, Any]]], None]
+    plan: Plan, trials: Trials, journal: Path, keep: Callable[[list[SearchTrial]], None]
 ) -> tuple[dict[str, Choice], list[str]]:
     """The choice of every searched arm, and what the result must say about it. After each generation of learning rates
     `keep` is given the rows of all trials so far."""
@@ -144,10 +146,10 @@ def _unequal_budgets(plan: Plan) -> list[str]:
     return [f"search trials per arm are not equal: {', '.join(f'{name} {n}' for name, n in budgets.items())}"]
 
 
-def _row(trial: Trial, record: Record, constraint: str | None) -> dict[str, Any]:
-    names = {"loss", "max_vio_global", *([constraint] if constraint is not None else [])}
-    measured = {name: _metric(record, name) for name in sorted(names)}
-    return {"arm": trial.arm, "point": trial.point, "seed": trial.seed, "id": trial.id, **measured}
+def _row(trial: Trial, record: Record, constraint: str | None) -> SearchTrial:
+    loss, max_vio = _metric(record, "loss"), _metric(record, "max_vio_global")
+    share = _share_of_max(record, constraint)
+    return SearchTrial(trial.arm, trial.point, trial.seed, trial.id, loss, max_vio, share)
 
 
 def _choice(plan: Plan, arm: Arm, trials: list[Trial], records: Mapping[str, Record], studies: "Studies") -> Choice:

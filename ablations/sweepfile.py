@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ablations.home import ROOT
-from ablations.keys import TRIAL_GROUPS
 from ablations.metrics import METRICS, check_measured, check_named
 from ablations.metrics import metric as metric_of
 from ablations.schema import Config, ExpectedConfig, SweepConfig
-from ablations.trialkeys import differing, get, trial_keys, typed_trial, with_overrides
+from ablations.trialkeys import TRIAL_GROUPS, TrialKeys, differing, value_of, with_overrides
 from models.typed import ConfigError, build, closest
 
 SCALES = ROOT / "ablations" / "scales"
@@ -137,6 +136,11 @@ def read_scale(name: str) -> dict[str, Any]:
     return {**values, "scale": name}
 
 
+def scale_config(name: str) -> Config:
+    """A scale by itself, before a sweep has set anything."""
+    return build(Config, read_scale(name))
+
+
 def read_sweep(path: Path) -> SweepConfig:
     """A sweep file as its dataclass, checked as far as that goes without a scale and a command line."""
     values = read_yaml(path)
@@ -195,26 +199,25 @@ def check_sweep(sweep: SweepConfig) -> None:
     share = sweep.search.constraint_max
     if (sweep.search.constraint_metric is None) != (share is None):
         raise ConfigError("search.constraint_metric, search.constraint_max: one needs the other")
-    name = sweep.search.constraint_metric
-    if name is not None and metric_of(name).maximum is None:
+    constrained = sweep.search.constraint_metric
+    if constrained is not None and metric_of(constrained).maximum is None:
         known = ", ".join(metric.name for metric in METRICS if metric.maximum is not None)
         raise ConfigError(
-            f"search.constraint_metric={name}: has no known maximum that search.constraint_max could be a share of "
-            f"(these have: {known})"
+            f"search.constraint_metric={constrained}: has no known maximum that search.constraint_max could be a "
+            f"share of (these have: {known})"
         )
 
 
-def check_control(control: Mapping[str, Any], baseline: Mapping[str, Any], file: str) -> None:
+def check_control(control: TrialKeys, baseline: TrialKeys, file: str) -> None:
     """Raise ConfigError where the control is no harm: it is the baseline, or trains on more."""
     changed = differing(control, baseline)
     if not changed:
         raise ConfigError(f"{file} control: nothing in it differs from the baseline; it must be a known small harm")
-    ours, theirs = typed_trial(control), typed_trial(baseline)
-    if ours.tokens > theirs.tokens:
-        what = ", ".join(f"{key}={get(control, key)}" for key in changed)
+    if control.tokens > baseline.tokens:
+        what = ", ".join(f"{key}={value_of(control, key)}" for key in changed)
         raise ConfigError(
-            f"{file} control: {what}: trains on more tokens than the baseline ({ours.tokens:,} against "
-            f"{theirs.tokens:,}); it must be a known small harm"
+            f"{file} control: {what}: trains on more tokens than the baseline ({control.tokens:,} against "
+            f"{baseline.tokens:,}); it must be a known small harm"
         )
 
 
@@ -266,16 +269,16 @@ def named_metrics(sweep: SweepConfig) -> list[tuple[str, str]]:
     return places
 
 
-def check_metrics_exist(sweep: SweepConfig, resolved: Mapping[str, Mapping[str, Any]], file: str) -> None:
+def check_metrics_exist(sweep: SweepConfig, resolved: Mapping[str, TrialKeys], file: str) -> None:
     """Raise ConfigError for a metric that no trial of the arms, given as their trial keys, will have."""
-    depth = max(keys["model"]["mtp"]["depth"] for keys in resolved.values())
+    depth = max(keys.model.mtp.depth for keys in resolved.values())
     for place, metric in named_metrics(sweep):
-        check_measured(f"{file}: {place}", metric, list(resolved[sweep.baseline]["eval"]["tasks"]), depth)
+        check_measured(f"{file}: {place}", metric, resolved[sweep.baseline].eval.tasks, depth)
 
 
 def _check_keys(sweep: SweepConfig, file: str) -> None:
     """Every dotted key of a sweep exists and takes the value that it is given."""
-    defaults = trial_keys(Config())
+    defaults = TrialKeys()
     with_overrides(defaults, sweep.common, f"{file} common")
     with_overrides(defaults, sweep.at_least, f"{file} at_least")
     for key in sorted(sweep.at_least.keys() & sweep.common.keys()):
@@ -293,11 +296,11 @@ def _check_keys(sweep: SweepConfig, file: str) -> None:
 
 def raised(sweep: SweepConfig, scale: Mapping[str, Any]) -> dict[str, int]:
     """The dotted keys that the sweep's `at_least` raises at a scale."""
-    sizes = trial_keys(build(Config, scale))
-    return {key: least for key, least in sweep.at_least.items() if get(sizes, key) < least}
+    sizes = build(Config, scale).trial
+    return {key: least for key, least in sweep.at_least.items() if value_of(sizes, key) < least}
 
 
-def resolved_arms(sweep: SweepConfig, keys: Mapping[str, Any], file: str) -> dict[str, dict[str, Any]]:
+def resolved_arms(sweep: SweepConfig, keys: TrialKeys, file: str) -> dict[str, TrialKeys]:
     """Arm -> its trial keys, searched ones at their first point. Raises ConfigError for an arm that is the baseline."""
     resolved = {}
     for name, arm in sweep.arms.items():

@@ -14,56 +14,26 @@ import os
 import shlex
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import Any, Literal, cast
 
 from ablations.files import read_json, write_json
-from ablations.records import Record, read_record
-
-if TYPE_CHECKING:
-    from ablations.schema import TrackConfig
-
-from models.files import write_atomically
+from ablations.records import RECORD, Record, read_record
+from ablations.requests import TrialRequest
+from ablations.schema import Mode, TrackConfig
+from ablations.steplog import read_steps
 
 log = logging.getLogger(__name__)
 
 Report = Callable[[dict[str, Any]], None]
+Settled = Literal["offline", "online", "disabled"]
+"""Where runs go, once `auto` is resolved."""
 POINTS = 200
 """Steps of a trial that its run shows, at most about."""
 FALLBACK = ".fallback.json"
 WHOLE = "whole"
 """The file that marks a run's folder when everything is in it."""
-
-
-class StepLog:
-    """`steps.jsonl`: one line per optimizer step, flushed per line. A resumed trial cuts it back to its checkpoint."""
-
-    def __init__(self, path: Path, keep_steps: int = 0) -> None:
-        rows = [row for row in read_steps(path) if row["step"] <= keep_steps] if keep_steps else []
-        if len(rows) != keep_steps:
-            raise ValueError(f"{path} lacks steps that the checkpoint has")
-        self.rows: list[dict[str, Any]] = rows
-        write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
-        self._file: IO[str] = path.open("a")
-
-    def add(self, row: dict[str, Any]) -> None:
-        self.rows.append(row)
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def read_steps(path: Path) -> list[dict[str, Any]]:
-    """Whole lines of a step log; a line that a kill cut short is left out."""
-    rows = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
 
 
 class Mirror:
@@ -142,25 +112,26 @@ def _summary(record: Record) -> dict[str, Any]:
     return {"status": record.status, **reason, **record.metrics, **scores, **record.timings}
 
 
-def open_mirror(arguments: Mapping[str, Any], steps: int, report: Report = lambda event: None) -> Mirror:
-    """The mirror of a trial (`arguments`: as of `run_trial`), or one that does nothing.
+def open_mirror(request: TrialRequest, report: Report = lambda event: None) -> Mirror:
+    """The mirror of a trial, or one that does nothing.
 
     Group = sweep, job_type = arm. What fails first takes all trials of this command a step down, from online to offline
     and from there to nothing, so that no other waits for the same network; `report` hears of it as a `note`.
     """
-    mode = _mode_now(arguments["track"]["mode"], runs_of(arguments) / "wandb")
-    mirror = _mirror_in(mode, arguments, steps, report)
+    mode = _mode_now(resolve_mode(request.track.mode), runs_of(request) / "wandb")
+    mirror = _mirror_in(mode, request, report)
     if mirror.is_open or mode != "online":
         return mirror
     with contextlib.suppress(Exception):  # W&B's service holds on to the id of the run that it could not open
         import wandb
 
         wandb.teardown()
-    return _mirror_in("offline", arguments, steps, report)
+    return _mirror_in("offline", request, report)
 
 
-def _mirror_in(mode: str, arguments: Mapping[str, Any], steps: int, report: Report) -> Mirror:
-    folder, own = runs_of(arguments) / "wandb", run_id(arguments["labels"], arguments["id"])
+def _mirror_in(mode: Settled, request: TrialRequest, report: Report) -> Mirror:
+    folder, own = runs_of(request) / "wandb", run_id(request)
+    steps = sum(stage.steps for stage in request.trial.keys.stages)
 
     def failed(reason: str) -> None:
         text = _fall_back(folder, mode, reason.replace(f" for run {own}", ""))
@@ -171,25 +142,25 @@ def _mirror_in(mode: str, arguments: Mapping[str, Any], steps: int, report: Repo
         for earlier in _folders(folder, own) if mode == "offline" else []:
             if not (earlier / WHOLE).exists():  # of a trial that was interrupted; its rows are logged again
                 shutil.rmtree(earlier, ignore_errors=True)
-        return _open(mode, folder.parent, own, arguments)
+        return _open(mode, folder.parent, own, request)
 
     return Mirror(None if mode == "disabled" else open_run, steps, failed)
 
 
-def mirror_record(arguments: Mapping[str, Any], steps: int, report: Report) -> None:
+def mirror_record(request: TrialRequest, report: Report) -> None:
     """Write the run of a trial that is on record, from its record and its step log."""
-    folder = Path(arguments["trial_dir"])
-    record = read_record(folder / "record.json")
+    folder = Path(request.trial.folder)
+    record = read_record(folder / RECORD)
     thinned = [dict(zip(record.history, row, strict=True)) for row in zip(*record.history.values(), strict=True)]
-    mirror = open_mirror(arguments, steps, report)
+    mirror = open_mirror(request, report)
     mirror.replay(read_steps(folder / "steps.jsonl") or thinned, record.validation)
     mirror.finish(record)
 
 
-def _open(mode: str, runs: Path, own: str, arguments: Mapping[str, Any]) -> Any:
+def _open(mode: Settled, runs: Path, own: str, request: TrialRequest) -> Any:
     import wandb
 
-    track, labels = arguments["track"], arguments["labels"]
+    track, labels, trial = request.track, request.labels, request.trial
     (runs / "wandb").mkdir(parents=True, exist_ok=True)  # W&B would take a folder of the system's without a word
     settings = wandb.Settings(
         silent=True,
@@ -206,32 +177,34 @@ def _open(mode: str, runs: Path, own: str, arguments: Mapping[str, Any]) -> Any:
     return wandb.init(
         mode=mode,
         dir=str(runs),
-        project=track["project"],
-        entity=track["entity"],
+        project=track.project,
+        entity=track.entity,
         id=own,
-        name=f"{labels['arm']}-s{labels['seed']}",
-        group=labels["sweep"],
-        job_type=labels["arm"],
-        tags=[str(labels[key]) for key in ("scale", "phase")],
-        config={**arguments["keys"], **labels, "trial": arguments["id"]},
+        name=f"{labels.arm}-s{labels.seed}",
+        group=labels.sweep,
+        job_type=labels.arm,
+        tags=[labels.scale, labels.phase],
+        config={**asdict(trial.keys), **asdict(labels), "trial": trial.id},
         resume="allow",
         reinit="create_new",
         settings=settings,
     )
 
 
-def runs_of(arguments: Mapping[str, Any]) -> Path:
+def runs_of(request: TrialRequest) -> Path:
     """runs_dir of a trial."""
-    return Path(arguments["trial_dir"]).parent.parent
+    return Path(request.trial.folder).parent.parent
 
 
-def run_id(labels: Mapping[str, Any], trial_id: str) -> str:
+def run_id(request: TrialRequest) -> str:
     """A trial may be used by several sweeps, and by several arms of one; each use is a run of its own."""
-    return hashlib.sha256(json.dumps([dict(labels), trial_id], sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([asdict(request.labels), request.trial.id], sort_keys=True).encode()).hexdigest()[
+        :16
+    ]
 
 
-def is_mirrored(arguments: Mapping[str, Any]) -> bool:
-    folders = _folders(runs_of(arguments) / "wandb", run_id(arguments["labels"], arguments["id"]))
+def is_mirrored(request: TrialRequest) -> bool:
+    folders = _folders(runs_of(request) / "wandb", run_id(request))
     return any((folder / WHOLE).exists() for folder in folders)
 
 
@@ -243,14 +216,15 @@ def _folders(folder: Path, run: str) -> list[Path]:
 # --- where runs go
 
 
-def resolve_mode(mode: str) -> str:
+def resolve_mode(mode: Mode) -> Settled:
     """`auto`: online with a login, else offline; `disabled` where wandb is not installed."""
     if mode == "disabled" or importlib.util.find_spec("wandb") is None:
         return "disabled"
     if mode != "auto":
         return mode
-    if os.environ.get("WANDB_MODE") in ("offline", "disabled", "online"):
-        return os.environ["WANDB_MODE"]
+    for named in ("offline", "disabled", "online"):
+        if os.environ.get("WANDB_MODE") == named:
+            return cast(Settled, named)
     import netrc
 
     if os.environ.get("WANDB_API_KEY"):
@@ -261,7 +235,7 @@ def resolve_mode(mode: str) -> str:
         return "offline"
 
 
-def destination(track: "TrackConfig", runs: Path) -> str:
+def destination(track: TrackConfig, runs: Path) -> str:
     """Where this command's runs will go, for the plan: nothing is uploaded without having been said."""
     own = " (track.mode)" if track.mode != "auto" else ""
     match resolve_mode(track.mode):
@@ -307,14 +281,14 @@ def fallen_back(runs: Path) -> str | None:
     return None
 
 
-def _mode_now(mode: str, folder: Path) -> str:
+def _mode_now(mode: Settled, folder: Path) -> Settled:
     with contextlib.suppress(OSError, ValueError):
-        fallen = str(read_json(folder / FALLBACK)["mode"])
+        fallen: Settled = read_json(folder / FALLBACK)["mode"]
         return fallen if mode == "online" else "disabled" if fallen == "disabled" else mode
     return mode
 
 
-def _fall_back(folder: Path, mode: str, reason: str) -> str:
+def _fall_back(folder: Path, mode: Settled, reason: str) -> str:
     lower = "offline" if mode == "online" else "disabled"
     what = "runs are written offline" if lower == "offline" else "no more runs are written"
     text = f"Weights & Biases did not work {mode}, {what} from here on: {reason}"

@@ -1,38 +1,60 @@
-"""The keys of one trial: model, data, optim, train, eval; as plain nested dictionaries and as checked dataclasses.
+"""The keys of one trial: everything that its numbers depend on, the seed, the code and the data aside.
 
-Also imported by the workers, hence without Hydra and OmegaConf.
+A trial is a list of stages. The first begins from initial weights, each next one from the state that the one before it
+has left. The groups of the command line and of a sweep's arm are the last stage's, and what is scored at its end.
+
+Also imported by the workers, hence without the rest of the schema: what a trial does not depend on is not here.
 """
 
 import copy
 import dataclasses
 import functools
 import typing
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
 
-from ablations.keys import TRIAL_GROUPS, all_keys, suggestion, trial_leaves
-from ablations.schema import Config, TrainConfig
-from models.config import ModelConfig, OptimConfig
-from models.pipeline.rules import check_pipeline
-from models.rules import check_length, validate
-from models.typed import ConfigError, build
+from models.config import ModelConfig, OptimConfig, Positive, Share
+from models.typed import Above, AtMost, ConfigError, build, suggestion
 from tasks.config import END_OF_TEXT_ID, DataConfig, EvalConfig, ramped
+
+Fraction = Annotated[float, Above(0), AtMost(1)]
 
 
 @dataclass(frozen=True)
-class TrialKeys:
-    """Everything that a trial's numbers depend on, the seed, the code and the data aside."""
+class TrainConfig:
+    """One stage's training, in tokens."""
 
-    model: ModelConfig
-    data: DataConfig
-    optim: OptimConfig
-    train: TrainConfig
-    eval: EvalConfig
+    tokens: Annotated[int, Above(0), AtMost(10**15)] = 614_400
+    token_fraction: Annotated[float, Above(0), AtMost(1000)] = 1.0
+    """Multiplies `tokens`; the positive control trains on 0.9 of them."""
+    microbatches: Annotated[int, Above(0)] = 4
+    """Microbatches per optimizer step; `data.batch_size` divides evenly into them."""
+    perturb: Share = 0.0
+    """Relative size of a random change of the initial weights; the A/A arm uses 1e-6."""
+    validate_every: Fraction = 0.2
+    """Fraction of the run between two validations."""
+    checkpoint_every: Fraction = 0.25
+    """Fraction of the run between two resumable checkpoints."""
+    spike_nats: Positive = 2.0
+    """A loss this far above the running minimum, three steps in a row after the warmup, is a divergence."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    threads: Annotated[int, Above(0), AtMost(256)] = 1
+    """CPU threads of one trial. They change bits, so they are part of a trial's id."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training: a model, what it learns from, and how."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
 
     @property
     def tokens(self) -> int:
-        """Tokens that the trial trains on, before rounding to whole batches."""
+        """Tokens that the stage trains on, before rounding to whole batches."""
         return round(self.train.tokens * self.train.token_fraction)
 
     @property
@@ -41,7 +63,7 @@ class TrialKeys:
 
     @property
     def sequences(self) -> int:
-        """Sequences that the trial trains on: whole batches that fit into the tokens."""
+        """Sequences that the stage trains on: whole batches that fit into the tokens."""
         return self.tokens // self.tokens_per_step * self.data.batch_size
 
     @functools.cached_property
@@ -68,13 +90,13 @@ class TrialKeys:
         return (first + count) * self.data.seq_len
 
     @property
-    def places(self) -> list[float]:
+    def step_starts(self) -> list[float]:
         """Where each step begins, in full batches (models.optim.lr_ratio)."""
         return [first / self.data.batch_size for first, _ in self.batches]
 
     @property
     def full_batches(self) -> int:
-        """Steps that the training would have without a ramp: its length in the unit of `places`."""
+        """Steps that the training would have without a ramp: its length in the unit of `step_starts`."""
         return self.sequences // self.data.batch_size
 
     @property
@@ -83,121 +105,77 @@ class TrialKeys:
         return END_OF_TEXT_ID if self.data.mask_documents else None
 
 
-_GROUPS: dict[str, Any] = typing.get_type_hints(TrialKeys)
+@dataclass(frozen=True)
+class TrialKeys(Stage):
+    """The last stage, what is scored at its end, and the stages before it."""
+
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    before: list[Stage] = field(default_factory=list)
+
+    @functools.cached_property
+    def stages(self) -> list[Stage]:
+        """All of them, in order."""
+        return [*self.before, Stage(self.model, self.data, self.optim, self.train)]
+
+    @property
+    def trained_tokens(self) -> int:
+        """Over all stages, in whole batches."""
+        return sum(stage.sequences * stage.data.seq_len for stage in self.stages)
 
 
-def trial_keys(config: Config) -> dict[str, Any]:
-    """The five groups of a composed config as plain nested dictionaries."""
-    return {group: dataclasses.asdict(getattr(config, group)) for group in TRIAL_GROUPS}
+TRIAL_GROUPS = ("model", "data", "optim", "train", "eval")
+"""The keys that can change a trial's numbers. What no group here holds must not."""
+_GROUPS: dict[str, Any] = {name: typing.get_type_hints(TrialKeys)[name] for name in TRIAL_GROUPS}
 
 
-def get(keys: Mapping[str, Any], name: str) -> Any:
+@functools.cache
+def trial_leaves() -> tuple[str, ...]:
+    """The dotted names that an arm may set or search."""
+    return tuple(name for group, cls in _GROUPS.items() for name in _leaves(cls, f"{group}."))
+
+
+def _leaves(cls: Any, prefix: str) -> Iterator[str]:
+    hints = typing.get_type_hints(cls)
+    for part in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(hints[part.name]):
+            yield from _leaves(hints[part.name], f"{prefix}{part.name}.")
+        else:
+            yield prefix + part.name
+
+
+def value_of(keys: Stage, name: str) -> Any:
     """The value of a dotted key."""
-    node: Any = keys
-    for part in name.split("."):
-        node = node[part]
-    return node
+    return functools.reduce(getattr, name.split("."), keys)
 
 
-def with_overrides(keys: Mapping[str, Any], changes: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """A copy of `keys` with the dotted `changes`, types checked.
+def with_overrides(keys: TrialKeys, changes: Mapping[str, Any], where: str) -> TrialKeys:
+    """`keys` with the dotted `changes`, each of the right type and within its bounds; rules between keys are
+    `ablations.trialrules.check`'s to judge.
 
     Raises ConfigError that begins with `where` (a file and its part) for a key that no trial has or a wrong value.
     """
-    changed = copy.deepcopy(dict(keys))
+    groups = {name: dataclasses.asdict(getattr(keys, name)) for name in _GROUPS}
     for name, value in changes.items():
         if name not in trial_leaves():
             raise ConfigError(f"{where}: {_not_a_leaf(str(name))}")
-        *groups, last = name.split(".")
-        get(changed, ".".join(groups))[last] = copy.deepcopy(value)
+        *path, last = name.split(".")
+        functools.reduce(dict.__getitem__, path, groups)[last] = copy.deepcopy(value)
     try:
-        for group in {str(name).split(".")[0] for name in changes}:
-            changed[group] = dataclasses.asdict(build(_GROUPS[group], changed[group], at=group))
-        return changed
+        changed = {str(name).split(".")[0] for name in changes}
+        return dataclasses.replace(keys, **{name: build(_GROUPS[name], groups[name], at=name) for name in changed})
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
 
 
-def unruled_trial(keys: Mapping[str, Any]) -> TrialKeys:
-    """The five groups as dataclasses, each key in its range; no rule between keys is checked. Raises ConfigError."""
-    return TrialKeys(**{group: build(_GROUPS[group], keys.get(group, {}), at=group) for group in TRIAL_GROUPS})
-
-
-def typed_trial(keys: Mapping[str, Any]) -> TrialKeys:
-    """The five groups as dataclasses, with every rule between keys checked. Raises ConfigError."""
-    trial = unruled_trial(keys)
-    validate(trial.model)
-    _check_data(trial)
-    return trial
-
-
-def differing(left: Mapping[str, Any], right: Mapping[str, Any]) -> list[str]:
-    """The dotted keys in which two trials differ."""
-    return [name for name in trial_leaves() if get(left, name) != get(right, name)]
+def differing(left: TrialKeys, right: TrialKeys) -> list[str]:
+    """The dotted keys in which the last stages of two trials, or what is scored at their ends, differ."""
+    return [name for name in trial_leaves() if value_of(left, name) != value_of(right, name)]
 
 
 def _not_a_leaf(name: str) -> str:
-    if name in all_keys() and name.split(".")[0] in TRIAL_GROUPS:
-        members = [leaf for leaf in trial_leaves() if leaf.startswith(name + ".")]
+    members = [leaf for leaf in trial_leaves() if leaf.startswith(name + ".")]
+    if members:
         return f"{name} is a group: write its keys out, such as {members[0]}"
-    if name in all_keys():
+    if name.split(".")[0] not in TRIAL_GROUPS and not suggestion(name, trial_leaves()):
         return f"{name}: not a key of a trial; an arm can set {', '.join(group + '.*' for group in TRIAL_GROUPS)}"
     return f"{name}: no such key{suggestion(name, trial_leaves())}"
-
-
-MOST_STEPS = 1_000_000
-"""Of a trial; V3's own training took 235,000 (14.8T tokens in batches of 63M)."""
-
-
-def _check_data(trial: TrialKeys) -> None:
-    data, train = trial.data, trial.train
-    if data.seq_len < 2:
-        raise ConfigError(f"data.seq_len={data.seq_len}: must be at least 2, or no token has a next one")
-    count = trial.microbatches
-    if data.batch_size % count:
-        name = "train.microbatches" if trial.model.pipeline.microbatches is None else "model.pipeline.microbatches"
-        raise ConfigError(
-            f"data.batch_size={data.batch_size}: must divide evenly into {name}={count}; "
-            f"the next that does is {-(-data.batch_size // count) * count}"
-        )
-    check_pipeline(trial.model, count)
-    if trial.tokens < trial.tokens_per_step:
-        raise ConfigError(
-            f"train.tokens={train.tokens} (x train.token_fraction={train.token_fraction}): less than one batch, which "
-            f"is data.batch_size x data.seq_len = {trial.tokens_per_step} tokens"
-        )
-    if trial.tokens // trial.tokens_per_step > MOST_STEPS:
-        raise ConfigError(
-            f"train.tokens={train.tokens}: {trial.tokens // trial.tokens_per_step:,} batches of data.batch_size x "
-            f"data.seq_len = {trial.tokens_per_step} tokens; at most {MOST_STEPS:,}"
-        )
-    if trial.eval.tokens < data.seq_len:
-        raise ConfigError(f"eval.tokens={trial.eval.tokens}: less than one sequence (data.seq_len={data.seq_len})")
-    for source, name in (("text", "path"), ("hf", "name")):
-        value = getattr(data, name)
-        if data.source == source and not value:
-            raise ConfigError(f"data.source={source}: needs data.{name}={_WANTED[name]}")
-        if data.source != source and value is not None:
-            raise ConfigError(f"data.{name}={value}: is read with data.source={source} only; add data.source={source}")
-    optim = trial.optim
-    if (
-        optim.schedule == "v3"
-        and not optim.warmup_fraction <= optim.cosine_from < optim.cosine_until <= optim.tail_from
-    ):
-        raise ConfigError(
-            f"optim.cosine_from={optim.cosine_from}: the v3 schedule needs optim.warmup_fraction <= cosine_from < "
-            f"cosine_until <= tail_from (here {optim.warmup_fraction}, {optim.cosine_from}, {optim.cosine_until}, "
-            f"{optim.tail_from})"
-        )
-    kernels = trial.model.precision.kernels
-    if kernels in ("torch", "triton") and trial.train.device != "cuda":
-        raise ConfigError(f"model.precision.kernels={kernels}: needs train.device=cuda; on a CPU it is emulated")
-    check_length(trial.model, data.seq_len)
-    if trial.optim.schedule == "wsd" and trial.optim.warmup_fraction + trial.optim.decay_fraction > 1:
-        raise ConfigError(
-            f"optim.decay_fraction={trial.optim.decay_fraction}: with optim.warmup_fraction="
-            f"{trial.optim.warmup_fraction} it is more than the whole run; lower one of them"
-        )
-
-
-_WANTED = {"path": "FILE_OR_FOLDER", "name": "DATASET"}

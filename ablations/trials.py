@@ -1,18 +1,21 @@
 """The trials that a plan asks for, seen from the scheduler: each is run once, and what it leaves is its record."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from ablations.documents import Point
 from ablations.files import read_json
 from ablations.identity import environment, trial_id
-from ablations.launch.pool import Job, Pool
+from ablations.launch.pool import Pool
 from ablations.launch.progress import Progress
 from ablations.plan import Arm, Plan, results_dir
 from ablations.records import RECORD, Record, finished, owned, read_record
+from ablations.requests import Labels, TrialRequest, job
 from ablations.tracking import resolve_mode
-from ablations.trialkeys import with_overrides
+from ablations.trialjob import TrialJob
+from ablations.trialkeys import TrialKeys, with_overrides
 
 
 @dataclass(frozen=True)
@@ -21,11 +24,10 @@ class Trial:
 
     id: str
     arm: str
-    phase: str
-    """`search` or `confirm`."""
+    phase: Literal["search", "confirm"]
     seed: int
-    keys: dict[str, Any]
-    point: dict[str, float]
+    keys: TrialKeys
+    point: Point
 
 
 class Trials:
@@ -37,7 +39,7 @@ class Trials:
         plan: Plan,
         runs: Path,
         run: str,
-        fingerprint: Callable[[Mapping[str, Any]], dict[str, Any]],
+        fingerprint: Callable[[TrialKeys], dict[str, Any]],
         pool: Pool,
         progress: Progress,
     ) -> None:
@@ -52,7 +54,7 @@ class Trials:
     def folder(self, id: str) -> Path:
         return self.runs / "trials" / id
 
-    def of(self, arm: Arm, phase: str, seed: int, point: Mapping[str, float]) -> Trial:
+    def of(self, arm: Arm, phase: Literal["search", "confirm"], seed: int, point: Mapping[str, float]) -> Trial:
         changes: dict[str, Any] = dict(point)
         if phase == "search":
             changes |= {"eval.split": "validation", "eval.tasks": []}
@@ -67,13 +69,12 @@ class Trials:
             self.progress.note(f"{name}: {len(records)} of {len(trials)} trials are on record already")
         if todo:
             seconds = {
-                t.id: self.plan.trial_seconds(self.plan.arms[t.arm], bool(t.keys["eval"]["tasks"]))
-                for t in todo.values()
+                t.id: self.plan.trial_seconds(self.plan.arms[t.arm], bool(t.keys.eval.tasks)) for t in todo.values()
             }
             self.progress.phase(
                 name, {t.id: (t.arm, t.seed) for t in todo.values()}, seconds, workers=self.plan.workers
             )
-            jobs = [Job(t.id, "trial", self.arguments(t)) for t in todo.values()]
+            jobs = [job(t.id, "trial", self.request(t)) for t in todo.values()]
 
             def heard(id: str, event: dict[str, Any]) -> None:
                 if event["event"] == "waiting":
@@ -113,26 +114,14 @@ class Trials:
             "be taken"
         )
 
-    def arguments(self, trial: Trial) -> dict[str, Any]:
-        """Of the jobs `trial` and `mirror`."""
+    def request(self, trial: Trial) -> TrialRequest:
+        """For the jobs `trial` and `mirror`."""
+        own = TrialJob(trial.id, trial.keys, trial.seed, str(self.folder(trial.id)), self.cache)
+        labels = Labels(self.plan.sweep.name, self.plan.config.scale, trial.arm, trial.seed, trial.phase)
         track = self.plan.config.track
-        return {
-            "id": trial.id,
-            "keys": trial.keys,
-            "seed": trial.seed,
-            "trial_dir": str(self.folder(trial.id)),
-            "cache_dir": self.cache,
-            "labels": {
-                "sweep": self.plan.sweep.name,
-                "scale": self.plan.config.scale,
-                "arm": trial.arm,
-                "seed": trial.seed,
-                "phase": trial.phase,
-            },
-            "track": {"mode": resolve_mode(track.mode), "project": track.project, "entity": track.entity},
-        }
+        return TrialRequest(own, labels, replace(track, mode=resolve_mode(track.mode)))
 
 
 def _failed(trial: Trial, reason: str) -> Record:
-    base = Record(id=trial.id, seed=trial.seed, status="failed", config=trial.keys)
+    base = Record(id=trial.id, seed=trial.seed, status="failed", config=asdict(trial.keys))
     return replace(base, reason=reason, environment=environment(trial.keys))

@@ -59,13 +59,13 @@ def arm_keys(arm: str, steps: int, quick: bool) -> "TrialKeys":
     """scale=cpu with 64 experts of half the width, 8 per token: as many active parameters. One microbatch, as no
     auxiliary loss depends on it. The bias moves by sign (V3 2.1.2), at the speed of sweeps/gating.yaml: V3's 0.001 is
     for far more steps."""
-    from ablations.keys import TRIAL_GROUPS
-    from ablations.sweepfile import read_scale
-    from ablations.trialkeys import typed_trial, with_overrides
+    from ablations.sweepfile import scale_config
+    from ablations.trialkeys import with_overrides
+    from ablations.trialrules import check
     from models.transformer import resolve_dtype
 
     limit, balance = ARMS[arm]
-    base = typed_trial(read_scale("smoke" if quick else "cpu"))
+    base = scale_config("smoke" if quick else "cpu").trial
     changes = {
         "model.dtype": resolve_dtype(base.model.dtype, "cpu"),
         "model.moe.n_routed_experts": EXPERTS,
@@ -78,8 +78,7 @@ def arm_keys(arm: str, steps: int, quick: bool) -> "TrialKeys":
         "train.microbatches": 1,
         "train.tokens": steps * base.tokens_per_step,
     }
-    groups = {group: asdict(getattr(base, group)) for group in TRIAL_GROUPS}
-    return typed_trial(with_overrides(groups, changes, f"arm {arm}"))
+    return check(with_overrides(base, changes, f"arm {arm}"))
 
 
 def trained(

@@ -63,7 +63,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     arms: dict[str, Any] = {}
     for arm, (limit, balance) in ARMS.items():
         keys = arm_keys(arm, options.steps, options.quick)
-        data = open_data(keys.data, keys.model.vocab_size, str(options.runs_dir / "data"))
+        data = open_data(keys, str(options.runs_dir / "data"))
         model, training = trained(arm, keys, options.seed, data, folder / arm)
         print(f"{arm}: routing {tokens:,} tokens of each split", file=sys.stderr, flush=True)
         before, later = route(model, data, "validation", tokens), route(model, data, "test", tokens)
@@ -170,14 +170,14 @@ def publish(result: dict[str, Any], folder: Path) -> Path:
     """Copies traffic.json, with the commit, and table.md. Raises ConfigError where that would mix code or mislead."""
     from ablations.files import write_json
     from ablations.home import ROOT
-    from ablations.report import _commit
+    from ablations.provenance import commit
     from models.typed import ConfigError
 
     codes = {row["training"]["code"] for row in result["arms"].values()}
     if len(codes) > 1:
         raise ConfigError(f"--publish: the arms were trained by {len(codes)} states of the code; remove {folder}/M*")
     target = ROOT / "results" / "expert_traffic"
-    write_json(target / "traffic.json", result | _commit())
+    write_json(target / "traffic.json", result | commit())
     shutil.copyfile(folder / "table.md", target / "table.md")
     return target
 

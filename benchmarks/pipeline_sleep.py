@@ -26,7 +26,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ablations.launch.ranks import run_ranks
+from ablations.launch.ranks import Hardware, run_ranks
 from models.pipeline.inprocess import sender
 from models.pipeline.ranks import Mail, receiver
 from models.pipeline.schedules import SCHEDULES, Action, Overlapped, Schedule, pairs_apart, parts
@@ -104,8 +104,7 @@ def main() -> int:
     chosen, rounds = cases(options.quick), options.rounds or (1 if options.quick else 3)
     with tempfile.TemporaryDirectory(prefix="pipeline_sleep.") as folder:
         file = Path(folder) / "seconds.json"
-        device = {"keys": {"train": {"device": "cpu"}}}
-        run_ranks(RANKS, work, device | {"cases": chosen, "rounds": rounds, "file": str(file)})
+        run_ranks(RANKS, work, {"cases": chosen, "rounds": rounds, "file": str(file)}, Hardware())
         seconds = json.loads(file.read_text())
     worst = 0.0
     for case, spans in zip(chosen, seconds, strict=True):

@@ -6,7 +6,6 @@ A field's bounds stand in its type: `Annotated[int, AtLeast(1)]`. Numbers are fi
 
 import dataclasses
 import difflib
-import functools
 import math
 import types
 import typing
@@ -88,6 +87,17 @@ def closest(word: str, choices: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
+def suggestion(name: str, choices: Iterable[str]) -> str:
+    """`; did you mean X?` for a dotted key: a forgotten prefix first, then a slip of the finger."""
+    choices = list(choices)
+    for tail in (name, name.rpartition(".")[2]):
+        ends = [choice for choice in choices if choice.endswith("." + tail)]
+        if len(ends) == 1:
+            return f"; did you mean {ends[0]}?"
+    near = difflib.get_close_matches(name, choices, n=1, cutoff=0.7)
+    return f"; did you mean {near[0]}?" if near else closest(name, choices)
+
+
 def build(cls: type[T], values: Mapping[str, Any], at: str = "") -> T:
     """The dataclass `cls` from nested dictionaries; missing keys keep their defaults.
 
@@ -110,12 +120,16 @@ def build(cls: type[T], values: Mapping[str, Any], at: str = "") -> T:
     return cls(**arguments)
 
 
-@functools.cache
+_HINTS: dict[Any, dict[str, Any]] = {}
+
+
 def _hints(cls: Any) -> dict[str, Any]:
-    return typing.get_type_hints(cls, include_extras=True)
+    """With the bounds; resolved once for each class."""
+    if cls not in _HINTS:
+        _HINTS[cls] = typing.get_type_hints(cls, include_extras=True)
+    return _HINTS[cls]
 
 
-@functools.cache
 def _required(cls: Any) -> list[str]:
     """The fields without a default."""
     nothing = dataclasses.MISSING

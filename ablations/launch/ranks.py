@@ -4,13 +4,15 @@ A rank that fails ends all others, and its traceback is what the caller sees. Ra
 and talk over the loopback interface alone.
 """
 
+import contextlib
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -19,10 +21,25 @@ from ablations.launch.environment import forget_launcher
 from ablations.launch.pool import thread_environment
 from models.typed import ConfigError
 
-Work = Callable[[int, int, Mapping[str, Any]], None]
-"""What a rank does: (rank, ranks, arguments), an importable function."""
+Work = Callable[[int, int, Any], None]
+"""What a rank does: (rank, ranks, job), an importable function; the job can be pickled."""
 SILENCE = timedelta(minutes=10)
 """Longer than any rank waits for another that is alive."""
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What one rank works on."""
+
+    threads: int = 1
+    """CPU threads: two busy ranks with two threads each on two cores run many times slower."""
+    device: Literal["cpu", "cuda"] = "cpu"
+
+    def of(self, rank: int) -> torch.device:
+        """GPUs in the order of the ranks on a machine."""
+        if self.device == "cpu":
+            return torch.device("cpu")
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", rank)))
 
 
 class RankFailed(Exception):
@@ -42,17 +59,17 @@ def torchrun_rank(ranks: int) -> int | None:
     return int(os.environ["RANK"])
 
 
-def run_ranks(ranks: int, work: Work, arguments: Mapping[str, Any]) -> None:
+def run_ranks(ranks: int, work: Work, job: Any, hardware: Hardware) -> None:
     """Run `work` in as many processes and wait for them. Raises RankFailed, KeyboardInterrupt."""
     from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, start_processes
 
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # whom it ends is said once, below
     forget_launcher()  # ranks that are started here meet here, under whatever this command was started
-    os.environ |= thread_environment(threads_of(arguments))  # for the ranks, which begin as this process is
+    os.environ |= thread_environment(hardware.threads)  # for the ranks, which begin as this process is
     with tempfile.TemporaryDirectory(prefix="ranks.") as folder:
         meeting = str(Path(folder) / "meeting")
         try:
-            start_processes(_enter, (ranks, meeting, work, dict(arguments)), nprocs=ranks, start_method="spawn")
+            start_processes(_enter, (ranks, meeting, work, job, hardware), nprocs=ranks, start_method="spawn")
         except ProcessRaisedException as error:
             raise RankFailed(f"rank {error.error_index} failed:\n{error.msg.strip()}") from None
         except ProcessExitedException as error:
@@ -60,30 +77,20 @@ def run_ranks(ranks: int, work: Work, arguments: Mapping[str, Any]) -> None:
             raise RankFailed(f"rank {error.error_index} was ended {how}") from None
 
 
-def _enter(rank: int, ranks: int, meeting: str, work: Work, arguments: Mapping[str, Any]) -> None:
+def _enter(rank: int, ranks: int, meeting: str, work: Work, job: Any, hardware: Hardware) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    joined(rank, ranks, f"file://{meeting}", work, arguments)
+    with joined(rank, ranks, f"file://{meeting}", hardware):
+        work(rank, ranks, job)
 
 
-def joined(rank: int, ranks: int, meeting: str, work: Work, arguments: Mapping[str, Any]) -> None:
-    """Do `work` as one of the ranks that meet there (`env://` under torchrun)."""
-    torch.set_num_threads(threads_of(arguments))
-    device = device_of(rank, arguments)
+@contextlib.contextmanager
+def joined(rank: int, ranks: int, meeting: str, hardware: Hardware) -> Iterator[None]:
+    """Be one of the ranks that meet there (`env://` under torchrun)."""
+    torch.set_num_threads(hardware.threads)
+    device = hardware.of(rank)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, init_method=meeting, rank=rank, world_size=ranks, timeout=SILENCE)
-    work(rank, ranks, arguments)
+    yield
     dist.destroy_process_group()  # not after a failure: the others no longer answer
-
-
-def threads_of(arguments: Mapping[str, Any]) -> int:
-    """CPU threads of one rank: two busy ranks with two threads each on two cores run many times slower."""
-    return int(arguments["keys"]["train"].get("threads", 1))
-
-
-def device_of(rank: int, arguments: Mapping[str, Any]) -> torch.device:
-    """`keys.train.device`; GPUs in the order of the ranks on a machine."""
-    if arguments["keys"]["train"]["device"] != "cuda":
-        return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", rank)))

@@ -6,7 +6,7 @@ from typing import Any
 
 from ablations.show.palette import INK, MUTED, WIDTH, legend, look_of
 from ablations.show.results import ArmResult, Result
-from ablations.stats import max_vio_floor
+from models.uniform import max_vio_floor
 
 if typing.TYPE_CHECKING:
     import numpy as np

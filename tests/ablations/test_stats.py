@@ -18,7 +18,6 @@ from ablations.stats import (
     between,
     differences,
     lack_of_signal,
-    max_vio_floor,
     mistuning_estimate,
     on_edge,
     paired_intervals,
@@ -268,23 +267,6 @@ def test_on_edge() -> None:
     assert on_edge({4e-3: 0.8, 1e-3: 1.0, 2e-3: 0.9}) == "high"
     assert on_edge({1e-3: 0.9, 2e-3: 0.9, 4e-3: math.inf}) is None, "an inner point that is as good"
     assert on_edge({1e-3: 0.9}) is None and on_edge({1e-3: math.inf, 2e-3: math.inf}) == "low"
-
-
-def test_max_vio_floor_against_simulated_routing() -> None:
-    rng = np.random.default_rng(0)
-    distinct, repeated = [], []
-    for _ in range(300):
-        chosen = np.argpartition(rng.random((2048, 16)), 3, axis=1)[:, :4]
-        distinct.append(np.bincount(chosen.ravel(), minlength=16).max() / 512 - 1)
-        repeated.append(np.bincount(rng.integers(0, 16, 2048 * 4), minlength=16).max() / 512 - 1)
-    assert max_vio_floor(2048, 16, 4) == pytest.approx(np.mean(distinct), rel=0.03)
-    # 0.079, often quoted for this size, lets one token take the same expert twice.
-    assert np.mean(repeated) == pytest.approx(0.079, abs=0.002)
-    assert max_vio_floor(2048, 16, 4) == pytest.approx(0.0698, abs=1e-4)
-    assert max_vio_floor(65536, 16, 4) == pytest.approx(0.0123, abs=1e-4)
-    assert max_vio_floor(1, 16, 4) == pytest.approx(1.83, abs=1.2) and max_vio_floor(100, 8, 8) == 0.0
-    with pytest.raises(ValueError, match="tokens=0"):
-        max_vio_floor(0, 16, 4)
 
 
 def test_tokens_saved_inverts_a_known_scaling() -> None:

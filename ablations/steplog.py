@@ -1,0 +1,38 @@
+"""What happened in each optimizer step, kept line by line: the truth, of which a tracker shows a mirror."""
+
+import json
+from pathlib import Path
+from typing import IO, Any
+
+from models.files import write_atomically
+
+
+class StepLog:
+    """`steps.jsonl`: one line per optimizer step, flushed per line. A resumed trial cuts it back to its checkpoint."""
+
+    def __init__(self, path: Path, keep_steps: int = 0) -> None:
+        rows = [row for row in read_steps(path) if row["step"] <= keep_steps] if keep_steps else []
+        if len(rows) != keep_steps:
+            raise ValueError(f"{path} lacks steps that the checkpoint has")
+        self.rows: list[dict[str, Any]] = rows
+        write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
+        self._file: IO[str] = path.open("a")
+
+    def add(self, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_steps(path: Path) -> list[dict[str, Any]]:
+    """Whole lines of a step log; a line that a kill cut short is left out."""
+    rows = []
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
