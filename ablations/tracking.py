@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from ablations.files import read_json, write_json
 from ablations.records import RECORD, Record, read_record
@@ -224,7 +224,7 @@ def resolve_mode(mode: Mode) -> Settled:
         return mode
     for named in ("offline", "disabled", "online"):
         if os.environ.get("WANDB_MODE") == named:
-            return cast(Settled, named)
+            return named
     import netrc
 
     if os.environ.get("WANDB_API_KEY"):
