@@ -319,7 +319,7 @@ USUAL |= {"eval.tasks": "[]", "track.mode": "disabled"}
 
 @functools.cache
 def composed(words: tuple[str, ...]) -> Any:
-    """Hydra takes 0.15 s; many tests begin with the same words."""
+    """Many tests begin with the same words."""
     from ablations.config import compose
 
     return compose([f"{key}={value}" for key, value in (USUAL | dict(word.split("=", 1) for word in words)).items()])
