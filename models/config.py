@@ -322,7 +322,7 @@ class ModelConfig:
 class OptimConfig:
     """AdamW as V3 4.2 sets it, warmup, then a schedule. Schedules end at the last token, whatever their length."""
 
-    lr: Annotated[float, Above(0), AtMost(1e30)] = 5e-3
+    lr: Annotated[float, Above(0), AtMost(1e38)] = 5e-3
     """Peak learning rate. The limit is what an FP32 weight can still hold."""
     schedule: Literal["cosine", "wsd", "constant", "v3"] = "cosine"
     """After the warmup: `cosine` to final_lr_ratio; `wsd` stays and decays linearly over the last decay_fraction; `v3`

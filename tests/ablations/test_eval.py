@@ -68,7 +68,7 @@ def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             super().__init__()
             self.table = torch.nn.Parameter(torch.randn(VOCAB, VOCAB, generator=torch.Generator().manual_seed(0)))
 
-        def forward(self, tokens_BT: torch.Tensor) -> Any:
+        def forward(self, tokens_BT: torch.Tensor, document_end: int | None = None) -> Any:
             assert tokens_BT.shape[1] <= 24
             assert not self.training
             return SimpleNamespace(logits=self.table[tokens_BT])
