@@ -24,6 +24,7 @@ from ablations.stats import Edge, mistuning_estimate
 from ablations.trialkeys import with_overrides
 from ablations.trialrules import check
 from ablations.trials import Trial, Trials
+from models.files import set_aside
 from models.typed import ConfigError
 
 MAX_WIDENINGS = 2
@@ -107,7 +108,7 @@ def search(
     `keep` is given the rows of all trials so far."""
     if not any(arm.grid(plan.shared)[0] for arm in plan.searched_arms):
         return {arm.name: Choice({}, None) for arm in plan.searched_arms}, []
-    studies, notes = Studies(plan, journal), []
+    studies, notes = Studies(plan, journal, trials.progress.note), []
     for generation in range(MAX_WIDENINGS + 1):
         asked = [
             trials.of(arm, "search", seed, point)
@@ -174,26 +175,25 @@ def _share_of_max(record: Record, name: str | None) -> float | None:
 
 
 class Studies:
-    """One Optuna study per arm in a JournalFile; only this process opens them."""
+    """One Optuna study per arm in a JournalFile; only this process opens them.
 
-    def __init__(self, plan: Plan, journal: Path) -> None:
-        import optuna
-        from optuna.storages import JournalStorage
-        from optuna.storages.journal import JournalFileBackend
+    The journal mirrors the records, for Optuna's own tools. One that is damaged is set aside, and a new one is filled
+    from the records as they are told again.
+    """
 
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
+    def __init__(self, plan: Plan, journal: Path, note: Callable[[str], None] = lambda text: None) -> None:
         journal.parent.mkdir(parents=True, exist_ok=True)
         _mend(journal)
-        storage = JournalStorage(JournalFileBackend(str(journal)))
-        self._studies = {
-            arm.name: optuna.create_study(
-                storage=storage,
-                study_name=f"{plan.sweep.name}/{plan.config.scale}/{arm.name}",
-                direction="minimize",
-                load_if_exists=True,
+        try:
+            self._studies = _open(plan, journal)
+        except OSError:
+            raise
+        except Exception as error:  # whatever the replay of a damaged journal ends in
+            aside = set_aside(journal)
+            note(
+                f"{journal.name} is damaged ({type(error).__name__}): set aside as {aside.name}, made anew from records"
             )
-            for arm in plan.searched_arms
-        }
+            self._studies = _open(plan, journal)
 
     def tell(
         self, arm: Arm, points: list[Point], measured: Mapping[Any, Measured], trial_ids: Mapping[Any, Any]
@@ -210,10 +210,10 @@ class Studies:
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             study.tell(trial.number, state=TrialState.FAIL)
         finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-        told = [trial.user_attrs.get("trials") for trial in finished]
+        told = [(trial.user_attrs.get("trials"), trial.value) for trial in finished]
         for point in points:
             result, ids = measured[key_of(point)], list(trial_ids[key_of(point)])
-            if ids in told:
+            if (ids, result.loss if math.isfinite(result.loss) else None) in told:
                 continue
             study.enqueue_trial(point)
             asked = study.ask()
@@ -225,6 +225,24 @@ class Studies:
                 study.tell(asked, result.loss)
             else:
                 study.tell(asked, state=TrialState.PRUNED)
+
+
+def _open(plan: Plan, journal: Path) -> dict[str, Any]:
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    storage = JournalStorage(JournalFileBackend(str(journal)))
+    return {
+        arm.name: optuna.create_study(
+            storage=storage,
+            study_name=f"{plan.sweep.name}/{plan.config.scale}/{arm.name}",
+            direction="minimize",
+            load_if_exists=True,
+        )
+        for arm in plan.searched_arms
+    }
 
 
 def _mend(journal: Path) -> None:

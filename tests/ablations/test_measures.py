@@ -13,11 +13,11 @@ import torch
 from ablations.guards import train_steps
 from ablations.measures import test_metrics as measured
 from ablations.records import Record, read_record
-from models.uniform import max_vio_floor
 from ablations.tracking import read_steps
 from ablations.trial import build_model, open_data, run_trial
 from ablations.trialkeys import TrialKeys, typed_trial
 from models.module import LanguageModel
+from models.uniform import max_vio_floor
 
 torch.set_num_threads(1)
 

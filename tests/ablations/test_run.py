@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -329,6 +330,47 @@ def test_kill_9_of_worker_and_scheduler_changes_nothing(training, tmp_path, data
     one, other = (read_json(runs / "toy/smoke/trials.json") for runs in (killed, whole))
     for key in ("search", "chosen", "mistuning", "confirm", "guards", "deviations", "plan_sha"):
         assert one[key] == other[key], key
+
+
+QUICK = (
+    """
+import sys
+import ablations.conduct
+from ablations.run import main
+ablations.conduct.Conductor._speed = lambda *_: None
+"""
+    + WITHOUT_FIGURES
+)
+
+
+def test_two_sweeps_with_the_same_trials_at_once(tmp_path, data_cache):
+    """Each trial is trained once, by one of them; the tables are those of one after the other."""
+    (tmp_path / "sweeps").mkdir()
+    for name in ("one", "other"):
+        shutil.copy(HERE / "sweeps/toy.yaml", tmp_path / f"sweeps/{name}.yaml")
+    own = ("optim.lr=0.005", "model.moe.balance.alpha=0.01", "model.moe.balance.update_speed=0.01")
+    own += ("train.tokens=6144", "train.checkpoint_every=0.05", f"sweeps_dir={tmp_path / 'sweeps'}")
+    runs = {name: tmp_path / name / "runs" for name in ("turns", "once")}
+    for folder in runs.values():
+        folder.mkdir(parents=True)
+        (folder / "data").symlink_to(data_cache)
+    commands = {(k, s): ["-c", QUICK, *words(runs[k], f"sweep={s}", *own)] for k in runs for s in ("one", "other")}
+    for name in ("one", "other"):
+        with started(commands["turns", name], tmp_path) as scheduler:
+            assert scheduler.wait(timeout=180) == 0
+    with (
+        started(commands["once", "one"], runs["once"].parent) as one,
+        started(commands["once", "other"], tmp_path) as two,
+    ):
+        assert (one.wait(timeout=180), two.wait(timeout=180)) == (0, 0)
+    assert numbers(runs["once"]) == numbers(runs["turns"]) and len(records(runs["once"])) == 8
+    logs = "".join(path.read_text() for path in runs["once"].glob("*/smoke/logs/*.log"))
+    assert "Traceback" not in logs
+    for name in ("one", "other"):
+        for file in ("table.md", "table.csv"):
+            assert (runs["once"] / name / "smoke" / file).read_bytes() == (
+                runs["turns"] / name / "smoke" / file
+            ).read_bytes()
 
 
 STAND_IN = """

@@ -1,8 +1,10 @@
 """The search: which point is chosen, when the rates are widened, and what Optuna's journal holds after a kill."""
 
 import dataclasses
+import json
 import math
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -350,3 +352,56 @@ def test_a_point_measured_by_other_trials_is_told_anew(journal):
     journal.tell()
     assert journal.rows()[:4] == old
     assert [ids for _, _, _, ids in journal.rows()[4:]] == [[f"new{i}"] for i in range(4)]
+
+
+DAMAGES: dict[str, Callable[[list[bytes]], list[bytes]]] = {
+    "no JSON in it": lambda lines: [*lines[:3], b"{oops\n", *lines[3:]],
+    "bytes that are no text": lambda lines: [*lines[:3], b"\xff\xfe\x00\n", *lines[3:]],
+    "another's": lambda lines: [b'{"name": "x"}\n'],
+    "a list": lambda lines: [b"[1, 2]\n"],
+    "an unknown operation": lambda lines: [*lines, b'{"op_code": 99, "worker_id": "a"}\n'],
+    "blocks lost": lambda lines: [b"\0" * 4096 + b"\n", *lines[len(lines) // 2 :]],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_journal_is_set_aside_and_made_anew_from_what_is_told(journal, damage):
+    journal.tell()
+    damaged = b"".join(DAMAGES[damage](journal.path.read_bytes().splitlines(keepends=True)))
+    journal.path.write_bytes(damaged)
+    said: list[str] = []
+    studies = Studies(journal.plan, journal.path, said.append)
+    studies.tell(journal.arm, journal.points, journal.measured, journal.ids)
+    assert journal.rows() == journal.expected
+    (line,) = said
+    assert line.startswith("optuna.journal is damaged (") and "set aside as optuna.journal.damaged, made anew" in line
+    assert journal.path.with_name("optuna.journal.damaged").read_bytes() == damaged
+    journal.tell()
+    assert journal.rows() == journal.expected
+
+
+@pytest.mark.parametrize("operation", [0, 4, 6, 8])
+def test_lines_that_are_lost_are_told_again(journal, operation):
+    """Optuna passes over what hangs in the air: studies, trials, their values or labels."""
+    journal.tell()
+    lines = journal.path.read_bytes().splitlines(keepends=True)
+    journal.path.write_bytes(b"".join(line for line in lines if json.loads(line)["op_code"] != operation))
+    journal.tell()
+    assert [row for row in journal.rows() if row in journal.expected] == journal.expected
+
+
+def test_a_value_that_is_not_the_records_is_told_anew(journal):
+    journal.tell()
+    journal.path.write_bytes(journal.path.read_bytes().replace(b"[4.0]", b"[3.0]"))
+    journal.tell()
+    assert [value for _, _, value, _ in journal.rows()] == [3.0, 5.0, 6.0, 7.0, 4.0]
+
+
+def test_a_journal_that_cannot_be_read_is_no_damaged_one(journal, monkeypatch):
+    def refused(*_: Any) -> None:
+        raise PermissionError(13, "Permission denied", str(journal.path))
+
+    monkeypatch.setattr("ablations.study._open", refused)
+    with pytest.raises(PermissionError):
+        journal.open()
+    assert list(journal.path.parent.glob("*damaged*")) == []
