@@ -32,7 +32,7 @@ def guards(arguments: dict[str, Any], report: Report) -> dict[str, Any]:
     request = build(GuardsRequest, arguments)
     torch.set_num_threads(request.keys.train.threads)
     data = open_data(request.keys, request.cache)
-    results = arm_guards(request.keys, request.seed, data, at=_places(report, len(GUARDS)))
+    results = arm_guards(request.keys, request.seed, data, at=_counted(report, len(GUARDS)))
     return {"guards": [asdict(result) for result in results]}
 
 
@@ -47,7 +47,7 @@ def speed(arguments: dict[str, Any], report: Report) -> dict[str, Any]:
     request = build(SpeedRequest, arguments)
     arms, cache = request.arms, request.cache
     decoded = len(arms) * DECODING_ROUNDS if request.checkpoints else 0
-    at = _places(report, len(arms) + TRAINING_ROUNDS + 1 + len(arms) + decoded)
+    at = _counted(report, len(arms) + TRAINING_ROUNDS + 1 + len(arms) + decoded)
     measured: dict[str, dict[str, Any]] = {
         name: {"tokens_per_second": 1 / min(seconds), "seconds_per_token": seconds}
         for name, seconds in training_speed(arms, cache, at).items()
@@ -77,8 +77,8 @@ def mirror(arguments: dict[str, Any], report: Report) -> dict[str, Any]:
     return {}
 
 
-def _places(report: Report, count: int) -> Callable[[str], None]:
-    """Reports each of `count` places that a job comes to as a step."""
+def _counted(report: Report, count: int) -> Callable[[str], None]:
+    """Reports each of `count` things that a job comes to as a step."""
     steps = itertools.count()
     return lambda what: report({"event": "step", "step": next(steps), "steps": count, "what": what})
 

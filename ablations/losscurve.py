@@ -15,8 +15,8 @@ def loss_error(losses: Sequence[float], reference: Sequence[float]) -> float:
     import numpy as np
 
     ours, theirs = smoothed(losses), smoothed(reference)
-    places = np.linspace(0, len(ours) - 1, len(theirs))
-    errors = np.interp(places, range(len(ours)), ours) / np.array(theirs) - 1
+    shares = np.linspace(0, len(ours) - 1, len(theirs))
+    errors = np.interp(shares, range(len(ours)), ours) / np.array(theirs) - 1
     return float(errors[len(theirs) // 2 :].mean())
 
 

@@ -58,16 +58,16 @@ def read_record(path: Path) -> Record:
     return build(Record, values, str(path))
 
 
-def finished(*places: Path) -> Record | None:
-    """The first record among `places` of a trial that is complete or has diverged: a failed one is tried again."""
-    records = (read_record(place) for place in places if place.is_file())
+def finished(*paths: Path) -> Record | None:
+    """The first record among `paths` of a trial that is complete or has diverged: a failed one is tried again."""
+    records = (read_record(path) for path in paths if path.is_file())
     return next((record for record in records if record.status != "failed"), None)
 
 
-def recorded_at(*places: Path) -> Path | None:
-    """The first among `places` with the record of a finished trial, or else the last with that of its failure."""
-    there = [place for place in places if place.is_file()]
-    return next((place for place in there[:-1] if finished(place)), there[-1] if there else None)
+def recorded_at(*paths: Path) -> Path | None:
+    """The first among `paths` with the record of a finished trial, or else the last with that of its failure."""
+    there = [path for path in paths if path.is_file()]
+    return next((path for path in there[:-1] if finished(path)), there[-1] if there else None)
 
 
 @contextlib.contextmanager

@@ -30,7 +30,7 @@ from ablations.trialkeys import Stage, TrialKeys
 from models.checkpoint import load_checkpoint, save_checkpoint
 from models.files import remove_unfinished, write_atomically
 from models.layers import inferring
-from models.module import Diverged, LanguageModel
+from models.module import Course, Diverged, LanguageModel
 from models.transformer import Transformer
 from models.typed import ConfigError
 from tasks.batches import PackedData, prepare
@@ -80,18 +80,15 @@ def put_on_record(record: Record, folder: Path) -> None:
 
 def build_model(stage: Stage, seed: int, rank: int | None = None) -> LanguageModel:
     """The module of a stage, initialised from its seed; with a `rank`, that rank's part of a pipeline."""
-    return LanguageModel(
-        stage.model,
-        stage.optim,
+    course = Course(
         stage.full_batches,
-        seed,
-        microbatches=stage.microbatches,
-        perturb=stage.train.perturb,
-        spike_nats=stage.train.spike_nats,
-        places=stage.step_starts,
-        document_end=stage.document_end,
-        rank=rank,
+        stage.microbatches,
+        stage.step_starts,
+        stage.train.perturb,
+        stage.train.spike_nats,
+        stage.document_end,
     )
+    return LanguageModel(stage.model, stage.optim, course, seed, rank)
 
 
 def trainer_of(stage: Stage, folder: Path, callbacks: list[L.Callback], strategy: Strategy | str = "auto") -> L.Trainer:

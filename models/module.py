@@ -3,6 +3,7 @@
 import math
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
@@ -31,33 +32,45 @@ class Diverged(Exception):
         self.step = step
 
 
+@dataclass(frozen=True)
+class Course:
+    """How a training goes on, its model and optimizer apart."""
+
+    length: int
+    """In full batches, which are steps where nothing is ramped."""
+    microbatches: int = 1
+    starts: Sequence[float] | None = None
+    """Where each step begins, in full batches: a batch-size ramp makes them fractions (see `lr_ratio`). None: step t
+    begins at t."""
+    perturb: float = 0.0
+    """Relative size of a random change of the initial weights."""
+    spike_nats: float = math.inf
+    """A loss this far above its minimum is a divergence."""
+    document_end: int | None = None
+    """The token that attention stops at."""
+
+    def start(self, step: int) -> float:
+        """The learning-rate scheduler asks for one step more than there are."""
+        if self.starts is None:
+            return step
+        return self.starts[step] if step < len(self.starts) else self.length
+
+
 class LanguageModel(L.LightningModule):
     """Trains a Transformer. Automatic optimisation is kept: forward and backward run in the executor, called from
     `backward`, so the Trainer's clipping and checkpoints work as they are."""
 
     def __init__(
-        self,
-        model: ModelConfig,
-        optim: OptimConfig,
-        total_steps: int,
-        seed: int,
-        microbatches: int = 1,
-        perturb: float = 0.0,
-        spike_nats: float = math.inf,
-        places: Sequence[float] | None = None,
-        document_end: int | None = None,
-        rank: int | None = None,
+        self, model: ModelConfig, optim: OptimConfig, course: Course, seed: int, rank: int | None = None
     ) -> None:
-        """`places[t]` is the place of step t in the training, in full batches (a batch-size ramp makes them fractions,
-        see `lr_ratio`); None is t itself, of `total_steps`. `document_end` is the token that attention stops at.
-        With a `rank`, this process holds that rank's part of a pipeline (models/pipeline/ranks.py)."""
+        """With a `rank`, this process holds that rank's part of a pipeline (models/pipeline/ranks.py)."""
         super().__init__()
         check_fields(optim, "optim")
-        self.transformer = Transformer(model) if rank is None else partial_model(model, microbatches, rank)
-        initialise(self.transformer, seed, model.std, perturb)
-        self.executor = executor_of(self.transformer, microbatches, rank, document_end)
-        self.places = places if places is not None else range(total_steps)
-        self.optim, self.total_steps, self.spike_nats = optim, total_steps, spike_nats
+        whole = rank is None
+        self.transformer = Transformer(model) if whole else partial_model(model, course.microbatches, rank)
+        initialise(self.transformer, seed, model.std, course.perturb)
+        self.executor = executor_of(self.transformer, course.microbatches, rank, course.document_end)
+        self.optim, self.course = optim, course
         self.result: StepResult | None = None
         self._batch: Tensor | None = None
         self._recent: deque[float] = deque(maxlen=SPIKE_STEPS)
@@ -88,22 +101,18 @@ class LanguageModel(L.LightningModule):
 
     def progress(self, step: int) -> float:
         """The share of the training that is done before `step`."""
-        return self.places[step] / self.total_steps
+        return self.course.start(step) / self.course.length
 
     def configure_optimizers(self) -> Any:
         optimizer = adamw(self.transformer, self.optim, self.transformer.config.precision.moments)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: lr_ratio(self._place(step), self.total_steps, self.optim)
+            optimizer, lambda step: lr_ratio(self.course.start(step), self.course.length, self.optim)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def learning_rate(self, step: int) -> float:
         """The learning rate that `step` is taken with."""
-        return self.optim.lr * lr_ratio(self._place(step), self.total_steps, self.optim)
-
-    def _place(self, step: int) -> float:
-        """The scheduler asks for one step more than there are."""
-        return self.places[step] if step < len(self.places) else self.total_steps
+        return self.optim.lr * lr_ratio(self.course.start(step), self.course.length, self.optim)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["spike_watch"] = {"recent": list(self._recent), "lowest": self._lowest}
@@ -120,10 +129,15 @@ class LanguageModel(L.LightningModule):
             raise Diverged(step, "loss is not finite")
         self._recent.append(loss)
         self._lowest = min(self._lowest, loss)
-        past_warmup = self._place(step) > self.optim.warmup_fraction * self.total_steps
-        if past_warmup and len(self._recent) == SPIKE_STEPS and min(self._recent) > self._lowest + self.spike_nats:
+        past_warmup = self.course.start(step) > self.optim.warmup_fraction * self.course.length
+        if (
+            past_warmup
+            and len(self._recent) == SPIKE_STEPS
+            and min(self._recent) > self._lowest + self.course.spike_nats
+        ):
             raise Diverged(
-                step, f"loss {loss:.2f} is more than {self.spike_nats:g} nats above its minimum {self._lowest:.2f}"
+                step,
+                f"loss {loss:.2f} is more than {self.course.spike_nats:g} nats above its minimum {self._lowest:.2f}",
             )
 
 

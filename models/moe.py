@@ -140,7 +140,7 @@ class Experts(Weights):
 
 def lay_out(routing: Routing, multiple: int, dtype: torch.dtype) -> Layout:
     """Rows by expert, each expert's count a multiple of `multiple`; gates in `dtype`."""
-    slot, source, fill, rows_E = _places(routing, multiple)
+    slot, source, fill, rows_E = _slots(routing, multiple)
     k = routing.experts_NK.shape[1]
     gates = routing.gates_NK.flatten().to(dtype)
     gates_R = gates.new_zeros(len(source)).index_copy(0, slot, gates)
@@ -148,18 +148,18 @@ def lay_out(routing: Routing, multiple: int, dtype: torch.dtype) -> Layout:
 
 
 @torch.no_grad()
-def _places(routing: Routing, multiple: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _slots(routing: Routing, multiple: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Slot (N * K) of each assignment, source (R): the assignment of each row, or 0, the rows that have none, and rows
     per expert (E)."""
     experts, load = routing.experts_NK.flatten(), routing.load_E
     order = experts.argsort(stable=True)
     rows_E = load if multiple == 1 else (load + multiple - 1) // multiple * multiple
     shift_E = (rows_E.cumsum(0) - rows_E) - (load.cumsum(0) - load)
-    places = torch.arange(len(experts), device=experts.device) + shift_E[experts[order]]
-    slot = torch.empty_like(order).scatter_(0, order, places)
+    slots = torch.arange(len(experts), device=experts.device) + shift_E[experts[order]]
+    slot = torch.empty_like(order).scatter_(0, order, slots)
     if multiple == 1:  # no host needs to know the number of rows
         return slot, order, order[:0], rows_E
-    source = order.new_full((int(rows_E.sum()),), -1).scatter_(0, places, order)
+    source = order.new_full((int(rows_E.sum()),), -1).scatter_(0, slots, order)
     return slot, source.clamp_min(0), (source < 0).nonzero().squeeze(1), rows_E
 
 

@@ -30,7 +30,7 @@ def stages_holding(name: str, config: ModelConfig, stages: int) -> set[int]:
 
 def held_stages(schedule: Schedule, rank: int) -> list[int]:
     """Of both directions, where there are two."""
-    return sorted({stage for place in schedule.places for stage, other in enumerate(place) if other == rank})
+    return sorted({stage for homes in schedule.homes for stage, other in enumerate(homes) if other == rank})
 
 
 def holders(config: ModelConfig, schedule: Schedule) -> dict[str, tuple[int, ...]]:
@@ -41,7 +41,7 @@ def holders(config: ModelConfig, schedule: Schedule) -> dict[str, tuple[int, ...
     found = {}
     for name in names:
         stages = stages_holding(name, config, schedule.stages)
-        found[name] = tuple(sorted({place[stage] for place in schedule.places for stage in stages}))
+        found[name] = tuple(sorted({homes[stage] for homes in schedule.homes for stage in stages}))
     return found
 
 

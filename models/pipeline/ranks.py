@@ -58,7 +58,7 @@ class Ranked:
         stages = stages_of(self.model, schedule.stages, self.held, self.document_end)
         chunks = Chunks(stages, tokens_BT1, schedule.microbatches, progress, mask_BT)
         with cast_once(self.model):
-            if len(schedule.places) > 1 or not can_split(self.model.config) or not self.use_torch:
+            if len(schedule.homes) > 1 or not can_split(self.model.config) or not self.use_torch:
                 self._run(chunks)
             else:
                 self._run_by_torch(chunks, stages, tokens_BT1)
@@ -168,7 +168,7 @@ def receiver(action: Action, schedule: Schedule) -> int | None:
     if action.kind == "W":
         return None
     neighbour = action.stage + 1 if action.kind == "F" else action.stage - 1
-    return schedule.places[action.direction][neighbour] if 0 <= neighbour < schedule.stages else None
+    return schedule.homes[action.direction][neighbour] if 0 <= neighbour < schedule.stages else None
 
 
 def messages(schedule: Schedule, source: int, target: int) -> list[Action]:

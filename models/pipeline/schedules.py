@@ -44,11 +44,11 @@ class Schedule:
     stages: int
     """That a microbatch passes."""
     microbatches: int
-    places: list[list[int]]
+    homes: list[list[int]]
     """By direction: the rank that holds each stage. With two directions every stage is held twice."""
 
     def rank_of(self, action: Action) -> int:
-        return self.places[action.direction][action.stage]
+        return self.homes[action.direction][action.stage]
 
 
 def parts(step: Step) -> tuple[Action, ...]:
@@ -150,8 +150,8 @@ def interleaved_1f1b(ranks: int, microbatches: int) -> Schedule:
         for i in range(total - ahead, total):
             rank.backward(1 - chunk[i])
         orders.append(rank.steps)
-    places = [[*range(ranks), *range(ranks)]]
-    return Schedule("interleaved_1f1b", orders, 2 * ranks, microbatches, places)
+    homes = [[*range(ranks), *range(ranks)]]
+    return Schedule("interleaved_1f1b", orders, 2 * ranks, microbatches, homes)
 
 
 def zb1p(ranks: int, microbatches: int) -> Schedule:

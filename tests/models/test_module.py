@@ -13,7 +13,7 @@ from torch import Tensor
 
 from models.config import ModelConfig, OptimConfig
 from models.executor import Microbatching, StepResult
-from models.module import SPIKE_STEPS, Diverged, LanguageModel, update_routers
+from models.module import SPIKE_STEPS, Course, Diverged, LanguageModel, update_routers
 from models.optim import adamw, lr_ratio
 from models.transformer import Transformer, initialise
 
@@ -99,7 +99,7 @@ class Scripted:
 
 def scripted(tiny: Tiny, losses: list[float], total: int | None = None, done: int = 0, **optim: Any) -> LanguageModel:
     settings = OptimConfig(**({"warmup_fraction": 0.0} | optim))
-    module = LanguageModel(tiny(), settings, total or len(losses), seed=0, spike_nats=1.0)
+    module = LanguageModel(tiny(), settings, Course(total or len(losses), spike_nats=1.0), seed=0)
     module.executor = Scripted(module, losses, done)
     return module
 
@@ -107,7 +107,7 @@ def scripted(tiny: Tiny, losses: list[float], total: int | None = None, done: in
 def test_trainer_takes_the_same_steps_as_a_bare_loop(tiny: Tiny, tokens: Tokens) -> None:
     """Four steps of four microbatches, bit for bit: clipping, learning rates, and one bias update a step."""
     optim = OptimConfig(lr=1e-2, warmup_fraction=0.5, clip_norm=0.3)
-    module = fit(LanguageModel(tiny(TRAINED_AS_V3), optim, 4, seed=5, microbatches=4), tokens, 4)
+    module = fit(LanguageModel(tiny(TRAINED_AS_V3), optim, Course(4, microbatches=4), seed=5), tokens, 4)
 
     model = Transformer(tiny(TRAINED_AS_V3))
     initialise(model, 5, model.config.std)
@@ -152,23 +152,23 @@ def by_hand(tiny: Tiny, tokens: Tokens, changes: dict[str, Any], places: list[fl
 
 
 @pytest.mark.parametrize("end", [None, 7])
-@pytest.mark.parametrize("places", [None, [0.0, 0.5, 1.25, 2.0, 3.0]])
-def test_places_and_documents_reach_the_step(
-    tiny: Tiny, tokens: Tokens, places: list[float] | None, end: int | None
+@pytest.mark.parametrize("starts", [None, [0.0, 0.5, 1.25, 2.0, 3.0]])
+def test_starts_and_documents_reach_the_step(
+    tiny: Tiny, tokens: Tokens, starts: list[float] | None, end: int | None
 ) -> None:
     """A ramp of five steps over four full batches, and four plain ones: learning rate, MTP's weight (which falls at
     half of the training) and the frozen bias follow the place, not the number of the step. Bit for bit."""
     changes = TRAINED_AS_V3 | {"mtp.depth": 1, "mtp.tail_from": 0.5, "moe.balance.frozen_fraction": 0.3}
-    module = LanguageModel(tiny(changes), RAMPED, 4, seed=5, microbatches=2, places=places, document_end=end)
-    steps = 4 if places is None else 5
+    module = LanguageModel(tiny(changes), RAMPED, Course(4, 2, starts, document_end=end), seed=5)
+    steps = 4 if starts is None else 5
     fit(module, tokens, steps)
     ours = module.transformer.state_dict()
-    expected = by_hand(tiny, tokens, changes, places or [0.0, 1.0, 2.0, 3.0], end).state_dict()
+    expected = by_hand(tiny, tokens, changes, starts or [0.0, 1.0, 2.0, 3.0], end).state_dict()
     assert [name for name in expected if not torch.equal(ours[name], expected[name])] == []
     if end is not None:
-        across = by_hand(tiny, tokens, changes, places or [0.0, 1.0, 2.0, 3.0], None).state_dict()
+        across = by_hand(tiny, tokens, changes, starts or [0.0, 1.0, 2.0, 3.0], None).state_dict()
         assert not torch.equal(across["lm_head.weight"], expected["lm_head.weight"])
-    if places is not None:
+    if starts is not None:
         counted = by_hand(tiny, tokens, changes, [0.0, 1.0, 2.0, 3.0, 4.0], end).state_dict()
         assert not torch.equal(counted["lm_head.weight"], expected["lm_head.weight"])
 
@@ -176,7 +176,7 @@ def test_places_and_documents_reach_the_step(
 def test_training_learns(tiny: Tiny, tokens: Tokens) -> None:
     """The same batch 30 times: the loss must fall far below that of guessing, ln 61 = 4.1."""
     changes = TRAINED_AS_V3 | {"init_std": None}
-    module = LanguageModel(tiny(changes), OptimConfig(lr=2e-2), 30, seed=0, microbatches=2)
+    module = LanguageModel(tiny(changes), OptimConfig(lr=2e-2), Course(30, microbatches=2), seed=0)
     fit(module, lambda batch, length, seed: tokens(2, length, seed=0), 30)
     assert module.result is not None and float(module.result.losses["loss"]) < 1.0
 
@@ -203,11 +203,8 @@ def test_resume_is_bit_exact(tiny: Tiny, tokens: Tokens, tmp_path: Path, changes
         return LanguageModel(
             tiny(changes | {"attention.n_kv_heads": 3}),
             OptimConfig(lr=1e-2, schedule="v3"),
-            6 if ramp is None else 5,
+            Course(6 if ramp is None else 5, 2, ramp, document_end=None if ramp is None else 7),
             seed,
-            microbatches=2,
-            places=ramp,
-            document_end=None if ramp is None else 7,
         )
 
     whole = fit(fresh(), tokens, 6, [SaveAt(3, tmp_path / "resume.ckpt")])
@@ -275,7 +272,7 @@ def test_each_step_uses_its_own_learning_rate(tiny: Tiny, tokens: Tokens) -> Non
 def test_learning_rate_is_the_one_that_the_step_is_taken_with(tiny: Callable[..., ModelConfig]) -> None:
     """Lightning moves the scheduler before a step's callbacks: a log must not read the optimizer's next rate."""
     optim = OptimConfig(lr=0.01, warmup_fraction=0.25)
-    module = LanguageModel(tiny({"dtype": "float32"}), optim, 8, seed=0)
+    module = LanguageModel(tiny({"dtype": "float32"}), optim, Course(8), seed=0)
     scheduled = module.configure_optimizers()
     scheduler = scheduled["lr_scheduler"]["scheduler"]
     for step in range(8):

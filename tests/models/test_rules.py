@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from models.config import BalanceConfig, ModelConfig, MoEConfig, MTPConfig, OptimConfig, RopeConfig
-from models.module import LanguageModel
+from models.module import Course, LanguageModel
 from models.moe import Experts, Router
 from models.rules import check_length, validate
 from models.transformer import Transformer
@@ -154,7 +154,7 @@ def test_a_range_holds_for_what_is_made_in_python_and_for_what_is_read(
     if isinstance(config, ModelConfig):
         makers += [lambda: validate(config), lambda: Transformer(dataclasses.replace(config, **changes))]
     else:
-        makers += [lambda: LanguageModel(ModelConfig(dtype="float32"), config, 1, seed=0)]
+        makers += [lambda: LanguageModel(ModelConfig(dtype="float32"), config, Course(1), seed=0)]
     for make in makers:
         with pytest.raises(ConfigError, match=f"^{at}.{re.escape(words)}"):
             make()

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from models.config import BalanceConfig, ModelConfig, MTPConfig, OptimConfig, PipelineConfig
 from models.executor import Microbatching
-from models.module import LanguageModel, executor_of
+from models.module import Course, LanguageModel, executor_of
 from models.pipeline.inprocess import Pipelined
 from models.pipeline.measure import chunk_seconds
 from models.pipeline.rules import check_pipeline
@@ -150,8 +150,8 @@ def test_chunks_are_timed_stage_by_stage_and_no_gradient_is_left() -> None:
 
 
 def test_off_no_code_of_a_pipeline_is_on_the_path() -> None:
-    assert isinstance(LanguageModel(V3_LIKE, OptimConfig(), 4, 0).executor, Microbatching)
-    piped_module = LanguageModel(piped("1f1b", 4), OptimConfig(), 4, 0, microbatches=8)
+    assert isinstance(LanguageModel(V3_LIKE, OptimConfig(), Course(4), 0).executor, Microbatching)
+    piped_module = LanguageModel(piped("1f1b", 4), OptimConfig(), Course(4, microbatches=8), 0)
     assert isinstance(piped_module.executor, Pipelined)
     assert len(stages_of(piped_module.transformer, 4)) == 4
 

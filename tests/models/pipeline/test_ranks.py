@@ -108,8 +108,8 @@ def test_every_message_has_one_sender_and_one_receiver_who_agree_on_its_place() 
         sent = [m for a in ranks for b in ranks if a != b for m in messages(schedule, a, b)]
         assert len(sent) == len(set(sent))
         crossing = (
-            sum(place[s] != place[s + 1] for place in schedule.places for s in range(schedule.stages - 1))
+            sum(homes[s] != homes[s + 1] for homes in schedule.homes for s in range(schedule.stages - 1))
             * schedule.microbatches
-            // len(schedule.places)
+            // len(schedule.homes)
         )
         assert len(sent) == 2 * crossing, name

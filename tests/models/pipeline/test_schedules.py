@@ -167,7 +167,7 @@ def test_what_a_schedule_cannot_do_is_refused(name: str, ranks: int, microbatche
 def test_an_order_that_waits_for_itself_is_found() -> None:
     schedule = SCHEDULES["1f1b"](2, 2)
     first, *rest = schedule.ranks[1]
-    turned = Schedule("turned", [schedule.ranks[0], [*rest[:1], first, *rest[1:]]], 2, 2, schedule.places)
+    turned = Schedule("turned", [schedule.ranks[0], [*rest[:1], first, *rest[1:]]], 2, 2, schedule.homes)
     with pytest.raises(Deadlock, match="turned: waiting for each other"):
         simulate(turned, Costs(1, 1, 1))
 
