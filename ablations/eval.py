@@ -9,13 +9,15 @@ import dataclasses
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ablations.command import given, keys_of, parse
 from ablations.home import check_house
-from models.streams import spoken
-from models.typed import ConfigError, build, closest
+from ablations.keys import nested
+from models.streams import obeyed, spoken
+from models.typed import ConfigError, build
 from models.vocabulary import END_OF_TEXT
 from tasks.config import DataConfig, EvalConfig
 
@@ -26,8 +28,7 @@ if TYPE_CHECKING:
     from tasks.corpora import Document
 
 CHECKPOINT_FILES = ("config.json", "model.safetensors", "tokenizer.json")
-GROUPS: dict[str, type] = {"eval": EvalConfig, "data": DataConfig}
-UNUSED = {"eval.tokens"}
+UNUSED = ("eval.tokens",)
 """Keys that only matter during a trial."""
 
 USAGE = """python -m ablations.eval checkpoint=PATH [KEY=VALUE ...]
@@ -44,8 +45,19 @@ Example: python -m ablations.eval checkpoint=runs/trials/ID/checkpoint eval.task
 
 
 @dataclass(frozen=True)
+class EvalCommand:
+    """The command's keys."""
+
+    checkpoint: Path | None = None
+    device: Literal["cpu", "cuda"] = "cpu"
+    runs_dir: Path = Path("runs")
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+
+
+@dataclass(frozen=True)
 class Request:
-    """The command line, checked as far as that goes without loading anything."""
+    """What was asked for, checked as far as that goes without loading anything."""
 
     checkpoint: Path
     device: str
@@ -55,45 +67,13 @@ class Request:
     """Overrides of the checkpoint's data keys."""
 
 
-def parse(arguments: Sequence[str]) -> Request:
-    """Raises ConfigError for an argument that is no KEY=VALUE, an unknown key, or a wrong value."""
-    top = {"checkpoint": "", "device": "cpu", "runs_dir": "runs"}
-    groups: dict[str, dict[str, Any]] = {name: {} for name in GROUPS}
-    for argument in arguments:
-        key, equals, text = argument.partition("=")
-        if not equals:
-            raise ConfigError(f"{argument}: expected KEY=VALUE, such as checkpoint=PATH (see --help)")
-        group, _, name = key.partition(".")
-        if name and group in GROUPS and key not in UNUSED:
-            groups[group][name] = _value(key, text)
-        elif key in top:
-            top[key] = text
-        else:
-            known = [*top, *(f"{group}.{field.name}" for group, field in _fields())]
-            raise ConfigError(f"{key}: no such key{closest(key, known)} (known: {', '.join(known)})")
-    if not top["checkpoint"]:
+def request_of(words: Sequence[str]) -> Request:
+    """Raises ConfigError for a word that is no KEY=VALUE, an unknown key, or a wrong value."""
+    asked = parse(EvalCommand, words, UNUSED)
+    if asked.checkpoint is None:
         raise ConfigError("checkpoint: missing; give the folder of a checkpoint, checkpoint=PATH")
-    if top["device"] not in ("cpu", "cuda"):
-        raise ConfigError(f"device={top['device']}: expected one of cpu, cuda")
-    build(DataConfig, groups["data"], "data")
-    config = build(EvalConfig, groups["eval"], "eval")
-    checkpoint, runs_dir = (Path(top[key]).expanduser() for key in ("checkpoint", "runs_dir"))
-    return Request(checkpoint, top["device"], runs_dir, config, groups["data"])
-
-
-def _fields() -> list[tuple[str, "dataclasses.Field[Any]"]]:
-    """(group, field) of every key besides the top ones."""
-    pairs = [(group, field) for group, cls in GROUPS.items() for field in dataclasses.fields(cls)]
-    return [(group, field) for group, field in pairs if f"{group}.{field.name}" not in UNUSED]
-
-
-def _value(key: str, text: str) -> Any:
-    import yaml
-
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{key}={text}: not a value (numbers, words, null, or a list like [a,b])") from error
+    overrides = nested(given(EvalCommand, words, UNUSED)).get("data", {})
+    return Request(asked.checkpoint, asked.device, asked.runs_dir, asked.eval, overrides)
 
 
 def evaluate(request: Request) -> dict[str, Any]:
@@ -226,34 +206,25 @@ def _number(value: float | None) -> str:
 
 
 def usage() -> str:
-    lines = []
-    for group, field in _fields():
-        value = field.default_factory() if callable(field.default_factory) else field.default
-        text = f"[{','.join(value)}]" if isinstance(value, list) else json.dumps(value).strip('"')
-        lines.append(f"  {group}.{field.name}={text}")
-    return USAGE.format(groups="\n".join(lines))
+    groups = [line for line in keys_of(EvalCommand, UNUSED) if "." in line.partition("=")[0]]
+    return USAGE.format(groups="\n".join(f"  {line}" for line in groups))
 
 
-def main(arguments: Sequence[str]) -> int:
-    if not arguments or any(argument in ("-h", "--help") for argument in arguments):
+def main(arguments: Sequence[str] | None = None) -> int:
+    words = sys.argv[1:] if arguments is None else arguments
+    if not words or {"-h", "--help"} & set(words):
         print(usage())
         return 0
-    try:
+
+    def work() -> int:
         check_house()
-        result = evaluate(parse(arguments))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: runs_dir or checkpoint: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; nothing was written but the cache", file=sys.stderr)
-        return 130
-    print(table(result["scores"]))
-    print(json.dumps(result, allow_nan=False))
-    return 0
+        result = evaluate(request_of(words))
+        print(table(result["scores"]))
+        print(json.dumps(result, allow_nan=False))
+        return 0
+
+    return obeyed(work, "interrupted; nothing was written but the cache")
 
 
 if __name__ == "__main__":
-    sys.exit(spoken(lambda: main(sys.argv[1:])))
+    sys.exit(spoken(main))

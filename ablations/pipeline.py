@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ablations.home import check_house
-from models.streams import spoken
+from models.streams import obeyed, spoken
 from models.typed import ConfigError, closest
 
 if TYPE_CHECKING:
@@ -93,17 +93,8 @@ def _run(words: list[str]) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """0; 1 where a rank failed; 2 with one line on stderr for what cannot be obeyed; 130 after Ctrl-C."""
-    try:
-        return _run(sys.argv[1:] if arguments is None else arguments)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error.filename or 'files'}: {error.strerror or error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nstopped; a training on ranks starts over", file=sys.stderr)
-        return 130
+    words = sys.argv[1:] if arguments is None else arguments
+    return obeyed(lambda: _run(words), "stopped; a training on ranks starts over")
 
 
 if __name__ == "__main__":

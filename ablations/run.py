@@ -6,29 +6,15 @@ import sys
 from typing import Any
 
 from ablations.home import check_house
-from models.streams import spoken
+from models.streams import obeyed, spoken
 from models.typed import ConfigError
 
 
 def main(arguments: list[str] | None = None) -> int:
     """0 at the end of the sweep; 2 with one line on stderr for what cannot be obeyed; 130 after Ctrl-C."""
     words = sys.argv[1:] if arguments is None else arguments
-    try:
-        return _run(words)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # whoever read the output has gone
-        return 2
-    except OSError as error:
-        print(f"error: {error.filename or 'files'}: {error.strerror or error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(
-            f"\nstopped; nothing finished is lost. The same command goes on from here:\n  {_command(words)}",
-            file=sys.stderr,
-        )
-        return 130
+    again = f"stopped; nothing finished is lost. The same command goes on from here:\n  {_command(words)}"
+    return obeyed(lambda: _run(words), again)
 
 
 def _run(words: list[str]) -> int:

@@ -6,19 +6,18 @@ and activations, and draws what each rank does when.
 
 import dataclasses
 import io
-import math
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
+from ablations.command import parse
 from ablations.home import check_house
 from models.files import write_atomically
 from models.pipeline.schedules import SCHEDULES, make_schedule
 from models.pipeline.simulate import Costs, Timeline, simulate
-from models.streams import spoken
-from models.typed import ConfigError, build, closest
+from models.streams import obeyed, spoken
+from models.typed import Above, AtLeast, ConfigError, closest
 
 KEYS = f"""
   schedule=NAME,...   of {", ".join(SCHEDULES)}
@@ -43,15 +42,15 @@ class TimelineConfig:
     """The command's keys. `schedule` is what was typed, names between commas."""
 
     schedule: str = ""
-    stages: int | None = None
-    microbatches: int | None = None
-    f: float = 1.0
-    i: float = 1.0
-    w: float = 1.0
-    overlapped: float | None = None
-    transfer: float = 0.0
-    out: str | None = None
-    memory: str | None = None
+    stages: Annotated[int, AtLeast(1)] | None = None
+    microbatches: Annotated[int, AtLeast(1)] | None = None
+    f: Annotated[float, Above(0)] = 1.0
+    i: Annotated[float, Above(0)] = 1.0
+    w: Annotated[float, Above(0)] = 1.0
+    overlapped: Annotated[float, Above(0)] | None = None
+    transfer: Annotated[float, AtLeast(0)] = 0.0
+    out: Path | None = None
+    memory: Path | None = None
 
     @property
     def schedules(self) -> list[str]:
@@ -59,57 +58,22 @@ class TimelineConfig:
         return list(dict.fromkeys(self.schedule.split(",")))
 
 
-def parse(arguments: list[str]) -> TimelineConfig:
-    """`key=value` words. Raises ConfigError on anything else."""
-    known = {field.name: field for field in dataclasses.fields(TimelineConfig)}
-    values: dict[str, Any] = {}
-    for argument in arguments:
-        key, equals, text = argument.partition("=")
-        if key not in known:
-            raise ConfigError(f"{key}: no such key{closest(key, known)} (known: {', '.join(known)})")
-        if not equals:
-            raise ConfigError(f"{key}: expected {key}=VALUE")
-        values[key] = text if known[key].type is str else _value(key, text)
-    config = build(TimelineConfig, values)
-    _check(config)
-    return config
-
-
-def _value(key: str, text: str) -> Any:
-    """As the key wants it; what is no number stays a word, which `build` refuses."""
-    if text == "null" and key in ("overlapped", "out", "memory"):
-        return None
-    if key in ("out", "memory"):
-        return os.path.expanduser(text)
-    try:
-        return int(text) if key in ("stages", "microbatches") else float(text)
-    except ValueError:
-        return text
-
-
-def _check(config: TimelineConfig) -> None:
+def checked(config: TimelineConfig) -> TimelineConfig:
+    """Raises ConfigError."""
     for name in config.schedules:
         if name not in SCHEDULES:
             names = ", ".join(SCHEDULES)
             raise ConfigError(f"schedule={name}: expected some of {names}, between commas{closest(name, SCHEDULES)}")
     for key in ("stages", "microbatches"):
-        value = getattr(config, key)
-        if value is None:
+        if getattr(config, key) is None:
             raise ConfigError(f"{key}: missing; give a number, as in {key}=8")
-        if value < 1:
-            raise ConfigError(f"{key}={value}: must be 1 or more")
-    for key in ("f", "i", "w", "overlapped"):
-        value = getattr(config, key)
-        if value is not None and not 0 < value < math.inf:
-            raise ConfigError(f"{key}={value:g}: a chunk takes time, so it must be a number above 0")
-    if not 0 <= config.transfer < math.inf:
-        raise ConfigError(f"transfer={config.transfer:g}: must be a number of 0 or more")
     for key in ("out", "memory"):
         value = getattr(config, key)
-        if value is not None and not value.endswith(".svg"):
+        if value is not None and value.suffix != ".svg":
             raise ConfigError(f"{key}={value}: an SVG is written, so the name must end in .svg")
     if config.out is not None and config.out == config.memory:
         raise ConfigError(f"memory={config.memory}: out has the same name; give each picture its own")
+    return config
 
 
 def simulated(config: TimelineConfig) -> dict[str, Timeline]:
@@ -156,8 +120,8 @@ def write_pictures(config: TimelineConfig, timelines: Mapping[str, Timeline]) ->
             svg = io.BytesIO()
             with matplotlib.rc_context(STYLE):
                 draw(timelines).savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-            write_atomically(Path(name), svg.getvalue())
-            written.append(Path(name))
+            write_atomically(name, svg.getvalue())
+            written.append(name)
     return written
 
 
@@ -167,19 +131,16 @@ def main(arguments: list[str] | None = None) -> int:
     if {"-h", "--help"} & set(words):
         print(f"{__doc__}{KEYS}", end="")
         return 0
-    try:
+
+    def work() -> int:
         check_house()
-        config = parse(words)
+        config = checked(parse(TimelineConfig, words))
         timelines = simulated(config)
         written = write_pictures(config, timelines) if config.out or config.memory else []
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error.filename or 'files'}: {error.strerror or error}", file=sys.stderr)
-        return 2
-    print(table(timelines), *written, sep="\n")
-    return 0
+        print(table(timelines), *written, sep="\n")
+        return 0
+
+    return obeyed(work)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from models.files import whole_folder
 from models.published import check_held, hf_config, model_config, positions
 from models.rules import validate
 from models.sizes import size
-from models.streams import spoken
+from models.streams import obeyed, spoken
 from models.transformer import Transformer
 from models.typed import ConfigError, build
 from models.vocabulary import (
@@ -273,18 +273,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("source", type=Path, help="our checkpoint (to-hf), or a deepseek_v3 folder (from-hf)")
     parser.add_argument("out", type=Path, help="a new or empty folder")
     words = parser.parse_args(arguments)
-    try:
-        notes = {"to-hf": to_hf, "from-hf": from_hf}[words.direction](words.source, words.out)
-    except ConfigError as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error.filename or 'files'}: {error.strerror or error}", file=sys.stderr)
-        return 2
-    for note in notes:
-        print("note:", note, file=sys.stderr)
-    print(words.out)
-    return 0
+
+    def work() -> int:
+        for note in {"to-hf": to_hf, "from-hf": from_hf}[words.direction](words.source, words.out):
+            print("note:", note, file=sys.stderr)
+        print(words.out)
+        return 0
+
+    return obeyed(work)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,7 @@ from dataclasses import dataclass, replace
 
 from models.config import ModelConfig, MTPConfig
 from models.kinds import attention_of
-from models.streams import spoken
-from models.typed import ConfigError
+from models.streams import obeyed, spoken
 
 V3_TOKENS = 14.8e12
 V3_GPU_HOURS_PER_TRILLION = 180e3
@@ -162,18 +161,17 @@ def describe(name: str, config: ModelConfig, seq_len: int) -> str:
     return "\n".join([name, *(f"  {key:{width}}  {value}" for key, value in rows)])
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str] | None = None) -> int:
     from models.sizes import SIZES, size
 
-    try:
-        for name in arguments or list(SIZES):
+    def work() -> int:
+        for name in (sys.argv[1:] if arguments is None else arguments) or list(SIZES):
             config, seq_len = size(name)
             print(describe(name, replace(config, dtype="bfloat16"), seq_len))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return 0
+
+    return obeyed(work)
 
 
 if __name__ == "__main__":
-    sys.exit(spoken(lambda: main(sys.argv[1:])))
+    sys.exit(spoken(main))

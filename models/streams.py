@@ -1,9 +1,14 @@
-"""Output that cannot end a command: a terminal without our letters, a closed stream, a reader that has gone."""
+"""How a command ends: with an exit code, and with one line for a person where it cannot be obeyed.
+
+Output cannot end it: neither a terminal without our letters, nor a closed stream, nor a reader that has gone.
+"""
 
 import io
 import os
 import sys
 from collections.abc import Callable
+
+from models.typed import ConfigError
 
 
 def spoken(main: Callable[[], int]) -> int:
@@ -16,6 +21,23 @@ def spoken(main: Callable[[], int]) -> int:
     except OSError:  # whoever read the output has gone, or its disk is full
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter would try again at its end, and complain
     return code
+
+
+def obeyed(work: Callable[[], int], stopped: str = "stopped") -> int:
+    """The exit code of `work`; 2 with one line on stderr for what cannot be obeyed; 130 and `stopped` after Ctrl-C."""
+    try:
+        return work()
+    except ConfigError as error:
+        said = " ".join(str(error).split())
+    except BrokenPipeError:  # whoever read the output has gone
+        return 2
+    except OSError as error:
+        said = f"{error.filename or 'files'}: {error.strerror or error}"
+    except KeyboardInterrupt:
+        print(f"\n{stopped}", file=sys.stderr)
+        return 130
+    print(f"error: {said}", file=sys.stderr)
+    return 2
 
 
 def steady() -> None:

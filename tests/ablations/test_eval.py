@@ -149,7 +149,7 @@ def test_a_masked_model_is_scored_masked(checkpoint: Path, tmp_path: Path, maske
 
 def test_folder_without_a_checkpoint_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     (checkpoint / "tokenizer.json").write_text("{")
-    request = command.parse([f"checkpoint={checkpoint}", f"runs_dir={tmp_path}/runs"])
+    request = command.request_of([f"checkpoint={checkpoint}", f"runs_dir={tmp_path}/runs"])
     with pytest.raises(ConfigError, match=r"tokenizer.json cannot be read"):
         command.evaluate(request)
     (checkpoint / "model.safetensors").unlink()

@@ -1,0 +1,88 @@
+"""What the smaller commands share: KEY=VALUE words into a dataclass, which is all that a command has to write down.
+
+(`ablations.run`, whose words can be lists and groups, reads them with Hydra's grammar: ablations/words.py.)
+"""
+
+import contextlib
+import dataclasses
+import typing
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from ablations.keys import nested, options
+from models.typed import ConfigError, build, closest
+
+T = TypeVar("T")
+
+
+def parse(cls: type[T], words: Sequence[str], hidden: Sequence[str] = ()) -> T:
+    """The words as `cls`, whose groups are dataclasses. Raises ConfigError for anything else than its keys."""
+    return build(cls, nested(given(cls, words, hidden)))
+
+
+def given(cls: type[Any], words: Sequence[str], hidden: Sequence[str] = ()) -> dict[str, Any]:
+    """Dotted key -> value of every word, as the key wants it; what is no such value stays text, which `build` refuses.
+    `hidden`: keys of the groups that this command has no use for."""
+    known = {name: hint for name, hint in _leaves(cls, "") if name not in hidden}
+    values: dict[str, Any] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if key not in known:
+            raise ConfigError(f"{key}: no such key{closest(key, known)} (known: {', '.join(known)})")
+        if not equals:
+            raise ConfigError(f"{key}: expected {key}=VALUE")
+        if key in values:
+            raise ConfigError(f"{key}: given twice; keep one")
+        values[key] = _value(known[key], key, text)
+    return values
+
+
+def keys_of(cls: type[Any], hidden: Sequence[str] = ()) -> list[str]:
+    """`key=default` of every key, for a usage text."""
+    defaults = {name: _default(cls, name) for name, _ in _leaves(cls, "") if name not in hidden}
+    return [f"{name}={value}" for name, value in defaults.items()]
+
+
+def _leaves(cls: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(hints[field.name]):
+            yield from _leaves(hints[field.name], f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name, hints[field.name]
+
+
+def _default(cls: Any, name: str) -> str:
+    for group in name.split(".")[:-1]:
+        cls = typing.get_type_hints(cls)[group]
+    field = next(f for f in dataclasses.fields(cls) if f.name == name.rpartition(".")[2])
+    value = field.default_factory() if callable(field.default_factory) else field.default
+    if value is None:
+        return "null"
+    if isinstance(value, list):
+        return f"[{','.join(map(str, value))}]"
+    return str(value).lower() if isinstance(value, bool) else "" if value is dataclasses.MISSING else str(value)
+
+
+def _value(hint: Any, key: str, text: str) -> Any:
+    kinds = options(hint)
+    if text == "null" and type(None) in typing.get_args(hint):
+        return None
+    if Path in kinds:
+        return Path(text).expanduser()
+    for choice in (arg for kind in kinds if typing.get_origin(kind) is Literal for arg in typing.get_args(kind)):
+        if text.lower() == choice:
+            return choice
+    if str in kinds or any(typing.get_origin(kind) is Literal for kind in kinds):
+        return text
+    for number in (int, float):  # YAML takes 1e3 for a word
+        if number in kinds:
+            with contextlib.suppress(ValueError):
+                return number(text)
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{key}={text}: not a value (numbers, words, null, or a list like [a,b])") from error
