@@ -21,6 +21,8 @@ FIGURES_AFTER = {
     "pipeline": ("timelines", "memory"),
 }
 """Which figures stand behind which table, or where it would stand."""
+HEADS = {"constraint": "Training"}
+"""Of figures that are not about the table before them."""
 
 STYLE = """
 :root { --paper: #ffffff; --panel: #f5f6f8; --ink: #1b1f24; --muted: #5d646d; --faint: #d5d9de;
@@ -126,7 +128,8 @@ def _shown(result: Result, name: str, table: Table | None) -> str:
 
 
 def _figures(after: str, pictures: Mapping[str, Picture]) -> list[str]:
-    return [_figure(pictures[name]) for name in FIGURES_AFTER.get(after, ()) if name in pictures]
+    drawn = [_figure(pictures[name]) for name in FIGURES_AFTER.get(after, ()) if name in pictures]
+    return [f"<h2>{HEADS[after]}</h2>", *drawn] if drawn and after in HEADS else drawn
 
 
 def _claims(result: Result, table: Table) -> str:
