@@ -175,7 +175,7 @@ def _open(mode: Settled, runs: Path, own: str, request: TrialRequest) -> Any:
         finish_timeout_raises=True,
     )
     return wandb.init(
-        mode=mode,
+        mode="online" if mode == "online" else "offline",
         dir=str(runs),
         project=track.project,
         entity=track.entity,

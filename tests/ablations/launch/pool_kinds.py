@@ -100,10 +100,8 @@ def _count(arguments: dict[str, Any]) -> int:
         return file.tell()
 
 
-KINDS = {
-    f.__name__: f
-    for f in (echo, chatter, large, fail, unserialisable, die, busy, interrupt, nap, fill, full, closes_its_pipe)
-}
+FUNCTIONS = (echo, chatter, large, fail, unserialisable, die, busy, interrupt, nap, fill, full, closes_its_pipe)
+KINDS = {f.__name__: f for f in FUNCTIONS}
 
 # The second worker to come here imports slowly, if a test asks for it.
 if marker := os.environ.get("SLOW_IMPORT"):

@@ -171,6 +171,7 @@ def test_a_job_says_what_it_is_at():
         time.sleep(0.25)
         progress.event("speed", DONE)
     lines = stream.getvalue().splitlines()
+    assert "left" not in lines[2], "what comes next may take any time"
     assert "step   speed     all arms: memory of mla  seed 0  step 3/20  0/1 done" in lines[2]
     assert re.match(r"done   speed     all arms  seed 0  1/1 done", lines[-2])
 
