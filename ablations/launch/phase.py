@@ -31,8 +31,19 @@ class TrialState:
         return min(self.step.get("step", 0) / steps, 1.0) if steps else 0.0
 
     @property
+    def pace(self) -> float:
+        """The fraction where steps take about as long as each other; 0 where each is another thing."""
+        return 0.0 if "what" in self.step else self.fraction
+
+    @property
     def where(self) -> str:
         return f"{self.step['step']}/{self.step['steps']}" if self.step.get("steps") else ""
+
+    @property
+    def label(self) -> str:
+        """The arm, and what is being done with it where the job says so."""
+        what = self.step.get("what")
+        return f"{self.arm}: {what}" if what else self.arm
 
     def number(self, name: str, form: str) -> str:
         value = self.step.get(name)
@@ -72,6 +83,8 @@ class Phase:
                 trial.state = "waiting"
             case "done":
                 trial.state, trial.seconds = "failed" if event.get("error") else "done", now - trial.started
+                if "what" in trial.step:  # it is no longer there
+                    trial.step = {}
 
     def _in(self, *states: State) -> list[TrialState]:
         return [trial for trial in self.trials.values() if trial.state in states]
@@ -97,20 +110,18 @@ class Phase:
         after = [
             trial.seconds / (trial.stepped - trial.started)
             for trial in finished
-            if trial.fraction == 1.0 and trial.stepped > trial.started
+            if trial.pace == 1.0 and trial.stepped > trial.started
         ]
         tail = statistics.median(after) if after else 1.0
         own = {
-            id(trial): tail * (trial.stepped - trial.started) / trial.fraction
-            for trial in self.running
-            if trial.fraction > 0
+            id(trial): tail * (trial.stepped - trial.started) / trial.pace for trial in self.running if trial.pace > 0
         }
         if not measured:
             # Nothing but the first ones' progress, which the expectation outweighs until they are far enough.
             for trial in self.running:
-                if trial.fraction >= 0.05:
+                if trial.pace >= 0.05:
                     ratio = own[id(trial)] / (trial.expected or 1.0)
-                    measured.append(1.0 + trial.fraction * (ratio - 1.0) if trial.expected else ratio)
+                    measured.append(1.0 + trial.pace * (ratio - 1.0) if trial.expected else ratio)
         if not measured and not any(trial.expected for trial in self.trials.values()):
             return None
         pace = statistics.median(measured) if measured else 1.0
@@ -118,7 +129,7 @@ class Phase:
         free = []
         for trial in self.running:
             length = pace * (trial.expected or 1.0)
-            length += trial.fraction * (own.get(id(trial), length) - length)
+            length += trial.pace * (own.get(id(trial), length) - length)
             free.append(max(length - (now - trial.started), 0.0))
         free += [0.0] * max(self.workers - len(free), 0)
         heapq.heapify(free)

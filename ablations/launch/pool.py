@@ -2,8 +2,8 @@
 
 One scheduler owns the plan; workers (`worker.py`) know nothing but the job at hand. Imports are paid once per worker
 and begin with the pool, beside the scheduler's own work. A worker that dies is replaced and its job tried again; an
-exception inside a job is deterministic and ends that job only. Workers never outlive the scheduler: they leave when the
-pipe from it closes, which the operating system does even after `kill -9`.
+exception inside a job is deterministic and ends that job only; a full disk ends all (DiskFull). Workers never outlive
+the scheduler: they leave when the pipe from it closes, which the operating system does even after `kill -9`.
 """
 
 import collections
@@ -22,6 +22,8 @@ from types import TracebackType
 from typing import IO, Any, NamedTuple, Self
 
 from ablations.home import ROOT
+from ablations.launch.environment import worker_environment
+from ablations.launch.space import DiskFull, is_full
 from models.typed import ConfigError
 
 
@@ -52,8 +54,9 @@ class Pool:
     """Persistent worker processes, as a context manager.
 
     workers: how many processes. log_dir: takes `worker-<i>.log`, one per process, appended to. environment: laid over
-    this process's own (see `thread_environment`). retries: how often a job is tried again after its worker died.
-    kinds_module: module with the table `KINDS` of functions.
+    what this process's own holds for a worker (environment.py; see `thread_environment`). retries: how often a job is
+    tried again after its worker died. kinds_module: module with the table `KINDS` of functions. on_workers: hears
+    how many have imported everything, and of how many, whenever that changes.
     """
 
     def __init__(
@@ -63,15 +66,17 @@ class Pool:
         environment: dict[str, str] | None = None,
         retries: int = 1,
         kinds_module: str = "ablations.jobs",
+        on_workers: Callable[[int, int], None] = lambda ready, of: None,
     ) -> None:
         if workers < 1:
             raise ConfigError(f"launch.workers={workers}: must be at least 1")
         self.retries = retries
-        variables = {**os.environ, **(environment or {})}
+        variables = worker_environment(os.environ, environment or {})
         # -P keeps the working directory off the path, so a worker loads the same packages as the scheduler did.
         variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), variables.get("PYTHONPATH")]))
         command = [sys.executable, "-P", "-m", "ablations.launch.worker", kinds_module]
         self._workers = [_Worker(command, variables, log_dir / f"worker-{i}.log") for i in range(workers)]
+        self._folder, self._on_workers, self._told = log_dir, on_workers, -1
         self._selector = selectors.DefaultSelector()
         self._closed = False
 
@@ -79,6 +84,7 @@ class Pool:
         try:
             for worker in self._workers:
                 self._start(worker)
+            self._tell()
         except BaseException:
             self.close()
             raise
@@ -137,6 +143,12 @@ class Pool:
         stdout = worker.start().stdout
         self._selector.register(stdout, selectors.EVENT_READ, (worker, worker.process, self._listen))
 
+    def _tell(self) -> None:
+        ready = sum(worker.ready for worker in self._workers)
+        if ready != self._told:
+            self._told = ready
+            self._on_workers(ready, len(self._workers))
+
     def _look_after(self, turn: "_Turn") -> None:
         """Bury the dead whose pipe has not ended: a grandchild can hold it open."""
         for worker in self._workers:
@@ -187,6 +199,7 @@ class Pool:
             kind, job = message["type"], worker.job
             if kind == "ready":
                 worker.ready, worker.failed_starts, worker.failure = True, 0, ""
+                self._tell()
             elif kind == "broken":  # an import that fails will fail again
                 worker.failed_starts, worker.failure = self.retries, worker.at_log(message["error"])
             elif job is not None and message["key"] == job.key:
@@ -194,10 +207,19 @@ class Pool:
                     turn.on_event(job.key, message["event"])
                     continue
                 error = worker.at_log(message["error"]) if kind == "error" else None
+                if kind == "error":
+                    self._check_space(message["full"])
                 worker.job = None
                 turn.finish(job, Outcome(job.key, message.get("result"), error), time.monotonic() - worker.since)
         if ended:
             self._bury(worker, turn)
+
+    def _check_space(self, place: str | None) -> None:
+        """End everything where a disk is full: `place` could not be written, or the logs' own cannot."""
+        if place is not None:
+            raise DiskFull(Path(place).parent if place else self._folder)
+        if is_full(self._folder):
+            raise DiskFull(self._folder)
 
     def _bury(self, worker: "_Worker", turn: "_Turn") -> None:
         """Replace a dead worker, and put its job back in front or end it."""
@@ -205,6 +227,7 @@ class Pool:
             with contextlib.suppress(KeyError):
                 self._selector.unregister(pipe)
         job, ready, reason = worker.job, worker.ready, worker.at_log(worker.reap())
+        self._check_space(None)
         if not ready:
             worker.failed_starts += 1
             worker.failure = worker.failure or reason
@@ -217,6 +240,7 @@ class Pool:
                 turn.finish(job, Outcome(job.key, error=reason), time.monotonic() - worker.since)
         if worker.failed_starts <= self.retries:
             self._start(worker)
+        self._tell()
 
 
 def thread_environment(threads: int) -> dict[str, str]:
@@ -303,14 +327,18 @@ class _Worker:
         """Wait for the process's end and say how it ended."""
         if self.process is None:
             return ""
+        ended_itself = True
         try:
             code = self.process.wait(timeout=2)
         except subprocess.TimeoutExpired:  # it closed its pipe but lives
+            ended_itself = False
             self.process.kill()
             code = self.process.wait()
         for pipe in self.pipes():
             pipe.close()
         self.process, self.job, self.ready = None, None, False
+        if not ended_itself:
+            return "the worker stopped without ending, and was ended"
         if code >= 0:
             return f"the worker exited with code {code}"
         with contextlib.suppress(ValueError):

@@ -34,6 +34,7 @@ class Progress:
             mode = "plain"
         self._drawing: _Silent = {"rich": _Rich, "plain": _Plain, "none": _Silent}[mode](title, stream, heartbeat)
         self._phase: Phase | None = None
+        self._noted = set[str]()
 
     def __enter__(self) -> Self:
         return self
@@ -60,12 +61,20 @@ class Progress:
         self._drawing.begin(self._phase)
 
     def event(self, key: str, event: dict[str, Any]) -> None:
-        """Take in `started`, `step`, `retry` or `done` of one job; other events are none of the display's business."""
+        """Take in `started`, `step`, `retry` or `done` of one job, and a `note` of any, which is shown once; other
+        events are none of the display's business. A step may say `what` is being done."""
+        if event["event"] == "note" and event["text"] not in self._noted:
+            self._noted.add(event["text"])
+            self.note(event["text"])
         if self._phase is None or key not in self._phase.trials:
             return
         with self._drawing.lock:
             self._phase.event(key, event)
         self._drawing.event(self._phase, self._phase.trials[key], event)
+
+    def workers(self, ready: int, of: int) -> None:
+        """How many workers have imported what they need. That takes seconds, on a busy machine a minute."""
+        self._drawing.workers(ready, of)
 
     def note(self, text: str) -> None:
         """A line that stays."""
@@ -84,6 +93,20 @@ class _Silent:
         self.title, self.stream, self.heartbeat = title, stream, heartbeat
         self.phase: Phase | None = None
         self.lock = threading.Lock()
+        self.starting: tuple[int, int, float] | None = None
+        """Workers that are ready, of how many, and since when they are waited for; None where none is."""
+
+    def workers(self, ready: int, of: int) -> None:
+        since = self.starting[2] if self.starting is not None else time.monotonic()
+        self.starting = (ready, of, since) if ready < of else None
+
+    def waiting(self) -> str:
+        """Which workers are waited for, and for how long."""
+        starting = self.starting  # another thread sets it
+        if starting is None:
+            return ""
+        ready, of, since = starting
+        return f"workers start (imports): {ready} of {of} ready, {duration(time.monotonic() - since)}"
 
     def begin(self, phase: Phase) -> None: ...
 
@@ -106,14 +129,23 @@ class _Plain(_Silent):
         self._thread: threading.Thread | None = None
         self._quiet_since = time.monotonic()
 
+    def workers(self, ready: int, of: int) -> None:
+        super().workers(ready, of)
+        if self.starting is not None:
+            self.line(f"wait   {self.waiting()}")
+            self._watch()
+
+    def _watch(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._beat, daemon=True)
+            self._thread.start()
+
     def begin(self, phase: Phase) -> None:
         left = phase.time_left()
         about = f", about {duration(left)}" if left else ""
         self.line(f"{self.title} {phase.name}: {len(phase.trials)} to run{about}")
         self.phase = phase
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._beat, daemon=True)
-            self._thread.start()
+        self._watch()
 
     def event(self, phase: Phase, trial: TrialState, event: Mapping[str, Any]) -> None:
         match event["event"]:
@@ -148,16 +180,19 @@ class _Plain(_Silent):
             with self.lock:
                 running = phase.running if phase is not None else []
                 self._quiet_since = time.monotonic()
-            if phase is None or not running:
-                continue
+            waiting = self.waiting()
             try:
+                if phase is None or not running:
+                    if waiting:
+                        self.line(f"wait   {waiting}")
+                    continue
                 self.line(self._about("step", phase, running[next(self._turn) % len(running)]))
             except (OSError, ValueError):  # nobody reads any more
                 return
 
     def _about(self, word: str, phase: Phase, trial: TrialState) -> str:
         with self.lock:
-            parts = [f"{word:6} {trial.name:8}  {trial.arm}  seed {trial.seed}"]
+            parts = [f"{word:6} {trial.name:8}  {trial.label}  seed {trial.seed}"]
             for label, value in (
                 ("step", trial.where),
                 ("loss", trial.number("loss", ".3f")),
@@ -214,15 +249,16 @@ class _Rich(_Silent):
             return ""
         trials = Table(box=None, width=width, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
         columns = [column for column in _COLUMNS if width >= column.from_width]
-        longest_arm = max((len(trial.arm) for trial in phase.trials.values()), default=0)
+        longest_arm = max((len(trial.label) for trial in phase.trials.values()), default=0)
+        widest = 40 if any("what" in trial.step for trial in phase.running) else 18
         for name, _, least, _ in columns:
             trials.add_column(
                 name,
                 justify="left" if name in ("trial", "arm", "") else "right",
                 no_wrap=True,
                 overflow="ellipsis",
-                min_width=None if width < 64 else min(longest_arm, 18) if name == "arm" else least,
-                max_width=min(18, width // 2) if name == "arm" else None,
+                min_width=None if width < 64 else min(longest_arm, widest) if name == "arm" else least,
+                max_width=min(widest, width // 2) if name == "arm" else None,
                 ratio=1 if name == "" else None,
             )
         with self.lock:
@@ -245,6 +281,7 @@ class _Rich(_Silent):
         time_left = "" if left is None else f"left {duration(left)}"
         whole.add_row(heading, ProgressBar(max(total, 1), done), time_left)
         rest = [f"and {len(running) - most} more running"] if len(running) > most else []
+        rest += [self.waiting()] if self.starting is not None else []
         return Group(trials, *rest, whole)
 
 
@@ -259,7 +296,7 @@ class _Column(NamedTuple):
 
 _COLUMNS = (
     _Column("trial", 64, 8, lambda t: t.name),
-    _Column("arm", 0, 0, lambda t: t.arm),
+    _Column("arm", 0, 0, lambda t: t.label),
     _Column("seed", 42, 4, lambda t: str(t.seed)),
     _Column("", 72, 8, lambda t: ""),
     _Column("step", 34, 7, lambda t: t.where),

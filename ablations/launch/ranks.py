@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from ablations.launch.environment import forget_launcher
 from ablations.launch.pool import thread_environment
 from models.typed import ConfigError
 
@@ -46,6 +47,7 @@ def run_ranks(ranks: int, work: Work, arguments: Mapping[str, Any]) -> None:
     from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, start_processes
 
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # whom it ends is said once, below
+    forget_launcher()  # ranks that are started here meet here, under whatever this command was started
     os.environ |= thread_environment(threads_of(arguments))  # for the ranks, which begin as this process is
     with tempfile.TemporaryDirectory(prefix="ranks.") as folder:
         meeting = str(Path(folder) / "meeting")

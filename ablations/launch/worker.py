@@ -18,6 +18,8 @@ import threading
 import traceback
 from typing import Any
 
+from ablations.launch.space import full_place
+
 
 def main(module: str) -> None:
     """Serve jobs until stdin ends; never returns normally."""
@@ -38,7 +40,7 @@ def main(module: str) -> None:
     try:
         kinds = importlib.import_module(module).KINDS
     except BaseException as error:
-        traceback.print_exc()
+        _log(traceback.format_exc())
         send({"type": "broken", "error": _one_line(error)})
         os._exit(1)
     send({"type": "ready"})
@@ -46,7 +48,7 @@ def main(module: str) -> None:
     while True:
         job = jobs.get()
         key = job["key"]
-        print(f"--- {key}", file=sys.stderr, flush=True)
+        _log(f"--- {key}")
         try:
             if job["kind"] not in kinds:
                 raise KeyError(f"no kind of job {job['kind']!r} in {module} (known: {', '.join(kinds)})")
@@ -56,8 +58,8 @@ def main(module: str) -> None:
 
             send({"type": "result", "key": key, "result": kinds[job["kind"]](job["arguments"], report)})
         except BaseException as error:
-            traceback.print_exc()
-            send({"type": "error", "key": key, "error": _one_line(error)})
+            _log(traceback.format_exc())
+            send({"type": "error", "key": key, "error": _one_line(error), "full": full_place(error)})
 
 
 def _receive(descriptor: int, jobs: "queue.SimpleQueue[dict[str, Any]]") -> None:
@@ -83,6 +85,12 @@ class _Sender:
                 self._file.flush()
         except BrokenPipeError:
             os._exit(0)  # the scheduler is gone
+
+
+def _log(text: str) -> None:
+    """On a full disk the log cannot be written either; the worker lives to say so."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def _one_line(error: BaseException) -> str:

@@ -266,7 +266,7 @@ class InlinePool:
     kinds: dict[str, Any]
     ran: dict[str, list[Job]]
 
-    def __init__(self, workers: int, log_dir: Path, environment: dict[str, str] | None = None) -> None: ...
+    def __init__(self, workers: int, log_dir: Path, environment: dict[str, str] | None = None, **_: Any) -> None: ...
 
     def __enter__(self) -> "InlinePool":
         return self

@@ -1,5 +1,6 @@
 """Kinds of jobs that behave well and badly, for the pool's tests."""
 
+import errno
 import fcntl
 import os
 import signal
@@ -69,6 +70,28 @@ def nap(arguments: dict[str, Any], report: Report) -> dict[str, Any]:
     return {"start": start, "end": time.monotonic(), "pid": os.getpid()}
 
 
+def fill(arguments: dict[str, Any], report: Report) -> dict[str, Any]:
+    """Fills the disk that its log is on too."""
+    try:
+        with (Path(arguments["folder"]) / "ballast").open("wb", buffering=0) as file:
+            while True:
+                file.write(b"x" * 4096)
+    except OSError:
+        if arguments["how"] == "dies":
+            os.kill(os.getpid(), signal.SIGBUS)
+        raise
+
+
+def full(arguments: dict[str, Any], report: Report) -> dict[str, Any]:
+    raise OSError(errno.ENOSPC, "No space left on device", arguments["path"])
+
+
+def closes_its_pipe(arguments: dict[str, Any], report: Report) -> dict[str, Any]:
+    os.closerange(3, 64)
+    time.sleep(60)
+    return {}
+
+
 def _count(arguments: dict[str, Any]) -> int:
     """How often this has been called with the same file, this call included."""
     with Path(arguments["calls"]).open("a+") as file:
@@ -77,7 +100,8 @@ def _count(arguments: dict[str, Any]) -> int:
         return file.tell()
 
 
-KINDS = {f.__name__: f for f in (echo, chatter, large, fail, unserialisable, die, busy, interrupt, nap)}
+FUNCTIONS = (echo, chatter, large, fail, unserialisable, die, busy, interrupt, nap, fill, full, closes_its_pipe)
+KINDS = {f.__name__: f for f in FUNCTIONS}
 
 # The second worker to come here imports slowly, if a test asks for it.
 if marker := os.environ.get("SLOW_IMPORT"):

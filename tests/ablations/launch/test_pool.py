@@ -63,6 +63,20 @@ def test_results_come_back_by_key_from_processes_that_stay(tmp_path):
     assert events[2][1]["error"] is None and events[2][1]["seconds"] >= 0
 
 
+def test_it_tells_how_many_workers_are_ready(tmp_path):
+    heard = list[tuple[int, int]]()
+    with pool(tmp_path, workers=2, on_workers=lambda *ready: heard.append(ready)) as workers:
+        assert heard == [(0, 2)]
+        workers.run([Job("nap", "nap", {"seconds": 0.0})], Events(), limit=1)
+    assert heard == [(0, 2), (1, 2), (2, 2)]
+
+
+def test_a_worker_that_stops_without_ending_was_not_killed_by_others(tmp_path):
+    with pool(tmp_path, retries=0) as workers:
+        outcome = workers.run([Job("hangs", "closes_its_pipe", {})], Events())["hangs"]
+    assert "stopped without ending, and was ended" in outcome.error
+
+
 def test_prints_do_not_reach_the_protocol(tmp_path):
     events = Events()
     with pool(tmp_path) as workers:

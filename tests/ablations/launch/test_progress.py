@@ -143,6 +143,48 @@ def test_heartbeats_are_few_and_take_turns():
     assert threading.active_count() == count and len(stream.getvalue().splitlines()) == 4 + len(beats)
 
 
+def test_while_workers_start_something_moves():
+    """Before the first phase too; and not after they have started."""
+    stream = io.StringIO()
+    with Progress("plain", "moe_balance", stream, heartbeat=0.1) as progress:
+        progress.workers(0, 2)
+        assert stream.getvalue() == "wait   workers start (imports): 0 of 2 ready, 0 s\n"
+        time.sleep(0.35)
+        assert stream.getvalue().count("0 of 2 ready") >= 3
+        progress.phase("guards", JOBS, None)
+        progress.workers(1, 2)
+        time.sleep(0.25)
+        assert stream.getvalue().count("1 of 2 ready") >= 2
+        progress.workers(2, 2)
+        time.sleep(0.15)
+        lines = stream.getvalue().count("\n")
+        time.sleep(0.3)
+        assert stream.getvalue().count("\n") == lines
+
+
+def test_a_job_says_what_it_is_at():
+    stream = io.StringIO()
+    with Progress("plain", "moe_balance", stream, heartbeat=0.1) as progress:
+        progress.phase("speed", {"speed": ("all arms", 0)})
+        progress.event("speed", STARTED)
+        progress.event("speed", {"event": "step", "step": 3, "steps": 20, "what": "memory of mla"})
+        time.sleep(0.25)
+        progress.event("speed", DONE)
+    lines = stream.getvalue().splitlines()
+    assert "left" not in lines[2], "what comes next may take any time"
+    assert "step   speed     all arms: memory of mla  seed 0  step 3/20  0/1 done" in lines[2]
+    assert re.match(r"done   speed     all arms  seed 0  1/1 done", lines[-2])
+
+
+def test_a_note_of_a_job_is_shown_once():
+    stream = io.StringIO()
+    with Progress("plain", "moe_balance", stream) as progress:
+        progress.phase("confirm", JOBS, None)
+        for key in (*JOBS, "of another phase"):
+            progress.event(key, {"event": "note", "text": "W&B did not work"})
+    assert stream.getvalue().count("W&B did not work") == 1
+
+
 def test_none_is_silent():
     stream = io.StringIO()
     with Progress("none", "moe_balance", stream) as progress:
@@ -226,6 +268,22 @@ def test_many_trials_do_not_overflow_a_low_terminal(monkeypatch):
         screen.wait_for("more running")
     assert "and 25 more running" in screen.text and "t4 " in screen.text and "t5 " not in screen.text
     assert "confirm: stopped after 0 of 30" in screen.text
+
+
+def test_the_live_table_shows_workers_that_start_and_what_a_job_is_at(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("LINES", "24")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    with terminal() as (stream, screen), Progress("rich", "moe_balance", stream) as progress:
+        progress.workers(0, 2)
+        progress.phase("speed", {"speed": ("all arms", 0)})
+        screen.wait_for("workers start (imports): 0 of 2 ready")
+        screen.wait_for("ready, 1 s")
+        progress.workers(2, 2)
+        progress.event("speed", STARTED)
+        progress.event("speed", {"event": "step", "step": 3, "steps": 20, "what": "memory of mla"})
+        screen.wait_for("memory of mla")
+    assert "0 of 2 ready, 1 s" in screen.text and "all arms: memory of mla" in screen.text
 
 
 def test_a_dumb_terminal_gets_plain_lines(monkeypatch):
