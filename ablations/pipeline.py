@@ -51,7 +51,6 @@ def rank_trial(arm: str, seed: int, words: list[str]) -> tuple[int, dict[str, An
         "runs": str(runs),
         "cache_dir": str(runs / "data"),
         "labels": {"sweep": config.sweep.name, "scale": config.scale, "arm": arm, "seed": seed, "phase": "ranks"},
-        "track": {"mode": "disabled"},
     }
 
 

@@ -17,6 +17,7 @@ from ablations.keys import all_keys, trial_leaves
 from ablations.matching import solve
 from ablations.schema import Config, MatchedConfig, SweepConfig
 from ablations.sweepfile import read_scale, thinned
+from ablations.tracking import destination
 from ablations.trialkeys import TrialKeys, get, typed_trial
 from ablations.verdicts import DECISION_RULE
 from models.config import ModelConfig
@@ -328,6 +329,7 @@ def describe(plan: Plan) -> str:
         f"{base.microbatches} microbatches, data {base.data.source}",
         f"Search    {search}",
         f"Confirm   {len(plan.arms)} arms x {len(plan.seeds)} seeds ({seeds}) = {confirm} trials",
+        f"W&B       {destination(plan.config.track, Path(plan.config.runs_dir).absolute())}",
         f"Expected  about {duration(plan.minutes * 60)} with {plan.workers} worker{'s' * (plan.workers != 1)}",
         "",
     ]

@@ -11,7 +11,7 @@ from ablations.identity import environment, trial_id
 from ablations.launch.ranks import device_of
 from ablations.launch.strategy import PipelineStrategy
 from ablations.records import Record
-from ablations.tracking import StepLog, open_mirror
+from ablations.tracking import Mirror, StepLog
 from ablations.trial import Recorder, build_model, finish, open_data, quiet_lightning, trainer_of
 from ablations.trialkeys import typed_trial
 from models.module import Diverged
@@ -49,11 +49,8 @@ def train_rank(rank: int, ranks: int, arguments: Mapping[str, Any]) -> None:
     module = build_model(keys, seed, rank)
     callbacks: list[Any] = []
     if rank == 0:
-        mirror = open_mirror(
-            arguments["track"], folder.parent.parent / "wandb", arguments["labels"], arguments["keys"], arguments["id"]
-        )
         steps = StepLog(folder / "steps.jsonl", 0)
-        callbacks = [RankRecorder(keys, data, folder, steps, mirror, _Printer())]
+        callbacks = [RankRecorder(keys, data, folder, steps, Mirror(None), _Printer())]
     started = time.monotonic()
     device = device_of(rank, arguments)
     trainer = trainer_of(keys, folder, callbacks, PipelineStrategy(rank, ranks, device))

@@ -67,13 +67,16 @@ def _run(words: list[str]) -> int:
 
 def _report(conductor: Any) -> int:
     from ablations.report import PAGES, print_result, write_report
+    from ablations.tracking import written
 
     plan = conductor.plan
     result = write_report(conductor.runs, plan.sweep.name, plan.config.scale, plan.config.results_dir)
     print_result(result)
     for name in ("plan.json", "trials.json", *PAGES):
         print(conductor.folder / name)
-    print(f"trials, checkpoints and offline W&B runs: {conductor.runs / 'trials'}, {conductor.runs / 'wandb'}")
+    print(f"trials and checkpoints: {conductor.runs / 'trials'}")
+    if runs := written(conductor.runs):
+        print(runs)
     failed = [r for r in result.all_records if r.status == "failed"]
     return 1 if failed else 0
 

@@ -1,13 +1,36 @@
-"""Where a trial's numbers go while it trains: our own JSONL, which is the truth, and Weights & Biases, its mirror."""
+"""Where a trial's numbers go while it trains: our own JSONL, which is the truth, and Weights & Biases, its mirror.
 
+A run of W&B's holds what the step log and the record of a trial say, and nothing else: while the trial trains it is fed
+from them; it can be written from them later as well. A trial that two sweeps use has a run in each, and one that was
+interrupted has one history.
+"""
+
+import contextlib
+import hashlib
+import importlib.util
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+import shlex
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
+
+from ablations.files import read_json, write_json
+from ablations.records import Record, read_record
+
+if TYPE_CHECKING:
+    from ablations.schema import TrackConfig
 
 log = logging.getLogger(__name__)
+
+Report = Callable[[dict[str, Any]], None]
+POINTS = 200
+"""Steps of a trial that its run shows, at most about."""
+FALLBACK = ".fallback.json"
+WHOLE = "whole"
+"""The file that marks a run's folder when everything is in it."""
 
 
 class StepLog:
@@ -44,88 +67,184 @@ def read_steps(path: Path) -> list[dict[str, Any]]:
 
 
 class Mirror:
-    """A W&B run through Lightning's WandbLogger. Whatever fails in it is noted once, and the trial goes on without."""
+    """A trial as a W&B run. Whatever fails in it is passed to `failed`, once, and the trial goes on without.
 
-    def __init__(self, open_run: Callable[[], Any] | None) -> None:
-        self._logger: Any = None
+    open_run: opens it (None: there is none). steps: of the whole training.
+    """
+
+    def __init__(
+        self, open_run: Callable[[], Any] | None, steps: int = 1, failed: Callable[[str], None] = log.warning
+    ) -> None:
+        self._run: Any = None
+        self._every, self._steps, self._failed = max(1, steps // POINTS), steps, failed
         if open_run is not None:
-            self._try(lambda: setattr(self, "_logger", open_run()))
+            self._try(lambda: setattr(self, "_run", open_run()))
 
-    def log(self, metrics: Mapping[str, float], step: int) -> None:
-        if self._logger is not None:
-            self._try(lambda: self._logger.log_metrics(dict(metrics), step=step))
+    @property
+    def is_open(self) -> bool:
+        return self._run is not None
 
-    def summary(self, values: Mapping[str, Any]) -> None:
-        if self._logger is not None:
-            self._try(lambda: self._logger.experiment.summary.update(dict(values)))
+    def replay(self, rows: Sequence[Mapping[str, Any]], validation: Mapping[str, Sequence[float]]) -> None:
+        """What a step log and a record's validation hold, in order."""
+        columns = (validation.get(name, []) for name in ("step", "loss", "max_vio_global"))
+        found = {int(step): (loss, vio) for step, loss, vio in zip(*columns, strict=True)}
+        for row in rows:
+            self.step(row)
+            if row["step"] in found:
+                self.validation(row["step"], *found[row["step"]])
 
-    def table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
-        if self._logger is not None:
-            self._try(lambda: self._logger.log_table(name, columns=columns, data=rows))
+    def step(self, row: Mapping[str, Any]) -> None:
+        """A row of the step log."""
+        if row["step"] % self._every == 0 or row["step"] == self._steps:
+            layers = enumerate(row.get("max_vio_layers", []), start=1)
+            values = {
+                "train/loss": row["loss"],
+                "train/aux_loss": row["aux_loss"],
+                "train/max_vio_batch": row["max_vio"],
+                "train/lr": row["lr"],
+                **{f"train/max_vio_batch_layer{i}": value for i, value in layers},
+            }
+            self._log(values, row["step"])
 
-    def finish(self, exit_code: int = 0) -> None:
-        if self._logger is not None:
-            self._try(lambda: self._logger.experiment.finish(exit_code=exit_code))
-            self._logger = None
+    def validation(self, step: int, loss: float, max_vio: float) -> None:
+        self._log({"validation/loss": loss, "validation/max_vio_global": max_vio}, step)
+
+    def finish(self, record: Record | None) -> None:
+        """End the run with what the record says; None: the trial failed, or was stopped."""
+        if self._run is not None and record is not None:
+            self._try(lambda: self._run.summary.update(_summary(record)))
+        if self._run is not None:
+            self._try(lambda: self._run.finish(exit_code=0 if record and record.status == "complete" else 1))
+        if self._run is not None and record is not None:
+            self._try(lambda: (Path(self._run.dir).parent / WHOLE).touch())
+        self._run = None
+
+    def _log(self, values: dict[str, float], step: int) -> None:
+        if self._run is not None:
+            self._try(lambda: self._run.log(values, step=step))
 
     def _try(self, act: Callable[[], Any]) -> None:
         try:
             act()
         except Exception as error:  # a tracker must never fail a trial, whatever it raises
-            self._logger = None
-            log.warning("Weights & Biases is left out from here on: %s: %s", type(error).__name__, error)
+            self._run = None
+            self._failed(" ".join(f"{type(error).__name__}: {error}".split())[:200])
 
 
-def open_mirror(
-    track: Mapping[str, Any], folder: Path, labels: Mapping[str, Any], config: Mapping[str, Any], run_id: str
-) -> Mirror:
-    """The mirror of one trial (`labels`: sweep, scale, arm, seed, phase), or one that does nothing.
+def _summary(record: Record) -> dict[str, Any]:
+    scores = {
+        f"{task}/{name}": value
+        for task, row in record.scores.items()
+        for name, value in row.items()
+        if isinstance(value, int | float) and name not in ("n", "chance")
+    }
+    reason = {"reason": record.reason} if record.reason else {}
+    return {"status": record.status, **reason, **record.metrics, **scores, **record.timings}
 
-    Group = sweep, job_type = arm. Offline runs are under `folder`/wandb; `wandb sync` sends them.
+
+def open_mirror(arguments: Mapping[str, Any], steps: int, report: Report = lambda event: None) -> Mirror:
+    """The mirror of a trial (`arguments`: as of `run_trial`), or one that does nothing.
+
+    Group = sweep, job_type = arm. What fails first takes all trials of this command a step down, from online to offline
+    and from there to nothing, so that no other waits for the same network; `report` hears of it as a `note`.
     """
-    mode = resolve_mode(track["mode"])
-    if mode == "disabled":
-        return Mirror(None)
+    mode = _mode_now(arguments["track"]["mode"], runs_of(arguments) / "wandb")
+    mirror = _mirror_in(mode, arguments, steps, report)
+    if mirror.is_open or mode != "online":
+        return mirror
+    with contextlib.suppress(Exception):  # W&B's service holds on to the id of the run that it could not open
+        import wandb
+
+        wandb.teardown()
+    return _mirror_in("offline", arguments, steps, report)
+
+
+def _mirror_in(mode: str, arguments: Mapping[str, Any], steps: int, report: Report) -> Mirror:
+    folder, own = runs_of(arguments) / "wandb", run_id(arguments["labels"], arguments["id"])
+
+    def failed(reason: str) -> None:
+        text = _fall_back(folder, mode, reason.replace(f" for run {own}", ""))
+        log.warning(text)
+        report({"event": "note", "text": text})
 
     def open_run() -> Any:
-        import wandb
-        from lightning.pytorch.loggers import WandbLogger
+        for earlier in _folders(folder, own) if mode == "offline" else []:
+            if not (earlier / WHOLE).exists():  # of a trial that was interrupted; its rows are logged again
+                shutil.rmtree(earlier, ignore_errors=True)
+        return _open(mode, folder.parent, own, arguments)
 
-        settings = wandb.Settings(
-            silent=True,
-            console="off",
-            x_disable_stats=True,
-            x_disable_meta=True,
-            disable_git=True,
-            disable_code=True,
-            x_disable_machine_info=True,
-            init_timeout=20,
-        )
-        folder.mkdir(parents=True, exist_ok=True)
-        logger = WandbLogger(
-            name=f"{labels['arm']}-s{labels['seed']}",
-            id=run_id,
-            save_dir=str(folder),
-            offline=mode == "offline",
-            project=track["project"],
-            entity=track["entity"],
-            group=labels["sweep"],
-            job_type=labels["arm"],
-            tags=[str(labels[key]) for key in ("scale", "phase")],
-            config={**config, **labels},
-            settings=settings,
-            reinit="create_new",
-        )
-        _ = logger.experiment  # starts the run now, so that a failure shows here
-        return logger
+    return Mirror(None if mode == "disabled" else open_run, steps, failed)
 
-    return Mirror(open_run)
+
+def mirror_record(arguments: Mapping[str, Any], steps: int, report: Report) -> None:
+    """Write the run of a trial that is on record, from its record and its step log."""
+    folder = Path(arguments["trial_dir"])
+    record = read_record(folder / "record.json")
+    thinned = [dict(zip(record.history, row, strict=True)) for row in zip(*record.history.values(), strict=True)]
+    mirror = open_mirror(arguments, steps, report)
+    mirror.replay(read_steps(folder / "steps.jsonl") or thinned, record.validation)
+    mirror.finish(record)
+
+
+def _open(mode: str, runs: Path, own: str, arguments: Mapping[str, Any]) -> Any:
+    import wandb
+
+    track, labels = arguments["track"], arguments["labels"]
+    (runs / "wandb").mkdir(parents=True, exist_ok=True)  # W&B would take a folder of the system's without a word
+    settings = wandb.Settings(
+        silent=True,
+        console="off",
+        x_disable_stats=True,
+        x_disable_meta=True,
+        disable_git=True,
+        disable_code=True,
+        x_disable_machine_info=True,
+        init_timeout=20,
+        finish_timeout=60,
+        finish_timeout_raises=True,
+    )
+    return wandb.init(
+        mode="online" if mode == "online" else "offline",
+        dir=str(runs),
+        project=track["project"],
+        entity=track["entity"],
+        id=own,
+        name=f"{labels['arm']}-s{labels['seed']}",
+        group=labels["sweep"],
+        job_type=labels["arm"],
+        tags=[str(labels[key]) for key in ("scale", "phase")],
+        config={**arguments["keys"], **labels, "trial": arguments["id"]},
+        resume="allow",
+        reinit="create_new",
+        settings=settings,
+    )
+
+
+def runs_of(arguments: Mapping[str, Any]) -> Path:
+    """runs_dir of a trial."""
+    return Path(arguments["trial_dir"]).parent.parent
+
+
+def run_id(labels: Mapping[str, Any], trial_id: str) -> str:
+    """A trial may be used by several sweeps, and by several arms of one; each use is a run of its own."""
+    return hashlib.sha256(json.dumps([dict(labels), trial_id], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def is_mirrored(arguments: Mapping[str, Any]) -> bool:
+    folders = _folders(runs_of(arguments) / "wandb", run_id(arguments["labels"], arguments["id"]))
+    return any((folder / WHOLE).exists() for folder in folders)
+
+
+def _folders(folder: Path, run: str) -> list[Path]:
+    """W&B's own, online and offline; a second one of a name gets a number."""
+    return [*folder.glob(f"*run-*-{run}"), *folder.glob(f"*run-*-{run}-*")]
+
+
+# --- where runs go
 
 
 def resolve_mode(mode: str) -> str:
     """`auto`: online with a login, else offline; `disabled` where wandb is not installed."""
-    import importlib.util
-
     if mode == "disabled" or importlib.util.find_spec("wandb") is None:
         return "disabled"
     if mode != "auto":
@@ -137,6 +256,68 @@ def resolve_mode(mode: str) -> str:
     if os.environ.get("WANDB_API_KEY"):
         return "online"
     try:
-        return "online" if netrc.netrc().authenticators("api.wandb.ai") else "offline"
+        return "online" if netrc.netrc(os.environ.get("NETRC")).authenticators(_host()) else "offline"
     except (OSError, netrc.NetrcParseError):
         return "offline"
+
+
+def destination(track: "TrackConfig", runs: Path) -> str:
+    """Where this command's runs will go, for the plan: nothing is uploaded without having been said."""
+    own = " (track.mode)" if track.mode != "auto" else ""
+    match resolve_mode(track.mode):
+        case "online":
+            project = f"{track.entity}/{track.project}" if track.entity else track.project
+            why = own or " (you are logged in; track.mode=offline uploads nothing)"
+            return f"uploaded to {_host()}, project {project}{why}"
+        case "offline":
+            return f"offline, in {runs / 'wandb'}{own or ' (no login is found; nothing is uploaded)'}"
+    return "none" + (own or " (WANDB_MODE, or wandb is not installed)")
+
+
+def written(runs: Path) -> str | None:
+    """The offline runs that are there and the command that sends them, or None."""
+    found = list((runs / "wandb").glob("offline-run-*/run-*.wandb"))
+    place = shlex.quote(str(runs / "wandb")) + "/offline-run-*"
+    return f"W&B runs, offline: {len(found)}; to upload them: wandb sync {place}" if found else None
+
+
+def _host() -> str:
+    return os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").partition("://")[2].partition("/")[0]
+
+
+def wandb_places(runs: Path) -> dict[str, str]:
+    """For the workers' environment: where W&B keeps what belongs to no run. What waits to be uploaded lies beside the
+    runs and not in the user's home, and so does everything where there is no home that can be written."""
+    home, own = Path("~").expanduser(), runs / "wandb" / ".home"
+    names = ["WANDB_DATA_DIR"]
+    if not home.is_dir() or not os.access(home, os.W_OK):
+        names += ["WANDB_CONFIG_DIR", "WANDB_CACHE_DIR"]
+    return {name: str(own) for name in names if name not in os.environ}
+
+
+def begin_tracking(runs: Path) -> None:
+    """Forget what an earlier command fell back to: the network may be there again."""
+    (runs / "wandb" / FALLBACK).unlink(missing_ok=True)
+
+
+def fallen_back(runs: Path) -> str | None:
+    """What has failed since `begin_tracking`, in a sentence, or None."""
+    with contextlib.suppress(OSError, ValueError):
+        return str(read_json(runs / "wandb" / FALLBACK)["text"])
+    return None
+
+
+def _mode_now(mode: str, folder: Path) -> str:
+    with contextlib.suppress(OSError, ValueError):
+        fallen = str(read_json(folder / FALLBACK)["mode"])
+        return fallen if mode == "online" else "disabled" if fallen == "disabled" else mode
+    return mode
+
+
+def _fall_back(folder: Path, mode: str, reason: str) -> str:
+    lower = "offline" if mode == "online" else "disabled"
+    what = "runs are written offline" if lower == "offline" else "no more runs are written"
+    text = f"Weights & Biases did not work {mode}, {what} from here on: {reason}"
+    with contextlib.suppress(OSError):
+        write_json(folder / FALLBACK, {"mode": lower, "text": text})
+    return text

@@ -16,6 +16,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import Strategy
 
 from ablations.files import write_atomically
@@ -56,8 +57,15 @@ def run_trial(arguments: Mapping[str, Any], report: Report) -> dict[str, Any]:
     folder = Path(arguments["trial_dir"])
     record_path = folder / "record.json"
     if not record_path.is_file():
-        _train(arguments, folder, report).write(record_path)
+        mirror = open_mirror(arguments, typed_trial(arguments["keys"]).steps, report)
+        try:
+            record = _train(arguments, folder, mirror, report)
+        except BaseException:
+            mirror.finish(None)
+            raise
+        record.write(record_path)
         (folder / RESUME).unlink(missing_ok=True)
+        mirror.finish(record)
     record = read_record(record_path)
     return {"status": record.status, "loss": record.metrics.get("loss"), "reason": record.reason}
 
@@ -88,6 +96,7 @@ def trainer_of(
         accelerator="gpu" if keys.train.device == "cuda" else "cpu",
         devices=1,
         strategy=strategy,
+        plugins=[LightningEnvironment()],  # else it looks for a cluster to be a part of
         gradient_clip_val=keys.optim.clip_norm,
         gradient_clip_algorithm="norm",
         callbacks=callbacks,
@@ -101,16 +110,13 @@ def trainer_of(
     )
 
 
-def _train(arguments: Mapping[str, Any], folder: Path, report: Report) -> Record:
+def _train(arguments: Mapping[str, Any], folder: Path, mirror: Mirror, report: Report) -> Record:
     keys, seed = typed_trial(arguments["keys"]), int(arguments["seed"])
     quiet_lightning()
     folder.mkdir(parents=True, exist_ok=True)
     data = open_data(keys.data, keys.model.vocab_size, arguments["cache_dir"])
     module = build_model(keys, seed)
     resume, done = _resumable(folder)
-    mirror = open_mirror(
-        arguments["track"], folder.parent.parent / "wandb", arguments["labels"], arguments["keys"], arguments["id"]
-    )
     recorder = Recorder(keys, data, folder, StepLog(folder / "steps.jsonl", done), mirror, report)
     base = Record(
         id=arguments["id"],
@@ -125,12 +131,7 @@ def _train(arguments: Mapping[str, Any], folder: Path, report: Report) -> Record
     try:
         trainer.fit(module, TextDataModule(data, seed, keys.batches), ckpt_path=resume, weights_only=True)
     except Diverged as diverged:
-        mirror.summary({"status": "diverged", "reason": str(diverged)})
-        mirror.finish(exit_code=1)
         return dataclasses.replace(base, status="diverged", reason=str(diverged), history=recorder.history())
-    except BaseException:
-        mirror.finish(exit_code=1)
-        raise
     finally:
         recorder.steps.close()
     train_s = time.monotonic() - started
@@ -153,8 +154,6 @@ def finish(
     metrics, load = test_metrics(keys, data, model)
     if not math.isfinite(metrics["loss"]):  # the last step's harm shows only here
         reason = f"loss on the {keys.eval.split} split is not finite after the last step"
-        recorder.mirror.summary({"status": "diverged", "reason": reason})
-        recorder.mirror.finish(exit_code=1)
         return dataclasses.replace(base, status="diverged", reason=reason, history=recorder.history())
     metrics |= batch_metrics(keys, recorder.steps.rows)
     metrics |= precision_metrics(keys, data, model)
@@ -178,17 +177,6 @@ def finish(
         "eval_s": time.monotonic() - started,
         "tokens_per_second": trained_here / train_s,
     }
-    plain_scores = {
-        f"{task}/{name}": value
-        for task, row in scores.items()
-        for name, value in row.items()
-        if isinstance(value, int | float) and name not in ("n", "chance")
-    }
-    recorder.mirror.summary({"status": "complete", **metrics, **plain_scores, **timings})
-    if load:
-        columns = ["layer", *(f"expert_{e}" for e in range(len(load[0])))]
-        recorder.mirror.table("load", columns, [[layer, *row] for layer, row in enumerate(load)])
-    recorder.mirror.finish()
     return dataclasses.replace(
         base,
         metrics=metrics,
@@ -213,6 +201,9 @@ class Recorder(L.Callback):
         self._validate_steps = fractions_of(keys.steps, keys.train.validate_every)
         self._checkpoint_steps = fractions_of(keys.steps, keys.train.checkpoint_every) - {keys.steps}
         self._reported = self._started = time.monotonic()
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.mirror.replay(self.steps.rows, self.validation)  # of a trial that goes on; else there is nothing yet
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
         assert isinstance(module, LanguageModel) and module.result is not None
@@ -244,17 +235,7 @@ class Recorder(L.Callback):
                     "tokens_per_second": speed,
                 }
             )
-        if step % max(1, self.keys.steps // HISTORY_POINTS) == 0 or step == self.keys.steps:
-            self.mirror.log(
-                {
-                    "train/loss": row["loss"],
-                    "train/aux_loss": row["aux_loss"],
-                    "train/max_vio_batch": row["max_vio"],
-                    "train/lr": row["lr"],
-                    **{f"train/max_vio_batch_layer{i}": value for i, value in enumerate(layers, start=1)},
-                },
-                step,
-            )
+        self.mirror.step(row)
         if step in self._validate_steps:
             self._validate(module.transformer, step)
         if step in self._checkpoint_steps:
@@ -271,7 +252,7 @@ class Recorder(L.Callback):
         seen = self.keys.tokens_after(step)
         for name, value in (("step", step), ("tokens", seen), ("loss", found.loss), ("max_vio_global", vio)):
             self.validation[name].append(value)
-        self.mirror.log({"validation/loss": found.loss, "validation/max_vio_global": vio}, step)
+        self.mirror.validation(step, found.loss, vio)
 
     def state_dict(self) -> dict[str, Any]:
         return {"validation": {name: list(column) for name, column in self.validation.items()}}

@@ -12,6 +12,7 @@ from ablations.launch.pool import Job, Pool
 from ablations.launch.progress import Progress
 from ablations.plan import Arm, Plan, results_dir
 from ablations.records import Record, read_record
+from ablations.tracking import resolve_mode
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Trials:
             self.progress.phase(
                 name, {t.id: (t.arm, t.seed) for t in todo.values()}, seconds, workers=self.plan.workers
             )
-            jobs = [Job(t.id, "trial", self._arguments(t)) for t in todo.values()]
+            jobs = [Job(t.id, "trial", self.arguments(t)) for t in todo.values()]
             outcomes = self.pool.run(jobs, self.progress.event)
             for trial in todo.values():
                 outcome, path = outcomes[trial.id], self.folder(trial.id) / "record.json"
@@ -97,7 +98,8 @@ class Trials:
                     path.unlink()
         return None
 
-    def _arguments(self, trial: Trial) -> dict[str, Any]:
+    def arguments(self, trial: Trial) -> dict[str, Any]:
+        """Of the jobs `trial` and `mirror`."""
         track = self.plan.config.track
         return {
             "id": trial.id,
@@ -112,7 +114,7 @@ class Trials:
                 "seed": trial.seed,
                 "phase": trial.phase,
             },
-            "track": {"mode": track.mode, "project": track.project, "entity": track.entity},
+            "track": {"mode": resolve_mode(track.mode), "project": track.project, "entity": track.entity},
         }
 
 

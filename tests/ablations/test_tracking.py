@@ -12,9 +12,24 @@ from typing import Any
 import pytest
 
 from ablations import tracking
-from ablations.records import read_record
-from ablations.tracking import Mirror, StepLog, open_mirror, read_steps, resolve_mode
+from ablations.records import Record, read_record
+from ablations.schema import TrackConfig
+from ablations.tracking import (
+    Mirror,
+    StepLog,
+    begin_tracking,
+    destination,
+    fallen_back,
+    is_mirrored,
+    mirror_record,
+    open_mirror,
+    read_steps,
+    resolve_mode,
+    wandb_places,
+    written,
+)
 from ablations.trial import run_trial
+from ablations.trialkeys import with_overrides
 
 LABELS = {"sweep": "moe_balance", "scale": "smoke", "arm": "bias", "seed": 1, "phase": "confirm"}
 TRACK = {"mode": "offline", "project": "p", "entity": None}
@@ -70,7 +85,7 @@ def test_a_log_that_lacks_the_checkpoint_s_steps_is_refused(log):
 
 
 class Broken:
-    """A logger all of whose methods and attributes raise."""
+    """A run all of whose methods and attributes raise."""
 
     def __init__(self) -> None:
         self.touched = 0
@@ -80,47 +95,81 @@ class Broken:
         raise ConnectionError("no network")
 
 
+ROW = {"step": 1, "loss": 1.0, "aux_loss": 0.0, "max_vio": 0.5, "lr": 0.1, "max_vio_layers": [0.5]}
+RECORD = Record("id", 1, "complete", {}, metrics={"loss": 1.0})
+
+
 def use(mirror: Mirror) -> None:
-    mirror.log({"loss": 1.0}, 1)
-    mirror.log({"loss": 0.9}, 2)
-    mirror.table("load", ["layer"], [[0]])
-    mirror.summary({"status": "complete"})
-    mirror.finish(exit_code=1)
-    mirror.finish()
+    mirror.step(ROW)
+    mirror.step(ROW)
+    mirror.validation(1, 1.0, 0.5)
+    mirror.finish(RECORD)
+    mirror.finish(None)
 
 
-@pytest.mark.parametrize("method", ["log", "table", "summary", "finish"])
-def test_a_logger_that_raises_is_noted_once_and_left_out(caplog, method):
-    broken = Broken()
-    mirror = Mirror(lambda: broken)
+@pytest.mark.parametrize("method", ["step", "validation", "finish", "stop"])
+def test_a_run_that_raises_is_noted_once_and_left_out(method):
+    broken, heard = Broken(), list[str]()
+    mirror = Mirror(lambda: broken, failed=heard.append)
     {
-        "log": lambda: mirror.log({"loss": 1.0}, 1),
-        "table": lambda: mirror.table("load", ["layer"], [[0]]),
-        "summary": lambda: mirror.summary({}),
-        "finish": mirror.finish,
+        "step": lambda: mirror.step(ROW),
+        "validation": lambda: mirror.validation(1, 1.0, 0.5),
+        "finish": lambda: mirror.finish(RECORD),
+        "stop": lambda: mirror.finish(None),
     }[method]()
     use(mirror)
     assert broken.touched == 1
-    assert [r.getMessage() for r in caplog.records] == [
-        "Weights & Biases is left out from here on: ConnectionError: no network"
-    ]
+    assert heard == ["ConnectionError: no network"]
 
 
-def test_a_run_that_cannot_be_opened_is_noted_and_left_out(caplog):
-    def refuse() -> Any:
-        raise TimeoutError("init took too long")
-
-    use(Mirror(refuse))
-    assert len(caplog.records) == 1
-    use(Mirror(None))
+def given_trial(folder: Path, mode: str = "offline") -> dict[str, Any]:
+    keys = {"model": {}, "optim": {}}
+    track = {**TRACK, "mode": mode}
+    return {"id": "t", "trial_dir": str(folder / "trials/t"), "labels": LABELS, "keys": keys, "track": track}
 
 
 def test_without_wandb_nothing_is_mirrored(tmp_path, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "wandb", None)
     assert resolve_mode("auto") == resolve_mode("online") == "disabled"
-    use(open_mirror(TRACK, tmp_path / "wandb", LABELS, {}, "id"))
+    use(open_mirror(given_trial(tmp_path, "disabled"), 1))
     assert not (tmp_path / "wandb").exists()
     assert not caplog.records
+
+
+@pytest.fixture
+def opened(monkeypatch) -> list[str]:
+    """The modes in which a run was opened; none can be."""
+    tried = list[str]()
+
+    def refuse(mode: str, *_: Any) -> Any:
+        tried.append(mode)
+        raise TimeoutError(f"no {mode}")
+
+    monkeypatch.setattr("ablations.tracking._open", refuse)
+    return tried
+
+
+def test_what_fails_once_is_not_tried_again_by_any_trial_of_the_command(tmp_path, opened):
+    events = list[dict[str, Any]]()
+    for _ in range(3):
+        use(open_mirror(given_trial(tmp_path, "online"), 1, events.append))
+    assert opened == ["online", "offline"]
+    assert [event["text"] for event in events] == [
+        "Weights & Biases did not work online, runs are written offline from here on: TimeoutError: no online",
+        "Weights & Biases did not work offline, no more runs are written from here on: TimeoutError: no offline",
+    ]
+    assert fallen_back(tmp_path) == events[-1]["text"]
+    begin_tracking(tmp_path)
+    assert fallen_back(tmp_path) is None
+    open_mirror(given_trial(tmp_path, "online"), 1)
+    assert opened == ["online", "offline"] * 2
+    assert written(tmp_path) is None, "no folder is named that was not written"
+
+
+def test_a_marker_that_cannot_be_written_ends_nothing(tmp_path, opened):
+    (tmp_path / "wandb").write_text("a file")
+    use(open_mirror(given_trial(tmp_path, "online"), 1))
+    assert opened == ["online", "offline"]
 
 
 def test_a_wandb_that_breaks_on_import_is_left_out(tmp_path, monkeypatch, caplog):
@@ -133,8 +182,34 @@ def test_a_wandb_that_breaks_on_import_is_left_out(tmp_path, monkeypatch, caplog
 
     monkeypatch.setattr(builtins, "__import__", broken)
     with caplog.at_level(logging.WARNING):
-        use(open_mirror(TRACK, tmp_path / "wandb", LABELS, {}, "id"))
+        use(open_mirror(given_trial(tmp_path), 1))
     assert "libwandb.so is damaged" in caplog.text
+
+
+def test_the_plan_says_where_runs_go(monkeypatch, tmp_path):
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "NETRC", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    runs, auto = tmp_path / "runs", TrackConfig()
+    assert destination(auto, runs) == f"offline, in {runs}/wandb (no login is found; nothing is uploaded)"
+    assert destination(TrackConfig(mode="disabled"), runs) == "none (track.mode)"
+    monkeypatch.setenv("WANDB_API_KEY", "secret")
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org/")
+    why = "(you are logged in; track.mode=offline uploads nothing)"
+    said = f"uploaded to wandb.example.org, project team/v3-ablations {why}"
+    assert destination(TrackConfig(entity="team"), runs) == said
+    assert destination(TrackConfig(mode="offline"), runs) == f"offline, in {runs}/wandb (track.mode)"
+
+
+def test_without_a_home_wandb_keeps_everything_beside_the_runs(monkeypatch, tmp_path):
+    for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert set(wandb_places(tmp_path)) == {"WANDB_DATA_DIR"}
+    monkeypatch.setenv("HOME", str(tmp_path / "none"))
+    assert set(wandb_places(tmp_path)) == {"WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"}
+    monkeypatch.setenv("WANDB_CACHE_DIR", "/own")
+    assert "WANDB_CACHE_DIR" not in wandb_places(tmp_path)
 
 
 def test_auto_is_offline_without_a_login(monkeypatch, tmp_path):
@@ -156,11 +231,14 @@ def test_auto_is_offline_without_a_login(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def trial(plan, data_cache, tmp_path) -> dict[str, Any]:
-    """A real trial of 12 steps, mirrored offline."""
+def trial(plan, data_cache, tmp_path, monkeypatch) -> dict[str, Any]:
+    """A real trial of 12 steps with a checkpoint after 3, 6 and 9, mirrored offline."""
+    for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "wandb-home"))
+    monkeypatch.delenv("WANDB_MODE", raising=False)
     return {
         "id": "0123456789abcdef",
-        "keys": plan().arms["bias"].keys,
+        "keys": with_overrides(plan().arms["bias"].keys, {"train.checkpoint_every": 0.25}, "test"),
         "seed": 1,
         "trial_dir": str(tmp_path / "runs/trials/0123456789abcdef"),
         "cache_dir": str(data_cache),
@@ -169,45 +247,85 @@ def trial(plan, data_cache, tmp_path) -> dict[str, Any]:
     }
 
 
-def test_an_offline_run_holds_what_the_record_holds(trial, tmp_path, monkeypatch):
-    for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
-        monkeypatch.setenv(name, str(tmp_path / "wandb-home"))
-    monkeypatch.delenv("WANDB_MODE", raising=False)
+def inspect(folder: Path) -> list[dict[str, Any]]:
+    command = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json", str(folder)]
+    text = subprocess.run(command, capture_output=True, text=True, check=True, env=dict(os.environ)).stdout
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def history_of(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [line["history"]["item"] for line in lines if line["type"] == "history"]
+
+
+def check_run(folder: Path, record: Record) -> list[dict[str, Any]]:
+    """Exactly what the record says, step by step and once."""
+    lines = inspect(folder)
+    history = history_of(lines)
+    assert [item["_step"] for item in history] == record.history["step"]
+    assert [item["train/loss"] for item in history] == pytest.approx(record.history["loss"])
+    validation = {item["_step"]: item["validation/loss"] for item in history if "validation/loss" in item}
+    assert validation == pytest.approx(dict(zip(record.validation["step"], record.validation["loss"], strict=True)))
+    summary = {name: x for line in lines if line["type"] == "summary" for name, x in line["summary"]["update"].items()}
+    assert summary["status"] == "complete"
+    assert {name: summary[name] for name in record.metrics} == pytest.approx(record.metrics)
+    assert not [name for item in history for name in item if name.startswith("load")]
+    assert lines[-1]["exit"]["exit_code"] == 0
+    return lines
+
+
+def test_an_offline_run_holds_what_the_record_holds(trial, tmp_path):
     assert run_trial(trial, lambda event: None)["status"] == "complete"
     record = read_record(Path(trial["trial_dir"]) / "record.json")
-    (folder,) = (tmp_path / "runs/wandb/wandb").glob("offline-run-*")
-    wandb = Path(sys.executable).with_name("wandb")
-    command = [str(wandb), "leet", "inspect", "--json", str(folder)]
-    text = subprocess.run(command, capture_output=True, text=True, check=True, env=dict(os.environ)).stdout
-    lines = [json.loads(line) for line in text.splitlines()]
+    (folder,) = (tmp_path / "runs/wandb").glob("offline-run-*")
+    lines = check_run(folder, record)
     (run,) = [line["run"] for line in lines if line["type"] == "run"]
     wanted = {"run_group": "moe_balance", "job_type": "bias", "display_name": "bias-s1", "project": "p"}
     assert {name: run[name] for name in wanted} == wanted
-    assert run["run_id"] == record.id
     assert set(run["tags"]) == {"smoke", "confirm"}
     config = run["config"]["update"]
     assert config["model"]["moe"]["balance"]["kind"] == "bias"
-    assert (config["seed"], config["optim"]["lr"]) == (1, record.config["optim"]["lr"])
-    history = [line["history"]["item"] for line in lines if line["type"] == "history"]
-    losses = {item["trainer/global_step"]: item["train/loss"] for item in history if "train/loss" in item}
-    assert losses == pytest.approx(dict(zip(record.history["step"], record.history["loss"], strict=True)))
-    validation = [item["validation/loss"] for item in history if "validation/loss" in item]
-    assert validation == pytest.approx(record.validation["loss"])
-    assert [item for item in history if "load._type" in item], "the loads are a table"
-    summary = {name: x for line in lines if line["type"] == "summary" for name, x in line["summary"]["update"].items()}
-    assert summary["status"] == "complete"
-    assert summary["max_vio_global"] == pytest.approx(record.metrics["max_vio_global"])
-    assert lines[-1]["exit"]["exit_code"] == 0
+    assert (config["seed"], config["trial"], config["optim"]["lr"]) == (1, record.id, record.config["optim"]["lr"])
+    said = written(tmp_path / "runs")
+    assert said == f"W&B runs, offline: 1; to upload them: wandb sync {tmp_path}/runs/wandb/offline-run-*"
+    command = said.rpartition(": ")[2].replace(
+        "wandb sync", f"{Path(sys.executable).with_name('wandb')} sync --dry-run"
+    )
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, env=dict(os.environ))
+    assert "Would sync 1 run" in done.stdout + done.stderr
+
+    other = {**trial, "labels": {**LABELS, "sweep": "balance_scope", "arm": "baseline"}}
+    assert is_mirrored(trial) and not is_mirrored(other)
+    mirror_record(other, 12, lambda event: None)
+    assert is_mirrored(other)
+    (second,) = set((tmp_path / "runs/wandb").glob("offline-run-*")) - {folder}
+    (run,) = [line["run"] for line in check_run(second, record) if line["type"] == "run"]
+    assert (run["run_group"], run["job_type"]) == ("balance_scope", "baseline")
+    assert run["run_id"] != folder.name.rpartition("-")[2]
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_an_interrupted_trial_has_one_history(trial, tmp_path):
+    def kill(event: dict[str, Any]) -> None:
+        if event["event"] == "step" and event["step"] >= 8:
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr("ablations.trial.REPORT_SECONDS", 0.0)
+        run_trial(trial, kill)
+    (first,) = (tmp_path / "runs/wandb").glob("offline-run-*")
+    assert [item["_step"] for item in history_of(inspect(first))] == list(range(1, 8)) and not is_mirrored(trial)
+    assert run_trial(trial, lambda event: None)["status"] == "complete"
+    (folder,) = (tmp_path / "runs/wandb").glob("offline-run-*")
+    check_run(folder, read_record(Path(trial["trial_dir"]) / "record.json"))
 
 
 def test_a_broken_tracker_changes_no_number(trial, monkeypatch, tmp_path):
-    quiet = {**trial, "track": {**TRACK, "mode": "disabled"}, "trial_dir": str(tmp_path / "quiet")}
+    quiet = {**trial, "track": {**TRACK, "mode": "disabled"}, "trial_dir": str(tmp_path / "quiet/trials/a")}
     run_trial(quiet, lambda event: None)
-
-    def broken(*args: Any) -> Mirror:
-        return Mirror(Broken)
-
-    monkeypatch.setattr("ablations.trial.open_mirror", broken)
+    monkeypatch.setattr("ablations.trial.open_mirror", lambda *_: Mirror(Broken))
     assert run_trial(trial, lambda event: None)["status"] == "complete"
     one, other = (read_record(Path(t["trial_dir"]) / "record.json") for t in (quiet, trial))
     assert (one.metrics, one.history, one.validation) == (other.metrics, other.history, other.validation)
