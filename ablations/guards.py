@@ -6,7 +6,7 @@ that moved along, a held-out text that was trained on.
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,8 @@ START_TOLERANCE = 0.5
 """Nats between the initial loss and ln(vocabulary)."""
 SCHEDULE_TOLERANCE = 1e-12
 """Of FP64 gradients, relative to the largest of each parameter."""
+GUARDS = ("causality", "schedule", "start", "determinism")
+"""What `arm_guards` looks at, in this order; the schedule where there is a pipeline."""
 SEPARATION_LIMIT = 0.05
 """Largest share of held-out 32-token windows that the training part may hold."""
 
@@ -160,8 +162,10 @@ def determinism(first: Iterable[Tensor], second: Iterable[Tensor], steps: int) -
     return GuardResult("determinism", equal, f"{steps} steps run twice: {word}")
 
 
-def arm_guards(keys: TrialKeys, seed: int, data: PackedData, steps: int = 2) -> list[GuardResult]:
-    """Causality, start and determinism of one arm, on real batches."""
+def arm_guards(
+    keys: TrialKeys, seed: int, data: PackedData, steps: int = 2, at: Callable[[str], None] = lambda name: None
+) -> list[GuardResult]:
+    """Causality, start and determinism of one arm, on real batches. `at` hears of each of GUARDS before its turn."""
     from ablations.trial import build_model
 
     batch = data.train_sequences(seed, *keys.batches[0])
@@ -170,12 +174,16 @@ def arm_guards(keys: TrialKeys, seed: int, data: PackedData, steps: int = 2) -> 
     fp32.document_end = keys.document_end
     initialise(fp32, seed, keys.model.std)
     few = batch[: min(2, len(batch)), :-1]
+    at("causality")
     results = [causality(fp32, few)]
     if keys.model.precision.fp8 and results[0].passed:
         results = [causality_in_training(keys, seed, few)]
     if keys.model.pipeline.schedule != "none":
+        at("schedule")
         results.append(same_gradients(keys, seed, batch))
+    at("start")
     results.append(start(build_model(keys, seed).to(device), batch.to(device)))
+    at("determinism")
     runs = []
     for _ in range(2):
         module = build_model(keys, seed).to(device)

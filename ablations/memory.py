@@ -1,52 +1,120 @@
 """Peak memory of training each arm, in a new process of its own.
 
 A process keeps what earlier work made it grow by: of arms that follow one another in one process, each shows what the
-largest so far has needed.
+largest so far has needed. `python -m ablations.memory` imports everything once and then measures one arm after another,
+each in a fork of itself, over plain pipes.
 """
 
 import contextlib
+import json
+import os
 import resource
+import subprocess
 import sys
-from collections.abc import Mapping
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
+from ablations.home import ROOT
 
-from ablations.guards import train_steps
-from ablations.trial import build_model, open_data
-from ablations.trialkeys import typed_trial
+Say = Callable[[str], None]
 
 
-def training_memory(arms: Mapping[str, Any], cache_dir: str) -> dict[str, float]:
+def training_memory(
+    arms: Mapping[str, Any], cache_dir: str, at: Say = lambda name: None, say: Say = lambda text: None
+) -> dict[str, float]:
     """{arm: bytes} that two training steps (or the only one) need at their peak: parameters, gradients, moments and
-    activations, on a CPU also what libraries keep for themselves. An arm whose process dies is left out."""
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()  # room for the other processes
-    context = get_context("forkserver")  # one process imports everything once, the others begin as its copies
-    context.set_forkserver_preload([__name__])
-    found = {}
-    for name, arm in arms.items():
-        receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=_measure, args=(arm, cache_dir, sender), daemon=True)
-        process.start()
-        sender.close()
-        try:
-            found[name] = receiver.recv()
-        except EOFError:
-            process.join()
-            print(f"no memory of {name}: its process ended with exit code {process.exitcode}", file=sys.stderr)
-        process.join()
+    activations, on a CPU also what libraries keep for themselves. What cannot be measured is left out and said.
+
+    at: hears each arm's name before its turn, and "" while everything is imported. say: hears what was left out, and
+    why.
+    """
+    _make_room()
+    found: dict[str, float] = {}
+    command = [sys.executable, "-P", "-m", "ablations.memory"]
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    at("")
+    try:
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": paths}, text=True
+        ) as process:
+            assert process.stdin is not None
+            try:
+                _answer(process)  # it has imported everything
+                for name, arm in arms.items():
+                    at(name)
+                    process.stdin.write(json.dumps({"arm": arm, "cache_dir": cache_dir}) + "\n")
+                    process.stdin.flush()
+                    answer = _answer(process)
+                    if "bytes" in answer:
+                        found[name] = answer["bytes"]
+                    else:
+                        say(f"no memory of {name}: its process {answer['ended']}")
+            finally:
+                with contextlib.suppress(OSError):
+                    process.stdin.close()
+    except OSError as error:  # it could not be started, or is gone
+        say(f"no memory of {', '.join(name for name in arms if name not in found)}: {error}")
     return found
 
 
-def _measure(arm: Mapping[str, Any], cache_dir: str, sender: Connection) -> None:
-    sender.send(_peak_bytes(arm, cache_dir))
+def _answer(process: "subprocess.Popen[str]") -> dict[str, Any]:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:
+        raise ChildProcessError("the process that measures them has ended")
+    answer: dict[str, Any] = json.loads(line)
+    return answer
+
+
+def _make_room() -> None:
+    """On the GPU, for the other processes."""
+    import torch
+
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def _serve() -> None:
+    """Answer each line {"arm", "cache_dir"} with a line {"bytes"} or {"ended"}."""
+    import ablations.guards
+    import ablations.trial  # noqa: F401  both for the forks, whose own memory they would else be
+
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a library prints is no answer
+    print("{}", file=answers, flush=True)
+    for line in sys.stdin:
+        print(json.dumps(_in_a_fork(json.loads(line))), file=answers, flush=True)
+
+
+def _in_a_fork(question: Mapping[str, Any]) -> dict[str, Any]:
+    readable, writable = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(writable, json.dumps(_peak_bytes(question["arm"], question["cache_dir"])).encode())
+            os._exit(0)
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+            os._exit(1)
+    os.close(writable)
+    with os.fdopen(readable) as pipe:
+        said = pipe.read()
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if said and code == 0:
+        return {"bytes": json.loads(said)}
+    return {"ended": f"ended with exit code {code}" if code >= 0 else f"was ended by signal {-code}"}
 
 
 def _peak_bytes(arm: Mapping[str, Any], cache_dir: str) -> float:
+    import torch
+
+    from ablations.guards import train_steps
+    from ablations.trial import build_model, open_data
+    from ablations.trialkeys import typed_trial
+
     keys = typed_trial(arm)
     torch.set_num_threads(keys.train.threads)
     before = reset_peak()
@@ -70,3 +138,7 @@ def peak_resident() -> int:
     if status.is_file():
         return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if "VmHWM" in line)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+if __name__ == "__main__":
+    _serve()

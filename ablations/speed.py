@@ -30,14 +30,16 @@ PROMPTS = 16
 
 Measured = dict[str, Any]
 T = TypeVar("T")
+At = Callable[[str], None]
 
 
-def training_speed(arms: Mapping[str, Any], cache_dir: str) -> dict[str, Measured]:
+def training_speed(arms: Mapping[str, Any], cache_dir: str, at: At = lambda where: None) -> dict[str, Measured]:
     """{arm: {"tokens_per_second", "seconds_per_token"}}: of the fastest round, and of each. A round takes one step of
-    every arm, in turns from the first and from the last."""
+    every arm, in turns from the first and from the last. `at` hears of each arm and of each round before its turn."""
     running: dict[str, tuple[partial[None], TrialKeys]] = {}
     seconds: dict[str, list[float]] = {}
     for name, arm in arms.items():
+        at(f"first step of {name}")
         keys = typed_trial(arm)
         batch = open_data(keys.data, keys.model.vocab_size, cache_dir).train_batch(0, 0).to(keys.train.device)
         module = build_model(keys, 0).to(keys.train.device)
@@ -47,6 +49,7 @@ def training_speed(arms: Mapping[str, Any], cache_dir: str) -> dict[str, Measure
         step()  # the first makes the optimizer's moments and the kernels
         running[name], seconds[name] = (step, keys), []
     for done in range(TRAINING_ROUNDS):
+        at(f"training speed, round {done + 1}")
         for name in list(running) if done % 2 == 0 else reversed(running):
             step, keys = running[name]
             torch.set_num_threads(keys.train.threads)
@@ -55,7 +58,9 @@ def training_speed(arms: Mapping[str, Any], cache_dir: str) -> dict[str, Measure
     return {name: {"tokens_per_second": 1 / min(own), "seconds_per_token": own} for name, own in seconds.items()}
 
 
-def decoding_speed(arms: Mapping[str, Any], checkpoints: Mapping[str, str], cache_dir: str) -> dict[str, Measured]:
+def decoding_speed(
+    arms: Mapping[str, Any], checkpoints: Mapping[str, str], cache_dir: str, at: At = lambda where: None
+) -> dict[str, Measured]:
     """{arm: {"decode_tokens_per_second", ...}} of greedy decoding with a cache, MLA absorbed; for an arm with MTP
     modules also its self-speculative decoding: "speculative_speedup" over its own greedy decoding,
     "speculative_tokens_per_forward" and "speculative_acceptance_k". Arms without a trained checkpoint are left out.
@@ -72,6 +77,7 @@ def decoding_speed(arms: Mapping[str, Any], checkpoints: Mapping[str, str], cach
     drafted: dict[str, list[float]] = {name: [] for name in models}
     for _ in range(DECODING_ROUNDS):
         for name, (model, prompts, keys) in models.items():
+            at(f"decoding of {name}")
             torch.set_num_threads(keys.train.threads)
             words = (model, prompts, keys.data.seq_len // 2, keys.model.attention.kind == "mla")
             taken, _ = _timed(partial(greedy, *words), keys.train.device)

@@ -1,6 +1,7 @@
 """What is measured of arms apart from their trials."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,12 +27,35 @@ def test_memory_is_that_of_the_arm_alone(arguments: Callable[..., Any]) -> None:
     assert peak["large"] - peak["first"] > 16 * 2 * (4096 - 512) * 64
 
 
-def test_an_arm_whose_process_dies_is_left_out(arguments: Callable[..., Any], capfd: Any) -> None:
-    given = arguments(changes={})
+def test_an_arm_whose_process_dies_is_left_out_and_said(
+    arguments: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under a TMPDIR whose path is too long for a socket's name."""
+    long = tmp_path / ("x" * 130)
+    long.mkdir()
+    monkeypatch.setenv("TMPDIR", str(long))
+    given, places, said = arguments(changes={}), list[str](), list[str]()
     keys = {**given["keys"], "model": {**given["keys"]["model"], "d_model": -1}}
-    found = training_memory({"impossible": keys, "possible": given["keys"]}, given["cache_dir"])
-    assert set(found) == {"possible"}
-    assert "no memory of impossible: its process ended with exit code 1" in capfd.readouterr().err
+    arms = {"impossible": keys, "possible": given["keys"]}
+    assert set(training_memory(arms, given["cache_dir"], places.append, said.append)) == {"possible"}
+    assert said == ["no memory of impossible: its process ended with exit code 1"]
+    assert places == ["", "impossible", "possible"]
+
+
+def test_where_no_process_can_be_started_memory_alone_is_given_up(
+    arguments: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ablations.jobs import KINDS
+
+    given, events = arguments(changes={}), list[dict[str, Any]]()
+    monkeypatch.setattr("ablations.memory.sys.executable", "/bin/false")
+    found = KINDS["speed"]({"arms": {"one": given["keys"]}, "cache_dir": given["cache_dir"]}, events.append)
+    assert found["one"]["tokens_per_second"] > 0 and "peak_training_bytes" not in found["one"]
+    notes = [event["text"] for event in events if event["event"] == "note"]
+    assert notes == ["no memory of one: the process that measures them has ended"]
+    steps = [event for event in events if event["event"] == "step"]
+    assert steps[0]["what"] == "first step of one" and steps[-1]["what"] == "memory: importing"
+    assert [event["step"] for event in steps] == list(range(len(steps))) and len(steps) <= steps[0]["steps"]
 
 
 def test_speed_counts_tokens_of_every_arm(arguments: Callable[..., Any]) -> None:
