@@ -16,8 +16,12 @@ from ablations.identity import environment, sha
 from ablations.launch.lock import single_owner
 from ablations.launch.pool import Job, Outcome, Pool, thread_environment
 from ablations.launch.progress import Progress
+from ablations.launch.space import DiskFull, full_place
 from ablations.plan import AA, CONTROL, Arm, Plan, config_guards, plan_document
+from ablations.records import read_record
+from ablations.room import check_room
 from ablations.study import search
+from ablations.tracking import begin_tracking, fallen_back, is_mirrored, resolve_mode, wandb_places
 from ablations.trials import Trial, Trials
 from models.typed import ConfigError
 from tasks.batches import prepare
@@ -50,7 +54,16 @@ class Conductor:
         self.trials: Trials
 
     def run(self) -> None:
-        """Conduct the sweep to its end. Raises ConfigError, GuardFailed, KeyboardInterrupt."""
+        """Conduct the sweep to its end. Raises ConfigError, GuardFailed, DiskFull, KeyboardInterrupt."""
+        try:
+            self._run()
+        except OSError as error:
+            place = full_place(error)
+            if place is None or isinstance(error, DiskFull):
+                raise
+            raise DiskFull(Path(place).parent if place else self.runs) from error
+
+    def _run(self) -> None:
         check_writable(self.runs)
         started = time.monotonic()
         with Progress(self.plan.config.launch.progress, self.plan.sweep.name) as self.progress:
@@ -58,13 +71,19 @@ class Conductor:
             with single_owner(self.folder), self._started_pool() as self.pool:
                 self.trials = Trials(self.plan, self.runs, self._fingerprint, self.pool, self.progress)
                 self._open_state()
+                check_room(self.plan, self.runs, self._confirmed())
+                begin_tracking(self.runs)
                 earlier = float(self.state.get("minutes") or 0.0)
                 try:
                     self._guards()
                     chosen = self._search()
                     self._confirm(chosen)
+                    self._mirror(chosen)
                     self._speed(chosen)
                 finally:
+                    fallen = fallen_back(self.runs)  # the worker that saw it has said so
+                    if fallen and fallen not in self.state["deviations"]:
+                        self.state["deviations"].append(fallen)
                     self.state["minutes"] = earlier + (time.monotonic() - started) / 60
                     self._save()
 
@@ -87,12 +106,11 @@ class Conductor:
     @contextlib.contextmanager
     def _started_pool(self) -> Iterator[Pool]:
         variables = {**thread_environment(self.plan.config.train.threads), **MALLOC, **QUIET}
-        # Tables wait for `wandb sync` beside the offline runs, not in the user's home.
-        variables |= {"WANDB_DATA_DIR": os.environ.get("WANDB_DATA_DIR", str(self.runs / "wandb"))}
+        variables |= wandb_places(self.runs)
         # Where the user has not said otherwise: no look-ups at a hub for tasks that need none.
         if all(task.startswith("python_") for task in self.plan.config.eval.tasks):
             variables |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-        with Pool(self.plan.workers, self.folder / "logs", variables) as pool:
+        with Pool(self.plan.workers, self.folder / "logs", variables, on_workers=self.progress.workers) as pool:
             yield pool
 
     def _text(self, arm: Arm) -> str:
@@ -118,6 +136,10 @@ class Conductor:
         self.state["plan_sha"] = hashlib.sha256(path.read_bytes()).hexdigest()
         self.state.setdefault("deviations", [])
         self._save()
+
+    def _confirmed(self) -> int:
+        """How many of the confirmation's trials have been run."""
+        return sum((self.trials.folder(row["id"]) / "record.json").is_file() for row in self.state.get("confirm", []))
 
     def _save(self) -> None:
         write_json(self.folder / "trials.json", self.state)
@@ -202,6 +224,29 @@ class Conductor:
         self.state["confirm"] = [{"arm": t.arm, "seed": t.seed, "id": t.id} for t in trials]
         self._save()
         self.trials.run("confirmation", trials)
+
+    # --- Weights & Biases
+
+    def _mirror(self, chosen: Mapping[str, Mapping[str, float]]) -> None:
+        """A run for each trial that this sweep uses and has none for yet: another sweep has trained it, or W&B was not
+        there when it was."""
+        if resolve_mode(self.plan.config.track.mode) == "disabled":
+            return
+        arms = {arm.name: arm for arm in self.plan.arms.values()}
+        used = [self.trials.of(arms[r["arm"]], "search", r["seed"], r["point"]) for r in self.state.get("search", [])]
+        used += [self.trials.of(a, "confirm", s, chosen[a.name]) for s in self.plan.seeds for a in arms.values()]
+        jobs, shown = [], {}
+        for trial in used:
+            arguments, key = self.trials.arguments(trial), f"mirror:{trial.arm}:{trial.id}"
+            path = self.trials.folder(trial.id) / "record.json"
+            if path.is_file() and read_record(path).status != "failed" and not is_mirrored(arguments):
+                jobs.append(Job(key, "mirror", arguments))
+                shown[key] = (trial.arm, trial.seed)
+        if jobs:
+            self.progress.phase("W&B", shown, 1.0, workers=self.plan.workers)
+            for key, outcome in self.pool.run(jobs, self.progress.event).items():
+                if outcome.error is not None:
+                    self._note(f"{key} was not written: {outcome.error}")
 
     # --- speed
 

@@ -1,5 +1,6 @@
 """What the scheduler does with a plan: which trials it asks for, what it writes down, what it never does twice."""
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -8,8 +9,10 @@ from typing import Any
 import pytest
 
 from ablations.conduct import GuardFailed, check_writable
-from ablations.files import read_json
+from ablations.files import read_json, write_json
+from ablations.launch.space import DiskFull
 from ablations.records import read_record
+from ablations.room import bytes_needed
 from ablations.show.results import Result, load_result
 from models.typed import ConfigError
 
@@ -293,3 +296,55 @@ def test_where_nothing_can_be_written(tmp_path):
         check_writable(tmp_path / "file" / "runs")
     check_writable(tmp_path / "new" / "runs")
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_every_trial_has_a_run_of_this_sweep_s_too(conduct, pool, runs, monkeypatch):
+    """Trials that another sweep has trained, or whose run a kill cut short; not those that are mirrored."""
+    written = set[str]()
+    monkeypatch.setattr("ablations.conduct.is_mirrored", lambda given: given["id"] in written)
+    pool.kinds["mirror"] = lambda given, report: written.add(given["id"]) or {}
+    state = conduct(*FRESH, "track.mode=offline").state
+    used = {row["id"] for row in (*state["search"], *state["confirm"])}
+    assert written == used and len(pool.ran["mirror"]) == len(used)
+    lost = state["confirm"][0]["id"]
+    written.discard(lost)
+    pool.ran.clear()
+    conduct(*FRESH, "track.mode=offline")
+    assert {kind: [job.arguments["id"] for job in jobs] for kind, jobs in pool.ran.items()} == {"mirror": [lost]}
+
+
+def test_a_wandb_that_fell_back_is_in_the_result(conduct, pool, runs):
+    trial, text = pool.kinds["trial"], "Weights & Biases did not work online"
+
+    def falling(arguments: dict[str, Any], report: Any) -> Any:
+        write_json(runs / "wandb" / ".fallback.json", {"mode": "offline", "text": text})
+        return trial(arguments, report)
+
+    pool.kinds["trial"] = falling
+    conduct(*FRESH)
+    assert load(runs).deviations.count(text) == 1
+
+
+def test_a_plan_that_cannot_fit_on_the_disk_trains_nothing(conduct, pool, plan, runs, monkeypatch):
+    words = ("eval.tasks=[python_cloze]", "seeds=900")
+    needed = bytes_needed(plan(*words))
+    parameters = max(arm.cost.total_params for arm in plan(*words).arms.values())
+    weights = 4 * 900 * 4 * parameters  # arms, seeds, bytes
+    assert needed > weights > bytes_needed(plan("eval.tasks=[]", "seeds=2"))
+    assert needed - bytes_needed(plan(*words), done=4 * 900) > weights
+    monkeypatch.setattr("ablations.room.free_bytes", lambda folder: 10_000_000)
+    with pytest.raises(ConfigError, match="10 MB are free, and this plan writes about .*B, most of it checkpoints"):
+        conduct(*words)
+    assert pool.ran == {}
+
+
+def test_a_disk_that_fills_up_is_one_line(conduct, pool, runs, monkeypatch):
+    """Where the scheduler itself writes, whatever it writes; the state that cannot be saved hides nothing."""
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("ablations.conduct.write_json", full)
+    with pytest.raises(DiskFull) as caught:
+        conduct(*FRESH)
+    assert caught.value.filename == str(runs) and "the disk is full" in caught.value.strerror
