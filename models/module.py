@@ -66,8 +66,7 @@ class LanguageModel(L.LightningModule):
         """With a `rank`, this process holds that rank's part of a pipeline (models/pipeline/ranks.py)."""
         super().__init__()
         check_fields(optim, "optim")
-        whole = rank is None
-        self.transformer = Transformer(model) if whole else partial_model(model, course.microbatches, rank)
+        self.transformer = Transformer(model) if rank is None else partial_model(model, course.microbatches, rank)
         initialise(self.transformer, seed, model.std, course.perturb)
         self.executor = executor_of(self.transformer, course.microbatches, rank, course.document_end)
         self.optim, self.course = optim, course
