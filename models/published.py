@@ -7,7 +7,7 @@ from operator import attrgetter
 from typing import Any
 
 from models.config import ModelConfig, RopeConfig
-from models.rules import validate
+from models.rules import fits_grouped, validate
 from models.sizes import size
 from models.typed import ConfigError, build
 
@@ -149,6 +149,8 @@ def model_config(values: Mapping[str, Any]) -> ModelConfig:
         raise ConfigError(f"first_k_dense_replace={dense}: some MTP modules dense, some not; ours are alike")
     if dense >= layers + config.mtp.depth:
         config = dataclasses.replace(config, feed_forward="dense", first_k_dense=layers)
+    if not fits_grouped(config):  # theirs to choose, and ours to multiply
+        config = dataclasses.replace(config, moe=dataclasses.replace(config.moe, backend="loop"))
     validate(config)
     return config
 

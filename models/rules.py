@@ -81,9 +81,8 @@ def _check_backend(config: ModelConfig) -> None:
         return
     if dtype == "float64":
         raise ConfigError("model.moe.backend=grouped_mm: has no FP64 kernel; use model.moe.backend=loop")
-    multiple = ROW_BYTES // {"float32": 4, "bfloat16": 2}[dtype]
-    widths = {"d_model": config.d_model, "moe.moe_intermediate_size": config.moe.moe_intermediate_size}
-    for name, width in widths.items():
+    multiple = grouped_multiple(dtype)
+    for name, width in _widths_of_experts(config).items():
         if width % multiple:
             below, above = width // multiple * multiple, -(-width // multiple) * multiple
             nearest = f"{below} or {above}" if below else f"{above}"
@@ -91,6 +90,20 @@ def _check_backend(config: ModelConfig) -> None:
                 f"model.{name}={width}: model.moe.backend=grouped_mm needs a multiple of {multiple} in {dtype}, the "
                 f"nearest {nearest}; or use model.moe.backend=loop"
             )
+
+
+def grouped_multiple(dtype: str) -> int:
+    """What widths are a multiple of that `grouped_mm` takes in this compute type."""
+    return ROW_BYTES // {"float32": 4, "bfloat16": 2}[dtype]
+
+
+def fits_grouped(config: ModelConfig) -> bool:
+    """Whether `grouped_mm` takes the experts' widths; of a config whose compute type is settled."""
+    return not any(width % grouped_multiple(config.dtype) for width in _widths_of_experts(config).values())
+
+
+def _widths_of_experts(config: ModelConfig) -> dict[str, int]:
+    return {"d_model": config.d_model, "moe.moe_intermediate_size": config.moe.moe_intermediate_size}
 
 
 def _check_mtp(mtp: MTPConfig) -> None:

@@ -433,7 +433,7 @@ FOREIGN: dict[str, tuple[dict[str, Any], str]] = {
     "no width": ({"hidden_size": 0, "initializer_range": None}, "model.d_model=0"),
     "no groups": ({"topk_group": 0}, "model.moe.topk_group=0"),
     "their groups": ({"n_group": 3, "topk_group": 2}, "model.moe.topk_group=2"),
-    "wider": ({"hidden_size": 28}, "model.embed_tokens.weight"),
+    "wider": ({"hidden_size": 25}, "model.embed_tokens.weight"),
     "deeper": ({"num_hidden_layers": 5}, "model.layers.3.eh_proj.weight"),
     "another vocabulary": ({"vocab_size": 62}, "[62, 24]"),
     "query rank": ({"q_lora_rank": 8}, "self_attn.q_proj.weight"),

@@ -14,7 +14,9 @@ from torch import Tensor
 from models.config import BalanceConfig, ModelConfig, MoEConfig, MTPConfig, OptimConfig, RopeConfig
 from models.module import Course, LanguageModel
 from models.moe import Experts, Router
+from models.published import hf_config, model_config
 from models.rules import check_length, validate
+from models.sizes import size
 from models.transformer import Transformer
 from models.typed import ConfigError, build, check_fields
 
@@ -232,3 +234,9 @@ def test_mtp_must_be_shallower_than_the_sequence(tiny: Tiny, depth: int) -> None
             check_length(config, length)
         assert "\n" not in str(caught.value)
     check_length(tiny(), 1)
+
+
+def test_a_published_model_of_widths_that_grouped_mm_refuses_is_multiplied_in_a_loop() -> None:
+    values = hf_config(replace(size("tiny")[0], dtype="float32", moe=MoEConfig(moe_intermediate_size=64)))
+    assert model_config(values).moe.backend == "grouped_mm"
+    assert model_config(values | {"moe_intermediate_size": 62}).moe.backend == "loop"
