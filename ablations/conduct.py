@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ablations.documents import PLAN, ConfirmTrial, PlanDocument, Point, SearchTrial, Speed, SweepState, sha_of
+from ablations.files import sha
 from ablations.guardresult import GuardResult, passed
 from ablations.guards import distinct
-from ablations.identity import environment, sha
+from ablations.identity import environment
 from ablations.launch.lock import single_owner
 from ablations.launch.pool import Outcome, Pool, thread_environment
 from ablations.launch.progress import Progress

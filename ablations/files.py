@@ -1,5 +1,6 @@
-"""JSON in files that are either whole or absent."""
+"""JSON: in files that are either whole or absent, and its hash."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -19,3 +20,8 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except ValueError as error:  # JSONDecodeError, UnicodeDecodeError
         raise ConfigError(f"{path}: not readable as JSON ({error}); restore it, or remove it") from error
+
+
+def sha(value: Any) -> str:
+    """sha256 of a JSON value, independent of the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

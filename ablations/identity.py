@@ -9,7 +9,6 @@ import ast
 import dataclasses
 import functools
 import hashlib
-import json
 import platform
 from collections.abc import Mapping
 from importlib import metadata
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ablations.closure import import_closure
+from ablations.files import sha
 from ablations.home import ROOT
 from ablations.trialkeys import TrialKeys
 from tasks.evals.fingerprint import task_fingerprint
@@ -96,11 +96,6 @@ def trial_id(keys: TrialKeys, seed: int, data_fingerprint: Mapping[str, Any], en
 def _without_places(stage: dict[str, Any]) -> dict[str, Any]:
     """Where the text lies does not matter, what it says does: the fingerprint has its hash."""
     return {**stage, "data": {key: value for key, value in stage["data"].items() if key not in ("path", "name")}}
-
-
-def sha(value: Any) -> str:
-    """sha256 of a JSON value, independent of the order of its keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def processor_name() -> str:

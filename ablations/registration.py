@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ablations.documents import ArmDocument, PlanDocument
-from ablations.identity import code_hash, sha
+from ablations.files import sha
+from ablations.identity import code_hash
 from ablations.plan import Arm, Plan
 from ablations.verdicts import DECISION_RULE
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ablations.documents import PLAN, PlanDocument, SweepState
-from ablations.identity import sha
+from ablations.files import sha
 
 HOW_IT_WAS_ASKED = ("command", "sweep_file")
 """What plan.json tells besides the plan: other words may ask for the same one."""

@@ -86,7 +86,8 @@ def trained(
 ) -> tuple["Transformer", dict[str, Any]]:
     """The arm's model from `folder`, trained first unless it lies there with the same keys, seed and data; and what its
     config.json says. Other code does not train it again: config.json names the code that did."""
-    from ablations.identity import code_hash, sha
+    from ablations.files import sha
+    from ablations.identity import code_hash
     from models.checkpoint import load_checkpoint, save_checkpoint
     from models.typed import ConfigError
 
