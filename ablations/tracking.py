@@ -6,9 +6,7 @@ interrupted has one history.
 """
 
 import contextlib
-import hashlib
 import importlib.util
-import json
 import logging
 import os
 import shlex
@@ -18,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from ablations.files import read_json, write_json
+from ablations.files import read_json, sha, write_json
 from ablations.records import RECORD, Record, read_record
 from ablations.requests import TrialRequest
 from ablations.schema import Mode, TrackConfig
@@ -198,9 +196,7 @@ def runs_of(request: TrialRequest) -> Path:
 
 def run_id(request: TrialRequest) -> str:
     """A trial may be used by several sweeps, and by several arms of one; each use is a run of its own."""
-    return hashlib.sha256(json.dumps([asdict(request.labels), request.trial.id], sort_keys=True).encode()).hexdigest()[
-        :16
-    ]
+    return sha([asdict(request.labels), request.trial.id])[:16]
 
 
 def is_mirrored(request: TrialRequest) -> bool:
