@@ -18,10 +18,9 @@ class DiskFull(OSError):
     """`filename` is the folder; `strerror` says what to do."""
 
     def __init__(self, folder: Path) -> None:
-        free = f"{size(free_bytes(folder))} free"
         super().__init__(
             errno.ENOSPC,
-            f"the disk is full ({free}); nothing finished is lost: free some space and run the same command again",
+            "the disk is full; nothing finished is lost: free some space and run the same command again",
             str(folder),
         )
 

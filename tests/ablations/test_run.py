@@ -165,10 +165,13 @@ def test_two_schedulers_at_once(runs, pool, capsys):
         assert (tree(runs), pool.ran) == (before, {})
 
 
+FULL = "the disk is full; nothing finished is lost: free some space and run the same command again"
+
+
 @pytest.mark.parametrize(
     ("error", "line"),
     [
-        (OSError(28, "No space left on device", "/disk/x"), "error: /disk/x: No space left on device\n"),
+        (OSError(28, "No space left on device", "/disk/x"), f"error: /disk: {FULL}\n"),
         (BrokenPipeError(), ""),
     ],
 )
