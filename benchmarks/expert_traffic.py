@@ -170,14 +170,14 @@ def publish(result: dict[str, Any], folder: Path) -> Path:
     """Copies traffic.json, with the commit, and table.md. Raises ConfigError where that would mix code or mislead."""
     from ablations.files import write_json
     from ablations.home import ROOT
-    from ablations.report import _commit
+    from ablations.provenance import commit
     from models.typed import ConfigError
 
     codes = {row["training"]["code"] for row in result["arms"].values()}
     if len(codes) > 1:
         raise ConfigError(f"--publish: the arms were trained by {len(codes)} states of the code; remove {folder}/M*")
     target = ROOT / "results" / "expert_traffic"
-    write_json(target / "traffic.json", result | _commit())
+    write_json(target / "traffic.json", result | commit())
     shutil.copyfile(folder / "table.md", target / "table.md")
     return target
 
