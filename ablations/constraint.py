@@ -7,9 +7,9 @@ one "at equal balance", only the confirmation's own seeds can say.
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from ablations.metrics import metric, share_of_maximum
+from ablations.schema import SearchConfig
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,9 @@ class Constraint:
     """The largest share of the metric's maximum."""
 
     @classmethod
-    def of(cls, search_rule: Mapping[str, Any]) -> "Constraint | None":
+    def of(cls, rule: SearchConfig) -> "Constraint | None":
         """That of a plan's `search_rule`; None where it has none."""
-        name, limit = search_rule.get("constraint_metric"), search_rule.get("constraint_max")
+        name, limit = rule.constraint_metric, rule.constraint_max
         return None if name is None or limit is None else cls(name, limit)
 
 

@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from ablations.files import read_json, write_json
 from ablations.guardresult import GuardResult
@@ -17,7 +17,7 @@ from ablations.trialkeys import TrialKeys
 from models.typed import ConfigError, build
 
 PLAN, STATE = "plan.json", "state.json"
-FORMAT = 1
+FORMAT: Final = 1
 ArmKind = Literal["arm", "aa", "control"]
 Point = dict[str, float]
 """Searched keys and their values."""
@@ -37,12 +37,12 @@ class ArmDocument:
     active_params: int
     flops_per_token: float
     kv_bytes: int
+    matched: MatchedConfig
+    """What it was held to."""
     mtp_params: int = 0
     embedding_params: int = 0
     solved: dict[str, Any] = field(default_factory=dict)
     """The matching knob, where it was turned."""
-    matched: MatchedConfig = field(default_factory=MatchedConfig)
-    """What it was held to."""
 
     @property
     def train_flops(self) -> float:
@@ -83,7 +83,7 @@ class PlanDocument:
     """The sweep's file as it was read."""
     note: str = ""
     """What the scale says about its numbers."""
-    format: int = FORMAT
+    format: Literal[1] = FORMAT
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -157,7 +157,7 @@ class SweepState:
     confirm: list[ConfirmTrial] = field(default_factory=list)
     speed: dict[str, Speed] = field(default_factory=dict)
     chunks: dict[str, Chunks] = field(default_factory=dict)
-    format: int = FORMAT
+    format: Literal[1] = FORMAT
 
     @classmethod
     def read(cls, folder: Path) -> Self:

@@ -17,6 +17,11 @@ class GuardResult:
     facts: dict[str, Fact] = field(default_factory=dict)
     """What was measured, by name: all that another part of the program may know of it."""
 
+    def number(self, name: str) -> float | None:
+        """A fact that is a number; None where the guard did not come so far as to measure it."""
+        fact = self.facts.get(name)
+        return float(fact) if isinstance(fact, int | float) and not isinstance(fact, bool) else None
+
 
 def passed(results: Iterable[GuardResult]) -> bool:
     """Whether there are any, and all of them passed."""

@@ -27,12 +27,14 @@ def commands(result: Result) -> list[str]:
         "python -m ablations.run",
         f"sweep={result.sweep}",
         f"scale={result.scale}",
-        f"search={result.plan.get('search', 'fresh')}",
+        f"search={result.plan.search}",
         shlex.quote(f"arms=[{','.join(own)}]"),
         shlex.quote(f"seeds=[{','.join(map(str, result.seeds))}]"),
     ]
-    run = result.plan.get("command") or " ".join(built)
-    return [str(run), f"python -m ablations.report sweep={result.sweep} scale={result.scale}"]
+    return [
+        result.plan.command or " ".join(built),
+        f"python -m ablations.report sweep={result.sweep} scale={result.scale}",
+    ]
 
 
 def manifest(result: Result, folder: Path) -> dict[str, Any]:
@@ -49,10 +51,10 @@ def manifest(result: Result, folder: Path) -> dict[str, Any]:
         "trials": {"planned": result.planned, "missing": len(result.missing), **counts},
         "search_trials": len(result.search),
         "commands": commands(result),
-        "sweep_file": result.plan.get("sweep_file"),
+        "sweep_file": result.plan.sweep_file or None,
         "plan_sha256": result.plan_sha,
-        "code": result.plan.get("code"),
-        "data": result.plan.get("data"),
+        "code": result.plan.code,
+        "data": result.plan.data,
         "chosen": {name: arm.chosen for name, arm in result.arms.items()},
         "verdicts": [
             {"arm": v.arm, "against": v.against, "metric": v.metric, "kind": v.kind, "outcome": v.outcome}

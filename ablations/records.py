@@ -13,6 +13,8 @@ from models.typed import ConfigError, build
 
 FORMAT = 1
 RECORD = "record.json"
+RECORDS = "records"
+"""The folder of a published result's records, each by its trial's id."""
 
 
 @dataclass(frozen=True)

@@ -7,25 +7,30 @@ has changed. Where a scale has the results of several plans, `run=` names the fo
 """
 
 import dataclasses
-import os
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from ablations.command import keys_of, parse
+from ablations.documents import PLAN, STATE, PlanDocument
 from ablations.files import read_json, write_json
 from ablations.home import ROOT, check_house
 from ablations.provenance import WHY_UNKNOWN, commands, commit, manifest
-from ablations.records import RECORD, recorded_at
-from ablations.rundir import PLAN, STATE, differing, folders_of_scale, listed, read_plan
+from ablations.records import RECORD, RECORDS, recorded_at
+from ablations.rundir import differing, folders_of_scale, listed
 from ablations.show.results import Result, load_published, load_result
 from models.files import whole_folder, write_atomically
-from models.streams import spoken
-from models.typed import ConfigError, build, closest
+from models.streams import obeyed, spoken
+from models.typed import ConfigError
 
 PAGES = ("table.md", "table.csv", "timings.csv", "page.html", "figures")
-"""What `write_report` leaves in the run's folder."""
+"""What `write_report` leaves in the run's folder, beside what it was made from."""
+RUN = (PLAN, STATE, *PAGES)
 MANIFEST = "manifest.json"
+PUBLISHED = (*RUN, RECORDS, MANIFEST)
+"""What a published folder holds."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +41,9 @@ class ReportConfig:
     scale: str = "cpu"
     run: str | None = None
     """The run's folder under runs/<sweep>, where that is not the scale's name alone."""
-    runs_dir: str = "runs"
-    results_dir: str | None = None
+    runs_dir: Path = Path("runs")
+    results_dir: Path | None = None
+    """null: results/ of the checkout."""
     publish: Literal["false", "true", "partial", "again"] = "false"
 
 
@@ -48,7 +54,7 @@ def write_report(runs_dir: str | Path, sweep: str, run: str, results_dir: str | 
     are looked for in `results_dir` (default: results/ of the checkout), where a partial result may have been published.
     Raises ConfigError where no such run was planned.
     """
-    result = load_result(runs_dir, sweep, run, _results(results_dir) / sweep / run / "records")
+    result = load_result(runs_dir, sweep, run, _results(results_dir) / sweep / run / RECORDS)
     _write(result, Path(runs_dir) / sweep / run)
     return result
 
@@ -76,7 +82,7 @@ def publish(
     Replaces what is there as a whole. Raises ConfigError where trials are missing and `partial` does not allow it.
     """
     target = _results(results_dir) / sweep / run
-    result = load_result(runs_dir, sweep, run, target / "records")
+    result = load_result(runs_dir, sweep, run, target / RECORDS)
     if result.missing and not partial:
         raise ConfigError(
             f"publish=true: {len(result.missing)} of {result.planned} trials of sweep={sweep} run={run} are "
@@ -85,19 +91,13 @@ def publish(
     source, trials = Path(runs_dir) / sweep / run, Path(runs_dir) / "trials"
     _write(result, source)
     with whole_folder(target) as fresh:
-        for name in PAGES:
-            if (source / name).is_dir():
-                shutil.copytree(source / name, fresh / name, ignore=shutil.ignore_patterns(".*"))
-            elif (source / name).exists():
-                shutil.copyfile(source / name, fresh / name)
-        for name in (PLAN, STATE):
-            if (source / name).exists():
-                shutil.copyfile(source / name, fresh / name)
-        (fresh / "records").mkdir()
-        for trial_id in _trial_ids(result):
-            record = recorded_at(trials / trial_id / RECORD, target / "records" / f"{trial_id}.json")
+        for name in RUN:
+            _copy(source / name, fresh / name)
+        (fresh / RECORDS).mkdir()
+        for trial_id in result.state.trial_ids:
+            record = recorded_at(trials / trial_id / RECORD, target / RECORDS / f"{trial_id}.json")
             if record is not None:
-                shutil.copyfile(record, fresh / "records" / f"{trial_id}.json")
+                shutil.copyfile(record, fresh / RECORDS / f"{trial_id}.json")
         write_json(fresh / MANIFEST, {**manifest(result, fresh), **commit()})
     return target
 
@@ -108,9 +108,8 @@ def publish_again(sweep: str, run: str, results_dir: str | Path | None = None) -
     target = _results(results_dir) / sweep / run
     result, earlier = load_published(target), read_json(target / MANIFEST)
     with whole_folder(target) as fresh:
-        for name in (PLAN, STATE):
-            shutil.copyfile(target / name, fresh / name)
-        shutil.copytree(target / "records", fresh / "records")
+        for name in (PLAN, STATE, RECORDS):
+            _copy(target / name, fresh / name)
         _write(result, fresh)
         kept = {name: earlier[name] for name in ("commit", "dirty", WHY_UNKNOWN, "versions") if name in earlier}
         write_json(fresh / MANIFEST, {**manifest(result, fresh), **kept, "rendered": commit()})
@@ -121,16 +120,18 @@ def _results(results_dir: str | Path | None) -> Path:
     return Path(results_dir) if results_dir is not None else ROOT / "results"
 
 
-def _trial_ids(result: Result) -> list[str]:
-    """Confirmation and search, each once."""
-    entries = [*result.trials.get("confirm", []), *result.trials.get("search", [])]
-    return sorted({entry["id"] for entry in entries})
+def _copy(source: Path, target: Path) -> None:
+    """A file or a folder, where it is there."""
+    if source.is_dir():
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns(".*"))
+    elif source.exists():
+        shutil.copyfile(source, target)
 
 
-def _remarks(folder: Path, before: dict[str, Any] | None) -> list[str]:
+def _remarks(folder: Path, before: PlanDocument | None) -> list[str]:
     """What whoever publishes must know: that another plan's result is replaced, that the commit is not known."""
     lines, written = [], read_json(folder / MANIFEST)
-    others = differing(before, read_plan(folder)) if before else []
+    others = differing(before, PlanDocument.read(folder)) if before else []
     if others:
         lines.append(f"{folder}: replaces what was published of another plan ({listed(others)})")
     for which, found in (("", written), ("rendering ", written.get("rendered", {}))):
@@ -139,21 +140,9 @@ def _remarks(folder: Path, before: dict[str, Any] | None) -> list[str]:
     return lines
 
 
-def parse(arguments: list[str]) -> ReportConfig:
-    """`key=value` words. Raises ConfigError on anything else."""
-    known = [field.name for field in dataclasses.fields(ReportConfig)]
-    values: dict[str, Any] = {}
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if key not in known:
-            raise ConfigError(f"{key}: no such key{closest(key, known)} (known: {', '.join(known)})")
-        if not equals:
-            raise ConfigError(f"{key}: expected {key}=VALUE")
-        path = os.path.expanduser(value) if key in ("runs_dir", "results_dir") else value
-        values[key] = None if key == "results_dir" and value == "null" else path
-    if "publish" in values:
-        values["publish"] = values["publish"].lower()
-    config = build(ReportConfig, values)
+def asked(words: Sequence[str]) -> ReportConfig:
+    """Raises ConfigError for anything but the command's keys."""
+    config = parse(ReportConfig, words)
     if config.run is not None and (not config.run or Path(config.run).name != config.run or config.run[0] == "."):
         raise ConfigError(f"run={config.run}: expected the name of a folder under {config.runs_dir}/{config.sweep}")
     if not config.sweep:
@@ -179,35 +168,33 @@ def main(arguments: list[str] | None = None) -> int:
     """0, or 2 with one line on stderr where the command cannot be obeyed."""
     words = sys.argv[1:] if arguments is None else arguments
     if {"-h", "--help"} & set(words):
-        print(
-            f"{__doc__}\n"
-            "Keys: sweep, scale=cpu, run=SCALE, runs_dir=runs, results_dir=results, publish=false|true|partial|again"
-        )
+        print(f"{__doc__}\nKeys: {' '.join(keys_of(ReportConfig))}")
         return 0
-    try:
+
+    def work() -> int:
         check_house()
-        config = parse(words)
-        run = config.run or config.scale
-        published = _results(config.results_dir) / config.sweep / run
-        before = read_plan(published) if config.publish != "false" and (published / PLAN).is_file() else None
-        if config.publish == "false":
-            result = write_report(config.runs_dir, config.sweep, run, config.results_dir)
-            folder = Path(config.runs_dir) / config.sweep / run
-        elif config.publish == "again":
-            folder = publish_again(config.sweep, run, config.results_dir)
-            result = load_published(folder)
-        else:
-            folder = publish(config.runs_dir, config.sweep, run, config.results_dir, config.publish == "partial")
-            result = load_result(config.runs_dir, config.sweep, run, folder / "records")
-        remarks = _remarks(folder, before) if config.publish != "false" else []
-        print_result(result)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error.filename or 'files'}: {error.strerror or error}", file=sys.stderr)
-        return 2
-    for name in PAGES if config.publish == "false" else (*PAGES, "records", MANIFEST):
+        _report(asked(words))
+        return 0
+
+    return obeyed(work)
+
+
+def _report(config: ReportConfig) -> None:
+    run, runs, results = config.run or config.scale, config.runs_dir, config.results_dir
+    published = _results(results) / config.sweep / run
+    before = PlanDocument.read(published) if config.publish != "false" and (published / PLAN).is_file() else None
+    if config.publish == "false":
+        folder = runs / config.sweep / run
+        result = write_report(runs, config.sweep, run, results)
+    elif config.publish == "again":
+        folder = publish_again(config.sweep, run, results)
+        result = load_published(folder)
+    else:
+        folder = publish(runs, config.sweep, run, results, config.publish == "partial")
+        result = load_result(runs, config.sweep, run, folder / RECORDS)
+    remarks = _remarks(folder, before) if config.publish != "false" else []
+    print_result(result)
+    for name in PAGES if config.publish == "false" else PUBLISHED:
         if (folder / name).exists():
             print(folder / name)
     others = [f.name for f in folders_of_scale(folder.parent, result.scale) if f.name != run]
@@ -215,7 +202,6 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"of other plans: {' '.join(f'run={name}' for name in others)}")
     for line in remarks:
         print(line, file=sys.stderr)
-    return 0
 
 
 if __name__ == "__main__":

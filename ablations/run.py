@@ -56,14 +56,13 @@ def _run(words: list[str]) -> int:
 
 
 def _report(conductor: Any) -> int:
-    from ablations.documents import PLAN, STATE
-    from ablations.report import PAGES, print_result, write_report
+    from ablations.report import RUN, print_result, write_report
     from ablations.tracking import written
 
     plan = conductor.plan
     result = write_report(conductor.runs, plan.sweep.name, conductor.folder.name, plan.config.results_dir)
     print_result(result)
-    for name in (PLAN, STATE, *PAGES):
+    for name in RUN:
         print(conductor.folder / name)
     print(f"trials and checkpoints: {conductor.runs / 'trials'}")
     if runs := written(conductor.runs):

@@ -21,52 +21,46 @@ def size_table(result: Result) -> Table:
     """What each arm costs; what was held equal to the baseline is marked."""
     rows, knobs = [], []
     for arm in result.arms.values():
-        plan = dict(arm.plan)
-        if plan.get("flops_per_token") is not None and plan.get("tokens") is not None:
-            plan["train_flops"] = plan["flops_per_token"] * plan["tokens"]
-        held = plan.get("matched", result.plan.get("matched", {})).get("equal", [])
-        held = [] if arm.name == result.baseline else held
-        cells = [numbers.count(plan.get(key)) + " =" * (key in held) for key in SIZES]
-        per = numbers.fixed(arm.tokens_per_active_parameter, 2)
-        rows.append([arm.name, *cells, per, plan.get("about") or ABSENT])
-        knobs += [f"{arm.name} by {numbers.settings(plan['solved'])}"] if plan.get("solved") else []
+        plan = arm.plan
+        held = [] if arm.name == result.baseline else plan.matched.equal
+        cells = [numbers.count(getattr(plan, size)) + " =" * (size in held) for size in SIZES]
+        per = numbers.fixed(plan.tokens_per_active_parameter, 2)
+        rows.append([arm.name, *cells, per, plan.about or ABSENT])
+        knobs += [f"{arm.name} by {numbers.settings(plan.solved)}"] if plan.solved else []
     columns = ["arm", *SIZES.values(), "tokens per active parameter", "about"]
-    tolerance = numbers.percent(result.plan.get("matched", {}).get("tolerance", 0))
+    tolerance = numbers.percent(result.plan.matched.tolerance)
     note = f"=: held equal to {result.baseline} within {tolerance}"
     note += f"; matched: {', '.join(knobs)}." if knobs else "."
     return Table("Size", columns, rows, note, words=(0, len(columns) - 1))
 
 
 def speed_table(result: Result) -> Table:
-    reference = result.arms[result.baseline].speed.get("tokens_per_second")
-    decoded = any("decode_tokens_per_second" in arm.speed for arm in result.arms.values())
-    drafted = any("speculative_speedup" in arm.speed for arm in result.arms.values())
-    weighed = any("peak_training_bytes" in arm.speed for arm in result.arms.values())
-    rows = []
-    for arm in result.arms.values():
-        rate, memory = arm.speed.get("tokens_per_second"), arm.speed.get("peak_training_bytes")
-        cells = [
-            arm.name,
-            _number(rate, "{:,.0f}"),
-            _number(rate / reference if rate is not None and reference else None, "{:.2f}"),
-        ]
-        if weighed:
-            cells.append(_number(memory / 2**20 if memory is not None else None, "{:,.0f}"))
-        if decoded:
-            cells.append(_number(arm.speed.get("decode_tokens_per_second"), "{:,.0f}"))
-        if drafted:
-            cells.append(_number(arm.speed.get("speculative_speedup"), "{:.2f}"))
-            cells.append(_number(arm.speed.get("speculative_tokens_per_forward"), "{:.2f}"))
-        rows.append(cells)
-    note = "Measured apart from the trials, arms in alternation; not comparable between machines."
-    note += " Memory: of two training steps in a new process." * weighed
+    """Empty where nothing was measured; a column of what no arm was measured for is left out."""
+    speeds = {name: arm.speed for name, arm in result.arms.items()}
+    measured = [speed for speed in speeds.values() if speed is not None]
+    weighed = any(speed.peak_training_bytes is not None for speed in measured)
+    decoded = any(speed.decode_tokens_per_second is not None for speed in measured)
+    drafted = any(speed.speculative_speedup is not None for speed in measured)
     columns = ["arm", "tokens/s", f"of {result.baseline}"]
     columns += ["training memory (MiB)"] * weighed
     columns += ["decoded tokens/s"] * decoded
     columns += ["self-speculative speed-up", "its tokens per forward"] * drafted
+    base, rows = speeds[result.baseline], []
+    for name, speed in speeds.items():
+        if speed is None:
+            rows.append([name] + [ABSENT] * (len(columns) - 1))
+            continue
+        memory, share = speed.peak_training_bytes, speed.tokens_per_second / base.tokens_per_second if base else None
+        cells = [name, _number(speed.tokens_per_second, "{:,.0f}"), _number(share, "{:.2f}")]
+        cells += [_number(None if memory is None else memory / 2**20, "{:,.0f}")] * weighed
+        cells += [_number(speed.decode_tokens_per_second, "{:,.0f}")] * decoded
+        drafts = (speed.speculative_speedup, speed.speculative_tokens_per_forward)
+        rows.append(cells + [_number(value, "{:.2f}") for value in drafts] * drafted)
+    note = "Measured apart from the trials, arms in alternation; not comparable between machines."
+    note += " Memory: of two training steps in a new process." * weighed
     if decoded:
         note += " Decoding: greedy with a cache, of the first seed's checkpoint, on beginnings of the test split."
-    return Table("Speed", columns, rows if any(arm.speed for arm in result.arms.values()) else [], note)
+    return Table("Speed", columns, rows if measured else [], note)
 
 
 def equal_cost_table(result: Result) -> Table:
@@ -114,28 +108,23 @@ def _moved(ratio: Ratio, found: list[Difference], fraction: float) -> list[str]:
 
 def _flops(result: Result, arms: list[ArmResult]) -> dict[str, Ratio]:
     """Training FLOPs over the baseline's."""
-    base = _training_flops(result.arms[result.baseline])
-    found = {arm.name: _training_flops(arm) for arm in arms}
-    return {name: Ratio((own / base,) * 3) for name, own in found.items() if own is not None and base is not None}
-
-
-def _training_flops(arm: ArmResult) -> float | None:
-    each, tokens = arm.plan.get("flops_per_token"), arm.plan.get("tokens")
-    return None if each is None or tokens is None or each * tokens <= 0 else float(each * tokens)
+    base = result.arms[result.baseline].plan.train_flops
+    return {arm.name: Ratio((arm.plan.train_flops / base,) * 3) for arm in arms}
 
 
 def _times(result: Result, arms: list[ArmResult]) -> dict[str, Ratio]:
     """Training time over the baseline's, from steps timed in turn; not of an arm whose FP8 is emulated."""
-    kernels = result.plan.get("keys", {}).get("model", {}).get("precision", {}).get("kernels")
+    emulated = result.plan.keys.model.precision.kernels == "emulated"
     base = result.arms[result.baseline]
     found = {}
     for arm in arms:
-        emulated = kernels == "emulated" and any(key.startswith("model.precision.") for key in arm.plan.get("set", {}))
-        if emulated or min(len(arm.seconds_per_token), len(base.seconds_per_token)) < MIN_ROUNDS:
+        if emulated and any(key.startswith("model.precision.") for key in arm.plan.set):
             continue
-        ratio = time_ratio(arm.seconds_per_token, base.seconds_per_token)
-        tokens = arm.plan["tokens"] / base.plan["tokens"]
-        low, middle, high = (tokens * end for end in ratio.ends)
+        ours, theirs = (of.speed.seconds_per_token if of.speed else [] for of in (arm, base))
+        if min(len(ours), len(theirs)) < MIN_ROUNDS:
+            continue
+        tokens = arm.plan.tokens / base.plan.tokens
+        low, middle, high = (tokens * end for end in time_ratio(ours, theirs).ends)
         found[arm.name] = Ratio((low, middle, high))
     return found
 

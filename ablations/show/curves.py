@@ -171,13 +171,11 @@ def max_vio_curves(result: Result) -> "Figure | None":
 
 def _max_vio_limits(result: Result) -> list[tuple[float, str]]:
     """The most that routing can be uneven, and what uniform routing shows on one batch."""
-    config = next((r.config for a in result.arms.values() for r in a.records.values() if r.status == "complete"), {})
-    moe, data = config.get("model", {}).get("moe", {}), config.get("data", {})
-    experts, top_k = moe.get("n_routed_experts"), moe.get("top_k")
-    tokens = data.get("batch_size", 0) * data.get("seq_len", 0)
-    if not experts or not top_k or not tokens or experts <= top_k:
+    keys = result.plan.keys
+    experts, top_k = keys.model.moe.n_routed_experts, keys.model.moe.top_k
+    if experts <= top_k:
         return []
     return [
         (experts / top_k - 1, "all tokens on the same experts"),
-        (max_vio_floor(tokens, experts, top_k), "floor: uniform routing"),
+        (max_vio_floor(keys.tokens_per_step, experts, top_k), "floor: uniform routing"),
     ]

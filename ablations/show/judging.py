@@ -3,31 +3,26 @@
 import dataclasses
 import math
 import typing
-from typing import Any
 
 from ablations import grid
 from ablations.constraint import Constraint, held
+from ablations.documents import PlanDocument, SearchTrial
 from ablations.metrics import ALWAYS, metric
-from ablations.schema import ExpectedConfig
 from ablations.stats import Difference, Family, between, differences
 from ablations.verdicts import Verdict, verdict
 
 if typing.TYPE_CHECKING:
-    from ablations.show.results import ArmResult, SearchTrial
+    from ablations.show.results import ArmResult
 
 
-def families_of(
-    arms: "dict[str, ArmResult]",
-    baseline: str,
-    primary: str,
-    expected: list[ExpectedConfig],
-    plan: dict[str, Any],
-) -> dict[str, dict[tuple[str, str], Difference]]:
-    pairs = [(name, baseline) for name in arms if name != baseline]
-    wanted = [(e.arm, e.against or baseline) for e in expected]
+def families_of(arms: "dict[str, ArmResult]", plan: PlanDocument) -> dict[str, dict[tuple[str, str], Difference]]:
+    """Per metric, (arm, against) -> difference: each arm with the baseline, and each pair that a claim is about."""
+    pairs = [(name, plan.baseline) for name in arms if name != plan.baseline]
+    wanted = [(claim.arm, claim.against or plan.baseline) for claim in plan.expected]
     pairs += [pair for pair in wanted if set(pair) <= set(arms)]
     scores = sorted({metric for arm in arms.values() for metric in arm.values if "/" in metric})
-    names = dict.fromkeys([primary, *ALWAYS, *plan.get("metrics", []), *(e.metric for e in expected), *scores])
+    claimed = [claim.metric for claim in plan.expected]
+    names = dict.fromkeys([plan.primary, *ALWAYS, *plan.metrics, *claimed, *scores])
     families = {}
     for name in names:
         values = {arm.name: arm.values.get(name, {}) for arm in arms.values()}
@@ -37,16 +32,15 @@ def families_of(
 
 def verdicts_of(
     arms: "dict[str, ArmResult]",
-    baseline: str,
-    expected: list[ExpectedConfig],
+    plan: PlanDocument,
     families: dict[str, dict[tuple[str, str], Difference]],
     searched: set[str],
 ) -> list[Verdict]:
     """A control and an A/A arm are asked in the metric of the claim: a harm seen in loss says nothing about balance."""
     named = {arm.kind: arm.name for arm in arms.values()}
     verdicts = []
-    for claim in expected:
-        against = claim.against or baseline
+    for claim in plan.expected:
+        against = claim.against or plan.baseline
         absent = [name for name in (claim.arm, against) if name not in arms]
         if absent:
             why = f"{' and '.join(absent)} was not part of this run."
@@ -58,8 +52,8 @@ def verdicts_of(
         found = verdict(
             claim,
             difference,
-            control=_nonempty(family.get((named.get("control", ""), baseline))),
-            aa=_nonempty(family.get((named.get("aa", ""), baseline))),
+            control=_nonempty(family.get((named.get("control", ""), plan.baseline))),
+            aa=_nonempty(family.get((named.get("aa", ""), plan.baseline))),
             # The estimate is in nats of search loss: it says nothing about how well a load is balanced.
             mistuning=_mistuning([arms[claim.arm], arms[against]], searched) if claim.metric == "loss" else None,
             diverged=len(arms[claim.arm].of_status("diverged")),
@@ -90,7 +84,7 @@ def _mistuning(pair: "list[ArmResult]", searched: set[str]) -> float | None:
     return max(estimates, default=None)
 
 
-def with_search(arm: "ArmResult", search: "list[SearchTrial]", constraint: Constraint | None) -> "ArmResult":
+def with_search(arm: "ArmResult", search: list[SearchTrial], constraint: Constraint | None) -> "ArmResult":
     """With what the search says of the chosen point, and what became of its limit."""
     kept = held(constraint, arm.name, arm.values) if constraint is not None else None
     points: dict[grid.Key, list[SearchTrial]] = {}
@@ -98,6 +92,6 @@ def with_search(arm: "ArmResult", search: "list[SearchTrial]", constraint: Const
         if trial.arm == arm.name:
             points.setdefault(grid.key_of(trial.point), []).append(trial)
     measured = {key: grid.measure([t.loss for t in own], [t.share for t in own]) for key, own in points.items()}
-    binding = constraint.limit if constraint is not None and arm.plan.get("search") else None
+    binding = constraint.limit if constraint is not None and arm.plan.search else None
     edges = grid.edges(arm.chosen, measured, binding) if grid.key_of(arm.chosen) in measured else {}
     return dataclasses.replace(arm, edges=edges, held=kept)

@@ -81,7 +81,7 @@ def page_html(result: Result, pictures: Sequence[Picture], commands: Sequence[st
     title, tables = f"{result.sweep} ({result.scale})", all_tables(result)
     parts = [
         f'<p class="eyebrow">{_text(result.sweep)} · scale={_text(result.scale)} · {_text(_extent(result))}</p>',
-        f"<h1>{_text(result.plan.get('question') or result.sweep)}</h1>",
+        f"<h1>{_text(result.plan.question)}</h1>",
         f'<p class="lead">{_number(summary_sentence(result))}</p>',
         *_warnings(result),
         *(part for name in TABLES for part in (_shown(result, name, tables.get(name)), *_figures(name, by_name))),
@@ -191,7 +191,7 @@ def inline_svg(picture: Picture) -> str:
 
 
 def _sweep_file(result: Result) -> str:
-    text = result.plan.get("sweep_file")
+    text = result.plan.sweep_file
     if not text:
         return ""
     name = f"{_text(result.sweep)}.yaml"
@@ -201,12 +201,12 @@ def _sweep_file(result: Result) -> str:
 def _provenance(result: Result, commands: Sequence[str]) -> str:
     facts = {
         "plan.json": f"SHA-256 {result.plan_sha}, written before the first trial",
-        "decision rule": result.plan.get("decision_rule"),
-        "source": result.plan.get("source"),
-        "search": result.plan.get("search"),
-        "code": result.plan.get("code"),
-        "data": result.plan.get("data"),
-        "minutes": numbers.fixed(result.minutes, 1) if result.minutes else None,
+        "decision rule": result.plan.decision_rule,
+        "source": result.plan.source,
+        "search": result.plan.search,
+        "code": result.plan.code,
+        "data": result.plan.data,
+        "minutes": numbers.fixed(result.state.minutes, 1) if result.state.minutes else None,
         **{str(key): value for key, value in sorted(result.environment.items())},
     }
     rows = "".join(f"<dt>{_text(k)}</dt><dd>{_text(v)}</dd>" for k, v in facts.items() if v not in (None, "", {}, []))

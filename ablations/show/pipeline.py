@@ -3,16 +3,17 @@
 No wall time of processes that share cores is shown: what a schedule takes on as many devices follows from its order.
 """
 
+import dataclasses
 import math
 import statistics
 import typing
-from typing import Any
 
+from ablations.guardresult import GuardResult
 from ablations.show import numbers
 from ablations.show.numbers import ABSENT
 from ablations.show.results import ArmResult, Result
 from ablations.show.table import Table
-from models.config import ModelConfig
+from models.config import ModelConfig, PipelineConfig
 from models.pipeline.parts import rank_parameters, schedule_of
 from models.pipeline.schedules import Overlapped, Schedule
 from models.pipeline.simulate import StageCosts, Timeline, simulate
@@ -64,7 +65,7 @@ def _row(arm: ArmResult, config: ModelConfig, schedule: Schedule) -> list[str]:
         arm.name,
         str(ranks),
         str(schedule.microbatches),
-        ABSENT if equal is None else f"{'yes' if equal.passed else 'NO'} ({equal.detail.split(' by ')[-1].split()[0]})",
+        ABSENT if equal is None else _gradients(equal),
         numbers.percent(timeline.bubble_share, 1),
         numbers.percent(timeline.longest_bubble_share, 1),
         numbers.percent(simulate(schedule, even).bubble_share, 1),
@@ -75,6 +76,12 @@ def _row(arm: ArmResult, config: ModelConfig, schedule: Schedule) -> list[str]:
         _milliseconds(waiting.end),
         _milliseconds(hidden.end) if paired else ABSENT,
     ]
+
+
+def _gradients(guard: GuardResult) -> str:
+    """`yes (5.1e-16)`: whether a step's gradients are those of plain microbatching, and by how much they differ."""
+    difference, word = guard.number("gradient_difference"), "yes" if guard.passed else "NO"
+    return word if difference is None else f"{word} ({difference:.1e})"
 
 
 def pipeline_timelines(result: Result) -> dict[str, Timeline]:
@@ -107,11 +114,12 @@ def memory(result: Result) -> "Figure | None":
 
 
 def _of(result: Result, arm: ArmResult) -> tuple[ModelConfig, Schedule]:
-    keys: dict[str, Any] = result.plan["keys"]
-    pipeline = {key.split(".")[-1]: value for key, value in arm.plan["set"].items() if ".pipeline." in key}
-    model = {**keys["model"], "pipeline": {**keys["model"].get("pipeline", {}), **pipeline}}
-    config = build(ModelConfig, model, "model")
-    return config, schedule_of(config, config.pipeline.microbatches or keys["train"]["microbatches"])
+    """The arm's model, which is the baseline's with another pipeline, and its schedule."""
+    keys, place = result.plan.keys, "model.pipeline."
+    changes = {key.removeprefix(place): value for key, value in arm.plan.set.items() if key.startswith(place)}
+    pipeline = build(PipelineConfig, dataclasses.asdict(keys.model.pipeline) | changes, "model.pipeline")
+    config = dataclasses.replace(keys.model, pipeline=pipeline)
+    return config, schedule_of(config, pipeline.microbatches or keys.train.microbatches)
 
 
 def _milliseconds(seconds: float) -> str:

@@ -67,13 +67,13 @@ def search_points(result: Result) -> dict[str, list[tuple[float, float, bool]]]:
     """Per arm: (MaxVio_global, validation loss, chosen), each the mean over the search seeds of one point."""
     groups: dict[str, dict[str, list[Any]]] = {}
     for trial in result.search:
-        if trial.loss is not None and trial.max_vio is not None:
+        if trial.loss is not None and trial.max_vio_global is not None:
             key = repr(sorted(trial.point.items()))
             groups.setdefault(trial.arm, {}).setdefault(key, []).append(trial)
     return {
         name: [
             (
-                max(statistics.fmean(t.max_vio for t in trials), 1e-3),
+                max(statistics.fmean(t.max_vio_global for t in trials), 1e-3),
                 statistics.fmean(t.loss for t in trials),
                 name in result.arms and result.arms[name].chosen == trials[0].point,
             )

@@ -2,7 +2,6 @@
 
 import itertools
 import statistics
-from typing import Any
 
 from ablations.losscurve import loss_error
 from ablations.show import numbers
@@ -40,20 +39,22 @@ def precision_table(result: Result) -> Table:
 
 
 def _note(result: Result) -> str:
-    base, precision = result.arms[result.baseline], _precision(result)
+    base, precision = result.arms[result.baseline], result.plan.keys.model.precision
     spread = _seed_spread(base)
     between = f" (two seeds of {base.name} differ by {numbers.percent(spread, 2)})" if spread is not None else ""
     emulated = ""
-    if precision.get("kernels") == "emulated":
+    if precision.kernels == "emulated":
         emulated = (
-            f"FP8 is emulated: quantised operands in tiles and blocks of {precision.get('block')}, products summed in "
+            f"FP8 is emulated: quantised operands in tiles and blocks of {precision.block}, products summed in "
             "FP32, which stands for promoted accumulation too. "
         )
     leaks = [
-        f"{arm.name}: {guard.detail}."
+        f"{arm.name}: in FP8 training, later tokens change earlier logits by up to {change:.1e}, through scales that "
+        "tokens share; evaluation is in BF16."
         for arm in result.arms.values()
         for guard in arm.guards
-        if guard.name == "causality" and "scales that tokens share" in guard.detail
+        if guard.name == "causality" and guard.facts.get("shared_scales")
+        if (change := guard.number("largest_change")) is not None
     ]
     return (
         f"Relative loss error: the training curve against that of {base.name} with the same seed, both smoothed "
@@ -62,12 +63,6 @@ def _note(result: Result) -> str:
         "numbers that become 0, by role; what a tensor core's accumulator that is never promoted would add to the "
         f"gradient's error; and what is kept for the backward pass. {emulated}{' '.join(leaks)}"
     ).strip()
-
-
-def _precision(result: Result) -> dict[str, Any]:
-    """`model.precision` of the baseline."""
-    found: dict[str, Any] = result.plan.get("keys", {}).get("model", {}).get("precision", {})
-    return found
 
 
 def _seed_spread(arm: ArmResult) -> float | None:

@@ -22,17 +22,14 @@ from ablations.verdicts import Verdict, region_of
 
 
 def table_md(result: Result) -> str:
-    lines = [f"# {result.sweep}, scale={result.scale}", ""]
-    if result.plan.get("question"):
-        lines += [f"**{result.plan['question']}**", ""]
+    lines = [f"# {result.sweep}, scale={result.scale}", "", f"**{result.plan.question}**", ""]
     lines += [summary_sentence(result), ""]
     for table in all_tables(result).values():
         lines += [f"## {table.title}", "", *_markdown(table), ""]
         if table.note:
             lines += [table.note, ""]
     lines += ["## Plan", "", f"`plan.json`, written before the first trial: SHA-256 `{result.plan_sha}`.", ""]
-    if result.plan.get("decision_rule"):
-        lines += [f"Decision rule: {result.plan['decision_rule']}", ""]
+    lines += [f"Decision rule: {result.plan.decision_rule}", ""]
     lines += ["Deviations from the plan:" if result.deviations else "No deviation from the plan.", ""]
     if result.deviations:
         lines += [*(f"- {line}" for line in result.deviations), ""]
@@ -73,7 +70,7 @@ def summary_sentence(result: Result) -> str:
         if diverged:
             parts.append(f"{arm.name} diverged in {diverged} of {len(arm.seeds)} seeds")
     text = "; ".join(parts) or "nothing to compare yet"
-    note = f" {result.plan['note']}" if result.plan.get("note") else ""
+    note = f" {result.plan.note}" if result.plan.note else ""
     if result.missing:
         return f"So far ({result.planned - len(result.missing)} of {result.planned} trials): {text}.{note}"
     return f"{text[0].upper() if text.startswith('nothing') else text[0]}{text[1:]}.{note}"
@@ -131,7 +128,7 @@ def table_csv(result: Result) -> str:
             "chosen": json.dumps(arm.chosen, sort_keys=True),
             "seeds": len(arm.seeds),
             **{status: len(arm.of_status(status)) for status in ("complete", "diverged", "failed")},
-            **{key: arm.plan.get(key) for key in ("total_params", "active_params", "flops_per_token", "tokens")},
+            **{key: getattr(arm.plan, key) for key in ("total_params", "active_params", "flops_per_token", "tokens")},
             "mistuning": arm.mistuning,
             "tokens_equivalent": result.tokens_equivalent(result.difference(arm.name)),
             "max_vio_floor": arm.mean("max_vio_floor"),
@@ -151,7 +148,7 @@ def timings_csv(result: Result) -> str:
     rows = []
     for arm in sorted(result.arms.values(), key=lambda arm: arm.name):
         row: dict[str, object] = {"arm": arm.name}
-        row |= {name: arm.speed.get(name) for name in ("tokens_per_second", "peak_training_bytes")}
+        row |= {name: getattr(arm.speed, name, None) for name in ("tokens_per_second", "peak_training_bytes")}
         for name in ("train_s", "eval_s"):
             seconds = [r.timings[name] for r in arm.records.values() if name in r.timings]
             row[f"{name}_mean"] = statistics.fmean(seconds) if seconds else None

@@ -17,7 +17,7 @@ def search_table(result: Result) -> Table:
     for (name, key), indices in sorted(points.items()):
         trials, point = [result.search[i] for i in indices], json.loads(key)
         losses = [t.loss for t in trials if t.loss is not None]
-        balance = [t.max_vio for t in trials if t.max_vio is not None]
+        balance = [t.max_vio_global for t in trials if t.max_vio_global is not None]
         arm = result.arms.get(name)
         chosen = bool(arm) and arm is not None and arm.chosen == point
         rows.append(

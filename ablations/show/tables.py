@@ -103,9 +103,7 @@ def sensitivity_table(result: Result) -> Table:
     """What the experiment can see at all: the noise of an arm that changes nothing, and a harm that is known."""
     aa, control = result.arm_of_kind("aa"), result.arm_of_kind("control")
     rows = []
-    for metric in dict.fromkeys(
-        [result.primary, *result.plan.get("metrics", []), *(e.metric for e in result.expected)]
-    ):
+    for metric in dict.fromkeys([result.primary, *result.plan.metrics, *(e.metric for e in result.expected)]):
         places = metric_of(metric).digits
         still = result.difference(aa.name, metric) if aa else None
         harm = result.difference(control.name, metric) if control else None
@@ -118,8 +116,8 @@ def sensitivity_table(result: Result) -> Table:
                 ("detected" if harm.resolved else "not detected") if harm and harm.low is not None else ABSENT,
             ]
         )
-    own = result.arms[result.baseline].plan.get("set", {})
-    changed = {k: v for k, v in control.plan.get("set", {}).items() if own.get(k) != v} if control else {}
+    own = result.arms[result.baseline].plan.set
+    changed = {k: v for k, v in control.plan.set.items() if own.get(k) != v} if control else {}
     columns = ["metric", "A/A sd (floor)", "A/A difference", "95 % interval", "control", "95 % interval", "control is"]
     note = "A/A: the baseline with its initial weights perturbed by 1e-6. "
     note += f"Control: the baseline with {numbers.settings(changed)}." if changed else ""

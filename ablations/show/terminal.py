@@ -121,10 +121,12 @@ def _columns(result: Result) -> list[Column]:
     if accuracy is not None:
         head = SCORE_HEADS["cloze" not in accuracy]
         found.append(Column(head, [_score(arm, accuracy) for arm in arms], 6))
-    if any(arm.speed for arm in arms):
-        found.append(Column("tok/s", [numbers.count(arm.speed.get("tokens_per_second")) for arm in arms], 7))
-    if any("peak_training_bytes" in arm.speed for arm in arms):
-        found.append(Column("MiB", [_mebibytes(arm.speed.get("peak_training_bytes")) for arm in arms], 8))
+    rates = [arm.speed.tokens_per_second if arm.speed else None for arm in arms]
+    if any(rate is not None for rate in rates):
+        found.append(Column("tok/s", [numbers.count(rate) for rate in rates], 7))
+    memory = [arm.speed.peak_training_bytes if arm.speed else None for arm in arms]
+    if any(size is not None for size in memory):
+        found.append(Column("MiB", [_mebibytes(size) for size in memory], 8))
     return found
 
 

@@ -15,9 +15,16 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
+from ablations.documents import ArmDocument, ArmKind, ConfirmTrial, PlanDocument, SearchTrial, Speed, SweepState
+from ablations.guardresult import GuardResult
 from ablations.launch.pool import Job, Outcome
 from ablations.records import Record
+from ablations.schema import ExpectedConfig, MatchedConfig, SearchConfig, TrainConfig
+from ablations.trialkeys import TrialKeys
 from ablations.verdicts import DECISION_RULE
+from models.config import ModelConfig, MoEConfig, OptimConfig
+from models.typed import build
+from tasks.config import DataConfig, EvalConfig
 
 sys.path.append(str(Path(__file__).parent))  # for the stand-in jobs, which real workers import too
 
@@ -33,7 +40,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "control": {"about": "10 % fewer tokens", "loss": 0.030, "sd": 0.003, "max_vio": 0.26, "chosen": AUX},
     "aa": {"about": "weights perturbed by 1e-6", "loss": 0.0, "sd": 0.0007, "max_vio": 0.25, "chosen": AUX},
 }  # fmt: skip
-KINDS = {"control": "control", "aa": "aa"}
+KINDS: dict[str, ArmKind] = {"control": "control", "aa": "aa"}
 
 EXPECTED: list[dict[str, Any]] = [
     {"arm": "bias", "kind": "better", "paper": "2408.15664 Table 2: 9.56 to 9.50", "paper_value": -0.0063},
@@ -141,80 +148,98 @@ def write_run(
     diverged: tuple[tuple[str, int], ...] = (),
     expected: list[dict[str, Any]] | None = None,
     searched: bool = True,
+    limit: float | None = None,
     accuracy: float = 0.42,
     arms: tuple[str, ...] = tuple(ARMS),
 ) -> Path:
-    """plan.json, trials.json and the records of a run under `runs`; returns the run's folder."""
+    """plan.json, state.json and the records of a run under `runs`; returns the run's folder. `limit`: on MaxVio, as a
+    share of its maximum, in the search."""
     folder = runs / "moe_balance" / "cpu"
-    plan = {
-        "format": 1,
-        "sweep": "moe_balance",
-        "scale": "cpu",
-        "question": "Does auxiliary-loss-free balancing keep the load even without costing loss?",
-        "source": "V3 2.1.2 and 4.5; 2408.15664 Table 2",
-        "search": "fresh" if searched else "published",
-        "baseline": "aux_loss",
-        "primary": "loss",
-        "metrics": ["loss", "bits_per_byte", "max_vio_global"],
-        "seeds": list(range(seeds)),
-        "arms": {
-            name: {
-                "about": ARMS[name]["about"],
-                "kind": KINDS.get(name, "arm"),
-                "set": {"train.token_fraction": 0.9} if name == "control" else {KIND: name},
-                "search": {},
-                "total_params": 1_430_000,
-                "active_params": 840_000,
-                "flops_per_token": 5.1e6,
-                "tokens": int(614_400 * (0.9 if name == "control" else 1)),
-            }
-            for name in arms
-        },
-        "expected": EXPECTED if expected is None else expected,
-        "matched": {"equal": ["total_params"], "tolerance": 0.01},
-        "decision_rule": DECISION_RULE,
-        "code": "c" * 40,
-        "data": "d" * 40,
-        "keys": {"optim": {"lr": 0.005}},
-    }
-    put(folder / "plan.json", plan)
+    rule = SearchConfig(constraint_metric=None if limit is None else "max_vio_global", constraint_max=limit)
+    plan = PlanDocument(
+        sweep="moe_balance",
+        scale="cpu",
+        question="Does auxiliary-loss-free balancing keep the load even without costing loss?",
+        source="V3 2.1.2 and 4.5; 2408.15664 Table 2",
+        search="fresh" if searched else "published",
+        search_rule=rule,
+        baseline="aux_loss",
+        primary="loss",
+        metrics=["loss", "bits_per_byte", "max_vio_global"],
+        seeds=list(range(seeds)),
+        arms={name: _arm(name) for name in arms},
+        expected=[build(ExpectedConfig, claim) for claim in (EXPECTED if expected is None else expected)],
+        matched=MATCHED,
+        decision_rule=DECISION_RULE,
+        code="c" * 40,
+        data="d" * 40,
+        keys=TrialKeys(
+            ModelConfig(dtype="float32", moe=MoEConfig(n_routed_experts=EXPERTS, top_k=TOP_K)),
+            DataConfig(batch_size=16, seq_len=128),
+            OptimConfig(lr=0.005),
+            TrainConfig(),
+            EvalConfig(),
+        ),
+    )
     confirm = []
     for name in arms:
         for seed in range(seeds):
             record = make_record(name, seed, "diverged" if (name, seed) in diverged else "complete", accuracy)
-            confirm.append({"arm": name, "seed": seed, "id": record.id})
+            confirm.append(ConfirmTrial(name, seed, record.id))
             if (name, seed) not in missing:
                 put(runs / "trials" / record.id / "record.json", dataclasses.asdict(record))
     guards = ("causality", "isolation", "budget", "separation", "start", "determinism")
-    put(
-        folder / "trials.json",
-        {
-            "plan_sha": hashlib.sha256((folder / "plan.json").read_bytes()).hexdigest(),
-            "search": _search(arms) if searched else [],
-            "chosen": {name: {"optim.lr": 0.005, **ARMS[name]["chosen"]} for name in arms},
-            "mistuning": {name: 0.0008 if searched and name not in KINDS else None for name in arms},
-            "confirm": confirm,
-            "guards": {name: [{"name": g, "passed": True, "detail": ""} for g in guards] for name in arms},
-            "speed": {name: {"tokens_per_second": 15_200.0, "peak_training_bytes": 9.1e8} for name in arms},
-            "deviations": [],
-            "minutes": 12.4,
-        },
+    state = SweepState(
+        plan_sha=plan.write(folder),
+        minutes=12.4,
+        guards={name: [GuardResult(guard, True) for guard in guards] for name in arms},
+        search=[trial for name in arms for trial in _searched(name, rule)] if searched else [],
+        mistuning={name: 0.0008 if searched and name not in KINDS else None for name in arms},
+        chosen={name: {"optim.lr": 0.005, **ARMS[name]["chosen"]} for name in arms},
+        confirm=confirm,
+        speed={name: Speed(15_200.0, peak_training_bytes=9.1e8) for name in arms},
     )
+    state.write(folder)
     return folder
 
 
-def _search(arms: tuple[str, ...]) -> list[dict[str, Any]]:
-    trials = []
-    for name in (name for name in arms if name not in KINDS):
-        strengths = [(key, [value / 3, value, value * 3]) for key, value in ARMS[name]["chosen"].items()]
-        key, values = strengths[0] if strengths else ("", [0.0])
-        for i, lr in enumerate([0.0025, 0.005, 0.01]):
-            for j, value in enumerate(values):
-                loss = 3.95 + 0.01 * (i - 1) ** 2 + ARMS[name]["loss"] + 0.002 * j
-                point = {"optim.lr": lr, **({key: value} if key else {})}
-                max_vio = ARMS[name]["max_vio"] * (3.0 if key and j == 0 else 1.0 + 0.3 * j) * (1 + 0.1 * i)
-                entry = {"arm": name, "point": point, "seed": 1000, "id": f"{name}{i}{j}", "loss": loss}
-                trials.append(entry | {"max_vio_global": max_vio})
+MATCHED = MatchedConfig(equal=["total_params"])
+
+
+def _arm(name: str) -> ArmDocument:
+    return ArmDocument(
+        about=ARMS[name]["about"],
+        kind=KINDS.get(name, "arm"),
+        set={"train.token_fraction": 0.9} if name == "control" else {KIND: name},
+        search=_strengths(name),
+        tokens=int(614_400 * (0.9 if name == "control" else 1)),
+        total_params=1_430_000,
+        active_params=840_000,
+        flops_per_token=5.1e6,
+        kv_bytes=480,
+        matched=MATCHED,
+    )
+
+
+def _strengths(name: str) -> dict[str, list[float]]:
+    """What the arm searches beside the learning rate."""
+    if name in KINDS:
+        return {}
+    return {key: [value / 3, value, value * 3] for key, value in ARMS[name]["chosen"].items()}
+
+
+def _searched(name: str, rule: SearchConfig) -> list[SearchTrial]:
+    if name in KINDS:
+        return []
+    trials, most = [], EXPERTS / TOP_K - 1
+    key, values = next(iter(_strengths(name).items()), ("", [0.0]))
+    for i, lr in enumerate([0.0025, 0.005, 0.01]):
+        for j, value in enumerate(values):
+            loss = 3.95 + 0.01 * (i - 1) ** 2 + ARMS[name]["loss"] + 0.002 * j
+            point = {"optim.lr": lr, **({key: value} if key else {})}
+            max_vio = ARMS[name]["max_vio"] * (3.0 if key and j == 0 else 1.0 + 0.3 * j) * (1 + 0.1 * i)
+            share = None if rule.constraint_metric is None else max_vio / most
+            trials.append(SearchTrial(name, point, 1000, f"{name}{i}{j}", loss, max_vio, share))
     return trials
 
 

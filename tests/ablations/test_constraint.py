@@ -6,12 +6,11 @@ from typing import Any
 import pytest
 
 from ablations.constraint import Constraint, held
-from ablations.files import read_json, write_json
+from ablations.schema import SearchConfig
 from ablations.show import page, render, tables
 from ablations.show.results import Result, load_result
 
 TENTH = Constraint("max_vio_global", 0.1)
-LIMITED = {"constraint_metric": "max_vio_global", "constraint_max": 0.05}
 
 
 def values(shares: list[float], most: float = 3.0) -> dict[str, dict[int, float]]:
@@ -34,19 +33,14 @@ def test_an_arm_without_experts_has_nothing_to_keep() -> None:
 
 
 def test_of_a_plan() -> None:
-    assert Constraint.of({}) is None and Constraint.of({"constraint_metric": None, "constraint_max": None}) is None
-    assert Constraint.of(LIMITED) == Constraint("max_vio_global", 0.05)
-
-
-def limited(folder: Path, **rule: Any) -> None:
-    plan = read_json(folder / "plan.json")
-    write_json(folder / "plan.json", plan | {"search_rule": LIMITED | rule})
+    limited = SearchConfig(constraint_metric="max_vio_global", constraint_max=0.05)
+    assert Constraint.of(SearchConfig()) is None and Constraint.of(limited) == Constraint("max_vio_global", 0.05)
 
 
 @pytest.fixture
 def result(sweep_run: Any, tmp_path: Path) -> Result:
     """bias keeps 5 % (its MaxVio is 0.11 of 3), aux_loss does not (0.25 of 3)."""
-    limited(sweep_run(tmp_path))
+    sweep_run(tmp_path, limit=0.05)
     return load_result(tmp_path, "moe_balance", "cpu")
 
 
@@ -68,9 +62,8 @@ def test_a_missed_limit_is_shown_and_changes_the_words_of_claims_on_the_loss(res
 
 
 def test_a_limit_that_is_kept_changes_nothing(sweep_run: Any, tmp_path: Path) -> None:
-    folder = sweep_run(tmp_path)
-    before = load_result(tmp_path, "moe_balance", "cpu")
+    sweep_run(tmp_path / "free")
+    sweep_run(tmp_path / "limited", limit=0.9)
+    before, after = (load_result(tmp_path / name, "moe_balance", "cpu") for name in ("free", "limited"))
     assert "constraint" not in tables.all_tables(before)
-    limited(folder, constraint_max=0.9)
-    after = load_result(tmp_path, "moe_balance", "cpu")
     assert after.verdicts == before.verdicts and "constraint" in tables.all_tables(after)

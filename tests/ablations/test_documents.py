@@ -20,6 +20,16 @@ def test_a_published_plan_reads_and_writes_itself(folder: Path, tmp_path: Path) 
     assert sha == sha_of(tmp_path / PLAN) and PlanDocument.read(tmp_path) == plan
 
 
+def test_a_file_of_another_format_is_refused(tmp_path: Path) -> None:
+    PlanDocument.read(PUBLISHED[0]).write(tmp_path)
+    SweepState().write(tmp_path)
+    for cls, name in ((PlanDocument, PLAN), (SweepState, STATE)):
+        content = json.loads((tmp_path / name).read_text())
+        (tmp_path / name).write_text(json.dumps(content | {"format": 2}))
+        with pytest.raises(ConfigError, match="format=2: expected one of 1"):
+            cls.read(tmp_path)
+
+
 def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
     state = SweepState(
         plan_sha="ab",

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ablations.documents import Speed, SweepState
 from ablations.equalcost import Ratio, at_equal_cost, stretch, time_ratio
 from ablations.files import read_json, write_json
 from ablations.show import costs
@@ -85,11 +86,12 @@ def test_the_table_says_what_is_known(sweep_run: Any, tmp_path: Path) -> None:
     """Of equal FLOPs: times alone, an interval that holds those at both ends; nothing where the control is not seen."""
     folder = sweep_run(tmp_path)
     assert equal_cost_table(load_result(tmp_path, "moe_balance", "cpu")).rows == []
-    trials = read_json(folder / "trials.json")
-    for name, speed in trials["speed"].items():
+    state = SweepState.read(folder)
+    for name in state.speed:
         slower = 1.3 if name == "bias" else 1.0
-        speed["seconds_per_token"] = [1e-4 * slower * (1 + 0.02 * (k % 3) * (name != "aux_loss")) for k in range(15)]
-    write_json(folder / "trials.json", trials)
+        rounds = [1e-4 * slower * (1 + 0.02 * (k % 3) * (name != "aux_loss")) for k in range(15)]
+        state.speed[name] = Speed(1 / min(rounds), rounds)
+    state.write(folder)
     result = load_result(tmp_path, "moe_balance", "cpu")
     table = equal_cost_table(result)
     row = dict(zip(table.columns, next(row for row in table.rows if row[0] == "bias"), strict=True))
@@ -105,7 +107,7 @@ def test_the_table_says_what_is_known(sweep_run: Any, tmp_path: Path) -> None:
     assert low < trained.mean - slope * math.log(1.30) and high > trained.mean - slope * math.log(1.352)
     for record in (tmp_path / "trials").glob("*/record.json"):
         content = read_json(record)
-        if content["id"] in {e["id"] for e in trials["confirm"] if e["arm"] == "control"}:
+        if content["id"] in {trial.id for trial in state.confirm if trial.arm == "control"}:
             content["metrics"]["loss"] -= 1
             write_json(record, content)
     assert equal_cost_table(load_result(tmp_path, "moe_balance", "cpu")).rows == []

@@ -1,5 +1,6 @@
 """The report command: files, publishing, refusals, and a page that stands alone."""
 
+import dataclasses
 import hashlib
 import html
 import json
@@ -13,9 +14,10 @@ from typing import Any
 
 import pytest
 
+from ablations.documents import STATE, PlanDocument, SweepState
 from ablations.files import read_json, write_json
 from ablations.provenance import WHY_UNKNOWN, commands, commit
-from ablations.report import main, parse, publish, write_report
+from ablations.report import PUBLISHED, asked, main, publish, write_report
 from ablations.show.results import load_published
 from models.typed import ConfigError
 
@@ -38,8 +40,8 @@ def page(published: Path) -> str:
 
 def test_published_folder_is_whole(published: Path) -> None:
     names = {path.name for path in published.iterdir()}
-    assert names == {
-        "table.md", "table.csv", "timings.csv", "page.html", "figures", "plan.json", "trials.json", "records",
+    assert names == set(PUBLISHED) == {
+        "table.md", "table.csv", "timings.csv", "page.html", "figures", "plan.json", "state.json", "records",
         "manifest.json",
     }  # fmt: skip
     assert len(list((published / "records").iterdir())) == 36
@@ -82,10 +84,10 @@ def test_publishing_keeps_records_that_only_results_has(sweep_run: Any, tmp_path
     folder = sweep_run(tmp_path / "runs", seeds=2)
     target = publish(tmp_path / "runs", "moe_balance", "cpu", tmp_path / "results")
     before = (target / "table.csv").read_bytes()
-    entry = read_json(folder / "trials.json")["confirm"][3]
-    (tmp_path / "runs" / "trials" / entry["id"] / "record.json").unlink()
+    trial = SweepState.read(folder).confirm[3]
+    (tmp_path / "runs" / "trials" / trial.id / "record.json").unlink()
     publish(tmp_path / "runs", "moe_balance", "cpu", tmp_path / "results")
-    assert (target / "table.csv").read_bytes() == before and (target / "records" / f"{entry['id']}.json").is_file()
+    assert (target / "table.csv").read_bytes() == before and (target / "records" / f"{trial.id}.json").is_file()
 
 
 @pytest.mark.usefixtures("without_figures")
@@ -143,7 +145,7 @@ def test_bad_input_is_one_line(
 
 
 def test_publish_is_spelled_either_way() -> None:
-    assert parse(["sweep=a", "publish=True"]).publish == "true"
+    assert asked(["sweep=a", "publish=True"]).publish == "true"
 
 
 @pytest.mark.usefixtures("without_figures")
@@ -151,7 +153,7 @@ def test_the_true_command_and_the_sweeps_file_are_published(sweep_run: Any, tmp_
     folder = sweep_run(tmp_path / "runs", seeds=2)
     command = "python -m ablations.run sweep=moe_balance scale=cpu search=fresh 'arms=[bias]' optim.lr=0.003"
     text = "question: is a < b & c?\n"
-    write_json(folder / "plan.json", read_json(folder / "plan.json") | {"command": command, "sweep_file": text})
+    dataclasses.replace(PlanDocument.read(folder), command=command, sweep_file=text).write(folder)
     target = publish(tmp_path / "runs", "moe_balance", "cpu", tmp_path / "results")
     manifest, page = read_json(target / "manifest.json"), (target / "page.html").read_text()
     assert (manifest["commands"][0], manifest["sweep_file"]) == (command, text)
@@ -184,12 +186,12 @@ def test_a_run_of_another_plan_is_named_reported_and_published_beside(
 @pytest.mark.parametrize("run", ["..", "a/b", ".hidden", ""])
 def test_a_run_is_a_folder_of_its_sweep(run: str) -> None:
     with pytest.raises(ConfigError, match="^run="):
-        parse(["sweep=moe_balance", f"run={run}"])
+        asked(["sweep=moe_balance", f"run={run}"])
 
 
 def test_what_is_damaged_is_one_line(sweep_run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = sweep_run(tmp_path / "runs", seeds=2)
-    for name, content in (("plan.json", "[]"), ("plan.json", '{"format": 9}'), ("trials.json", "{")):
+    for name, content in (("plan.json", "[]"), ("plan.json", '{"format": 9}'), (STATE, "{")):
         whole = (folder / name).read_bytes()
         (folder / name).write_text(content)
         assert main(["sweep=moe_balance", f"runs_dir={tmp_path / 'runs'}"]) == 2
@@ -345,12 +347,8 @@ def test_figures_follow_the_pages_colours(page: str) -> None:
 
 @pytest.mark.usefixtures("without_figures")
 def test_page_escapes_text(sweep_run: Any, tmp_path: Path) -> None:
-    from ablations.files import write_json
-
     folder = sweep_run(tmp_path / "runs", seeds=2)
-    write_json(
-        folder / "plan.json", read_json(folder / "plan.json") | {"question": "Is <b> & <script>alert(1)</script>?"}
-    )
+    dataclasses.replace(PlanDocument.read(folder), question="Is <b> & <script>alert(1)</script>?").write(folder)
     write_report(tmp_path / "runs", "moe_balance", "cpu", tmp_path / "results")
     assert "<script>" not in (folder / "page.html").read_text()
 
@@ -372,6 +370,6 @@ def test_a_sweep_of_dense_models_reports_no_balance(sweep_run: Any, tmp_path: Pa
     }
     assert {verdict.metric for verdict in result.verdicts} == {"loss"}
     page = (folder / "page.html").read_text()
-    assert "<h2>Training</h2>" in page
+    assert "markers are the validation set" in page, "the figure of the losses"
     for words in ("routing entropy", "all tokens on the same experts", "Balance by MoE layer"):
         assert words not in page

@@ -80,7 +80,8 @@ def test_search_points_are_means_over_seeds(result: Result) -> None:
     trial = next(t for t in result.search if t.arm == "none" and t.point == {"optim.lr": 0.005})
     assert trial.loss is not None
     twin = dataclasses.replace(trial, seed=1001, loss=trial.loss + 0.2)
-    points = search_points(dataclasses.replace(result, search=[*result.search, twin]))["none"]
+    state = dataclasses.replace(result.state, search=[*result.search, twin])
+    points = search_points(dataclasses.replace(result, state=state))["none"]
     assert [point[1] for point in points if point[2]] == [pytest.approx(trial.loss + 0.1)]
 
 

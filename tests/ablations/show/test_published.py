@@ -7,6 +7,7 @@ import math
 
 import pytest
 
+from ablations.constraint import Constraint
 from ablations.files import read_json
 from ablations.home import ROOT
 from ablations.show.render import table_csv, table_md
@@ -28,6 +29,21 @@ def test_tables_are_made_of_the_records(sweep: str) -> None:
     assert len(made) == len(stored)
     for left, right in zip(made, stored, strict=True):
         assert all(_same(a, b) for a, b in zip(left, right, strict=True)), (left, right)
+
+
+@pytest.mark.parametrize("sweep", PUBLISHED)
+def test_states_hold_what_is_read_of_them(sweep: str) -> None:
+    """Facts of every guard, and the constrained metric's share of its maximum for each point of a search that had one;
+    the maximum follows from sizes, so the confirmation's records have it too."""
+    result = load_published(PUBLISHED[sweep])
+    assert all(arm.guards and all(guard.facts for guard in arm.guards) for arm in result.arms.values())
+    constraint = Constraint.of(result.plan.search_rule)
+    for trial in result.search:
+        most = result.arms[trial.arm].mean("max_vio_max")
+        if constraint is None or most is None:
+            assert trial.share is None
+        else:
+            assert trial.max_vio_global is not None and trial.share == pytest.approx(trial.max_vio_global / most)
 
 
 def _rows(text: str) -> list[list[str]]:

@@ -1,5 +1,6 @@
 """Gathering plan, trials and records: what counts, what is missing, what is never averaged."""
 
+import dataclasses
 import json
 import statistics
 from pathlib import Path
@@ -7,19 +8,20 @@ from typing import Any
 
 import pytest
 
+from ablations.documents import PLAN, STATE, PlanDocument, SweepState
 from ablations.files import read_json, write_json
 from ablations.records import read_record
 from ablations.show.results import load_published, load_result
 from models.typed import ConfigError
 
 
-def rewrite_trials(folder: Path, **changes: Any) -> None:
-    write_json(folder / "trials.json", read_json(folder / "trials.json") | changes)
+def rewrite(folder: Path, **changes: Any) -> None:
+    dataclasses.replace(SweepState.read(folder), **changes).write(folder)
 
 
 def losses(runs: Path, arm: str) -> dict[int, float]:
     """Straight from the files, without the code under test."""
-    confirm = read_json(runs / "moe_balance" / "cpu" / "trials.json")["confirm"]
+    confirm = json.loads((runs / "moe_balance" / "cpu" / "state.json").read_text())["confirm"]
     records = {e["seed"]: read_record(runs / "trials" / e["id"] / "record.json") for e in confirm if e["arm"] == arm}
     return {seed: record.metrics["loss"] for seed, record in records.items() if record.status == "complete"}
 
@@ -74,7 +76,7 @@ def test_missing_records_are_listed(sweep_run: Any, tmp_path: Path) -> None:
 
 
 def test_a_plan_without_trials_is_an_empty_result(sweep_run: Any, tmp_path: Path) -> None:
-    (sweep_run(tmp_path) / "trials.json").unlink()
+    (sweep_run(tmp_path) / STATE).unlink()
     result = load_result(tmp_path, "moe_balance", "cpu")
     assert len(result.missing) == 36 and {v.outcome for v in result.verdicts} == {"not resolved"}
 
@@ -88,18 +90,17 @@ def test_a_claim_on_an_arm_left_out(sweep_run: Any, tmp_path: Path) -> None:
 
 def test_optimum_on_the_edge_caps_the_verdict(sweep_run: Any, tmp_path: Path) -> None:
     folder = sweep_run(tmp_path)
-    bounds = read_json(folder / "trials.json")["mistuning"] | {"none": None}
-    rewrite_trials(folder, mistuning=bounds)
+    rewrite(folder, mistuning=SweepState.read(folder).mistuning | {"none": None})
     assert load_result(tmp_path, "moe_balance", "cpu").verdicts[3].outcome == "not resolved"
-    rewrite_trials(folder, search=[])  # nothing was searched, so nothing is mistuned
+    rewrite(folder, search=[])  # nothing was searched, so nothing is mistuned
     assert load_result(tmp_path, "moe_balance", "cpu").verdicts[3].outcome == "disagrees"
 
 
 def test_an_aa_arm_that_differs_voids_its_metric(sweep_run: Any, tmp_path: Path) -> None:
     folder = sweep_run(tmp_path)
-    for entry in read_json(folder / "trials.json")["confirm"]:
-        if entry["arm"] == "aa":
-            path = tmp_path / "trials" / entry["id"] / "record.json"
+    for trial in SweepState.read(folder).confirm:
+        if trial.arm == "aa":
+            path = tmp_path / "trials" / trial.id / "record.json"
             content = read_json(path)
             content["metrics"]["loss"] += 0.05
             write_json(path, content)
@@ -110,7 +111,7 @@ def test_an_aa_arm_that_differs_voids_its_metric(sweep_run: Any, tmp_path: Path)
 def test_another_plan_than_the_trials_is_a_deviation(sweep_run: Any, tmp_path: Path) -> None:
     folder = sweep_run(tmp_path)
     assert load_result(tmp_path, "moe_balance", "cpu").deviations == []
-    write_json(folder / "plan.json", read_json(folder / "plan.json") | {"question": "another"})
+    dataclasses.replace(PlanDocument.read(folder), question="another").write(folder)
     assert "hash differs" in load_result(tmp_path, "moe_balance", "cpu").deviations[0]
 
 
@@ -125,14 +126,14 @@ def test_tokens_equivalent_has_the_right_sign(finished_run: Path) -> None:
 def test_published_records_answer_for_missing_ones(sweep_run: Any, tmp_path: Path) -> None:
     folder = sweep_run(tmp_path / "runs")
     elsewhere = tmp_path / "published"
-    for entry in read_json(folder / "trials.json")["confirm"]:
-        source = tmp_path / "runs" / "trials" / entry["id"] / "record.json"
-        write_json(elsewhere / "records" / f"{entry['id']}.json", read_json(source))
-        if entry["arm"] == "bias":
+    for trial in SweepState.read(folder).confirm:
+        source = tmp_path / "runs" / "trials" / trial.id / "record.json"
+        write_json(elsewhere / "records" / f"{trial.id}.json", read_json(source))
+        if trial.arm == "bias":
             source.unlink()
     assert len(load_result(tmp_path / "runs", "moe_balance", "cpu").missing) == 6
     assert not load_result(tmp_path / "runs", "moe_balance", "cpu", elsewhere / "records").missing
-    for name in ("plan.json", "trials.json"):
+    for name in (PLAN, STATE):
         write_json(elsewhere / name, read_json(folder / name))
     assert not load_published(elsewhere).missing
 
@@ -153,15 +154,14 @@ def test_no_such_run(finished_run: Path, sweep: str, scale: str, words: str) -> 
 
 def test_a_broken_file_is_one_line(sweep_run: Any, tmp_path: Path) -> None:
     folder = sweep_run(tmp_path)
-    (folder / "trials.json").write_text(json.dumps({"confirm": []})[:-3])
-    with pytest.raises(ConfigError, match=r"trials\.json: not readable as JSON"):
+    (folder / STATE).write_text(json.dumps({"confirm": []})[:-3])
+    with pytest.raises(ConfigError, match=r"state\.json: not readable as JSON"):
         load_result(tmp_path, "moe_balance", "cpu")
 
 
 def test_another_rule_than_the_plans_is_a_deviation(sweep_run: Any, tmp_path: Path) -> None:
     folder = sweep_run(tmp_path)
-    plan = json.loads((folder / "plan.json").read_text())
-    (folder / "plan.json").write_text(json.dumps(plan | {"decision_rule": "the larger mean wins"}))
+    dataclasses.replace(PlanDocument.read(folder), decision_rule="the larger mean wins").write(folder)
     assert any(
         "decision rule of a later version" in line for line in load_result(tmp_path, "moe_balance", "cpu").deviations
     )

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from ablations.documents import Speed, SweepState
 from ablations.files import read_json, write_json
+from ablations.guardresult import GuardResult
 from ablations.show import balance, costs, figures, numbers, page, render, tables, terminal
 from ablations.show.results import Result, load_result
 from ablations.stats import differences
@@ -108,9 +110,9 @@ def test_scores_at_chance_are_marked(sweep_run: Any, tmp_path: Path) -> None:
 
 def test_failed_guard_is_named(sweep_run: Any, tmp_path: Path) -> None:
     folder = sweep_run(tmp_path, seeds=2)
-    trials = read_json(folder / "trials.json")
-    trials["guards"]["bias"][0] |= {"passed": False, "detail": "token 3 sees token 4"}
-    write_json(folder / "trials.json", trials)
+    state = SweepState.read(folder)
+    state.guards["bias"][0] = GuardResult("causality", False, "token 3 sees token 4")
+    state.write(folder)
     table = tables.guards_table(load(tmp_path))
     assert cell(table, "bias", "causality") == "FAIL" and cell(table, "none", "causality") == "pass"
     assert "bias, causality: token 3 sees token 4." in table.note
@@ -149,17 +151,24 @@ def test_search_marks_the_chosen_point(result: Result) -> None:
 def test_search_says_what_lies_on_an_edge(sweep_run: Any, tmp_path: Path) -> None:
     """Of the stand-in's strengths the middle one is chosen, though the lowest has less loss: it is then the best only
     where the lowest does not balance."""
-    folder = sweep_run(tmp_path)
-    table = tables.all_tables(load(tmp_path))["search"]
+    sweep_run(tmp_path / "free")
+    table = tables.all_tables(load(tmp_path / "free"))["search"]
     chosen = {row[0]: row for row in table.rows if row[2] == "chosen"}
     assert chosen["none"][-1] == "none" and chosen["bias"][-1] == "u 0.01 lowest"
     assert "bias (u 0.01 lowest)" in table.note
-    plan = read_json(folder / "plan.json")
-    rule = {"constraint_metric": "max_vio_global", "constraint_max": 0.06}
-    plan["arms"]["bias"]["search"] = {"model.moe.balance.update_speed": [0.003, 0.01, 0.03]}
-    write_json(folder / "plan.json", plan | {"search_rule": rule})
-    row = next(r for r in tables.all_tables(load(tmp_path))["search"].rows if r[0] == "bias" and r[2] == "chosen")
+    sweep_run(tmp_path / "limited", limit=0.06)
+    rows = tables.all_tables(load(tmp_path / "limited"))["search"].rows
+    row = next(r for r in rows if r[0] == "bias" and r[2] == "chosen")
     assert row[-1] == "none", "the lowest u does not balance"
+
+
+def test_what_a_search_wrote_of_its_limit_is_read_and_not_made_again(sweep_run: Any, tmp_path: Path) -> None:
+    folder = sweep_run(tmp_path, limit=0.06)
+    state = SweepState.read(folder)
+    state.search = [dataclasses.replace(trial, share=0.0) for trial in state.search]
+    state.write(folder)
+    row = next(r for r in tables.search_table(load(tmp_path)).rows if r[0] == "bias" and r[2] == "chosen")
+    assert row[-1] == "u 0.01 lowest", "by the shares in the file every point is within the limit"
 
 
 def claims_of(sweep_run: Any, runs: Path, *claims: dict[str, Any]) -> Result:
@@ -207,11 +216,10 @@ def test_csv_holds_exact_floats_and_no_clock(result: Result) -> None:
 def test_csv_is_byte_identical_whatever_the_clock_and_the_order(sweep_run: Any, tmp_path: Path) -> None:
     folder = sweep_run(tmp_path)
     before = render.table_csv(load(tmp_path))
-    trials = read_json(folder / "trials.json")
-    trials |= {"confirm": trials["confirm"][::-1], "search": trials["search"][::-1], "minutes": 99.0}
-    for speed in trials["speed"].values():
-        speed["tokens_per_second"] *= 1.1
-    write_json(folder / "trials.json", trials)
+    state = SweepState.read(folder)
+    state.confirm, state.search, state.minutes = state.confirm[::-1], state.search[::-1], 99.0
+    state.speed = {name: Speed(1.1 * speed.tokens_per_second) for name, speed in state.speed.items()}
+    state.write(folder)
     for path in (tmp_path / "trials").glob("*/record.json"):
         content = read_json(path)
         content["timings"]["train_s"] += 5
@@ -288,12 +296,26 @@ def test_a_zero_is_a_number(result: Result) -> None:
     zero = renamed(result, {}, 0.0)
     zero = dataclasses.replace(
         zero,
-        arms={n: dataclasses.replace(a, speed={**a.speed, "peak_training_bytes": 0.0}) for n, a in zero.arms.items()},
+        arms={n: dataclasses.replace(a, speed=Speed(15_200.0, peak_training_bytes=0.0)) for n, a in zero.arms.items()},
     )
     assert {cell(tables.loss_table(zero), name, "loss") for name in zero.arms} == {"0.0000"}
     assert {cell(balance.balance_table(zero), name, "of maximum") for name in zero.arms} == {"0.0 %"}
     assert {cell(costs.speed_table(zero), name, "training memory (MiB)") for name in zero.arms} == {"0"}
     assert cell(tables.loss_table(zero), "bias", "95 % interval") == "[0.0000, 0.0000]"
+
+
+@pytest.mark.parametrize("unmeasured", ["none", "aux_loss"])
+def test_an_arm_without_a_speed_leaves_the_others_theirs(sweep_run: Any, tmp_path: Path, unmeasured: str) -> None:
+    folder = sweep_run(tmp_path, seeds=2)
+    state = SweepState.read(folder)
+    del state.speed[unmeasured]
+    state.write(folder)
+    table = costs.speed_table(load(tmp_path))
+    rows = {row[0]: row[1:] for row in table.rows}
+    assert rows.pop(unmeasured) == ["-"] * 3
+    share = "-" if unmeasured == "aux_loss" else "1.00"
+    assert len(rows) == 5 and all(row == ["15,200", share, "868"] for row in rows.values())
+    assert "15.2k" in on_terminal(load(tmp_path), 200)
 
 
 def test_secondary_columns_go_first(result: Result) -> None:
@@ -332,7 +354,7 @@ def test_sentence_is_honest(result: Result) -> None:
     sentence = render.summary_sentence(result)
     assert sentence.startswith("bias against aux_loss: -0.0047 nats [-0.0151, +0.0057], not resolved (claimed: lower;")
     assert "MaxVio_global of bias 0.107 against 0.254 of aux_loss: agrees" in sentence
-    bare = dataclasses.replace(result, verdicts=[], expected=[])
+    bare = dataclasses.replace(result, verdicts=[], plan=dataclasses.replace(result.plan, expected=[]))
     assert "bias against aux_loss: -0.0047 nats [-0.0151, +0.0057], not resolved" in render.summary_sentence(bare)
     assert "none against aux_loss: +0.0179 nats [+0.0093, +0.0265], resolved" in render.summary_sentence(bare)
 
