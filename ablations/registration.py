@@ -58,7 +58,7 @@ def command(plan: Plan) -> str:
     config, found = plan.config, plan.published is not None
     words = ["python", "-m", "ablations.run", f"sweep={plan.sweep.name}", f"scale={config.scale}"]
     words.append(f"search={'published' if found else 'fresh'}")
-    left_out = {"sweep", "scale", "search", "runs_dir", "dry_run"}
+    left_out = {"sweep", "scale", "search", "runs_dir", "dry_run", "yes_really"}
     if plan.published is None or not any(plan.published.chosen.values()):  # nothing was read from there
         left_out.add("results_dir")
     for word in config.overrides:
