@@ -13,20 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ablations.keys import leaves_of, nested, settings
+from ablations.resolve import raised, resolved_arms, without
 from ablations.schema import Config
-from ablations.sweepfile import (
-    check_control,
-    check_metrics_exist,
-    default_scale,
-    find_sweep,
-    raised,
-    read_scale,
-    read_sweep,
-    resolved_arms,
-    shown,
-    sweep_files,
-    without,
-)
+from ablations.sweepfile import default_scale, find_sweep, read_scale, read_sweep, shown, sweep_files
+from ablations.sweeprules import check_control, check_metrics_exist
 from ablations.trialkeys import TRIAL_GROUPS, with_overrides
 from ablations.trialrules import check
 from ablations.words import parse

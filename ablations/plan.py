@@ -14,8 +14,9 @@ from ablations.guardresult import GuardResult
 from ablations.home import ROOT
 from ablations.matching import budget, isolation, solve
 from ablations.preflight import check_text
+from ablations.resolve import thinned
 from ablations.schema import ArmConfig, Config, MatchedConfig, SweepConfig
-from ablations.sweepfile import scale_config, thinned
+from ablations.sweepfile import scale_config
 from ablations.trialkeys import TrialKeys, with_overrides
 from ablations.trialrules import check
 from models.cost import Cost, cost

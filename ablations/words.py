@@ -4,7 +4,8 @@ import re
 from typing import Any
 
 from ablations.keys import accepted, all_keys, describe, flat, unknown_key
-from ablations.sweepfile import NAME, sweep_files
+from ablations.sweepfile import sweep_files
+from ablations.sweeprules import NAME
 from models.typed import ConfigError
 
 _CHOICES = ("sweep", "scale")
