@@ -10,8 +10,8 @@ from ablations import run
 from ablations.config import compose
 from ablations.help import first_sentence, help_text, sweep_help
 from ablations.home import ROOT
-from ablations.plan import config_guards, make_plan
 from ablations.metrics import METRICS
+from ablations.plan import config_guards, make_plan
 
 DOCUMENT = (ROOT / "docs" / "adding_a_sweep.md").read_text(encoding="utf-8")
 
