@@ -14,6 +14,7 @@ from typing import Any
 
 from ablations.documents import Speed
 from ablations.guardresult import GuardResult
+from ablations.launch.pool import Job
 from ablations.records import RECORD, Record
 from ablations.requests import GuardsRequest, SpeedRequest, TrialRequest
 from ablations.trialkeys import TrialKeys
@@ -22,6 +23,11 @@ from models.typed import build
 Report = Callable[[dict[str, Any]], None]
 BEST_RATE = 0.005
 GUARDS = ("causality", "start", "determinism")
+
+
+def asked(job: Job) -> TrialRequest:
+    """What a job of the kinds `trial` and `mirror` is to do."""
+    return build(TrialRequest, job.arguments)
 
 
 def loss_of(keys: TrialKeys, seed: int) -> float:
