@@ -363,26 +363,18 @@ def plan(runs: Path) -> Any:
 
 
 @pytest.fixture
-def arguments(
-    plan: Any, data_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., dict[str, Any]]:
-    """`arguments(folder, arm, {key: value})`: those of a trial of 12 steps with a checkpoint after 3, 6 and 9."""
+def job(plan: Any, data_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """`job(folder, arm, {key: value})`: a trial of 12 steps with a checkpoint after 3, 6 and 9."""
+    from ablations.trialjob import TrialJob
     from ablations.trialkeys import with_overrides
 
-    monkeypatch.setattr("ablations.trial.REPORT_SECONDS", 0.0)
+    monkeypatch.setattr("ablations.recorder.REPORT_SECONDS", 0.0)
     made = plan("arms=all")
 
-    def make(folder: str = "a", arm: str = "bias", changes: dict[str, Any] | None = None, seed: int = 1) -> Any:
+    def make(folder: str = "a", arm: str = "bias", changes: dict[str, Any] | None = None, seed: int = 1) -> TrialJob:
         usual = {"train.checkpoint_every": 0.25, "train.validate_every": 0.25}
-        return {
-            "id": "0123456789abcdef",
-            "keys": with_overrides(made.arms[arm].keys, {**usual, **(changes or {})}, "test"),
-            "seed": seed,
-            "trial_dir": str(tmp_path / "trials" / folder),
-            "cache_dir": str(data_cache),
-            "labels": {"sweep": "moe_balance", "scale": "smoke", "arm": arm, "seed": seed, "phase": "confirm"},
-            "track": {"mode": "disabled", "project": "p", "entity": None},
-        }
+        keys = with_overrides(made.arms[arm].keys, {**usual, **(changes or {})}, "test")
+        return TrialJob("0123456789abcdef", keys, seed, str(tmp_path / "trials" / folder), str(data_cache))
 
     return make
 

@@ -8,55 +8,70 @@ import os
 import random
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ablations.records import Record
+from ablations.documents import Speed
+from ablations.guardresult import GuardResult
+from ablations.launch.pool import Job
+from ablations.records import RECORD, Record
+from ablations.requests import GuardsRequest, SpeedRequest, TrialRequest
+from ablations.trialkeys import TrialKeys
+from models.typed import build
 
 Report = Callable[[dict[str, Any]], None]
 BEST_RATE = 0.005
 GUARDS = ("causality", "start", "determinism")
 
 
-def loss_of(keys: dict[str, Any], seed: int) -> float:
+def asked(job: Job) -> TrialRequest:
+    """What a job of the kinds `trial` and `mirror` is to do."""
+    return build(TrialRequest, job.arguments)
+
+
+def loss_of(keys: TrialKeys, seed: int) -> float:
     """A parabola in ln(lr) around BEST_RATE; fewer tokens, a stronger loss and another seed cost something."""
-    noise = random.Random(f"{seed} {keys['train']['perturb']}").gauss(0, 0.001)
-    harm = 1 - keys["train"]["token_fraction"] + 0.1 * keys["model"]["moe"]["balance"]["alpha"]
-    return 4 + 0.05 * math.log(keys["optim"]["lr"] / BEST_RATE) ** 2 + harm + noise
+    noise = random.Random(f"{seed} {keys.train.perturb}").gauss(0, 0.001)
+    harm = 1 - keys.train.token_fraction + 0.1 * keys.model.moe.balance.alpha
+    return 4 + 0.05 * math.log(keys.optim.lr / BEST_RATE) ** 2 + harm + noise
 
 
-def max_vio_of(keys: dict[str, Any]) -> float:
+def max_vio_of(keys: TrialKeys) -> float:
     """Stronger balancing, evener load."""
-    balance = keys["model"]["moe"]["balance"]
-    strength = {"aux_loss": balance["alpha"], "bias": balance["update_speed"]}.get(balance["kind"], 0.0)
+    balance = keys.model.moe.balance
+    strength = {"aux_loss": balance.alpha, "bias": balance.update_speed}.get(balance.kind, 0.0)
     return 2.0 / (1 + 500 * strength)
 
 
 def trial(arguments: dict[str, Any], report: Report) -> dict[str, Any]:
-    keys, seed, folder = arguments["keys"], arguments["seed"], Path(arguments["trial_dir"])
+    own = build(TrialRequest, arguments).trial
+    keys, folder = own.keys, Path(own.folder)
     report({"event": "step", "step": 1, "steps": 2, "loss": 5.0, "max_vio": 1.0, "tokens_per_second": 1e4})
     if seconds := os.environ.get("TRIAL_SECONDS"):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "worker.pid").write_text(str(os.getpid()))
         time.sleep(float(seconds))
-    loss, max_vio = loss_of(keys, seed), max_vio_of(keys)
-    most = keys["model"]["moe"]["n_routed_experts"] / keys["model"]["moe"]["top_k"] - 1
+    loss, max_vio = loss_of(keys, own.seed), max_vio_of(keys)
+    most = keys.model.moe.n_routed_experts / keys.model.moe.top_k - 1
     metrics = {"loss": loss, "bits_per_byte": loss / 2, "max_vio_global": max_vio, "max_vio_max": most}
     metrics |= {"max_vio_batch": max_vio, "max_vio_floor": 0.01, "routing_entropy": 2.0}
-    Record(arguments["id"], seed, "complete", keys, metrics=metrics).write(folder / "record.json")
+    Record(own.id, own.seed, "complete", asdict(keys), metrics=metrics).write(folder / RECORD)
     return {"status": "complete", "loss": loss, "reason": None}
 
 
 def guards(arguments: dict[str, Any], report: Report) -> dict[str, Any]:
-    return {"guards": [{"name": name, "passed": True, "detail": ""} for name in GUARDS]}
+    build(GuardsRequest, arguments)
+    return {"guards": [asdict(GuardResult(name, True)) for name in GUARDS]}
 
 
 def data_guard(arguments: dict[str, Any], report: Report) -> dict[str, Any]:
-    return {"guards": [{"name": "separation", "passed": True, "detail": ""}]}
+    build(GuardsRequest, arguments)
+    return {"guards": [asdict(GuardResult("separation", True))]}
 
 
 def speed(arguments: dict[str, Any], report: Report) -> dict[str, Any]:
-    return {name: {"tokens_per_second": 1e4, "peak_training_bytes": 1e8} for name in arguments["arms"]}
+    return {name: asdict(Speed(1e4, peak_training_bytes=1e8)) for name in build(SpeedRequest, arguments).arms}
 
 
 KINDS = {f.__name__: f for f in (trial, guards, data_guard, speed)}

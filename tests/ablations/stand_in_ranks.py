@@ -1,28 +1,26 @@
 """What ranks do in tests: importable, because a rank's process finds it by name."""
 
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from ablations.launch.strategy import PipelineStrategy
 from ablations.trial import build_model, open_data, quiet_lightning, trainer_of
-from ablations.trialkeys import typed_trial
+from ablations.trialjob import TrialJob
 from tasks.datamodule import TextDataModule
 
 
-def fails(rank: int, ranks: int, arguments: Mapping[str, Any]) -> None:
+def fails(rank: int, ranks: int, folder: str) -> None:
     """Rank 1 breaks while the others wait for it."""
-    (Path(arguments["folder"]) / f"{rank}").touch()
+    (Path(folder) / f"{rank}").touch()
     if rank == 1:
         raise ArithmeticError("a chunk went wrong")
     dist.barrier()
 
 
-def dies(rank: int, ranks: int, arguments: Mapping[str, Any]) -> None:
+def dies(rank: int, ranks: int, job: None) -> None:
     import os
     import signal
 
@@ -31,19 +29,17 @@ def dies(rank: int, ranks: int, arguments: Mapping[str, Any]) -> None:
     time.sleep(600)
 
 
-def says_its_rank(rank: int, ranks: int, arguments: Mapping[str, Any]) -> None:
+def says_its_rank(rank: int, ranks: int, folder: str) -> None:
     total = torch.tensor([rank])
     dist.all_reduce(total)
-    (Path(arguments["folder"]) / f"{rank}").write_text(str(int(total)))
+    (Path(folder) / f"{rank}").write_text(f"{int(total)} with {torch.get_num_threads()} threads")
 
 
-def saves_with_lightning(rank: int, ranks: int, arguments: Mapping[str, Any]) -> None:
-    """Trains, and lets the Trainer write a checkpoint."""
-    keys = typed_trial(arguments["keys"])
+def saves_with_lightning(rank: int, ranks: int, job: TrialJob) -> None:
+    """Trains, and lets the Trainer write a checkpoint into the job's folder."""
+    keys, folder = job.keys, Path(job.folder)
     quiet_lightning()
-    data = open_data(keys.data, keys.model.vocab_size, arguments["cache_dir"])
-    module = build_model(keys, 0, rank)
-    folder = Path(arguments["folder"])
+    module = build_model(keys, job.seed, rank)
     trainer = trainer_of(keys, folder, [], PipelineStrategy(rank, ranks, torch.device("cpu")))
-    trainer.fit(module, TextDataModule(data, 0, keys.batches))
+    trainer.fit(module, TextDataModule(open_data(keys, job.cache), job.seed, keys.batches))
     trainer.save_checkpoint(folder / "lightning.ckpt")

@@ -4,17 +4,22 @@ import errno
 import json
 import random
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+from stand_in_kinds import asked
 
 from ablations.conduct import GuardFailed, check_writable
-from ablations.files import read_json, write_json
+from ablations.documents import PLAN, STATE, PlanDocument, SweepState
+from ablations.files import write_json
+from ablations.guardresult import GuardResult
 from ablations.launch.space import DiskFull
 from ablations.records import read_record
 from ablations.room import bytes_needed
 from ablations.show.results import Result, load_result
+from ablations.trialkeys import value_of
 from models.typed import ConfigError
 
 FRESH = ("search=fresh", "search_points=2", "search_seeds=2")
@@ -28,15 +33,11 @@ def load(runs: Path, published: Path | None = None) -> Result:
 
 
 def searched(pool: Any) -> list[tuple[str, int]]:
-    return [(j.arguments["labels"]["arm"], j.arguments["seed"]) for j in pool.ran.get("trial", []) if is_search(j)]
+    return [(r.labels.arm, r.trial.seed) for r in map(asked, pool.ran.get("trial", [])) if r.labels.phase == "search"]
 
 
 def confirmed(pool: Any) -> list[tuple[str, int]]:
-    return [(j.arguments["labels"]["arm"], j.arguments["seed"]) for j in pool.ran.get("trial", []) if not is_search(j)]
-
-
-def is_search(job: Any) -> bool:
-    return job.arguments["labels"]["phase"] == "search"
+    return [(r.labels.arm, r.trial.seed) for r in map(asked, pool.ran.get("trial", [])) if r.labels.phase == "confirm"]
 
 
 def test_search_then_confirmation_on_other_seeds_and_another_split(conduct, pool, runs):
@@ -44,25 +45,23 @@ def test_search_then_confirmation_on_other_seeds_and_another_split(conduct, pool
     arms = ["aux_loss", "bias", "control", "aa"]
     assert searched(pool) == [(arm, seed) for arm in arms[:2] for _ in range(4) for seed in [1000]]
     assert confirmed(pool) == [(arm, seed) for seed in [0, 1] for arm in arms]
-    jobs = pool.ran["trial"]
-    assert {j.arguments["keys"]["eval"]["split"] for j in jobs if is_search(j)} == {"validation"}
-    assert {j.arguments["keys"]["eval"]["split"] for j in jobs if not is_search(j)} == {"test"}
-    chosen = conductor.state["chosen"]
+    chosen = conductor.state.chosen
     assert chosen["aux_loss"] == {"optim.lr": 0.005, "model.moe.balance.alpha": 0.01}
-    for job in jobs:
-        if not is_search(job):
-            arm, keys = job.arguments["labels"]["arm"], job.arguments["keys"]
-            assert keys["optim"]["lr"] == 0.005
-            strength = "update_speed" if arm == "bias" else "alpha"
-            assert keys["model"]["moe"]["balance"][strength] == chosen[arm][f"model.moe.balance.{strength}"]
-    state = read_json(runs / "toy/smoke/trials.json")
+    for request in map(asked, pool.ran["trial"]):
+        arm, keys = request.labels.arm, request.trial.keys
+        assert request.labels.seed == request.trial.seed
+        if request.labels.phase == "search":
+            assert keys.eval.split == "validation"
+        else:
+            assert keys.eval.split == "test"
+            strength = f"model.moe.balance.{'update_speed' if arm == 'bias' else 'alpha'}"
+            assert keys.optim.lr == 0.005 and value_of(keys, strength) == chosen[arm][strength]
+    state = SweepState.read(runs / "toy/smoke")
     assert state == conductor.state
-    assert len(state["search"]) == 8
-    assert (
-        state["search"][0]["loss"]
-        == read_record(runs / "trials" / state["search"][0]["id"] / "record.json").metrics["loss"]
-    )
-    assert set(state["speed"]) == set(arms)
+    assert len(state.search) == 8
+    first = state.search[0]
+    assert first.loss == read_record(runs / "trials" / first.id / "record.json").metrics["loss"]
+    assert set(state.speed) == set(arms)
 
 
 def test_what_scoring_needs_is_tried_before_the_first_job(conduct, pool, runs, tmp_path):
@@ -89,33 +88,33 @@ def test_an_optimum_on_the_edge_widens_the_rates_for_all_arms_twice_at_most(cond
     monkeypatch.setattr("stand_in_kinds.BEST_RATE", 0.08)
     conductor = conduct("search=fresh", "search_points=3", "search_seeds=1")
     rates = {
-        arm: sorted({r["point"]["optim.lr"] for r in conductor.state["search"] if r["arm"] == arm})
+        arm: sorted({r.point["optim.lr"] for r in conductor.state.search if r.arm == arm})
         for arm in ("aux_loss", "bias")
     }
     assert rates == {arm: [0.0025, 0.005, 0.01, 0.02, 0.04] for arm in rates}
     # Only the last strength of bias balances, so that it is widened once; aux_loss gets one more for an equal budget.
     assert len(searched(pool)) == 2 * 5 * 4, "points of earlier generations are not measured again"
     on_edge = "still on the edge of its grid: optim.lr=0.04 of aux_loss (highest), optim.lr=0.04 of bias (highest)"
-    assert [d for d in conductor.state["deviations"] if on_edge in d]
+    assert [d for d in conductor.state.deviations if on_edge in d]
 
 
 def test_finished_trials_never_run_again_and_the_plan_stays_as_it_was(conduct, pool, runs):
     first = conduct(*FRESH)
     files = {p: p.stat().st_mtime_ns for p in runs.glob("trials/*/record.json")}
-    plan = (runs / "toy/smoke/plan.json").read_bytes()
+    plan = (runs / "toy/smoke" / PLAN).read_bytes()
     pool.ran.clear()
     second = conduct(*FRESH)
     assert pool.ran == {}, "nothing at all: guards and speed are known too"
     assert {p: p.stat().st_mtime_ns for p in runs.glob("trials/*/record.json")} == files
-    assert (runs / "toy/smoke/plan.json").read_bytes() == plan
-    assert second.state["deviations"] == first.state["deviations"]
-    assert second.state["chosen"] == first.state["chosen"]
-    assert second.state["minutes"] > first.state["minutes"]
+    assert (runs / "toy/smoke" / PLAN).read_bytes() == plan
+    assert second.state.deviations == first.state.deviations
+    assert second.state.chosen == first.state.chosen
+    assert second.state.minutes > first.state.minutes
 
 
 def test_only_what_is_missing_runs(conduct, pool, runs):
     first = conduct(*FRESH)
-    lost = first.state["confirm"][3]["id"]
+    lost = first.state.confirm[3].id
     shutil.rmtree(runs / "trials" / lost)
     pool.ran.clear()
     conduct(*FRESH)
@@ -126,7 +125,7 @@ def test_an_interrupted_sweep_goes_on_where_it_was(conduct, pool, runs):
     trial, calls = pool.kinds["trial"], []
 
     def interrupted(arguments: dict[str, Any], report: Any) -> Any:
-        calls.append(arguments["id"])
+        calls.append(arguments["trial"]["id"])
         if len(calls) in (3, 12):
             raise KeyboardInterrupt
         return trial(arguments, report)
@@ -135,16 +134,16 @@ def test_an_interrupted_sweep_goes_on_where_it_was(conduct, pool, runs):
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             conduct(*FRESH)
-        assert read_json(runs / "toy/smoke/trials.json")["minutes"] > 0
+        assert SweepState.read(runs / "toy/smoke").minutes > 0
     state = conduct(*FRESH).state
     assert len(calls) == 16 + 2
-    assert len(state["confirm"]) == len(load(runs).all_records) == 8
-    assert state["deviations"] == conduct(*FRESH).state["deviations"]
+    assert len(state.confirm) == len(load(runs).all_records) == 8
+    assert state.deviations == conduct(*FRESH).state.deviations
 
 
 def of_plans(conductor: Any) -> list[str]:
     start = "trials had run under another plan of this sweep before this one was made: "
-    return [line for line in conductor.state["deviations"] if line.startswith(start)]
+    return [line for line in conductor.state.deviations if line.startswith(start)]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -169,7 +168,7 @@ def test_another_plan_leaves_what_is_there_and_gets_a_folder_of_its_own(conduct,
     assert (again.folder, back.folder) == (other.folder, first.folder) and pool.ran == {}, "each finds its own"
     assert of_plans(again) == [note] and of_plans(back) == []
     assert len(list((runs / "toy").iterdir())) == 2
-    assert len(load_result(runs, "toy", other.folder.name).all_records) == len(other.state["confirm"])
+    assert len(load_result(runs, "toy", other.folder.name).all_records) == len(other.state.confirm)
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -178,18 +177,18 @@ def test_other_words_for_the_same_plan_are_the_same_plan(conduct, pool, runs, wo
     pool.ran.clear()
     second = conduct(*FRESH, "optim.lr=5e-3", f"launch.workers={workers}")
     assert (second.folder, pool.ran) == (first.folder, {})
-    assert "optim.lr=0.005" in read_json(first.folder / "plan.json")["command"]
+    assert "optim.lr=0.005" in PlanDocument.read(first.folder).command
 
 
 def test_a_plan_that_nothing_was_trained_under_makes_way(conduct, pool, runs):
     guards = pool.kinds["guards"]
-    pool.kinds["guards"] = lambda arguments, report: {"guards": [{"name": "start", "passed": False, "detail": "no"}]}
+    pool.kinds["guards"] = lambda arguments, report: {"guards": [asdict(GuardResult("start", False, "no"))]}
     with pytest.raises(GuardFailed):
         conduct(*FRESH)
     pool.kinds["guards"] = guards
     conductor = conduct(*FRESH, "seeds=3")
     assert (conductor.folder, of_plans(conductor)) == (runs / "toy/smoke", [])
-    assert read_json(runs / "toy/smoke/plan.json")["seeds"] == [0, 1, 2]
+    assert PlanDocument.read(runs / "toy/smoke").seeds == [0, 1, 2]
 
 
 @pytest.mark.parametrize("after", [0, 1, 12])
@@ -200,7 +199,7 @@ def test_a_plan_made_amid_the_search_of_another_is_a_deviation(conduct, pool, mo
     def stop(arguments: dict[str, Any], report: Any) -> Any:
         if len(calls) == after:
             raise KeyboardInterrupt
-        calls.append(arguments["id"])
+        calls.append(arguments["trial"]["id"])
         return trial(arguments, report)
 
     pool.kinds["trial"] = stop
@@ -217,10 +216,10 @@ def test_what_was_published_under_a_plans_own_name_goes_on_there(conduct, pool, 
     other = conduct(*FRESH, "seeds=3")
     published = tmp_path / "results/toy" / other.folder.name
     (published / "records").mkdir(parents=True)
-    for name in ("plan.json", "trials.json"):
+    for name in (PLAN, STATE):
         shutil.copy(other.folder / name, published)
-    for entry in other.state["confirm"][:5]:
-        shutil.copy(runs / "trials" / entry["id"] / "record.json", published / "records" / f"{entry['id']}.json")
+    for entry in other.state.confirm[:5]:
+        shutil.copy(runs / "trials" / entry.id / "record.json", published / "records" / f"{entry.id}.json")
     (published / "manifest.json").write_text(json.dumps({"partial": True}))
     for folder in (runs / "toy", runs / "trials"):
         shutil.rmtree(folder)
@@ -230,13 +229,13 @@ def test_what_was_published_under_a_plans_own_name_goes_on_there(conduct, pool, 
 
 
 DAMAGE: dict[str, tuple[str, bytes, str]] = {
-    "a plan cut off": ("plan.json", b'{"format": 1, "swe', "not readable as JSON"),
-    "a list": ("plan.json", b"[1]", "expected a group of keys"),
-    "another's": ("plan.json", b'{"name": "x"}', "no plan: this version reads plans of format 1"),
-    "a later one": ("plan.json", b'{"format": 2}', "format=2: this version reads plans of format 1"),
-    "a part of one": ("plan.json", b'{"format": 1, "sweep": "toy"}', "has no scale, so it is damaged"),
-    "trials cut off": ("trials.json", b'{"search"', "not readable as JSON"),
-    "trials a list": ("trials.json", b"[]", "expected a group of keys"),
+    "a plan cut off": (PLAN, b'{"format": 1, "swe', "not readable as JSON"),
+    "a list": (PLAN, b"[1]", "expected a group of keys"),
+    "another's": (PLAN, b'{"name": "x"}', "no plan: this version reads plans of format 1"),
+    "a later one": (PLAN, b'{"format": 2}', "format=2: this version reads plans of format 1"),
+    "a part of one": (PLAN, b'{"format": 1, "sweep": "toy"}', "has no scale, so it is damaged"),
+    "a state cut off": (STATE, b'{"search"', "not readable as JSON"),
+    "a state that is a list": (STATE, b"[]", "expected a group of keys"),
 }
 
 
@@ -255,11 +254,11 @@ def test_a_damaged_file_of_the_run_is_one_line_and_stays_as_it_is(conduct, pool,
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"format": 2}', '{"id": "a"}', "\0"])
 def test_a_damaged_record_is_one_line_and_stays_as_it_is(conduct, pool, runs, content):
-    entry = conduct(*FRESH).state["confirm"][2]
-    path = runs / "trials" / entry["id"] / "record.json"
+    entry = conduct(*FRESH).state.confirm[2]
+    path = runs / "trials" / entry.id / "record.json"
     path.write_text(content)
     for act in (lambda: conduct(*FRESH), lambda: load(runs)):
-        with pytest.raises(ConfigError, match=entry["id"]) as caught:
+        with pytest.raises(ConfigError, match=entry.id) as caught:
             act()
         assert "\n" not in str(caught.value)
     assert path.read_text() == content
@@ -273,14 +272,14 @@ def test_records_of_a_sweep_that_was_published_unfinished_count_as_done(conduct,
     for folder in (runs / "trials").iterdir():
         shutil.copy(folder / "record.json", published / f"{folder.name}.json")
     (published.parent / "manifest.json").write_text(json.dumps({"partial": partial}))
-    (published / f"{first.state['confirm'][0]['id']}.json").unlink()
+    (published / f"{first.state.confirm[0].id}.json").unlink()
     shutil.rmtree(runs / "trials")
     pool.ran.clear()
     second = conduct(*FRESH)
     assert len(searched(pool)) == (0 if partial else 8)
     assert len(confirmed(pool)) == (1 if partial else 8), "a finished result is there to be checked"
-    assert second.state["chosen"] == first.state["chosen"]
-    assert second.state["search"] == first.state["search"]
+    assert second.state.chosen == first.state.chosen
+    assert second.state.search == first.state.search
     assert len(load(runs, published).all_records) == 8
 
 
@@ -289,7 +288,7 @@ def test_a_diverged_trial_is_counted_and_the_sweep_goes_on(conduct, pool, runs):
 
     def diverging(arguments: dict[str, Any], report: Any) -> Any:
         result = trial(arguments, report)
-        labels, path = arguments["labels"], Path(arguments["trial_dir"]) / "record.json"
+        labels, path = arguments["labels"], Path(arguments["trial"]["folder"]) / "record.json"
         if labels["phase"] == "confirm" and labels["arm"] == "bias" and labels["seed"] == 1:
             row = {**json.loads(path.read_text()), "status": "diverged", "reason": "loss nan at step 7", "metrics": {}}
             path.write_text(json.dumps(row))
@@ -310,14 +309,14 @@ def test_a_point_that_diverges_is_never_chosen(conduct, pool):
     trial = pool.kinds["trial"]
 
     def diverging(arguments: dict[str, Any], report: Any) -> Any:
-        if arguments["keys"]["optim"]["lr"] == 0.005:
+        if arguments["trial"]["keys"]["optim"]["lr"] == 0.005:
             raise RuntimeError("out of memory")
         return trial(arguments, report)
 
     pool.kinds["trial"] = diverging
     state = conduct(*FRESH).state
-    assert {point["optim.lr"] for point in state["chosen"].values()} == {0.0025}
-    assert [row["loss"] for row in state["search"] if row["point"]["optim.lr"] == 0.005] == [None] * 4
+    assert {point["optim.lr"] for point in state.chosen.values()} == {0.0025}
+    assert [row.loss for row in state.search if row.point["optim.lr"] == 0.005] == [None] * 4
 
 
 def test_a_failed_trial_is_on_record_and_tried_again(conduct, pool, runs):
@@ -372,7 +371,7 @@ def test_a_trial_that_another_sweep_is_at_is_waited_for_and_said(conduct, pool, 
 
 def test_a_record_published_meanwhile_comes_before_a_failure_of_here(conduct, pool, runs, tmp_path):
     state = conduct(*FRESH).state
-    lost = state["confirm"][3]["id"]
+    lost = state.confirm[3].id
     published = tmp_path / "results/toy/smoke/records"
     published.mkdir(parents=True)
     (published.parent / "manifest.json").write_text(json.dumps({"partial": True}))
@@ -391,7 +390,7 @@ def test_a_guard_that_fails_stops_everything_and_is_tried_again(conduct, pool, r
     def leaking(arguments: dict[str, Any], report: Any) -> Any:
         rows = guards(arguments, report)["guards"]
         if arguments["keys"]["model"]["moe"]["balance"]["kind"] == "bias":
-            rows[0] = {"name": "causality", "passed": False, "detail": "later tokens change earlier logits"}
+            rows[0] = asdict(GuardResult("causality", False, "later tokens change earlier logits"))
         return {"guards": rows}
 
     pool.kinds["guards"] = leaking
@@ -404,7 +403,7 @@ def test_a_guard_that_fails_stops_everything_and_is_tried_again(conduct, pool, r
     conductor = conduct(*FRESH)
     assert [job.key for job in pool.ran["guards"]] == ["guards:bias"], "the others had passed"
     names = {"causality", "start", "determinism", "isolation", "budget", "separation"}
-    assert {arm: {row["name"] for row in rows} for arm, rows in conductor.state["guards"].items()} == dict.fromkeys(
+    assert {arm: {row.name for row in rows} for arm, rows in conductor.state.guards.items()} == dict.fromkeys(
         ("aux_loss", "bias", "control", "aa"), names
     )
 
@@ -436,8 +435,8 @@ def test_speed_that_cannot_be_measured_is_noted(conduct, pool):
 
     pool.kinds["speed"] = broken
     state = conduct(*FRESH).state
-    assert "speed" not in state
-    assert "speed was not measured: MemoryError: no room" in state["deviations"]
+    assert state.speed == {}
+    assert "speed was not measured: MemoryError: no room" in state.deviations
 
 
 def test_where_nothing_can_be_written(tmp_path):
@@ -451,16 +450,16 @@ def test_where_nothing_can_be_written(tmp_path):
 def test_every_trial_has_a_run_of_this_sweep_s_too(conduct, pool, runs, monkeypatch):
     """Trials that another sweep has trained, or whose run a kill cut short; not those that are mirrored."""
     written = set[str]()
-    monkeypatch.setattr("ablations.conduct.is_mirrored", lambda given: given["id"] in written)
-    pool.kinds["mirror"] = lambda given, report: written.add(given["id"]) or {}
+    monkeypatch.setattr("ablations.conduct.is_mirrored", lambda given: given.trial.id in written)
+    pool.kinds["mirror"] = lambda given, report: written.add(given["trial"]["id"]) or {}
     state = conduct(*FRESH, "track.mode=offline").state
-    used = {row["id"] for row in (*state["search"], *state["confirm"])}
+    used = {row.id for row in (*state.search, *state.confirm)}
     assert written == used and len(pool.ran["mirror"]) == len(used)
-    lost = state["confirm"][0]["id"]
+    lost = state.confirm[0].id
     written.discard(lost)
     pool.ran.clear()
     conduct(*FRESH, "track.mode=offline")
-    assert {kind: [job.arguments["id"] for job in jobs] for kind, jobs in pool.ran.items()} == {"mirror": [lost]}
+    assert {kind: [asked(job).trial.id for job in jobs] for kind, jobs in pool.ran.items()} == {"mirror": [lost]}
 
 
 def test_a_wandb_that_fell_back_is_in_the_result(conduct, pool, runs):
@@ -494,7 +493,7 @@ def test_a_disk_that_fills_up_is_one_line(conduct, pool, runs, monkeypatch):
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("ablations.conduct.write_json", full)
+    monkeypatch.setattr("ablations.documents.write_json", full)
     with pytest.raises(DiskFull) as caught:
         conduct(*FRESH)
     assert caught.value.filename == str(runs) and "the disk is full" in caught.value.strerror

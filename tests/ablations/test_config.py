@@ -1,13 +1,10 @@
 """What a command line composes to, and that everything wrong with one is a line that helps."""
 
-import dataclasses
 import os
 import subprocess
 import sys
-import typing
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from least_sweep import SWEEP, line
@@ -16,9 +13,8 @@ from omegaconf import OmegaConf
 from ablations.config import FOLDERS, chosen_arms, compose, config_yaml
 from ablations.help import help_text
 from ablations.home import ROOT
-from ablations.keys import all_keys, settings, trial_leaves
+from ablations.keys import all_keys, settings
 from ablations.schema import Config
-from ablations.trialkeys import trial_keys, typed_trial, with_overrides
 from models.typed import ConfigError
 
 MOE = ["sweep=moe_balance", "scale=cpu"]
@@ -128,56 +124,6 @@ def test_a_wrong_command_line_is_one_line_that_helps(overrides: list[str], parts
         assert part in message
 
 
-RULES: list[tuple[dict[str, Any], list[str]]] = [
-    ({"data.batch_size": 10}, ["data.batch_size=10", "train.microbatches=4", "12"]),
-    ({"train.tokens": 1000}, ["less than one batch", "2048"]),
-    ({"eval.tokens": 100}, ["less than one sequence (data.seq_len=128)"]),
-    ({"data.seq_len": 1}, ["data.seq_len=1: must be at least 2"]),
-    ({"optim.lr": 0}, ["optim.lr=0.0: must be above 0"]),
-    ({"optim.lr": float("nan")}, ["optim.lr=nan: must be a finite number"]),
-    ({"optim.lr": float("inf")}, ["optim.lr=inf: must be a finite number"]),
-    ({"optim.warmup_fraction": 1}, ["optim.warmup_fraction=1.0: must be below 1"]),
-    ({"optim.schedule": "wsd", "optim.decay_fraction": 0.95}, ["more than the whole run"]),
-    ({"optim.final_lr_ratio": 1.5}, ["must be at most 1"]),
-    ({"optim.weight_decay": -0.1}, ["optim.weight_decay=-0.1: must not be negative"]),
-    ({"train.validate_every": 2}, ["train.validate_every=2.0: must be at most 1"]),
-    ({"train.threads": 0}, ["train.threads=0: must be above 0"]),
-    ({"model.attention.q_lora_rank": 0}, ["model.attention.q_lora_rank=0: must be at least 1"]),
-    ({"model.attention.qk_rope_head_dim": 7}, ["must be even"]),
-    ({"eval.items": 0}, ["eval.items=0: must be above 0"]),
-    ({"data.source": "text"}, ["data.source=text: needs data.path="]),
-    ({"data.source": "hf"}, ["data.source=hf: needs data.name="]),
-    ({"data.path": "x.txt"}, ["is read with data.source=text only"]),
-    ({"data.fim_rate": 1.5}, ["data.fim_rate=1.5: must be at most 1"]),
-    ({"data.fim_rate": -0.1}, ["data.fim_rate=-0.1: must not be negative"]),
-    ({"data.ramp_from": 0}, ["data.ramp_from=0.0: must be above 0"]),
-    ({"data.ramp_from": 1.5}, ["data.ramp_from=1.5: must be at most 1"]),
-    ({"data.ramp_over": 0}, ["data.ramp_over=0.0: must be above 0"]),
-]
-
-
-def test_every_number_of_a_trial_has_a_range() -> None:
-    """A field without one would take anything; the two that are left have rules of their own."""
-    bare = []
-    for name in trial_leaves():
-        *path, leaf = name.split(".")
-        cls: Any = Config
-        for group in path:
-            cls = typing.get_type_hints(cls)[group]
-        if typing.get_type_hints(cls, include_extras=True)[leaf] in (int, float, int | None, float | None):
-            bare.append(name)
-    assert bare == ["model.mtp.depth", "data.seq_len"]
-
-
-@pytest.mark.parametrize(("changes", "parts"), RULES, ids=[str(c) for c, _ in RULES])
-def test_what_no_trial_can_be(changes: dict[str, Any], parts: list[str]) -> None:
-    with pytest.raises(ConfigError) as caught:
-        typed_trial(with_overrides(trial_keys(Config()), changes, "here"))
-    assert "\n" not in str(caught.value)
-    for part in parts:
-        assert part in str(caught.value)
-
-
 def test_precedence(folder: Callable[..., list[str]]) -> None:
     """Schema < scale < the sweep's common < command line."""
     smoke = compose(["sweep=moe_balance", "scale=smoke"])
@@ -252,25 +198,6 @@ def test_an_arms_toggle_may_be_set_where_that_arm_is_left_out(folder: Callable[.
 
 def test_a_fault_of_the_command_line_is_not_blamed_on_the_file() -> None:
     assert line([*MOE, "model.moe.top_k=32"]).startswith("model.moe.top_k=32")
-
-
-def test_with_overrides_copies_and_types() -> None:
-    keys = trial_keys(compose(MOE))
-    changed = with_overrides(keys, {"optim.lr": 1, "eval.tasks": ["x"]}, "here")
-    assert changed["optim"]["lr"] == 1.0 and isinstance(changed["optim"]["lr"], float)
-    assert keys["optim"]["lr"] == Config().optim.lr and keys["eval"]["tasks"] != ["x"]
-    assert set(keys) == {"model", "data", "optim", "train", "eval"}
-    with pytest.raises(ConfigError, match=r"^sweeps/x.yaml arm y: optim.lr=fast: expected float"):
-        with_overrides(keys, {"optim.lr": "fast"}, "sweeps/x.yaml arm y")
-    with pytest.raises(ConfigError, match=r"^here: optim.rl: no such key; did you mean optim.lr\?"):
-        with_overrides(keys, {"optim.rl": 1}, "here")
-
-
-def test_typed_trial_holds_what_the_keys_say() -> None:
-    keys = with_overrides(trial_keys(compose(MOE)), {"train.token_fraction": 0.5}, "here")
-    trial = typed_trial(keys)
-    assert {group: dataclasses.asdict(getattr(trial, group)) for group in keys} == keys
-    assert (trial.tokens, trial.tokens_per_step, trial.steps) == (256_000, 2048, 125)
 
 
 def test_composing_changes_nothing_but_what_is_named() -> None:

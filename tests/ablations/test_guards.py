@@ -1,7 +1,6 @@
 """Every guard stops what it is there for: a deliberately leaking, unequal, dead or unsteady arm."""
 
-import copy
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,22 +12,21 @@ from torch import Tensor, nn
 
 import ablations.guards as guards
 import ablations.trial as trial
+from ablations.guardresult import GuardResult
 from ablations.guards import (
-    GuardResult,
     arm_guards,
-    budget,
     causality,
     causality_in_training,
     determinism,
     distinct,
-    isolation,
     separation,
     start,
 )
+from ablations.matching import budget, isolation
 from ablations.plan import config_guards
 from ablations.schema import MatchedConfig
 from ablations.trial import build_model, open_data
-from ablations.trialkeys import TrialKeys, typed_trial, with_overrides
+from ablations.trialkeys import TrialKeys, with_overrides
 from models.attention import Places
 from models.config import GranularityConfig, KeepHighConfig, MTPConfig, PrecisionConfig
 from models.precision.quantise import Rounding
@@ -57,12 +55,12 @@ class LeakingScale(Transformer):
 def keys(plan) -> Any:
     """`keys(arm)`: the typed keys of an arm at `scale=smoke`."""
     made = plan("arms=all")
-    return lambda arm="bias": made.arms[arm].typed
+    return lambda arm="bias": made.arms[arm].keys
 
 
 @pytest.fixture
 def data(data_cache, keys) -> Any:
-    return open_data(keys().data, 512, str(data_cache))
+    return open_data(keys(), str(data_cache))
 
 
 def built(kind: type[Transformer], keys: TrialKeys, **changes: Any) -> Transformer:
@@ -86,6 +84,7 @@ def test_causality_passes_the_causal_model_and_stops_the_leaking(keys, data, att
     leaking = causality(built(Leaking, keys(), **changes), tokens)
     assert not leaking.passed
     assert leaking.detail.startswith("later tokens change earlier logits")
+    assert leaking.facts["largest_change"] > leaking.facts["limit"] == 1e-4
 
 
 def with_precision(keys: TrialKeys, precision: PrecisionConfig) -> TrialKeys:
@@ -109,6 +108,7 @@ def test_fp8_with_scales_within_a_token_is_causal_in_training(keys, data, parts)
     arm = with_precision(keys(), PrecisionConfig(block=4, **parts))
     found = causality_in_training(arm, 0, data.train_batch(0, 0)[:2, :-1])
     assert found.passed and "in FP8 training" in found.detail and " 0.0e+00 " in found.detail
+    assert (found.facts["largest_change"], found.facts["shared_scales"]) == (0.0, False)
 
 
 @pytest.mark.parametrize("parts", SHARED.values(), ids=SHARED)
@@ -117,6 +117,7 @@ def test_fp8_with_scales_across_tokens_is_reported_and_by_how_much(keys, data, p
     found = causality_in_training(arm, 0, data.train_batch(0, 0)[:2, :-1])
     assert found.passed and "through scales that tokens share" in found.detail
     assert " 0.0e+00" not in found.detail
+    assert found.facts["largest_change"] > 0 and found.facts["shared_scales"] is True
 
 
 def test_an_fp8_recipe_that_leaks_where_it_claims_not_to_is_stopped(keys, data, monkeypatch):
@@ -134,11 +135,11 @@ def test_an_fp8_arm_passes_all_of_its_guards(keys, data):
 
 
 def fingerprints(keys: TrialKeys, data: Any, **arms: dict[str, Any]) -> dict[str, Any]:
-    """(precision keys, `fingerprint`) of arms with these precisions, as `distinct` takes them."""
+    """(precision, `fingerprint`) of arms with these precisions, as `distinct` takes them."""
     found = {}
     for name, parts in arms.items():
         arm = with_precision(keys, PrecisionConfig(**{"block": 4, **parts}))
-        found[name] = (asdict(arm.model.precision), by_name(arm_guards(arm, 0, data))["distinct"])
+        found[name] = (arm.model.precision, by_name(arm_guards(arm, 0, data))["distinct"])
     return found
 
 
@@ -148,7 +149,8 @@ def test_arms_whose_numbers_are_equal_are_refused_and_by_name(keys, data):
     arms = fingerprints(keys(), data, blocks=block, tensors=block | {"granularity": GranularityConfig(weight="tensor")})
     found = distinct(arms)
     assert found["blocks"].passed and not found["tensors"].passed
-    assert found["tensors"].detail == "the same numbers as blocks"
+    assert found["tensors"].detail == "the same numbers as blocks" and found["tensors"].facts["twin"] == "blocks"
+    assert found["tensors"].facts["weights"] == found["blocks"].facts["weights"]
 
 
 def test_arms_that_round_differently_are_distinct_and_so_are_moments(keys, data):
@@ -220,7 +222,7 @@ def test_causality_sees_the_deepest_module_alone(keys, data):
     ids=str,
 )
 def test_every_toggle_passes_on_real_batches(plan, data, changes):
-    keys = typed_trial(with_overrides(plan().arms["bias"].keys, changes, "test"))
+    keys = with_overrides(plan().arms["bias"].keys, changes, "test")
     results = arm_guards(keys, 0, data)
     assert all(r.passed for r in results), results
 
@@ -267,7 +269,7 @@ def test_start_stops_a_dead_parameter(keys, data):
     module.transformer.forgotten = nn.Parameter(torch.ones(3))
     result = start(module, data.train_batch(0, 0))
     assert not result.passed
-    assert "no gradient reaches forgotten" in result.detail
+    assert "no gradient reaches forgotten" in result.detail and result.facts["dead"] == 1
     assert all(p.grad is None for p in module.transformer.parameters()), "the guard leaves no gradient behind"
 
 
@@ -294,7 +296,7 @@ def test_start_counts_experts_that_no_token_reached(keys, data):
     module.transformer.routers()[0].e_score_correction_bias[0] = -10
     result = start(module, data.train_batch(0, 0))
     assert result.passed, "their gradient is none of its business"
-    assert "1 experts unreached" in result.detail
+    assert "1 experts unreached" in result.detail and result.facts["unreached"] == 1
 
 
 def test_determinism_stops_a_model_that_rolls_dice(keys, data, monkeypatch):
@@ -317,13 +319,13 @@ def test_weights_that_are_not_finite_are_not_called_indeterminate(keys, data):
     found = by_name(arm_guards(wild, 0, data))["determinism"]
     assert not found.passed
     assert found.detail == "the weights are not finite after 2 steps; lower optim.lr"
+    assert found.facts["finite"] is False
 
 
 def test_isolation_stops_an_undeclared_key(plan):
     made = plan()
     arm, base = made.arms["bias"], made.baseline
-    guilty = copy.deepcopy(arm.keys)
-    guilty["optim"]["weight_decay"] = 0.0
+    guilty = with_overrides(arm.keys, {"optim.weight_decay": 0.0}, "test")
     declared = {"optim.lr", *arm.set, *arm.search, *base.set, *base.search}
     assert isolation(arm.keys, base.keys, declared).passed
     result = isolation(guilty, base.keys, declared)
@@ -331,6 +333,7 @@ def test_isolation_stops_an_undeclared_key(plan):
         False,
         "differs from the baseline in undeclared keys: optim.weight_decay",
     )
+    assert result.facts["undeclared"] == "optim.weight_decay" and "model.moe.balance.kind" in result.facts["differs"]
     assert [g.passed for g in config_guards(made, replace(arm, keys=guilty))] == [False, True]
 
 
@@ -340,13 +343,13 @@ def test_config_guards_of_every_arm_of_the_sweep(plan):
         assert [(g.name, g.passed) for g in config_guards(made, arm)] == [("isolation", True), ("budget", True)], arm
     control = config_guards(made, made.arms["control"])[1]
     assert "steps 10 (baseline 12)" in control.detail, "known to differ, so it is said"
+    assert (control.facts["steps"], control.facts["baseline_steps"]) == (10, 12)
 
 
 def test_an_aa_arm_may_only_be_perturbed(plan):
     made = plan()
     aa = made.arms["aa"]
-    guilty = copy.deepcopy(aa.keys)
-    guilty["train"]["token_fraction"] = 0.9
+    guilty = with_overrides(aa.keys, {"train.token_fraction": 0.9}, "test")
     assert not config_guards(made, replace(aa, keys=guilty))[0].passed
 
 
@@ -388,4 +391,5 @@ def test_separation_stops_a_leaked_test_split(data):
     assert not leaked.passed
     assert "0.00% of validation windows" in leaked.detail
     assert "% of test windows" in leaked.detail
+    assert leaked.facts["test"] > leaked.facts["limit"] > leaked.facts["validation"] == 0
     assert separation(data).passed

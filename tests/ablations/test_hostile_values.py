@@ -14,9 +14,10 @@ import pytest
 from least_sweep import SWEEP
 
 from ablations import preflight, sweepfile
+from ablations.announce import describe
 from ablations.config import compose
 from ablations.keys import Key, all_keys, options
-from ablations.plan import describe, make_plan
+from ablations.plan import make_plan
 from ablations.schema import ArmConfig, ExpectedConfig, MatchedConfig, SearchConfig, SweepConfig
 from models.typed import ConfigError
 

@@ -5,22 +5,21 @@ from typing import Any
 
 import pytest
 
+from ablations.announce import describe
 from ablations.config import compose
-from ablations.guards import budget, isolation
-from ablations.matching import amounts, mismatch, solve
-from ablations.plan import describe, make_plan
-from ablations.schema import Config, MatchedConfig
-from ablations.trialkeys import trial_keys, typed_trial, with_overrides
+from ablations.matching import amounts, budget, isolation, mismatch, solve
+from ablations.plan import make_plan
+from ablations.schema import MatchedConfig
+from ablations.trialkeys import TrialKeys, value_of, with_overrides
+from ablations.trialrules import check
 from models.config import ModelConfig
 from models.transformer import Transformer
 from models.typed import ConfigError
 
-Keys = dict[str, Any]
 
-
-def keys(**changes: Any) -> Keys:
+def keys(**changes: Any) -> TrialKeys:
     dotted = {name.replace("__", "."): value for name, value in changes.items()}
-    return with_overrides(trial_keys(replace(Config(), model=ModelConfig(dtype="float32"))), dotted, "test")
+    return with_overrides(TrialKeys(model=ModelConfig(dtype="float32")), dotted, "test")
 
 
 MHA = keys(model__attention__kind="mha")
@@ -42,22 +41,15 @@ def test_the_solution_is_the_nearest_that_there_is(knob: str) -> None:
     arm = KNOBS[knob]
     assert mismatch(arm, MHA, replace(matched, tolerance=0.001)), "the case needs no knob"
     solved = solve(arm, MHA, replace(matched, tolerance=0.001) if knob == "model.intermediate_size" else matched, "x")
-    found = solved or {knob: typed_value(arm, knob)}
+    found = solved or {knob: value_of(arm, knob)}
     target = amounts(MHA)["total_params"]
     distances = {}
     for step in STEPS[knob]:
         turned = with_overrides(arm, {knob: found[knob] + step}, "test")
         distances[step] = abs(amounts(turned)["total_params"] - target)
     assert min(distances, key=distances.__getitem__) == 0, distances
-    model = Transformer(typed_trial(with_overrides(arm, found, "test")).model)
+    model = Transformer(check(with_overrides(arm, found, "test")).model)
     assert abs(sum(p.numel() for p in model.parameters()) / target - 1) <= matched.tolerance
-
-
-def typed_value(arm: Keys, knob: str) -> int:
-    node: Any = arm
-    for part in knob.split("."):
-        node = node[part]
-    return int(node)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +75,7 @@ def test_a_solution_is_a_value_that_a_trial_may_have(changes: dict[str, Any], kn
             value = solve(arm, base, tight, "x")[knob]
         except ConfigError as error:  # nothing is exact: the message names what was nearest
             value = int(str(error).split(f"{knob}=")[1].split()[0])
-        typed_trial(with_overrides(arm, {knob: value}, "test"))
+        check(with_overrides(arm, {knob: value}, "test"))
         assert value % multiple == 0
         target = amounts(base)["total_params"]
         for beside in (value - multiple, value + multiple):
@@ -111,8 +103,8 @@ def test_equal_flops_are_whole_batches_nearest_to_the_baselines() -> None:
     matched = MatchedConfig(equal=["train_flops"], tolerance=0.0, knob="train.token_fraction")
     solved = with_overrides(arm, solve(arm, base, matched, "x"), "test")
     ratio = amounts(solved)["train_flops"] / amounts(base)["train_flops"]
-    batch = 1 / typed_trial(base).steps
-    assert typed_trial(solved).steps < typed_trial(base).steps and abs(ratio - 1) <= batch
+    batch = 1 / base.steps
+    assert solved.steps < base.steps and abs(ratio - 1) <= batch
     assert budget(solved, base, matched).passed
     assert not budget(arm, base, matched).passed, "as many tokens cost more"
 

@@ -15,14 +15,16 @@ from stand_in_ranks import dies, fails, saves_with_lightning, says_its_rank
 
 from ablations.guards import arm_guards, same_gradients
 from ablations.home import ROOT
-from ablations.launch.ranks import RankFailed, run_ranks
+from ablations.launch.ranks import Hardware, RankFailed, run_ranks
 from ablations.pipeline import main
 from ablations.records import read_record
 from ablations.trial import open_data, run_trial
-from ablations.trialkeys import typed_trial
+from ablations.trialjob import TrialJob
+from ablations.trialkeys import TrialKeys, with_overrides
 from models.balance import BiasAndAuxLoss
 from models.checkpoint import load_checkpoint
 from models.pipeline.stages import Chunks
+from models.typed import build
 
 PIPED = {
     "model.n_layers": 4,
@@ -33,7 +35,6 @@ PIPED = {
     "train.microbatches": 4,
 }
 """Four microbatches, as many as two ranks need."""
-CPU = {"keys": {"train": {"device": "cpu"}}}
 
 
 @pytest.fixture
@@ -45,15 +46,16 @@ def no_orphans() -> Any:
 
 @pytest.mark.usefixtures("no_orphans")
 def test_every_rank_does_its_work_and_all_can_talk(tmp_path: Path) -> None:
-    run_ranks(3, says_its_rank, {**CPU, "folder": str(tmp_path)})
-    assert sorted((path.name, path.read_text()) for path in tmp_path.iterdir()) == [(str(r), "3") for r in range(3)]
+    run_ranks(3, says_its_rank, str(tmp_path), Hardware(threads=2))
+    said = "3 with 2 threads"
+    assert sorted((path.name, path.read_text()) for path in tmp_path.iterdir()) == [(str(r), said) for r in range(3)]
 
 
 @pytest.mark.usefixtures("no_orphans")
 def test_a_rank_that_fails_ends_all_with_its_traceback(tmp_path: Path) -> None:
     started = time.monotonic()
     with pytest.raises(RankFailed, match="(?s)rank 1 failed:.*in fails.*ArithmeticError: a chunk went wrong"):
-        run_ranks(2, fails, {**CPU, "folder": str(tmp_path)})
+        run_ranks(2, fails, str(tmp_path), Hardware())
     assert time.monotonic() - started < 100, "the other rank was not waited for"
     assert {path.name for path in tmp_path.iterdir()} == {"0", "1"}
 
@@ -61,25 +63,25 @@ def test_a_rank_that_fails_ends_all_with_its_traceback(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("no_orphans")
 def test_a_rank_that_is_killed_ends_all() -> None:
     with pytest.raises(RankFailed, match="rank 1 was ended by SIGKILL"):
-        run_ranks(2, dies, CPU)
+        run_ranks(2, dies, None, Hardware())
 
 
-def test_a_checkpoint_of_the_trainer_holds_the_whole_model(arguments: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_checkpoint_of_the_trainer_holds_the_whole_model(job: Callable[..., TrialJob], tmp_path: Path) -> None:
     """Trained with the Trainer on two ranks and in one process; clipped, balanced, two steps."""
     half = {"model.pipeline.schedule": "zb1p"}  # on two ranks each DualPipe rank holds everything
-    given = arguments(changes={**PIPED, **half, "train.tokens": 512, "optim.clip_norm": 0.1})
-    run_ranks(2, saves_with_lightning, {**given, "folder": str(tmp_path)})
+    given = job(changes={**PIPED, **half, "train.tokens": 512, "optim.clip_norm": 0.1}, seed=0)
+    run_ranks(2, saves_with_lightning, dataclasses.replace(given, folder=str(tmp_path)), Hardware())
     saved = torch.load(tmp_path / "lightning.ckpt", weights_only=True)["state_dict"]
-    run_trial({**given, "seed": 0, "keys": _scored(given["keys"])}, lambda event: None)
-    single, _ = load_checkpoint(Path(given["trial_dir"]) / "checkpoint")
+    run_trial(dataclasses.replace(given, keys=_scored(given.keys)), lambda event: None)
+    single, _ = load_checkpoint(Path(given.folder) / "checkpoint")
     assert {name.removeprefix("transformer.") for name in saved} == set(single.state_dict())
     for name, tensor in single.state_dict().items():
         assert float((saved[f"transformer.{name}"] - tensor).abs().max()) < 1e-12, name
 
 
-def _scored(keys: dict[str, Any]) -> dict[str, Any]:
+def _scored(keys: TrialKeys) -> TrialKeys:
     """With a task, because a trial without one leaves no checkpoint."""
-    return {**keys, "eval": {**keys["eval"], "tasks": ["python_bits_per_byte"], "items": 2}}
+    return with_overrides(keys, {"eval.tasks": ["python_bits_per_byte"], "eval.items": 2}, "test")
 
 
 WORDS = ["sweep=pipeline", "scale=smoke", "arms=all", "train.tokens=1024", "eval.items=2"]
@@ -91,17 +93,9 @@ def test_the_command_trains_an_arm_on_ranks_as_a_sweep_does_in_one_process(runs:
     record_path, checkpoint = (Path(line) for line in capfd.readouterr().out.splitlines())
     record = read_record(record_path)
     assert record.status == "complete" and record.environment["ranks"] == 2 and record.seed == 1
-    given = {
-        "id": "0" * 16,
-        "keys": record.config,
-        "seed": 1,
-        "trial_dir": str(runs / "trials/one"),
-        "cache_dir": str(runs / "data"),
-        "labels": {},
-        "track": {"mode": "disabled"},
-    }
-    run_trial(given, lambda event: None)
-    single = read_record(runs / "trials/one/record.json")
+    keys = build(TrialKeys, record.config)
+    given = TrialJob("0" * 16, keys, 1, str(runs / "trials/one"), str(runs / "data"))
+    single = run_trial(given, lambda event: None)
     assert record.metrics["loss"] == pytest.approx(single.metrics["loss"], rel=1e-12)
     assert record.history["loss"] == pytest.approx(single.history["loss"], rel=1e-12)
     model, _ = load_checkpoint(checkpoint)
@@ -152,11 +146,10 @@ def test_ranks_that_do_not_match_the_launcher_are_refused(tmp_path: Path) -> Non
 
 
 def test_the_guard_sees_a_schedule_that_trains_otherwise(
-    arguments: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    job: Callable[..., TrialJob], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = arguments(changes={**PIPED, "model.moe.balance.kind": "bias_aux_loss", "model.moe.balance.alpha": 0.5})
-    keys = typed_trial(given["keys"])
-    data = open_data(keys.data, keys.model.vocab_size, given["cache_dir"])
+    given = job(changes={**PIPED, "model.moe.balance.kind": "bias_aux_loss", "model.moe.balance.alpha": 0.5})
+    keys, data = given.keys, open_data(given.keys, given.cache)
     passed = {guard.name: guard for guard in arm_guards(keys, 0, data)}["schedule"]
     assert passed.passed and passed.detail.startswith("dualpipe against microbatching in FP64")
     plain = dataclasses.replace(keys, model=dataclasses.replace(keys.model, pipeline=type(keys.model.pipeline)()))

@@ -1,15 +1,20 @@
 """The plan: arms and their keys, budgets, seeds, published values, and what is written down before the first trial."""
 
+import dataclasses
 import json
 import shlex
 import shutil
 from pathlib import Path
 
 import pytest
+from stand_in_kinds import asked
 
+from ablations.announce import describe
 from ablations.config import compose
+from ablations.documents import PLAN, STATE, PlanDocument, SweepState
 from ablations.files import read_json
-from ablations.plan import describe, make_plan, plan_document
+from ablations.plan import make_plan
+from ablations.registration import registered
 from ablations.trialkeys import differing
 from models.typed import ConfigError
 
@@ -22,17 +27,17 @@ def test_baseline_first_control_and_aa_last_and_each_differs_as_declared(plan):
     base = made.baseline.keys
     assert differing(made.arms["control"].keys, base) == ["train.token_fraction"]
     assert differing(made.arms["aa"].keys, base) == ["train.perturb"]
-    assert made.arms["aa"].keys["train"]["perturb"] == 1e-6
+    assert made.arms["aa"].keys.train.perturb == 1e-6
     assert set(differing(made.arms["bias"].keys, base)) == {
         *("model.moe.balance.kind", "model.moe.balance.alpha", "model.moe.balance.update_speed")
     }
     assert [arm.name for arm in made.searched_arms] == ["aux_loss", "none", "bias"]
-    assert all(arm.keys["model"]["dtype"] == "float32" for arm in made.arms.values())
+    assert all(arm.keys.model.dtype == "float32" for arm in made.arms.values())
 
 
 def test_auto_is_resolved_in_every_arm(plan):
     made = plan("model.dtype=auto")
-    assert {arm.keys["model"]["dtype"] for arm in made.arms.values()} <= {"float32", "bfloat16"}
+    assert {arm.keys.model.dtype for arm in made.arms.values()} <= {"float32", "bfloat16"}
 
 
 def test_equal_budgets(plan):
@@ -46,7 +51,7 @@ def test_equal_budgets(plan):
 def test_a_pinned_key_is_searched_for_no_arm(plan):
     made = plan("search=fresh", "optim.lr=0.007")
     assert made.shared == {}
-    assert {arm.keys["optim"]["lr"] for arm in made.arms.values()} == {0.007}
+    assert {arm.keys.optim.lr for arm in made.arms.values()} == {0.007}
     assert made.arms["bias"].grid(made.shared) == [{"model.moe.balance.update_speed": x} for x in (0.003, 0.01)]
 
 
@@ -60,29 +65,29 @@ def test_confirmation_seeds_are_their_own(plan):
 
 @pytest.fixture
 def published(conduct, runs, tmp_path):
-    """Publishes plan.json and trials.json of a fresh search; returns their folder."""
+    """Publishes plan.json and state.json of a fresh search; returns their folder."""
     conduct(*FRESH)
     folder = tmp_path / "results/toy/smoke"
     folder.mkdir(parents=True)
-    for name in ("plan.json", "trials.json"):
+    for name in (PLAN, STATE):
         shutil.copy(runs / "toy/smoke" / name, folder)
     return folder
 
 
 def test_published_values_are_pinned_and_nothing_is_searched(published, conduct, pool, plan):
     made = plan("search_points=2")
-    chosen = read_json(published / "trials.json")["chosen"]
-    assert made.published.chosen == chosen
+    state = SweepState.read(published)
+    assert made.published.chosen == state.chosen and made.published.mistuning == state.mistuning
     assert (made.fresh_because, made.search_trials) == (None, 0)
     assert "published values, nothing is searched" in describe(made)
     pool.ran.clear()
     conductor = conduct("search_points=2", "seeds=[5,6]")
-    phases = [job.arguments["labels"]["phase"] for job in pool.ran["trial"]]
-    assert phases == ["confirm"] * 8
-    rates = {job.arguments["keys"]["model"]["moe"]["balance"]["alpha"] for job in pool.ran["trial"]}
-    assert chosen["aux_loss"]["model.moe.balance.alpha"] in rates
-    assert conductor.state["chosen"] == chosen
-    assert conductor.state["search"] == read_json(published / "trials.json")["search"], "the page shows the search"
+    requests = [asked(job) for job in pool.ran["trial"]]
+    assert [request.labels.phase for request in requests] == ["confirm"] * 8
+    strengths = {request.trial.keys.model.moe.balance.alpha for request in requests}
+    assert state.chosen["aux_loss"]["model.moe.balance.alpha"] in strengths
+    assert conductor.state.chosen == state.chosen
+    assert conductor.state.search == state.search != [], "the page shows the search"
     assert plan(*FRESH).published is None
 
 
@@ -111,7 +116,7 @@ def test_what_changes_no_choice_keeps_the_published_values(published, plan, word
     assert plan("search_points=2", word).published is not None
 
 
-@pytest.mark.parametrize("name", ["plan.json", "trials.json"])
+@pytest.mark.parametrize("name", [PLAN, STATE])
 def test_a_published_file_that_was_cut_off_is_one_line(published, plan, name):
     content = (published / name).read_bytes()
     (published / name).write_bytes(content[: len(content) // 2])
@@ -121,7 +126,7 @@ def test_a_published_file_that_was_cut_off_is_one_line(published, plan, name):
 
 def test_a_key_that_did_not_exist_then_had_its_default(published, plan):
     """A published search stays valid when the schema grows."""
-    path = published / "plan.json"
+    path = published / PLAN
     earlier = read_json(path)
     del earlier["keys"]["data"]["fim_rate"], earlier["keys"]["data"]["ramp_from"]
     del earlier["keys"]["model"]["mtp"], earlier["keys"]["model"]["moe"]["scoring"]
@@ -153,20 +158,24 @@ def test_where_nothing_is_searched_nothing_needs_a_published_search(plan):
     assert (made.published.chosen["bias"], made.fresh_because, made.search_trials) == ({}, None, 0)
 
 
-def test_the_document_is_plain_deterministic_and_holds_the_rule(plan):
+def test_the_document_is_plain_deterministic_and_holds_the_rule(plan, tmp_path):
     made = plan(*FRESH)
-    document = plan_document(made, {"text": "abc"})
-    text = json.dumps(document, sort_keys=True, allow_nan=False)
-    assert json.loads(text) == document, "what is read back equals it, or every run would look changed"
-    assert json.dumps(plan_document(plan(*FRESH), {"text": "abc"}), sort_keys=True) == text
-    assert plan_document(made, {"text": "abd"})["data"] != document["data"]
-    assert document["arms"]["control"]["tokens"] == 2560
-    assert document["arms"]["control"]["set"]["train.token_fraction"] == 0.9
-    assert document["seeds"] == [0, 1]
-    assert "Holm" in document["decision_rule"]
-    assert len(document["expected"]) == 2
-    assert document["search_rule"]["keys"] == {"optim.lr": [0.0025, 0.005]}
-    assert document["search"] == "fresh"
+    document = registered(made, {"text": "abc"})
+    text = json.dumps(dataclasses.asdict(document), sort_keys=True, allow_nan=False)
+    assert json.loads(text) == dataclasses.asdict(document)
+    document.write(tmp_path)
+    assert PlanDocument.read(tmp_path) == document, "what is read back equals it, or every run would look changed"
+    assert registered(plan(*FRESH), {"text": "abc"}) == document
+    assert registered(made, {"text": "abd"}).data != document.data
+    assert document.arms["control"].tokens == 2560
+    assert document.arms["control"].set["train.token_fraction"] == 0.9
+    assert document.arms["control"].train_flops == made.arms["control"].cost.flops_per_token * 2560
+    assert document.keys == made.baseline.keys
+    assert document.seeds == [0, 1]
+    assert "Holm" in document.decision_rule
+    assert len(document.expected) == 2
+    assert document.search_rule.keys == {"optim.lr": [0.0025, 0.005]}
+    assert document.search == "fresh"
 
 
 @pytest.mark.parametrize(
@@ -178,20 +187,20 @@ def test_the_document_is_plain_deterministic_and_holds_the_rule(plan):
     ],
 )
 def test_the_plan_keeps_the_command_that_makes_it_again(plan, words):
-    document = plan_document(plan(*words), {"text": "abc"})
-    typed = shlex.split(document["command"])
+    document = registered(plan(*words), {"text": "abc"})
+    typed = shlex.split(document.command)
     assert typed[:4] == ["python", "-m", "ablations.run", "sweep=toy"] and "search=fresh" in typed
     assert "scale=smoke" in typed
     assert not [w for w in typed if w.startswith(("runs_dir", "launch", "track"))], "where and how it ran is no plan's"
-    again = plan_document(make_plan(compose([*typed[3:], "track.mode=disabled"])), {"text": "abc"})
+    again = registered(make_plan(compose([*typed[3:], "track.mode=disabled"])), {"text": "abc"})
     assert again == document
-    assert document["sweep_file"] == (Path(__file__).parent / "sweeps/toy.yaml").read_text()
+    assert document.sweep_file == (Path(__file__).parent / "sweeps/toy.yaml").read_text()
 
 
 def test_the_command_says_where_the_published_values_were_found(published, plan, tmp_path):
-    typed = shlex.split(plan_document(plan("search_points=2", f"results_dir={tmp_path}"), {})["command"])
+    typed = shlex.split(registered(plan("search_points=2", f"results_dir={tmp_path}"), {}).command)
     assert {"search=published", f"results_dir={tmp_path}"} <= set(typed)
-    typed = shlex.split(plan_document(plan(*FRESH, f"results_dir={tmp_path}"), {})["command"])
+    typed = shlex.split(registered(plan(*FRESH, f"results_dir={tmp_path}"), {}).command)
     assert not [word for word in typed if word.startswith("results_dir")]
 
 

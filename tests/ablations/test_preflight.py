@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from ablations import preflight, run
-from ablations.plan import describe, plan_document
+from ablations.announce import describe
+from ablations.registration import registered
 from models.typed import ConfigError
 
 
@@ -74,7 +75,7 @@ def test_a_scale_says_what_its_numbers_are_worth(plan: Any) -> None:
     made = plan()
     assert "these numbers mean nothing" in made.config.note
     assert f"Note      {made.config.note}\n" in describe(made)
-    assert plan_document(made, {})["note"] == made.config.note
+    assert registered(made, {}).note == made.config.note
     bare = dataclasses.replace(made, config=dataclasses.replace(made.config, note=""))
     assert "Note" not in describe(bare)
     assert plan("scale=cpu").config.note == ""

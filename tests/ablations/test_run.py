@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from ablations import run
+from ablations.documents import PLAN, STATE, SweepState
 from ablations.files import read_json
 from ablations.home import ROOT
 from ablations.launch.lock import single_owner
@@ -208,7 +209,7 @@ def test_a_diverged_trial_is_shown_and_the_sweep_goes_on(training, runs, capsys)
 
     def wild(arguments: dict[str, Any], report: Any) -> Any:
         if (arguments["labels"]["arm"], arguments["labels"]["seed"]) == ("bias", 1):
-            arguments["keys"]["optim"]["lr"] = 1e20
+            arguments["trial"]["keys"]["optim"]["lr"] = 1e20
         return trial(arguments, report)
 
     training.kinds["trial"] = wild
@@ -221,7 +222,7 @@ def test_a_diverged_trial_is_shown_and_the_sweep_goes_on(training, runs, capsys)
     assert len(list(runs.glob("trials/*/record.json"))) == 12
     statuses = [read_json(p)["status"] for p in runs.glob("trials/*/record.json")]
     assert sorted(statuses) == ["complete"] * 11 + ["diverged"]
-    for name in ("plan.json", "trials.json", "table.csv", "timings.csv", "page.html"):
+    for name in (PLAN, STATE, "table.csv", "timings.csv", "page.html"):
         assert (folder / name).is_file() and str(folder / name) in out
 
 
@@ -327,12 +328,12 @@ def test_kill_9_of_worker_and_scheduler_changes_nothing(training, tmp_path, data
         path.parent.name: 2 if path.parent.name == victim else 1 for path in after
     }
 
-    for name in ("table.csv", "plan.json"):
+    for name in ("table.csv", PLAN):
         assert (killed / "toy/smoke" / name).read_bytes() == (whole / "toy/smoke" / name).read_bytes()
     assert numbers(killed) == numbers(whole)
-    one, other = (read_json(runs / "toy/smoke/trials.json") for runs in (killed, whole))
+    one, other = (SweepState.read(runs / "toy/smoke") for runs in (killed, whole))
     for key in ("search", "chosen", "mistuning", "confirm", "guards", "deviations", "plan_sha"):
-        assert one[key] == other[key], key
+        assert getattr(one, key) == getattr(other, key), key
 
 
 QUICK = (
@@ -398,7 +399,7 @@ def test_ctrl_c_says_how_to_go_on(runs, tmp_path):
     assert shlex.split(lines[-1]) == ["python", "-m", "ablations.run", *given]
     assert "Traceback" not in "\n".join(lines)
     assert records(runs) == {}
-    assert read_json(runs / "toy/smoke/trials.json")["guards"]
+    assert SweepState.read(runs / "toy/smoke").guards
 
 
 def test_a_polite_kill_is_as_clean(runs, pool, capsys):

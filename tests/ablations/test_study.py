@@ -17,6 +17,7 @@ from ablations.plan import Arm, make_plan
 from ablations.records import Record
 from ablations.schema import MatchedConfig
 from ablations.study import Choice, Studies, choose, search, widened
+from ablations.trialkeys import TrialKeys
 from ablations.trials import Trial
 
 RATE, STRENGTH = "optim.lr", "model.moe.balance.alpha"
@@ -24,7 +25,7 @@ RATES = [0.0025, 0.005, 0.01]
 
 
 def arm(name: str = "aux_loss", strengths: list[float] | None = None) -> Arm:
-    return Arm(name, "arm", "", {}, {STRENGTH: strengths} if strengths else {}, {}, MatchedConfig())
+    return Arm(name, "arm", "", {}, {STRENGTH: strengths} if strengths else {}, TrialKeys(), MatchedConfig())
 
 
 def curve(losses: list[float], rates: list[float] | None = None) -> dict[Any, Measured]:

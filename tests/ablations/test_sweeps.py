@@ -7,7 +7,9 @@ import pytest
 
 from ablations.home import ROOT
 from ablations.report import write_report
+from ablations.requests import GuardsRequest
 from ablations.sweepfile import read_sweep
+from models.typed import build
 
 SWEEPS = {path.stem: path for path in sorted((ROOT / "sweeps").glob("*.yaml"))}
 QUICK = ("sweeps_dir=null", "search=fresh", "search_points=1", "search_seeds=1", "seeds=2", "arms=null")
@@ -27,7 +29,7 @@ def real(monkeypatch: pytest.MonkeyPatch, pool: Any) -> Any:
     monkeypatch.setattr(pool, "kinds", jobs.KINDS)
     monkeypatch.setattr("ablations.speed.CHUNK_ROUNDS", 1)
     # A process for every arm of every sweep would take half a minute; test_speed.py measures memory.
-    monkeypatch.setattr("ablations.jobs.training_memory", lambda arms, cache_dir: dict.fromkeys(arms, 1e8))
+    monkeypatch.setattr("ablations.jobs.training_memory", lambda arms, *_: dict.fromkeys(arms, 1e8))
     return pool
 
 
@@ -46,7 +48,7 @@ def test_a_sweep_runs_the_whole_way(name: str, conduct: Any, runs: Path) -> None
     for arm in result.arms.values():
         assert arm.of_status("complete") == [0, 1], (arm.name, [r.reason for r in arm.records.values()])
         assert all(guard.passed for guard in arm.guards)
-        assert arm.chunks or (arm.speed["tokens_per_second"] > 0 and arm.speed["peak_training_bytes"] > 0)
+        assert arm.chunks or (arm.speed.tokens_per_second > 0 and arm.speed.peak_training_bytes == 1e8)
     assert len(result.verdicts) == len(sweep.expected)
     assert {arm.name for arm in result.arms.values() if arm.chunks} == usual - {"none"} or name != "pipeline"
     assert {v.outcome for v in result.verdicts} <= {"agrees", "disagrees", "not resolved", "no signal here", "void"}
@@ -55,10 +57,10 @@ def test_a_sweep_runs_the_whole_way(name: str, conduct: Any, runs: Path) -> None
     assert same <= TOO_SHORT or name == "pipeline", f"arms that differ in name only: {same}"
     depths = {n: arm.records[0].config["model"]["mtp"]["depth"] for n, arm in result.arms.items()}
     drafting = {n for n, depth in depths.items() if depth and len(set(depths.values())) > 1}
-    assert {n for n, arm in result.arms.items() if "speculative_speedup" in arm.speed} == drafting
+    assert {n for n, arm in result.arms.items() if arm.speed and arm.speed.speculative_speedup} == drafting
     table = (runs / name / "smoke" / "table.md").read_text()
     assert all(f"| {arm} |" in table for arm in result.arms)
-    assert conductor.state["chosen"].keys() == result.arms.keys()
+    assert conductor.state.chosen.keys() == result.arms.keys()
     assert ("## Precision" in table) == (name == "precision")
     assert ("## Pipeline" in table) == (name == "pipeline")
     if name == "precision":
@@ -71,14 +73,14 @@ def test_a_sweep_runs_the_whole_way(name: str, conduct: Any, runs: Path) -> None
 def test_every_text_that_an_arm_learns_from_is_guarded(conduct: Any, pool: Any) -> None:
     """Stand-in jobs: a fill-in-the-middle arm learns from another arrangement of the text than the baseline."""
     conduct("sweep=packing", *QUICK, "optim.lr=0.0035")
-    rates = [job.arguments["keys"]["data"]["fim_rate"] for job in pool.ran["data_guard"]]
+    rates = [build(GuardsRequest, job.arguments).keys.data.fim_rate for job in pool.ran["data_guard"]]
     assert sorted(rates) == [0.0, 0.1]
 
 
 def test_the_attention_sweep_reports_cache_and_decoding(conduct: Any, real: Any, runs: Path) -> None:
     conduct("sweep=attention", *QUICK, "eval.tasks=[python_bits_per_byte]", "eval.items=2")
     result = write_report(runs, "attention", "smoke", None)
-    sizes = {name: arm.plan["kv_bytes"] for name, arm in result.arms.items()}
+    sizes = {name: arm.plan.kv_bytes for name, arm in result.arms.items()}
     assert sizes["mqa"] < sizes["gqa"] < sizes["mha"] and sizes["mla"] < sizes["gqa"], sizes
-    assert all(arm.speed["decode_tokens_per_second"] > 0 for arm in result.arms.values())
+    assert all(arm.speed.decode_tokens_per_second > 0 for arm in result.arms.values())
     assert "decoded tokens/s" in (runs / "attention/smoke/table.md").read_text()

@@ -6,33 +6,34 @@ import logging
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ablations import tracking
+from ablations import requests
+from ablations.jobs import KINDS
 from ablations.records import Record, read_record
-from ablations.schema import TrackConfig
+from ablations.requests import Labels, TrialRequest
+from ablations.schema import Mode, TrackConfig
+from ablations.steplog import StepLog, read_steps
 from ablations.tracking import (
     Mirror,
-    StepLog,
     begin_tracking,
     destination,
     fallen_back,
     is_mirrored,
     mirror_record,
     open_mirror,
-    read_steps,
     resolve_mode,
     wandb_places,
     written,
 )
-from ablations.trial import run_trial
-from ablations.trialkeys import with_overrides
+from ablations.trialjob import TrialJob
+from ablations.trialkeys import TrainConfig, TrialKeys, with_overrides
 
-LABELS = {"sweep": "moe_balance", "scale": "smoke", "arm": "bias", "seed": 1, "phase": "confirm"}
-TRACK = {"mode": "offline", "project": "p", "entity": None}
+LABELS = Labels(sweep="moe_balance", scale="smoke", arm="bias", seed=1, phase="confirm")
 
 
 def row(step: int) -> dict[str, float]:
@@ -95,6 +96,7 @@ class Broken:
         raise ConnectionError("no network")
 
 
+ONE_STEP = TrialKeys(train=TrainConfig(tokens=TrialKeys().tokens_per_step))
 ROW = {"step": 1, "loss": 1.0, "aux_loss": 0.0, "max_vio": 0.5, "lr": 0.1, "max_vio_layers": [0.5]}
 RECORD = Record("id", 1, "complete", {}, metrics={"loss": 1.0})
 
@@ -122,16 +124,15 @@ def test_a_run_that_raises_is_noted_once_and_left_out(method):
     assert heard == ["ConnectionError: no network"]
 
 
-def given_trial(folder: Path, mode: str = "offline") -> dict[str, Any]:
-    keys = {"model": {}, "optim": {}}
-    track = {**TRACK, "mode": mode}
-    return {"id": "t", "trial_dir": str(folder / "trials/t"), "labels": LABELS, "keys": keys, "track": track}
+def given_trial(folder: Path, mode: Mode = "offline") -> TrialRequest:
+    job = TrialJob("t", ONE_STEP, 1, str(folder / "trials/t"), str(folder / "data"))
+    return TrialRequest(job, LABELS, TrackConfig(mode, "p"))
 
 
 def test_without_wandb_nothing_is_mirrored(tmp_path, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "wandb", None)
     assert resolve_mode("auto") == resolve_mode("online") == "disabled"
-    use(open_mirror(given_trial(tmp_path, "disabled"), 1))
+    use(open_mirror(given_trial(tmp_path, "disabled")))
     assert not (tmp_path / "wandb").exists()
     assert not caplog.records
 
@@ -152,7 +153,7 @@ def opened(monkeypatch) -> list[str]:
 def test_what_fails_once_is_not_tried_again_by_any_trial_of_the_command(tmp_path, opened):
     events = list[dict[str, Any]]()
     for _ in range(3):
-        use(open_mirror(given_trial(tmp_path, "online"), 1, events.append))
+        use(open_mirror(given_trial(tmp_path, "online"), events.append))
     assert opened == ["online", "offline"]
     assert [event["text"] for event in events] == [
         "Weights & Biases did not work online, runs are written offline from here on: TimeoutError: no online",
@@ -161,14 +162,14 @@ def test_what_fails_once_is_not_tried_again_by_any_trial_of_the_command(tmp_path
     assert fallen_back(tmp_path) == events[-1]["text"]
     begin_tracking(tmp_path)
     assert fallen_back(tmp_path) is None
-    open_mirror(given_trial(tmp_path, "online"), 1)
+    open_mirror(given_trial(tmp_path, "online"))
     assert opened == ["online", "offline"] * 2
     assert written(tmp_path) is None, "no folder is named that was not written"
 
 
 def test_a_marker_that_cannot_be_written_ends_nothing(tmp_path, opened):
     (tmp_path / "wandb").write_text("a file")
-    use(open_mirror(given_trial(tmp_path, "online"), 1))
+    use(open_mirror(given_trial(tmp_path, "online")))
     assert opened == ["online", "offline"]
 
 
@@ -182,7 +183,7 @@ def test_a_wandb_that_breaks_on_import_is_left_out(tmp_path, monkeypatch, caplog
 
     monkeypatch.setattr(builtins, "__import__", broken)
     with caplog.at_level(logging.WARNING):
-        use(open_mirror(given_trial(tmp_path), 1))
+        use(open_mirror(given_trial(tmp_path)))
     assert "libwandb.so is damaged" in caplog.text
 
 
@@ -231,20 +232,23 @@ def test_auto_is_offline_without_a_login(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def trial(plan, data_cache, tmp_path, monkeypatch) -> dict[str, Any]:
+def trial(plan, data_cache, tmp_path, monkeypatch) -> TrialRequest:
     """A real trial of 12 steps with a checkpoint after 3, 6 and 9, mirrored offline."""
     for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
         monkeypatch.setenv(name, str(tmp_path / "wandb-home"))
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    return {
-        "id": "0123456789abcdef",
-        "keys": with_overrides(plan().arms["bias"].keys, {"train.checkpoint_every": 0.25}, "test"),
-        "seed": 1,
-        "trial_dir": str(tmp_path / "runs/trials/0123456789abcdef"),
-        "cache_dir": str(data_cache),
-        "labels": LABELS,
-        "track": TRACK,
-    }
+    keys = with_overrides(plan().arms["bias"].keys, {"train.checkpoint_every": 0.25}, "test")
+    identity = "0123456789abcdef"
+    job = TrialJob(identity, keys, 1, str(tmp_path / "runs/trials" / identity), str(data_cache))
+    return TrialRequest(job, LABELS, TrackConfig("offline", "p"))
+
+
+def run(request: TrialRequest, report: Any = lambda event: None) -> Record:
+    """As a worker does; the record that it leaves."""
+    result = KINDS["trial"](requests.job("a", "trial", request).arguments, report)
+    record = read_record(Path(request.trial.folder) / "record.json")
+    assert result == {"status": record.status, "loss": record.metrics.get("loss"), "reason": record.reason}
+    return record
 
 
 def inspect(folder: Path) -> list[dict[str, Any]]:
@@ -274,15 +278,14 @@ def check_run(folder: Path, record: Record) -> list[dict[str, Any]]:
 
 
 def test_an_offline_run_holds_what_the_record_holds(trial, tmp_path):
-    assert run_trial(trial, lambda event: None)["status"] == "complete"
-    record = read_record(Path(trial["trial_dir"]) / "record.json")
+    record = run(trial)
     (folder,) = (tmp_path / "runs/wandb").glob("offline-run-*")
     lines = check_run(folder, record)
-    (run,) = [line["run"] for line in lines if line["type"] == "run"]
+    (told,) = [line["run"] for line in lines if line["type"] == "run"]
     wanted = {"run_group": "moe_balance", "job_type": "bias", "display_name": "bias-s1", "project": "p"}
-    assert {name: run[name] for name in wanted} == wanted
-    assert set(run["tags"]) == {"smoke", "confirm"}
-    config = run["config"]["update"]
+    assert {name: told[name] for name in wanted} == wanted
+    assert set(told["tags"]) == {"smoke", "confirm"}
+    config = told["config"]["update"]
     assert config["model"]["moe"]["balance"]["kind"] == "bias"
     assert (config["seed"], config["trial"], config["optim"]["lr"]) == (1, record.id, record.config["optim"]["lr"])
     said = written(tmp_path / "runs")
@@ -293,14 +296,14 @@ def test_an_offline_run_holds_what_the_record_holds(trial, tmp_path):
     done = subprocess.run(command, shell=True, capture_output=True, text=True, env=dict(os.environ))
     assert "Would sync 1 run" in done.stdout + done.stderr
 
-    other = {**trial, "labels": {**LABELS, "sweep": "balance_scope", "arm": "baseline"}}
+    other = replace(trial, labels=replace(LABELS, sweep="balance_scope", arm="baseline"))
     assert is_mirrored(trial) and not is_mirrored(other)
-    mirror_record(other, 12, lambda event: None)
+    mirror_record(other, lambda event: None)
     assert is_mirrored(other)
     (second,) = set((tmp_path / "runs/wandb").glob("offline-run-*")) - {folder}
-    (run,) = [line["run"] for line in check_run(second, record) if line["type"] == "run"]
-    assert (run["run_group"], run["job_type"]) == ("balance_scope", "baseline")
-    assert run["run_id"] != folder.name.rpartition("-")[2]
+    (told,) = [line["run"] for line in check_run(second, record) if line["type"] == "run"]
+    assert (told["run_group"], told["job_type"]) == ("balance_scope", "baseline")
+    assert told["run_id"] != folder.name.rpartition("-")[2]
 
 
 class Killed(BaseException):
@@ -313,20 +316,21 @@ def test_an_interrupted_trial_has_one_history(trial, tmp_path):
             raise Killed
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        patch.setattr("ablations.trial.REPORT_SECONDS", 0.0)
-        run_trial(trial, kill)
+        patch.setattr("ablations.recorder.REPORT_SECONDS", 0.0)
+        run(trial, kill)
     (first,) = (tmp_path / "runs/wandb").glob("offline-run-*")
     assert [item["_step"] for item in history_of(inspect(first))] == list(range(1, 8)) and not is_mirrored(trial)
-    assert run_trial(trial, lambda event: None)["status"] == "complete"
+    record = run(trial)
     (folder,) = (tmp_path / "runs/wandb").glob("offline-run-*")
-    check_run(folder, read_record(Path(trial["trial_dir"]) / "record.json"))
+    check_run(folder, record)
 
 
 def test_a_broken_tracker_changes_no_number(trial, monkeypatch, tmp_path):
-    quiet = {**trial, "track": {**TRACK, "mode": "disabled"}, "trial_dir": str(tmp_path / "quiet/trials/a")}
-    run_trial(quiet, lambda event: None)
-    monkeypatch.setattr("ablations.trial.open_mirror", lambda *_: Mirror(Broken))
-    assert run_trial(trial, lambda event: None)["status"] == "complete"
-    one, other = (read_record(Path(t["trial_dir"]) / "record.json") for t in (quiet, trial))
+    elsewhere = replace(trial.trial, folder=str(tmp_path / "quiet/trials/a"))
+    one = run(replace(trial, trial=elsewhere, track=TrackConfig("disabled")))
+    broken = Broken()
+    monkeypatch.setattr("ablations.jobs.open_mirror", lambda *_: Mirror(lambda: broken))
+    other = run(trial)
+    assert other.status == "complete" and broken.touched == 1
     assert (one.metrics, one.history, one.validation) == (other.metrics, other.history, other.validation)
-    assert tracking.read_steps(Path(trial["trial_dir"]) / "steps.jsonl")
+    assert read_steps(Path(trial.trial.folder) / "steps.jsonl")

@@ -1,6 +1,5 @@
 """A trial: whole, resumed, torn, diverged, and without the harness's libraries; tiny, but with the real Trainer."""
 
-import copy
 import dataclasses
 import json
 import math
@@ -16,9 +15,12 @@ import torch
 
 import ablations.trial as trial
 from ablations.home import ROOT
+from ablations.recorder import Unwatched, fractions_of
 from ablations.records import Record, read_record
-from ablations.tracking import read_steps
-from ablations.trial import fractions_of, run_trial
+from ablations.steplog import read_steps
+from ablations.trial import run_trial
+from ablations.trialjob import TrialJob
+from ablations.trialkeys import with_overrides
 
 torch.set_num_threads(1)
 
@@ -40,9 +42,16 @@ def killed_at(step: int) -> Callable[[dict[str, Any]], None]:
     return report
 
 
-def finish(arguments: dict[str, Any]) -> Record:
-    run_trial(arguments, ignore)
-    return read_record(Path(arguments["trial_dir"]) / "record.json")
+def finish(job: TrialJob, report: Callable[[dict[str, Any]], None] = ignore) -> Record:
+    """The record, which is what was written."""
+    found = run_trial(job, report)
+    assert found == read_record(Path(job.folder) / "record.json")
+    return found
+
+
+def as_json(job: TrialJob) -> str:
+    """For another process."""
+    return json.dumps(dataclasses.asdict(job))
 
 
 def numbers(record: Record) -> dict[str, Any]:
@@ -50,14 +59,11 @@ def numbers(record: Record) -> dict[str, Any]:
     return {name: value for name, value in dataclasses.asdict(record).items() if name != "timings"}
 
 
-def test_what_a_trial_leaves(arguments):
+def test_what_a_trial_leaves(job):
     events: list[dict[str, Any]] = []
-    given = arguments()
-    result = run_trial(given, events.append)
-    folder = Path(given["trial_dir"])
-    record = read_record(folder / "record.json")
-    assert result == {"status": "complete", "loss": record.metrics["loss"], "reason": None}
-    assert (record.id, record.seed, record.status) == ("0123456789abcdef", 1, "complete")
+    given = job()
+    folder, record = Path(given.folder), finish(given, events.append)
+    assert (record.id, record.seed, record.status, record.reason) == ("0123456789abcdef", 1, "complete", None)
     assert sorted(p.name for p in folder.iterdir()) == ["record.json", "steps.jsonl"]
     steps = read_steps(folder / "steps.jsonl")
     assert [row["step"] for row in steps] == list(range(1, 13))
@@ -78,20 +84,20 @@ def test_what_a_trial_leaves(arguments):
         assert sum(layers) / len(layers) == pytest.approx(record.metrics[f"max_vio_{kind}"])
     assert record.metrics["max_vio_batch_floor"] > record.metrics["max_vio_floor"]  # a batch has fewer tokens
     assert 0 < record.metrics["bits_per_byte"] < record.metrics["loss"] / math.log(2)
-    assert record.config == given["keys"]
+    assert record.config == dataclasses.asdict(given.keys)
     assert record.data["tokens"]["train"] > 0
     assert record.environment["dtype"] == "float32"
     assert record.timings["tokens_per_second"] > 0
     assert [e["step"] for e in events if e["event"] == "step"] == list(range(1, 13))
 
 
-def test_a_record_is_never_made_twice(arguments):
-    given = arguments()
+def test_a_record_is_never_made_twice(job):
+    given = job()
     first = finish(given)
-    path = Path(given["trial_dir"]) / "record.json"
+    path = Path(given.folder) / "record.json"
     stamp = path.stat().st_mtime_ns
     events: list[dict[str, Any]] = []
-    assert run_trial(given, events.append)["loss"] == first.metrics["loss"]
+    assert run_trial(given, events.append) == first
     assert (events, path.stat().st_mtime_ns) == ([], stamp)
 
 
@@ -99,23 +105,23 @@ def test_a_record_is_never_made_twice(arguments):
     ("arm", "step", "resumed_at"),
     [("bias", 2, 0), ("bias", 7, 6), ("bias", 9, 6), ("bias", 12, 9), ("batch_aux_loss", 8, 6), ("aa", 5, 3)],
 )
-def test_a_killed_trial_goes_on_bit_for_bit(arguments, arm, step, resumed_at):
-    whole, given = finish(arguments("whole", arm)), arguments("killed", arm)
+def test_a_killed_trial_goes_on_bit_for_bit(job, arm, step, resumed_at):
+    whole, given = finish(job("whole", arm)), job("killed", arm)
     with pytest.raises(Killed):
         run_trial(given, killed_at(step))
-    folder = Path(given["trial_dir"])
+    folder = Path(given.folder)
     assert not (folder / "record.json").exists()
     assert (folder / "resume.ckpt").exists() == (resumed_at > 0)
     events: list[dict[str, Any]] = []
     run_trial(given, events.append)
     assert [e["step"] for e in events if e["event"] == "step"] == list(range(resumed_at + 1, 13))
     assert numbers(read_record(folder / "record.json")) == numbers(whole)
-    assert (folder / "steps.jsonl").read_bytes() == (Path(given["trial_dir"]).parent / "whole/steps.jsonl").read_bytes()
+    assert (folder / "steps.jsonl").read_bytes() == (Path(given.folder).parent / "whole/steps.jsonl").read_bytes()
     assert not (folder / "resume.ckpt").exists()
 
 
-def test_a_trial_killed_twice_goes_on_too(arguments):
-    whole, given = finish(arguments("whole")), arguments("killed")
+def test_a_trial_killed_twice_goes_on_too(job):
+    whole, given = finish(job("whole")), job("killed")
     for step in (4, 8):
         with pytest.raises(Killed):
             run_trial(given, killed_at(step))
@@ -127,9 +133,9 @@ def tear(path: Path, share: float) -> None:
 
 
 @pytest.mark.parametrize("damage", ["half", "empty", "rubbish", "no log", "short log", "torn log", "half renamed"])
-def test_after_damage_it_starts_over_with_the_same_result(arguments, damage):
-    whole, given = finish(arguments("whole")), arguments("killed")
-    folder = Path(given["trial_dir"])
+def test_after_damage_it_starts_over_with_the_same_result(job, damage):
+    whole, given = finish(job("whole")), job("killed")
+    folder = Path(given.folder)
     with pytest.raises(Killed):
         run_trial(given, killed_at(8))
     checkpoint, log = folder / "resume.ckpt", folder / "steps.jsonl"
@@ -154,11 +160,11 @@ def test_after_damage_it_starts_over_with_the_same_result(arguments, damage):
     assert numbers(read_record(folder / "record.json")) == numbers(whole)
 
 
-def test_steps_after_the_checkpoint_are_cut_off_the_log(arguments):
-    whole, given = finish(arguments("whole")), arguments("killed")
+def test_steps_after_the_checkpoint_are_cut_off_the_log(job):
+    whole, given = finish(job("whole")), job("killed")
     with pytest.raises(Killed):
         run_trial(given, killed_at(8))
-    log = Path(given["trial_dir"]) / "steps.jsonl"
+    log = Path(given.folder) / "steps.jsonl"
     assert len(read_steps(log)) == 8, "two more than the checkpoint has"
     with log.open("a") as file:
         file.write('{"step": 9, "lo')
@@ -187,12 +193,12 @@ def written(folder: Path) -> dict[Path, int]:
 
 @pytest.mark.parametrize("error", [OSError("no network"), ValueError("the task is broken"), Killed()])
 @pytest.mark.parametrize("arm", ["bias", "aux_loss"])
-def test_where_scoring_fails_the_next_run_only_scores(arguments, monkeypatch, error, arm):
+def test_where_scoring_fails_the_next_run_only_scores(job, monkeypatch, error, arm):
     monkeypatch.setattr("tasks.evals.score.score", Scoring())
-    whole = finish(arguments("whole", arm, SCORED))
+    whole = finish(job("whole", arm, SCORED))
     monkeypatch.setattr("tasks.evals.score.score", Scoring(error))
-    given = arguments("failed", arm, SCORED)
-    folder = Path(given["trial_dir"])
+    given = job("failed", arm, SCORED)
+    folder = Path(given.folder)
     with pytest.raises(Exception) as caught:
         run_trial(given, ignore)
     assert not (folder / "record.json").exists()
@@ -209,10 +215,10 @@ def test_where_scoring_fails_the_next_run_only_scores(arguments, monkeypatch, er
 
 @pytest.mark.parametrize("name", ["trained.json", "checkpoint/model.safetensors", "checkpoint/config.json"])
 @pytest.mark.parametrize("share", [None, 0.5])
-def test_where_what_was_kept_is_damaged_it_trains_again(arguments, monkeypatch, name, share):
+def test_where_what_was_kept_is_damaged_it_trains_again(job, monkeypatch, name, share):
     monkeypatch.setattr("tasks.evals.score.score", Scoring(OSError("no network")))
-    given = arguments(changes=SCORED)
-    folder = Path(given["trial_dir"])
+    given = job(changes=SCORED)
+    folder = Path(given.folder)
     with pytest.raises(trial.ScoringFailed):
         run_trial(given, ignore)
     first = (folder / "steps.jsonl").read_bytes()
@@ -225,29 +231,33 @@ def test_where_what_was_kept_is_damaged_it_trains_again(arguments, monkeypatch, 
     assert (folder / "steps.jsonl").read_bytes() == first
 
 
-def test_a_failed_record_is_replaced_and_a_complete_one_never(arguments):
-    given = arguments()
-    path = Path(given["trial_dir"]) / "record.json"
-    Record(given["id"], 1, "failed", given["keys"], reason="the worker died").write(path)
+def test_a_failed_record_is_replaced_and_a_complete_one_never(job):
+    given = job()
+    path = Path(given.folder) / "record.json"
+    Record(given.id, 1, "failed", dataclasses.asdict(given.keys), reason="the worker died").write(path)
     complete = finish(given)
     assert complete.status == "complete" and complete.reason is None
 
 
 AT_ONCE = """
-import json, sys, torch
+import dataclasses, json, sys, torch
 torch.set_num_threads(1)
-import ablations.trial
-ablations.trial.REPORT_SECONDS = 0.0
+import ablations.recorder
+from ablations.trial import run_trial
+from ablations.trialjob import TrialJob
+from ablations.trialkeys import with_overrides
+from models.typed import build
+ablations.recorder.REPORT_SECONDS = 0.0
 say = lambda event: print(json.dumps(event), flush=True)
-say(ablations.trial.run_trial(json.loads(sys.argv[1]), say))
+say(dataclasses.asdict(run_trial(build(TrialJob, json.loads(sys.argv[1])), say)))
 """
 
 
-def test_of_two_processes_at_one_trial_the_other_waits_and_takes_its_record(arguments):
+def test_of_two_processes_at_one_trial_the_other_waits_and_takes_its_record(job):
     """Written at every step: without an owner, each would find the other's checkpoint gone or half there."""
-    given = arguments(changes={"train.checkpoint_every": 0.08, "train.tokens": 30720})
+    given = job(changes={"train.checkpoint_every": 0.08, "train.tokens": 30720})
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", AT_ONCE, json.dumps(given)]
+    command = [sys.executable, "-c", AT_ONCE, as_json(given)]
     both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     heard = [[json.loads(line) for line in process.communicate(timeout=120)[0].splitlines()] for process in both]
     assert [process.returncode for process in both] == [0, 0]
@@ -257,14 +267,14 @@ def test_of_two_processes_at_one_trial_the_other_waits_and_takes_its_record(argu
     assert waits in ([0, 1], [0, 0]), "or it came when all was done"
 
 
-def test_arms_of_one_seed_see_the_same_batches_and_begin_alike(arguments):
+def test_arms_of_one_seed_see_the_same_batches_and_begin_alike(job):
     bias, aa, control, other = (
-        finish(arguments("bias")),
-        finish(arguments("aa", "aa")),
-        finish(arguments("control", "control")),
-        finish(arguments("other", seed=2)),
+        finish(job("bias")),
+        finish(job("aa", "aa")),
+        finish(job("control", "control")),
+        finish(job("other", seed=2)),
     )
-    base = finish(arguments("base", "aux_loss"))
+    base = finish(job("base", "aux_loss"))
     assert bias.history["loss"][0] == base.history["loss"][0], "the bias is zero at first"
     assert base.history["loss"] != aa.history["loss"], "perturbed by 1e-6"
     assert aa.history["loss"][0] == pytest.approx(base.history["loss"][0], abs=1e-4)
@@ -284,28 +294,27 @@ def test_arms_of_one_seed_see_the_same_batches_and_begin_alike(arguments):
         ({"optim.lr": 3.0, "train.spike_nats": 0.5, "optim.warmup_fraction": 0.0}, "nats above its minimum"),
     ],
 )
-def test_a_diverging_trial_is_a_result(arguments, changes, reason):
-    given = arguments(changes=changes)
-    result = run_trial(given, ignore)
-    record = read_record(Path(given["trial_dir"]) / "record.json")
-    assert result["status"] == record.status == "diverged"
+def test_a_diverging_trial_is_a_result(job, changes, reason):
+    given = job(changes=changes)
+    record = finish(given)
+    assert record.status == "diverged"
     assert reason in (record.reason or "")
     step = int((record.reason or "").rsplit(" ", 1)[-1])
     assert 1 < step <= 12
     assert record.history["step"] == [float(i) for i in range(1, step)]
     assert all(math.isfinite(x) for column in record.history.values() for x in column)
     assert (record.metrics, record.scores) == ({}, {})
-    assert not (Path(given["trial_dir"]) / "resume.ckpt").exists()
+    assert not (Path(given.folder) / "resume.ckpt").exists()
 
 
-def test_a_search_trial_is_scored_on_the_other_split(arguments):
-    test, validation = finish(arguments()), finish(arguments("b", changes={"eval.split": "validation"}))
+def test_a_search_trial_is_scored_on_the_other_split(job):
+    test, validation = finish(job()), finish(job("b", changes={"eval.split": "validation"}))
     assert test.history == validation.history
     assert test.metrics["loss"] != validation.metrics["loss"]
 
 
-def test_the_microbatches_change_nothing_but_rounding(arguments):
-    two, four = finish(arguments(arm="none")), finish(arguments("b", "none", {"train.microbatches": 4}))
+def test_the_microbatches_change_nothing_but_rounding(job):
+    two, four = finish(job(arm="none")), finish(job("b", "none", {"train.microbatches": 4}))
     assert two.history["loss"][0] == pytest.approx(four.history["loss"][0], rel=1e-6)
     assert two.metrics["loss"] == pytest.approx(four.metrics["loss"], rel=1e-4)
 
@@ -318,17 +327,15 @@ def test_fractions_of_a_run(steps, every, expected):
     assert fractions_of(steps, every) == expected
 
 
-def test_a_long_history_is_thinned_and_keeps_its_end(arguments, monkeypatch):
-    monkeypatch.setattr(trial, "HISTORY_POINTS", 5)
-    record = finish(arguments())
+def test_a_long_history_is_thinned_and_keeps_its_end(job, monkeypatch):
+    monkeypatch.setattr("ablations.recorder.HISTORY_POINTS", 5)
+    record = finish(job())
     assert record.history["step"] == [1, 4, 7, 10, 12]
 
 
-def test_it_trains_where_the_harness_is_not_installed(arguments, tmp_path):
+def test_it_trains_where_the_harness_is_not_installed(job, tmp_path):
     """The record equals that of this process, where wandb, Optuna, Hydra and lm-eval are at hand."""
-    here, given = finish(arguments("here")), arguments("there")
-    given = copy.deepcopy(given)
-    given["track"]["mode"] = "auto"
+    here, given = finish(job("here")), job("there")
     script = """
 import json, sys
 for name in ("wandb", "optuna", "hydra", "omegaconf", "lm_eval", "datasets"):
@@ -336,19 +343,112 @@ for name in ("wandb", "optuna", "hydra", "omegaconf", "lm_eval", "datasets"):
 import torch
 torch.set_num_threads(1)
 from ablations.trial import run_trial
-print(run_trial(json.loads(sys.argv[1]), lambda event: None)["status"])
+from ablations.trialjob import TrialJob
+from ablations.trialkeys import with_overrides
+from models.typed import build
+print(run_trial(build(TrialJob, json.loads(sys.argv[1])), lambda event: None).status)
 """
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", script, json.dumps(given)]
+    command = [sys.executable, "-c", script, as_json(given)]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1:] == ["complete"], done.stderr[-2000:]
     assert numbers(read_record(tmp_path / "trials/there/record.json")) == numbers(here)
 
 
-def test_a_last_step_that_ruins_the_model_is_a_divergence_too(arguments, tmp_path):
+def test_a_last_step_that_ruins_the_model_is_a_divergence_too(job, tmp_path):
     """The training loss of that step was still the model's before it."""
-    given = arguments(changes={"optim.lr": 1e38, "train.tokens": 256, "model.dtype": "float32"})
-    run_trial(given, lambda event: None)
-    record = read_record(Path(given["trial_dir"]) / "record.json")
+    given = job(changes={"optim.lr": 1e38, "train.tokens": 256, "model.dtype": "float32"})
+    record = finish(given)
     assert record.status == "diverged"
     assert record.reason == "loss on the test split is not finite after the last step"
+
+
+# --- stages
+
+
+def staged(given: TrialJob, **second: Any) -> TrialJob:
+    """`given` with its training as a first stage, and the same once more, changed by `second`, after it."""
+    changes = {name.replace("__", "."): value for name, value in second.items()}
+    keys = with_overrides(given.keys, changes, "test")
+    return dataclasses.replace(given, keys=dataclasses.replace(keys, before=given.keys.stages))
+
+
+HALVED = {"optim__lr": 1e-4, "data__batch_size": 4}
+"""A second stage of 24 steps of 128 tokens, after the first's 12 of 256."""
+
+
+def test_stages_are_one_training_whose_steps_and_tokens_are_counted_on(job):
+    one, given = finish(job("one")), staged(job("two"), **HALVED)
+    events: list[dict[str, Any]] = []
+    two = finish(given, events.append)
+    rows = read_steps(Path(given.folder) / "steps.jsonl")
+    assert rows[:12] == read_steps(Path(given.folder).parent / "one/steps.jsonl")
+    assert [row["step"] for row in rows] == list(range(1, 37)) == two.history["step"]
+    tokens = [*range(256, 3073, 256), *range(3200, 6145, 128)]
+    assert [row["tokens"] for row in rows] == tokens == two.history["tokens"] and given.keys.trained_tokens == 6144
+    assert max(two.history["lr"][12:]) == pytest.approx(1e-4) and max(two.history["lr"][:12]) > 1e-3
+    assert two.validation["step"] == [3, 6, 9, 12, 18, 24, 30, 36]
+    assert two.validation["tokens"] == [768, 1536, 2304, 3072, 3840, 4608, 5376, 6144]
+    assert {name: column[:4] for name, column in two.validation.items()} == one.validation
+    assert [(e["step"], e["steps"]) for e in events if e["event"] == "step"] == [(i, 36) for i in range(1, 37)]
+    assert two.metrics["loss"] < one.metrics["loss"], "it has learned on"
+    assert two.config["before"] == [{group: one.config[group] for group in ("model", "data", "optim", "train")}]
+
+
+@pytest.mark.parametrize("arm", ["none", "bias"])
+def test_a_stage_begins_with_the_weights_and_biases_that_the_one_before_ended_with(job, arm):
+    """A second stage that all but stands still: what it measures is what the first has learned."""
+    one, still = (
+        finish(job("one", arm)),
+        finish(staged(job("two", arm), optim__lr=1e-12, model__moe__balance__update_speed=1e-12)),
+    )
+    assert still.validation["loss"][3] < still.validation["loss"][0] - 0.1
+    assert still.validation["loss"][4:] == pytest.approx([one.validation["loss"][3]] * 4, abs=1e-6)
+    assert still.metrics["loss"] == pytest.approx(one.metrics["loss"], abs=1e-6)
+    assert still.load == one.load
+    assert still.history["loss"][12] < still.history["loss"][0] - 0.1, "the same batch again"
+
+
+class Watching(Unwatched):
+    """Writes down what it is shown."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+        self.validated: list[int] = []
+
+    def replay(self, rows: Any, validation: Any) -> None:
+        self.steps += [row["step"] for row in rows]
+        self.validated += validation["step"]
+
+    def step(self, row: Any) -> None:
+        self.steps.append(row["step"])
+
+    def validation(self, step: int, loss: float, max_vio: float) -> None:
+        self.validated.append(step)
+
+
+@pytest.mark.parametrize(
+    ("step", "resumed_at"), [(5, 3), (12, 9), ("between", 9), (13, 9), (18, 9), (19, 18), (31, 30), (36, 30)]
+)
+def test_a_trial_killed_in_any_stage_goes_on_bit_for_bit(job, monkeypatch, step, resumed_at):
+    whole, given = finish(staged(job("whole"), **HALVED)), staged(job("killed"), **HALVED)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        if step == "between":
+            built = [trial.build_model]
+            patch.setattr(trial, "build_model", lambda *a: built.pop()(*a) if built else killed_at(12)({"step": 12}))
+            run_trial(given, ignore)
+        else:
+            run_trial(given, killed_at(step))
+    watching, events = Watching(), list[dict[str, Any]]()
+    record, folder = run_trial(given, events.append, lambda: watching), Path(given.folder)
+    assert [e["step"] for e in events if e["event"] == "step"] == list(range(resumed_at + 1, 37))
+    assert numbers(record) == numbers(whole)
+    assert (folder / "steps.jsonl").read_bytes() == (folder.parent / "whole/steps.jsonl").read_bytes()
+    assert watching.steps == list(range(1, 37)) and watching.validated == whole.validation["step"]
+    assert not (folder / "resume.ckpt").exists()
+
+
+def test_a_divergence_in_a_later_stage_keeps_what_came_before(job):
+    record = finish(staged(job(), optim__lr=1e20))
+    assert record.status == "diverged" and "loss is not finite at step " in record.reason
+    assert record.history["step"][:12] == list(range(1, 13)) and len(record.history["step"]) < 24

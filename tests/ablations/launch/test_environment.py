@@ -4,15 +4,18 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from ablations import requests
 from ablations.launch.environment import forget_launcher, steers, worker_environment
-from ablations.launch.pool import Job, Pool
+from ablations.launch.pool import Pool
 from ablations.records import read_record
+from ablations.requests import Labels, TrialRequest
+from ablations.schema import TrackConfig
 from ablations.tracking import run_id
 from ablations.trial import run_trial
+from ablations.trialjob import TrialJob
 
 HOSTILE = {
     "SLURM_JOB_ID": "77", "SLURM_NTASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "1", "SLURM_NODELIST": "a[1-2]",
@@ -51,28 +54,29 @@ def test_a_process_forgets_its_launcher(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_trial_is_the_same_under_any_launcher(
-    arguments: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    job: Callable[..., TrialJob], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quiet, hostile = arguments("quiet"), arguments("hostile")
-    hostile["track"]["mode"] = "offline"
+    labels = Labels("moe_balance", "smoke", "bias", 1, "confirm")
+    quiet = TrialRequest(job("quiet"), labels, TrackConfig(mode="disabled"))
+    hostile = TrialRequest(job("hostile"), labels, TrackConfig(mode="offline"))
     for given in (quiet, hostile):
         if given is hostile:
             for name, value in HOSTILE.items():
                 monkeypatch.setenv(name, value)
         with Pool(1, tmp_path / "logs", {"OMP_NUM_THREADS": "1", "WANDB_SILENT": "true"}) as pool:
-            outcome = pool.run([Job("trial", "trial", given)], lambda key, event: None)["trial"]
+            outcome = pool.run([requests.job("trial", "trial", given)], lambda key, event: None)["trial"]
         assert outcome.error is None, (tmp_path / "logs/worker-0.log").read_text()
-    one, other = (read_record(Path(given["trial_dir"]) / "record.json") for given in (quiet, hostile))
+    one, other = (read_record(Path(given.trial.folder) / "record.json") for given in (quiet, hostile))
     assert (one.status, one.metrics, one.history, one.load) == (other.status, other.metrics, other.history, other.load)
     (run,) = (tmp_path / "wandb").glob("offline-run-*")
-    assert run.name.endswith(run_id(hostile["labels"], hostile["id"])) and (run / "whole").exists()
+    assert run.name.endswith(run_id(hostile)) and (run / "whole").exists()
 
 
 def test_a_training_finds_no_cluster_where_a_variable_is_left(
-    arguments: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    job: Callable[..., TrialJob], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """torchrun inside a Slurm job: the ranks need some of these."""
     for name in ("SLURM_JOB_ID", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODELIST", "LSB_JOBID"):
         monkeypatch.setenv(name, HOSTILE[name])
     monkeypatch.delattr(sys, "ps1", raising=False)
-    assert run_trial(arguments("slurm"), lambda event: None)["status"] == "complete"
+    assert run_trial(job("slurm"), lambda event: None).status == "complete"
