@@ -231,10 +231,12 @@ def test_what_was_published_under_a_plans_own_name_goes_on_there(conduct, pool, 
 DAMAGE: dict[str, tuple[str, bytes, str]] = {
     "a plan cut off": (PLAN, b'{"format": 1, "swe', "not readable as JSON"),
     "a list": (PLAN, b"[1]", "expected a group of keys"),
-    "another's": (PLAN, b'{"name": "x"}', "no plan: this version reads plans of format 1"),
-    "a later one": (PLAN, b'{"format": 2}', "format=2: this version reads plans of format 1"),
-    "a part of one": (PLAN, b'{"format": 1, "sweep": "toy"}', "has no scale, so it is damaged"),
+    "another's": (PLAN, b'{"name": "x"}', r"not a file of this version \(name: no such key"),
+    "a later one": (PLAN, b'{"format": 2}', r"not a file of this version \(format=2: "),
+    "a part of one": (PLAN, b'{"format": 1, "sweep": "toy"}', r"not a file of this version \(.*missing key scale\)"),
     "a state cut off": (STATE, b'{"search"', "not readable as JSON"),
+    "a later state": (STATE, b'{"format": 2}', r"not a file of this version \(format=2: "),
+    "another's state": (STATE, b'{"name": "x"}', r"not a file of this version \(name: no such key"),
     "a state that is a list": (STATE, b"[]", "expected a group of keys"),
 }
 
@@ -471,17 +473,18 @@ def test_a_wandb_that_fell_back_is_in_the_result(conduct, pool, runs):
 
     pool.kinds["trial"] = falling
     conduct(*FRESH)
-    assert load(runs).deviations == [text]
+    assert load(runs).deviations.count(text) == 1
 
 
 def test_a_plan_that_cannot_fit_on_the_disk_trains_nothing(conduct, pool, plan, runs, monkeypatch):
-    words = ("eval.tasks=[python_cloze]", "seeds=100000")
+    words = ("eval.tasks=[python_cloze]", "seeds=900")
     needed = bytes_needed(plan(*words))
     parameters = max(arm.cost.total_params for arm in plan(*words).arms.values())
-    assert needed > 4 * 100_000 * 4 * parameters > bytes_needed(plan("eval.tasks=[python_cloze]", "seeds=2")) * 1000
-    assert needed - bytes_needed(plan(*words), done=4 * 100_000) > 4 * 100_000 * 4 * parameters
+    weights = 4 * 900 * 4 * parameters  # arms, seeds, bytes
+    assert needed > weights > bytes_needed(plan("eval.tasks=[]", "seeds=2"))
+    assert needed - bytes_needed(plan(*words), done=4 * 900) > weights
     monkeypatch.setattr("ablations.room.free_bytes", lambda folder: 10_000_000)
-    with pytest.raises(ConfigError, match="10 MB are free, and this plan writes about .* GB, most of it checkpoints"):
+    with pytest.raises(ConfigError, match="10 MB are free, and this plan writes about .*B, most of it checkpoints"):
         conduct(*words)
     assert pool.ran == {}
 
