@@ -231,10 +231,12 @@ def test_what_was_published_under_a_plans_own_name_goes_on_there(conduct, pool, 
 DAMAGE: dict[str, tuple[str, bytes, str]] = {
     "a plan cut off": (PLAN, b'{"format": 1, "swe', "not readable as JSON"),
     "a list": (PLAN, b"[1]", "expected a group of keys"),
-    "another's": (PLAN, b'{"name": "x"}', "no plan: this version reads plans of format 1"),
-    "a later one": (PLAN, b'{"format": 2}', "format=2: this version reads plans of format 1"),
-    "a part of one": (PLAN, b'{"format": 1, "sweep": "toy"}', "has no scale, so it is damaged"),
+    "another's": (PLAN, b'{"name": "x"}', r"not a file of this version \(name: no such key"),
+    "a later one": (PLAN, b'{"format": 2}', r"not a file of this version \(format=2: "),
+    "a part of one": (PLAN, b'{"format": 1, "sweep": "toy"}', r"not a file of this version \(.*missing key scale\)"),
     "a state cut off": (STATE, b'{"search"', "not readable as JSON"),
+    "a later state": (STATE, b'{"format": 2}', r"not a file of this version \(format=2: "),
+    "another's state": (STATE, b'{"name": "x"}', r"not a file of this version \(name: no such key"),
     "a state that is a list": (STATE, b"[]", "expected a group of keys"),
 }
 

@@ -182,12 +182,15 @@ def test_the_document_is_plain_deterministic_and_holds_the_rule(plan, tmp_path):
     "words",
     [
         FRESH,
-        (*FRESH, "optim.lr=0.005", "data.path=/a b/it's (here)", "data.source=text", "seeds=[4,9]", "arms=[none,bias]"),
+        (*FRESH, "optim.lr=0.005", "data.path={text}", "data.source=text", "seeds=[4,9]", "arms=[none,bias]"),
         ("search_points=2", "model.moe.balance.alpha=0.01", "launch.workers=3", "track.project=mine"),
     ],
 )
-def test_the_plan_keeps_the_command_that_makes_it_again(plan, words):
-    document = registered(plan(*words), {"text": "abc"})
+def test_the_plan_keeps_the_command_that_makes_it_again(plan, words, tmp_path):
+    text = tmp_path / "a b" / "it's (here).txt"
+    text.parent.mkdir()
+    text.write_text("def f(): pass\n")
+    document = registered(plan(*(word.replace("{text}", str(text)) for word in words)), {"text": "abc"})
     typed = shlex.split(document.command)
     assert typed[:4] == ["python", "-m", "ablations.run", "sweep=toy"] and "search=fresh" in typed
     assert "scale=smoke" in typed
