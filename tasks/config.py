@@ -22,7 +22,7 @@ class DataConfig:
     """For `hf`: what `datasets.load_dataset` takes."""
     max_bytes: Annotated[int, Above(0)] | None = None
     """Keep only about this much text, in equal shares of every split (smoke runs, streams)."""
-    seq_len: int = 128
+    seq_len: Annotated[int, AtLeast(1), AtMost(1_000_000)] = 128
     batch_size: Annotated[int, Above(0)] = 16
     """Sequences per optimizer batch, over all microbatches and ranks."""
     ramp_from: Annotated[float, Above(0), AtMost(1)] = 1.0
