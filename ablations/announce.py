@@ -6,7 +6,7 @@ from pathlib import Path
 from ablations.launch.phase import duration
 from ablations.plan import Plan
 from ablations.preflight import is_long, text_remarks
-from ablations.tracking import destination
+from ablations.uploads import destination
 
 
 def describe(plan: Plan) -> str:

@@ -25,9 +25,10 @@ from ablations.requests import GuardsRequest, SpeedRequest, job
 from ablations.room import check_room
 from ablations.rundir import differing, folder_of, listed
 from ablations.study import search
-from ablations.tracking import begin_tracking, fallen_back, is_mirrored, resolve_mode, wandb_places
+from ablations.tracking import is_mirrored
 from ablations.trialkeys import TrialKeys
 from ablations.trials import Trial, Trials
+from ablations.uploads import begin_tracking, fallen_back, resolve_mode, wandb_places
 from models.typed import ConfigError, build
 from tasks.batches import prepare
 from tasks.evals.prepare import prepare_tasks
@@ -170,8 +171,6 @@ class Conductor:
             self.state.deviations.append(text)
         self.progress.note(text)
 
-    # --- guards
-
     def _guards(self) -> None:
         """All guards of all arms; those whose trial keys have passed before are not run again."""
         state = self.state
@@ -209,8 +208,6 @@ class Conductor:
         for name, result in distinct(fingerprints).items():
             guards[name] = [result if earlier.name == "distinct" else earlier for earlier in guards[name]]
 
-    # --- search
-
     def _search(self) -> dict[str, Point]:
         """The chosen values of every arm; A/A and control take the baseline's."""
         plan = self.plan
@@ -233,8 +230,6 @@ class Conductor:
         self.state.search = trials
         self._save()
 
-    # --- confirmation
-
     def _confirm(self, chosen: Mapping[str, Point]) -> None:
         """Seed by seed over all arms, so that a run that is stopped early is balanced."""
         arms = self.plan.arms.values()
@@ -242,8 +237,6 @@ class Conductor:
         self.state.confirm = [ConfirmTrial(trial.arm, trial.seed, trial.id) for trial in trials]
         self._save()
         self.trials.run("confirmation", trials)
-
-    # --- Weights & Biases
 
     def _mirror(self, chosen: Mapping[str, Point]) -> None:
         """A run for each trial that this sweep uses and has none for yet: another sweep has trained it, or W&B was not
@@ -264,8 +257,6 @@ class Conductor:
             for key, outcome in self.pool.run(jobs, self.progress.event).items():
                 if outcome.error is not None:
                     self._note(f"{key} was not written: {outcome.error}")
-
-    # --- speed
 
     def _speed(self, chosen: Mapping[str, Point]) -> None:
         """What is timed: by one job after another, arms in turn in one worker, while the others rest. A kind of job has

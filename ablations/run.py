@@ -57,7 +57,7 @@ def _run(words: list[str]) -> int:
 
 def _report(conductor: Any) -> int:
     from ablations.report import RUN, print_result, write_report
-    from ablations.tracking import written
+    from ablations.uploads import written
 
     plan = conductor.plan
     result = write_report(conductor.runs, plan.sweep.name, conductor.folder.name, plan.config.results_dir)

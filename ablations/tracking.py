@@ -6,30 +6,24 @@ interrupted has one history.
 """
 
 import contextlib
-import importlib.util
 import logging
-import os
-import shlex
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from ablations.files import read_json, sha, write_json
+from ablations.files import sha
 from ablations.records import RECORD, Record, read_record
 from ablations.requests import TrialRequest
-from ablations.schema import Mode, TrackConfig
 from ablations.steplog import read_steps
+from ablations.uploads import Settled, fall_back, mode_now, resolve_mode
 
 log = logging.getLogger(__name__)
 
 Report = Callable[[dict[str, Any]], None]
-Settled = Literal["offline", "online", "disabled"]
-"""Where runs go, once `auto` is resolved."""
 POINTS = 200
 """Steps of a trial that its run shows, at most about."""
-FALLBACK = ".fallback.json"
 WHOLE = "whole"
 """The file that marks a run's folder when everything is in it."""
 
@@ -116,7 +110,7 @@ def open_mirror(request: TrialRequest, report: Report = lambda event: None) -> M
     Group = sweep, job_type = arm. What fails first takes all trials of this command a step down, from online to offline
     and from there to nothing, so that no other waits for the same network; `report` hears of it as a `note`.
     """
-    mode = _mode_now(resolve_mode(request.track.mode), runs_of(request) / "wandb")
+    mode = mode_now(resolve_mode(request.track.mode), runs_of(request) / "wandb")
     mirror = _mirror_in(mode, request, report)
     if mirror.is_open or mode != "online":
         return mirror
@@ -132,7 +126,7 @@ def _mirror_in(mode: Settled, request: TrialRequest, report: Report) -> Mirror:
     steps = sum(stage.steps for stage in request.trial.keys.stages)
 
     def failed(reason: str) -> None:
-        text = _fall_back(folder, mode, reason.replace(f" for run {own}", ""))
+        text = fall_back(folder, mode, reason.replace(f" for run {own}", ""))
         log.warning(text)
         report({"event": "note", "text": text})
 
@@ -207,87 +201,3 @@ def is_mirrored(request: TrialRequest) -> bool:
 def _folders(folder: Path, run: str) -> list[Path]:
     """W&B's own, online and offline; a second one of a name gets a number."""
     return [*folder.glob(f"*run-*-{run}"), *folder.glob(f"*run-*-{run}-*")]
-
-
-# --- where runs go
-
-
-def resolve_mode(mode: Mode) -> Settled:
-    """`auto`: online with a login, else offline; `disabled` where wandb is not installed."""
-    if mode == "disabled" or importlib.util.find_spec("wandb") is None:
-        return "disabled"
-    if mode != "auto":
-        return mode
-    for named in ("offline", "disabled", "online"):
-        if os.environ.get("WANDB_MODE") == named:
-            return named
-    import netrc
-
-    if os.environ.get("WANDB_API_KEY"):
-        return "online"
-    try:
-        return "online" if netrc.netrc(os.environ.get("NETRC")).authenticators(_host()) else "offline"
-    except (OSError, netrc.NetrcParseError):
-        return "offline"
-
-
-def destination(track: TrackConfig, runs: Path) -> str:
-    """Where this command's runs will go, for the plan: nothing is uploaded without having been said."""
-    own = " (track.mode)" if track.mode != "auto" else ""
-    match resolve_mode(track.mode):
-        case "online":
-            project = f"{track.entity}/{track.project}" if track.entity else track.project
-            why = own or " (you are logged in; track.mode=offline uploads nothing)"
-            return f"uploaded to {_host()}, project {project}{why}"
-        case "offline":
-            return f"offline, in {runs / 'wandb'}{own or ' (no login is found; nothing is uploaded)'}"
-    return "none" + (own or " (WANDB_MODE, or wandb is not installed)")
-
-
-def written(runs: Path) -> str | None:
-    """The offline runs that are there and the command that sends them, or None."""
-    found = list((runs / "wandb").glob("offline-run-*/run-*.wandb"))
-    place = shlex.quote(str(runs / "wandb")) + "/offline-run-*"
-    return f"W&B runs, offline: {len(found)}; to upload them: wandb sync {place}" if found else None
-
-
-def _host() -> str:
-    return os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").partition("://")[2].partition("/")[0]
-
-
-def wandb_places(runs: Path) -> dict[str, str]:
-    """For the workers' environment: where W&B keeps what belongs to no run. What waits to be uploaded lies beside the
-    runs and not in the user's home, and so does everything where there is no home that can be written."""
-    home, own = Path("~").expanduser(), runs / "wandb" / ".home"
-    names = ["WANDB_DATA_DIR"]
-    if not home.is_dir() or not os.access(home, os.W_OK):
-        names += ["WANDB_CONFIG_DIR", "WANDB_CACHE_DIR"]
-    return {name: str(own) for name in names if name not in os.environ}
-
-
-def begin_tracking(runs: Path) -> None:
-    """Forget what an earlier command fell back to: the network may be there again."""
-    (runs / "wandb" / FALLBACK).unlink(missing_ok=True)
-
-
-def fallen_back(runs: Path) -> str | None:
-    """What has failed since `begin_tracking`, in a sentence, or None."""
-    with contextlib.suppress(OSError, ValueError):
-        return str(read_json(runs / "wandb" / FALLBACK)["text"])
-    return None
-
-
-def _mode_now(mode: Settled, folder: Path) -> Settled:
-    with contextlib.suppress(OSError, ValueError):
-        fallen: Settled = read_json(folder / FALLBACK)["mode"]
-        return fallen if mode == "online" else "disabled" if fallen == "disabled" else mode
-    return mode
-
-
-def _fall_back(folder: Path, mode: Settled, reason: str) -> str:
-    lower = "offline" if mode == "online" else "disabled"
-    what = "runs are written offline" if lower == "offline" else "no more runs are written"
-    text = f"Weights & Biases did not work {mode}, {what} from here on: {reason}"
-    with contextlib.suppress(OSError):
-        write_json(folder / FALLBACK, {"mode": lower, "text": text})
-    return text

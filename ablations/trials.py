@@ -13,9 +13,9 @@ from ablations.launch.progress import Progress
 from ablations.plan import Arm, Plan, results_dir
 from ablations.records import RECORD, Record, finished, owned, read_record
 from ablations.requests import Labels, TrialRequest, job
-from ablations.tracking import resolve_mode
 from ablations.trialjob import TrialJob
 from ablations.trialkeys import TrialKeys, with_overrides
+from ablations.uploads import resolve_mode
 
 
 @dataclass(frozen=True)

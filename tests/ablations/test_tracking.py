@@ -18,20 +18,10 @@ from ablations.records import Record, read_record
 from ablations.requests import Labels, TrialRequest
 from ablations.schema import Mode, TrackConfig
 from ablations.steplog import StepLog, read_steps
-from ablations.tracking import (
-    Mirror,
-    begin_tracking,
-    destination,
-    fallen_back,
-    is_mirrored,
-    mirror_record,
-    open_mirror,
-    resolve_mode,
-    wandb_places,
-    written,
-)
+from ablations.tracking import Mirror, is_mirrored, mirror_record, open_mirror
 from ablations.trialjob import TrialJob
 from ablations.trialkeys import TrainConfig, TrialKeys, with_overrides
+from ablations.uploads import begin_tracking, destination, fallen_back, resolve_mode, wandb_places, written
 
 LABELS = Labels(sweep="moe_balance", scale="smoke", arm="bias", seed=1, phase="confirm")
 
