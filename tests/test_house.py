@@ -61,7 +61,7 @@ def test_models_and_the_training_path_import_without_the_harness() -> None:
         for p in trained
         if "evals" not in p.parts and "triton" not in p.stem
     ]
-    modules += [f"ablations.{stem}" for stem in ("trialkeys", "trial") if (ROOT / "ablations" / f"{stem}.py").exists()]
+    modules += [f"ablations.{stem}" for stem in ("trialkeys", "trial", "ranktrial", "jobs")]
     script = f"""
 import importlib, sys
 class Gone:
