@@ -1,6 +1,6 @@
 """What the smaller commands share: KEY=VALUE words into a dataclass, which is all that a command has to write down.
 
-(`ablations.run`, whose words can be lists and groups, reads them with Hydra's grammar: ablations/words.py.)
+(`ablations.run`, whose words can be lists and groups, reads them with Hydra's grammar: ablations/config/words.py.)
 """
 
 import contextlib
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from ablations.keys import nested, options
+from ablations.config.keys import nested, options
 from models.typed import ConfigError, build, closest
 
 T = TypeVar("T")

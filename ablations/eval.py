@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ablations.command import given, keys_of, parse
+from ablations.config.keys import nested
 from ablations.home import check_house
-from ablations.keys import nested
 from models.streams import obeyed, spoken
 from models.typed import ConfigError, build
 from models.vocabulary import END_OF_TEXT

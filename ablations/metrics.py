@@ -1,8 +1,8 @@
 """The metrics, in one list: how each is called and written, and which way is better.
 
-Records hold numbers under these names (`ablations/measures.py` takes them); sweeps name them, verdicts ask for their
-direction, tables for their labels. A name may have a place for an index: `mtp_loss_<k>` stands for `mtp_loss_1` and so
-on. The scores of lm-eval are not listed: they are `task/metric`, and `score` says what is known of them.
+Records hold numbers under these names (`ablations/trial/measures.py` takes them); sweeps name them, verdicts ask for
+their direction, tables for their labels. A name may have a place for an index: `mtp_loss_<k>` stands for `mtp_loss_1`
+and so on. The scores of lm-eval are not listed: they are `task/metric`, and `score` says what is known of them.
 """
 
 import functools

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Literal
 
 from ablations.command import keys_of, parse
-from ablations.documents import PLAN, STATE, PlanDocument
 from ablations.files import read_json, write_json
 from ablations.home import ROOT, check_house
-from ablations.provenance import WHY_UNKNOWN, commands, commit, manifest
-from ablations.records import RECORD, RECORDS, recorded_at
-from ablations.rundir import differing, folders_of_scale, listed
-from ablations.show.results import Result, load_published, load_result
+from ablations.judge.result import Result, load_published, load_result
+from ablations.record.documents import PLAN, STATE, PlanDocument
+from ablations.record.record import RECORD, RECORDS, recorded_at
+from ablations.record.rundir import differing, folders_of_scale, listed
+from ablations.show.provenance import WHY_UNKNOWN, commands, commit, manifest
 from models.files import whole_folder, write_atomically
 from models.streams import obeyed, spoken
 from models.typed import ConfigError
@@ -50,9 +50,9 @@ class ReportConfig:
 def write_report(runs_dir: str | Path, sweep: str, run: str, results_dir: str | Path | None = None) -> Result:
     """Write table.md, table.csv, timings.csv, figures/ and page.html into the run's folder; works on unfinished runs.
 
-    `run` is the folder's name: the scale, or `<scale>@<hash>` (ablations/rundir.py). Records missing under `runs_dir`
-    are looked for in `results_dir` (default: results/ of the checkout), where a partial result may have been published.
-    Raises ConfigError where no such run was planned.
+    `run` is the folder's name: the scale, or `<scale>@<hash>` (ablations/record/rundir.py). Records missing under
+    `runs_dir` are looked for in `results_dir` (default: results/ of the checkout), where a partial result may have been
+    published. Raises ConfigError where no such run was planned.
     """
     result = load_result(runs_dir, sweep, run, _results(results_dir) / sweep / run / RECORDS)
     _write(result, Path(runs_dir) / sweep / run)

@@ -20,11 +20,11 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(words: list[str]) -> int:
     check_house()
     if not words or {"-h", "--help"} & set(words):
-        from ablations.help import help_text, sweep_help
+        from ablations.config.help import help_text, sweep_help
 
         print(sweep_help() if "sweep" in words else help_text())
         return 0
-    from ablations.config import compose, config_yaml
+    from ablations.config.compose import compose, config_yaml
 
     show = _take_cfg(words)
     overrides = [word for word in words if not show or word not in show]
@@ -33,10 +33,10 @@ def _run(words: list[str]) -> int:
         print(config_yaml(config), end="")
         return 0
 
-    from ablations.announce import describe
-    from ablations.conduct import Conductor, GuardFailed
-    from ablations.plan import make_plan
-    from ablations.preflight import check_start
+    from ablations.sweep.announce import describe
+    from ablations.sweep.conductor import Conductor, GuardFailed
+    from ablations.sweep.plan import make_plan
+    from ablations.sweep.preflight import check_start
     from tasks.evals.prepare import check_tasks
 
     check_tasks(config.eval.tasks)
@@ -57,7 +57,7 @@ def _run(words: list[str]) -> int:
 
 def _report(conductor: Any) -> int:
     from ablations.report import RUN, print_result, write_report
-    from ablations.uploads import written
+    from ablations.trial.uploads import written
 
     plan = conductor.plan
     result = write_report(conductor.runs, plan.sweep.name, conductor.folder.name, plan.config.results_dir)

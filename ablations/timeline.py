@@ -91,7 +91,7 @@ def simulated(config: TimelineConfig) -> dict[str, Timeline]:
 def table(timelines: Mapping[str, Timeline]) -> str:
     """For the eyes."""
     from ablations.show import numbers
-    from ablations.show.timelines import peak
+    from ablations.show.gantt import peak
 
     rows = [("schedule", "ranks", "bubble (mean)", "bubble (longest)", "end", "peak activations by rank")]
     for name, timeline in timelines.items():
@@ -111,8 +111,8 @@ def write_pictures(config: TimelineConfig, timelines: Mapping[str, Timeline]) ->
     """The files that were asked for. Equal times give equal bytes."""
     import matplotlib
 
+    from ablations.show.gantt import memory_figure, timeline_figure
     from ablations.show.palette import STYLE
-    from ablations.show.timelines import memory_figure, timeline_figure
 
     written = []
     for name, draw in ((config.out, timeline_figure), (config.memory, memory_figure)):

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from ablations.files import read_json
-from ablations.stats import paired_intervals
-from ablations.verdicts import place_of
+from ablations.judge.stats import paired_intervals
+from ablations.judge.verdicts import place_of
 
 SEEDS, ARMS, SEED_SD, PAIRED_SD, ALPHA = 6, 5, 0.04, 0.005, 0.05
 EFFECT, LARGE, MARGIN = 0.010, 0.1, 0.010

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ablations.trialkeys import TrialKeys
+    from ablations.config.trialkeys import TrialKeys
     from models.transformer import Transformer
     from tasks.batches import PackedData
 
@@ -59,9 +59,9 @@ def arm_keys(arm: str, steps: int, quick: bool) -> "TrialKeys":
     """scale=cpu with 64 experts of half the width, 8 per token: as many active parameters. One microbatch, as no
     auxiliary loss depends on it. The bias moves by sign (V3 2.1.2), at the speed of sweeps/gating.yaml: V3's 0.001 is
     for far more steps."""
-    from ablations.sweepfile import scale_config
-    from ablations.trialkeys import with_overrides
-    from ablations.trialrules import check
+    from ablations.config.sweepfile import scale_config
+    from ablations.config.trialkeys import with_overrides
+    from ablations.config.trialrules import check
     from models.transformer import resolve_dtype
 
     limit, balance = ARMS[arm]
@@ -87,7 +87,7 @@ def trained(
     """The arm's model from `folder`, trained first unless it lies there with the same keys, seed and data; and what its
     config.json says. Other code does not train it again: config.json names the code that did."""
     from ablations.files import sha
-    from ablations.identity import code_hash
+    from ablations.trial.identity import code_hash
     from models.checkpoint import load_checkpoint, save_checkpoint
     from models.typed import ConfigError
 
@@ -119,7 +119,7 @@ def train(arm: str, keys: "TrialKeys", seed: int, data: "PackedData") -> "Transf
     """A bare loop over a trial's executor, clipping, optimizer, schedule and balance update. Raises Diverged."""
     import torch
 
-    from ablations.trial import build_model
+    from ablations.trial.train import build_model
     from models.module import Diverged, update_routers
 
     module = build_model(keys, seed)

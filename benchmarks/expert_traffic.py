@@ -42,8 +42,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Every arm, trained where it is not yet. Raises ConfigError, Diverged."""
     import torch
 
-    from ablations.identity import bits, code_hash
-    from ablations.trial import open_data
+    from ablations.trial.identity import bits, code_hash
+    from ablations.trial.train import open_data
 
     torch.set_num_threads(1)
     folder = options.runs_dir / ("expert_traffic_quick" if options.quick else "expert_traffic")
@@ -170,7 +170,7 @@ def publish(result: dict[str, Any], folder: Path) -> Path:
     """Copies traffic.json, with the commit, and table.md. Raises ConfigError where that would mix code or mislead."""
     from ablations.files import write_json
     from ablations.home import ROOT
-    from ablations.provenance import WHY_UNKNOWN, commit
+    from ablations.show.provenance import WHY_UNKNOWN, commit
     from models.typed import ConfigError
 
     codes = {row["training"]["code"] for row in result["arms"].values()}

@@ -21,7 +21,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ablations.conduct import MALLOC
+from ablations.sweep.conductor import MALLOC
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -130,7 +130,7 @@ def alone(side: list[str], device: str) -> int:
     """Three steps of one side; returns the growth of resident memory since its libraries were imported."""
     import torch
 
-    from ablations.memory import peak_resident, reset_peak
+    from ablations.trial.memory import peak_resident, reset_peak
 
     tokens = torch.randint(0, 4096, (BATCH, LENGTH + 1))
     if side[0] == "theirs":

@@ -2,7 +2,7 @@
 
 import pytest
 
-SLOW = ("test_run.py", "test_trial.py")
+SLOW = ("test_ranks.py", "test_run.py", "test_ranks_command.py", "test_train.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

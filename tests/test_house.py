@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from ablations.config import compose
+from ablations.config.compose import compose
+from ablations.config.sweepfile import SCALES, sweep_files
 from ablations.home import ROOT
-from ablations.sweepfile import SCALES, sweep_files
 
 BELOW = {"models": set(), "tasks": {"models"}, "ablations": {"models", "tasks"}}
 """Floor -> the floors that it may import, besides itself."""

@@ -4,8 +4,8 @@ import math
 import typing
 from typing import Any
 
+from ablations.judge.result import ArmResult, Result
 from ablations.show.palette import INK, MUTED, WIDTH, legend, look_of
-from ablations.show.results import ArmResult, Result
 from models.uniform import max_vio_floor
 
 if typing.TYPE_CHECKING:

@@ -6,11 +6,11 @@ Text stays text in the SVG, so that `page.py` can recolour it for a dark page. E
 import dataclasses
 import io
 
+from ablations.judge.result import Result
 from ablations.show.curves import loss_curves, max_vio_curves
 from ablations.show.palette import STYLE
 from ablations.show.pipeline import memory, timelines
 from ablations.show.points import forest, frontier, load_map
-from ablations.show.results import Result
 
 
 @dataclasses.dataclass(frozen=True)

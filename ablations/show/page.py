@@ -8,12 +8,12 @@ import html
 import re
 from collections.abc import Mapping, Sequence
 
+from ablations.judge.result import Result
 from ablations.show import numbers, palette
 from ablations.show.figures import Picture
 from ablations.show.render import failure_lines, summary_sentence
-from ablations.show.results import Result
+from ablations.show.sections import TABLES, all_tables
 from ablations.show.table import Table
-from ablations.show.tables import TABLES, all_tables
 
 FIGURES_AFTER = {
     "verdicts": ("differences",),

@@ -7,7 +7,7 @@ grey.
 import typing
 from typing import Any
 
-from ablations.show.results import Result
+from ablations.judge.result import Result
 
 if typing.TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,10 +8,10 @@ import math
 import statistics
 import typing
 
-from ablations.guardresult import GuardResult
+from ablations.judge.result import ArmResult, Result
+from ablations.record.guardresult import GuardResult
 from ablations.show import numbers
 from ablations.show.numbers import ABSENT
-from ablations.show.results import ArmResult, Result
 from ablations.show.table import Table
 from models.config import ModelConfig, PipelineConfig
 from models.pipeline.parts import rank_parameters, schedule_of
@@ -100,14 +100,14 @@ def pipeline_timelines(result: Result) -> dict[str, Timeline]:
 
 
 def timelines(result: Result) -> "Figure | None":
-    from ablations.show.timelines import timeline_figure
+    from ablations.show.gantt import timeline_figure
 
     found = pipeline_timelines(result)
     return timeline_figure(found, "ms") if found else None
 
 
 def memory(result: Result) -> "Figure | None":
-    from ablations.show.timelines import memory_figure
+    from ablations.show.gantt import memory_figure
 
     found = pipeline_timelines(result)
     return memory_figure(found, "ms") if found else None

@@ -5,12 +5,12 @@ import statistics
 import typing
 from typing import Any
 
+from ablations.judge.result import Result
+from ablations.judge.stats import Difference
+from ablations.judge.verdicts import region_of
 from ablations.metrics import metric as metric_of
 from ablations.show import numbers
 from ablations.show.palette import FAINT, INK, MUTED, WIDTH, legend, look_of
-from ablations.show.results import Result
-from ablations.stats import Difference
-from ablations.verdicts import region_of
 
 if typing.TYPE_CHECKING:
     from matplotlib.axes import Axes

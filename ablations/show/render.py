@@ -10,15 +10,15 @@ import json
 import math
 import statistics
 
+from ablations.config.schema import ExpectedConfig
+from ablations.judge.result import Result
+from ablations.judge.stats import Difference
+from ablations.judge.verdicts import Verdict, region_of
 from ablations.metrics import metric as metric_of
-from ablations.schema import ExpectedConfig
 from ablations.show import numbers
 from ablations.show.numbers import ABSENT
-from ablations.show.results import Result
+from ablations.show.sections import all_tables
 from ablations.show.table import Table
-from ablations.show.tables import all_tables
-from ablations.stats import Difference
-from ablations.verdicts import Verdict, region_of
 
 
 def table_md(result: Result) -> str:

@@ -5,14 +5,14 @@ import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from ablations.judge.result import ArmResult, Result
+from ablations.judge.stats import Difference
 from ablations.metrics import is_accuracy
 from ablations.metrics import metric as metric_of
 from ablations.show import numbers
 from ablations.show.numbers import ABSENT
-from ablations.show.results import ArmResult, Result
 from ablations.show.scores import lack_of_score_signal
-from ablations.show.tables import seeds_cell
-from ablations.stats import Difference
+from ablations.show.sections import seeds_cell
 
 if typing.TYPE_CHECKING:
     import rich.console

@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from ablations.documents import ArmDocument, ArmKind, ConfirmTrial, PlanDocument, SearchTrial, Speed, SweepState
-from ablations.guardresult import GuardResult
+from ablations.config.schema import ExpectedConfig, MatchedConfig, SearchConfig, TrainConfig
+from ablations.config.trialkeys import TrialKeys
+from ablations.judge.verdicts import DECISION_RULE
 from ablations.launch.pool import Job, Outcome
-from ablations.records import Record
-from ablations.schema import ExpectedConfig, MatchedConfig, SearchConfig, TrainConfig
-from ablations.trialkeys import TrialKeys
-from ablations.verdicts import DECISION_RULE
+from ablations.record.documents import ArmDocument, ArmKind, ConfirmTrial, PlanDocument, SearchTrial, Speed, SweepState
+from ablations.record.guardresult import GuardResult
+from ablations.record.record import Record
 from models.config import ModelConfig, MoEConfig, OptimConfig
 from models.typed import build
 from tasks.config import DataConfig, EvalConfig
@@ -322,7 +322,7 @@ def pool(monkeypatch: pytest.MonkeyPatch) -> type[InlinePool]:
         kinds = dict(stand_in_kinds.KINDS)
         ran: dict[str, list[Job]] = {}
 
-    monkeypatch.setattr("ablations.conduct.Pool", OfThisTest)
+    monkeypatch.setattr("ablations.sweep.conductor.Pool", OfThisTest)
     return OfThisTest
 
 
@@ -345,7 +345,7 @@ USUAL |= {"eval.tasks": "[]", "track.mode": "disabled"}
 @functools.cache
 def composed(words: tuple[str, ...]) -> Any:
     """Many tests begin with the same words."""
-    from ablations.config import compose
+    from ablations.config.compose import compose
 
     return compose([f"{key}={value}" for key, value in (USUAL | dict(word.split("=", 1) for word in words)).items()])
 
@@ -353,7 +353,7 @@ def composed(words: tuple[str, ...]) -> Any:
 @pytest.fixture
 def plan(runs: Path) -> Any:
     """`plan(KEY=VALUE, ...)`: the plan of a smoke sweep of two arms in `runs`."""
-    from ablations.plan import make_plan
+    from ablations.sweep.plan import make_plan
 
     def make(*words: str) -> Any:
         config = composed((*words, "launch.progress=none"))
@@ -365,10 +365,10 @@ def plan(runs: Path) -> Any:
 @pytest.fixture
 def job(plan: Any, data_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """`job(folder, arm, {key: value})`: a trial of 12 steps with a checkpoint after 3, 6 and 9."""
-    from ablations.trialjob import TrialJob
-    from ablations.trialkeys import with_overrides
+    from ablations.config.trialkeys import with_overrides
+    from ablations.trial.job import TrialJob
 
-    monkeypatch.setattr("ablations.recorder.REPORT_SECONDS", 0.0)
+    monkeypatch.setattr("ablations.trial.recorder.REPORT_SECONDS", 0.0)
     made = plan("arms=all")
 
     def make(folder: str = "a", arm: str = "bias", changes: dict[str, Any] | None = None, seed: int = 1) -> TrialJob:
@@ -382,7 +382,7 @@ def job(plan: Any, data_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.fixture
 def conduct(plan: Any, pool: type[InlinePool]) -> Any:
     """`conduct(KEY=VALUE, ...)`: conducts such a sweep in this process, and returns its Conductor."""
-    from ablations.conduct import Conductor
+    from ablations.sweep.conductor import Conductor
 
     def run(*words: str) -> Conductor:
         conductor = Conductor(plan(*words))

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from ablations.config import compose
+from ablations.config.compose import compose
 from models.typed import ConfigError
 
 SWEEP: dict[str, Any] = {

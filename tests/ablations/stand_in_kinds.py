@@ -12,12 +12,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ablations.documents import Speed
-from ablations.guardresult import GuardResult
+from ablations.config.trialkeys import TrialKeys
 from ablations.launch.pool import Job
-from ablations.records import RECORD, Record
-from ablations.requests import GuardsRequest, SpeedRequest, TrialRequest
-from ablations.trialkeys import TrialKeys
+from ablations.record.documents import Speed
+from ablations.record.guardresult import GuardResult
+from ablations.record.record import RECORD, Record
+from ablations.trial.requests import GuardsRequest, SpeedRequest, TrialRequest
 from models.typed import build
 
 Report = Callable[[dict[str, Any]], None]

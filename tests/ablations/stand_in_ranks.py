@@ -7,8 +7,8 @@ import torch
 import torch.distributed as dist
 
 from ablations.launch.strategy import PipelineStrategy
-from ablations.trial import build_model, open_data, quiet_lightning, trainer_of
-from ablations.trialjob import TrialJob
+from ablations.trial.job import TrialJob
+from ablations.trial.train import build_model, open_data, quiet_lightning, trainer_of
 from tasks.datamodule import TextDataModule
 
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from ablations.documents import STATE, PlanDocument, SweepState
 from ablations.files import read_json, write_json
-from ablations.provenance import WHY_UNKNOWN, commands, commit
+from ablations.judge.result import load_published
+from ablations.record.documents import STATE, PlanDocument, SweepState
 from ablations.report import PUBLISHED, asked, main, publish, write_report
-from ablations.show.results import load_published
+from ablations.show.provenance import WHY_UNKNOWN, commands, commit
 from models.typed import ConfigError
 
 
@@ -214,7 +214,7 @@ def repository(folder: Path) -> Path:
 
 
 def test_the_commit_of_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ablations.provenance.ROOT", repository(tmp_path / "checkout"))
+    monkeypatch.setattr("ablations.show.provenance.ROOT", repository(tmp_path / "checkout"))
     clean = commit()
     assert re.fullmatch("[0-9a-f]{40}", clean["commit"]) and clean["dirty"] is False and WHY_UNKNOWN not in clean
     (tmp_path / "checkout/other").write_text("b")
@@ -262,7 +262,7 @@ def test_an_unknown_commit_is_said_with_its_reason(
     words: str,
 ) -> None:
     sweep_run(tmp_path / "runs", seeds=2)
-    monkeypatch.setattr("ablations.provenance.ROOT", unknown(case, tmp_path / "checkout", monkeypatch))
+    monkeypatch.setattr("ablations.show.provenance.ROOT", unknown(case, tmp_path / "checkout", monkeypatch))
     given = ["sweep=moe_balance", f"runs_dir={tmp_path / 'runs'}", f"results_dir={tmp_path / 'results'}"]
     assert main([*given, "publish=true"]) == 0
     (line,) = capsys.readouterr().err.splitlines()
@@ -354,7 +354,7 @@ def test_page_escapes_text(sweep_run: Any, tmp_path: Path) -> None:
 
 
 def test_a_sweep_of_dense_models_reports_no_balance(sweep_run: Any, tmp_path: Path) -> None:
-    """As `ablations.trial` records them: no MaxVio, no load, and a history whose max_vio is 0."""
+    """As `ablations.trial.train` records them: no MaxVio, no load, and a history whose max_vio is 0."""
     loss = {"arm": "none", "metric": "loss", "kind": "better", "paper": "nobody"}
     sweep_run(tmp_path, seeds=3, expected=[loss], searched=False)
     for path in (tmp_path / "trials").glob("*/record.json"):

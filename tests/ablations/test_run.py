@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 from ablations import run
-from ablations.documents import PLAN, STATE, SweepState
 from ablations.files import read_json
 from ablations.home import ROOT
 from ablations.launch.lock import single_owner
+from ablations.record.documents import PLAN, STATE, SweepState
 
 HERE = Path(__file__).parent
 USUAL = {"sweep": "toy", "sweeps_dir": str(HERE / "sweeps"), "scale": "smoke", "arms": "bias", "eval.tasks": "[]"}
@@ -77,7 +77,9 @@ def test_help_and_the_composed_keys(capsys, tmp_path, monkeypatch):
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr("ablations.conduct.Conductor.run", lambda self: pytest.fail("dry_run=true conducts nothing"))
+    monkeypatch.setattr(
+        "ablations.sweep.conductor.Conductor.run", lambda self: pytest.fail("dry_run=true conducts nothing")
+    )
     assert run.main([*words(tmp_path / "runs"), "dry_run=true"]) == 0
     out, err = capsys.readouterr()
     for part in ("Question", "aux_loss", "(baseline)", "control", "aa", "fresh, 4 trials per arm", "Expected  about"):
@@ -180,7 +182,7 @@ def test_a_disk_that_is_full_and_a_reader_that_is_gone(runs, monkeypatch, capsys
     def fail(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr("ablations.conduct.prepare", fail)
+    monkeypatch.setattr("ablations.sweep.conductor.prepare", fail)
     assert run.main(words(runs)) == 2
     assert capsys.readouterr().err == line
 
@@ -339,9 +341,9 @@ def test_kill_9_of_worker_and_scheduler_changes_nothing(training, tmp_path, data
 QUICK = (
     """
 import sys
-import ablations.conduct
+import ablations.sweep.conductor
 from ablations.run import main
-ablations.conduct.Conductor._speed = lambda *_: None
+ablations.sweep.conductor.Conductor._speed = lambda *_: None
 """
     + WITHOUT_FIGURES
 )
@@ -379,9 +381,9 @@ def test_two_sweeps_with_the_same_trials_at_once(tmp_path, data_cache):
 
 STAND_IN = """
 import functools, sys
-import ablations.conduct
+import ablations.sweep.conductor
 from ablations.run import main
-ablations.conduct.Pool = functools.partial(ablations.conduct.Pool, kinds_module="stand_in_kinds")
+ablations.sweep.conductor.Pool = functools.partial(ablations.sweep.conductor.Pool, kinds_module="stand_in_kinds")
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -416,7 +418,7 @@ def test_a_polite_kill_is_as_clean(runs, pool, capsys):
     assert "goes on from here" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("moment", ["ablations.plan.make_plan", "ablations.report.write_report"])
+@pytest.mark.parametrize("moment", ["ablations.sweep.plan.make_plan", "ablations.report.write_report"])
 def test_ctrl_c_outside_the_trials_is_as_clean(moment, runs, pool, monkeypatch, capsys):
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
+from ablations.config.sweepfile import read_sweep
 from ablations.home import ROOT
 from ablations.report import write_report
-from ablations.requests import GuardsRequest
-from ablations.sweepfile import read_sweep
+from ablations.trial.requests import GuardsRequest
 from models.typed import build
 
 SWEEPS = {path.stem: path for path in sorted((ROOT / "sweeps").glob("*.yaml"))}
@@ -27,9 +27,9 @@ def real(monkeypatch: pytest.MonkeyPatch, pool: Any) -> Any:
     from ablations import jobs
 
     monkeypatch.setattr(pool, "kinds", jobs.KINDS)
-    monkeypatch.setattr("ablations.speed.CHUNK_ROUNDS", 1)
+    monkeypatch.setattr("ablations.trial.speed.CHUNK_ROUNDS", 1)
     # A process for every arm of every sweep would take half a minute; test_speed.py measures memory.
-    monkeypatch.setattr("ablations.jobs.training_memory", lambda arms, *_: dict.fromkeys(arms, 1e8))
+    monkeypatch.setattr("ablations.trial.jobs.training_memory", lambda arms, *_: dict.fromkeys(arms, 1e8))
     return pool
 
 

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from ablations import requests
+from ablations.config.schema import TrackConfig
 from ablations.launch.environment import forget_launcher, steers, worker_environment
 from ablations.launch.pool import Pool
-from ablations.records import read_record
-from ablations.requests import Labels, TrialRequest
-from ablations.schema import TrackConfig
-from ablations.tracking import run_id
-from ablations.trial import run_trial
-from ablations.trialjob import TrialJob
+from ablations.record.record import read_record
+from ablations.trial import requests
+from ablations.trial.job import TrialJob
+from ablations.trial.requests import Labels, TrialRequest
+from ablations.trial.tracking import run_id
+from ablations.trial.train import run_trial
 
 HOSTILE = {
     "SLURM_JOB_ID": "77", "SLURM_NTASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "1", "SLURM_NODELIST": "a[1-2]",

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from ablations.documents import PlanDocument, SweepState
-from ablations.guardresult import Fact, GuardResult
+from ablations.judge.result import load_result
+from ablations.record.documents import PlanDocument, SweepState
+from ablations.record.guardresult import Fact, GuardResult
 from ablations.show.pipeline import pipeline_table
 from ablations.show.precision import precision_table
-from ablations.show.results import load_result
 
 SENTENCE = "gradients differ by 9.9e-01 at most, through scales that tokens share"
 LEAK = (

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ablations.judge.result import Result, load_result
 from ablations.show.curves import paired_curve
 from ablations.show.figures import Picture, draw_figures
 from ablations.show.points import load_map, search_points
-from ablations.show.results import Result, load_result
 
 SVG = "{http://www.w3.org/2000/svg}"
 

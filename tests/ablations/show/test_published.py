@@ -7,11 +7,11 @@ import math
 
 import pytest
 
-from ablations.constraint import Constraint
 from ablations.files import read_json
 from ablations.home import ROOT
+from ablations.judge.constraint import Constraint
+from ablations.judge.result import load_published
 from ablations.show.render import table_csv, table_md
-from ablations.show.results import load_published
 
 PUBLISHED = {path.parts[-3]: path.parent for path in sorted((ROOT / "results").glob("*/*/plan.json"))}
 

@@ -1,0 +1,163 @@
+"""From a command line to a checked `Config`.
+
+Precedence: defaults of the dataclasses < scale < a named size (`model=small`) < the sweep's `at_least` and `common` <
+command line < an arm's own toggles. An arm's toggle and the command line may not set the same key: one of them would be
+silently lost. A searched key on the command line is pinned for all arms. What a sweep asks and claims is its file's
+alone.
+"""
+
+import dataclasses
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ablations.config.keys import leaves_of, nested, settings
+from ablations.config.resolve import raised, resolved_arms, without
+from ablations.config.schema import Config
+from ablations.config.sweepfile import default_scale, find_sweep, read_scale, read_sweep, shown, sweep_files
+from ablations.config.sweeprules import check_control, check_metrics_exist
+from ablations.config.trialkeys import TRIAL_GROUPS, with_overrides
+from ablations.config.trialrules import check
+from ablations.config.words import parse
+from models.cost import cost
+from models.sizes import size
+from models.typed import ConfigError, build, closest
+
+TRAINABLE_PARAMS = 1e9
+"""A named size beyond this is there to be counted."""
+FOLDERS = ("runs_dir", "results_dir", "sweeps_dir")
+ELSEWHERE = {"sweep.seeds": "seeds", "sweep.search.seeds": "search_seeds", "sweep.arms": "arms"}
+"""What of a sweep can be chosen for one run, and by which key."""
+
+
+def compose(overrides: list[str]) -> Config:
+    """The checked config of `KEY=VALUE ...`. Raises ConfigError, one line; writes nothing."""
+    given = parse(overrides)
+    given |= {key: _folder(key, given[key]) for key in FOLDERS if given.get(key) is not None}
+    name, sweeps_dir = given.pop("sweep", ""), given.get("sweeps_dir")
+    if not name:
+        raise ConfigError(f"sweep=NAME is required; sweeps: {', '.join(sweep_files(sweeps_dir)) or 'none'}")
+    path = find_sweep(name, sweeps_dir)
+    _refuse_claims(given, path)
+    sweep = read_sweep(path)
+    scale = read_scale(given.get("scale", default_scale()))
+    note = scale.pop("note", "")
+    values = leaves_of(scale)
+    if "model" in given:
+        values |= _size(given.pop("model")) | {"model.dtype": values.get("model.dtype", "auto")}
+    if given.get("raise_sizes", values.get("raise_sizes", True)):
+        values |= raised(sweep, nested(values))
+    explicit = {key for key in given if key.split(".")[0] in TRIAL_GROUPS}
+    config = build(Config, nested({**values, **sweep.common, **given}))
+    tasks = [os.path.expanduser(task) for task in config.eval.tasks]
+    config = dataclasses.replace(
+        config,
+        eval=dataclasses.replace(config.eval, tasks=tasks),
+        sweep=without(sweep, explicit),
+        overrides=tuple(overrides),
+        sweep_text=path.read_text(encoding="utf-8"),
+        note=note,
+    )
+    _check_seeds(config)
+    chosen = chosen_arms(config)
+    _check_set_once({key: given[key] for key in sorted(explicit)}, config, chosen, shown(path))
+    _check_trials(config, chosen, shown(path))
+    return config
+
+
+def chosen_arms(config: Config) -> list[str]:
+    """The arms to run, in the sweep's order: the baseline always, optional ones when named or with `arms=all`."""
+    arms = config.sweep.arms
+    wanted = [config.arms] if isinstance(config.arms, str) else config.arms
+    if wanted is None:
+        return [name for name, arm in arms.items() if not arm.optional]
+    if wanted == ["all"]:
+        return list(arms)
+    for name in wanted:
+        if name not in arms:
+            raise ConfigError(f"arms={name}: no such arm{closest(name, arms)} (arms: {', '.join(arms)}; or arms=all)")
+    if not wanted or wanted == [config.sweep.baseline]:
+        raise ConfigError(f"arms={wanted}: name at least one arm besides the baseline {config.sweep.baseline}")
+    return [name for name in arms if name in wanted or name == config.sweep.baseline]
+
+
+def config_yaml(config: Config) -> str:
+    """The composed config as YAML, for `--cfg job`."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(OmegaConf.create(settings(config)))
+
+
+def _folder(key: str, text: str) -> str:
+    """With the user's home in the place of `~`, which shells expand at the beginning of a word only."""
+    folder = os.path.expanduser(text)
+    if folder.startswith("~"):
+        raise ConfigError(f"{key}={text}: no such user; a folder of that name is written ./{text}")
+    return folder
+
+
+def _refuse_claims(given: Mapping[str, Any], path: Path) -> None:
+    """What is written down before the first trial is not typed beside it."""
+    for key in given:
+        if key.startswith("sweep."):
+            instead = [f"{own}=" for prefix, own in ELSEWHERE.items() if key.startswith(prefix)]
+            other = f" ({instead[0]} chooses among them for one run)" if instead else ""
+            raise ConfigError(
+                f"{key}: what a sweep asks and claims is its file's own{other}; edit {shown(path)}, or copy it to "
+                "another name"
+            )
+
+
+def _size(name: str) -> dict[str, Any]:
+    """The dotted model keys of a named size that can be trained here."""
+    config, _ = size(name, "model")
+    if cost(config, 1).total_params > TRAINABLE_PARAMS:
+        raise ConfigError(
+            f"model={name}: is counted (python -m models.cost {name}), not trained on one machine; "
+            f"the largest that is: model=base"
+        )
+    return leaves_of({"model": dataclasses.asdict(config)})
+
+
+def _check_seeds(config: Config) -> None:
+    """`seeds=` is a number of seeds or a list of them; two are the least that a difference has an error bar from."""
+    seeds = config.seeds
+    if seeds is None:
+        return
+    chosen = list(range(seeds)) if isinstance(seeds, int) else seeds
+    if len(chosen) < 2:
+        raise ConfigError(f"seeds={seeds}: a difference with an error bar needs at least 2")
+    shared = sorted(set(chosen) & set(config.sweep.search.seeds))
+    if shared:
+        raise ConfigError(f"seeds={seeds}: {shared[0]} is a search seed of this sweep; confirmation needs new ones")
+
+
+def _check_set_once(explicit: Mapping[str, Any], config: Config, chosen: Iterable[str], file: str) -> None:
+    """The command line sets nothing that an arm or the control sets."""
+    sweep = config.sweep
+    for key, value in explicit.items():
+        setters = [name for name in chosen if key in sweep.arms[name].set]
+        if setters:
+            which = f"arm{'s' * (len(setters) > 1)} {', '.join(setters)} of {file}"
+            out = "" if sweep.baseline in setters else " or leave the arm out with arms=[...]"
+            raise ConfigError(f"{key}={value}: set by {which}, which it would undo; take it off the command line{out}")
+    for key, value in explicit.items():
+        if key in sweep.control:
+            raise ConfigError(
+                f"{key}={value}: the control of {file} sets it to {sweep.control[key]}; take it off the command line"
+            )
+
+
+def _check_trials(config: Config, chosen: Iterable[str], file: str) -> None:
+    """Every arm and the control can be trained. A fault of the command line is not blamed on the file."""
+    resolved = resolved_arms(config.sweep, check(config.trial), file)
+    check_metrics_exist(config.sweep, resolved, file)
+    baseline = resolved[config.sweep.baseline]
+    control = with_overrides(baseline, config.sweep.control, f"{file} control")
+    for name, arm_keys in [*((f"arm {arm}", resolved[arm]) for arm in chosen), ("control", control)]:
+        try:
+            check(arm_keys)
+        except ConfigError as error:
+            raise ConfigError(f"{file} {name}: {error}") from None
+    check_control(control, baseline, file)

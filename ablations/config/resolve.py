@@ -1,0 +1,57 @@
+"""What a sweep becomes at a scale and under a command line: its sizes, its arms' keys, and what is left to search."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from ablations.config.schema import Config, SweepConfig
+from ablations.config.trialkeys import TrialKeys, differing, value_of, with_overrides
+from models.typed import ConfigError, build
+
+
+def raised(sweep: SweepConfig, scale: Mapping[str, Any]) -> dict[str, int]:
+    """The dotted keys that the sweep's `at_least` raises at a scale."""
+    sizes = build(Config, scale).trial
+    return {key: least for key, least in sweep.at_least.items() if value_of(sizes, key) < least}
+
+
+def resolved_arms(sweep: SweepConfig, keys: TrialKeys, file: str) -> dict[str, TrialKeys]:
+    """Arm -> its trial keys, searched ones at their first point. Raises ConfigError for an arm that is the baseline."""
+    resolved = {}
+    for name, arm in sweep.arms.items():
+        first = {key: points[0] for key, points in {**sweep.search.keys, **arm.search}.items()}
+        resolved[name] = with_overrides(keys, {**arm.set, **first}, f"{file} arm {name}")
+    base = sweep.arms[sweep.baseline]
+    for name, arm in sweep.arms.items():
+        same = arm.search == base.search and not differing(resolved[name], resolved[sweep.baseline])
+        if same and name != sweep.baseline:
+            raise ConfigError(f"{file} arm {name}: nothing in it differs from the baseline {sweep.baseline}")
+    return resolved
+
+
+def without(sweep: SweepConfig, pinned: set[str]) -> SweepConfig:
+    """The sweep with keys removed from its search, for all arms: the command line has pinned them."""
+
+    def left(points: dict[str, list[float]]) -> dict[str, list[float]]:
+        return {key: values for key, values in points.items() if key not in pinned}
+
+    arms = {name: dataclasses.replace(arm, search=left(arm.search)) for name, arm in sweep.arms.items()}
+    return dataclasses.replace(sweep, arms=arms, search=dataclasses.replace(sweep.search, keys=left(sweep.search.keys)))
+
+
+def thinned(sweep: SweepConfig, points: int | None, seeds: int | None) -> SweepConfig:
+    """The sweep with at most `points` neighbours from the middle of each grid, and at most `seeds` search seeds.
+
+    For scales at which the whole search would cost more than it can tell. Neighbours stay neighbours, so the rule on
+    their ratio still holds.
+    """
+
+    def middle(grid: dict[str, list[float]]) -> dict[str, list[float]]:
+        starts = {
+            key: (len(values) - points) // 2 if points and points < len(values) else 0 for key, values in grid.items()
+        }
+        return {key: values[starts[key] :][:points] for key, values in grid.items()}
+
+    arms = {name: dataclasses.replace(arm, search=middle(arm.search)) for name, arm in sweep.arms.items()}
+    search = dataclasses.replace(sweep.search, keys=middle(sweep.search.keys), seeds=sweep.search.seeds[:seeds])
+    return dataclasses.replace(sweep, arms=arms, search=search)

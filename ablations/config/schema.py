@@ -1,0 +1,195 @@
+"""The keys of a run: one tree of dataclasses, the only schema. `ablations/config/compose.py` composes it."""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from ablations.config.trialkeys import TrainConfig, TrialKeys
+from models.config import ModelConfig, OptimConfig
+from models.typed import Above, AtLeast, AtMost, Distinct, NotEmpty
+from tasks.config import DataConfig, EvalConfig
+
+NO_KEY = {"key": False}
+"""Marks what a composed config knows and nobody can set."""
+
+Text = Annotated[str, NotEmpty()]
+Seed = Annotated[int, AtLeast(0), AtMost(2**31 - 1)]
+SeedList = Annotated[list[Seed], NotEmpty(), Distinct()]
+Count = Annotated[int, AtLeast(1), AtMost(10_000)]
+
+
+Mode = Literal["auto", "offline", "online", "disabled"]
+
+
+@dataclass(frozen=True)
+class TrackConfig:
+    """Weights & Biases. It mirrors our own records and changes no number."""
+
+    mode: Mode = "auto"
+    """`auto`: online with a login, else offline."""
+    project: Text = "v3-ablations"
+    entity: Text | None = None
+
+
+@dataclass(frozen=True)
+class LaunchConfig:
+    """How trials are spread over this machine. Changes no number."""
+
+    workers: Annotated[int, AtLeast(1), AtMost(256)] | None = None
+    """Worker processes; null takes one per CPU core (one per GPU)."""
+    expected_tokens_per_second: Annotated[float, AtLeast(1), AtMost(1e12)] = 15_000.0
+    """Training speed of one worker, for the expected minutes in the plan."""
+    progress: Literal["auto", "rich", "plain", "none"] = "auto"
+
+
+Quantity = Literal["total_params", "active_params", "flops_per_token", "kv_bytes", "train_flops"]
+Knob = Literal[
+    "model.moe.moe_intermediate_size",
+    "model.intermediate_size",
+    "model.n_layers",
+    "model.attention.n_heads",
+    "train.token_fraction",
+]
+
+
+@dataclass(frozen=True)
+class MatchedConfig:
+    """What is held equal to the baseline, within which tolerance, and what is turned to make it so."""
+
+    equal: Annotated[list[Quantity], Distinct()] = field(
+        default_factory=lambda: ["total_params", "active_params", "flops_per_token"]
+    )
+    """`train_flops` is that of the whole training; the others are of the model (models/cost.py)."""
+    tolerance: Annotated[float, AtLeast(0), AtMost(1)] = 0.01
+    """Largest deviation of a matched quantity from the baseline's, as a share."""
+    knob: Knob | None = None
+    """Solved for, so that the first of `equal` fits; null leaves arms as they are, and the budget guard stops those
+    that do not fit."""
+
+
+@dataclass(frozen=True)
+class ArmConfig:
+    """A variant: only the toggles by which it differs from the baseline."""
+
+    about: str = ""
+    set: dict[str, Any] = field(default_factory=dict)
+    """Dotted keys and their values, e.g. `model.moe.balance.kind: bias`."""
+    search: dict[str, list[float]] = field(default_factory=dict)
+    """Keys searched for this arm besides the sweep's own, and their points (the strength of a balancing loss)."""
+    matched: MatchedConfig | None = None
+    """What this arm is matched on, where that is not the sweep's."""
+    optional: bool = False
+    """Left out unless named in `arms=` or with `arms=all`."""
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """What is searched per arm, with an equal budget for every arm (method: search, then confirm)."""
+
+    keys: dict[str, list[float]] = field(default_factory=lambda: {"optim.lr": [2.5e-3, 5e-3, 1e-2]})
+    """Points shared by all arms. Neighbouring learning rates differ at most by a factor of 2."""
+    seeds: SeedList = field(default_factory=lambda: [1000, 1001, 1002])
+    """Seeds of search trials, apart from the confirmation's. A smaller grid spends its budget on more of them."""
+    constraint_metric: str | None = None
+    """Points are eligible only where this metric of the search trial ..."""
+    constraint_max: Annotated[float, Above(0), AtMost(1)] | None = None
+    """... is at most this share of its maximum (MaxVio: E / top_k - 1); judged again on the confirmation."""
+
+
+@dataclass(frozen=True)
+class ExpectedConfig:
+    """A published claim, as a region that a difference must lie in. One verdict each."""
+
+    arm: str
+    metric: str = "loss"
+    against: str | None = None
+    """The arm it is compared with; null is the sweep's baseline."""
+    kind: Literal["better", "not_worse", "equal", "value", "identical"] = "better"
+    """`better`: below 0. `not_worse`: below `margin`. Both are mirrored where higher is better, and refused where the
+    metric has no direction (`ablations/metrics.py`). `equal`: within +-margin. `value`: inside `region`.
+    `identical`: no seed differs by more than `margin`, a matter of arithmetic and not of statistics, which the A/A
+    arm's tiny change of weights must be seen to exceed."""
+    margin: Annotated[float, Above(0)] | None = None
+    """In the metric's unit; `not_worse`, `equal` and `identical` need one."""
+    region: list[float] | None = None
+    """[low, high] of a `value`, in the metric's unit."""
+    paper: str = ""
+    """The paper's own number, with its place."""
+    paper_value: float | None = None
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """One question: a YAML file in sweeps/."""
+
+    name: str = ""
+    question: str = ""
+    """What is asked, in a sentence. Required."""
+    source: str = ""
+    """The paper, with its section or table."""
+    baseline: str = ""
+    """The name of the arm that the others are compared with."""
+    common: dict[str, Any] = field(default_factory=dict)
+    """Dotted keys that this sweep sets for all its arms."""
+    at_least: dict[str, int] = field(default_factory=dict)
+    """Dotted keys, and the smallest values that the question makes sense at: a scale's smaller ones are raised."""
+    arms: dict[str, ArmConfig] = field(default_factory=dict)
+    """Name -> what it sets; two or more."""
+    control: dict[str, Any] = field(default_factory=lambda: {"train.token_fraction": 0.9})
+    """The known small harm that the sweep must be able to see."""
+    matched: MatchedConfig = field(default_factory=MatchedConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+    seeds: Annotated[int, AtLeast(2), AtMost(10_000)] = 6
+    """Confirmation seeds, unless `seeds=` says otherwise."""
+    primary: str = "loss"
+    """The metric of the main table and of the sentence."""
+    metrics: Annotated[list[str], Distinct()] = field(default_factory=lambda: ["loss", "bits_per_byte"])
+    """Those that are compared and tabulated."""
+    expected: list[ExpectedConfig] = field(default_factory=list)
+    """Published claims, each judged once."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """`python -m ablations.run KEY=VALUE ...`"""
+
+    sweep: SweepConfig = field(default_factory=SweepConfig)
+    scale: str = "cpu"
+    search: Literal["published", "fresh"] = "published"
+    """`published` pins each arm's searched values to the published result's and only confirms; `fresh` searches."""
+    seeds: Count | SeedList | None = None
+    """How many confirmation seeds, or which."""
+    search_points: Count | None = None
+    """At most this many points per searched key (the middle ones); null takes the sweep's."""
+    search_seeds: Count | None = None
+    """At most this many search seeds; null takes the sweep's."""
+    arms: str | Annotated[list[str], Distinct()] | None = None
+    """A subset of the sweep's arms, or `all`; null takes those that are not optional."""
+    runs_dir: Text = "runs"
+    results_dir: Text | None = None
+    """null: results/ of the checkout."""
+    sweeps_dir: Text | None = None
+    """null: sweeps/ of the checkout."""
+    raise_sizes: bool = True
+    """Whether a sweep's `at_least` holds at this scale."""
+    dry_run: bool = False
+    """Print the plan, and do nothing."""
+    yes_really: bool = False
+    """Start what is expected to take more than a day."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    track: TrackConfig = field(default_factory=TrackConfig)
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
+    overrides: tuple[str, ...] = field(default=(), metadata=NO_KEY)
+    """What was typed, word for word."""
+    sweep_text: str = field(default="", metadata=NO_KEY)
+    """The sweep's file as it was read."""
+    note: str = field(default="", metadata=NO_KEY)
+    """What the scale says about its numbers."""
+
+    @property
+    def trial(self) -> TrialKeys:
+        """Before an arm has set anything."""
+        return TrialKeys(self.model, self.data, self.optim, self.train, self.eval)

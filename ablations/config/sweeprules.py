@@ -1,0 +1,156 @@
+"""What a sweep must keep to be run and to earn a verdict."""
+
+import itertools
+import re
+from collections.abc import Mapping
+
+from ablations.config.schema import ExpectedConfig, SweepConfig
+from ablations.config.trialkeys import TrialKeys, differing, value_of, with_overrides
+from ablations.metrics import METRICS, check_measured, check_named
+from ablations.metrics import metric as metric_of
+from models.typed import ConfigError, closest
+
+RESERVED = ("aa", "control", "all")
+"""Arms that the harness adds by itself, and the word for every arm."""
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
+NEIGHBOURS = 2.0
+"""Largest ratio between neighbouring learning rates: with a wider grid the estimate of mistuning says nothing."""
+
+
+def check_sweep(sweep: SweepConfig) -> None:
+    """Raise ConfigError for a sweep that cannot be run or cannot earn a verdict."""
+    if not sweep.question.strip():
+        raise ConfigError("question: missing; say in a sentence what this sweep asks")
+    if len(sweep.arms) < 2:
+        raise ConfigError(f"arms: {len(sweep.arms)} given; a sweep compares at least two")
+    for name in sweep.arms:
+        if not NAME.fullmatch(name):
+            raise ConfigError(f"arms.{name}: a name has only letters, digits, - and _, and does not begin with -")
+        if name in RESERVED:
+            raise ConfigError(f"arms.{name}: reserved ({', '.join(RESERVED)} mean something else); choose another name")
+    if sweep.baseline not in sweep.arms:
+        near = closest(sweep.baseline, sweep.arms)
+        raise ConfigError(f"baseline={sweep.baseline}: not among the arms{near} (arms: {', '.join(sweep.arms)})")
+    if sweep.arms[sweep.baseline].optional:
+        raise ConfigError(f"arms.{sweep.baseline}.optional=true: the baseline is always run; remove it")
+    if not sweep.control:
+        raise ConfigError(
+            "control: empty; name a small harm, such as {train.token_fraction: 0.9}, or leave the key out"
+        )
+    seeds = sweep.search.seeds
+    if min(seeds) < sweep.seeds:
+        raise ConfigError(
+            f"search.seeds={seeds}: {min(seeds)} is among the confirmation's seeds (seeds={sweep.seeds}: 0 to "
+            f"{sweep.seeds - 1}), which nothing is chosen on; take others, such as 1000"
+        )
+    _check_points(sweep)
+    for place, matched, changes in (
+        ("matched", sweep.matched, {}),
+        *((f"arms.{name}.matched", arm.matched or sweep.matched, arm.set) for name, arm in sweep.arms.items()),
+    ):
+        if matched.knob in changes and place != f"arms.{sweep.baseline}.matched":
+            raise ConfigError(f"{place}.knob={matched.knob}: the arm sets it, and the solver would undo that; keep one")
+    first: dict[tuple[str, ...], int] = {}
+    for i, claim in enumerate(sweep.expected):
+        _check_claim(claim, f"expected[{i}]", sweep)
+        same = first.setdefault((claim.arm, claim.against or sweep.baseline, claim.metric, claim.kind), i)
+        if same != i:
+            raise ConfigError(f"expected[{i}]: the same claim as expected[{same}]; each is judged once, keep one")
+    for place, metric in named_metrics(sweep):
+        check_named(place, metric)
+    share = sweep.search.constraint_max
+    if (sweep.search.constraint_metric is None) != (share is None):
+        raise ConfigError("search.constraint_metric, search.constraint_max: one needs the other")
+    constrained = sweep.search.constraint_metric
+    if constrained is not None and metric_of(constrained).maximum is None:
+        known = ", ".join(metric.name for metric in METRICS if metric.maximum is not None)
+        raise ConfigError(
+            f"search.constraint_metric={constrained}: has no known maximum that search.constraint_max could be a "
+            f"share of (these have: {known})"
+        )
+
+
+def check_control(control: TrialKeys, baseline: TrialKeys, file: str) -> None:
+    """Raise ConfigError where the control is no harm: it is the baseline, or trains on more."""
+    changed = differing(control, baseline)
+    if not changed:
+        raise ConfigError(f"{file} control: nothing in it differs from the baseline; it must be a known small harm")
+    if control.tokens > baseline.tokens:
+        what = ", ".join(f"{key}={value_of(control, key)}" for key in changed)
+        raise ConfigError(
+            f"{file} control: {what}: trains on more tokens than the baseline ({control.tokens:,} against "
+            f"{baseline.tokens:,}); it must be a known small harm"
+        )
+
+
+def _check_points(sweep: SweepConfig) -> None:
+    grids = {f"search.keys.{key}": (key, points) for key, points in sweep.search.keys.items()}
+    for name, arm in sweep.arms.items():
+        for key, points in arm.search.items():
+            if key in sweep.search.keys:
+                raise ConfigError(f"arms.{name}.search.{key}: searched for all arms already (search.keys)")
+            if key in arm.set:
+                raise ConfigError(f"arms.{name}.search.{key}: also in its `set`; keep one of them")
+            grids[f"arms.{name}.search.{key}"] = (key, points)
+        for key in arm.set:
+            if key in sweep.search.keys:
+                raise ConfigError(f"arms.{name}.set.{key}: searched for all arms (search.keys); keep one of them")
+    for place, (key, points) in grids.items():
+        if not points or points != sorted(set(points)):
+            raise ConfigError(f"{place}={points}: needs points in ascending order, each once")
+        if points[0] <= 0:
+            raise ConfigError(f"{place}={points}: points are log-spaced, so they must be above 0")
+        for low, high in itertools.pairwise(points):
+            if key == "optim.lr" and high / low > NEIGHBOURS * (1 + 1e-9):
+                raise ConfigError(
+                    f"{place}={points}: {high:g} is {high / low:.3g} times {low:g}; neighbouring learning rates differ "
+                    f"at most by a factor of {NEIGHBOURS:g}"
+                )
+
+
+def _check_claim(claim: ExpectedConfig, place: str, sweep: SweepConfig) -> None:
+    for key, arm in (("arm", claim.arm), ("against", claim.against)):
+        if arm is not None and arm not in sweep.arms:
+            raise ConfigError(f"{place}.{key}={arm}: no such arm{closest(arm, sweep.arms)}")
+    if claim.arm == (claim.against or sweep.baseline):
+        raise ConfigError(f"{place}.arm={claim.arm}: is compared with itself; name another in `against`")
+    check_named(f"{place}.metric", claim.metric, directional=claim.kind in ("better", "not_worse"))
+    if claim.kind in ("equal", "not_worse", "identical") and claim.margin is None:
+        raise ConfigError(f"{place}.margin: missing; kind {claim.kind} needs a margin above 0")
+    region = claim.region
+    if claim.kind == "value" and not (region is not None and len(region) == 2 and region[0] < region[1]):
+        raise ConfigError(f"{place}.region={region}: kind value needs [low, high]")
+
+
+def named_metrics(sweep: SweepConfig) -> list[tuple[str, str]]:
+    """(place in the file, metric) of every metric that a sweep names."""
+    places = [("primary", sweep.primary), *((f"metrics[{i}]", name) for i, name in enumerate(sweep.metrics))]
+    places += [(f"expected[{i}].metric", claim.metric) for i, claim in enumerate(sweep.expected)]
+    if sweep.search.constraint_metric is not None:
+        places.append(("search.constraint_metric", sweep.search.constraint_metric))
+    return places
+
+
+def check_metrics_exist(sweep: SweepConfig, resolved: Mapping[str, TrialKeys], file: str) -> None:
+    """Raise ConfigError for a metric that no trial of the arms, given as their trial keys, will have."""
+    depth = max(keys.model.mtp.depth for keys in resolved.values())
+    for place, metric in named_metrics(sweep):
+        check_measured(f"{file}: {place}", metric, resolved[sweep.baseline].eval.tasks, depth)
+
+
+def check_keys(sweep: SweepConfig, file: str) -> None:
+    """Every dotted key of a sweep exists and takes the value that it is given."""
+    defaults = TrialKeys()
+    with_overrides(defaults, sweep.common, f"{file} common")
+    with_overrides(defaults, sweep.at_least, f"{file} at_least")
+    for key in sorted(sweep.at_least.keys() & sweep.common.keys()):
+        raise ConfigError(f"{file} at_least.{key}: also in `common`, which wins; keep one of them")
+    with_overrides(defaults, sweep.control, f"{file} control")
+    grids = [(f"{file} search.keys", sweep.search.keys)]
+    for name, arm in sweep.arms.items():
+        with_overrides(defaults, arm.set, f"{file} arm {name}")
+        grids.append((f"{file} arm {name} search", arm.search))
+    for where, grid in grids:
+        for key, points in grid.items():
+            for point in points:
+                with_overrides(defaults, {key: point}, where)

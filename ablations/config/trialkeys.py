@@ -1,0 +1,181 @@
+"""The keys of one trial: everything that its numbers depend on, the seed, the code and the data aside.
+
+A trial is a list of stages. The first begins from initial weights, each next one from the state that the one before it
+has left. The groups of the command line and of a sweep's arm are the last stage's, and what is scored at its end.
+
+Also imported by the workers, hence without the rest of the schema: what a trial does not depend on is not here.
+"""
+
+import copy
+import dataclasses
+import functools
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from models.config import ModelConfig, OptimConfig, Positive, Share
+from models.typed import Above, AtMost, ConfigError, build, suggestion
+from tasks.config import END_OF_TEXT_ID, DataConfig, EvalConfig, ramped
+
+Fraction = Annotated[float, Above(0), AtMost(1)]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One stage's training, in tokens."""
+
+    tokens: Annotated[int, Above(0), AtMost(10**15)] = 614_400
+    token_fraction: Annotated[float, Above(0), AtMost(1000)] = 1.0
+    """Multiplies `tokens`; the positive control trains on 0.9 of them."""
+    microbatches: Annotated[int, Above(0)] = 4
+    """Microbatches per optimizer step; `data.batch_size` divides evenly into them."""
+    perturb: Share = 0.0
+    """Relative size of a random change of the initial weights; the A/A arm uses 1e-6."""
+    validate_every: Fraction = 0.2
+    """Fraction of the run between two validations."""
+    checkpoint_every: Fraction = 0.25
+    """Fraction of the run between two resumable checkpoints."""
+    spike_nats: Positive = 2.0
+    """A loss this far above the running minimum, three steps in a row after the warmup, is a divergence."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    threads: Annotated[int, Above(0), AtMost(256)] = 1
+    """CPU threads of one trial. They change bits, so they are part of a trial's id."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training: a model, what it learns from, and how."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the stage trains on, before rounding to whole batches."""
+        return round(self.train.tokens * self.train.token_fraction)
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.data.batch_size * self.data.seq_len
+
+    @property
+    def sequences(self) -> int:
+        """Sequences that the stage trains on: whole batches that fit into the tokens."""
+        return self.tokens // self.tokens_per_step * self.data.batch_size
+
+    @functools.cached_property
+    def batches(self) -> list[tuple[int, int]]:
+        """(first sequence, sequences) of each optimizer step; a ramp makes more, smaller steps of the same tokens."""
+        return ramped(self.sequences, self.data, self.microbatches)
+
+    @property
+    def model_has_experts(self) -> bool:
+        return self.model.dense_layers < self.model.n_layers
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps."""
+        return len(self.batches)
+
+    @property
+    def microbatches(self) -> int:
+        return self.model.pipeline.microbatches or self.train.microbatches
+
+    def tokens_after(self, steps: int) -> int:
+        """Tokens that the first `steps` optimizer steps train on."""
+        first, count = self.batches[steps - 1] if steps else (0, 0)
+        return (first + count) * self.data.seq_len
+
+    @property
+    def step_starts(self) -> list[float]:
+        """Where each step begins, in full batches (models.optim.lr_ratio)."""
+        return [first / self.data.batch_size for first, _ in self.batches]
+
+    @property
+    def full_batches(self) -> int:
+        """Steps that the training would have without a ramp: its length in the unit of `step_starts`."""
+        return self.sequences // self.data.batch_size
+
+    @property
+    def document_end(self) -> int | None:
+        """The token that attention stops at in training, where documents are masked."""
+        return END_OF_TEXT_ID if self.data.mask_documents else None
+
+
+@dataclass(frozen=True)
+class TrialKeys(Stage):
+    """The last stage, what is scored at its end, and the stages before it."""
+
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    before: list[Stage] = field(default_factory=list)
+
+    @functools.cached_property
+    def stages(self) -> list[Stage]:
+        """All of them, in order."""
+        return [*self.before, Stage(self.model, self.data, self.optim, self.train)]
+
+    @property
+    def trained_tokens(self) -> int:
+        """Over all stages, in whole batches."""
+        return sum(stage.sequences * stage.data.seq_len for stage in self.stages)
+
+
+TRIAL_GROUPS = ("model", "data", "optim", "train", "eval")
+"""The keys that can change a trial's numbers. What no group here holds must not."""
+_GROUPS: dict[str, Any] = {name: typing.get_type_hints(TrialKeys)[name] for name in TRIAL_GROUPS}
+
+
+@functools.cache
+def trial_leaves() -> tuple[str, ...]:
+    """The dotted names that an arm may set or search."""
+    return tuple(name for group, cls in _GROUPS.items() for name in _leaves(cls, f"{group}."))
+
+
+def _leaves(cls: Any, prefix: str) -> Iterator[str]:
+    hints = typing.get_type_hints(cls)
+    for part in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(hints[part.name]):
+            yield from _leaves(hints[part.name], f"{prefix}{part.name}.")
+        else:
+            yield prefix + part.name
+
+
+def value_of(keys: Stage, name: str) -> Any:
+    """The value of a dotted key."""
+    return functools.reduce(getattr, name.split("."), keys)
+
+
+def with_overrides(keys: TrialKeys, changes: Mapping[str, Any], where: str) -> TrialKeys:
+    """`keys` with the dotted `changes`, each of the right type and within its bounds; rules between keys are
+    `ablations.config.trialrules.check`'s to judge.
+
+    Raises ConfigError that begins with `where` (a file and its part) for a key that no trial has or a wrong value.
+    """
+    groups = {name: dataclasses.asdict(getattr(keys, name)) for name in _GROUPS}
+    for name, value in changes.items():
+        if name not in trial_leaves():
+            raise ConfigError(f"{where}: {_not_a_leaf(str(name))}")
+        *path, last = name.split(".")
+        functools.reduce(dict.__getitem__, path, groups)[last] = copy.deepcopy(value)
+    try:
+        changed = {str(name).split(".")[0] for name in changes}
+        return dataclasses.replace(keys, **{name: build(_GROUPS[name], groups[name], at=name) for name in changed})
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def differing(left: TrialKeys, right: TrialKeys) -> list[str]:
+    """The dotted keys in which the last stages of two trials, or what is scored at their ends, differ."""
+    return [name for name in trial_leaves() if value_of(left, name) != value_of(right, name)]
+
+
+def _not_a_leaf(name: str) -> str:
+    members = [leaf for leaf in trial_leaves() if leaf.startswith(name + ".")]
+    if members:
+        return f"{name} is a group: write its keys out, such as {members[0]}"
+    if name.split(".")[0] not in TRIAL_GROUPS and not suggestion(name, trial_leaves()):
+        return f"{name}: not a key of a trial; an arm can set {', '.join(group + '.*' for group in TRIAL_GROUPS)}"
+    return f"{name}: no such key{suggestion(name, trial_leaves())}"

@@ -1,0 +1,78 @@
+"""The rules between a trial's keys. What a single key must keep stands in its type."""
+
+from ablations.config.trialkeys import Stage, TrialKeys
+from models.config import OptimConfig
+from models.pipeline.rules import check_pipeline
+from models.rules import check_length, validate
+from models.typed import ConfigError
+from tasks.config import DataConfig
+
+MOST_STEPS = 1_000_000
+"""Of a trial; V3's own training took 235,000 (14.8T tokens in batches of 63M)."""
+
+
+def check(keys: TrialKeys) -> TrialKeys:
+    """`keys`, of which every stage can be trained and the last one scored. Raises ConfigError."""
+    for stage in keys.stages:
+        _check_stage(stage)
+    if keys.eval.tokens < keys.data.seq_len:
+        raise ConfigError(f"eval.tokens={keys.eval.tokens}: less than one sequence (data.seq_len={keys.data.seq_len})")
+    return keys
+
+
+def _check_stage(stage: Stage) -> None:
+    validate(stage.model)
+    data, count = stage.data, stage.microbatches
+    if data.seq_len < 2:
+        raise ConfigError(f"data.seq_len={data.seq_len}: must be at least 2, or no token has a next one")
+    if data.batch_size % count:
+        name = "train.microbatches" if stage.model.pipeline.microbatches is None else "model.pipeline.microbatches"
+        raise ConfigError(
+            f"data.batch_size={data.batch_size}: must divide evenly into {name}={count}; "
+            f"the next that does is {-(-data.batch_size // count) * count}"
+        )
+    check_pipeline(stage.model, count)
+    _check_tokens(stage)
+    _check_source(data)
+    _check_schedule(stage.optim)
+    kernels = stage.model.precision.kernels
+    if kernels in ("torch", "triton") and stage.train.device != "cuda":
+        raise ConfigError(f"model.precision.kernels={kernels}: needs train.device=cuda; on a CPU it is emulated")
+    check_length(stage.model, data.seq_len)
+
+
+def _check_tokens(stage: Stage) -> None:
+    train = stage.train
+    if stage.tokens < stage.tokens_per_step:
+        raise ConfigError(
+            f"train.tokens={train.tokens} (x train.token_fraction={train.token_fraction}): less than one batch, which "
+            f"is data.batch_size x data.seq_len = {stage.tokens_per_step} tokens"
+        )
+    if stage.tokens // stage.tokens_per_step > MOST_STEPS:
+        raise ConfigError(
+            f"train.tokens={train.tokens}: {stage.tokens // stage.tokens_per_step:,} batches of data.batch_size x "
+            f"data.seq_len = {stage.tokens_per_step} tokens; at most {MOST_STEPS:,}"
+        )
+
+
+def _check_source(data: DataConfig) -> None:
+    for source, name, wanted in (("text", "path", "FILE_OR_FOLDER"), ("hf", "name", "DATASET")):
+        value = getattr(data, name)
+        if data.source == source and not value:
+            raise ConfigError(f"data.source={source}: needs data.{name}={wanted}")
+        if data.source != source and value is not None:
+            raise ConfigError(f"data.{name}={value}: is read with data.source={source} only; add data.source={source}")
+
+
+def _check_schedule(optim: OptimConfig) -> None:
+    ends = (optim.warmup_fraction, optim.cosine_from, optim.cosine_until, optim.tail_from)
+    if optim.schedule == "v3" and not ends[0] <= ends[1] < ends[2] <= ends[3]:
+        raise ConfigError(
+            f"optim.cosine_from={optim.cosine_from}: the v3 schedule needs optim.warmup_fraction <= cosine_from < "
+            f"cosine_until <= tail_from (here {', '.join(map(str, ends))})"
+        )
+    if optim.schedule == "wsd" and optim.warmup_fraction + optim.decay_fraction > 1:
+        raise ConfigError(
+            f"optim.decay_fraction={optim.decay_fraction}: with optim.warmup_fraction={optim.warmup_fraction} it is "
+            "more than the whole run; lower one of them"
+        )

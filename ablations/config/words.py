@@ -1,0 +1,92 @@
+"""A command line's KEY=VALUE words, read once with Hydra's grammar; everything wrong with one is a line that helps."""
+
+import re
+from typing import Any
+
+from ablations.config.keys import accepted, all_keys, describe, flat, unknown_key
+from ablations.config.sweepfile import sweep_files
+from ablations.config.sweeprules import NAME
+from models.typed import ConfigError
+
+_CHOICES = ("sweep", "scale")
+_HOME, _IN_QUOTES = r"(?<=[\[,])(~[^,\]]*)", r'"\1"'
+"""A path in a list that begins with `~`, which Hydra's grammar does not read."""
+
+
+def parse(words: list[str]) -> dict[str, Any]:
+    """Dotted key -> value of every word, in order; keys known, values of the right type. `model` is a size's name.
+
+    Raises ConfigError for what is no KEY=VALUE of the schema, and for a key that is given twice.
+    """
+    given: dict[str, Any] = {}
+    for word in words:
+        for key, value in _leaves(word).items():
+            if key in given:
+                raise ConfigError(f"{key}: given twice ({given[key]} and {value}); keep one")
+            given[key] = value
+    return given
+
+
+def _leaves(word: str) -> dict[str, Any]:
+    key, equals, raw = (part.strip() for part in word.partition("="))
+    _check_form(word, key, bool(equals), raw)
+    names_size = key == "model" and NAME.fullmatch(raw) is not None  # where `model={...}` is a group of keys
+    if key in _CHOICES or names_size:
+        return {key: raw.strip("'\"")}
+    return {leaf: accepted(leaf, value) for leaf, value in flat(key, _value(word, key)).items()}
+
+
+def _check_form(word: str, key: str, equals: bool, raw: str) -> None:
+    """Refuse what is no KEY=VALUE of the schema, in a user's words."""
+    if word.startswith("-"):
+        name = key.lstrip("-")
+        near = f"; did you mean {name}={raw or 'VALUE'}?" if name in all_keys() else ""
+        raise ConfigError(f"{word}: no such option{near} (settings are KEY=VALUE; --help lists them)")
+    if word[:1] in ("+", "~"):
+        bare = key.lstrip("+~")
+        if bare not in all_keys():
+            raise ConfigError(f"{word}: keys are neither added nor removed; {unknown_key(bare)}")
+        raise ConfigError(f"{word}: keys are neither added nor removed; write {bare}={raw or 'VALUE'}")
+    if not equals or not key:
+        sweep = f"; did you mean sweep={word}?" if word in sweep_files(None) else ""
+        raise ConfigError(f"{word}: expected KEY=VALUE{sweep} (--help lists the keys)")
+    if key == "sweeps":
+        raise ConfigError(f"sweeps={raw}: the key is `sweep`, one question at a time; write sweep={raw or 'NAME'}")
+    if key not in all_keys():
+        raise unknown_key(key)
+    if key in _CHOICES and ("," in raw or raw[:1] in ("[", "{")):
+        raise ConfigError(f"{word}: one {key} at a time; run the command once for each")
+
+
+def _value(word: str, key: str) -> Any:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    unreadable = ConfigError(f"{word}: the value cannot be read; expected {describe(all_keys()[key].hint)}")
+    try:
+        override = OverridesParser.create().parse_overrides([_quoted(word)])[0]
+    except (HydraException, RecursionError, ValueError):  # a whole number of 5,000 digits is a ValueError
+        raise unreadable from None
+    if override.is_sweep_override():
+        hint = f"; a list is written {key}=[a,b]" if isinstance(all_keys()[key].default, list) or key == "arms" else ""
+        raise ConfigError(
+            f"{word}: several values for one key (multirun) are not used: arms are written in a sweep file{hint}"
+        )
+    value = override.value()
+    if "${" in str(value) and not all_keys()[key].is_text:
+        raise unreadable
+    return value
+
+
+def _quoted(word: str) -> str:
+    """Paths and names as they are: Hydra's grammar stumbles over `~`, `(`, `=`, commas and letters beyond ASCII."""
+    key, _, raw = word.partition("=")
+    known = all_keys().get(key.strip())
+    if known is not None and isinstance(known.default, list):
+        return f"{key}={re.sub(_HOME, _IN_QUOTES, raw)}"
+    if known is None or not known.is_text or key.strip() == "arms" or raw == "null" or raw[:1] in ("'", '"'):
+        return word
+    # Hydra unescapes backslashes only in front of a quote, the closing one included.
+    escaped = re.sub(r'(\\*)"', r'\1\1\\"', raw)
+    trailing = raw[len(raw.rstrip("\\")) :]
+    return f'{key}="{escaped}{trailing}"'

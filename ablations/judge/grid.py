@@ -1,0 +1,96 @@
+"""The points of a search: what was measured at each, which values lie at an end of their grid, and how grids widen.
+
+Knows numbers only, so that a result can say of a published search what the search itself would have.
+"""
+
+import math
+import statistics
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from ablations.judge.stats import Edge, on_edge
+
+LEARNING_RATE = "optim.lr"
+
+Point = dict[str, float]
+Key = tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A search point's mean over its seeds; infinite where a seed diverged or failed."""
+
+    loss: float
+    constraint: float
+    """The constrained metric, as a share of its maximum."""
+
+
+def key_of(point: Mapping[str, float]) -> Key:
+    return tuple(sorted(point.items()))
+
+
+def measure(losses: Sequence[float | None], constraints: Sequence[float | None]) -> Measured:
+    """Mean over the seeds of one point."""
+    if not losses or any(loss is None for loss in losses):
+        return Measured(math.inf, math.inf)
+    shares = [share for share in constraints if share is not None]
+    return Measured(
+        statistics.fmean(loss for loss in losses if loss is not None), statistics.fmean(shares) if shares else 0.0
+    )
+
+
+def eligible(measured: Mapping[Key, Measured], limit: float | None) -> dict[Key, Measured]:
+    """The points that did not diverge and keep the constrained metric within `limit`."""
+    kept = {key: m for key, m in measured.items() if math.isfinite(m.loss)}
+    return kept if limit is None else {key: m for key, m in kept.items() if m.constraint <= limit}
+
+
+def curve(name: str, point: Mapping[str, float], values: Mapping[Key, float]) -> dict[float, float]:
+    """A key's values -> what was measured there, at the point's values of all other keys."""
+    others = {key: value for key, value in point.items() if key != name}
+    return {
+        dict(key)[name]: value
+        for key, value in values.items()
+        if name in dict(key) and {k: v for k, v in key if k != name} == others
+    }
+
+
+def edges(point: Mapping[str, float], measured: Mapping[Key, Measured], limit: float | None) -> dict[str, Edge]:
+    """The searched keys whose best value is the last on a side: it may lie beyond. Of three values or more; with fewer
+    every one is the last.
+
+    A learning rate by its loss. A strength by its loss among the points within the limit; where no point is, by the
+    balance itself, since that is then what it is chosen for.
+    """
+    within = eligible(measured, limit)
+    by_loss = {key: m.loss for key, m in measured.items()}
+    if within:
+        by_choice = {key: m.loss if key in within else math.inf for key, m in measured.items()}
+    else:
+        by_choice = {key: m.constraint for key, m in measured.items()}
+    found: dict[str, Edge] = {}
+    for name in point:
+        along = curve(name, point, by_loss if name == LEARNING_RATE else by_choice)
+        nowhere = name != LEARNING_RATE and not any(map(math.isfinite, along.values()))
+        side = on_edge(along) if len(along) >= 3 and not nowhere else None
+        if side is not None:
+            found[name] = side
+    return found
+
+
+def widened(values: Sequence[float], sides: Collection[Edge]) -> list[float]:
+    """A grid with a value added on each of these sides, as far as its outermost two are apart."""
+    grid = sorted(values)
+    low = [grid[0] * grid[0] / grid[1]] if "low" in sides else []
+    high = [grid[-1] * grid[-1] / grid[-2]] if "high" in sides else []
+    return [float(f"{value:.6g}") for value in (*low, *grid, *high)]
+
+
+def refined(values: Sequence[float], best: float) -> list[float]:
+    """A grid with a value added next to its best one, amid the wider of the two gaps beside it."""
+    grid = sorted(values)
+    place = grid.index(best)
+    gaps = [(grid[i + 1] / grid[i], i) for i in (place - 1, place) if 0 <= i < len(grid) - 1]
+    _, i = max(gaps)
+    between = float(f"{math.sqrt(grid[i] * grid[i + 1]):.6g}")
+    return [*grid[: i + 1], between, *grid[i + 1 :]]

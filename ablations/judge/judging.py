@@ -1,0 +1,97 @@
+"""What a result's numbers say: the families of differences, the verdicts on claims, and how sure the search was."""
+
+import dataclasses
+import math
+import typing
+
+from ablations.judge import grid
+from ablations.judge.constraint import Constraint, held
+from ablations.judge.stats import Difference, Family, between, differences
+from ablations.judge.verdicts import Verdict, verdict
+from ablations.metrics import ALWAYS, metric
+from ablations.record.documents import PlanDocument, SearchTrial
+
+if typing.TYPE_CHECKING:
+    from ablations.judge.result import ArmResult
+
+
+def families_of(arms: "dict[str, ArmResult]", plan: PlanDocument) -> dict[str, dict[tuple[str, str], Difference]]:
+    """Per metric, (arm, against) -> difference: each arm with the baseline, and each pair that a claim is about."""
+    pairs = [(name, plan.baseline) for name in arms if name != plan.baseline]
+    wanted = [(claim.arm, claim.against or plan.baseline) for claim in plan.expected]
+    pairs += [pair for pair in wanted if set(pair) <= set(arms)]
+    scores = sorted({metric for arm in arms.values() for metric in arm.values if "/" in metric})
+    claimed = [claim.metric for claim in plan.expected]
+    names = dict.fromkeys([plan.primary, *ALWAYS, *plan.metrics, *claimed, *scores])
+    families = {}
+    for name in names:
+        values = {arm.name: arm.values.get(name, {}) for arm in arms.values()}
+        families[name] = {(d.arm, d.against): d for d in differences(values, pairs, name)}
+    return families
+
+
+def verdicts_of(
+    arms: "dict[str, ArmResult]",
+    plan: PlanDocument,
+    families: dict[str, dict[tuple[str, str], Difference]],
+    searched: set[str],
+) -> list[Verdict]:
+    """A control and an A/A arm are asked in the metric of the claim: a harm seen in loss says nothing about balance."""
+    named = {arm.kind: arm.name for arm in arms.values()}
+    verdicts = []
+    for claim in plan.expected:
+        against = claim.against or plan.baseline
+        absent = [name for name in (claim.arm, against) if name not in arms]
+        if absent:
+            why = f"{' and '.join(absent)} was not part of this run."
+            verdicts.append(Verdict(claim.arm, against, claim.metric, claim.kind, "not resolved", why, None, None))
+            continue
+        family: Family = families[claim.metric]
+        difference = between(family, claim.arm, against)
+        assert difference is not None, "each claim's pair is in its metric's family"
+        found = verdict(
+            claim,
+            difference,
+            control=_nonempty(family.get((named.get("control", ""), plan.baseline))),
+            aa=_nonempty(family.get((named.get("aa", ""), plan.baseline))),
+            # The estimate is in nats of search loss: it says nothing about how well a load is balanced.
+            mistuning=_mistuning([arms[claim.arm], arms[against]], searched) if claim.metric == "loss" else None,
+            diverged=len(arms[claim.arm].of_status("diverged")),
+            trials=len(arms[claim.arm].seeds),
+        )
+        found = dataclasses.replace(found, difference=_nonempty(found.difference))
+        verdicts.append(_at_equal_balance(found, [arms[claim.arm], arms[against]]))
+    return verdicts
+
+
+def _at_equal_balance(found: Verdict, pair: "list[ArmResult]") -> Verdict:
+    """The verdict, with what it cannot say where an arm misses the search's limit. A claim on balance itself can."""
+    missed = [str(arm.held) for arm in pair if arm.held is not None and arm.held.missed]
+    if not missed or metric(found.metric).maximum is not None:
+        return found
+    why = f"{found.why.rstrip('.')}; not at equal balance: {' and '.join(missed)}."
+    return dataclasses.replace(found, why=why, caveat="not at equal balance")
+
+
+def _nonempty(difference: Difference | None) -> Difference | None:
+    """Without a common seed there is no difference, only a place in the family."""
+    return difference if difference is not None and difference.n else None
+
+
+def _mistuning(pair: "list[ArmResult]", searched: set[str]) -> float | None:
+    """The larger estimate of two arms; infinite where an arm was searched and has none (an optimum on the edge)."""
+    estimates = [math.inf if arm.mistuning is None else arm.mistuning for arm in pair if arm.name in searched]
+    return max(estimates, default=None)
+
+
+def with_search(arm: "ArmResult", search: list[SearchTrial], constraint: Constraint | None) -> "ArmResult":
+    """With what the search says of the chosen point, and what became of its limit."""
+    kept = held(constraint, arm.name, arm.values) if constraint is not None else None
+    points: dict[grid.Key, list[SearchTrial]] = {}
+    for trial in search:
+        if trial.arm == arm.name:
+            points.setdefault(grid.key_of(trial.point), []).append(trial)
+    measured = {key: grid.measure([t.loss for t in own], [t.share for t in own]) for key, own in points.items()}
+    binding = constraint.limit if constraint is not None and arm.plan.search else None
+    edges = grid.edges(arm.chosen, measured, binding) if grid.key_of(arm.chosen) in measured else {}
+    return dataclasses.replace(arm, edges=edges, held=kept)

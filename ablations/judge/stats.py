@@ -1,0 +1,299 @@
+"""What the numbers of a sweep can carry: paired differences, their intervals, what they resolve, what they cost.
+
+Pairing: an arm and the arm it is compared with share, per seed, the batches, the evaluation items and the initial
+values, so their difference per seed has an eighth of the spread that the loss has. One metric's comparisons are one
+family. The intervals are Bonferroni's: a paired t at level alpha / m each, which cover all m true differences at once
+in at least 1 - alpha of sweeps, whatever the correlation (through the shared baseline) and the variances. A verdict
+reads the interval and nothing else (`ablations/judge/verdicts.py`), so it inherits that guarantee.
+
+Holm's p values are printed beside them. Holm rejects at least as often, but has no interval of finite length that
+goes with it: cutting Bonferroni's at 0 where Holm rejects covers 92 % (`benchmarks/calibration.py` shows it).
+"""
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+
+MAX_SEEDS = 100_000
+ROUNDING = 1e-12
+"""Over the values themselves: differences that spread less than this differ by rounding only."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One paired comparison, `arm` minus `against`, over the seeds that both have. Which way is better is the metric's
+    to say (`ablations/metrics.py`)."""
+
+    arm: str
+    against: str
+    metric: str
+    n: int
+    """Common seeds."""
+    mean: float
+    """0.0 where n = 0."""
+    sd: float
+    """Of the paired differences; 0.0 where n < 2."""
+    largest: float
+    """The largest paired difference, without its sign; 0.0 where n = 0. A claim of identity is judged by it."""
+    low: float | None
+    """Ends of the simultaneous 1 - alpha interval of the family. None: unbounded, because no error can be estimated
+    (n < 2, or differences whose spread is no more than the rounding of the values)."""
+    high: float | None
+    p: float
+    """Two-sided paired t; 1.0 where the interval is unbounded."""
+    p_holm: float
+    """Holm over the family. It can be under alpha where the interval holds 0; verdicts follow the interval."""
+    correlation: float
+    """Of the two arms over seeds; 0.0 where it is undefined (n < 2, or an arm that does not vary)."""
+    resolvable: float | None
+    """Smallest effect that an interval of this family would exclude 0 for with 80 % power, at this n and sd; None
+    where the interval is unbounded."""
+    comparisons: int = 1
+    """Size m of the family."""
+    alpha: float = 0.05
+
+    @property
+    def resolved(self) -> bool:
+        """The interval excludes 0."""
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+
+    @property
+    def mirrored(self) -> "Difference":
+        """`against` minus `arm`: the same comparison, read from its other side."""
+        low = None if self.high is None else 0.0 - self.high  # so that no zero gets a sign
+        high = None if self.low is None else 0.0 - self.low
+        return replace(self, arm=self.against, against=self.arm, mean=0.0 - self.mean, low=low, high=high)
+
+
+Family = Mapping[tuple[str, str], Difference]
+"""(arm, against) -> the comparison; each pair of arms once, in one order."""
+
+
+def between(family: Family, arm: str, against: str) -> Difference | None:
+    """`arm` minus `against`, in whichever order the family holds the two."""
+    if (arm, against) in family:
+        return family[arm, against]
+    reverse = family.get((against, arm))
+    return reverse.mirrored if reverse is not None else None
+
+
+def paired_intervals(
+    paired: "np.ndarray", comparisons: int, alpha: float = 0.05
+) -> tuple["np.ndarray", "np.ndarray", "np.ndarray"]:
+    """Simultaneous intervals and the unadjusted two-sided p of paired differences [..., seeds], seeds >= 2.
+
+    Returns low, high, p, each [...]. scipy's one-sample t at level alpha / comparisons (Bonferroni).
+    """
+    from scipy import stats
+
+    result = stats.ttest_1samp(paired, 0.0, axis=-1)
+    interval = result.confidence_interval(1 - alpha / comparisons)
+    return interval.low, interval.high, result.pvalue
+
+
+def differences(
+    values: Mapping[str, Mapping[int, float]],
+    pairs: Sequence[tuple[str, str]],
+    metric: str,
+    alpha: float = 0.05,
+) -> list[Difference]:
+    """`values[arm][seed]` compared pairwise; `pairs` (arm, against) is the whole family of this metric.
+
+    A repeated pair counts once, and so does its reverse, which is the same comparison: the first order is kept. A
+    declared pair counts in m even where its seeds are missing, so that the family stays the registered one. Raises
+    ValueError on a value that is not finite and on an arm compared with itself.
+    """
+    import numpy as np
+    from statsmodels.stats.multitest import multipletests
+
+    once: dict[frozenset[str], tuple[str, str]] = {}
+    for pair in pairs:
+        once.setdefault(frozenset(pair), pair)
+    family = list(once.values())
+    if not family:
+        return []
+    rows = []
+    for arm, against in family:
+        if arm == against:
+            raise ValueError(f"{metric}: {arm} is compared with itself")
+        left, right = values.get(arm, {}), values.get(against, {})
+        seeds = sorted(left.keys() & right.keys())
+        both = np.array([[left[s] for s in seeds], [right[s] for s in seeds]], dtype=np.float64)
+        if not np.isfinite(both).all():
+            raise ValueError(f"{metric}: {arm} or {against} has a value that is not finite; leave diverged seeds out")
+        rows.append(_difference(arm, against, metric, both, len(family), alpha))
+    p_holm = multipletests([row["p"] for row in rows], alpha=alpha, method="holm")[1]
+    return [
+        Difference(**row, p_holm=float(p), comparisons=len(family), alpha=alpha)
+        for row, p in zip(rows, p_holm, strict=True)
+    ]
+
+
+def _difference(arm: str, against: str, metric: str, both: "np.ndarray", m: int, alpha: float) -> dict[str, Any]:
+    """The fields of one Difference, save Holm's. `both`: [2, seeds]."""
+    import numpy as np
+
+    n = both.shape[1]
+    paired = both[0] - both[1]
+    row: dict[str, Any] = {
+        "arm": arm,
+        "against": against,
+        "metric": metric,
+        "n": n,
+        "mean": float(paired.mean()) if n else 0.0,
+        "largest": float(np.abs(paired).max()) if n else 0.0,
+        "sd": float(paired.std(ddof=1)) if n > 1 else 0.0,
+        "low": None,
+        "high": None,
+        "p": 1.0,
+        "correlation": _correlation(both) if n > 1 else 0.0,
+        "resolvable": None,
+    }
+    if n < 2:
+        return row
+    if not paired.any():  # the same bits in both arms: nothing to resolve
+        return row | {"low": 0.0, "high": 0.0, "resolvable": 0.0}
+    # An interval from the rounding of sums is no error bar: a constant shift would exclude 0 at any p.
+    if row["sd"] <= ROUNDING * float(np.abs(both).max()):
+        return row
+    low, high, p = (float(x) for x in paired_intervals(paired, m, alpha))
+    return row | {"low": low, "high": high, "p": p, "resolvable": row["sd"] * _resolvable_ratio(n, alpha / m)}
+
+
+def _correlation(both: "np.ndarray") -> float:
+    from scipy import stats
+
+    if (both == both[:, :1]).all(axis=1).any():
+        return 0.0
+    return float(stats.pearsonr(both[0], both[1]).statistic)
+
+
+@functools.lru_cache(maxsize=1024)
+def _power(ratio: float, n: int, level: float) -> float:
+    """That n pairs exclude 0 on the right side, for an effect of `ratio` standard deviations.
+
+    scipy's noncentral t itself: statsmodels' TTestPower adds the wrong tail, which is NaN for few pairs, and its
+    solve_power stops at 10 standard deviations without a word.
+    """
+    from scipy import stats
+
+    return float(stats.nct.sf(stats.t.isf(level / 2, n - 1), n - 1, ratio * math.sqrt(n)))
+
+
+@functools.lru_cache(maxsize=1024)
+def _resolvable_ratio(n: int, level: float, power: float = 0.8) -> float:
+    """Effect over sd that n pairs resolve."""
+    from scipy import optimize
+
+    high = 1.0
+    while _power(high, n, level) < power:
+        high *= 2
+    return float(optimize.brentq(lambda ratio: _power(ratio, n, level) - power, 0.0, high, xtol=1e-6))
+
+
+def seeds_needed(effect: float, sd: float, comparisons: int, alpha: float = 0.05, power: float = 0.8) -> int | None:
+    """Pairs with which an interval at alpha / comparisons excludes 0 for this effect with this power.
+
+    None where there is nothing to compute (effect or sd is 0) or more than 100,000 would be needed.
+    """
+    if effect == 0 or sd <= 0:
+        return None
+    ratio, level = abs(effect) / sd, alpha / comparisons
+    low, high = 1, 2
+    while _power(ratio, high, level) < power:
+        low, high = high, 2 * high
+        if low > MAX_SEEDS:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _power(ratio, middle, level) >= power else (middle, high)
+    return high
+
+
+def lack_of_signal(scores: Sequence[float], chance: float, items: int, ceiling: float = 1.0) -> str | None:
+    """Why per-seed accuracies can tell nothing apart; None where they lie above chance + 3 SE and below the ceiling -
+    3 SE.
+
+    The items are the same for every seed, so their sampling error does not shrink with seeds: SE^2 is p (1 - p) / items
+    plus the squared standard error of the mean over seeds.
+    """
+    import numpy as np
+
+    if items < 1:
+        raise ValueError(f"items={items}: a score is taken over at least one item")
+    if not len(scores):
+        return "no score"
+    mean = float(np.mean(scores))
+    over_seeds = float(np.var(scores, ddof=1)) / len(scores) if len(scores) > 1 else 0.0
+    at_chance = math.sqrt(chance * (1 - chance) / items + over_seeds)
+    at_mean = math.sqrt(max(0.0, mean * (1 - mean)) / items + over_seeds)
+    above_chance = mean > chance + 3 * max(at_chance, at_mean)
+    below_ceiling = mean < ceiling - 3 * at_mean
+    if above_chance and below_ceiling:
+        return None
+    if below_ceiling:
+        return "not above chance"
+    return "at the ceiling" if above_chance else "too few items"
+
+
+def _best(points: Mapping[float, float]) -> tuple[list[float], int]:
+    """The rates in order, and the place of the least loss; of equal ones, the innermost."""
+    rates = sorted(points)
+    middle = (len(rates) - 1) / 2
+    return rates, min(range(len(rates)), key=lambda i: (points[rates[i]], abs(i - middle)))
+
+
+Edge = Literal["low", "high"]
+
+
+def on_edge(points: Mapping[float, float]) -> Edge | None:
+    """At which end of the searched range (rate -> search loss) the optimum lies; None inside, or with a single point.
+
+    A diverged point is given as infinity; where all diverged the answer is `low`.
+    """
+    if len(points) < 2:
+        return None
+    rates, best = _best(points)
+    if best == 0 or not math.isfinite(points[rates[best]]):
+        return "low"
+    return "high" if best == len(rates) - 1 else None
+
+
+def mistuning_estimate(points: Mapping[float, float]) -> float | None:
+    """How much search loss the grid's best point may leave on the table, from log-spaced rates -> loss. An estimate and
+    no bound: one seed's noise moves the vertex, and the true excess is often larger.
+
+    A parabola in ln(rate) through the best point and its two neighbours: its value there minus that at its vertex. None
+    where it has no vertex between them: fewer than three points, the best on an edge, a diverged neighbour, or no
+    curvature.
+    """
+    import numpy as np
+
+    if len(points) < 3:
+        return None
+    rates, best = _best(points)
+    if best in (0, len(rates) - 1):
+        return None
+    three = rates[best - 1 : best + 2]
+    losses = np.array([points[rate] for rate in three])
+    if not np.isfinite(losses).all():
+        return None
+    a, b, _ = np.polyfit(np.log(three) - math.log(three[1]), losses - losses[1], 2)  # centred: loss 0 at ln(rate) 0
+    return float(b * b / (4 * a)) if a > 1e-12 else None
+
+
+def tokens_saved(effect: float, control: Difference, token_fraction: float = 0.9) -> float | None:
+    """Share of the tokens that an effect (arm minus baseline, nats) is worth; negative: that many more are needed.
+
+    The control arm (baseline on `token_fraction` of the tokens) gives the slope dL / d ln(tokens), and the arm reaches
+    the baseline's loss with exp(-effect / slope) of its tokens. None where the control is not resolved as a harm.
+    """
+    if control.low is None or control.low <= 0:
+        return None
+    slope = control.mean / math.log(token_fraction)
+    return -math.expm1(-effect / slope)

@@ -1,0 +1,231 @@
+"""From an interval to a word: whether a published claim agrees with what was measured."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from ablations.config.schema import ExpectedConfig
+from ablations.judge.stats import Difference, seeds_needed
+from ablations.metrics import metric as metric_of
+from models.typed import ConfigError
+
+Outcome = Literal["agrees", "disagrees", "not resolved", "no signal here", "void"]
+
+DECISION_RULE = (
+    "Every comparison (each arm with the baseline, and each declared pair) is paired by seed over the seeds that both"
+    " arms finished. The m comparisons of one metric are one family, in which a pair and its reverse are one; each "
+    "has a paired-t interval at level 0.05/m (Bonferroni), so that all of them hold together in at least 95 % of "
+    "sweeps. A claim agrees when the interval of its difference lies inside the claim's region, disagrees when it "
+    "lies wholly outside, and is not resolved otherwise; which way is better is the metric's. Every claim on a metric"
+    " is void if the A/A arm's interval of that metric excludes 0. A claim whose region holds 0 (equal, not worse) "
+    "agrees only where the positive control's interval lies wholly on the worse side of 0; else it reads 'no signal "
+    "here' unless it disagrees. A loss's interval is widened at both ends by the larger mistuning estimate of the two"
+    " arms (an estimate, no bound), and a verdict that does not survive this is not resolved. An arm with a diverged "
+    "seed is neither better, equal nor not worse. A claim of identity is no statistic: it agrees where no seed "
+    "differs by more than its margin and one of the A/A arm's does. Where the search had a limit on balance, the "
+    "limit is judged again on the confirmation: a claim about an arm whose mean over seeds is above it is said not to"
+    " be at equal balance. Holm's p values are printed for the reader and decide nothing."
+)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A published claim against its measured difference."""
+
+    arm: str
+    against: str
+    metric: str
+    kind: str
+    outcome: Outcome
+    why: str
+    """One sentence with the numbers."""
+    difference: Difference | None
+    """None where the comparison was not part of the run."""
+    seeds_needed: int | None
+    """Seeds that the paper's effect would need at this sd, this family and 80 % power; None without one."""
+    caveat: str | None = None
+    """What the outcome has to be read with, in a few words: `not at equal balance`."""
+
+
+def verdict(
+    expected: ExpectedConfig,
+    difference: Difference,
+    *,
+    control: Difference | None,
+    aa: Difference | None,
+    mistuning: float | None = None,
+    diverged: int = 0,
+    trials: int = 0,
+) -> Verdict:
+    """Judge one claim (DECISION_RULE).
+
+    `control` and `aa`: the differences of the two standing arms from the baseline in this metric; give None for a
+    control that was not run or, for scores, one without signal. `mistuning`: the larger estimate of the two arms in
+    the claim's metric, None where nothing was searched, math.inf where the optimum is on an edge. `diverged` of the
+    arm's `trials`. Raises ConfigError where the claim lacks the margin, region or metric with a direction of its kind.
+    """
+    edges = region_of(expected)
+    paper = expected.paper_value
+    needed = None
+    if paper is not None and difference.low is not None:
+        needed = seeds_needed(paper, difference.sd, difference.comparisons, difference.alpha)
+    outcome, why = _judge(expected, edges, difference, control, aa, mistuning, diverged, trials)
+    if outcome == "not resolved":
+        why += _resolution(difference, paper, needed)
+    return Verdict(
+        difference.arm,
+        difference.against,
+        difference.metric,
+        expected.kind,
+        outcome,
+        f"{why}.",
+        difference,
+        needed,
+    )
+
+
+def region_of(expected: ExpectedConfig) -> tuple[float, float]:
+    """The open interval that the true difference lies in if the claim holds. Raises ConfigError."""
+    key = f"sweep.expected[{expected.arm}, {expected.metric}]"
+    if expected.kind == "value":
+        region = expected.region
+        if region is None or len(region) != 2 or not region[0] < region[1]:
+            raise ConfigError(f"{key}.region={region}: kind `value` needs two numbers, the lower first")
+        return region[0], region[1]
+    if expected.kind == "better":
+        margin = 0.0
+    elif expected.margin is None or expected.margin <= 0:
+        raise ConfigError(f"{key}.margin={expected.margin}: kind `{expected.kind}` needs a margin above 0")
+    else:
+        margin = expected.margin
+    if expected.kind in ("equal", "identical"):
+        return -margin, margin
+    better = metric_of(expected.metric).better
+    if better is None:
+        raise ConfigError(f"{key}: kind `{expected.kind}` needs a metric of which lower or higher is better")
+    return (-math.inf, margin) if better == "lower" else (0.0 - margin, math.inf)
+
+
+def shows_harm(control: Difference | None) -> bool:
+    """The interval of the control, a known harm, lies on the worse side of 0: on either, where neither is worse."""
+    if control is None or control.low is None or control.high is None:
+        return False
+    better = metric_of(control.metric).better
+    return control.resolved if better is None else control.low > 0 if better == "lower" else control.high < 0
+
+
+def _judge(
+    expected: ExpectedConfig,
+    edges: tuple[float, float],
+    difference: Difference,
+    control: Difference | None,
+    aa: Difference | None,
+    mistuning: float | None,
+    diverged: int,
+    trials: int,
+) -> tuple[Outcome, str]:
+    """The rules, in the order in which they override each other."""
+    if expected.kind == "identical":
+        return _identical(edges[1], difference, aa, diverged)
+    if aa is not None and aa.resolved:
+        return "void", (
+            f"{aa.arm} repeats {aa.against} and yet differs from it, {_numbers(aa)}: the sweep tells identical arms "
+            f"apart in {aa.metric}"
+        )
+    measured = f"{difference.arm} minus {difference.against} is {_numbers(difference)}"
+    if diverged:
+        counted = f"{diverged}/{trials or difference.n + diverged} diverged"
+        if expected.kind == "value":
+            return (
+                "not resolved",
+                f"{counted}: {measured} speaks only for the seeds that survived",
+            )
+        return (
+            "disagrees",
+            f"{counted}: an arm that diverges is not {expected.kind.replace('_', ' ')}",
+        )
+    if difference.low is None or difference.high is None:
+        cause = "one error bar needs two seeds" if difference.n < 2 else "it does not vary, so its error is unknown"
+        return "not resolved", f"{measured}: {cause}"
+
+    place = place_of(difference.low, difference.high, edges)
+    region = _words(edges)
+    holds_zero = edges[0] < 0 < edges[1]
+    if holds_zero and place != "disagrees" and not shows_harm(control):
+        seen = (
+            "there is no control to show" if control is None else f"the control is {_numbers(control)}: it is not seen"
+        )
+        return (
+            "no signal here",
+            f"{measured}, but {seen} that this sweep can tell a known harm from none",
+        )
+    slack = 0.0 if mistuning is None else mistuning
+    if place != "not resolved" and place_of(difference.low - slack, difference.high + slack, edges) != place:
+        if math.isinf(slack):
+            return "not resolved", f"{measured}, but its mistuning cannot be estimated (optimum on the edge)"
+        return (
+            "not resolved",
+            f"{measured}, but mistuning is estimated at {slack:.4f}: wider by that, it is partly in {region}",
+        )
+    if place == "agrees":
+        return place, f"{measured}: inside {region}"
+    if place == "disagrees":
+        return place, f"{measured}: wholly outside {region}"
+    return place, f"{measured}: partly inside {region}"
+
+
+def _identical(margin: float, difference: Difference, aa: Difference | None, diverged: int) -> tuple[Outcome, str]:
+    """By the largest difference of a seed."""
+    if diverged:
+        return "disagrees", f"{diverged} of its seeds diverged"
+    if not difference.n:
+        return "not resolved", "no seed is finished in both arms"
+    n, largest = difference.n, difference.largest
+    measured = f"no seed of {n} differs by more than {largest:.1e}"
+    if largest > margin:
+        return "disagrees", f"{difference.arm} minus {difference.against} is up to {largest:.1e} in a seed of {n}"
+    if aa is None or not aa.n:
+        return "no signal here", f"{measured}, but there is no A/A arm to show that a change would be seen"
+    if aa.largest <= margin:
+        return (
+            "no signal here",
+            f"{measured}, but {aa.arm}, with changed weights, differs by no more than {aa.largest:.1e}",
+        )
+    return "agrees", f"{measured}; {aa.arm}, whose weights are changed by 1e-6, differs by up to {aa.largest:.1e}"
+
+
+def place_of(low: float, high: float, edges: tuple[float, float]) -> Outcome:
+    """Where an interval lies to a region."""
+    if edges[0] < low and high < edges[1]:
+        return "agrees"
+    if high <= edges[0] or low >= edges[1]:
+        return "disagrees"
+    return "not resolved"
+
+
+def _numbers(difference: Difference) -> str:
+    if difference.low is None or difference.high is None:
+        return f"{difference.mean:+.4f} over {difference.n} seeds, without an interval"
+    return f"{difference.mean:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}] over {difference.n} seeds"
+
+
+def _words(edges: tuple[float, float]) -> str:
+    if math.isinf(edges[0]):
+        return f"the claim (below {edges[1]:g})"
+    if math.isinf(edges[1]):
+        return f"the claim (above {edges[0]:g})"
+    return f"the claim ({edges[0]:g} to {edges[1]:g})"
+
+
+def _resolution(difference: Difference, paper: float | None, needed: int | None) -> str:
+    """What this many seeds can see, and how many would see the paper's effect."""
+    text = ""
+    if difference.resolvable is not None:
+        text = f"; the smallest effect that {difference.n} seeds resolve with 80 % power is {difference.resolvable:.4f}"
+    if paper is None:
+        return text + "; the paper gives no size in this metric"
+    if paper == 0:
+        return text + "; the paper's own difference is 0"
+    if needed is None:
+        return text + f"; how many seeds the paper's {paper:+.4f} needs cannot be said from these"
+    return text + f"; the paper's {paper:+.4f} would need {needed} seeds"

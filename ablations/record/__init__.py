@@ -1,0 +1,1 @@
+"""What a run leaves, typed: plan and state, a trial's record and step log, what guards found."""

@@ -1,0 +1,190 @@
+"""What a sweep writes beside its tables: the plan, before the first trial, and how far it has come.
+
+`plan.json` is written once and never changed; its hash is the pre-registration. `state.json` is written anew whenever
+something is settled. Both are these classes and nothing else: whoever reads one gets it typed and checked.
+"""
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal, Self
+
+from ablations.config.schema import ExpectedConfig, MatchedConfig, SearchConfig
+from ablations.config.trialkeys import TrialKeys
+from ablations.files import read_json, write_json
+from ablations.record.guardresult import GuardResult
+from models.typed import ConfigError, build
+
+PLAN, STATE = "plan.json", "state.json"
+FORMAT: Final = 1
+ArmKind = Literal["arm", "aa", "control"]
+Point = dict[str, float]
+"""Searched keys and their values."""
+
+
+@dataclass(frozen=True)
+class ArmDocument:
+    """An arm as the plan fixes it, and what it costs (models/cost.py)."""
+
+    about: str
+    kind: ArmKind
+    """`arm`, `aa` (the baseline, weights perturbed by 1e-6) or `control` (the known small harm)."""
+    set: dict[str, Any]
+    search: dict[str, list[float]]
+    tokens: int
+    total_params: int
+    active_params: int
+    flops_per_token: float
+    kv_bytes: int
+    matched: MatchedConfig
+    """What it was held to."""
+    mtp_params: int = 0
+    embedding_params: int = 0
+    solved: dict[str, Any] = field(default_factory=dict)
+    """The matching knob, where it was turned."""
+
+    @property
+    def train_flops(self) -> float:
+        return self.flops_per_token * self.tokens
+
+    @property
+    def tokens_per_active_parameter(self) -> float:
+        return self.tokens / self.active_params
+
+
+@dataclass(frozen=True)
+class PlanDocument:
+    """Everything that is fixed before the first trial, and the rule by which it will be judged."""
+
+    sweep: str
+    scale: str
+    question: str
+    source: str
+    search: Literal["published", "fresh"]
+    search_rule: SearchConfig
+    baseline: str
+    primary: str
+    metrics: list[str]
+    seeds: list[int]
+    arms: dict[str, ArmDocument]
+    expected: list[ExpectedConfig]
+    matched: MatchedConfig
+    decision_rule: str
+    code: str
+    """Hash of the code that a trial's numbers depend on."""
+    data: str
+    """Hash of the baseline's data."""
+    keys: TrialKeys
+    """The baseline's."""
+    command: str = ""
+    """What was typed."""
+    sweep_file: str = ""
+    """The sweep's file as it was read."""
+    note: str = ""
+    """What the scale says about its numbers."""
+    format: Literal[1] = FORMAT
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Raises ConfigError where the file is none of ours, OSError where it cannot be read."""
+        return _read(cls, folder / PLAN)
+
+    def write(self, folder: Path) -> str:
+        """Returns the SHA-256 of the bytes written."""
+        write_json(folder / PLAN, dataclasses.asdict(self))
+        return sha_of(folder / PLAN)
+
+
+@dataclass(frozen=True)
+class SearchTrial:
+    """One trial of the search, scored on the search-validation split; its numbers are None where it did not finish."""
+
+    arm: str
+    point: Point
+    seed: int
+    id: str
+    loss: float | None = None
+    max_vio_global: float | None = None
+    share: float | None = None
+    """The constrained metric over its maximum; None where the search had no constraint."""
+
+
+@dataclass(frozen=True)
+class ConfirmTrial:
+    arm: str
+    seed: int
+    id: str
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Of one arm, measured apart from its trials."""
+
+    tokens_per_second: float
+    seconds_per_token: list[float] = field(default_factory=list)
+    """One for each round in which all arms were timed in turn."""
+    peak_training_bytes: float | None = None
+    decode_tokens_per_second: float | None = None
+    speculative_speedup: float | None = None
+    speculative_tokens_per_forward: float | None = None
+    speculative_acceptance: list[float] = field(default_factory=list)
+    """By depth."""
+
+
+Chunks = dict[str, list[float]]
+"""Seconds of a pipeline's chunks by stage: f, b, i, w."""
+
+
+@dataclass
+class SweepState:
+    """How far a sweep has come under its plan. What is finished is a record; this says which belong to it."""
+
+    plan_sha: str = ""
+    """SHA-256 of the plan.json that it belongs to."""
+    deviations: list[str] = field(default_factory=list)
+    """What the result must say of itself."""
+    started: bool = False
+    """From the first trial on, before there is anything to say of it."""
+    minutes: float = 0.0
+    guards: dict[str, list[GuardResult]] = field(default_factory=dict)
+    """By arm."""
+    guard_keys: dict[str, str] = field(default_factory=dict)
+    """Arm -> hash of what its guards saw; they are not run again for the same."""
+    search: list[SearchTrial] = field(default_factory=list)
+    mistuning: dict[str, float | None] = field(default_factory=dict)
+    chosen: dict[str, Point] = field(default_factory=dict)
+    confirm: list[ConfirmTrial] = field(default_factory=list)
+    speed: dict[str, Speed] = field(default_factory=dict)
+    chunks: dict[str, Chunks] = field(default_factory=dict)
+    format: Literal[1] = FORMAT
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """An empty state where there is none yet. Raises ConfigError, OSError as `PlanDocument.read`."""
+        return _read(cls, folder / STATE) if (folder / STATE).is_file() else cls()
+
+    def write(self, folder: Path) -> None:
+        write_json(folder / STATE, dataclasses.asdict(self))
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything was trained under it."""
+        return self.started or bool(self.search or self.confirm)
+
+    @property
+    def trial_ids(self) -> list[str]:
+        """Of confirmation and search, each once, sorted."""
+        return sorted({trial.id for trial in self.confirm} | {trial.id for trial in self.search})
+
+
+def sha_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _read(cls: Any, path: Path) -> Any:
+    values = read_json(path)
+    try:
+        return build(cls, values)
+    except (ConfigError, TypeError) as error:  # TypeError: a key without a default is missing
+        raise ConfigError(f"{path}: not a file of this version ({error}); restore it, or remove it") from None

@@ -1,0 +1,180 @@
+"""The result as tables of finished text: `render.py` writes them as Markdown and to a terminal, `page.py` as HTML."""
+
+from collections.abc import Callable
+
+from ablations.config.schema import ExpectedConfig
+from ablations.judge.result import ArmResult, Result
+from ablations.metrics import metric as metric_of
+from ablations.show import numbers
+from ablations.show.balance import balance_table, constraint_table, layer_table
+from ablations.show.costs import equal_cost_table, size_table, speed_table
+from ablations.show.numbers import ABSENT
+from ablations.show.pipeline import pipeline_table
+from ablations.show.precision import precision_table
+from ablations.show.scores import scores_table
+from ablations.show.searched import search_table
+from ablations.show.table import Table, difference_cells
+
+
+def seeds_cell(arm: ArmResult) -> str:
+    """`6/6`, `5/6, 1 diverged`: complete of planned, and what became of the others."""
+    parts = [f"{len(arm.of_status('complete'))}/{len(arm.seeds)}"]
+    parts += [f"{len(arm.of_status(s))} {s}" for s in ("diverged", "failed") if arm.of_status(s)]
+    return ", ".join(parts)
+
+
+def claim(expected: ExpectedConfig, baseline: str) -> str:
+    """An expected outcome in words: what must hold of arm - against."""
+    against, metric = expected.against or baseline, metric_of(expected.metric)
+    name = metric.label
+    if expected.kind == "better":
+        return f"{expected.arm} has {metric.better} {name} than {against}"
+    if expected.kind == "not_worse":
+        side = "below" if metric.better == "higher" else "above"
+        return f"{expected.arm} is at most {expected.margin:g} {side} {against} in {name}"
+    if expected.kind == "equal":
+        return f"{expected.arm} is within {expected.margin:g} of {against} in {name}"
+    if expected.kind == "identical":
+        return f"{expected.arm} is identical to {against} in {name}, to {expected.margin:g}"
+    low, high = expected.region or [0.0, 0.0]
+    return f"{expected.arm} minus {against} in {name} lies in [{low:g}, {high:g}]"
+
+
+def verdict_table(result: Result) -> Table:
+    rows = []
+    for expected, verdict in zip(result.expected, result.verdicts, strict=True):
+        d, places = verdict.difference, metric_of(expected.metric).digits
+        rows.append(
+            [
+                claim(expected, result.baseline),
+                verdict.outcome if verdict.caveat is None else f"{verdict.outcome}, {verdict.caveat}",
+                expected.paper or ABSENT,
+                numbers.signed(expected.paper_value, places),
+                numbers.signed(d.mean if d else None, places),
+                numbers.interval(d.low, d.high, places) if d else ABSENT,
+                verdict.why or ABSENT,
+            ]
+        )
+    columns = ["claim", "outcome", "paper", "paper's difference", "measured", "95 % interval", "why"]
+    note = f"{directions(result)} Intervals are simultaneous over all comparisons of a metric."
+    return Table("Verdicts", columns, rows, note, words=(0, 1, 2, 6))
+
+
+def directions(result: Result) -> str:
+    """`Lower is better: loss. Higher is better: gradient cosine.`, of the metrics that claims are about."""
+    claimed = [metric_of(name) for name in dict.fromkeys(claim.metric for claim in result.expected)]
+    words = {"lower": "Lower is better", "higher": "Higher is better", None: "Neither way is better"}
+    said = {better: ", ".join(m.label for m in claimed if m.better == better) for better in words}
+    return " ".join(f"{words[better]}: {labels}." for better, labels in said.items() if labels)
+
+
+def loss_table(result: Result) -> Table:
+    metric = result.primary
+    places = metric_of(metric).digits
+    rows = []
+    for arm in result.arms.values():
+        d = result.difference(arm.name)
+        rows.append(
+            [
+                arm.name,
+                numbers.settings(arm.chosen),
+                seeds_cell(arm),
+                numbers.fixed(arm.mean(metric), places),
+                *difference_cells(d, places),
+                numbers.percent(result.tokens_equivalent(d), 1, sign=True),
+                numbers.fixed(d.resolvable if d else None, places),
+                numbers.fixed(arm.mean("bits_per_byte"), 4),
+                numbers.fixed(d.correlation if d else None, 3),
+            ]
+        )
+    columns = ["arm", "chosen", "seeds", metric_of(metric).label, "difference", "95 % interval", "Holm p"]
+    columns += ["worth in tokens", "resolvable", "bits per byte", "correlation"]
+    notes = [
+        f"Means over complete trials on the test split; difference = arm - {result.baseline}, paired by seed.",
+        "Worth in tokens: the training tokens that the difference saves (+) or costs (-), from the control's slope.",
+        "Resolvable: the smallest effect that these pairs could have shown.",
+    ]
+    if any(arm.of_status("diverged") or arm.of_status("failed") for arm in result.arms.values()):
+        notes.append("A diverged or failed trial enters no mean: such a row's mean is that of the survivors.")
+    return Table(metric_of(metric).label.capitalize(), columns, rows, " ".join(notes), words=(0, 1, 2))
+
+
+def sensitivity_table(result: Result) -> Table:
+    """What the experiment can see at all: the noise of an arm that changes nothing, and a harm that is known."""
+    aa, control = result.arm_of_kind("aa"), result.arm_of_kind("control")
+    rows = []
+    for metric in dict.fromkeys([result.primary, *result.plan.metrics, *(e.metric for e in result.expected)]):
+        places = metric_of(metric).digits
+        still = result.difference(aa.name, metric) if aa else None
+        harm = result.difference(control.name, metric) if control else None
+        rows.append(
+            [
+                metric_of(metric).label,
+                numbers.fixed(still.sd if still else None, places + 1),
+                *difference_cells(still, places)[:2],
+                *difference_cells(harm, places)[:2],
+                ("detected" if harm.resolved else "not detected") if harm and harm.low is not None else ABSENT,
+            ]
+        )
+    own = result.arms[result.baseline].plan.set
+    changed = {k: v for k, v in control.plan.set.items() if own.get(k) != v} if control else {}
+    columns = ["metric", "A/A sd (floor)", "A/A difference", "95 % interval", "control", "95 % interval", "control is"]
+    note = "A/A: the baseline with its initial weights perturbed by 1e-6. "
+    note += f"Control: the baseline with {numbers.settings(changed)}." if changed else ""
+    return Table("What this experiment can see", columns, rows if aa or control else [], note.strip())
+
+
+def guards_table(result: Result) -> Table:
+    names = list(dict.fromkeys(guard.name for arm in result.arms.values() for guard in arm.guards))
+    rows, failures = [], []
+    for arm in result.arms.values():
+        outcome = {guard.name: "pass" if guard.passed else "FAIL" for guard in arm.guards}
+        rows.append([arm.name, *(outcome.get(name, ABSENT) for name in names)])
+        failures += [f"{arm.name}, {g.name}: {g.detail or 'no detail'}." for g in arm.guards if not g.passed]
+    return Table(
+        "Guards", ["arm", *names], rows if names else [], " ".join(failures), words=tuple(range(1 + len(names)))
+    )
+
+
+def mtp_table(result: Result) -> Table:
+    """The MTP modules on the true text of the test split, depth by depth."""
+    names = {name for arm in result.arms.values() for name in arm.values if name.startswith("mtp_acceptance_")}
+    depths = range(1, len(names) + 1)
+    rows = []
+    for arm in result.arms.values():
+        if arm.mean("mtp_acceptance_1") is not None:
+            cells = [numbers.fixed(arm.mean(f"mtp_loss_{k}"), 4) for k in depths]
+            cells += [numbers.percent(arm.mean(f"mtp_acceptance_{k}"), 1) for k in depths]
+            rows.append([arm.name, *cells, numbers.fixed(arm.mean("mtp_tokens_per_forward"), 3)])
+    columns = ["arm", *(f"loss, depth {k}" for k in depths), *(f"accepted, depth {k}" for k in depths)]
+    note = (
+        "Accepted: depth k and all before it name the token that the main model would choose itself, given the true "
+        "text. Tokens per forward: 1 and the accepted drafts, what greedy self-speculative decoding could reach."
+    )
+    return Table("Multi-token prediction", [*columns, "tokens per forward"], rows, note)
+
+
+TABLES: dict[str, Callable[[Result], Table]] = {
+    "verdicts": verdict_table,
+    "loss": loss_table,
+    "balance": balance_table,
+    "layers": layer_table,
+    "constraint": constraint_table,
+    "mtp": mtp_table,
+    "precision": precision_table,
+    "pipeline": pipeline_table,
+    "scores": scores_table,
+    "sensitivity": sensitivity_table,
+    "guards": guards_table,
+    "search": search_table,
+    "size": size_table,
+    "speed": speed_table,
+    "equal cost": equal_cost_table,
+}
+"""In reading order: what was found, then what it rests on. table.md and page.html show these, and no others."""
+
+
+def all_tables(result: Result) -> dict[str, Table]:
+    """Those of `TABLES` that have something to show."""
+    tables = {name: table(result) for name, table in TABLES.items()}
+    return {name: table for name, table in tables.items() if table.rows}

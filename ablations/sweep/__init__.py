@@ -1,0 +1,1 @@
+"""One question: its plan, its matching and search, and who conducts it."""

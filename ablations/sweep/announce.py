@@ -1,0 +1,61 @@
+"""What a run is about to do, for the eyes."""
+
+import math
+from pathlib import Path
+
+from ablations.launch.phase import duration
+from ablations.sweep.plan import Plan
+from ablations.sweep.preflight import is_long, text_remarks
+from ablations.trial.uploads import destination
+
+
+def describe(plan: Plan) -> str:
+    """The question, the arms, the numbers of trials, and how long it will take."""
+    sweep = plan.sweep
+    width = max(len(name) for name in plan.arms)
+    lines = [
+        "",
+        f"Question  {' '.join(sweep.question.split())}",
+        f"Source    {' '.join(sweep.source.split())}",
+        "",
+        f"{'arm':{width}}  {'params':>8} {'active':>8} {'tokens':>8} {'tok/active':>10}  what it is",
+    ]
+    for arm in plan.arms.values():
+        size, tokens = arm.cost, arm.keys.trained_tokens
+        lines.append(
+            f"{arm.name:{width}}  {_short(size.total_params):>8} {_short(size.active_params):>8} {_short(tokens):>8} "
+            f"{tokens / size.active_params:>10.2f}  {arm.about}"
+            + (" (baseline)" if arm is plan.baseline else "")
+            + "".join(f" ({key}={value}, solved)" for key, value in arm.solved.items())
+        )
+    base = plan.baseline.keys
+    seeds = ", ".join(map(str, plan.seeds))
+    if plan.published is not None:
+        search = "published values, nothing is searched"
+    else:
+        each = max(len(a.grid(plan.shared)) * len(plan.search_seeds(a)) for a in plan.searched_arms)
+        search = f"fresh, {each} trials per arm, {plan.search_trials} in all"
+        if plan.fresh_because:
+            search += f" ({plan.fresh_because}, so it searches afresh)"
+    confirm = len(plan.arms) * len(plan.seeds)
+    lines += [
+        "",
+        f"Scale     {plan.config.scale}: {base.model.dtype}, {base.steps} steps of {base.tokens_per_step:,} tokens in "
+        f"{base.microbatches} microbatches, data {base.data.source}",
+        f"Search    {search}",
+        f"Confirm   {len(plan.arms)} arms x {len(plan.seeds)} seeds ({seeds}) = {confirm} trials",
+        *(f"Text      {remark}" for remark in text_remarks(plan)),
+        f"W&B       {destination(plan.config.track, Path(plan.config.runs_dir).absolute())}",
+        f"Expected  about {duration(plan.minutes * 60)} with {plan.workers} worker{'s' * (plan.workers != 1)}"
+        + ("; more than a day is begun with yes_really=true" if is_long(plan) else ""),
+        *([f"Note      {plan.config.note}"] if plan.config.note else []),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _short(count: float) -> str:
+    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("K", 1e3)):
+        if count >= size:
+            return f"{count / size:.{max(0, 2 - int(math.log10(count / size)))}f}{unit}"
+    return str(int(count))

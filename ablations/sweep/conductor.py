@@ -1,0 +1,309 @@
+"""Conducts a sweep: data, guards, search, confirmation, speed, report. Everything it does can be killed and continued:
+what is finished is a record on disk, and the rest follows from the plan."""
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ablations.config.trialkeys import TrialKeys
+from ablations.files import sha
+from ablations.launch.lock import single_owner
+from ablations.launch.pool import Outcome, Pool, thread_environment
+from ablations.launch.progress import Progress
+from ablations.launch.space import DiskFull, full_place
+from ablations.record.documents import PLAN, ConfirmTrial, PlanDocument, Point, SearchTrial, Speed, SweepState, sha_of
+from ablations.record.guardresult import GuardResult, passed
+from ablations.record.record import RECORD, finished
+from ablations.record.rundir import differing, folder_of, listed
+from ablations.sweep.disk import check_room
+from ablations.sweep.plan import AA, CONTROL, Arm, Plan, config_guards, results_dir
+from ablations.sweep.registration import registered
+from ablations.sweep.search import search
+from ablations.sweep.trials import Trial, Trials
+from ablations.trial.guards import distinct
+from ablations.trial.identity import environment
+from ablations.trial.requests import GuardsRequest, SpeedRequest, job
+from ablations.trial.tracking import is_mirrored
+from ablations.trial.uploads import begin_tracking, fallen_back, resolve_mode, wandb_places
+from models.typed import ConfigError, build
+from tasks.batches import prepare
+from tasks.evals.prepare import prepare_tasks
+
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 32)}
+"""glibc returns large buffers to the kernel after every use; keeping them saves 7,000 page faults per training step."""
+QUIET = {
+    "WANDB_SILENT": "true",
+    "WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}
+
+
+class GuardFailed(Exception):
+    """An arm is not what it claims to be; nothing is trained."""
+
+
+class Conductor:
+    """One run of one sweep at one scale, in `runs_dir/<sweep>/<scale>`, or beside it where another plan's result is
+    there (ablations/record/rundir.py); trials are in `runs_dir/trials`."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.runs = Path(plan.config.runs_dir).absolute()
+        self.folder = self.usual = self.runs / plan.sweep.name / plan.config.scale
+        self.fingerprints: dict[str, dict[str, Any]] = {}
+        self.state = SweepState()
+        self.progress: Progress
+        self.pool: Pool
+        self.trials: Trials
+
+    def run(self) -> None:
+        """Conduct the sweep to its end. Raises ConfigError, GuardFailed, DiskFull, KeyboardInterrupt."""
+        try:
+            self._run()
+        except OSError as error:
+            place = full_place(error)
+            if place is None or isinstance(error, DiskFull):
+                raise
+            raise DiskFull(Path(place).parent if place else self.runs) from error
+
+    def _run(self) -> None:
+        check_writable(self.runs)
+        started = time.monotonic()
+        with Progress(self.plan.config.launch.progress, self.plan.sweep.name) as self.progress:
+            self._prepare_data()
+            document = registered(self.plan, self._fingerprint(self.plan.baseline.keys))
+            self.folder = folder_of(self.runs, results_dir(self.plan.config), document)
+            with single_owner(self.folder), self._started_pool() as self.pool:
+                self.trials = Trials(
+                    self.plan, self.runs, self.folder.name, self._fingerprint, self.pool, self.progress
+                )
+                self._open_state(document)
+                check_room(self.plan, self.runs, self._confirmed())
+                begin_tracking(self.runs)
+                earlier = self.state.minutes
+                try:
+                    self._guards()
+                    self.state.started = True
+                    self._save()
+                    chosen = self._search()
+                    self._confirm(chosen)
+                    self._mirror(chosen)
+                    self._speed(chosen)
+                finally:
+                    fallen = fallen_back(self.runs)  # the worker that saw it has said so
+                    if fallen and fallen not in self.state.deviations:
+                        self.state.deviations.append(fallen)
+                    self.state.minutes = earlier + (time.monotonic() - started) / 60
+                    self._save()
+
+    def _prepare_data(self) -> None:
+        """The corpora, and the tasks that trials are scored on: what cannot be had shows before anything is trained."""
+        cache, tried = self.runs / "data", set[str]()
+        for arm in self.plan.arms.values():
+            keys, key = arm.keys, _text_key(arm.keys)
+            wanted = sha([key, asdict(keys.eval)])
+            if wanted in tried:
+                continue
+            tried.add(wanted)
+            data = prepare(keys.data, keys.model.vocab_size, cache, self.progress.note)
+            if key not in self.fingerprints:
+                self.fingerprints[key] = data.fingerprint
+                tokens = data.fingerprint["tokens"]
+                other = data.fingerprint.get("pinned") is False  # null where no bytes are published
+                pinned = " (not the pinned versions: other bytes)" if other else ""
+                self.progress.note(
+                    f"data {keys.data.source}{pinned}: {tokens['train']:,} training, {tokens['validation']:,} "
+                    f"validation, {tokens['test']:,} test tokens"
+                )
+            prepare_tasks(data, keys.eval, cache, self.progress.note)
+
+    @contextlib.contextmanager
+    def _started_pool(self) -> Iterator[Pool]:
+        variables = {**thread_environment(self.plan.config.train.threads), **MALLOC, **QUIET}
+        variables |= wandb_places(self.runs)
+        # Where the user has not said otherwise: no look-ups at a hub for tasks that need none.
+        if all(task.startswith("python_") for task in self.plan.config.eval.tasks):
+            variables |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+        with Pool(self.plan.workers, self.folder / "logs", variables, on_workers=self.progress.workers) as pool:
+            yield pool
+
+    def _text(self, arm: Arm) -> str:
+        """A name for the tokens that an arm learns from, which several may share."""
+        return "data-" + sha(self._fingerprint(arm.keys))[:8]
+
+    def _fingerprint(self, keys: TrialKeys) -> dict[str, Any]:
+        return self.fingerprints[_text_key(keys)]
+
+    def _open_state(self, document: PlanDocument) -> None:
+        """Write the plan before anything is trained; keep what an earlier run under it has done."""
+        earlier = PlanDocument.read(self.folder) if (self.folder / PLAN).is_file() else None
+        self.state = SweepState.read(self.folder)
+        if earlier is None or differing(earlier, document):
+            if earlier is not None and self.state.begun:  # since the folder was chosen
+                raise ConfigError(f"{self.folder}: another plan has just begun here; start this one again")
+            self.state = SweepState(deviations=self.state.deviations)
+            document.write(self.folder)
+        self.state.plan_sha = sha_of(self.folder / PLAN)
+        if self.folder != self.usual and (self.usual / PLAN).is_file():
+            others = listed(differing(PlanDocument.read(self.usual), document))
+            self.progress.note(
+                f"{self.usual} holds the result of another plan ({others}), which stays; this one goes to {self.folder}"
+            )
+            if earlier is None:
+                self._note(f"trials had run under another plan of this sweep before this one was made: {others}")
+        self._save()
+
+    def _confirmed(self) -> int:
+        """How many of the confirmation's trials have been run."""
+        return sum((self.trials.folder(trial.id) / RECORD).is_file() for trial in self.state.confirm)
+
+    def _save(self) -> None:
+        self.state.write(self.folder)
+
+    def _note(self, text: str) -> None:
+        """A deviation or a remark that the result must show."""
+        if text not in self.state.deviations:
+            self.state.deviations.append(text)
+        self.progress.note(text)
+
+    def _guards(self) -> None:
+        """All guards of all arms; those whose trial keys have passed before are not run again."""
+        state = self.state
+        wanted = {name: sha([asdict(arm.keys), environment(arm.keys)]) for name, arm in self.plan.arms.items()}
+        known = {name for name, results in state.guards.items() if passed(results)}
+        arms = [a for n, a in self.plan.arms.items() if n not in known or state.guard_keys.get(n) != wanted[n]]
+        if arms:
+            seed = self.plan.seeds[0]
+            requests = {arm.name: GuardsRequest(arm.keys, seed, self.trials.cache) for arm in arms}
+            texts = {self._text(arm): requests[arm.name] for arm in arms}  # arms may learn from rearranged documents
+            jobs = [job(f"guards:{name}", "guards", request) for name, request in requests.items()]
+            jobs += [job(f"guards:{text}", "data_guard", request) for text, request in texts.items()]
+            shown = {one.key: (one.key.split(":")[1], seed) for one in jobs}
+            self.progress.phase("guards", shown, None, workers=self.plan.workers)
+            outcomes = self.pool.run(jobs, self.progress.event)
+            for arm in arms:
+                found = [*_results(outcomes[f"guards:{arm.name}"], "causality"), *config_guards(self.plan, arm)]
+                state.guards[arm.name] = [*found, *_results(outcomes[f"guards:{self._text(arm)}"], "separation")]
+            self._refuse_twins()
+            state.guard_keys = wanted
+            self._save()
+        failures = [f"{n}: {g.name}: {g.detail}" for n in self.plan.arms for g in state.guards[n] if not g.passed]
+        if failures:
+            raise GuardFailed("; ".join(failures))
+
+    def _refuse_twins(self) -> None:
+        """Replace the fingerprints of arms with a named precision by what their comparison says."""
+        guards = self.state.guards
+        fingerprints = {
+            arm.name: (arm.keys.model.precision, result)
+            for arm in self.plan.arms.values()
+            for result in guards.get(arm.name, [])
+            if result.name == "distinct" and result.passed and arm.kind == "arm"
+        }
+        for name, result in distinct(fingerprints).items():
+            guards[name] = [result if earlier.name == "distinct" else earlier for earlier in guards[name]]
+
+    def _search(self) -> dict[str, Point]:
+        """The chosen values of every arm; A/A and control take the baseline's."""
+        plan = self.plan
+        if plan.published is not None:
+            chosen = {arm.name: plan.published.chosen[arm.name] for arm in plan.searched_arms}
+            self.state.search = [trial for trial in plan.published.search if trial.arm in chosen]
+            self.state.mistuning = {n: nats for n, nats in plan.published.mistuning.items() if n in chosen}
+        else:
+            choices, notes = search(plan, self.trials, self.folder / "optuna.journal", self._keep_search)
+            for note in notes:
+                self._note(note)
+            chosen = {name: choice.point for name, choice in choices.items()}
+            self.state.mistuning = {name: choice.mistuning for name, choice in choices.items()}
+        chosen |= dict.fromkeys((CONTROL, AA), chosen[plan.sweep.baseline])
+        self.state.chosen = chosen
+        self._save()
+        return chosen
+
+    def _keep_search(self, trials: list[SearchTrial]) -> None:
+        self.state.search = trials
+        self._save()
+
+    def _confirm(self, chosen: Mapping[str, Point]) -> None:
+        """Seed by seed over all arms, so that a run that is stopped early is balanced."""
+        arms = self.plan.arms.values()
+        trials = [self.trials.of(arm, "confirm", seed, chosen[arm.name]) for seed in self.plan.seeds for arm in arms]
+        self.state.confirm = [ConfirmTrial(trial.arm, trial.seed, trial.id) for trial in trials]
+        self._save()
+        self.trials.run("confirmation", trials)
+
+    def _mirror(self, chosen: Mapping[str, Point]) -> None:
+        """A run for each trial that this sweep uses and has none for yet: another sweep has trained it, or W&B was not
+        there when it was."""
+        if resolve_mode(self.plan.config.track.mode) == "disabled":
+            return
+        arms = {arm.name: arm for arm in self.plan.arms.values()}
+        used = [self.trials.of(arms[s.arm], "search", s.seed, s.point) for s in self.state.search]
+        used += [self.trials.of(a, "confirm", s, chosen[a.name]) for s in self.plan.seeds for a in arms.values()]
+        jobs, shown = [], {}
+        for trial in used:
+            request, key = self.trials.request(trial), f"mirror:{trial.arm}:{trial.id}"
+            if finished(self.trials.folder(trial.id) / RECORD) and not is_mirrored(request):
+                jobs.append(job(key, "mirror", request))
+                shown[key] = (trial.arm, trial.seed)
+        if jobs:
+            self.progress.phase("W&B", shown, 1.0, workers=self.plan.workers)
+            for key, outcome in self.pool.run(jobs, self.progress.event).items():
+                if outcome.error is not None:
+                    self._note(f"{key} was not written: {outcome.error}")
+
+    def _speed(self, chosen: Mapping[str, Point]) -> None:
+        """What is timed: by one job after another, arms in turn in one worker, while the others rest. A kind of job has
+        its own key in the state. Of an arm with a pipeline only the chunks are: all its ranks run in one process here,
+        which says nothing about their time on as many devices."""
+        seed = self.plan.seeds[0]
+        trials = {arm.name: self.trials.of(arm, "confirm", seed, chosen[arm.name]) for arm in self.plan.arms.values()}
+        piped = {n: t.keys for n, t in trials.items() if t.keys.model.pipeline.schedule != "none"}
+        timed = {"speed": self._training_and_decoding({n: t for n, t in trials.items() if n not in piped})}
+        if piped:
+            timed["chunks"] = SpeedRequest(piped, self.trials.cache)
+        known = {"speed": set(self.state.speed), "chunks": set(self.state.chunks)}
+        todo = {kind: request for kind, request in timed.items() if known[kind] != set(request.arms)}
+        if not todo:
+            return
+        self.progress.phase("speed", dict.fromkeys(todo, ("all arms", 0)), None)
+        jobs = [job(kind, kind, request) for kind, request in todo.items()]
+        for kind, outcome in self.pool.run(jobs, self.progress.event, limit=1).items():
+            if outcome.result is None:
+                self._note(f"{kind} was not measured: {outcome.error}")
+            elif kind == "speed":
+                self.state.speed = {name: build(Speed, found) for name, found in outcome.result.items()}
+            else:
+                self.state.chunks = outcome.result
+
+    def _training_and_decoding(self, trials: Mapping[str, Trial]) -> SpeedRequest:
+        """Decoding with these trials' checkpoints, where arms differ in what it depends on."""
+        arms = {name: trial.keys for name, trial in trials.items()}
+        decoders = {(keys.model.attention, keys.model.mtp) for keys in arms.values()}
+        folders = {name: str(self.trials.folder(trial.id) / "checkpoint") for name, trial in trials.items()}
+        return SpeedRequest(arms, self.trials.cache, folders if len(decoders) > 1 else {})
+
+
+def check_writable(folder: Path) -> None:
+    """Raise ConfigError where `folder` cannot be made or written, without making it."""
+    place = folder
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise ConfigError(f"runs_dir={folder}: {place} is not a folder that can be written; choose another runs_dir")
+
+
+def _text_key(keys: TrialKeys) -> str:
+    return sha([asdict(keys.data), keys.model.vocab_size])
+
+
+def _results(outcome: Outcome, name: str) -> list[GuardResult]:
+    if outcome.result is None:
+        return [GuardResult(name, False, f"did not run: {outcome.error}")]
+    return [build(GuardResult, result) for result in outcome.result["guards"]]

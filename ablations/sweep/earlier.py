@@ -1,0 +1,52 @@
+"""The values of an earlier published search, where they were found for the very arms that a plan has."""
+
+import dataclasses
+
+from ablations.config.trialkeys import trial_leaves, value_of
+from ablations.record.documents import PLAN, STATE, PlanDocument, SweepState
+from ablations.sweep.plan import Plan, Published, results_dir
+
+NOT_FOR_THE_SEARCH = (
+    "model.dtype",
+    "model.precision.kernels",
+    "train.threads",
+    "train.device",
+    "train.validate_every",
+    "train.checkpoint_every",
+)
+"""Where a trial runs and how often it is looked at: this does not change which searched value is best."""
+SIZES_OF_FP8 = ("model.precision.block", "model.precision.promote_every")
+"""Nor do these, which a scale sets, where no arm uses FP8."""
+
+
+def with_published(plan: Plan) -> Plan:
+    """The plan with the published values, or with the reason why there are none."""
+    folder = results_dir(plan.config) / plan.sweep.name / plan.config.scale
+    if not (folder / PLAN).is_file() or not (folder / STATE).is_file():
+        reason = f"no published search of {plan.sweep.name} at scale={plan.config.scale}"
+        return dataclasses.replace(plan, fresh_because=reason)
+    state = SweepState.read(folder)
+    changed = _changed(plan, PlanDocument.read(folder), state)
+    if changed is not None:
+        return dataclasses.replace(plan, fresh_because=changed)
+    return dataclasses.replace(plan, published=Published(state.chosen, state.mistuning, state.search))
+
+
+def _changed(plan: Plan, earlier: PlanDocument, state: SweepState) -> str | None:
+    """What is not as it was when the published values were searched for. A key that was not there yet has its default,
+    which is what everything did before."""
+    searched = {key for arm in plan.arms.values() for key in (*plan.shared, *arm.search)}
+    fp8 = any(arm.keys.model.precision.fp8 for arm in plan.arms.values())
+    idle = set(NOT_FOR_THE_SEARCH) | (set() if fp8 else set(SIZES_OF_FP8))
+    for arm in plan.searched_arms:
+        then = earlier.arms.get(arm.name)
+        now = (arm.set, arm.search, arm.solved)
+        if arm.name not in state.chosen or then is None or (then.set, then.search, then.solved) != now:
+            return f"the published search has no arm {arm.name} as it is now"
+    for name in trial_leaves():
+        if name in searched or name.startswith("eval.") or name in idle:
+            continue
+        now, before = value_of(plan.baseline.keys, name), value_of(earlier.keys, name)
+        if now != before:
+            return f"the published search had {name}={before}, here it is {now}"
+    return None

@@ -1,0 +1,195 @@
+"""The plan of a sweep: arms, seeds and budgets, settled before the first trial."""
+
+import functools
+import itertools
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ablations.config.compose import chosen_arms
+from ablations.config.resolve import thinned
+from ablations.config.schema import ArmConfig, Config, MatchedConfig, SweepConfig
+from ablations.config.sweepfile import scale_config
+from ablations.config.trialkeys import TrialKeys, with_overrides
+from ablations.config.trialrules import check
+from ablations.home import ROOT
+from ablations.record.documents import ArmKind, Point, SearchTrial
+from ablations.record.guardresult import GuardResult
+from ablations.sweep.matching import budget, isolation, solve
+from ablations.sweep.preflight import check_text
+from models.cost import Cost, cost
+from models.precision.products import resolve_kernels
+from models.transformer import resolve_dtype
+
+AA, CONTROL = "aa", "control"
+PERTURBATION = 1e-6
+MOST_ITEMS = 10_000
+"""That an lm-eval task has, as a rule."""
+IN_FP64, IN_CHUNKS = 3.0, 2.0
+"""About how much longer a CPU takes for the same FLOPs in FP64, and as a pipeline's chunks in one process."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A variant with its resolved keys; searched keys stand at their first point until values are chosen."""
+
+    name: str
+    kind: ArmKind
+    """`arm`, `aa` (the baseline, weights perturbed) or `control` (the known small harm)."""
+    about: str
+    set: dict[str, Any]
+    search: dict[str, list[float]]
+    """This arm's own searched keys (its strength); the sweep's shared ones are in `Plan.shared`."""
+    keys: TrialKeys
+    matched: MatchedConfig
+    """What the budget guard holds it to."""
+    solved: dict[str, Any] = field(default_factory=dict)
+    """The matching knob, where it was turned."""
+
+    @functools.cached_property
+    def cost(self) -> Cost:
+        return cost(self.keys.model, self.keys.data.seq_len)
+
+    def grid(self, shared: Mapping[str, list[float]]) -> list[Point]:
+        """All points of shared and own keys, in a fixed order."""
+        axes = {**shared, **self.search}
+        return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+
+
+@dataclass(frozen=True)
+class Published:
+    """Values of an earlier published search: chosen per arm, their mistuning estimates, and the search's own trials."""
+
+    chosen: dict[str, Point] = field(default_factory=dict)
+    mistuning: dict[str, float | None] = field(default_factory=dict)
+    search: list[SearchTrial] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Plan:
+    config: Config
+    sweep: SweepConfig
+    arms: dict[str, Arm]
+    """The sweep's arms, baseline first, then the control and the A/A arm."""
+    seeds: list[int]
+    shared: dict[str, list[float]]
+    published: Published | None
+    fresh_because: str | None
+    """Why `search=published` falls back to a fresh search, where it does."""
+
+    @property
+    def baseline(self) -> Arm:
+        return self.arms[self.sweep.baseline]
+
+    @property
+    def searched_arms(self) -> list[Arm]:
+        """The A/A arm and the control take the baseline's values."""
+        return [arm for arm in self.arms.values() if arm.kind == "arm"]
+
+    def search_seeds(self, arm: Arm) -> list[int]:
+        """Equal budgets: an arm with a smaller grid spends the rest on more search seeds."""
+        most = max(len(a.grid(self.shared)) for a in self.searched_arms)
+        return self.sweep.search.seeds[: max(1, most // len(arm.grid(self.shared)))]
+
+    @property
+    def search_trials(self) -> int:
+        if self.published is not None:
+            return 0
+        return sum(len(a.grid(self.shared)) * len(self.search_seeds(a)) for a in self.searched_arms)
+
+    @property
+    def workers(self) -> int:
+        if self.config.launch.workers is not None:
+            return self.config.launch.workers
+        if self.config.train.device == "cuda":
+            return 1
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+        return max(1, cores // self.config.train.threads)
+
+    def trial_seconds(self, arm: Arm, scored: bool = True) -> float:
+        """A rough expectation, from the speed of the scale's own model and what this arm's costs beside it."""
+        keys, speed = arm.keys, self.config.launch.expected_tokens_per_second
+        speed *= self._scale_flops / arm.cost.flops_per_token
+        speed /= IN_FP64 if keys.model.dtype == "float64" else 1.0
+        speed /= IN_CHUNKS if keys.model.pipeline.schedule != "none" else 1.0
+        counting = keys.model.routers > 0 and keys.model.moe.balance.needs_batch_load
+        training = sum(stage.tokens for stage in keys.stages) / speed * (4 / 3 if counting else 1)
+        evaluated = keys.eval.tokens * 2 + (200 * min(keys.eval.items or 1000, MOST_ITEMS) + 65_536 if scored else 0)
+        return training + evaluated / (3 * speed) + 1
+
+    @functools.cached_property
+    def _scale_flops(self) -> float:
+        """Training FLOPs per token of the model that the scale's speed was measured with."""
+        keys = scale_config(self.config.scale).trial
+        return cost(keys.model, keys.data.seq_len).flops_per_token
+
+    @property
+    def minutes(self) -> float:
+        confirm = sum(self.trial_seconds(arm) for arm in self.arms.values()) * len(self.seeds)
+        search = sum(
+            self.trial_seconds(arm, scored=False) * len(arm.grid(self.shared)) * len(self.search_seeds(arm))
+            for arm in self.searched_arms
+        )
+        seconds = (confirm + (0 if self.published else search)) / self.workers
+        return (seconds + 15) / 60
+
+
+def make_plan(config: Config) -> Plan:
+    """Resolve arms, seeds and searched values; the text of every arm is there. Raises ConfigError; writes nothing."""
+    sweep = thinned(config.sweep, config.search_points, config.search_seeds)
+    arms: dict[str, Arm] = {}
+    for name in sorted(chosen_arms(config), key=lambda name: name != sweep.baseline):
+        entry = sweep.arms[name]
+        resolved = _resolve(config.trial, entry, sweep, name)
+        matched, solved = entry.matched or sweep.matched, {}
+        if name != sweep.baseline:
+            where = f"sweep={sweep.name} arm {name}"
+            solved = solve(resolved, arms[sweep.baseline].keys, matched, where)
+            resolved = check(with_overrides(resolved, solved, where))
+        arms[name] = Arm(name, "arm", entry.about, entry.set, entry.search, resolved, matched, solved)
+    base = arms[sweep.baseline]
+    extras: list[tuple[str, ArmKind, str, dict[str, Any]]] = [
+        (CONTROL, "control", f"positive control: {base.name} with a known small harm", dict(sweep.control)),
+        (AA, "aa", f"A/A: {base.name} with initial weights perturbed by 1e-6", {"train.perturb": PERTURBATION}),
+    ]
+    for name, kind, about, changes in extras:
+        held = MatchedConfig(equal=[]) if kind == "control" else sweep.matched
+        changed = with_overrides(base.keys, changes, name)
+        arms[name] = Arm(name, kind, about, {**base.set, **changes}, {}, changed, held)
+    seeds = config.seeds if isinstance(config.seeds, list) else list(range(config.seeds or sweep.seeds))
+    shared = dict(sweep.search.keys)
+    plan = Plan(config, sweep, arms, seeds, shared, None, None)
+    check_text(plan)
+    if config.search == "fresh":
+        return plan
+    if not any(arm.grid(shared)[0] for arm in plan.searched_arms):
+        return replace(plan, published=Published({name: {} for name in arms}))
+    from ablations.sweep.earlier import with_published
+
+    return with_published(plan)
+
+
+def _resolve(keys: TrialKeys, entry: ArmConfig, sweep: SweepConfig, name: str) -> TrialKeys:
+    """The arm's keys, searched ones at their first point, and nothing left to the machine that runs them."""
+    first = {key: points[0] for key, points in {**sweep.search.keys, **entry.search}.items()}
+    where = f"sweeps/{sweep.name}.yaml arm {name}"
+    model = with_overrides(keys, {**entry.set, **first}, where).model
+    settled = {
+        "model.dtype": resolve_dtype(model.dtype, keys.train.device, model.precision.recipe),
+        "model.precision.kernels": resolve_kernels(model.precision.kernels),
+    }
+    return with_overrides(keys, {**entry.set, **first, **settled}, where)
+
+
+def results_dir(config: Config) -> Path:
+    return Path(config.results_dir) if config.results_dir else ROOT / "results"
+
+
+def config_guards(plan: Plan, arm: Arm) -> list[GuardResult]:
+    """Isolation and budget: what the resolved keys alone can show."""
+    base = plan.baseline
+    searched = {*plan.shared, *arm.search, *base.search}
+    declared = {*searched, *arm.set, *base.set, *arm.solved, *(["train.perturb"] if arm.kind == AA else [])}
+    return [isolation(arm.keys, base.keys, declared), budget(arm.keys, base.keys, arm.matched)]

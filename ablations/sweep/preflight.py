@@ -1,0 +1,72 @@
+"""What is tried before anything is begun: the text is there, the machine has what the plan asks for, and the end is
+near, unless more was asked for."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from models.typed import ConfigError
+from tasks.batches import cached_tokens
+from tasks.sources import source_state
+
+if TYPE_CHECKING:
+    from ablations.sweep.plan import Plan
+
+DAY_MINUTES = 24 * 60
+CROWD = 4
+"""Workers, and threads of one, for each core: beyond that they only wait for each other."""
+
+
+def check_text(plan: "Plan") -> None:
+    """Raise ConfigError where an arm's text is not there. Reads listings alone."""
+    for data in {arm.keys.data for arm in plan.arms.values()}:
+        source_state(data)
+
+
+def text_remarks(plan: "Plan") -> list[str]:
+    """What the text gives of the tokens that are asked for: known once it was prepared, or bounded by its bytes."""
+    keys = plan.baseline.keys
+    known = cached_tokens(keys.data, keys.model.vocab_size, Path(plan.config.runs_dir) / "data")
+    lines = []
+    if known is not None:
+        passes = keys.trained_tokens / known["train"]
+        lines.append(f"{known['train']:,} training tokens, each read {passes:.2g} times in a trial")
+    most = min(known["validation"], known["test"]) if known else keys.data.max_bytes
+    if most is not None and keys.eval.tokens > most:
+        have = f"the smaller held-out split has {most:,}" if known else f"data.max_bytes={most} cannot give as many"
+        lines.append(f"eval.tokens={keys.eval.tokens}: {have}; what there is is used")
+    return lines
+
+
+def is_long(plan: "Plan") -> bool:
+    return plan.minutes > DAY_MINUTES
+
+
+def check_start(plan: "Plan") -> None:
+    """Raise ConfigError where this machine cannot run the plan, or would for more than a day without being told to."""
+    check_device(plan)
+    most = max(8, CROWD * (os.cpu_count() or 1))
+    for key, value in (
+        ("launch.workers", plan.config.launch.workers or 1),
+        ("train.threads", plan.config.train.threads),
+    ):
+        if value > most:
+            raise ConfigError(f"{key}={value}: this machine has {os.cpu_count()} cores; at most {most}")
+    if is_long(plan) and not plan.config.yes_really:
+        from ablations.launch.phase import duration
+
+        raise ConfigError(
+            f"yes_really=false: this is expected to take {duration(60 * plan.minutes)}, more than a day; ask for less "
+            "(train.tokens, seeds, arms, scale), or add yes_really=true"
+        )
+
+
+def check_device(plan: "Plan") -> None:
+    """Raise ConfigError where an arm wants a GPU that torch does not see."""
+    import torch
+
+    if any(arm.keys.train.device == "cuda" for arm in plan.arms.values()) and not torch.cuda.is_available():
+        raise ConfigError(
+            "train.device=cuda: torch sees no CUDA device on this machine; take scale=cpu or train.device=cpu "
+            "(dry_run=true prints the plan without one)"
+        )

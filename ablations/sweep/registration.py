@@ -1,0 +1,68 @@
+"""What is written down before the first trial, and the rule by which it will be judged."""
+
+import dataclasses
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from ablations.files import sha
+from ablations.judge.verdicts import DECISION_RULE
+from ablations.record.documents import ArmDocument, PlanDocument
+from ablations.sweep.plan import Arm, Plan
+from ablations.trial.identity import code_hash
+
+
+def registered(plan: Plan, data_fingerprint: Mapping[str, Any]) -> PlanDocument:
+    """plan.json."""
+    sweep = plan.sweep
+    return PlanDocument(
+        sweep=sweep.name,
+        scale=plan.config.scale,
+        question=sweep.question,
+        source=sweep.source,
+        search="published" if plan.published else "fresh",
+        search_rule=sweep.search,
+        baseline=sweep.baseline,
+        primary=sweep.primary,
+        metrics=sweep.metrics,
+        seeds=plan.seeds,
+        arms={arm.name: _registered_arm(arm) for arm in plan.arms.values()},
+        expected=sweep.expected,
+        matched=sweep.matched,
+        decision_rule=DECISION_RULE,
+        code=code_hash(),
+        data=sha(data_fingerprint),
+        keys=plan.baseline.keys,
+        command=command(plan),
+        sweep_file=plan.config.sweep_text,
+        note=plan.config.note,
+    )
+
+
+def _registered_arm(arm: Arm) -> ArmDocument:
+    return ArmDocument(
+        about=arm.about,
+        kind=arm.kind,
+        set=arm.set,
+        search=arm.search,
+        tokens=arm.keys.trained_tokens,
+        solved=arm.solved,
+        matched=arm.matched,
+        **dataclasses.asdict(arm.cost),
+    )
+
+
+def command(plan: Plan) -> str:
+    """What asks for this plan again, anywhere: all that was typed, less the keys that say where and how it ran; scale
+    and search as they came out, since their defaults follow the machine and what is published."""
+    config, found = plan.config, plan.published is not None
+    words = ["python", "-m", "ablations.run", f"sweep={plan.sweep.name}", f"scale={config.scale}"]
+    words.append(f"search={'published' if found else 'fresh'}")
+    left_out = {"sweep", "scale", "search", "runs_dir", "dry_run", "yes_really"}
+    if plan.published is None or not any(plan.published.chosen.values()):  # nothing was read from there
+        left_out.add("results_dir")
+    for word in config.overrides:
+        key = word.partition("=")[0].strip()
+        if key not in left_out and key.split(".")[0] not in ("launch", "track"):
+            words.append(word)
+    return shlex.join(words)

@@ -1,0 +1,127 @@
+"""The trials that a plan asks for, seen from the scheduler: each is run once, and what it leaves is its record."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from ablations.config.trialkeys import TrialKeys, with_overrides
+from ablations.files import read_json
+from ablations.launch.pool import Pool
+from ablations.launch.progress import Progress
+from ablations.record.documents import Point
+from ablations.record.record import RECORD, Record, finished, owned, read_record
+from ablations.sweep.plan import Arm, Plan, results_dir
+from ablations.trial.identity import environment, trial_id
+from ablations.trial.job import TrialJob
+from ablations.trial.requests import Labels, TrialRequest, job
+from ablations.trial.uploads import resolve_mode
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial that the plan asks for."""
+
+    id: str
+    arm: str
+    phase: Literal["search", "confirm"]
+    seed: int
+    keys: TrialKeys
+    point: Point
+
+
+class Trials:
+    """Makes a plan's trials and runs them in the pool, in `runs/trials`; `run` returns a record for every one of them,
+    whether it is complete, has diverged or failed."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        runs: Path,
+        run: str,
+        fingerprint: Callable[[TrialKeys], dict[str, Any]],
+        pool: Pool,
+        progress: Progress,
+    ) -> None:
+        """`run`: the name of this run's folder. `fingerprint`: of the data that a trial with these keys learns from."""
+        self.plan, self.runs, self.fingerprint, self.pool, self.progress = plan, runs, fingerprint, pool, progress
+        self.cache = str(runs / "data")
+        published = results_dir(plan.config) / plan.sweep.name / run
+        manifest = published / "manifest.json"
+        partial = manifest.is_file() and read_json(manifest).get("partial") is True
+        self._unfinished = [published / "records"] if partial else []
+
+    def folder(self, id: str) -> Path:
+        return self.runs / "trials" / id
+
+    def of(self, arm: Arm, phase: Literal["search", "confirm"], seed: int, point: Mapping[str, float]) -> Trial:
+        changes: dict[str, Any] = dict(point)
+        if phase == "search":
+            changes |= {"eval.split": "validation", "eval.tasks": []}
+        keys = with_overrides(arm.keys, changes, f"arm {arm.name}")
+        return Trial(trial_id(keys, seed, self.fingerprint(keys)), arm.name, phase, seed, keys, dict(point))
+
+    def run(self, name: str, trials: list[Trial]) -> dict[str, Record]:
+        """Run what has no record yet, as the phase `name`; returns all records by id."""
+        records = {t.id: r for t in trials if (r := self._record(t.id)) is not None}
+        todo = {t.id: t for t in trials if t.id not in records}
+        if records and todo:
+            self.progress.note(f"{name}: {len(records)} of {len(trials)} trials are on record already")
+        if todo:
+            seconds = {
+                t.id: self.plan.trial_seconds(self.plan.arms[t.arm], bool(t.keys.eval.tasks)) for t in todo.values()
+            }
+            self.progress.phase(
+                name, {t.id: (t.arm, t.seed) for t in todo.values()}, seconds, workers=self.plan.workers
+            )
+            jobs = [job(t.id, "trial", self.request(t)) for t in todo.values()]
+
+            def heard(id: str, event: dict[str, Any]) -> None:
+                if event["event"] == "waiting":
+                    self._say_waiting(todo[id], event["owner"])
+                self.progress.event(id, event)
+
+            outcomes = self.pool.run(jobs, heard)
+            for trial in todo.values():
+                records[trial.id] = self._outcome(trial, outcomes[trial.id].error)
+        for trial in trials:
+            record = records[trial.id]
+            if record.status != "complete":
+                self.progress.note(f"{trial.arm} seed {trial.seed}: {record.status}: {record.reason}")
+        return records
+
+    def _record(self, id: str) -> Record | None:
+        """A finished trial's record: of this machine, or of a sweep that was published unfinished and goes on here. (A
+        finished published result is there to be checked, so its trials do run again.) A failed one is tried again."""
+        return finished(self.folder(id) / RECORD, *(folder / f"{id}.json" for folder in self._unfinished))
+
+    def _outcome(self, trial: Trial, error: str | None) -> Record:
+        """The record of a trial that was run; where it ended in an `error`, a failed one, unless another sweep that
+        asks for the same trial has finished it meanwhile."""
+        folder = self.folder(trial.id)
+        if error is None:
+            return read_record(folder / RECORD)
+        with owned(folder, lambda owner: self._say_waiting(trial, owner)):
+            record = finished(folder / RECORD)
+            if record is None:
+                record = _failed(trial, error)
+                record.write(folder / RECORD)
+        return record
+
+    def _say_waiting(self, trial: Trial, owner: str) -> None:
+        self.progress.note(
+            f"{trial.arm} seed {trial.seed}: process {owner} is at this very trial, for another sweep; its record will "
+            "be taken"
+        )
+
+    def request(self, trial: Trial) -> TrialRequest:
+        """For the jobs `trial` and `mirror`."""
+        own = TrialJob(trial.id, trial.keys, trial.seed, str(self.folder(trial.id)), self.cache)
+        labels = Labels(self.plan.sweep.name, self.plan.config.scale, trial.arm, trial.seed, trial.phase)
+        track = self.plan.config.track
+        return TrialRequest(own, labels, replace(track, mode=resolve_mode(track.mode)))
+
+
+def _failed(trial: Trial, reason: str) -> Record:
+    base = Record(id=trial.id, seed=trial.seed, status="failed", config=asdict(trial.keys))
+    return replace(base, reason=reason, environment=environment(trial.keys))

@@ -1,0 +1,158 @@
+"""What is written down while a trial trains: every step, the progress, validation, and where to go on from."""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import lightning as L
+
+from ablations.config.trialkeys import TrialKeys
+from ablations.record.record import Record
+from ablations.record.steplog import StepLog
+from models.balance import max_vio
+from models.evaluation import evaluate, mean_max_vio
+from models.files import whole_file
+from models.module import LanguageModel
+from models.transformer import Transformer
+from tasks.batches import PackedData
+from tasks.config import END_OF_TEXT_ID
+
+Report = Callable[[dict[str, Any]], None]
+REPORT_SECONDS = 0.5
+HISTORY_POINTS = 200
+RESUME = "resume.ckpt"
+
+Columns = dict[str, list[float]]
+
+
+class Watcher(Protocol):
+    """Somebody who looks on (Weights & Biases): nothing of a trial depends on it."""
+
+    def replay(self, rows: Sequence[Mapping[str, Any]], validation: Mapping[str, Sequence[float]]) -> None: ...
+    def step(self, row: Mapping[str, Any]) -> None: ...
+    def validation(self, step: int, loss: float, max_vio: float) -> None: ...
+    def finish(self, record: Record | None) -> None: ...
+
+
+class Unwatched:
+    """The watcher that looks away."""
+
+    def replay(self, rows: Sequence[Mapping[str, Any]], validation: Mapping[str, Sequence[float]]) -> None: ...
+
+    def step(self, row: Mapping[str, Any]) -> None: ...
+
+    def validation(self, step: int, loss: float, max_vio: float) -> None: ...
+
+    def finish(self, record: Record | None) -> None: ...
+
+
+class Notes:
+    """What is written down of a whole trial, whatever stage it is at."""
+
+    def __init__(self, keys: TrialKeys, steps: StepLog, watcher: Watcher, report: Report) -> None:
+        self.keys, self.steps, self.watcher, self.report = keys, steps, watcher, report
+        self.resumed_at = len(steps.rows)
+        self.validation: Columns = {"step": [], "tokens": [], "loss": [], "max_vio_global": []}
+        self._reported = self._started = time.monotonic()
+
+    def take(self, row: dict[str, Any]) -> None:
+        """A row of the step log."""
+        self.steps.add(row)
+        total = sum(stage.steps for stage in self.keys.stages)
+        now = time.monotonic()
+        if now - self._reported > REPORT_SECONDS or row["step"] == total:
+            self._reported = now
+            self.report(
+                {
+                    "event": "step",
+                    "step": row["step"],
+                    "steps": total,
+                    "loss": row["loss"],
+                    "max_vio": row["max_vio"],
+                    "tokens_per_second": self.tokens_here / max(1e-9, now - self._started),
+                }
+            )
+        self.watcher.step(row)
+
+    @property
+    def tokens_here(self) -> int:
+        """Trained on by this process."""
+        rows = self.steps.rows
+        before = rows[self.resumed_at - 1]["tokens"] if self.resumed_at else 0
+        return int(rows[-1]["tokens"] - before) if rows else 0
+
+    def validated(self, step: int, tokens: int, loss: float, max_vio: float) -> None:
+        for name, value in (("step", step), ("tokens", tokens), ("loss", loss), ("max_vio_global", max_vio)):
+            self.validation[name].append(value)
+        self.watcher.validation(step, loss, max_vio)
+
+    def history(self) -> Columns:
+        """The step log's columns, thinned evenly to HISTORY_POINTS and the last step."""
+        rows = self.steps.rows
+        stride = max(1, math.ceil(len(rows) / HISTORY_POINTS))
+        kept = [row for i, row in enumerate(rows) if i % stride == 0 or i == len(rows) - 1]
+        names = ("step", "tokens", "loss", "aux_loss", "max_vio", "lr")
+        kept = [row for row in kept if all(math.isfinite(row[name]) for name in names)]
+        return {name: [row[name] for row in kept] for name in names} if kept else {}
+
+
+class Recorder(L.Callback):
+    """Notes every step of one stage, validates on a fixed set, and writes the resumable checkpoint."""
+
+    def __init__(self, notes: Notes, number: int, data: PackedData, folder: Path) -> None:
+        """`number`: of the stage, from 0. Steps and tokens are counted on from the stages before it."""
+        self.notes, self.number, self.data, self.folder = notes, number, data, folder
+        before, self.stage = notes.keys.stages[:number], notes.keys.stages[number]
+        self.steps_before = sum(stage.steps for stage in before)
+        self.tokens_before = sum(stage.sequences * stage.data.seq_len for stage in before)
+        self._validate_steps = fractions_of(self.stage.steps, self.stage.train.validate_every)
+        self._checkpoint_steps = fractions_of(self.stage.steps, self.stage.train.checkpoint_every) - {self.stage.steps}
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if self.notes.resumed_at >= self.steps_before:  # it goes on here; else there is nothing yet, or all is known
+            self.notes.watcher.replay(self.notes.steps.rows, self.notes.validation)
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
+        assert isinstance(module, LanguageModel) and module.result is not None
+        step, result = trainer.global_step, module.result
+        main = result.load_LE[: self.stage.model.moe_layers]  # MTP modules have no place in MaxVio
+        self.notes.take(
+            {
+                "step": self.steps_before + step,
+                "tokens": self.tokens_before + self.stage.tokens_after(step),
+                "loss": float(result.losses["loss"]),
+                "aux_loss": float(result.losses["aux_loss"]),
+                "max_vio": mean_max_vio(main),
+                "max_vio_layers": max_vio(main).tolist() if len(main) else [],
+                "lr": module.learning_rate(step - 1),
+            }
+        )
+        if step in self._validate_steps:
+            self._validate(module.transformer, step)
+        if step in self._checkpoint_steps:
+            with whole_file(self.folder / RESUME) as temporary:
+                trainer.save_checkpoint(temporary)
+
+    def _validate(self, model: Transformer, step: int) -> None:
+        """On the validation split, whatever `eval.split` says, a quarter of `eval.tokens`."""
+        scored, device = self.notes.keys.eval, self.stage.train.device
+        tokens = max(self.stage.data.seq_len, scored.tokens // 4)
+        batches = (batch.to(device) for batch in self.data.evaluation_batches("validation", tokens))
+        found = evaluate(model, batches, END_OF_TEXT_ID if scored.mask_documents else None)
+        seen = self.tokens_before + self.stage.tokens_after(step)
+        self.notes.validated(self.steps_before + step, seen, found.loss, mean_max_vio(found.load_LE))
+
+    def state_dict(self) -> dict[str, Any]:
+        columns = {name: list(column) for name, column in self.notes.validation.items()}
+        return {"stage": self.number, "validation": columns}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.notes.validation = state_dict["validation"]
+
+
+def fractions_of(steps: int, every: float) -> set[int]:
+    """Steps at each multiple of `every` of the run; the last step always."""
+    count = math.floor(1 / every + 1e-9)
+    return {min(steps, max(1, round(i * every * steps))) for i in range(1, count + 1)} | {steps}

@@ -1,0 +1,265 @@
+"""One trial: a pure function of its resolved keys, its seed and the data. It leaves one directory with one record.
+
+A trial that was killed goes on from its last resumable checkpoint with exactly the bits that it would have had: batch t
+depends on (seed, t) alone, and the checkpoint holds weights, optimizer, schedule and the place in the data. One whose
+training is done keeps weights and metrics before it is scored: where scoring fails, the next run scores and no more.
+"""
+
+import dataclasses
+import functools
+import logging
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning as L
+import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch.strategies import Strategy
+from torch import Tensor
+
+from ablations.config.trialkeys import Stage, TrialKeys
+from ablations.record.record import RECORD, Record, finished, owned, read_record
+from ablations.record.steplog import StepLog, read_steps
+from ablations.trial.identity import TRIAL, environment
+from ablations.trial.job import TrialJob
+from ablations.trial.measures import batch_metrics, precision_metrics, test_metrics
+from ablations.trial.recorder import RESUME, Notes, Recorder, Report, Unwatched, Watcher
+from models.checkpoint import load_checkpoint, save_checkpoint
+from models.files import remove_unfinished, write_atomically
+from models.layers import inferring
+from models.module import Course, Diverged, LanguageModel
+from models.transformer import Transformer
+from models.typed import ConfigError
+from tasks.batches import PackedData, prepare
+from tasks.config import DataConfig
+from tasks.datamodule import TextDataModule
+
+STEPS = "steps.jsonl"
+TRAINED = "trained.json"
+"""The record before scoring: with the checkpoint beside it, what a finished training left."""
+
+log = logging.getLogger(__name__)
+
+
+def open_data(stage: Stage, cache: str) -> PackedData:
+    """The packed corpus that a stage learns from; kept, since a worker runs many trials on it."""
+    return _opened(stage.data, stage.model.vocab_size, cache)
+
+
+@functools.lru_cache(maxsize=4)
+def _opened(config: DataConfig, vocab_size: int, cache: str) -> PackedData:
+    return prepare(config, vocab_size, Path(cache))
+
+
+def run_trial(job: TrialJob, report: Report, watched: Callable[[], Watcher] = Unwatched) -> Record:
+    """Train, evaluate and record one trial, where it has no record yet; `watched` makes one who looks on."""
+    folder = Path(job.folder)
+    with owned(folder, lambda owner: report({"event": "waiting", "owner": owner})):
+        record = finished(folder / RECORD)
+        if record is None:
+            watcher = watched()
+            try:
+                record = _score_kept(job, watcher, report) or _train(job, watcher, report)
+                put_on_record(record, folder)
+            except BaseException:
+                watcher.finish(None)
+                raise
+            watcher.finish(record)
+    return record
+
+
+def put_on_record(record: Record, folder: Path) -> None:
+    """Write it; what was kept to go on from is then of no use."""
+    record.write(folder / RECORD)
+    for name in (RESUME, TRAINED):
+        (folder / name).unlink(missing_ok=True)
+
+
+def build_model(stage: Stage, seed: int, rank: int | None = None) -> LanguageModel:
+    """The module of a stage, initialised from its seed; with a `rank`, that rank's part of a pipeline."""
+    course = Course(
+        stage.full_batches,
+        stage.microbatches,
+        stage.step_starts,
+        stage.train.perturb,
+        stage.train.spike_nats,
+        stage.document_end,
+    )
+    return LanguageModel(stage.model, stage.optim, course, seed, rank)
+
+
+def trainer_of(stage: Stage, folder: Path, callbacks: list[L.Callback], strategy: Strategy | str = "auto") -> L.Trainer:
+    """Lightning's, for one training and nothing beside it."""
+    return L.Trainer(
+        max_steps=stage.steps,
+        max_epochs=1,
+        accelerator="gpu" if stage.train.device == "cuda" else "cpu",
+        devices=1,
+        strategy=strategy,
+        plugins=[LightningEnvironment()],  # else it looks for a cluster to be a part of
+        gradient_clip_val=stage.optim.clip_norm,
+        gradient_clip_algorithm="norm",
+        callbacks=callbacks,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        default_root_dir=str(folder),
+    )
+
+
+def _train(job: TrialJob, watcher: Watcher, report: Report) -> Record:
+    """Stage by stage, each next one from the state that the one before has left."""
+    quiet_lightning()
+    folder = Path(job.folder)
+    remove_unfinished(folder / RESUME)
+    resume = _resumable(folder, job.keys)
+    notes = Notes(job.keys, StepLog(folder / STEPS, resume.steps), watcher, report)
+    state: dict[str, Tensor] | None = None
+    started = time.monotonic()
+    try:
+        for number, stage in enumerate(job.keys.stages):
+            if number < resume.stage:
+                continue
+            module = build_model(stage, job.seed)
+            if state is not None:
+                module.transformer.load_state_dict(state)
+            data = open_data(stage, job.cache)
+            trainer = trainer_of(stage, folder, [Recorder(notes, number, data, folder)])
+            batches = TextDataModule(data, job.seed, stage.batches)
+            checkpoint = resume.path if number == resume.stage else None
+            trainer.fit(module, batches, ckpt_path=checkpoint, weights_only=True)
+            state = module.transformer.state_dict()
+    except Diverged as diverged:
+        return dataclasses.replace(begun(job), status="diverged", reason=str(diverged), history=notes.history())
+    finally:
+        notes.steps.close()
+    report({"event": "evaluating"})
+    return finish(begun(job), job, module.transformer, notes, time.monotonic() - started)
+
+
+def begun(job: TrialJob, entry: str = TRIAL, **also: Any) -> Record:
+    """The record of a trial before anything is known of it. `also`: what else its bits depend on."""
+    return Record(
+        id=job.id,
+        seed=job.seed,
+        status="complete",
+        config=dataclasses.asdict(job.keys),
+        data=open_data(job.keys, job.cache).fingerprint,
+        environment={**environment(job.keys, entry), **also},
+    )
+
+
+def finish(base: Record, job: TrialJob, model: Transformer, notes: Notes, train_s: float) -> Record:
+    """Evaluate; where tasks are named keep the checkpoint, and score (a search trial does neither).
+
+    Raises ScoringFailed, where checkpoint and metrics are kept.
+    """
+    data, folder = open_data(job.keys, job.cache), Path(job.folder)
+    record = _measured(base, job.keys, data, model, notes)
+    timings = {**record.timings, "train_s": train_s, "tokens_per_second": notes.tokens_here / train_s}
+    record = dataclasses.replace(record, timings=timings)
+    if record.status == "complete" and job.keys.eval.tasks:
+        write_atomically(folder / "checkpoint" / "tokenizer.json", data.tokenizer.to_str())
+        save_checkpoint(folder / "checkpoint", model, {"data": dataclasses.asdict(job.keys.data), "trial": job.id})
+        record.write(folder / TRAINED)
+        record = _scored(record, job, model)
+    return record
+
+
+def _measured(base: Record, keys: TrialKeys, data: PackedData, model: Transformer, notes: Notes) -> Record:
+    """The record of a finished training, without scores."""
+    started = time.monotonic()
+    metrics, load = test_metrics(keys, data, model)
+    if not math.isfinite(metrics["loss"]):  # the last step's harm shows only here
+        reason = f"loss on the {keys.eval.split} split is not finite after the last step"
+        return dataclasses.replace(base, status="diverged", reason=reason, history=notes.history())
+    metrics |= batch_metrics(keys, notes.steps.rows)
+    metrics |= precision_metrics(keys, data, model)
+    return dataclasses.replace(
+        base,
+        metrics=metrics,
+        load=load,
+        history=notes.history(),
+        validation=notes.validation,
+        timings={"eval_s": time.monotonic() - started},
+    )
+
+
+class ScoringFailed(Exception):
+    """The lm-eval tasks could not be scored; the training is kept."""
+
+
+def _scored(record: Record, job: TrialJob, model: Transformer) -> Record:
+    from tasks.evals.score import score
+
+    keys, started = job.keys, time.monotonic()
+    try:
+        with inferring(model):
+            scores = score(
+                lambda tokens: model(tokens, document_end=keys.document_end).logits,
+                open_data(keys, job.cache),
+                keys.eval,
+                Path(job.cache),
+                keys.train.device,
+            )
+    except Exception as error:  # whatever a task's data or lm-eval raises
+        raise ScoringFailed(
+            f"the training is kept, and the same command scores it again: {type(error).__name__}: {error}"
+        ) from error
+    eval_s = record.timings["eval_s"] + time.monotonic() - started
+    return dataclasses.replace(record, scores=scores, timings={**record.timings, "eval_s": eval_s})
+
+
+def _score_kept(job: TrialJob, watcher: Watcher, report: Report) -> Record | None:
+    """The record of a training that was kept and is only to be scored; None where there is none."""
+    folder = Path(job.folder)
+    if not (folder / TRAINED).is_file():
+        return None
+    try:
+        record = read_record(folder / TRAINED)
+        model, _ = load_checkpoint(folder / "checkpoint", job.keys.train.device)
+    except ConfigError as error:
+        log.warning("what was kept of a training cannot be read (%s); the trial trains again", error)
+        return None
+    report({"event": "evaluating"})
+    watcher.replay(read_steps(folder / STEPS), record.validation)
+    return _scored(record, job, model)
+
+
+class _Resume(NamedTuple):
+    """Where an interrupted trial goes on; without a checkpoint, at its beginning."""
+
+    path: Path | None = None
+    stage: int = 0
+    steps: int = 0
+    """Of all stages so far."""
+
+
+def _resumable(folder: Path, keys: TrialKeys) -> _Resume:
+    """The resumable checkpoint, where there is a readable one with its step log."""
+    path = folder / RESUME
+    if not path.is_file():
+        return _Resume()
+    try:
+        saved = torch.load(path, weights_only=True, map_location="cpu")
+        stage, own = int(saved["callbacks"][Recorder.__qualname__]["stage"]), int(saved["global_step"])
+    except Exception as error:  # torch raises many kinds for a damaged file; the trial then starts over
+        log.warning("%s is not readable (%s); the trial starts over", path, error)
+        return _Resume()
+    step = sum(earlier.steps for earlier in keys.stages[:stage]) + own
+    logged = sum(1 for row in read_steps(folder / STEPS) if row["step"] <= step)
+    return _Resume(path, stage, step) if logged == step else _Resume()
+
+
+def quiet_lightning() -> None:
+    import warnings
+
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")

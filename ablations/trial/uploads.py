@@ -1,0 +1,96 @@
+"""Where Weights & Biases runs go: to a server or to a folder, as asked for, or as far down as something failed."""
+
+import contextlib
+import importlib.util
+import os
+import shlex
+from pathlib import Path
+from typing import Literal
+
+from ablations.config.schema import Mode, TrackConfig
+from ablations.files import read_json, write_json
+
+Settled = Literal["offline", "online", "disabled"]
+"""Where runs go, once `auto` is resolved."""
+FALLBACK = ".fallback.json"
+
+
+def resolve_mode(mode: Mode) -> Settled:
+    """`auto`: online with a login, else offline; `disabled` where wandb is not installed."""
+    if mode == "disabled" or importlib.util.find_spec("wandb") is None:
+        return "disabled"
+    if mode != "auto":
+        return mode
+    for named in ("offline", "disabled", "online"):
+        if os.environ.get("WANDB_MODE") == named:
+            return named
+    import netrc
+
+    if os.environ.get("WANDB_API_KEY"):
+        return "online"
+    try:
+        return "online" if netrc.netrc(os.environ.get("NETRC")).authenticators(_host()) else "offline"
+    except (OSError, netrc.NetrcParseError):
+        return "offline"
+
+
+def destination(track: TrackConfig, runs: Path) -> str:
+    """Where this command's runs will go, for the plan: nothing is uploaded without having been said."""
+    own = " (track.mode)" if track.mode != "auto" else ""
+    match resolve_mode(track.mode):
+        case "online":
+            project = f"{track.entity}/{track.project}" if track.entity else track.project
+            why = own or " (you are logged in; track.mode=offline uploads nothing)"
+            return f"uploaded to {_host()}, project {project}{why}"
+        case "offline":
+            return f"offline, in {runs / 'wandb'}{own or ' (no login is found; nothing is uploaded)'}"
+    return "none" + (own or " (WANDB_MODE, or wandb is not installed)")
+
+
+def written(runs: Path) -> str | None:
+    """The offline runs that are there and the command that sends them, or None."""
+    found = list((runs / "wandb").glob("offline-run-*/run-*.wandb"))
+    place = shlex.quote(str(runs / "wandb")) + "/offline-run-*"
+    return f"W&B runs, offline: {len(found)}; to upload them: wandb sync {place}" if found else None
+
+
+def _host() -> str:
+    return os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").partition("://")[2].partition("/")[0]
+
+
+def wandb_places(runs: Path) -> dict[str, str]:
+    """For the workers' environment: where W&B keeps what belongs to no run. What waits to be uploaded lies beside the
+    runs and not in the user's home, and so does everything where there is no home that can be written."""
+    home, own = Path("~").expanduser(), runs / "wandb" / ".home"
+    names = ["WANDB_DATA_DIR"]
+    if not home.is_dir() or not os.access(home, os.W_OK):
+        names += ["WANDB_CONFIG_DIR", "WANDB_CACHE_DIR"]
+    return {name: str(own) for name in names if name not in os.environ}
+
+
+def begin_tracking(runs: Path) -> None:
+    """Forget what an earlier command fell back to: the network may be there again."""
+    (runs / "wandb" / FALLBACK).unlink(missing_ok=True)
+
+
+def fallen_back(runs: Path) -> str | None:
+    """What has failed since `begin_tracking`, in a sentence, or None."""
+    with contextlib.suppress(OSError, ValueError):
+        return str(read_json(runs / "wandb" / FALLBACK)["text"])
+    return None
+
+
+def mode_now(mode: Settled, folder: Path) -> Settled:
+    with contextlib.suppress(OSError, ValueError):
+        fallen: Settled = read_json(folder / FALLBACK)["mode"]
+        return fallen if mode == "online" else "disabled" if fallen == "disabled" else mode
+    return mode
+
+
+def fall_back(folder: Path, mode: Settled, reason: str) -> str:
+    lower = "offline" if mode == "online" else "disabled"
+    what = "runs are written offline" if lower == "offline" else "no more runs are written"
+    text = f"Weights & Biases did not work {mode}, {what} from here on: {reason}"
+    with contextlib.suppress(OSError):
+        write_json(folder / FALLBACK, {"mode": lower, "text": text})
+    return text

@@ -1,0 +1,59 @@
+"""What a trial's keys must keep among each other, in whichever of its stages they stand."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from ablations.config.trialkeys import TrialKeys, with_overrides
+from ablations.config.trialrules import MOST_STEPS, check
+from models.typed import ConfigError
+
+KEYS = TrialKeys()
+
+RULES: list[tuple[dict[str, Any], list[str]]] = [
+    ({"data.batch_size": 10}, ["data.batch_size=10", "train.microbatches=4", "12"]),
+    (
+        {"data.batch_size": 10, "model.pipeline.microbatches": 3, "model.pipeline.schedule": "1f1b"},
+        ["data.batch_size=10", "model.pipeline.microbatches=3", "12"],
+    ),
+    ({"train.tokens": 1000}, ["less than one batch", "2048"]),
+    ({"train.tokens": 2048, "train.token_fraction": 0.9}, ["x train.token_fraction=0.9): less than one batch"]),
+    ({"train.tokens": 2048 * (MOST_STEPS + 1)}, ["1,000,001 batches of", "at most 1,000,000"]),
+    ({"data.seq_len": 1}, ["data.seq_len=1: must be at least 2"]),
+    ({"optim.schedule": "wsd", "optim.decay_fraction": 0.95}, ["more than the whole run"]),
+    ({"optim.schedule": "v3", "optim.cosine_from": 0.9, "optim.cosine_until": 0.8}, ["optim.cosine_from=0.9: the v3"]),
+    ({"model.attention.qk_rope_head_dim": 7}, ["must be even"]),
+    ({"model.precision.kernels": "torch"}, ["model.precision.kernels=torch: needs train.device=cuda"]),
+    ({"data.source": "text"}, ["data.source=text: needs data.path="]),
+    ({"data.source": "hf"}, ["data.source=hf: needs data.name="]),
+    ({"data.path": "x.txt"}, ["is read with data.source=text only"]),
+]
+
+
+@pytest.mark.parametrize("stage", ["only", "first", "last"])
+@pytest.mark.parametrize(("changes", "parts"), RULES, ids=[str(changes) for changes, _ in RULES])
+def test_what_no_stage_can_be(changes: dict[str, Any], parts: list[str], stage: str) -> None:
+    changed = with_overrides(KEYS, changes, "here")
+    match stage:
+        case "first":
+            changed = dataclasses.replace(KEYS, before=changed.stages)
+        case "last":
+            changed = dataclasses.replace(changed, before=KEYS.stages)
+    with pytest.raises(ConfigError) as caught:
+        check(changed)
+    assert "\n" not in str(caught.value)
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def test_what_is_scored_is_a_sequence_at_least() -> None:
+    with pytest.raises(ConfigError, match=r"^eval.tokens=100: less than one sequence \(data.seq_len=128\)$"):
+        check(with_overrides(KEYS, {"eval.tokens": 100}, "here"))
+
+
+def test_what_can_be_trained_comes_back() -> None:
+    edge = with_overrides(KEYS, {"train.tokens": 2048, "eval.tokens": 128}, "here")
+    two = dataclasses.replace(edge, before=KEYS.stages)
+    for keys in (KEYS, edge, two, with_overrides(KEYS, {"train.tokens": 2048 * MOST_STEPS}, "here")):
+        assert check(keys) is keys

@@ -1,0 +1,280 @@
+import dataclasses
+import gc
+import importlib.util
+import json
+import math
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from scipy import stats as scipy_stats
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import TTestPower
+
+from ablations.judge.stats import (
+    Difference,
+    between,
+    differences,
+    lack_of_signal,
+    mistuning_estimate,
+    on_edge,
+    paired_intervals,
+    seeds_needed,
+    tokens_saved,
+)
+
+SWEEPS = 4000
+
+
+def load_calibration() -> ModuleType:
+    """benchmarks/ is not a package that gets installed."""
+    path = Path(__file__).resolve().parents[3] / "benchmarks" / "calibration.py"
+    spec = importlib.util.spec_from_file_location("benchmarks_calibration", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+calibration = load_calibration()
+
+
+@pytest.fixture(scope="module")
+def rows() -> dict[str, dict[str, float]]:
+    return {name: calibration.calibrate(noise, SWEEPS, seed=7) for name, noise in calibration.GENERATORS.items()}
+
+
+def losses(arm: list[float]) -> dict[int, float]:
+    return dict(enumerate(arm))
+
+
+# differences
+
+
+def test_one_pair_is_scipys_paired_t() -> None:
+    rng = np.random.default_rng(0)
+    base = 3.9 + rng.normal(0, 0.04, 6)
+    arm = base + 0.004 + rng.normal(0, 0.005, 6)
+    (found,) = differences({"a": losses(list(arm)), "b": losses(list(base))}, [("a", "b")], "loss")
+    reference = scipy_stats.ttest_rel(arm, base)
+    assert found.p == pytest.approx(reference.pvalue) and found.p_holm == pytest.approx(reference.pvalue)
+    assert (found.low, found.high) == pytest.approx(tuple(reference.confidence_interval(0.95)))
+    assert found.mean == pytest.approx((arm - base).mean()) and found.sd == pytest.approx((arm - base).std(ddof=1))
+    assert found.correlation == pytest.approx(np.corrcoef(arm, base)[0, 1])
+
+
+def test_the_family_widens_the_interval_and_holm_orders_its_p() -> None:
+    rng = np.random.default_rng(1)
+    base = 3.9 + rng.normal(0, 0.04, 6)
+    values = {"base": losses(list(base))}
+    values |= {f"a{i}": losses(list(base + 0.004 * i + rng.normal(0, 0.005, 6))) for i in range(4)}
+    pairs = [(f"a{i}", "base") for i in range(4)] + [("a1", "a2")]
+    family = differences(values, [*pairs, pairs[0]], "loss")
+    assert [(d.arm, d.against) for d in family] == pairs, "a repeated pair counts once"
+    assert {d.comparisons for d in family} == {5}
+    t = scipy_stats.t.isf(0.05 / 5 / 2, 5)
+    for d in family:
+        assert d.high is not None and d.high - d.mean == pytest.approx(t * d.sd / math.sqrt(6))
+    assert [d.p_holm for d in family] == pytest.approx(list(multipletests([d.p for d in family], method="holm")[1]))
+
+
+def test_only_common_seeds_are_compared_and_missing_ones_keep_the_family() -> None:
+    values = {"a": {0: 1.0, 1: 1.2, 2: 9.0}, "b": {0: 1.1, 1: 1.4, 3: -9.0}, "c": {0: 2.0}}
+    found = differences(values, [("a", "b"), ("c", "b"), ("gone", "b")], "loss")
+    assert [d.n for d in found] == [2, 1, 0]
+    assert found[0].mean == pytest.approx(-0.15) and found[0].comparisons == 3
+    for d in found[1:]:
+        assert (d.low, d.high, d.p, d.resolvable, d.sd) == (None, None, 1.0, None, 0.0) and not d.resolved
+    for d in found:
+        json.dumps(dataclasses.asdict(d), allow_nan=False)
+
+
+def test_differences_that_do_not_vary() -> None:
+    base = {0: 1.0, 1: 2.0, 2: 3.0}
+    same, shifted = differences(
+        {"b": base, "s": base, "d": {s: v + 0.1 for s, v in base.items()}}, [("s", "b"), ("d", "b")], "x"
+    )
+    assert (same.low, same.high, same.p) == (0.0, 0.0, 1.0)
+    assert (shifted.low, shifted.high, shifted.p) == (None, None, 1.0), "no error can be estimated from a constant"
+    assert shifted.largest == pytest.approx(0.1)
+    assert shifted.correlation == pytest.approx(1.0)
+    (flat,) = differences({"b": {0: 1.0, 1: 1.0, 2: 1.0}, "a": base}, [("a", "b")], "x")
+    assert flat.correlation == 0.0 and flat.low is not None
+
+
+@pytest.mark.parametrize("scale", [1e-16, 1e-9, 1.0])
+def test_the_largest_difference_is_one_of_them(scale: float) -> None:
+    base = {0: 5.9, 1: 5.8, 2: 5.7, 3: 5.88}
+    off = [0.0, 4 * scale, -8 * scale, scale]
+    (found,) = differences({"a": {s: v + off[s] for s, v in base.items()}, "b": base}, [("a", "b")], "loss")
+    paired = [base[s] + off[s] - base[s] for s in base]
+    assert found.largest == max(map(abs, paired)) and found.sd == float(np.std(paired, ddof=1))
+    (alone,) = differences({"a": {0: 1.5}, "b": {0: 1.0}}, [("a", "b")], "x")
+    assert (alone.largest, alone.low) == (0.5, None)
+
+
+def test_a_pair_and_its_reverse_are_one_comparison() -> None:
+    rng = np.random.default_rng(2)
+    values = {name: losses(list(3.9 + rng.normal(0, 0.01, 6))) for name in "abc"}
+    pairs = [("a", "b"), ("c", "b"), ("b", "a"), ("c", "b"), ("b", "c"), ("a", "c")]
+    family = {(d.arm, d.against): d for d in differences(values, pairs, "loss")}
+    assert list(family) == [("a", "b"), ("c", "b"), ("a", "c")]
+    assert {d.comparisons for d in family.values()} == {3}
+    (alone,) = differences(values, [("b", "a")], "loss")
+    mirrored = between(family, "b", "a")
+    assert mirrored is not None and between(family, "a", "gone") is None
+    assert (mirrored.arm, mirrored.against) == ("b", "a")
+    for name in ("mean", "sd", "largest", "p", "correlation", "n"):
+        assert getattr(mirrored, name) == pytest.approx(getattr(alone, name)), name
+    plain = family["a", "b"]
+    assert plain.low is not None and plain.high is not None and mirrored.low is not None
+    assert (mirrored.low, mirrored.high) == (-plain.high, -plain.low) and mirrored.mirrored == plain
+    (same,) = differences({"a": {0: 1.0, 1: 2.0}, "b": {0: 1.0, 1: 2.0}}, [("a", "b")], "loss")
+    assert f"{same.mirrored.mean:+.1f} {same.mirrored.low:+.1f} {same.mirrored.high:+.1f}" == "+0.0 +0.0 +0.0"
+
+
+def test_bad_values_are_refused() -> None:
+    with pytest.raises(ValueError, match="not finite"):
+        differences({"a": {0: math.nan, 1: 1.0}, "b": {0: 1.0, 1: 1.0}}, [("a", "b")], "loss")
+    with pytest.raises(ValueError, match="itself"):
+        differences({"a": {0: 1.0}}, [("a", "a")], "loss")
+    assert differences({}, [], "loss") == []
+
+
+# power
+
+
+@pytest.mark.parametrize("n", [3, 6, 12, 40])
+def test_resolvable_agrees_with_statsmodels(n: int) -> None:
+    rng = np.random.default_rng(n)
+    values = {"a": losses(list(rng.normal(size=n))), "b": losses(list(rng.normal(size=n)))}
+    (found,) = differences(values, [("a", "b")], "loss")
+    assert found.resolvable is not None
+    assert TTestPower().power(found.resolvable / found.sd, n, 0.05) == pytest.approx(0.8, abs=1e-4)
+
+
+def test_two_seeds_resolve_almost_nothing() -> None:
+    """statsmodels' own solver says 10 standard deviations here, its bound; simulation says 57.7."""
+    values = {"a": {0: 0.0, 1: 2**0.5}, "b": {0: 0.0, 1: 0.0}}
+    pairs = [("a", "b"), *((f"gone{i}", "b") for i in range(4))]
+    found = differences(values, pairs, "loss")[0]
+    assert found.resolvable is not None
+    assert found.sd == pytest.approx(1.0) and found.resolvable == pytest.approx(57.69, abs=0.1)
+    rng = np.random.default_rng(0)
+    low, _, _ = paired_intervals(found.resolvable + rng.standard_normal((20_000, 2)), 5)
+    assert (low > 0).mean() == pytest.approx(0.8, abs=0.01)
+
+
+def test_seeds_needed() -> None:
+    assert seeds_needed(0.005, 0.005, 1) == 10
+    assert seeds_needed(-0.005, 0.005, 5) == 16
+    assert seeds_needed(0.010, 0.005, 5) == 7
+    assert seeds_needed(1.0, 0.005, 5) == 2
+    assert seeds_needed(0.0, 0.005, 5) is None and seeds_needed(0.005, 0.0, 5) is None
+    assert seeds_needed(1e-7, 0.005, 5) is None
+
+
+# calibration (benchmarks/calibration.py is the long form)
+
+
+def test_simultaneous_coverage(rows: dict[str, dict[str, float]]) -> None:
+    """95 +- 1 % for normal noise of any variances. Heavy tails make the t conservative: 97 %, above the 96 % asked."""
+    for name in ("normal", "variance x5", "sd x5"):
+        assert rows[name]["coverage"] == pytest.approx(0.95, abs=0.01), name
+        assert rows[name]["mixed_coverage"] == pytest.approx(0.95, abs=0.01), name
+    assert 0.95 <= rows["heavy_tailed"]["coverage"] <= 0.98
+
+
+def test_false_verdicts_stay_under_five_percent(rows: dict[str, dict[str, float]]) -> None:
+    for name, row in rows.items():
+        assert row["false_verdicts"] <= 0.05, name
+
+
+def test_power_at_ten_millinats(rows: dict[str, dict[str, float]]) -> None:
+    assert rows["normal"]["power_one"] == pytest.approx(0.75, abs=0.02)
+    assert rows["normal"]["power_all"] == pytest.approx(0.75, abs=0.02)
+    assert rows["normal"]["holm_power_one"] - rows["normal"]["power_one"] < 0.01, "one effect: Holm adds nothing"
+
+
+def test_the_procedures_that_are_not_used_fail(rows: dict[str, dict[str, float]]) -> None:
+    for name in ("normal", "variance x5", "sd x5"):
+        assert rows[name]["unadjusted_fwer"] > 0.15, name
+        assert rows[name]["cut_mixed_coverage"] < 0.935, "Bonferroni cut at 0 by Holm is not simultaneous"
+    noise = calibration.GENERATORS["sd x5"]
+    pooled = calibration.simulate(noise, [0.0] * 5, SWEEPS, np.random.default_rng(0))
+    covered = calibration.covers(calibration.dunnett_intervals(pooled, 2.688), [0.0] * 5)
+    assert 1 - covered > 0.06, "a blocked Dunnett pools variances that differ"
+
+
+def test_the_simulators_holm_is_statsmodels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gc, "collect", lambda: 0)  # multipletests collects at every call: 0.06 s each
+    p = np.random.default_rng(3).uniform(0, 0.05, (200, 5))
+    reference = [multipletests(row, method="holm")[0] for row in p]
+    assert (calibration.holm_rejects(p) == np.array(reference)).all()
+
+
+def test_real_residuals_are_read_from_published_records(tmp_path: Path) -> None:
+    folder = tmp_path / "moe_balance" / "cpu" / "records"
+    folder.mkdir(parents=True)
+    assert calibration.real_residuals(tmp_path).size == 0
+    rng = np.random.default_rng(0)
+    table = 3.9 + rng.normal(0, 0.04, (1, 4)) + rng.normal(0, 0.005, (3, 4))
+    for arm, seed in np.ndindex(table.shape):
+        record = {"status": "complete", "seed": seed, "metrics": {"loss": table[arm, seed]}}
+        record["config"] = {"optim": {"lr": float(arm)}, "eval": {"split": "test"}}
+        (folder / f"{arm}-{seed}.json").write_text(json.dumps(record))
+    found = calibration.real_residuals(tmp_path)
+    assert found.size == 12 and abs(found.mean()) < 1e-12 and 0.001 < found.std() < 0.01
+    draws = calibration.resampled(found)(rng, (2000, 6))
+    assert draws.std() == pytest.approx(1.0, abs=0.05) and abs(draws.mean()) < 0.05
+
+
+# scores, tuning, balance, cost
+
+
+def test_a_score_has_signal_or_lacks_it_for_a_reason() -> None:
+    assert lack_of_signal([0.40, 0.41, 0.42], chance=0.25, items=1000) is None
+    chance, ceiling, few = "not above chance", "at the ceiling", "too few items"
+    assert lack_of_signal([0.28, 0.29, 0.28], chance=0.25, items=1000) == chance, "3 SE of 1,000 items are 0.041"
+    assert lack_of_signal([0.35, 0.35], chance=0.25, items=100) == chance
+    assert lack_of_signal([0.99, 0.995], chance=0.25, items=1000) == ceiling
+    assert lack_of_signal([1.0], 0.25, 1000) == ceiling and lack_of_signal([1.0, 1.0], 0.5, 400) == ceiling
+    assert lack_of_signal([0.0], 0.25, 1000) == chance and lack_of_signal([0.0, 0.0], 0.0, 1000) == chance
+    assert lack_of_signal([0.10, 0.60, 0.25, 0.45], chance=0.25, items=10_000) == chance, "the spread over seeds counts"
+    assert lack_of_signal([], 0.25, 1000) == "no score"
+    assert lack_of_signal([0.55, 0.55], chance=0.25, items=1000, ceiling=0.58) == ceiling
+    assert lack_of_signal([0.5, 0.5], 0.25, items=4) == lack_of_signal([1.0], 0.25, items=2) == few
+
+
+def test_mistuning_estimate_of_a_known_parabola() -> None:
+    points = {lr: 3.0 + 0.1 * (math.log(lr) - math.log(6e-3)) ** 2 for lr in (1.25e-3, 2.5e-3, 5e-3, 1e-2, 2e-2)}
+    assert mistuning_estimate(points) == pytest.approx(0.1 * math.log(6 / 5) ** 2)
+    assert on_edge(points) is None
+
+
+def test_mistuning_without_a_vertex() -> None:
+    assert mistuning_estimate({1e-3: 1.0, 2e-3: 0.9}) is None
+    assert mistuning_estimate({1e-3: 0.8, 2e-3: 0.9, 4e-3: 1.0}) is None and mistuning_estimate({}) is None
+    assert mistuning_estimate({1e-3: 1.0, 2e-3: 0.9, 4e-3: math.inf}) is None
+    assert mistuning_estimate({1e-3: 1.0, 2e-3: 1.0, 4e-3: 1.0}) is None
+
+
+def test_on_edge() -> None:
+    assert on_edge({1e-3: 0.8, 2e-3: 0.9, 4e-3: 1.0}) == "low"
+    assert on_edge({4e-3: 0.8, 1e-3: 1.0, 2e-3: 0.9}) == "high"
+    assert on_edge({1e-3: 0.9, 2e-3: 0.9, 4e-3: math.inf}) is None, "an inner point that is as good"
+    assert on_edge({1e-3: 0.9}) is None and on_edge({1e-3: math.inf, 2e-3: math.inf}) == "low"
+
+
+def test_tokens_saved_inverts_a_known_scaling() -> None:
+    """Loss falls by 0.1 per e-fold of tokens; an arm that is as good with 20 % fewer tokens saved 20 %."""
+    control = Difference(
+        "control", "base", "loss", 6, -0.1 * math.log(0.9), 0.001, 0.012, 0.008, 0.013, 0.0, 0.0, 0.9, 0.001
+    )
+    assert tokens_saved(0.1 * math.log(0.8), control) == pytest.approx(0.2)
+    assert tokens_saved(0.1 * math.log(1.25), control) == pytest.approx(-0.25)
+    assert tokens_saved(-0.01, dataclasses.replace(control, low=-0.001)) is None
+    assert tokens_saved(-0.01, dataclasses.replace(control, low=None, high=None)) is None

@@ -1,0 +1,377 @@
+"""Tables: what each cell says, what is never printed, and bytes that repeat."""
+
+import csv
+import dataclasses
+import io
+import itertools
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ablations.files import read_json, write_json
+from ablations.judge.result import Result, load_result
+from ablations.judge.stats import differences
+from ablations.record.documents import Speed, SweepState
+from ablations.record.guardresult import GuardResult
+from ablations.show import balance, costs, figures, numbers, page, render, tables, terminal
+
+FEW = ("aux_loss", "bias", "control", "aa")
+
+
+@pytest.fixture(scope="module")
+def result(finished_run: Path) -> Result:
+    return load_result(finished_run, "moe_balance", "cpu")
+
+
+def load(runs: Path) -> Result:
+    return load_result(runs, "moe_balance", "cpu")
+
+
+def cell(table: tables.Table, row: str, column: str) -> str:
+    return next(r for r in table.rows if r[0] == row)[table.columns.index(column)]
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        (numbers.signed(-0.00412, 4), "-0.0041"),
+        (numbers.signed(0.00412, 4), "+0.0041"),
+        (numbers.signed(-0.00001, 4), "0.0000"),
+        (numbers.signed(None, 4), "-"),
+        (numbers.fixed(math.nan, 4), "-"),
+        (numbers.interval(-1.0, None, 2), "-"),
+        (numbers.p_value(0.0004), "<0.001"),
+        (numbers.count(1_430_000), "1.43M"),
+        (numbers.count(999_960), "1M"),
+        (numbers.percent(-0.111, 1, sign=True), "-11.1 %"),
+        (numbers.settings({"model.moe.balance.alpha": 1e-2 / 3, "optim.lr": 5e-3}), "lr 0.005, alpha 0.003333"),
+    ],
+)
+def test_numbers(written: str, expected: str) -> None:
+    assert written == expected
+
+
+def test_loss_row(result: Result) -> None:
+    table = tables.loss_table(result)
+    d = result.difference("none")
+    assert d is not None and d.low is not None and d.high is not None
+    assert cell(table, "none", "difference") == f"{d.mean:+.4f}"
+    assert cell(table, "none", "95 % interval") == f"[{d.low:+.4f}, {d.high:+.4f}]"
+    assert cell(table, "aux_loss", "difference") == "-"
+    assert cell(table, "bias", "chosen") == "lr 0.005, u 0.01"
+    assert cell(table, "control", "worth in tokens") == "-11.1 %"
+
+
+def test_balance_shows_value_share_and_floor(result: Result) -> None:
+    table = balance.balance_table(result)
+    value = result.arms["none"].mean("max_vio_global")
+    assert value is not None
+    row = next(r for r in table.rows if r[0] == "none")
+    assert row[1:4] == [f"{value:.3f}", f"{100 * value / 3:.1f} %", "0.014"]
+
+
+def test_verdicts_stand_beside_the_papers_numbers(result: Result) -> None:
+    rows = tables.verdict_table(result).rows
+    assert rows[0][:4] == [
+        "bias has lower loss than aux_loss",
+        "not resolved",
+        "2408.15664 Table 2: 9.56 to 9.50",
+        "-0.0063",
+    ]
+    assert rows[3][0] == "none is at most 0.005 above aux_loss in loss" and rows[3][1] == "disagrees"
+
+
+def test_sensitivity_says_what_the_control_showed(result: Result) -> None:
+    table = tables.sensitivity_table(result)
+    assert cell(table, "loss", "control is") == "detected"
+    assert cell(table, "MaxVio_global", "control is") == "not detected"
+
+
+def test_diverged_seed_is_shown(sweep_run: Any, tmp_path: Path) -> None:
+    sweep_run(tmp_path, diverged=(("none", 2),))
+    found = load(tmp_path)
+    assert cell(tables.loss_table(found), "none", "seeds") == "5/6, 1 diverged"
+    assert "survivors" in tables.loss_table(found).note
+    assert "none, seed 2: diverged, loss is not finite at step 79" in render.table_md(found)
+    assert render.summary_sentence(found).endswith("none diverged in 1 of 6 seeds.")
+
+
+def test_scores_at_chance_are_marked(sweep_run: Any, tmp_path: Path) -> None:
+    sweep_run(tmp_path / "a", accuracy=0.26, seeds=2)
+    sweep_run(tmp_path / "b", accuracy=0.6, seeds=2)
+    marked, plain = (tables.scores_table(load(tmp_path / name)) for name in ("a", "b"))
+    assert cell(marked, "bias", "python cloze acc (chance 0.25)").endswith("(no signal)")
+    assert cell(plain, "bias", "python cloze acc (chance 0.25)").startswith("0.")
+    assert "no signal" not in str(plain.rows)
+
+
+def test_failed_guard_is_named(sweep_run: Any, tmp_path: Path) -> None:
+    folder = sweep_run(tmp_path, seeds=2)
+    state = SweepState.read(folder)
+    state.guards["bias"][0] = GuardResult("causality", False, "token 3 sees token 4")
+    state.write(folder)
+    table = tables.guards_table(load(tmp_path))
+    assert cell(table, "bias", "causality") == "FAIL" and cell(table, "none", "causality") == "pass"
+    assert "bias, causality: token 3 sees token 4." in table.note
+
+
+@pytest.mark.parametrize("state", [{}, {"seeds": 1}])
+def test_page_and_table_show_the_same_tables(sweep_run: Any, tmp_path: Path, state: dict[str, Any]) -> None:
+    sweep_run(tmp_path, **state)
+    found = load(tmp_path)
+    layers = {"max_vio_global_layer1": {0: 0.1}, "max_vio_batch_layer1": {0: 0.1}}
+    arms = {n: dataclasses.replace(arm, values={**arm.values, **layers}) for n, arm in found.arms.items()}
+    found = dataclasses.replace(found, arms=arms)
+    titles = [table.title for table in tables.all_tables(found).values()]
+    assert "Balance by MoE layer" in titles and len(set(titles)) == len(titles) > 7
+    in_md = re.findall(r"^## (.+)$", render.table_md(found), flags=re.M)
+    in_page = re.findall(r"<h2>(.+?)</h2>", page.page_html(found, [], []))
+    assert [t for t in in_md if t in titles] == [t for t in in_page if t in titles] == titles
+
+
+def test_figures_stand_behind_tables_that_exist() -> None:
+    assert set(page.FIGURES_AFTER) <= set(tables.TABLES)
+    placed = [name for names in page.FIGURES_AFTER.values() for name in names]
+    assert sorted(placed) == sorted(figures._FIGURES)
+
+
+def test_search_marks_the_chosen_point(result: Result) -> None:
+    chosen = [row[:2] for row in tables.search_table(result).rows if row[2] == "chosen"]
+    assert chosen == [
+        ["aux_loss", "lr 0.005, alpha 0.01"],
+        ["batch_aux_loss", "lr 0.005, alpha 0.01"],
+        ["bias", "lr 0.005, u 0.01"],
+        ["none", "lr 0.005"],
+    ]
+
+
+def test_search_says_what_lies_on_an_edge(sweep_run: Any, tmp_path: Path) -> None:
+    """Of the stand-in's strengths the middle one is chosen, though the lowest has less loss: it is then the best only
+    where the lowest does not balance."""
+    sweep_run(tmp_path / "free")
+    table = tables.all_tables(load(tmp_path / "free"))["search"]
+    chosen = {row[0]: row for row in table.rows if row[2] == "chosen"}
+    assert chosen["none"][-1] == "none" and chosen["bias"][-1] == "u 0.01 lowest"
+    assert "bias (u 0.01 lowest)" in table.note
+    sweep_run(tmp_path / "limited", limit=0.06)
+    rows = tables.all_tables(load(tmp_path / "limited"))["search"].rows
+    row = next(r for r in rows if r[0] == "bias" and r[2] == "chosen")
+    assert row[-1] == "none", "the lowest u does not balance"
+
+
+def test_what_a_search_wrote_of_its_limit_is_read_and_not_made_again(sweep_run: Any, tmp_path: Path) -> None:
+    folder = sweep_run(tmp_path, limit=0.06)
+    state = SweepState.read(folder)
+    state.search = [dataclasses.replace(trial, share=0.0) for trial in state.search]
+    state.write(folder)
+    row = next(r for r in tables.search_table(load(tmp_path)).rows if r[0] == "bias" and r[2] == "chosen")
+    assert row[-1] == "u 0.01 lowest", "by the shares in the file every point is within the limit"
+
+
+def claims_of(sweep_run: Any, runs: Path, *claims: dict[str, Any]) -> Result:
+    sweep_run(runs, expected=list(claims))
+    return load(runs)
+
+
+def test_a_reversed_claim_is_the_same_comparison(sweep_run: Any, tmp_path: Path) -> None:
+    straight = claims_of(sweep_run, tmp_path / "a", {"arm": "none", "kind": "better"})
+    reverse = claims_of(sweep_run, tmp_path / "b", {"arm": "aux_loss", "against": "none", "kind": "better"})
+    (ours,), (theirs,) = straight.verdicts, reverse.verdicts
+    assert (ours.outcome, theirs.outcome) == ("disagrees", "agrees")
+    assert ours.difference is not None and theirs.difference == ours.difference.mirrored
+    assert ours.difference.comparisons == theirs.difference.comparisons == 5
+    assert "aux_loss minus none is -0.0179 [-0.0261, -0.0097]" in theirs.why
+    assert reverse.differences["loss"] == straight.differences["loss"]
+    row = tables.verdict_table(reverse).rows[0]
+    assert row[0] == "aux_loss has lower loss than none" and row[4:6] == ["-0.0179", "[-0.0261, -0.0097]"]
+    assert "aux_loss against none: -0.0179 nats" in render.summary_sentence(reverse)
+
+
+def test_a_metric_of_which_more_is_better_is_said_so(sweep_run: Any, tmp_path: Path) -> None:
+    claim = {"arm": "bias", "metric": "python_cloze/acc", "paper_value": 0.0}
+    found = claims_of(sweep_run, tmp_path, claim | {"kind": "better"}, claim | {"kind": "not_worse", "margin": 0.01})
+    table = tables.verdict_table(found)
+    assert [row[0] for row in table.rows] == [
+        "bias has higher python cloze acc than aux_loss",
+        "bias is at most 0.01 below aux_loss in python cloze acc",
+    ]
+    assert table.note.startswith("Higher is better: python cloze acc. ") and "(above 0)" in table.rows[0][-1]
+    sentence = render.summary_sentence(found)
+    assert "(claimed: higher; paper: 0.0000)" in sentence and "(claimed: at least -0.01; paper: 0.0000)" in sentence
+    assert table.rows[0][3] == "0.0000" and "gives no size" not in table.rows[0][-1]
+
+
+def test_csv_holds_exact_floats_and_no_clock(result: Result) -> None:
+    rows = {row["arm"]: row for row in csv.DictReader(io.StringIO(render.table_csv(result)))}
+    d = result.difference("bias")
+    assert d is not None
+    assert float(rows["bias"]["loss_difference_low"]) == d.low  # repr: every bit
+    assert list(rows) == sorted(rows) and rows["aux_loss"]["loss_difference_mean"] == ""
+    assert not [name for name in next(iter(rows.values())) if "second" in name or name.endswith("_s") or "rss" in name]
+
+
+def test_csv_is_byte_identical_whatever_the_clock_and_the_order(sweep_run: Any, tmp_path: Path) -> None:
+    folder = sweep_run(tmp_path)
+    before = render.table_csv(load(tmp_path))
+    state = SweepState.read(folder)
+    state.confirm, state.search, state.minutes = state.confirm[::-1], state.search[::-1], 99.0
+    state.speed = {name: Speed(1.1 * speed.tokens_per_second) for name, speed in state.speed.items()}
+    state.write(folder)
+    for path in (tmp_path / "trials").glob("*/record.json"):
+        content = read_json(path)
+        content["timings"]["train_s"] += 5
+        write_json(path, content)
+    assert render.table_csv(load(tmp_path)) == before
+    assert "104.5" not in before
+
+
+@pytest.mark.parametrize("state", ["finished", "one seed", "nothing", "diverged"])
+def test_nothing_absent_is_spelled_out(sweep_run: Any, tmp_path: Path, state: str) -> None:
+    states: dict[str, dict[str, Any]] = {
+        "finished": {},
+        "one seed": {"seeds": 1},
+        "nothing": {
+            "missing": tuple((arm, seed) for arm in ("aux_loss", "bias", "control", "aa") for seed in range(2))
+        },
+        "diverged": {"diverged": (("bias", 0), ("bias", 1), ("aux_loss", 0))},
+    }
+    sweep_run(tmp_path, **{"seeds": 2, "arms": FEW, **states[state]})
+    found = load(tmp_path)
+    text = render.table_md(found) + render.table_csv(found) + render.timings_csv(found) + render.summary_sentence(found)
+    assert not re.search(r"\b(nan|inf|None|NaN)\b", text.replace("Paper: none", "")), text
+
+
+def on_terminal(result: Result, width: int) -> str:
+    from rich.console import Console
+
+    console = Console(width=width, record=True, file=io.StringIO(), color_system=None)
+    terminal.print_table(console, result)
+    return console.export_text()
+
+
+def renamed(result: Result, names: dict[str, str], factor: float = 1.0) -> Result:
+    """With other names of arms, and all numbers that many times as large."""
+    arms = {
+        names.get(n, n): dataclasses.replace(
+            arm,
+            name=names.get(n, n),
+            values={m: {s: factor * v for s, v in by.items()} for m, by in arm.values.items()},
+        )
+        for n, arm in result.arms.items()
+    }
+    pairs = [(name, result.baseline) for name in arms if name != result.baseline]
+    values = {name: arm.values["loss"] for name, arm in arms.items()}
+    family = {(d.arm, d.against): d for d in differences(values, pairs, "loss")}
+    return dataclasses.replace(result, arms=arms, differences={"loss": family})
+
+
+LONG = {"bias": "bias_with_a_very_long_name_indeed", "none": "nothingwhatsoeverthatcouldbebroken"}
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 120])
+@pytest.mark.parametrize("factor", [1.0, -1234.0])
+@pytest.mark.parametrize("names", [{}, LONG], ids=["short", "long"])
+def test_no_number_is_cut_on_a_terminal(result: Result, width: int, factor: float, names: dict[str, str]) -> None:
+    shown = renamed(result, names, factor)
+    text = on_terminal(shown, width)
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text
+    if width >= 60:
+        assert max(len(line.rstrip()) for line in text.splitlines()) <= width
+    written, heads = text.split(), next(line for line in text.splitlines() if line.startswith("arm")).split()
+    assert ("loss" in heads) == (width >= 60)
+    for arm in shown.arms.values():
+        d = shown.difference(arm.name)
+        numbers_shown = [numbers.fixed(arm.mean("loss"), 4)] if "loss" in heads else []
+        if d is not None:
+            numbers_shown += [numbers.signed(d.mean, 4), *numbers.interval(d.low, d.high, 4).split()]
+        assert set(numbers_shown) <= set(written), (arm.name, text)
+        assert all(piece in "".join(written) for piece in terminal._broken(arm.name).split("\n")), "names are whole"
+
+
+def test_a_zero_is_a_number(result: Result) -> None:
+    """Where all that was measured is 0, nothing reads as if it were not there."""
+    zero = renamed(result, {}, 0.0)
+    zero = dataclasses.replace(
+        zero,
+        arms={n: dataclasses.replace(a, speed=Speed(15_200.0, peak_training_bytes=0.0)) for n, a in zero.arms.items()},
+    )
+    assert {cell(tables.loss_table(zero), name, "loss") for name in zero.arms} == {"0.0000"}
+    assert {cell(balance.balance_table(zero), name, "of maximum") for name in zero.arms} == {"0.0 %"}
+    assert {cell(costs.speed_table(zero), name, "training memory (MiB)") for name in zero.arms} == {"0"}
+    assert cell(tables.loss_table(zero), "bias", "95 % interval") == "[0.0000, 0.0000]"
+
+
+@pytest.mark.parametrize("unmeasured", ["none", "aux_loss"])
+def test_an_arm_without_a_speed_leaves_the_others_theirs(sweep_run: Any, tmp_path: Path, unmeasured: str) -> None:
+    folder = sweep_run(tmp_path, seeds=2)
+    state = SweepState.read(folder)
+    del state.speed[unmeasured]
+    state.write(folder)
+    table = costs.speed_table(load(tmp_path))
+    rows = {row[0]: row[1:] for row in table.rows}
+    assert rows.pop(unmeasured) == ["-"] * 3
+    share = "-" if unmeasured == "aux_loss" else "1.00"
+    assert len(rows) == 5 and all(row == ["15,200", share, "868"] for row in rows.values())
+    assert "15.2k" in on_terminal(load(tmp_path), 200)
+
+
+def test_secondary_columns_go_first(result: Result) -> None:
+    heads = {width: on_terminal(result, width) for width in (60, 80, 100, 120, 140)}
+    for width, columns in (
+        (60, ["seeds", "loss"]),
+        (80, ["chosen", "seeds", "loss", "MaxVio"]),
+        (100, ["chosen", "seeds", "loss", "Holm p", "MaxVio", "cloze"]),
+        (140, ["chosen", "seeds", "loss", "Holm p", "MaxVio", "cloze", "tok/s", "MiB"]),
+    ):
+        for name in ("arm", "difference", *columns):
+            assert re.search(rf"\b{re.escape(name)}\b", heads[width]), (width, name)
+    assert "MiB" not in heads[80] and "tok/s" not in heads[80] and "Holm" not in heads[60]
+    kept = [terminal.fitting(terminal._columns(result), width) for width in range(200, 20, -1)]
+    ranks = [{column.rank for column in columns} for columns in kept]
+    assert all(later <= earlier for earlier, later in itertools.pairwise(ranks)), "narrower shows nothing more"
+    assert all(set(range(max(found) + 1)) - found <= set() for found in ranks), "and drops the last rank first"
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "mark", "words"),
+    [(0.26, "*", "not above chance"), (1.0, "^", "at the ceiling"), (0.6, "", "")],
+)
+def test_a_score_without_signal_says_why(
+    sweep_run: Any, tmp_path: Path, accuracy: float, mark: str, words: str
+) -> None:
+    sweep_run(tmp_path, accuracy=accuracy, seeds=2)
+    found = load(tmp_path)
+    text = on_terminal(found, 120)
+    assert ("no signal" in text) == bool(mark) and (not mark or f"{mark} no signal: {words}" in text)
+    cells = [cell for row in tables.all_tables(found)["scores"].rows for cell in row]
+    assert any("at the ceiling" in cell for cell in cells) == (accuracy == 1.0)
+
+
+def test_sentence_is_honest(result: Result) -> None:
+    sentence = render.summary_sentence(result)
+    assert sentence.startswith("bias against aux_loss: -0.0047 nats [-0.0151, +0.0057], not resolved (claimed: lower;")
+    assert "MaxVio_global of bias 0.107 against 0.254 of aux_loss: agrees" in sentence
+    bare = dataclasses.replace(result, verdicts=[], plan=dataclasses.replace(result.plan, expected=[]))
+    assert "bias against aux_loss: -0.0047 nats [-0.0151, +0.0057], not resolved" in render.summary_sentence(bare)
+    assert "none against aux_loss: +0.0179 nats [+0.0093, +0.0265], resolved" in render.summary_sentence(bare)
+
+
+def test_sentence_of_an_unfinished_run(sweep_run: Any, tmp_path: Path) -> None:
+    sweep_run(tmp_path, missing=(("bias", 0),))
+    assert render.summary_sentence(load(tmp_path)).startswith("So far (35 of 36 trials): ")
+
+
+def test_layers_stand_in_their_order_with_their_share_of_the_maximum(result):
+    assert not balance.layer_table(result).rows, "records of before had no layers"
+    arm = result.arms["bias"]
+    layers = {f"max_vio_global_layer{i}": {0: i / 10} for i in range(1, 12)}
+    own = dataclasses.replace(arm, values={**arm.values, **layers})
+    table = balance.layer_table(dataclasses.replace(result, arms={"bias": own}))
+    most = own.mean("max_vio_max")
+    assert table.columns == ["arm", "metric", *(f"layer {i}" for i in range(1, 12)), "floor"]
+    (row,) = table.rows
+    assert row[:2] == ["bias", "MaxVio_global"] and row[-1] == numbers.fixed(own.mean("max_vio_floor"), 3)
+    assert row[2] == f"0.100 ({numbers.percent(0.1 / most, 1)})" and row[12].startswith("1.100 ")

@@ -1,0 +1,224 @@
+"""The plan: arms and their keys, budgets, seeds, published values, and what is written down before the first trial."""
+
+import dataclasses
+import json
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+from stand_in_kinds import asked
+
+from ablations.config.compose import compose
+from ablations.config.trialkeys import differing
+from ablations.files import read_json
+from ablations.record.documents import PLAN, STATE, PlanDocument, SweepState
+from ablations.sweep.announce import describe
+from ablations.sweep.plan import make_plan
+from ablations.sweep.registration import registered
+from models.typed import ConfigError
+
+FRESH = ("search=fresh", "search_points=2", "search_seeds=1")
+
+
+def test_baseline_first_control_and_aa_last_and_each_differs_as_declared(plan):
+    made = plan("arms=[none,bias]")
+    assert list(made.arms) == ["aux_loss", "none", "bias", "control", "aa"]
+    base = made.baseline.keys
+    assert differing(made.arms["control"].keys, base) == ["train.token_fraction"]
+    assert differing(made.arms["aa"].keys, base) == ["train.perturb"]
+    assert made.arms["aa"].keys.train.perturb == 1e-6
+    assert set(differing(made.arms["bias"].keys, base)) == {
+        *("model.moe.balance.kind", "model.moe.balance.alpha", "model.moe.balance.update_speed")
+    }
+    assert [arm.name for arm in made.searched_arms] == ["aux_loss", "none", "bias"]
+    assert all(arm.keys.model.dtype == "float32" for arm in made.arms.values())
+
+
+def test_auto_is_resolved_in_every_arm(plan):
+    made = plan("model.dtype=auto")
+    assert {arm.keys.model.dtype for arm in made.arms.values()} <= {"float32", "bfloat16"}
+
+
+def test_equal_budgets(plan):
+    made = plan("arms=all", "search=fresh", "search_points=3", "search_seeds=3")
+    spent = {a.name: len(a.grid(made.shared)) * len(made.search_seeds(a)) for a in made.searched_arms}
+    assert set(spent.values()) == {9}
+    assert len(made.search_seeds(made.arms["none"])) == 3
+    assert made.search_trials == 9 * 5
+
+
+def test_a_pinned_key_is_searched_for_no_arm(plan):
+    made = plan("search=fresh", "optim.lr=0.007")
+    assert made.shared == {}
+    assert {arm.keys.optim.lr for arm in made.arms.values()} == {0.007}
+    assert made.arms["bias"].grid(made.shared) == [{"model.moe.balance.update_speed": x} for x in (0.003, 0.01)]
+
+
+def test_confirmation_seeds_are_their_own(plan):
+    assert plan("seeds=3").seeds == [0, 1, 2]
+    assert plan("seeds=[7,9]").seeds == [7, 9]
+    for seeds in ("seeds=[5,1000]", "seeds=1001"):
+        with pytest.raises(ConfigError, match=r"^seeds=.*1000 is a search seed"):
+            plan(seeds)
+
+
+@pytest.fixture
+def published(conduct, runs, tmp_path):
+    """Publishes plan.json and state.json of a fresh search; returns their folder."""
+    conduct(*FRESH)
+    folder = tmp_path / "results/toy/smoke"
+    folder.mkdir(parents=True)
+    for name in (PLAN, STATE):
+        shutil.copy(runs / "toy/smoke" / name, folder)
+    return folder
+
+
+def test_published_values_are_pinned_and_nothing_is_searched(published, conduct, pool, plan):
+    made = plan("search_points=2")
+    state = SweepState.read(published)
+    assert made.published.chosen == state.chosen and made.published.mistuning == state.mistuning
+    assert (made.fresh_because, made.search_trials) == (None, 0)
+    assert "published values, nothing is searched" in describe(made)
+    pool.ran.clear()
+    conductor = conduct("search_points=2", "seeds=[5,6]")
+    requests = [asked(job) for job in pool.ran["trial"]]
+    assert [request.labels.phase for request in requests] == ["confirm"] * 8
+    strengths = {request.trial.keys.model.moe.balance.alpha for request in requests}
+    assert state.chosen["aux_loss"]["model.moe.balance.alpha"] in strengths
+    assert conductor.state.chosen == state.chosen
+    assert conductor.state.search == state.search != [], "the page shows the search"
+    assert plan(*FRESH).published is None
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["model.d_model=48"], "the published search had model.d_model=32, here it is 48"),
+        (["train.tokens=6144"], "the published search had train.tokens=3072, here it is 6144"),
+        (["optim.lr=0.01"], "optim.lr=0.0025, here it is 0.01"),
+        (["arms=[none,bias]"], "has no arm none as it is now"),
+        (["search_points=3"], "has no arm aux_loss as it is now"),
+        (["scale=cpu"], "no published search of toy at scale=cpu"),
+    ],
+)
+def test_a_search_is_made_where_the_published_one_was_another(published, plan, words, reason):
+    points = [] if any("search_points" in word for word in words) else ["search_points=2"]
+    made = plan(*points, *words)
+    assert made.published is None
+    assert reason in made.fresh_because
+    assert f"({made.fresh_because}, so it searches afresh)" in describe(made)
+    assert made.search_trials > 0
+
+
+@pytest.mark.parametrize("word", ["eval.tokens=4096", "eval.items=10", "train.threads=2", "seeds=4", "arms=[bias]"])
+def test_what_changes_no_choice_keeps_the_published_values(published, plan, word):
+    assert plan("search_points=2", word).published is not None
+
+
+@pytest.mark.parametrize("name", [PLAN, STATE])
+def test_a_published_file_that_was_cut_off_is_one_line(published, plan, name):
+    content = (published / name).read_bytes()
+    (published / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(ConfigError, match=rf"{name}: not readable as JSON \(.*\); restore it, or remove it$"):
+        plan("search_points=2")
+
+
+def test_a_key_that_did_not_exist_then_had_its_default(published, plan):
+    """A published search stays valid when the schema grows."""
+    path = published / PLAN
+    earlier = read_json(path)
+    del earlier["keys"]["data"]["fim_rate"], earlier["keys"]["data"]["ramp_from"]
+    del earlier["keys"]["model"]["mtp"], earlier["keys"]["model"]["moe"]["scoring"]
+    path.write_text(json.dumps(earlier))
+    assert plan("search_points=2").published is not None
+    for word, said in (
+        ("data.ramp_from=0.5", "data.ramp_from=1.0, here it is 0.5"),
+        ("model.mtp.depth=1", "mtp.depth=0"),
+    ):
+        made = plan("search_points=2", word)
+        assert made.published is None and said in made.fresh_because
+
+
+def test_the_published_search_of_this_checkout_is_found():
+    """It was made before most of today's keys existed."""
+    made = make_plan(compose(["sweep=moe_balance", "scale=cpu", "track.mode=disabled"]))
+    assert (made.fresh_because, made.search_trials) == (None, 0)
+    assert made.published.chosen.keys() >= made.sweep.arms.keys() - {"microbatch_aux_loss", "bias_aux_loss"}
+
+
+def test_a_result_without_a_search_has_no_values_to_pin(plan, tmp_path):
+    made = plan()
+    assert made.published is None
+    assert made.fresh_because == "no published search of toy at scale=smoke"
+
+
+def test_where_nothing_is_searched_nothing_needs_a_published_search(plan):
+    made = plan("optim.lr=0.005", "model.moe.balance.alpha=0.01", "model.moe.balance.update_speed=0.01")
+    assert (made.published.chosen["bias"], made.fresh_because, made.search_trials) == ({}, None, 0)
+
+
+def test_the_document_is_plain_deterministic_and_holds_the_rule(plan, tmp_path):
+    made = plan(*FRESH)
+    document = registered(made, {"text": "abc"})
+    text = json.dumps(dataclasses.asdict(document), sort_keys=True, allow_nan=False)
+    assert json.loads(text) == dataclasses.asdict(document)
+    document.write(tmp_path)
+    assert PlanDocument.read(tmp_path) == document, "what is read back equals it, or every run would look changed"
+    assert registered(plan(*FRESH), {"text": "abc"}) == document
+    assert registered(made, {"text": "abd"}).data != document.data
+    assert document.arms["control"].tokens == 2560
+    assert document.arms["control"].set["train.token_fraction"] == 0.9
+    assert document.arms["control"].train_flops == made.arms["control"].cost.flops_per_token * 2560
+    assert document.keys == made.baseline.keys
+    assert document.seeds == [0, 1]
+    assert "Holm" in document.decision_rule
+    assert len(document.expected) == 2
+    assert document.search_rule.keys == {"optim.lr": [0.0025, 0.005]}
+    assert document.search == "fresh"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        FRESH,
+        (*FRESH, "optim.lr=0.005", "data.path={text}", "data.source=text", "seeds=[4,9]", "arms=[none,bias]"),
+        ("search_points=2", "model.moe.balance.alpha=0.01", "launch.workers=3", "track.project=mine"),
+    ],
+)
+def test_the_plan_keeps_the_command_that_makes_it_again(plan, words, tmp_path):
+    text = tmp_path / "a b" / "it's (here).txt"
+    text.parent.mkdir()
+    text.write_text("def f(): pass\n")
+    document = registered(plan(*(word.replace("{text}", str(text)) for word in words)), {"text": "abc"})
+    typed = shlex.split(document.command)
+    assert typed[:4] == ["python", "-m", "ablations.run", "sweep=toy"] and "search=fresh" in typed
+    assert "scale=smoke" in typed
+    assert not [w for w in typed if w.startswith(("runs_dir", "launch", "track"))], "where and how it ran is no plan's"
+    again = registered(make_plan(compose([*typed[3:], "track.mode=disabled"])), {"text": "abc"})
+    assert again == document
+    assert document.sweep_file == (Path(__file__).parents[1] / "sweeps/toy.yaml").read_text()
+
+
+def test_the_command_says_where_the_published_values_were_found(published, plan, tmp_path):
+    typed = shlex.split(registered(plan("search_points=2", f"results_dir={tmp_path}"), {}).command)
+    assert {"search=published", f"results_dir={tmp_path}"} <= set(typed)
+    typed = shlex.split(registered(plan(*FRESH, f"results_dir={tmp_path}"), {}).command)
+    assert not [word for word in typed if word.startswith("results_dir")]
+
+
+def test_what_is_about_to_happen(plan):
+    text = describe(plan(*FRESH, "launch.workers=2"))
+    for part in (
+        "auxiliary-loss-free",
+        "(baseline)",
+        "fresh, 4 trials per arm, 8 in all",
+        "4 arms x 2 seeds (0, 1) = 8 trials",
+        "float32, 12 steps of 256 tokens in 2 microbatches",
+        "2 workers",
+    ):
+        assert part in text
+    assert plan(*FRESH, "launch.workers=1").minutes > plan(*FRESH, "launch.workers=4").minutes
+    assert plan(*FRESH, "seeds=8").minutes > plan(*FRESH, "seeds=2").minutes
+    mtp = plan("sweep=mtp_depth", "sweeps_dir=null", "arms=[chained_1]")
+    assert mtp.trial_seconds(mtp.arms["chained_1"]) > 1.2 * mtp.trial_seconds(mtp.arms["none"]), "more FLOPs, more time"

@@ -1,0 +1,82 @@
+"""What is checked before anything is begun, and what the plan says about text, time and its numbers."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ablations import run
+from ablations.sweep import preflight
+from ablations.sweep.announce import describe
+from ablations.sweep.registration import registered
+from models.typed import ConfigError
+
+
+def test_a_gpu_that_is_not_there_is_one_line(plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    made = plan("train.device=cuda")
+    assert "Expected" in describe(made), "a plan can be made for another machine"
+    with pytest.raises(ConfigError, match=r"^train.device=cuda: torch sees no CUDA device on this machine"):
+        preflight.check_start(made)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    preflight.check_start(made)
+
+
+def test_no_crowd_of_workers_or_threads(plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    for word in ("launch.workers=17", "train.threads=17"):
+        with pytest.raises(ConfigError, match=f"^{word}: this machine has 4 cores; at most 16"):
+            preflight.check_start(plan(word))
+    preflight.check_start(plan("launch.workers=16"))
+
+
+def test_more_than_a_day_is_begun_when_told_twice(plan: Any) -> None:
+    long = plan("train.tokens=200_000_000", "eval.tokens=2048")
+    assert "more than a day is begun with yes_really=true" in describe(long)
+    with pytest.raises(ConfigError, match=r"^yes_really=false: this is expected to take .* h .*, more than a day"):
+        preflight.check_start(long)
+    preflight.check_start(plan("train.tokens=200_000_000", "eval.tokens=2048", "yes_really=true"))
+    assert "more than a day" not in describe(plan())
+
+
+def test_a_run_asks_before_it_conducts(runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr("ablations.sweep.conductor.Conductor.run", lambda self: pytest.fail("nothing is conducted"))
+    here = str(Path(__file__).parents[1] / "sweeps")
+    words = ["sweep=toy", f"sweeps_dir={here}", "scale=smoke", f"runs_dir={runs}", "eval.tasks=[]"]
+    assert run.main([*words, "train.tokens=200_000_000"]) == 2
+    assert capsys.readouterr().err.startswith("error: yes_really=false: ")
+    assert run.main([*words, "train.tokens=200_000_000", "dry_run=true"]) == 0
+
+
+def test_text_that_is_not_there_stops_the_plan_too(plan: Any, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^data.path=.*none.txt: cannot be read"):
+        plan("data.source=text", f"data.path={tmp_path / 'none.txt'}")
+
+
+def test_the_plan_says_what_the_text_gives(plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {"train": 1024, "validation": 4096, "test": 4000}
+    monkeypatch.setattr(preflight, "cached_tokens", lambda *_: known)
+    assert "Text      1,024 training tokens, each read 3 times in a trial\n" in describe(plan())
+    small = describe(plan("eval.tokens=4001"))
+    assert "eval.tokens=4001: the smaller held-out split has 4,000; what there is is used" in small
+    assert "held-out" not in describe(plan("eval.tokens=4000"))
+    monkeypatch.setattr(preflight, "cached_tokens", lambda *_: None)
+    assert "eval.tokens=2001: data.max_bytes=2000 cannot give as many" in describe(
+        plan("data.max_bytes=2000", "eval.tokens=2001")
+    )
+
+
+def test_a_prepared_corpus_is_known(plan: Any, runs: Path) -> None:
+    """`runs` holds the data that every trial of these tests reads."""
+    assert "Text      " in describe(plan())
+
+
+def test_a_scale_says_what_its_numbers_are_worth(plan: Any) -> None:
+    made = plan()
+    assert "these numbers mean nothing" in made.config.note
+    assert f"Note      {made.config.note}\n" in describe(made)
+    assert registered(made, {}).note == made.config.note
+    bare = dataclasses.replace(made, config=dataclasses.replace(made.config, note=""))
+    assert "Note" not in describe(bare)
+    assert plan("scale=cpu").config.note == ""

@@ -1,0 +1,408 @@
+"""The search: which point is chosen, when the rates are widened, and what Optuna's journal holds after a kill."""
+
+import dataclasses
+import json
+import math
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ablations.config.compose import compose
+from ablations.config.schema import MatchedConfig
+from ablations.config.trialkeys import TrialKeys
+from ablations.judge.grid import Measured, key_of, measure
+from ablations.record.record import Record
+from ablations.sweep.plan import Arm, make_plan
+from ablations.sweep.search import Choice, Studies, choose, search, widened
+from ablations.sweep.trials import Trial
+
+RATE, STRENGTH = "optim.lr", "model.moe.balance.alpha"
+RATES = [0.0025, 0.005, 0.01]
+
+
+def arm(name: str = "aux_loss", strengths: list[float] | None = None) -> Arm:
+    return Arm(name, "arm", "", {}, {STRENGTH: strengths} if strengths else {}, TrialKeys(), MatchedConfig())
+
+
+def curve(losses: list[float], rates: list[float] | None = None) -> dict[Any, Measured]:
+    return {key_of({RATE: r}): Measured(x, 0.0) for r, x in zip(rates or RATES, losses, strict=True)}
+
+
+def surface(rows: dict[float, list[tuple[float, float]]]) -> dict[Any, Measured]:
+    """strength -> (loss, share of the largest MaxVio) per rate."""
+    return {
+        key_of({RATE: rate, STRENGTH: strength}): Measured(*values)
+        for strength, row in rows.items()
+        for rate, values in zip(RATES, row, strict=True)
+    }
+
+
+def test_least_loss_with_a_bound_on_what_the_grid_missed():
+    choice = choose(arm(), curve([4.02, 4.00, 4.01]), limit=None)
+    assert (choice.point, choice.edges, choice.note) == ({RATE: 0.005}, {}, None)
+    # The parabola through (-1, 0.02), (0, 0), (1, 0.01) in log2(rate): b^2 / 4a with a = 0.015, b = -0.005.
+    assert choice.mistuning == pytest.approx(0.005**2 / (4 * 0.015))
+
+
+@pytest.mark.parametrize(
+    ("losses", "edge", "rate"), [([4.0, 4.1, 4.2], "low", 0.0025), ([4.2, 4.1, 4.0], "high", 0.01)]
+)
+def test_an_optimum_on_the_edge_has_no_bound(losses, edge, rate):
+    choice = choose(arm(), curve(losses), limit=None)
+    assert (choice.point, choice.edges, choice.mistuning) == ({RATE: rate}, {RATE: edge}, None)
+
+
+def test_two_rates_have_no_edge():
+    assert choose(arm(), curve([4.0, 4.1], RATES[:2]), None).edges == {}
+
+
+def test_a_strength_is_chosen_among_the_points_that_balance():
+    measured = surface(
+        {
+            0.001: [(3.90, 0.5), (3.89, 0.4), (3.91, 0.3)],
+            0.01: [(4.03, 0.10), (4.00, 0.08), (4.02, 0.06)],
+            0.1: [(4.2, 0.01), (4.1, 0.01), (4.3, 0.01)],
+        }
+    )
+    choice = choose(arm(strengths=[0.001, 0.01, 0.1]), measured, limit=0.1)
+    assert choice.point == {RATE: 0.005, STRENGTH: 0.01}
+    assert choice.mistuning == pytest.approx(0.005**2 / (4 * 0.025))
+    assert choice.note is None
+    assert choose(arm(strengths=[0.001, 0.01, 0.1]), measured, limit=None).point == {RATE: 0.005, STRENGTH: 0.001}
+
+
+def test_the_limit_itself_is_within_it_and_an_arm_without_a_strength_is_not_bound():
+    measured = surface({0.01: [(4.0, 0.1), (4.1, 0.1), (4.2, 0.1)]})
+    assert choose(arm(strengths=[0.01]), measured, 0.1).note is None
+    unbalanced = {key: Measured(m.loss, 0.9) for key, m in curve([4.02, 4.0, 4.01]).items()}
+    choice = choose(arm("none"), unbalanced, 0.1)
+    assert (choice.point, choice.note) == ({RATE: 0.005}, None)
+
+
+def test_where_no_point_balances_the_best_balanced_is_taken_and_said():
+    measured = surface({0.001: [(3.9, 0.5), (3.9, 0.4), (3.9, 0.3)], 0.01: [(4.1, 0.2), (4.2, 0.3), (4.0, 0.2)]})
+    choice = choose(arm(strengths=[0.001, 0.01]), measured, limit=0.1)
+    assert choice.point == {RATE: 0.01, STRENGTH: 0.01}, "of two equally balanced ones, that with the lower loss"
+    assert choice.note and "no searched point keeps the balance" in choice.note
+
+
+def test_diverged_points_are_not_chosen():
+    choice = choose(arm(), curve([4.1, 4.0, math.inf]), limit=None)
+    assert (choice.point, choice.edges, choice.mistuning) == ({RATE: 0.005}, {}, None)
+    measured = surface({0.01: [(4.0, 0.05), (4.1, 0.05), (math.inf, math.inf)]})
+    assert choose(arm(strengths=[0.01]), measured, 0.1).point == {RATE: 0.0025, STRENGTH: 0.01}
+    unbalanced = surface({0.01: [(4.0, 0.5), (math.inf, math.inf), (math.inf, math.inf)]})
+    assert choose(arm(strengths=[0.01]), unbalanced, 0.1).point == {RATE: 0.0025, STRENGTH: 0.01}
+
+
+def test_where_all_diverged_lower_rates_are_asked_for():
+    choice = choose(arm(), curve([math.inf] * 3), limit=None)
+    assert choice.edges == {RATE: "low"}
+    assert choice.note and "diverged" in choice.note
+
+
+def test_ties_are_broken_the_same_way_always():
+    assert choose(arm(), curve([4.1, 4.0, 4.0]), None) == choose(arm(), curve([4.1, 4.0, 4.0]), None)
+    assert choose(arm(), curve([4.1, 4.0, 4.0]), None).point == {RATE: 0.005}
+
+
+def test_nothing_searched_is_nothing_chosen():
+    assert choose(arm(), {(): Measured(4.0, 0.0)}, None) == Choice({}, None)
+
+
+def test_a_point_is_the_mean_over_its_seeds_unless_one_diverged():
+    assert measure([4.0, 4.2], [0.1, 0.3]) == Measured(pytest.approx(4.1), pytest.approx(0.2))
+    assert measure([4.0, None], [0.1, None]) == Measured(math.inf, math.inf)
+    assert measure([4.0], [None]) == Measured(4.0, 0.0)
+
+
+STRENGTHS = [0.003, 0.01, 0.03]
+
+
+def strengths_of(losses: list[float], shares: list[float] | None = None) -> dict[Any, Measured]:
+    """At the middle rate these, at the others worse."""
+    rows = zip(STRENGTHS, losses, shares or [0.05] * 3, strict=True)
+    return surface({s: [(loss + 0.1, share), (loss, share), (loss + 0.1, share)] for s, loss, share in rows})
+
+
+@pytest.mark.parametrize(
+    ("losses", "shares", "edges"),
+    [
+        ([4.0, 4.1, 4.2], None, {STRENGTH: "low"}),
+        ([4.2, 4.1, 4.0], None, {STRENGTH: "high"}),
+        ([4.1, 4.0, 4.2], None, {}),
+        # The weakest is best, but does not balance: the best of those that do has weaker ones beside it.
+        ([4.0, 4.1, 4.2], [0.5, 0.05, 0.05], {}),
+        ([4.0, 4.1, 4.2], [0.5, 0.5, 0.05], {STRENGTH: "high"}),
+        # None balances: the best balanced one is taken, and the last on that side may not be the end.
+        ([4.0, 4.1, 4.2], [0.5, 0.4, 0.3], {STRENGTH: "high"}),
+        ([4.0, 4.1, 4.2], [0.5, 0.3, 0.4], {}),
+        ([math.inf] * 3, None, {}),
+    ],
+)
+def test_a_strength_on_an_edge_is_seen(losses, shares, edges):
+    found = choose(arm(strengths=STRENGTHS), strengths_of(losses, shares), limit=0.1).edges
+    assert {key: side for key, side in found.items() if key == STRENGTH} == edges
+
+
+def test_both_keys_of_a_point_may_lie_on_an_edge():
+    measured = surface({s: [(4.0 + i, 0.0), (4.1 + i, 0.0), (4.2 + i, 0.0)] for i, s in enumerate(STRENGTHS)})
+    assert choose(arm(strengths=STRENGTHS), measured, None).edges == {STRENGTH: "low", RATE: "low"}
+
+
+def on(plan: Any, **edges: dict[str, Any]) -> dict[str, Choice]:
+    """Every arm's choice at its first point, on these edges."""
+    return {a.name: Choice(a.grid(plan.shared)[1], 0.0, edges.get(a.name, {})) for a in plan.searched_arms}
+
+
+@pytest.fixture(scope="module")
+def searching() -> Any:
+    """The plan of a shipped sweep before a search: arms with strengths, and one without."""
+    return make_plan(compose(["sweep=moe_balance", "scale=cpu", "search=fresh"]))
+
+
+def test_widening_the_rates_serves_all_arms(searching):
+    rates = searching.shared[RATE]
+    low, high = rates[0] ** 2 / rates[1], rates[-1] ** 2 / rates[-2]
+    for edges, expected in (
+        ({"none": {RATE: "low"}}, [low, *rates]),
+        ({"bias": {RATE: "high"}}, [*rates, high]),
+        ({"none": {RATE: "low"}, "bias": {RATE: "high"}}, [low, *rates, high]),
+    ):
+        wider = widened(searching, on(searching, **edges))
+        assert wider is not None and wider.shared[RATE] == pytest.approx(expected, rel=1e-4)
+        assert wider.arms == searching.arms
+
+
+def test_a_strength_widens_and_budgets_stay_equal(searching):
+    speed = "model.moe.balance.update_speed"
+    before = {a.name: a.search for a in searching.searched_arms}
+    wider = widened(searching, on(searching, bias={speed: "high"}))
+    assert wider is not None and wider.shared == searching.shared
+    assert wider.arms["bias"].search[speed] == pytest.approx([*before["bias"][speed], 0.09])
+    (alphas,) = wider.arms["aux_loss"].search.values()
+    assert len(alphas) == 4 and set(alphas) > set(STRENGTHS) and STRENGTHS[0] < min(set(alphas) - set(STRENGTHS))
+    budgets = {len(a.grid(wider.shared)) * len(wider.search_seeds(a)) for a in wider.searched_arms}
+    assert budgets == {12}, "the arm without a strength has more search seeds"
+
+
+def test_a_value_that_a_key_does_not_take_is_not_added(searching):
+    """A share ends at 1."""
+    search = {"optim.beta2": [0.9, 0.95, 0.99]}
+    arms = {**searching.arms, "bias": dataclasses.replace(searching.arms["bias"], search=search)}
+    plan = dataclasses.replace(searching, arms=arms)
+    wider = widened(plan, on(plan, bias={"optim.beta2": "high"}))
+    assert wider is not None and wider.arms["bias"].search == search
+
+
+def test_nothing_to_widen(searching):
+    assert widened(searching, on(searching)) is None
+    short = dataclasses.replace(searching, shared={RATE: [0.005]})
+    assert widened(short, on(searching, none={RATE: "low"})) is None
+    assert widened(dataclasses.replace(searching, shared={}), on(searching, none={RATE: "low"})) is None
+
+
+class FakeTrials:
+    """Every trial's loss from its point; no balance is missed."""
+
+    def __init__(self, loss: Any) -> None:
+        self.loss, self.asked, self.notes = loss, [], []
+        self.progress = SimpleNamespace(note=self.notes.append)
+
+    def of(self, arm: Arm, phase: str, seed: int, point: dict[str, float]) -> Trial:
+        return Trial(f"{arm.name} {seed} {sorted(point.items())}", arm.name, phase, seed, {}, dict(point))
+
+    def run(self, name: str, trials: list[Trial]) -> dict[str, Record]:
+        self.asked = trials
+        balance = {"max_vio_global": 0.1, "max_vio_max": 3.0}
+        return {
+            t.id: Record(t.id, t.seed, "complete", {}, metrics={"loss": self.loss(t.arm, t.point), **balance})
+            for t in trials
+        }
+
+
+def best_at(rate: float, strength: float) -> Any:
+    def loss(arm: str, point: dict[str, float]) -> float:
+        far = [math.log(v / (rate if key == RATE else strength)) ** 2 for key, v in point.items()]
+        return 4 + sum(far) if "bias" in arm else 4 + math.log(point[RATE] / 0.0035) ** 2
+
+    return loss
+
+
+def budgets(trials: FakeTrials) -> set[int]:
+    return set(Counter(trial.arm for trial in trials.asked).values())
+
+
+def test_a_search_follows_a_strength_beyond_its_grid(searching, tmp_path):
+    trials, kept = FakeTrials(best_at(0.0035, 0.09)), []
+    choices, notes = search(searching, trials, tmp_path / "optuna.journal", kept.append)
+    assert choices["bias"].point == pytest.approx({RATE: 0.0035, "model.moe.balance.update_speed": 0.09})
+    assert choices["bias"].edges == {} and choices["none"].edges == {} and notes == []
+    assert budgets(trials) == {15} and [len(rows) // 4 for rows in kept] == [9, 12, 15]
+    assert "model.moe.balance.update_speed=0.03 of bias (highest)" in trials.notes[0]
+
+
+def test_what_stays_on_an_edge_is_said(searching, tmp_path):
+    trials = FakeTrials(best_at(0.0035, 10.0))
+    choices, notes = search(searching, trials, tmp_path / "optuna.journal", lambda rows: None)
+    speed = "model.moe.balance.update_speed"
+    assert choices["bias"].edges == {speed: "high"} and choices["bias"].point[speed] == pytest.approx(0.27)
+    assert notes == [f"the best searched value is still on the edge of its grid: {speed}=0.27 of bias (highest)"]
+
+
+def test_unequal_budgets_are_said(searching, tmp_path):
+    rule = dataclasses.replace(searching.sweep.search, seeds=[1000])
+    plan = dataclasses.replace(searching, sweep=dataclasses.replace(searching.sweep, search=rule))
+    _, notes = search(plan, FakeTrials(best_at(0.0035, 0.01)), tmp_path / "optuna.journal", lambda rows: None)
+    assert len(notes) == 1 and notes[0].startswith("search trials per arm are not equal: aux_loss 9, none 3")
+
+
+class Journal:
+    """One arm's study over restarts of the scheduler."""
+
+    def __init__(self, plan: Any, path: Path) -> None:
+        self.plan, self.path = plan, path
+        self.arm = plan.arms["bias"]
+        self.points = self.arm.grid(plan.shared)
+        self.measured = {key_of(p): Measured(4.0 + i, 0.1) for i, p in enumerate(self.points)}
+        self.ids = {key_of(p): [f"trial{i}"] for i, p in enumerate(self.points)}
+
+    def open(self) -> Any:
+        return Studies(self.plan, self.path)
+
+    def tell(self) -> Any:
+        """As a started scheduler does; returns the study."""
+        studies = self.open()
+        studies.tell(self.arm, self.points, self.measured, self.ids)
+        return studies._studies["bias"]
+
+    def rows(self) -> list[tuple[str, Any, Any, Any]]:
+        study = self.open()._studies["bias"]
+        return [(t.state.name, t.params, t.value, t.user_attrs.get("trials")) for t in study.trials]
+
+    @property
+    def expected(self) -> list[tuple[str, Any, Any, Any]]:
+        return [("COMPLETE", p, 4.0 + i, [f"trial{i}"]) for i, p in enumerate(self.points)]
+
+
+@pytest.fixture
+def journal(plan, tmp_path) -> Journal:
+    return Journal(plan("search=fresh"), tmp_path / "study" / "optuna.journal")
+
+
+def test_points_are_told_in_index_order_and_once(journal):
+    journal.measured = dict(reversed(journal.measured.items()))
+    journal.tell()
+    assert len(journal.points) == 4
+    assert journal.rows() == journal.expected
+    journal.tell()
+    assert journal.rows() == journal.expected
+
+
+def test_a_search_killed_amid_telling_is_completed(journal):
+    first_two = journal.points[:2]
+    studies = journal.open()
+    studies.tell(journal.arm, first_two, journal.measured, journal.ids)
+    study = journal.tell()
+    assert journal.rows() == journal.expected
+    assert study.best_params == journal.points[0]
+
+
+def test_a_diverged_point_is_told_once_and_as_no_value(journal):
+    journal.measured[key_of(journal.points[1])] = Measured(math.inf, math.inf)
+    journal.tell()
+    journal.tell()
+    states = [(state, params) for state, params, _, _ in journal.rows()]
+    assert states == [("PRUNED" if i == 1 else "COMPLETE", p) for i, p in enumerate(journal.points)]
+
+
+@pytest.mark.parametrize("left", ["enqueued", "asked", "labelled"])
+def test_what_a_kill_leaves_half_told_is_closed_and_told_again(journal, left):
+    study = journal.open()._studies["bias"]
+    study.enqueue_trial(journal.points[0])
+    if left != "enqueued":
+        asked = study.ask()
+        asked.suggest_float(RATE, 0.0025, 0.005, log=True)
+        if left == "labelled":
+            asked.set_user_attr("trials", ["trial0"])
+    journal.tell()
+    assert journal.rows()[0][0] == "FAIL"
+    assert journal.rows()[1:] == journal.expected
+
+
+def test_a_lock_and_half_a_line_of_a_killed_scheduler_do_no_harm(journal):
+    journal.tell()
+    journal.path.with_name("optuna.journal.lock").symlink_to(journal.path)
+    with journal.path.open("ab") as file:
+        file.write(b'{"op_code":4,"worker')
+    journal.points.append({RATE: 0.02, "model.moe.balance.update_speed": 0.003})
+    point = key_of(journal.points[-1])
+    journal.measured[point], journal.ids[point] = Measured(8.0, 0.1), ["trial4"]
+    journal.tell()  # would wait for 30 s, then read a broken line
+    assert journal.rows() == journal.expected
+
+
+def test_a_point_measured_by_other_trials_is_told_anew(journal):
+    journal.tell()
+    old = journal.expected
+    journal.ids = {key: [f"new{i}"] for i, key in enumerate(journal.ids)}
+    journal.tell()
+    assert journal.rows()[:4] == old
+    assert [ids for _, _, _, ids in journal.rows()[4:]] == [[f"new{i}"] for i in range(4)]
+
+
+DAMAGES: dict[str, Callable[[list[bytes]], list[bytes]]] = {
+    "no JSON in it": lambda lines: [*lines[:3], b"{oops\n", *lines[3:]],
+    "bytes that are no text": lambda lines: [*lines[:3], b"\xff\xfe\x00\n", *lines[3:]],
+    "another's": lambda lines: [b'{"name": "x"}\n'],
+    "a list": lambda lines: [b"[1, 2]\n"],
+    "an unknown operation": lambda lines: [*lines, b'{"op_code": 99, "worker_id": "a"}\n'],
+    "blocks lost": lambda lines: [b"\0" * 4096 + b"\n", *lines[len(lines) // 2 :]],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_journal_is_set_aside_and_made_anew_from_what_is_told(journal, damage):
+    journal.tell()
+    damaged = b"".join(DAMAGES[damage](journal.path.read_bytes().splitlines(keepends=True)))
+    journal.path.write_bytes(damaged)
+    said: list[str] = []
+    studies = Studies(journal.plan, journal.path, said.append)
+    studies.tell(journal.arm, journal.points, journal.measured, journal.ids)
+    assert journal.rows() == journal.expected
+    (line,) = said
+    assert line.startswith("optuna.journal is damaged (") and "set aside as optuna.journal.damaged, made anew" in line
+    assert journal.path.with_name("optuna.journal.damaged").read_bytes() == damaged
+    journal.tell()
+    assert journal.rows() == journal.expected
+
+
+@pytest.mark.parametrize("operation", [0, 4, 6, 8])
+def test_lines_that_are_lost_are_told_again(journal, operation):
+    """Optuna passes over what hangs in the air: studies, trials, their values or labels."""
+    journal.tell()
+    lines = journal.path.read_bytes().splitlines(keepends=True)
+    journal.path.write_bytes(b"".join(line for line in lines if json.loads(line)["op_code"] != operation))
+    journal.tell()
+    assert [row for row in journal.rows() if row in journal.expected] == journal.expected
+
+
+def test_a_value_that_is_not_the_records_is_told_anew(journal):
+    journal.tell()
+    journal.path.write_bytes(journal.path.read_bytes().replace(b"[4.0]", b"[3.0]"))
+    journal.tell()
+    assert [value for _, _, value, _ in journal.rows()] == [3.0, 5.0, 6.0, 7.0, 4.0]
+
+
+def test_a_journal_that_cannot_be_read_is_no_damaged_one(journal, monkeypatch):
+    def refused(*_: Any) -> None:
+        raise PermissionError(13, "Permission denied", str(journal.path))
+
+    monkeypatch.setattr("ablations.sweep.search._open", refused)
+    with pytest.raises(PermissionError):
+        journal.open()
+    assert list(journal.path.parent.glob("*damaged*")) == []

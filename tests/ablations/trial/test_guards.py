@@ -1,0 +1,395 @@
+"""Every guard stops what it is there for: a deliberately leaking, unequal, dead or unsteady arm."""
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import ablations.trial.guards as guards
+import ablations.trial.train as trial
+from ablations.config.schema import MatchedConfig
+from ablations.config.trialkeys import TrialKeys, with_overrides
+from ablations.record.guardresult import GuardResult
+from ablations.sweep.matching import budget, isolation
+from ablations.sweep.plan import config_guards
+from ablations.trial.guards import (
+    arm_guards,
+    causality,
+    causality_in_training,
+    determinism,
+    distinct,
+    separation,
+    start,
+)
+from ablations.trial.train import build_model, open_data
+from models.attention import Places
+from models.config import GranularityConfig, KeepHighConfig, MTPConfig, PrecisionConfig
+from models.precision.quantise import Rounding
+from models.transformer import Output, Transformer, initialise
+
+torch.set_num_threads(1)
+
+
+class Leaking(Transformer):
+    """No causal mask: every token sees its own answer."""
+
+    def places(self, tokens_BT: Tensor, document_end: int | None = None) -> Places:
+        length = tokens_BT.shape[1]
+        return replace(super().places(tokens_BT, document_end), mask_BTL=torch.zeros(len(tokens_BT), length, length))
+
+
+class LeakingScale(Transformer):
+    """Causal, but for a scale taken over all tokens, as a careless FP8 recipe does."""
+
+    def forward(self, tokens_BT: Tensor, mtp: bool = False, document_end: int | None = None) -> Output:
+        output = super().forward(tokens_BT, mtp, document_end)
+        return replace(output, logits=output.logits / output.logits.abs().amax())
+
+
+@pytest.fixture
+def keys(plan) -> Any:
+    """`keys(arm)`: the typed keys of an arm at `scale=smoke`."""
+    made = plan("arms=all")
+    return lambda arm="bias": made.arms[arm].keys
+
+
+@pytest.fixture
+def data(data_cache, keys) -> Any:
+    return open_data(keys(), str(data_cache))
+
+
+def built(kind: type[Transformer], keys: TrialKeys, **changes: Any) -> Transformer:
+    model = kind(replace(keys.model, **changes))
+    initialise(model, 0, keys.model.std)
+    return model
+
+
+def by_name(results: list[GuardResult]) -> dict[str, GuardResult]:
+    return {result.name: result for result in results}
+
+
+@pytest.mark.parametrize("attention", ["mla", "mha", "gqa", "mqa"])
+@pytest.mark.parametrize("backend", ["grouped_mm", "loop"])
+def test_causality_passes_the_causal_model_and_stops_the_leaking(keys, data, attention, backend):
+    model = keys().model
+    kind = replace(model.attention, kind=attention, n_kv_heads=1)
+    changes = {"attention": kind, "moe": replace(model.moe, backend=backend)}
+    tokens = data.train_batch(0, 0)[:2, :-1]
+    assert causality(built(Transformer, keys(), **changes), tokens).passed
+    leaking = causality(built(Leaking, keys(), **changes), tokens)
+    assert not leaking.passed
+    assert leaking.detail.startswith("later tokens change earlier logits")
+    assert leaking.facts["largest_change"] > leaking.facts["limit"] == 1e-4
+
+
+def with_precision(keys: TrialKeys, precision: PrecisionConfig) -> TrialKeys:
+    return replace(keys, model=replace(keys.model, precision=precision))
+
+
+FP8: dict[str, dict[str, Any]] = {
+    "tiles": {"recipe": "fp8_block"},
+    "rows": {"recipe": "fp8_row"},
+    "everything": {"recipe": "fp8_block", "keep_high": KeepHighConfig(False, False, False, False, False)},
+    "V3": {"recipe": "fp8_block", "dispatch": "fp8", "recompute_swiglu": True, "e5m6_after_attention": True},
+}
+SHARED: dict[str, dict[str, Any]] = {
+    "tensors": {"recipe": "fp8_tensor"},
+    "blocks": {"recipe": "fp8_block", "granularity": GranularityConfig(activation="block")},
+}
+
+
+@pytest.mark.parametrize("parts", FP8.values(), ids=FP8)
+def test_fp8_with_scales_within_a_token_is_causal_in_training(keys, data, parts):
+    arm = with_precision(keys(), PrecisionConfig(block=4, **parts))
+    found = causality_in_training(arm, 0, data.train_batch(0, 0)[:2, :-1])
+    assert found.passed and "in FP8 training" in found.detail and " 0.0e+00 " in found.detail
+    assert (found.facts["largest_change"], found.facts["shared_scales"]) == (0.0, False)
+
+
+@pytest.mark.parametrize("parts", SHARED.values(), ids=SHARED)
+def test_fp8_with_scales_across_tokens_is_reported_and_by_how_much(keys, data, parts):
+    arm = with_precision(keys(), PrecisionConfig(block=4, **parts))
+    found = causality_in_training(arm, 0, data.train_batch(0, 0)[:2, :-1])
+    assert found.passed and "through scales that tokens share" in found.detail
+    assert " 0.0e+00" not in found.detail
+    assert found.facts["largest_change"] > 0 and found.facts["shared_scales"] is True
+
+
+def test_an_fp8_recipe_that_leaks_where_it_claims_not_to_is_stopped(keys, data, monkeypatch):
+    """Tiles that span two tokens."""
+    monkeypatch.setattr(Rounding, "size", lambda self, shape: (2, 4) if len(shape) == 2 else (4, 4))
+    arm = with_precision(keys(), PrecisionConfig(recipe="fp8_block", block=4))
+    assert not causality_in_training(arm, 0, data.train_batch(0, 0)[:2, :-1]).passed
+
+
+def test_an_fp8_arm_passes_all_of_its_guards(keys, data):
+    arm = with_precision(keys(), PrecisionConfig(recipe="fp8_block", block=4))
+    results = by_name(arm_guards(arm, 0, data))
+    assert all(result.passed for result in results.values()), results
+    assert "in FP8 training" in results["causality"].detail
+
+
+def fingerprints(keys: TrialKeys, data: Any, **arms: dict[str, Any]) -> dict[str, Any]:
+    """(precision, `fingerprint`) of arms with these precisions, as `distinct` takes them."""
+    found = {}
+    for name, parts in arms.items():
+        arm = with_precision(keys, PrecisionConfig(**{"block": 4, **parts}))
+        found[name] = (arm.model.precision, by_name(arm_guards(arm, 0, data))["distinct"])
+    return found
+
+
+def test_arms_whose_numbers_are_equal_are_refused_and_by_name(keys, data):
+    """No matrix of this model is wider than 128: a block is a tensor."""
+    block = {"recipe": "fp8_block", "block": 128}
+    arms = fingerprints(keys(), data, blocks=block, tensors=block | {"granularity": GranularityConfig(weight="tensor")})
+    found = distinct(arms)
+    assert found["blocks"].passed and not found["tensors"].passed
+    assert found["tensors"].detail == "the same numbers as blocks" and found["tensors"].facts["twin"] == "blocks"
+    assert found["tensors"].facts["weights"] == found["blocks"].facts["weights"]
+
+
+def test_arms_that_round_differently_are_distinct_and_so_are_moments(keys, data):
+    block = {"recipe": "fp8_block"}
+    arms = fingerprints(keys(), data, tiles=block, tensor={"recipe": "fp8_tensor"}, moments=block | {"moments": "bf16"})
+    assert all(result.passed for result in distinct(arms).values())
+    assert "distinct" not in by_name(arm_guards(keys(), 0, data)), "nothing is compared without a named recipe"
+
+
+def test_causality_sees_a_scale_that_crosses_tokens_and_a_single_late_leak(keys, data):
+    tokens = data.train_batch(0, 0)[:2, :-1]
+    assert not causality(built(LeakingScale, keys()), tokens).passed
+
+    class NextToken(Transformer):
+        """Sees one token ahead, and only at the last place where there is one."""
+
+        def forward(self, tokens_BT: Tensor, mtp: bool = False, document_end: int | None = None) -> Output:
+            output = super().forward(tokens_BT, mtp, document_end)
+            output.logits[:, -2, tokens_BT[:, -1]] += 1
+            return output
+
+    assert not causality(built(NextToken, keys()), tokens).passed
+
+
+class FarSighted(Transformer):
+    """Its MTP modules embed token i + k + 1 where they may embed token i + k: the very answer."""
+
+    def _predict_further(self, hidden: Tensor, tokens_BT: Tensor, places: Places, output: Output) -> None:
+        later = torch.cat((tokens_BT[:, 1:], tokens_BT[:, -1:]), dim=1)
+        super()._predict_further(hidden, later, places, output)
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+@pytest.mark.parametrize("style", ["chained", "parallel"])
+def test_causality_lets_an_mtp_module_see_its_own_depth_and_no_further(keys, data, style, depth):
+    tokens = data.train_batch(0, 0)[:2, :-1]
+    mtp = MTPConfig(depth=depth, style=style)
+    assert causality(built(Transformer, keys(), mtp=mtp), tokens).passed
+    far_sighted = causality(built(FarSighted, keys(), mtp=mtp), tokens)
+    assert far_sighted.passed == (style == "parallel"), "a parallel head looks at no later token at all"
+    assert causality(built(FarSighted, keys(), mtp=MTPConfig()), tokens).passed, "its main model is causal"
+    assert not causality(built(Leaking, keys(), mtp=mtp), tokens).passed
+
+
+def test_causality_sees_the_deepest_module_alone(keys, data):
+    class OnlyTheDeepest(Transformer):
+        """Only depth 2 leaks, by one token, and only at its last position."""
+
+        def _predict_further(self, hidden: Tensor, tokens_BT: Tensor, places: Places, output: Output) -> None:
+            super()._predict_further(hidden, tokens_BT, places, output)
+            output.mtp_logits[1][:, -2, tokens_BT[:, -1]] += 1
+
+    tokens = data.train_batch(0, 0)[:2, :-1]
+    assert not causality(built(OnlyTheDeepest, keys(), mtp=MTPConfig(depth=2)), tokens).passed
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model.mtp.depth": 2},
+        {"model.mtp.depth": 1, "model.mtp.style": "parallel"},
+        {"model.feed_forward": "dense"},
+        {"data.mask_documents": True},
+        {"data.ramp_from": 0.25, "data.ramp_over": 1.0},
+        {"model.moe.n_group": 4, "model.moe.topk_group": 2},
+        {"model.rope.scaling": "yarn", "model.rope.factor": 4, "model.rope.original_length": 32},
+        {"model.attention.kind": "gqa", "model.attention.n_kv_heads": 1, "model.moe.scoring": "softmax"},
+    ],
+    ids=str,
+)
+def test_every_toggle_passes_on_real_batches(plan, data, changes):
+    keys = with_overrides(plan().arms["bias"].keys, changes, "test")
+    results = arm_guards(keys, 0, data)
+    assert all(r.passed for r in results), results
+
+
+@pytest.mark.parametrize("arm", ["aux_loss", "none", "batch_aux_loss", "bias", "bias_aux_loss", "aa", "control"])
+def test_all_arms_pass_on_real_batches(keys, data, arm):
+    results = arm_guards(keys(arm), 0, data)
+    assert [r.name for r in results] == ["causality", "start", "determinism"]
+    assert all(r.passed for r in results), results
+    assert "2 steps run twice: the same bits" in results[2].detail
+
+
+def test_a_leaking_arm_does_not_pass(keys, data, monkeypatch):
+    monkeypatch.setattr(guards, "Transformer", Leaking)
+    results = by_name(arm_guards(keys(), 0, data))
+    assert not results["causality"].passed
+
+
+def test_a_leaking_model_ends_the_command_before_anything_is_trained(pool, runs, monkeypatch, capsys):
+    from ablations import jobs, run
+
+    pool.kinds.update({"guards": jobs.guards, "data_guard": jobs.data_guard})
+    monkeypatch.setattr(guards, "Transformer", Leaking)
+    words = [
+        "sweep=toy",
+        f"sweeps_dir={Path(__file__).parents[1] / 'sweeps'}",
+        "scale=smoke",
+        "arms=bias",
+        "eval.tasks=[]",
+        "launch.progress=none",
+    ]
+    assert run.main([*words, f"runs_dir={runs}", f"results_dir={runs / 'none'}", "track.mode=disabled"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: guards: aux_loss: causality: later tokens change earlier logits")
+    assert error.endswith("nothing was trained\n")
+    assert error.count("\n") == 1
+    assert "trial" not in pool.ran
+    assert not (runs / "trials").exists()
+    assert not (runs / "toy/smoke/table.csv").exists()
+
+
+def test_start_stops_a_dead_parameter(keys, data):
+    module = build_model(keys(), 0)
+    module.transformer.forgotten = nn.Parameter(torch.ones(3))
+    result = start(module, data.train_batch(0, 0))
+    assert not result.passed
+    assert "no gradient reaches forgotten" in result.detail and result.facts["dead"] == 1
+    assert all(p.grad is None for p in module.transformer.parameters()), "the guard leaves no gradient behind"
+
+
+def test_start_stops_a_detached_layer(keys, data, monkeypatch):
+    module = build_model(keys(), 0)
+    mlp = module.transformer.model.layers[0].mlp
+    forward = mlp.forward
+    monkeypatch.setattr(mlp, "forward", lambda x: forward(x).detach())
+    result = start(module, data.train_batch(0, 0))
+    assert not result.passed
+    assert "no gradient reaches model.layers.0." in result.detail
+
+
+@pytest.mark.parametrize("scale", [30.0, float("nan")])
+def test_start_stops_a_wrong_initial_loss(keys, data, scale):
+    module = build_model(keys(), 0)
+    with torch.no_grad():
+        module.transformer.lm_head.weight.mul_(scale)
+    assert not start(module, data.train_batch(0, 0)).passed
+
+
+def test_start_counts_experts_that_no_token_reached(keys, data):
+    module = build_model(keys("bias"), 0)
+    module.transformer.routers()[0].e_score_correction_bias[0] = -10
+    result = start(module, data.train_batch(0, 0))
+    assert result.passed, "their gradient is none of its business"
+    assert "1 experts unreached" in result.detail and result.facts["unreached"] == 1
+
+
+def test_determinism_stops_a_model_that_rolls_dice(keys, data, monkeypatch):
+    def dicey(keys: TrialKeys, seed: int) -> Any:
+        module = build_model(keys, seed)
+        with torch.no_grad():
+            module.transformer.lm_head.weight.add_(1e-7 * torch.randn_like(module.transformer.lm_head.weight))
+        return module
+
+    monkeypatch.setattr(trial, "build_model", dicey)
+    results = by_name(arm_guards(keys(), 0, data))
+    assert not results["determinism"].passed
+    assert results["causality"].passed and results["start"].passed
+    one = [torch.tensor([1.0])]
+    assert not determinism(one, [torch.tensor([1.0 + 1e-7])], 1).passed
+
+
+def test_weights_that_are_not_finite_are_not_called_indeterminate(keys, data):
+    wild = replace(keys(), optim=replace(keys().optim, lr=1e20))
+    found = by_name(arm_guards(wild, 0, data))["determinism"]
+    assert not found.passed
+    assert found.detail == "the weights are not finite after 2 steps; lower optim.lr"
+    assert found.facts["finite"] is False
+
+
+def test_isolation_stops_an_undeclared_key(plan):
+    made = plan()
+    arm, base = made.arms["bias"], made.baseline
+    guilty = with_overrides(arm.keys, {"optim.weight_decay": 0.0}, "test")
+    declared = {"optim.lr", *arm.set, *arm.search, *base.set, *base.search}
+    assert isolation(arm.keys, base.keys, declared).passed
+    result = isolation(guilty, base.keys, declared)
+    assert (result.passed, result.detail) == (
+        False,
+        "differs from the baseline in undeclared keys: optim.weight_decay",
+    )
+    assert result.facts["undeclared"] == "optim.weight_decay" and "model.moe.balance.kind" in result.facts["differs"]
+    assert [g.passed for g in config_guards(made, replace(arm, keys=guilty))] == [False, True]
+
+
+def test_config_guards_of_every_arm_of_the_sweep(plan):
+    made = plan("arms=all")
+    for arm in made.arms.values():
+        assert [(g.name, g.passed) for g in config_guards(made, arm)] == [("isolation", True), ("budget", True)], arm
+    control = config_guards(made, made.arms["control"])[1]
+    assert "steps 10 (baseline 12)" in control.detail, "known to differ, so it is said"
+    assert (control.facts["steps"], control.facts["baseline_steps"]) == (10, 12)
+
+
+def test_an_aa_arm_may_only_be_perturbed(plan):
+    made = plan()
+    aa = made.arms["aa"]
+    guilty = with_overrides(aa.keys, {"train.token_fraction": 0.9}, "test")
+    assert not config_guards(made, replace(aa, keys=guilty))[0].passed
+
+
+def test_budget_stops_unequal_parameters(plan):
+    made = plan()
+    arm, base = made.arms["bias"].keys, made.baseline.keys
+    exact = MatchedConfig(["total_params", "active_params", "flops_per_token"], 0.0)
+    assert budget(arm, base, exact).passed
+    deeper = with_overrides(arm, {"model.n_layers": 3}, "test")
+    result = budget(deeper, base, exact)
+    assert not result.passed
+    assert result.detail.startswith("total_params, active_params, flops_per_token not within 0: total_params 1.")
+    assert not config_guards(made, replace(made.arms["bias"], keys=deeper))[1].passed
+    wider = with_overrides(arm, {"model.intermediate_size": 65}, "test")  # 96 parameters more
+    ratio = made.baseline.cost.total_params
+    ratio = (ratio + 96) / ratio
+    assert not budget(wider, base, replace(exact, tolerance=(ratio - 1) * 0.99)).passed
+    just = replace(exact, equal=["total_params"], tolerance=(ratio - 1) * 1.01)
+    assert budget(wider, base, just).passed
+    assert f"total_params {ratio:.4f}x (matched)" in budget(wider, base, just).detail
+    fewer = with_overrides(arm, {"train.token_fraction": 0.9}, "test")
+    assert budget(fewer, base, exact).detail.endswith("steps 10 (baseline 12)")
+    assert budget(fewer, base, exact).passed, "not asked for"
+
+
+def split_data(share: float) -> SimpleNamespace:
+    """Held-out text of which this share is copied from the training part."""
+    rng = np.random.default_rng(0)
+    train, own = rng.integers(0, 512, 20_000).astype(np.uint16), rng.integers(0, 512, 4_000).astype(np.uint16)
+    copied = int(4_000 * share)
+    splits = {"train": train, "validation": own, "test": np.concatenate([train[500 : 500 + copied], own[copied:]])}
+    return SimpleNamespace(tokens=lambda split: splits[split])
+
+
+def test_separation_stops_a_leaked_test_split(data):
+    assert separation(split_data(0.0)).passed
+    assert separation(split_data(0.04)).passed
+    leaked = separation(split_data(0.2))
+    assert not leaked.passed
+    assert "0.00% of validation windows" in leaked.detail
+    assert "% of test windows" in leaked.detail
+    assert leaked.facts["test"] > leaked.facts["limit"] > leaked.facts["validation"] == 0
+    assert separation(data).passed

@@ -1,0 +1,68 @@
+"""What is measured of arms apart from their trials."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ablations.trial import requests
+from ablations.trial.job import TrialJob
+from ablations.trial.memory import training_memory
+from ablations.trial.requests import SpeedRequest
+from ablations.trial.speed import TRAINING_ROUNDS, training_speed
+from ablations.trial.train import open_data
+
+LARGER = {"model.d_model": 128, "model.vocab_size": 4096}
+
+
+def test_memory_is_that_of_the_arm_alone(job: Callable[..., TrialJob]) -> None:
+    """The same arm needs the same, whatever was measured before it; a larger model needs at least what its parameters,
+    gradients and two moments weigh more."""
+    small, large = (job(changes=changes) for changes in ({}, LARGER))
+    arms = {"first": small.keys, "large": large.keys, "again": small.keys}
+    for given in (small, large):  # as the speed of the same arms, measured before, has done
+        open_data(given.keys, given.cache)
+    peak = training_memory(arms, small.cache)
+    assert 0 < peak["first"] < peak["large"] and peak["again"] == pytest.approx(peak["first"], rel=0.1)
+    assert peak["large"] - peak["first"] > 16 * 2 * (4096 - 512) * 64
+
+
+def test_an_arm_whose_process_dies_is_left_out_and_said(
+    job: Callable[..., TrialJob], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under a TMPDIR whose path is too long for a socket's name."""
+    long = tmp_path / ("x" * 130)
+    long.mkdir()
+    monkeypatch.setenv("TMPDIR", str(long))
+    given, places, said = job(), list[str](), list[str]()
+    impossible = dataclasses.replace(given.keys, model=dataclasses.replace(given.keys.model, d_model=-1))
+    arms = {"impossible": impossible, "possible": given.keys}
+    assert set(training_memory(arms, given.cache, places.append, said.append)) == {"possible"}
+    assert said == ["no memory of impossible: its process ended with exit code 1"]
+    assert places == ["", "impossible", "possible"]
+
+
+def test_where_no_process_can_be_started_memory_alone_is_given_up(
+    job: Callable[..., TrialJob], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ablations.trial.jobs import KINDS
+
+    given, events = job(), list[dict[str, Any]]()
+    monkeypatch.setattr("ablations.trial.memory.sys.executable", "/bin/false")
+    asked = requests.job("speed", "speed", SpeedRequest({"one": given.keys}, given.cache))
+    found = KINDS["speed"](asked.arguments, events.append)
+    assert found["one"]["tokens_per_second"] > 0 and found["one"]["peak_training_bytes"] is None
+    notes = [event["text"] for event in events if event["event"] == "note"]
+    assert notes == ["no memory of one: the process that measures them has ended"]
+    steps = [event for event in events if event["event"] == "step"]
+    assert steps[0]["what"] == "first step of one" and steps[-1]["what"] == "memory: importing"
+    assert [event["step"] for event in steps] == list(range(len(steps))) and len(steps) <= steps[0]["steps"]
+
+
+def test_speed_counts_tokens_of_every_arm(job: Callable[..., TrialJob]) -> None:
+    small = job()
+    found = training_speed({"one": small.keys, "other": small.keys}, small.cache)
+    assert set(found) == {"one", "other"} and all(len(seconds) == TRAINING_ROUNDS for seconds in found.values())
+    assert all(second > 0 for seconds in found.values() for second in seconds)

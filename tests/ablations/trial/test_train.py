@@ -1,0 +1,454 @@
+"""A trial: whole, resumed, torn, diverged, and without the harness's libraries; tiny, but with the real Trainer."""
+
+import dataclasses
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import ablations.trial.train as trial
+from ablations.config.trialkeys import with_overrides
+from ablations.home import ROOT
+from ablations.record.record import Record, read_record
+from ablations.record.steplog import read_steps
+from ablations.trial.job import TrialJob
+from ablations.trial.recorder import Unwatched, fractions_of
+from ablations.trial.train import run_trial
+
+torch.set_num_threads(1)
+
+
+class Killed(Exception):
+    pass
+
+
+def ignore(event: dict[str, Any]) -> None: ...
+
+
+def killed_at(step: int) -> Callable[[dict[str, Any]], None]:
+    """A report that ends the trial once this step is done, logged and (where one is due) checkpointed or not yet."""
+
+    def report(event: dict[str, Any]) -> None:
+        if event.get("step") == step:
+            raise Killed
+
+    return report
+
+
+def finish(job: TrialJob, report: Callable[[dict[str, Any]], None] = ignore) -> Record:
+    """The record, which is what was written."""
+    found = run_trial(job, report)
+    assert found == read_record(Path(job.folder) / "record.json")
+    return found
+
+
+def as_json(job: TrialJob) -> str:
+    """For another process."""
+    return json.dumps(dataclasses.asdict(job))
+
+
+def numbers(record: Record) -> dict[str, Any]:
+    """Everything but times."""
+    return {name: value for name, value in dataclasses.asdict(record).items() if name != "timings"}
+
+
+def test_what_a_trial_leaves(job):
+    events: list[dict[str, Any]] = []
+    given = job()
+    folder, record = Path(given.folder), finish(given, events.append)
+    assert (record.id, record.seed, record.status, record.reason) == ("0123456789abcdef", 1, "complete", None)
+    assert sorted(p.name for p in folder.iterdir()) == ["record.json", "steps.jsonl"]
+    steps = read_steps(folder / "steps.jsonl")
+    assert [row["step"] for row in steps] == list(range(1, 13))
+    assert record.history["step"] == [float(i) for i in range(1, 13)]
+    assert record.history["loss"] == [row["loss"] for row in steps]
+    assert record.history["loss"][0] == pytest.approx(math.log(512), abs=0.3)
+    assert record.validation["step"] == [3, 6, 9, 12]
+    assert 4 < record.metrics["loss"] < record.history["loss"][0]
+    assert record.metrics["max_vio_max"] == 3.0
+    assert 0 <= record.metrics["max_vio_global"] <= 3.0
+    assert 0 < record.metrics["routing_entropy"] <= math.log(8)
+    assert len(record.load) == 1 and sum(record.load[0]) == pytest.approx(8)
+    assert max(record.load[0]) - 1 == pytest.approx(record.metrics["max_vio_global"])
+    assert record.metrics["max_vio_batch"] == steps[-1]["max_vio"]
+    for kind in ("global", "batch"):
+        layers = [v for k, v in record.metrics.items() if k.startswith(f"max_vio_{kind}_layer")]
+        assert len(layers) == len(record.load)
+        assert sum(layers) / len(layers) == pytest.approx(record.metrics[f"max_vio_{kind}"])
+    assert record.metrics["max_vio_batch_floor"] > record.metrics["max_vio_floor"]  # a batch has fewer tokens
+    assert 0 < record.metrics["bits_per_byte"] < record.metrics["loss"] / math.log(2)
+    assert record.config == dataclasses.asdict(given.keys)
+    assert record.data["tokens"]["train"] > 0
+    assert record.environment["dtype"] == "float32"
+    assert record.timings["tokens_per_second"] > 0
+    assert [e["step"] for e in events if e["event"] == "step"] == list(range(1, 13))
+
+
+def test_a_record_is_never_made_twice(job):
+    given = job()
+    first = finish(given)
+    path = Path(given.folder) / "record.json"
+    stamp = path.stat().st_mtime_ns
+    events: list[dict[str, Any]] = []
+    assert run_trial(given, events.append) == first
+    assert (events, path.stat().st_mtime_ns) == ([], stamp)
+
+
+@pytest.mark.parametrize(
+    ("arm", "step", "resumed_at"),
+    [("bias", 2, 0), ("bias", 7, 6), ("bias", 9, 6), ("bias", 12, 9), ("batch_aux_loss", 8, 6), ("aa", 5, 3)],
+)
+def test_a_killed_trial_goes_on_bit_for_bit(job, arm, step, resumed_at):
+    whole, given = finish(job("whole", arm)), job("killed", arm)
+    with pytest.raises(Killed):
+        run_trial(given, killed_at(step))
+    folder = Path(given.folder)
+    assert not (folder / "record.json").exists()
+    assert (folder / "resume.ckpt").exists() == (resumed_at > 0)
+    events: list[dict[str, Any]] = []
+    run_trial(given, events.append)
+    assert [e["step"] for e in events if e["event"] == "step"] == list(range(resumed_at + 1, 13))
+    assert numbers(read_record(folder / "record.json")) == numbers(whole)
+    assert (folder / "steps.jsonl").read_bytes() == (Path(given.folder).parent / "whole/steps.jsonl").read_bytes()
+    assert not (folder / "resume.ckpt").exists()
+
+
+def test_a_trial_killed_twice_goes_on_too(job):
+    whole, given = finish(job("whole")), job("killed")
+    for step in (4, 8):
+        with pytest.raises(Killed):
+            run_trial(given, killed_at(step))
+    assert numbers(finish(given)) == numbers(whole)
+
+
+def tear(path: Path, share: float) -> None:
+    os.truncate(path, int(path.stat().st_size * share))
+
+
+@pytest.mark.parametrize("damage", ["half", "empty", "rubbish", "no log", "short log", "torn log", "half renamed"])
+def test_after_damage_it_starts_over_with_the_same_result(job, damage):
+    whole, given = finish(job("whole")), job("killed")
+    folder = Path(given.folder)
+    with pytest.raises(Killed):
+        run_trial(given, killed_at(8))
+    checkpoint, log = folder / "resume.ckpt", folder / "steps.jsonl"
+    match damage:
+        case "half":
+            tear(checkpoint, 0.5)
+        case "empty":
+            tear(checkpoint, 0)
+        case "rubbish":
+            checkpoint.write_bytes(b"rubbish")
+        case "no log":
+            log.unlink()
+        case "short log":
+            log.write_text("".join(log.read_text().splitlines(keepends=True)[:4]))
+        case "torn log":
+            tear(log, 0.3)
+        case "half renamed":
+            (folder / ".resume.ckpt").write_bytes(checkpoint.read_bytes()[:100])
+    events: list[dict[str, Any]] = []
+    run_trial(given, events.append)
+    assert next(e["step"] for e in events if e["event"] == "step") == (7 if damage == "half renamed" else 1)
+    assert numbers(read_record(folder / "record.json")) == numbers(whole)
+
+
+def test_steps_after_the_checkpoint_are_cut_off_the_log(job):
+    whole, given = finish(job("whole")), job("killed")
+    with pytest.raises(Killed):
+        run_trial(given, killed_at(8))
+    log = Path(given.folder) / "steps.jsonl"
+    assert len(read_steps(log)) == 8, "two more than the checkpoint has"
+    with log.open("a") as file:
+        file.write('{"step": 9, "lo')
+    assert numbers(finish(given)) == numbers(whole)
+
+
+SCORED = {"eval.tasks": ["python_cloze"]}
+
+
+class Scoring:
+    """In the place of lm-eval: fails as often as it is told to, then says what the model's every logit adds up to."""
+
+    def __init__(self, *errors: BaseException) -> None:
+        self.errors = list(errors)
+
+    def __call__(self, logits: Any, data: Any, *_: Any) -> dict[str, dict[str, Any]]:
+        if self.errors:
+            raise self.errors.pop(0)
+        batch = next(iter(data.evaluation_batches("test", 512)))
+        return {"python_cloze": {"acc": float(logits(batch[:, :-1]).double().sum()), "items": "01"}}
+
+
+def written(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("error", [OSError("no network"), ValueError("the task is broken"), Killed()])
+@pytest.mark.parametrize("arm", ["bias", "aux_loss"])
+def test_where_scoring_fails_the_next_run_only_scores(job, monkeypatch, error, arm):
+    monkeypatch.setattr("tasks.evals.score.score", Scoring())
+    whole = finish(job("whole", arm, SCORED))
+    monkeypatch.setattr("tasks.evals.score.score", Scoring(error))
+    given = job("failed", arm, SCORED)
+    folder = Path(given.folder)
+    with pytest.raises(Exception) as caught:
+        run_trial(given, ignore)
+    assert not (folder / "record.json").exists()
+    if isinstance(error, OSError):
+        assert str(caught.value) == ("the training is kept, and the same command scores it again: OSError: no network")
+    kept = written(folder)
+    events: list[dict[str, Any]] = []
+    run_trial(given, events.append)
+    assert [event["event"] for event in events] == ["evaluating"], "no step was taken"
+    assert numbers(read_record(folder / "record.json")) == numbers(whole)
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint", "record.json", "steps.jsonl"]
+    assert kept.items() > {p: t for p, t in written(folder).items() if p.name != "record.json"}.items()
+
+
+@pytest.mark.parametrize("name", ["trained.json", "checkpoint/model.safetensors", "checkpoint/config.json"])
+@pytest.mark.parametrize("share", [None, 0.5])
+def test_where_what_was_kept_is_damaged_it_trains_again(job, monkeypatch, name, share):
+    monkeypatch.setattr("tasks.evals.score.score", Scoring(OSError("no network")))
+    given = job(changes=SCORED)
+    folder = Path(given.folder)
+    with pytest.raises(trial.ScoringFailed):
+        run_trial(given, ignore)
+    first = (folder / "steps.jsonl").read_bytes()
+    if share is None:
+        (folder / name).unlink()
+    else:
+        tear(folder / name, share)
+    record = finish(given)
+    assert (record.status, set(record.scores)) == ("complete", {"python_cloze"})
+    assert (folder / "steps.jsonl").read_bytes() == first
+
+
+def test_a_failed_record_is_replaced_and_a_complete_one_never(job):
+    given = job()
+    path = Path(given.folder) / "record.json"
+    Record(given.id, 1, "failed", dataclasses.asdict(given.keys), reason="the worker died").write(path)
+    complete = finish(given)
+    assert complete.status == "complete" and complete.reason is None
+
+
+AT_ONCE = """
+import dataclasses, json, sys, torch
+torch.set_num_threads(1)
+import ablations.trial.recorder
+from ablations.trial.train import run_trial
+from ablations.trial.job import TrialJob
+from ablations.config.trialkeys import with_overrides
+from models.typed import build
+ablations.trial.recorder.REPORT_SECONDS = 0.0
+say = lambda event: print(json.dumps(event), flush=True)
+say(dataclasses.asdict(run_trial(build(TrialJob, json.loads(sys.argv[1])), say)))
+"""
+
+
+def test_of_two_processes_at_one_trial_the_other_waits_and_takes_its_record(job):
+    """Written at every step: without an owner, each would find the other's checkpoint gone or half there."""
+    given = job(changes={"train.checkpoint_every": 0.08, "train.tokens": 30720})
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", AT_ONCE, as_json(given)]
+    both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    heard = [[json.loads(line) for line in process.communicate(timeout=120)[0].splitlines()] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert heard[0][-1] == heard[1][-1] and heard[0][-1]["status"] == "complete"
+    steps, waits = (sorted(sum(e.get("event") == kind for e in one) for one in heard) for kind in ("step", "waiting"))
+    assert steps == [0, 120]
+    assert waits in ([0, 1], [0, 0]), "or it came when all was done"
+
+
+def test_arms_of_one_seed_see_the_same_batches_and_begin_alike(job):
+    bias, aa, control, other = (
+        finish(job("bias")),
+        finish(job("aa", "aa")),
+        finish(job("control", "control")),
+        finish(job("other", seed=2)),
+    )
+    base = finish(job("base", "aux_loss"))
+    assert bias.history["loss"][0] == base.history["loss"][0], "the bias is zero at first"
+    assert base.history["loss"] != aa.history["loss"], "perturbed by 1e-6"
+    assert aa.history["loss"][0] == pytest.approx(base.history["loss"][0], abs=1e-4)
+    assert control.history["loss"][0] == base.history["loss"][0]
+    assert len(control.history["step"]) == 10
+    assert control.history["tokens"] == [256 * step for step in range(1, 11)]
+    rate, warmup = base.config["optim"]["lr"], round(0.1 * 12)
+    assert base.history["lr"][0] == pytest.approx(rate / warmup), "the rate that the first step was taken with"
+    assert other.history["loss"][0] != bias.history["loss"][0]
+    assert bias.metrics != base.metrics
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"optim.lr": 1e20}, "loss is not finite at step "),
+        ({"optim.lr": 3.0, "train.spike_nats": 0.5, "optim.warmup_fraction": 0.0}, "nats above its minimum"),
+    ],
+)
+def test_a_diverging_trial_is_a_result(job, changes, reason):
+    given = job(changes=changes)
+    record = finish(given)
+    assert record.status == "diverged"
+    assert reason in (record.reason or "")
+    step = int((record.reason or "").rsplit(" ", 1)[-1])
+    assert 1 < step <= 12
+    assert record.history["step"] == [float(i) for i in range(1, step)]
+    assert all(math.isfinite(x) for column in record.history.values() for x in column)
+    assert (record.metrics, record.scores) == ({}, {})
+    assert not (Path(given.folder) / "resume.ckpt").exists()
+
+
+def test_a_search_trial_is_scored_on_the_other_split(job):
+    test, validation = finish(job()), finish(job("b", changes={"eval.split": "validation"}))
+    assert test.history == validation.history
+    assert test.metrics["loss"] != validation.metrics["loss"]
+
+
+def test_the_microbatches_change_nothing_but_rounding(job):
+    two, four = finish(job(arm="none")), finish(job("b", "none", {"train.microbatches": 4}))
+    assert two.history["loss"][0] == pytest.approx(four.history["loss"][0], rel=1e-6)
+    assert two.metrics["loss"] == pytest.approx(four.metrics["loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("steps", "every", "expected"),
+    [(12, 0.5, {6, 12}), (12, 0.25, {3, 6, 9, 12}), (10, 0.3, {3, 6, 9, 10}), (1, 0.1, {1}), (300, 1.0, {300})],
+)
+def test_fractions_of_a_run(steps, every, expected):
+    assert fractions_of(steps, every) == expected
+
+
+def test_a_long_history_is_thinned_and_keeps_its_end(job, monkeypatch):
+    monkeypatch.setattr("ablations.trial.recorder.HISTORY_POINTS", 5)
+    record = finish(job())
+    assert record.history["step"] == [1, 4, 7, 10, 12]
+
+
+def test_it_trains_where_the_harness_is_not_installed(job, tmp_path):
+    """The record equals that of this process, where wandb, Optuna, Hydra and lm-eval are at hand."""
+    here, given = finish(job("here")), job("there")
+    script = """
+import json, sys
+for name in ("wandb", "optuna", "hydra", "omegaconf", "lm_eval", "datasets"):
+    sys.modules[name] = None  # importing it fails, and it is not found
+import torch
+torch.set_num_threads(1)
+from ablations.trial.train import run_trial
+from ablations.trial.job import TrialJob
+from ablations.config.trialkeys import with_overrides
+from models.typed import build
+print(run_trial(build(TrialJob, json.loads(sys.argv[1])), lambda event: None).status)
+"""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", script, as_json(given)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1:] == ["complete"], done.stderr[-2000:]
+    assert numbers(read_record(tmp_path / "trials/there/record.json")) == numbers(here)
+
+
+def test_a_last_step_that_ruins_the_model_is_a_divergence_too(job, tmp_path):
+    """The training loss of that step was still the model's before it."""
+    given = job(changes={"optim.lr": 1e38, "train.tokens": 256, "model.dtype": "float32"})
+    record = finish(given)
+    assert record.status == "diverged"
+    assert record.reason == "loss on the test split is not finite after the last step"
+
+
+# --- stages
+
+
+def staged(given: TrialJob, **second: Any) -> TrialJob:
+    """`given` with its training as a first stage, and the same once more, changed by `second`, after it."""
+    changes = {name.replace("__", "."): value for name, value in second.items()}
+    keys = with_overrides(given.keys, changes, "test")
+    return dataclasses.replace(given, keys=dataclasses.replace(keys, before=given.keys.stages))
+
+
+HALVED = {"optim__lr": 1e-4, "data__batch_size": 4}
+"""A second stage of 24 steps of 128 tokens, after the first's 12 of 256."""
+
+
+def test_stages_are_one_training_whose_steps_and_tokens_are_counted_on(job):
+    one, given = finish(job("one")), staged(job("two"), **HALVED)
+    events: list[dict[str, Any]] = []
+    two = finish(given, events.append)
+    rows = read_steps(Path(given.folder) / "steps.jsonl")
+    assert rows[:12] == read_steps(Path(given.folder).parent / "one/steps.jsonl")
+    assert [row["step"] for row in rows] == list(range(1, 37)) == two.history["step"]
+    tokens = [*range(256, 3073, 256), *range(3200, 6145, 128)]
+    assert [row["tokens"] for row in rows] == tokens == two.history["tokens"] and given.keys.trained_tokens == 6144
+    assert max(two.history["lr"][12:]) == pytest.approx(1e-4) and max(two.history["lr"][:12]) > 1e-3
+    assert two.validation["step"] == [3, 6, 9, 12, 18, 24, 30, 36]
+    assert two.validation["tokens"] == [768, 1536, 2304, 3072, 3840, 4608, 5376, 6144]
+    assert {name: column[:4] for name, column in two.validation.items()} == one.validation
+    assert [(e["step"], e["steps"]) for e in events if e["event"] == "step"] == [(i, 36) for i in range(1, 37)]
+    assert two.metrics["loss"] < one.metrics["loss"], "it has learned on"
+    assert two.config["before"] == [{group: one.config[group] for group in ("model", "data", "optim", "train")}]
+
+
+@pytest.mark.parametrize("arm", ["none", "bias"])
+def test_a_stage_begins_with_the_weights_and_biases_that_the_one_before_ended_with(job, arm):
+    """A second stage that all but stands still: what it measures is what the first has learned."""
+    one, still = (
+        finish(job("one", arm)),
+        finish(staged(job("two", arm), optim__lr=1e-12, model__moe__balance__update_speed=1e-12)),
+    )
+    assert still.validation["loss"][3] < still.validation["loss"][0] - 0.1
+    assert still.validation["loss"][4:] == pytest.approx([one.validation["loss"][3]] * 4, abs=1e-6)
+    assert still.metrics["loss"] == pytest.approx(one.metrics["loss"], abs=1e-6)
+    assert still.load == one.load
+    assert still.history["loss"][12] < still.history["loss"][0] - 0.1, "the same batch again"
+
+
+class Watching(Unwatched):
+    """Writes down what it is shown."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+        self.validated: list[int] = []
+
+    def replay(self, rows: Any, validation: Any) -> None:
+        self.steps += [row["step"] for row in rows]
+        self.validated += validation["step"]
+
+    def step(self, row: Any) -> None:
+        self.steps.append(row["step"])
+
+    def validation(self, step: int, loss: float, max_vio: float) -> None:
+        self.validated.append(step)
+
+
+@pytest.mark.parametrize(
+    ("step", "resumed_at"), [(5, 3), (12, 9), ("between", 9), (13, 9), (18, 9), (19, 18), (31, 30), (36, 30)]
+)
+def test_a_trial_killed_in_any_stage_goes_on_bit_for_bit(job, monkeypatch, step, resumed_at):
+    whole, given = finish(staged(job("whole"), **HALVED)), staged(job("killed"), **HALVED)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        if step == "between":
+            built = [trial.build_model]
+            patch.setattr(trial, "build_model", lambda *a: built.pop()(*a) if built else killed_at(12)({"step": 12}))
+            run_trial(given, ignore)
+        else:
+            run_trial(given, killed_at(step))
+    watching, events = Watching(), list[dict[str, Any]]()
+    record, folder = run_trial(given, events.append, lambda: watching), Path(given.folder)
+    assert [e["step"] for e in events if e["event"] == "step"] == list(range(resumed_at + 1, 37))
+    assert numbers(record) == numbers(whole)
+    assert (folder / "steps.jsonl").read_bytes() == (folder.parent / "whole/steps.jsonl").read_bytes()
+    assert watching.steps == list(range(1, 37)) and watching.validated == whole.validation["step"]
+    assert not (folder / "resume.ckpt").exists()
+
+
+def test_a_divergence_in_a_later_stage_keeps_what_came_before(job):
+    record = finish(staged(job(), optim__lr=1e20))
+    assert record.status == "diverged" and "loss is not finite at step " in record.reason
+    assert record.history["step"][:12] == list(range(1, 13)) and len(record.history["step"]) < 24
