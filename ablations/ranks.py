@@ -37,7 +37,7 @@ def rank_trial(arm: str, seed: int, words: list[str]) -> "tuple[TrialKeys, Path]
     """The keys of the arm's trial, and runs_dir. Raises ConfigError, before anything is started."""
     from ablations.config.compose import compose
     from ablations.config.trialkeys import with_overrides
-    from ablations.sweep.plan import make_plan
+    from ablations.sweep.planning import make_plan
     from ablations.sweep.preflight import check_device
 
     config = compose(words)

@@ -16,7 +16,8 @@ from typing import Literal
 from ablations.command import keys_of, parse
 from ablations.files import read_json, write_json
 from ablations.home import ROOT, check_house
-from ablations.judge.result import Result, load_published, load_result
+from ablations.judge.gather import load_published, load_result
+from ablations.judge.result import Result
 from ablations.record.documents import PLAN, STATE, PlanDocument
 from ablations.record.record import RECORD, RECORDS, recorded_at
 from ablations.record.rundir import differing, folders_of_scale, listed

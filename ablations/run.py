@@ -35,7 +35,7 @@ def _run(words: list[str]) -> int:
 
     from ablations.sweep.announce import describe
     from ablations.sweep.conductor import Conductor, GuardFailed
-    from ablations.sweep.plan import make_plan
+    from ablations.sweep.planning import make_plan
     from ablations.sweep.preflight import check_start
     from tasks.evals.prepare import check_tasks
 

@@ -47,6 +47,48 @@ def test_imports_only_go_down(path: Path) -> None:
     assert inside_functions_too & set(BELOW) <= BELOW[floor] | {floor}
 
 
+ROOMS = ("", "config", "record", "judge", "launch", "trial", "sweep", "show", "commands")
+"""Of ablations/, each above those that it may import; `""`: what they share."""
+SHARED = ("__init__", "home", "files", "metrics")
+
+
+def room_of(parts: tuple[str, ...]) -> str:
+    """Of a module of ablations/, by its path below it."""
+    return parts[0] if len(parts) > 1 else "" if not parts or parts[0] in SHARED else "commands"
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if p.is_relative_to(ROOT / "ablations")], ids=name_of)
+def test_rooms_import_only_from_rooms_below(path: Path) -> None:
+    own = ROOMS.index(room_of(path.relative_to(ROOT / "ablations").with_suffix("").parts))
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "ablations":
+            names = [node.module] if node.module.count(".") > 1 else [f"{node.module}.{a.name}" for a in node.names]
+            for name in names if node.module.count(".") else [f"ablations.{a.name}" for a in node.names]:
+                parts = tuple(name.split(".")[1:])
+                room = parts[0] if (ROOT / "ablations" / parts[0]).is_dir() else room_of(parts[:1])
+                assert ROOMS.index(room) <= own, f"{room or 'ablations'} lies above"
+
+
+def test_no_module_imports_itself_by_a_detour() -> None:
+    modules = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p for p in SOURCES}
+    imports = {name: {m for m in imported_modules(path) if m in modules} - {name} for name, path in modules.items()}
+    while leaves := [name for name, wanted in imports.items() if not wanted & imports.keys()]:
+        for name in leaves:
+            del imports[name]
+    assert not imports, f"a ring among {sorted(imports)}"
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Dotted names, inside functions too; of `from package import module` both."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return names
+
+
 @pytest.mark.parametrize("path", [p for p in SOURCES if "evals" not in p.parts], ids=name_of)
 def test_what_training_does_not_need_is_imported_where_it_is_used(path: Path) -> None:
     at_the_top = imported(ast.parse(path.read_text()).body)

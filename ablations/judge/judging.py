@@ -2,20 +2,17 @@
 
 import dataclasses
 import math
-import typing
 
 from ablations.judge import grid
 from ablations.judge.constraint import Constraint, held
+from ablations.judge.result import ArmResult
 from ablations.judge.stats import Difference, Family, between, differences
-from ablations.judge.verdicts import Verdict, verdict
+from ablations.judge.verdicts import Beside, Verdict, verdict
 from ablations.metrics import ALWAYS, metric
 from ablations.record.documents import PlanDocument, SearchTrial
 
-if typing.TYPE_CHECKING:
-    from ablations.judge.result import ArmResult
 
-
-def families_of(arms: "dict[str, ArmResult]", plan: PlanDocument) -> dict[str, dict[tuple[str, str], Difference]]:
+def families_of(arms: dict[str, ArmResult], plan: PlanDocument) -> dict[str, dict[tuple[str, str], Difference]]:
     """Per metric, (arm, against) -> difference: each arm with the baseline, and each pair that a claim is about."""
     pairs = [(name, plan.baseline) for name in arms if name != plan.baseline]
     wanted = [(claim.arm, claim.against or plan.baseline) for claim in plan.expected]
@@ -31,7 +28,7 @@ def families_of(arms: "dict[str, ArmResult]", plan: PlanDocument) -> dict[str, d
 
 
 def verdicts_of(
-    arms: "dict[str, ArmResult]",
+    arms: dict[str, ArmResult],
     plan: PlanDocument,
     families: dict[str, dict[tuple[str, str], Difference]],
     searched: set[str],
@@ -49,9 +46,7 @@ def verdicts_of(
         family: Family = families[claim.metric]
         difference = between(family, claim.arm, against)
         assert difference is not None, "each claim's pair is in its metric's family"
-        found = verdict(
-            claim,
-            difference,
+        beside = Beside(
             control=_nonempty(family.get((named.get("control", ""), plan.baseline))),
             aa=_nonempty(family.get((named.get("aa", ""), plan.baseline))),
             # The estimate is in nats of search loss: it says nothing about how well a load is balanced.
@@ -59,12 +54,13 @@ def verdicts_of(
             diverged=len(arms[claim.arm].of_status("diverged")),
             trials=len(arms[claim.arm].seeds),
         )
+        found = verdict(claim, difference, beside)
         found = dataclasses.replace(found, difference=_nonempty(found.difference))
         verdicts.append(_at_equal_balance(found, [arms[claim.arm], arms[against]]))
     return verdicts
 
 
-def _at_equal_balance(found: Verdict, pair: "list[ArmResult]") -> Verdict:
+def _at_equal_balance(found: Verdict, pair: list[ArmResult]) -> Verdict:
     """The verdict, with what it cannot say where an arm misses the search's limit. A claim on balance itself can."""
     missed = [str(arm.held) for arm in pair if arm.held is not None and arm.held.missed]
     if not missed or metric(found.metric).maximum is not None:
@@ -78,13 +74,13 @@ def _nonempty(difference: Difference | None) -> Difference | None:
     return difference if difference is not None and difference.n else None
 
 
-def _mistuning(pair: "list[ArmResult]", searched: set[str]) -> float | None:
+def _mistuning(pair: list[ArmResult], searched: set[str]) -> float | None:
     """The larger estimate of two arms; infinite where an arm was searched and has none (an optimum on the edge)."""
     estimates = [math.inf if arm.mistuning is None else arm.mistuning for arm in pair if arm.name in searched]
     return max(estimates, default=None)
 
 
-def with_search(arm: "ArmResult", search: list[SearchTrial], constraint: Constraint | None) -> "ArmResult":
+def with_search(arm: ArmResult, search: list[SearchTrial], constraint: Constraint | None) -> ArmResult:
     """With what the search says of the chosen point, and what became of its limit."""
     kept = held(constraint, arm.name, arm.values) if constraint is not None else None
     points: dict[grid.Key, list[SearchTrial]] = {}

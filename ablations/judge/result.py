@@ -1,24 +1,14 @@
-"""From plan, state and records to one `Result`: the only thing that tables, figures and pages read.
+"""What a sweep at one scale has found: the only thing that tables, figures and pages read."""
 
-Nothing here is parsed from logs, and nothing is dropped: a diverged or failed trial is counted and shown, and enters no
-mean. Records that do not exist yet are simply not there, so that the same code reports a sweep that is still running.
-"""
-
-import math
 import statistics
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from ablations.config.schema import ExpectedConfig
-from ablations.judge.constraint import Constraint, Held
-from ablations.judge.judging import families_of, verdicts_of, with_search
-from ablations.judge.loss_curve import loss_error
+from ablations.judge.constraint import Held
 from ablations.judge.stats import Difference, Edge, between, tokens_saved
-from ablations.judge.verdicts import DECISION_RULE, Verdict
+from ablations.judge.verdicts import Verdict
 from ablations.record.documents import (
-    PLAN,
     ArmDocument,
     ArmKind,
     Chunks,
@@ -27,11 +17,9 @@ from ablations.record.documents import (
     SearchTrial,
     Speed,
     SweepState,
-    sha_of,
 )
 from ablations.record.guardresult import GuardResult
-from ablations.record.record import RECORD, RECORDS, Record, read_record, recorded_at
-from models.typed import ConfigError, closest
+from ablations.record.record import Record
 
 
 @dataclass(frozen=True)
@@ -164,32 +152,6 @@ class Result:
         return sorted({metric for arm in self.arms.values() for metric in arm.values if "/" in metric})
 
 
-def load_result(runs_dir: str | Path, sweep: str, scale: str, published: Path | None = None) -> Result:
-    """The result of what is finished so far. `published` is a folder of records to fall back on, by id.
-
-    Raises ConfigError where no run of this sweep was ever planned.
-    """
-    runs = Path(runs_dir)
-    folder = runs / sweep / scale
-    if not (folder / PLAN).is_file():
-        raise ConfigError(_no_such_run(runs, sweep, scale))
-
-    def find(trial_id: str) -> Record | None:
-        elsewhere = [published / f"{trial_id}.json"] if published else []
-        place = recorded_at(runs / "trials" / trial_id / RECORD, *elsewhere)
-        return read_record(place) if place else None
-
-    return _gather(folder, find)
-
-
-def load_published(folder: Path) -> Result:
-    """The result in a published folder, from its plan.json, state.json and records/ alone."""
-    if not (folder / PLAN).is_file():
-        raise ConfigError(f"{folder}: holds no {PLAN}, so it is no published result")
-    records = folder / RECORDS
-    return _gather(folder, lambda i: read_record(records / f"{i}.json") if (records / f"{i}.json").is_file() else None)
-
-
 def score_values(record: Record) -> dict[str, float]:
     """`task/metric` -> value of the lm-eval scores, without standard errors, counts, chance levels and item strings."""
     return {
@@ -207,82 +169,3 @@ def score_detail(arm: ArmResult, metric: str) -> tuple[float | None, int | None]
     chance = next((e["chance"] for e in entries if isinstance(e.get("chance"), int | float)), None)
     items = next((len(e["items"]) for e in entries if isinstance(e.get("items"), str)), None)
     return chance, items
-
-
-def _gather(folder: Path, find: Callable[[str], Record | None]) -> Result:
-    plan, state, plan_sha = PlanDocument.read(folder), SweepState.read(folder), sha_of(folder / PLAN)
-    ids = {(trial.arm, trial.seed): trial.id for trial in state.confirm}
-    arms = {}
-    for name in sorted(plan.arms, key=lambda name: _rank(name, plan)):
-        found = {seed: find(ids[name, seed]) for seed in plan.seeds if (name, seed) in ids}
-        arms[name] = _arm(name, plan, state, {seed: record for seed, record in found.items() if record is not None})
-    if "loss_error" in (plan.primary, *plan.metrics, *(claim.metric for claim in plan.expected)):
-        for arm in arms.values():
-            arm.values["loss_error"] = _loss_errors(arm, arms[plan.baseline])
-    deviations = list(state.deviations)
-    if state.plan_sha and state.plan_sha != plan_sha:
-        deviations.append(f"{PLAN} is not the plan that these trials were run under (its hash differs)")
-    if plan.decision_rule != DECISION_RULE:
-        deviations.append(f"the verdicts follow the decision rule of a later version, not that of {PLAN}")
-    families = families_of(arms, plan)
-    constraint = Constraint.of(plan.search_rule)
-    arms = {name: with_search(arm, state.search, constraint) for name, arm in arms.items()}
-    return Result(
-        plan=plan,
-        plan_sha=plan_sha,
-        state=state,
-        arms=arms,
-        differences={m: {pair: d for pair, d in f.items() if d.n} for m, f in families.items()},
-        verdicts=verdicts_of(arms, plan, families, {trial.arm for trial in state.search}),
-        deviations=deviations,
-    )
-
-
-def _rank(name: str, plan: PlanDocument) -> tuple[int, str]:
-    """Baseline, the sweep's own arms by name, the control, the A/A arm: JSON keeps no order of its own."""
-    order = {"arm": 1, "control": 2, "aa": 3}
-    return (0 if name == plan.baseline else order[plan.arms[name].kind], name)
-
-
-def _arm(name: str, plan: PlanDocument, state: SweepState, records: dict[int, Record]) -> ArmResult:
-    """What a run has not come to yet is not there: a state knows an arm from the step on that settled something."""
-    values: dict[str, dict[int, float]] = {}
-    for seed, record in records.items():
-        if record.status != "complete":
-            continue
-        for metric, value in {**record.metrics, **score_values(record)}.items():
-            if math.isfinite(value):
-                values.setdefault(metric, {})[seed] = value
-    return ArmResult(
-        name=name,
-        plan=plan.arms[name],
-        seeds=plan.seeds,
-        records=records,
-        values=values,
-        chosen=state.chosen.get(name, {}),
-        guards=state.guards.get(name, []),
-        mistuning=state.mistuning.get(name),
-        speed=state.speed.get(name),
-        chunks=state.chunks.get(name, {}),
-    )
-
-
-def _loss_errors(arm: ArmResult, baseline: ArmResult) -> dict[int, float]:
-    """Seed -> the arm's training curve against the baseline's of the same seed."""
-    complete = set(arm.of_status("complete")) & set(baseline.of_status("complete"))
-    curves = {seed: (arm.records[seed].history, baseline.records[seed].history) for seed in sorted(complete)}
-    return {
-        seed: loss_error(ours["loss"], theirs["loss"]) for seed, (ours, theirs) in curves.items() if ours and theirs
-    }
-
-
-def _no_such_run(runs: Path, sweep: str, scale: str) -> str:
-    known = sorted(f"{p.parent.parent.name} {p.parent.name}" for p in runs.glob(f"*/*/{PLAN}"))
-    scales = [pair.split()[1] for pair in known if pair.split()[0] == sweep]
-    if scales:
-        return f"scale={scale}: no run of sweep={sweep} at this scale under {runs} (there is: {', '.join(scales)})"
-    near = closest(sweep, [pair.split()[0] for pair in known])
-    return (
-        f"sweep={sweep} scale={scale}: no such run under {runs}{near} "
-        f"(`python -m ablations.run sweep={sweep} scale={scale}` makes one)"
-    )

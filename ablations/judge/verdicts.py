@@ -47,29 +47,32 @@ class Verdict:
     """What the outcome has to be read with, in a few words: `not at equal balance`."""
 
 
-def verdict(
-    expected: ExpectedConfig,
-    difference: Difference,
-    *,
-    control: Difference | None,
-    aa: Difference | None,
-    mistuning: float | None = None,
-    diverged: int = 0,
-    trials: int = 0,
-) -> Verdict:
-    """Judge one claim (DECISION_RULE).
+@dataclass(frozen=True)
+class Beside:
+    """What a difference is judged beside."""
 
-    `control` and `aa`: the differences of the two standing arms from the baseline in this metric; give None for a
-    control that was not run or, for scores, one without signal. `mistuning`: the larger estimate of the two arms in
-    the claim's metric, None where nothing was searched, math.inf where the optimum is on an edge. `diverged` of the
-    arm's `trials`. Raises ConfigError where the claim lacks the margin, region or metric with a direction of its kind.
-    """
+    control: Difference | None = None
+    """Of the known harm, in the claim's metric. None: it was not run or, for scores, has no signal."""
+    aa: Difference | None = None
+    """Of the A/A arm."""
+    mistuning: float | None = None
+    """The larger estimate of the two arms in the claim's metric: None where nothing was searched, math.inf where the
+    optimum is on an edge."""
+    diverged: int = 0
+    """Of the arm's trials ..."""
+    trials: int = 0
+    """... which are so many."""
+
+
+def verdict(expected: ExpectedConfig, difference: Difference, beside: Beside) -> Verdict:
+    """Judge one claim (DECISION_RULE). Raises ConfigError where it lacks the margin, the region, or the metric with a
+    direction of its kind."""
     edges = region_of(expected)
     paper = expected.paper_value
     needed = None
     if paper is not None and difference.low is not None:
         needed = seeds_needed(paper, difference.sd, difference.comparisons, difference.alpha)
-    outcome, why = _judge(expected, edges, difference, control, aa, mistuning, diverged, trials)
+    outcome, why = _judge(expected, edges, difference, beside)
     if outcome == "not resolved":
         why += _resolution(difference, paper, needed)
     return Verdict(
@@ -118,13 +121,10 @@ def _judge(
     expected: ExpectedConfig,
     edges: tuple[float, float],
     difference: Difference,
-    control: Difference | None,
-    aa: Difference | None,
-    mistuning: float | None,
-    diverged: int,
-    trials: int,
+    beside: Beside,
 ) -> tuple[Outcome, str]:
     """The rules, in the order in which they override each other."""
+    control, aa, diverged = beside.control, beside.aa, beside.diverged
     if expected.kind == "identical":
         return _identical(edges[1], difference, aa, diverged)
     if aa is not None and aa.resolved:
@@ -134,7 +134,7 @@ def _judge(
         )
     measured = f"{difference.arm} minus {difference.against} is {_numbers(difference)}"
     if diverged:
-        counted = f"{diverged}/{trials or difference.n + diverged} diverged"
+        counted = f"{diverged}/{beside.trials or difference.n + diverged} diverged"
         if expected.kind == "value":
             return (
                 "not resolved",
@@ -159,7 +159,7 @@ def _judge(
             "no signal here",
             f"{measured}, but {seen} that this sweep can tell a known harm from none",
         )
-    slack = 0.0 if mistuning is None else mistuning
+    slack = 0.0 if beside.mistuning is None else beside.mistuning
     if place != "not resolved" and place_of(difference.low - slack, difference.high + slack, edges) != place:
         if math.isinf(slack):
             return "not resolved", f"{measured}, but its mistuning cannot be estimated (optimum on the edge)"

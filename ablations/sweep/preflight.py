@@ -3,27 +3,24 @@ near, unless more was asked for."""
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from ablations.sweep.plan import Plan
 from models.typed import ConfigError
 from tasks.batches import cached_tokens
 from tasks.sources import source_state
-
-if TYPE_CHECKING:
-    from ablations.sweep.plan import Plan
 
 DAY_MINUTES = 24 * 60
 CROWD = 4
 """Workers, and threads of one, for each core: beyond that they only wait for each other."""
 
 
-def check_text(plan: "Plan") -> None:
+def check_text(plan: Plan) -> None:
     """Raise ConfigError where an arm's text is not there. Reads listings alone."""
     for data in {arm.keys.data for arm in plan.arms.values()}:
         source_state(data)
 
 
-def text_remarks(plan: "Plan") -> list[str]:
+def text_remarks(plan: Plan) -> list[str]:
     """What the text gives of the tokens that are asked for: known once it was prepared, or bounded by its bytes."""
     keys = plan.baseline.keys
     known = cached_tokens(keys.data, keys.model.vocab_size, Path(plan.config.runs_dir) / "data")
@@ -38,11 +35,11 @@ def text_remarks(plan: "Plan") -> list[str]:
     return lines
 
 
-def is_long(plan: "Plan") -> bool:
+def is_long(plan: Plan) -> bool:
     return plan.minutes > DAY_MINUTES
 
 
-def check_start(plan: "Plan") -> None:
+def check_start(plan: Plan) -> None:
     """Raise ConfigError where this machine cannot run the plan, or would for more than a day without being told to."""
     check_device(plan)
     most = max(8, CROWD * (os.cpu_count() or 1))
@@ -61,7 +58,7 @@ def check_start(plan: "Plan") -> None:
         )
 
 
-def check_device(plan: "Plan") -> None:
+def check_device(plan: Plan) -> None:
     """Raise ConfigError where an arm wants a GPU that torch does not see."""
     import torch
 

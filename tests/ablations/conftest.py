@@ -353,7 +353,7 @@ def composed(words: tuple[str, ...]) -> Any:
 @pytest.fixture
 def plan(runs: Path) -> Any:
     """`plan(KEY=VALUE, ...)`: the plan of a smoke sweep of two arms in `runs`."""
-    from ablations.sweep.plan import make_plan
+    from ablations.sweep.planning import make_plan
 
     def make(*words: str) -> Any:
         config = composed((*words, "launch.progress=none"))

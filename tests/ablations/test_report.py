@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from ablations.files import read_json, write_json
-from ablations.judge.result import load_published
+from ablations.judge.gather import load_published
 from ablations.record.documents import STATE, PlanDocument, SweepState
 from ablations.report import PUBLISHED, asked, main, publish, write_report
 from ablations.show.provenance import WHY_UNKNOWN, commands, commit

@@ -199,7 +199,7 @@ def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def training(pool: Any) -> Any:
     """The pool in this process, with the real jobs."""
-    from ablations import jobs
+    from ablations.trial import jobs
 
     pool.kinds.update(jobs.KINDS)
     return pool
@@ -418,7 +418,7 @@ def test_a_polite_kill_is_as_clean(runs, pool, capsys):
     assert "goes on from here" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("moment", ["ablations.sweep.plan.make_plan", "ablations.report.write_report"])
+@pytest.mark.parametrize("moment", ["ablations.sweep.planning.make_plan", "ablations.report.write_report"])
 def test_ctrl_c_outside_the_trials_is_as_clean(moment, runs, pool, monkeypatch, capsys):
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt

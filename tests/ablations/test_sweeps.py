@@ -24,7 +24,7 @@ SHORTER = {"pipeline": ["train.tokens=1024", "arms=[dualpipe_p4_m8]"]}
 @pytest.fixture
 def real(monkeypatch: pytest.MonkeyPatch, pool: Any) -> Any:
     """The inline pool with the real jobs."""
-    from ablations import jobs
+    from ablations.trial import jobs
 
     monkeypatch.setattr(pool, "kinds", jobs.KINDS)
     monkeypatch.setattr("ablations.trial.speed.CHUNK_ROUNDS", 1)

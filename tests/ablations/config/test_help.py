@@ -11,7 +11,8 @@ from ablations.config.compose import compose
 from ablations.config.help import first_sentence, help_text, sweep_help
 from ablations.home import ROOT
 from ablations.metrics import METRICS
-from ablations.sweep.plan import config_guards, make_plan
+from ablations.sweep.plan import config_guards
+from ablations.sweep.planning import make_plan
 
 DOCUMENT = (ROOT / "docs" / "adding_a_sweep.md").read_text(encoding="utf-8")
 

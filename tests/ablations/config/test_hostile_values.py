@@ -19,7 +19,7 @@ from ablations.config.keys import Key, all_keys, options
 from ablations.config.schema import ArmConfig, ExpectedConfig, MatchedConfig, SearchConfig, SweepConfig
 from ablations.sweep import preflight
 from ablations.sweep.announce import describe
-from ablations.sweep.plan import make_plan
+from ablations.sweep.planning import make_plan
 from models.typed import ConfigError
 
 WHOLE = ("0", "-1", "1.5", "1000000000000", "100000000000000000000", "nan", "[]")

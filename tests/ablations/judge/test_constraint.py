@@ -7,8 +7,9 @@ import pytest
 
 from ablations.config.schema import SearchConfig
 from ablations.judge.constraint import Constraint, held
-from ablations.judge.result import Result, load_result
-from ablations.show import page, render, tables
+from ablations.judge.gather import load_result
+from ablations.judge.result import Result
+from ablations.show import page, render, sections
 
 TENTH = Constraint("max_vio_global", 0.1)
 
@@ -45,7 +46,7 @@ def result(sweep_run: Any, tmp_path: Path) -> Result:
 
 
 def test_a_missed_limit_is_shown_and_changes_the_words_of_claims_on_the_loss(result: Result) -> None:
-    rows = {row[0]: row for row in tables.all_tables(result)["constraint"].rows}
+    rows = {row[0]: row for row in sections.all_tables(result)["constraint"].rows}
     assert rows["bias"][3:] == ["6/6", "kept"] and rows["aux_loss"][3:] == ["0/6", "missed"]
     assert rows["none"][4] == "missed", "it searches no strength, and yet is not at equal balance"
     on_loss, on_balance, against_another, of_none = result.verdicts
@@ -55,7 +56,7 @@ def test_a_missed_limit_is_shown_and_changes_the_words_of_claims_on_the_loss(res
     assert on_balance.caveat is None and "equal balance" not in on_balance.why
     sentence = render.summary_sentence(result)
     assert "not resolved, not at equal balance (claimed: lower" in sentence
-    row = tables.verdict_table(result).rows[0]
+    row = sections.verdict_table(result).rows[0]
     assert row[1] == "not resolved, not at equal balance"
     shown = page.page_html(result, [], [])
     assert '<span class="outcome not-resolved">not resolved, not at equal balance</span>' in shown
@@ -65,5 +66,5 @@ def test_a_limit_that_is_kept_changes_nothing(sweep_run: Any, tmp_path: Path) ->
     sweep_run(tmp_path / "free")
     sweep_run(tmp_path / "limited", limit=0.9)
     before, after = (load_result(tmp_path / name, "moe_balance", "cpu") for name in ("free", "limited"))
-    assert "constraint" not in tables.all_tables(before)
-    assert after.verdicts == before.verdicts and "constraint" in tables.all_tables(after)
+    assert "constraint" not in sections.all_tables(before)
+    assert after.verdicts == before.verdicts and "constraint" in sections.all_tables(after)

@@ -9,7 +9,7 @@ import pytest
 
 from ablations.files import read_json, write_json
 from ablations.judge.equal_cost import Ratio, at_equal_cost, stretch, time_ratio
-from ablations.judge.result import load_result
+from ablations.judge.gather import load_result
 from ablations.judge.stats import Difference, differences
 from ablations.record.documents import Speed, SweepState
 from ablations.show import costs

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ablations.files import read_json, write_json
-from ablations.judge.result import load_published, load_result
+from ablations.judge.gather import load_published, load_result
 from ablations.record.documents import PLAN, STATE, PlanDocument, SweepState
 from ablations.record.record import read_record
 from models.typed import ConfigError

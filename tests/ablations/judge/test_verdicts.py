@@ -1,13 +1,15 @@
 import dataclasses
 import gc
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 
 from ablations.config.schema import ExpectedConfig
 from ablations.judge.stats import Difference, differences
-from ablations.judge.verdicts import DECISION_RULE, Verdict, shows_harm, verdict
+from ablations.judge.verdicts import DECISION_RULE, Beside, Verdict, shows_harm
+from ablations.judge.verdicts import verdict as judged
 from models.typed import ConfigError
 
 
@@ -21,11 +23,15 @@ UNSEEN = interval(-0.001, 0.010, "control")
 QUIET = interval(-0.002, 0.002, "aa")
 
 
+def verdict(expected: ExpectedConfig, difference: Difference, **beside: Any) -> Verdict:
+    return judged(expected, difference, Beside(**beside))
+
+
 def judge(kind: str, low: float | None, high: float | None, **given: object) -> Verdict:
     claim = {"margin": 0.01} if kind in ("equal", "not_worse") else {"region": [0.02, 0.04]} if kind == "value" else {}
     expected = ExpectedConfig(arm="bias", kind=kind, paper_value=-0.005, **claim)  # type: ignore[arg-type]
     arguments = {"control": HARM, "aa": QUIET} | given
-    return verdict(expected, interval(low, high), **arguments)  # type: ignore[arg-type]
+    return verdict(expected, interval(low, high), **arguments)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ablations.judge.result import load_result
+from ablations.judge.gather import load_result
 from ablations.record.documents import PlanDocument, SweepState
 from ablations.record.guardresult import Fact, GuardResult
 from ablations.show.pipeline import pipeline_table

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ablations.judge.result import Result, load_result
+from ablations.judge.gather import load_result
+from ablations.judge.result import Result
 from ablations.show.curves import paired_curve
 from ablations.show.figures import Picture, draw_figures
 from ablations.show.points import load_map, search_points

@@ -10,7 +10,7 @@ import pytest
 from ablations.files import read_json
 from ablations.home import ROOT
 from ablations.judge.constraint import Constraint
-from ablations.judge.result import load_published
+from ablations.judge.gather import load_published
 from ablations.show.render import table_csv, table_md
 
 PUBLISHED = {path.parts[-3]: path.parent for path in sorted((ROOT / "results").glob("*/*/plan.json"))}

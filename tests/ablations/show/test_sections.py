@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from ablations.files import read_json, write_json
-from ablations.judge.result import Result, load_result
+from ablations.judge.gather import load_result
+from ablations.judge.result import Result
 from ablations.judge.stats import differences
 from ablations.record.documents import Speed, SweepState
 from ablations.record.guardresult import GuardResult
-from ablations.show import balance, costs, figures, numbers, page, render, tables, terminal
+from ablations.show import balance, costs, figures, numbers, page, render, sections, terminal
 
 FEW = ("aux_loss", "bias", "control", "aa")
 
@@ -30,7 +31,7 @@ def load(runs: Path) -> Result:
     return load_result(runs, "moe_balance", "cpu")
 
 
-def cell(table: tables.Table, row: str, column: str) -> str:
+def cell(table: sections.Table, row: str, column: str) -> str:
     return next(r for r in table.rows if r[0] == row)[table.columns.index(column)]
 
 
@@ -55,7 +56,7 @@ def test_numbers(written: str, expected: str) -> None:
 
 
 def test_loss_row(result: Result) -> None:
-    table = tables.loss_table(result)
+    table = sections.loss_table(result)
     d = result.difference("none")
     assert d is not None and d.low is not None and d.high is not None
     assert cell(table, "none", "difference") == f"{d.mean:+.4f}"
@@ -74,7 +75,7 @@ def test_balance_shows_value_share_and_floor(result: Result) -> None:
 
 
 def test_verdicts_stand_beside_the_papers_numbers(result: Result) -> None:
-    rows = tables.verdict_table(result).rows
+    rows = sections.verdict_table(result).rows
     assert rows[0][:4] == [
         "bias has lower loss than aux_loss",
         "not resolved",
@@ -85,7 +86,7 @@ def test_verdicts_stand_beside_the_papers_numbers(result: Result) -> None:
 
 
 def test_sensitivity_says_what_the_control_showed(result: Result) -> None:
-    table = tables.sensitivity_table(result)
+    table = sections.sensitivity_table(result)
     assert cell(table, "loss", "control is") == "detected"
     assert cell(table, "MaxVio_global", "control is") == "not detected"
 
@@ -93,8 +94,8 @@ def test_sensitivity_says_what_the_control_showed(result: Result) -> None:
 def test_diverged_seed_is_shown(sweep_run: Any, tmp_path: Path) -> None:
     sweep_run(tmp_path, diverged=(("none", 2),))
     found = load(tmp_path)
-    assert cell(tables.loss_table(found), "none", "seeds") == "5/6, 1 diverged"
-    assert "survivors" in tables.loss_table(found).note
+    assert cell(sections.loss_table(found), "none", "seeds") == "5/6, 1 diverged"
+    assert "survivors" in sections.loss_table(found).note
     assert "none, seed 2: diverged, loss is not finite at step 79" in render.table_md(found)
     assert render.summary_sentence(found).endswith("none diverged in 1 of 6 seeds.")
 
@@ -102,7 +103,7 @@ def test_diverged_seed_is_shown(sweep_run: Any, tmp_path: Path) -> None:
 def test_scores_at_chance_are_marked(sweep_run: Any, tmp_path: Path) -> None:
     sweep_run(tmp_path / "a", accuracy=0.26, seeds=2)
     sweep_run(tmp_path / "b", accuracy=0.6, seeds=2)
-    marked, plain = (tables.scores_table(load(tmp_path / name)) for name in ("a", "b"))
+    marked, plain = (sections.scores_table(load(tmp_path / name)) for name in ("a", "b"))
     assert cell(marked, "bias", "python cloze acc (chance 0.25)").endswith("(no signal)")
     assert cell(plain, "bias", "python cloze acc (chance 0.25)").startswith("0.")
     assert "no signal" not in str(plain.rows)
@@ -113,7 +114,7 @@ def test_failed_guard_is_named(sweep_run: Any, tmp_path: Path) -> None:
     state = SweepState.read(folder)
     state.guards["bias"][0] = GuardResult("causality", False, "token 3 sees token 4")
     state.write(folder)
-    table = tables.guards_table(load(tmp_path))
+    table = sections.guards_table(load(tmp_path))
     assert cell(table, "bias", "causality") == "FAIL" and cell(table, "none", "causality") == "pass"
     assert "bias, causality: token 3 sees token 4." in table.note
 
@@ -125,7 +126,7 @@ def test_page_and_table_show_the_same_tables(sweep_run: Any, tmp_path: Path, sta
     layers = {"max_vio_global_layer1": {0: 0.1}, "max_vio_batch_layer1": {0: 0.1}}
     arms = {n: dataclasses.replace(arm, values={**arm.values, **layers}) for n, arm in found.arms.items()}
     found = dataclasses.replace(found, arms=arms)
-    titles = [table.title for table in tables.all_tables(found).values()]
+    titles = [table.title for table in sections.all_tables(found).values()]
     assert "Balance by MoE layer" in titles and len(set(titles)) == len(titles) > 7
     in_md = re.findall(r"^## (.+)$", render.table_md(found), flags=re.M)
     in_page = re.findall(r"<h2>(.+?)</h2>", page.page_html(found, [], []))
@@ -133,13 +134,13 @@ def test_page_and_table_show_the_same_tables(sweep_run: Any, tmp_path: Path, sta
 
 
 def test_figures_stand_behind_tables_that_exist() -> None:
-    assert set(page.FIGURES_AFTER) <= set(tables.TABLES)
+    assert set(page.FIGURES_AFTER) <= set(sections.TABLES)
     placed = [name for names in page.FIGURES_AFTER.values() for name in names]
     assert sorted(placed) == sorted(figures._FIGURES)
 
 
 def test_search_marks_the_chosen_point(result: Result) -> None:
-    chosen = [row[:2] for row in tables.search_table(result).rows if row[2] == "chosen"]
+    chosen = [row[:2] for row in sections.search_table(result).rows if row[2] == "chosen"]
     assert chosen == [
         ["aux_loss", "lr 0.005, alpha 0.01"],
         ["batch_aux_loss", "lr 0.005, alpha 0.01"],
@@ -152,12 +153,12 @@ def test_search_says_what_lies_on_an_edge(sweep_run: Any, tmp_path: Path) -> Non
     """Of the stand-in's strengths the middle one is chosen, though the lowest has less loss: it is then the best only
     where the lowest does not balance."""
     sweep_run(tmp_path / "free")
-    table = tables.all_tables(load(tmp_path / "free"))["search"]
+    table = sections.all_tables(load(tmp_path / "free"))["search"]
     chosen = {row[0]: row for row in table.rows if row[2] == "chosen"}
     assert chosen["none"][-1] == "none" and chosen["bias"][-1] == "u 0.01 lowest"
     assert "bias (u 0.01 lowest)" in table.note
     sweep_run(tmp_path / "limited", limit=0.06)
-    rows = tables.all_tables(load(tmp_path / "limited"))["search"].rows
+    rows = sections.all_tables(load(tmp_path / "limited"))["search"].rows
     row = next(r for r in rows if r[0] == "bias" and r[2] == "chosen")
     assert row[-1] == "none", "the lowest u does not balance"
 
@@ -167,7 +168,7 @@ def test_what_a_search_wrote_of_its_limit_is_read_and_not_made_again(sweep_run: 
     state = SweepState.read(folder)
     state.search = [dataclasses.replace(trial, share=0.0) for trial in state.search]
     state.write(folder)
-    row = next(r for r in tables.search_table(load(tmp_path)).rows if r[0] == "bias" and r[2] == "chosen")
+    row = next(r for r in sections.search_table(load(tmp_path)).rows if r[0] == "bias" and r[2] == "chosen")
     assert row[-1] == "u 0.01 lowest", "by the shares in the file every point is within the limit"
 
 
@@ -185,7 +186,7 @@ def test_a_reversed_claim_is_the_same_comparison(sweep_run: Any, tmp_path: Path)
     assert ours.difference.comparisons == theirs.difference.comparisons == 5
     assert "aux_loss minus none is -0.0179 [-0.0261, -0.0097]" in theirs.why
     assert reverse.differences["loss"] == straight.differences["loss"]
-    row = tables.verdict_table(reverse).rows[0]
+    row = sections.verdict_table(reverse).rows[0]
     assert row[0] == "aux_loss has lower loss than none" and row[4:6] == ["-0.0179", "[-0.0261, -0.0097]"]
     assert "aux_loss against none: -0.0179 nats" in render.summary_sentence(reverse)
 
@@ -193,7 +194,7 @@ def test_a_reversed_claim_is_the_same_comparison(sweep_run: Any, tmp_path: Path)
 def test_a_metric_of_which_more_is_better_is_said_so(sweep_run: Any, tmp_path: Path) -> None:
     claim = {"arm": "bias", "metric": "python_cloze/acc", "paper_value": 0.0}
     found = claims_of(sweep_run, tmp_path, claim | {"kind": "better"}, claim | {"kind": "not_worse", "margin": 0.01})
-    table = tables.verdict_table(found)
+    table = sections.verdict_table(found)
     assert [row[0] for row in table.rows] == [
         "bias has higher python cloze acc than aux_loss",
         "bias is at most 0.01 below aux_loss in python cloze acc",
@@ -298,10 +299,10 @@ def test_a_zero_is_a_number(result: Result) -> None:
         zero,
         arms={n: dataclasses.replace(a, speed=Speed(15_200.0, peak_training_bytes=0.0)) for n, a in zero.arms.items()},
     )
-    assert {cell(tables.loss_table(zero), name, "loss") for name in zero.arms} == {"0.0000"}
+    assert {cell(sections.loss_table(zero), name, "loss") for name in zero.arms} == {"0.0000"}
     assert {cell(balance.balance_table(zero), name, "of maximum") for name in zero.arms} == {"0.0 %"}
     assert {cell(costs.speed_table(zero), name, "training memory (MiB)") for name in zero.arms} == {"0"}
-    assert cell(tables.loss_table(zero), "bias", "95 % interval") == "[0.0000, 0.0000]"
+    assert cell(sections.loss_table(zero), "bias", "95 % interval") == "[0.0000, 0.0000]"
 
 
 @pytest.mark.parametrize("unmeasured", ["none", "aux_loss"])
@@ -346,7 +347,7 @@ def test_a_score_without_signal_says_why(
     found = load(tmp_path)
     text = on_terminal(found, 120)
     assert ("no signal" in text) == bool(mark) and (not mark or f"{mark} no signal: {words}" in text)
-    cells = [cell for row in tables.all_tables(found)["scores"].rows for cell in row]
+    cells = [cell for row in sections.all_tables(found)["scores"].rows for cell in row]
     assert any("at the ceiling" in cell for cell in cells) == (accuracy == 1.0)
 
 

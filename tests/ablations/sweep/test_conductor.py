@@ -13,7 +13,8 @@ from stand_in_kinds import asked
 
 from ablations.config.trialkeys import value_of
 from ablations.files import write_json
-from ablations.judge.result import Result, load_result
+from ablations.judge.gather import load_result
+from ablations.judge.result import Result
 from ablations.launch.space import DiskFull
 from ablations.record.documents import PLAN, STATE, PlanDocument, SweepState
 from ablations.record.guardresult import GuardResult

@@ -11,7 +11,7 @@ from ablations.config.trialkeys import TrialKeys, value_of, with_overrides
 from ablations.config.trialrules import check
 from ablations.sweep.announce import describe
 from ablations.sweep.matching import amounts, budget, isolation, mismatch, solve
-from ablations.sweep.plan import make_plan
+from ablations.sweep.planning import make_plan
 from models.config import ModelConfig
 from models.transformer import Transformer
 from models.typed import ConfigError

@@ -14,7 +14,7 @@ from ablations.config.trialkeys import differing
 from ablations.files import read_json
 from ablations.record.documents import PLAN, STATE, PlanDocument, SweepState
 from ablations.sweep.announce import describe
-from ablations.sweep.plan import make_plan
+from ablations.sweep.planning import make_plan
 from ablations.sweep.registration import registered
 from models.typed import ConfigError
 

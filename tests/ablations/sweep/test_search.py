@@ -16,7 +16,8 @@ from ablations.config.schema import MatchedConfig
 from ablations.config.trialkeys import TrialKeys
 from ablations.judge.grid import Measured, key_of, measure
 from ablations.record.record import Record
-from ablations.sweep.plan import Arm, make_plan
+from ablations.sweep.plan import Arm
+from ablations.sweep.planning import make_plan
 from ablations.sweep.search import Choice, Studies, choose, search, widened
 from ablations.sweep.trials import Trial
 

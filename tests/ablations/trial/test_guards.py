@@ -242,7 +242,8 @@ def test_a_leaking_arm_does_not_pass(keys, data, monkeypatch):
 
 
 def test_a_leaking_model_ends_the_command_before_anything_is_trained(pool, runs, monkeypatch, capsys):
-    from ablations import jobs, run
+    from ablations import run
+    from ablations.trial import jobs
 
     pool.kinds.update({"guards": jobs.guards, "data_guard": jobs.data_guard})
     monkeypatch.setattr(guards, "Transformer", Leaking)

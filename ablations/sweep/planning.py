@@ -1,0 +1,65 @@
+"""From a composed config to the plan of its sweep."""
+
+from dataclasses import replace
+from typing import Any
+
+from ablations.config.compose import chosen_arms
+from ablations.config.resolve import thinned
+from ablations.config.schema import ArmConfig, Config, MatchedConfig, SweepConfig
+from ablations.config.trialkeys import TrialKeys, with_overrides
+from ablations.config.trialrules import check
+from ablations.record.documents import ArmKind
+from ablations.sweep.earlier import with_published
+from ablations.sweep.matching import solve
+from ablations.sweep.plan import AA, CONTROL, Arm, Plan, Published
+from ablations.sweep.preflight import check_text
+from models.precision.products import resolve_kernels
+from models.transformer import resolve_dtype
+
+PERTURBATION = 1e-6
+"""Relative, of the A/A arm's initial weights."""
+
+
+def make_plan(config: Config) -> Plan:
+    """Resolve arms, seeds and searched values; the text of every arm is there. Raises ConfigError; writes nothing."""
+    sweep = thinned(config.sweep, config.search_points, config.search_seeds)
+    arms: dict[str, Arm] = {}
+    for name in sorted(chosen_arms(config), key=lambda name: name != sweep.baseline):
+        entry = sweep.arms[name]
+        resolved = _resolve(config.trial, entry, sweep, name)
+        matched, solved = entry.matched or sweep.matched, {}
+        if name != sweep.baseline:
+            where = f"sweep={sweep.name} arm {name}"
+            solved = solve(resolved, arms[sweep.baseline].keys, matched, where)
+            resolved = check(with_overrides(resolved, solved, where))
+        arms[name] = Arm(name, "arm", entry.about, entry.set, entry.search, resolved, matched, solved)
+    base = arms[sweep.baseline]
+    extras: list[tuple[str, ArmKind, str, dict[str, Any]]] = [
+        (CONTROL, "control", f"positive control: {base.name} with a known small harm", dict(sweep.control)),
+        (AA, "aa", f"A/A: {base.name} with initial weights perturbed by 1e-6", {"train.perturb": PERTURBATION}),
+    ]
+    for name, kind, about, changes in extras:
+        held = MatchedConfig(equal=[]) if kind == "control" else sweep.matched
+        changed = with_overrides(base.keys, changes, name)
+        arms[name] = Arm(name, kind, about, {**base.set, **changes}, {}, changed, held)
+    seeds = config.seeds if isinstance(config.seeds, list) else list(range(config.seeds or sweep.seeds))
+    shared = dict(sweep.search.keys)
+    plan = Plan(config, sweep, arms, seeds, shared, None, None)
+    check_text(plan)
+    if config.search == "fresh":
+        return plan
+    if not any(arm.grid(shared)[0] for arm in plan.searched_arms):
+        return replace(plan, published=Published({name: {} for name in arms}))
+    return with_published(plan)
+
+
+def _resolve(keys: TrialKeys, entry: ArmConfig, sweep: SweepConfig, name: str) -> TrialKeys:
+    """The arm's keys, searched ones at their first point, and nothing left to the machine that runs them."""
+    first = {key: points[0] for key, points in {**sweep.search.keys, **entry.search}.items()}
+    where = f"sweeps/{sweep.name}.yaml arm {name}"
+    model = with_overrides(keys, {**entry.set, **first}, where).model
+    settled = {
+        "model.dtype": resolve_dtype(model.dtype, keys.train.device, model.precision.recipe),
+        "model.precision.kernels": resolve_kernels(model.precision.kernels),
+    }
+    return with_overrides(keys, {**entry.set, **first, **settled}, where)
