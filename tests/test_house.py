@@ -52,21 +52,17 @@ ROOMS = ("", "config", "record", "judge", "launch", "trial", "sweep", "show", "c
 SHARED = ("__init__", "home", "files", "metrics")
 
 
-def room_of(parts: tuple[str, ...]) -> str:
-    """Of a module of ablations/, by its path below it."""
-    return parts[0] if len(parts) > 1 else "" if not parts or parts[0] in SHARED else "commands"
+def room_of(module: str) -> str:
+    """Of a dotted name in ablations/, or of a name in such a module."""
+    first = module.split(".")[1] if "." in module else "__init__"
+    return first if first in ROOMS else "" if first in SHARED else "commands"
 
 
 @pytest.mark.parametrize("path", [p for p in SOURCES if p.is_relative_to(ROOT / "ablations")], ids=name_of)
 def test_rooms_import_only_from_rooms_below(path: Path) -> None:
-    own = ROOMS.index(room_of(path.relative_to(ROOT / "ablations").with_suffix("").parts))
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "ablations":
-            names = [node.module] if node.module.count(".") > 1 else [f"{node.module}.{a.name}" for a in node.names]
-            for name in names if node.module.count(".") else [f"ablations.{a.name}" for a in node.names]:
-                parts = tuple(name.split(".")[1:])
-                room = parts[0] if (ROOT / "ablations" / parts[0]).is_dir() else room_of(parts[:1])
-                assert ROOMS.index(room) <= own, f"{room or 'ablations'} lies above"
+    own = room_of(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    others = {room_of(name) for name in imported_modules(path) if name.split(".")[0] == "ablations"}
+    assert {room for room in others if ROOMS.index(room) > ROOMS.index(own)} == set()
 
 
 def test_no_module_imports_itself_by_a_detour() -> None:
@@ -103,7 +99,7 @@ def test_models_and_the_training_path_import_without_the_harness() -> None:
         for p in trained
         if "evals" not in p.parts and "triton" not in p.stem
     ]
-    modules += [f"ablations.{stem}" for stem in ("trialkeys", "trial", "ranktrial", "jobs")]
+    modules += [f"ablations.{name}" for name in ("config.trialkeys", "trial.train", "trial.ranked", "trial.jobs")]
     script = f"""
 import importlib, sys
 class Gone:

@@ -20,7 +20,7 @@ def test_every_number_of_a_record_is_a_known_metric(path) -> None:
 
 def test_every_number_that_is_measured_is_a_known_metric() -> None:
     """The names in the code that takes them, with 1 or a role for an index."""
-    source = (ROOT / "ablations" / "measures.py").read_text()
+    source = (ROOT / "ablations" / "trial" / "measures.py").read_text()
     named = set(re.findall(r'f?"([a-z_]+(?:\{\w+\})?)": ', source)) | set(re.findall(r'metrics\["(\w+)"\]', source))
     named = {re.sub(r"\{role\}", ROLES[0], re.sub(r"\{[ik]\}", "1", name)) for name in named}
     assert len(named) > 15 and {name for name in named if find(name) is None} == set()
