@@ -53,7 +53,7 @@ def test_changed_keys_are_typed_and_new_ones() -> None:
     assert changed.optim.lr == 1.0 and isinstance(changed.optim.lr, float)
     assert (changed.eval.tasks, changed.model.moe.balance.kind) == (["x"], "bias")
     tasks.append("y")
-    assert changed.eval.tasks == ["x"] and KEYS == before, "whose lists are nobody else's"
+    assert changed.eval.tasks == ["x"] and before == KEYS, "whose lists are nobody else's"
     assert changed.model.attention == KEYS.model.attention and changed.data == KEYS.data
     assert with_overrides(KEYS, {}, "here") == KEYS
 
