@@ -82,7 +82,7 @@ def trial_id(keys: TrialKeys, seed: int, data_fingerprint: Mapping[str, Any], en
     if any(stage.model.dtype == "auto" for stage in keys.stages):
         raise ValueError("model.dtype=auto must be resolved before a trial gets its id")
     content = {
-        "stages": [_without_places(dataclasses.asdict(stage)) for stage in keys.stages],
+        "stages": [*map(dataclasses.asdict, keys.before), _without_places(dataclasses.asdict(keys.stages[-1]))],
         "eval": dataclasses.asdict(keys.eval),
         "seed": seed,
         "data": data_fingerprint,
@@ -94,7 +94,7 @@ def trial_id(keys: TrialKeys, seed: int, data_fingerprint: Mapping[str, Any], en
 
 
 def _without_places(stage: dict[str, Any]) -> dict[str, Any]:
-    """Where the text lies does not matter, what it says does: the fingerprint has its hash."""
+    """Where the text lies does not matter, what it says does: the fingerprint, of the last stage's, has its hash."""
     return {**stage, "data": {key: value for key, value in stage["data"].items() if key not in ("path", "name")}}
 
 
