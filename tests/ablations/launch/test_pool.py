@@ -235,12 +235,15 @@ def test_no_worker_outlives_a_killed_scheduler(tmp_path, number):
         text=True,
         start_new_session=True,
     )
-    assert [scheduler.stdout.readline() for _ in range(3)] == ["up\n", "locked\n", "locked\n"]
-    locks = [tmp_path / "lock0", tmp_path / "lock1"]
-    assert not any(map(is_free, locks))
-    begin = time.monotonic()
-    (os.killpg if number == signal.SIGINT else os.kill)(scheduler.pid, number)
-    _, errors = scheduler.communicate(timeout=5)
+    try:
+        assert [scheduler.stdout.readline() for _ in range(3)] == ["up\n", "locked\n", "locked\n"]
+        locks = [tmp_path / "lock0", tmp_path / "lock1"]
+        assert not any(map(is_free, locks))
+        begin = time.monotonic()
+        (os.killpg if number == signal.SIGINT else os.kill)(scheduler.pid, number)
+        _, errors = scheduler.communicate(timeout=5)
+    finally:
+        scheduler.kill()  # its workers, who never rest, end with it
     assert wait_until(lambda: all(map(is_free, locks)), 2.0)
     assert time.monotonic() - begin < 2.0
     assert scheduler.returncode == -number
