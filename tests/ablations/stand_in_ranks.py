@@ -1,15 +1,15 @@
-"""What ranks do in tests: importable, because a rank's process finds it by name."""
+"""What ranks do in tests: importable, because a rank's process finds it by name. Lightning costs each of them seconds,
+so that only who trains imports it."""
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 
-from ablations.launch.strategy import PipelineStrategy
-from ablations.trial.job import TrialJob
-from ablations.trial.train import build_model, open_data, quiet_lightning, trainer_of
-from tasks.datamodule import TextDataModule
+if TYPE_CHECKING:
+    from ablations.trial.job import TrialJob
 
 
 def fails(rank: int, ranks: int, folder: str) -> None:
@@ -35,8 +35,12 @@ def says_its_rank(rank: int, ranks: int, folder: str) -> None:
     (Path(folder) / f"{rank}").write_text(f"{int(total)} with {torch.get_num_threads()} threads")
 
 
-def saves_with_lightning(rank: int, ranks: int, job: TrialJob) -> None:
+def saves_with_lightning(rank: int, ranks: int, job: "TrialJob") -> None:
     """Trains, and lets the Trainer write a checkpoint into the job's folder."""
+    from ablations.launch.strategy import PipelineStrategy
+    from ablations.trial.train import build_model, open_data, quiet_lightning, trainer_of
+    from tasks.datamodule import TextDataModule
+
     keys, folder = job.keys, Path(job.folder)
     quiet_lightning()
     module = build_model(keys, job.seed, rank)

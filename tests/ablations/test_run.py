@@ -63,9 +63,6 @@ def workers_of(scheduler: int) -> list[int]:
     return found
 
 
-# --- what it says
-
-
 def test_help_and_the_composed_keys(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run.main(["--help"]) == 0
@@ -93,9 +90,6 @@ def test_the_help_pays_for_no_heavy_import():
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     heavy = {"torch", "lightning", "lm_eval", "datasets", "transformers", "matplotlib", "wandb", "optuna", "scipy"}
     assert heavy & set(done.stdout.splitlines()[-1].split()) == set()
-
-
-# --- what it refuses
 
 
 def text_file(folder: Path, content: bytes, name: str = "corpus.txt") -> str:
@@ -187,13 +181,16 @@ def test_a_disk_that_is_full_and_a_reader_that_is_gone(runs, monkeypatch, capsys
     assert capsys.readouterr().err == line
 
 
-# --- what it does
-
-
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """They cost more than the trials; the report's own tests draw them."""
     monkeypatch.setattr("ablations.show.figures.draw_figures", lambda result: [])
+
+
+@pytest.fixture
+def no_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Times are no part of what is compared, and each arm's memory takes a process."""
+    monkeypatch.setattr("ablations.sweep.conductor.Conductor._speed", lambda *_: None)
 
 
 @pytest.fixture
@@ -205,7 +202,7 @@ def training(pool: Any) -> Any:
     return pool
 
 
-@pytest.mark.usefixtures("no_figures", "quick_holm")
+@pytest.mark.usefixtures("no_figures", "no_speed", "quick_holm")
 def test_a_diverged_trial_is_shown_and_the_sweep_goes_on(training, runs, capsys):
     trial = training.kinds["trial"]
 
@@ -236,8 +233,6 @@ def test_a_failed_trial_ends_in_exit_code_1(pool, runs, capsys):
     pool.kinds["trial"] = broken
     assert run.main(words(runs)) == 1
 
-
-# --- how it stops, and goes on
 
 SWEEP = (
     "optim.lr=0.005",
@@ -289,16 +284,18 @@ def numbers(runs: Path) -> dict[str, Any]:
     return {row["id"]: {key: value for key, value in row.items() if key != "timings"} for row in rows}
 
 
-WITHOUT_FIGURES = """
+QUICK = """
 import sys
 import ablations.show.figures
+import ablations.sweep.conductor
 from ablations.run import main
 ablations.show.figures.draw_figures = lambda result: []
+ablations.sweep.conductor.Conductor._speed = lambda *_: None
 sys.exit(main(sys.argv[1:]))
 """
 
 
-@pytest.mark.usefixtures("no_figures")
+@pytest.mark.usefixtures("no_figures", "no_speed")
 def test_kill_9_of_worker_and_scheduler_changes_nothing(training, tmp_path, data_cache):
     whole, killed = tmp_path / "whole/runs", tmp_path / "killed/runs"
     for runs in (whole, killed):
@@ -320,7 +317,7 @@ def test_kill_9_of_worker_and_scheduler_changes_nothing(training, tmp_path, data
     assert 0 < len(before) < 4, "it was killed amid the search"
     assert not (killed / "toy/smoke/table.csv").exists()
 
-    with started(["-c", WITHOUT_FIGURES, *given], killed.parent) as scheduler:
+    with started(["-c", QUICK, *given], killed.parent) as scheduler:
         assert scheduler.wait(timeout=120) == 0, (killed.parent / "err.txt").read_text()
     after = records(killed)
     assert {path: after[path] for path in before} == before, "no finished trial ran again"
@@ -338,19 +335,9 @@ def test_kill_9_of_worker_and_scheduler_changes_nothing(training, tmp_path, data
         assert getattr(one, key) == getattr(other, key), key
 
 
-QUICK = (
-    """
-import sys
-import ablations.sweep.conductor
-from ablations.run import main
-ablations.sweep.conductor.Conductor._speed = lambda *_: None
-"""
-    + WITHOUT_FIGURES
-)
-
-
-def test_two_sweeps_with_the_same_trials_at_once(tmp_path, data_cache):
-    """Each trial is trained once, by one of them; the tables are those of one after the other."""
+@pytest.mark.usefixtures("no_figures", "no_speed")
+def test_two_sweeps_with_the_same_trials_at_once(training, tmp_path, data_cache):
+    """Each trial is trained once, by one of them; the tables are those of one after the other, in this very process."""
     (tmp_path / "sweeps").mkdir()
     for name in ("one", "other"):
         shutil.copy(HERE / "sweeps/toy.yaml", tmp_path / f"sweeps/{name}.yaml")
@@ -360,14 +347,10 @@ def test_two_sweeps_with_the_same_trials_at_once(tmp_path, data_cache):
     for folder in runs.values():
         folder.mkdir(parents=True)
         (folder / "data").symlink_to(data_cache)
-    commands = {(k, s): ["-c", QUICK, *words(runs[k], f"sweep={s}", *own)] for k in runs for s in ("one", "other")}
     for name in ("one", "other"):
-        with started(commands["turns", name], tmp_path) as scheduler:
-            assert scheduler.wait(timeout=180) == 0
-    with (
-        started(commands["once", "one"], runs["once"].parent) as one,
-        started(commands["once", "other"], tmp_path) as two,
-    ):
+        assert run.main(words(runs["turns"], f"sweep={name}", *own)) == 0
+    commands = [["-c", QUICK, *words(runs["once"], f"sweep={name}", *own)] for name in ("one", "other")]
+    with started(commands[0], runs["once"].parent) as one, started(commands[1], tmp_path) as two:
         assert (one.wait(timeout=180), two.wait(timeout=180)) == (0, 0)
     assert numbers(runs["once"]) == numbers(runs["turns"]) and len(records(runs["once"])) == 8
     logs = "".join(path.read_text() for path in runs["once"].glob("*/smoke/logs/*.log"))

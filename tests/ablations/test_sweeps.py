@@ -8,6 +8,7 @@ import pytest
 from ablations.config.sweepfile import read_sweep
 from ablations.home import ROOT
 from ablations.report import write_report
+from ablations.show.figures import _FIGURES as FIGURES
 from ablations.trial.requests import GuardsRequest
 from models.typed import build
 
@@ -15,6 +16,8 @@ SWEEPS = {path.stem: path for path in sorted((ROOT / "sweeps").glob("*.yaml"))}
 QUICK = ("sweeps_dir=null", "search=fresh", "search_points=1", "search_seeds=1", "seeds=2", "arms=null")
 SEARCHED = ("attention", "moe_balance")
 """The others search in the same way; pinning their learning rate saves the suite a quarter of the time."""
+DRAWN = ("moe_balance", "pipeline")
+"""Between them they have every figure; matplotlib costs more than the trials."""
 TOO_SHORT = {("masked", "packed"), ("v3", "v3_frozen_bias")}
 """Twelve steps on short sequences have no document's end to mask, and no step in V3's tail."""
 SHORTER = {"pipeline": ["train.tokens=1024", "arms=[dualpipe_p4_m8]"]}
@@ -28,6 +31,7 @@ def real(monkeypatch: pytest.MonkeyPatch, pool: Any) -> Any:
 
     monkeypatch.setattr(pool, "kinds", jobs.KINDS)
     monkeypatch.setattr("ablations.trial.speed.CHUNK_ROUNDS", 1)
+    monkeypatch.setattr("ablations.trial.speed.TRAINING_ROUNDS", 6)
     # A process for every arm of every sweep would take half a minute; test_speed.py measures memory.
     monkeypatch.setattr("ablations.trial.jobs.training_memory", lambda arms, *_: dict.fromkeys(arms, 1e8))
     return pool
@@ -35,7 +39,9 @@ def real(monkeypatch: pytest.MonkeyPatch, pool: Any) -> Any:
 
 @pytest.mark.parametrize("name", SWEEPS)
 @pytest.mark.usefixtures("quick_holm", "real")
-def test_a_sweep_runs_the_whole_way(name: str, conduct: Any, runs: Path) -> None:
+def test_a_sweep_runs_the_whole_way(name: str, conduct: Any, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name not in DRAWN:
+        monkeypatch.setattr("ablations.show.figures.draw_figures", lambda result: [])
     pinned = [] if name in SEARCHED else ["optim.lr=0.0035"]
     pinned = SHORTER.get(name, pinned)
     conductor = conduct(f"sweep={name}", *QUICK, *pinned, "eval.tasks=[python_bits_per_byte]", "eval.items=2")
@@ -58,9 +64,18 @@ def test_a_sweep_runs_the_whole_way(name: str, conduct: Any, runs: Path) -> None
     depths = {n: arm.records[0].config["model"]["mtp"]["depth"] for n, arm in result.arms.items()}
     drafting = {n for n, depth in depths.items() if depth and len(set(depths.values())) > 1}
     assert {n for n, arm in result.arms.items() if arm.speed and arm.speed.speculative_speedup} == drafting
+    drawn = {path.stem for path in (runs / name / "smoke/figures").glob("*.svg")}
+    assert drawn == (
+        {*FIGURES} - ({"timelines", "memory"} if name == "moe_balance" else set()) if name in DRAWN else set()
+    )
     table = (runs / name / "smoke" / "table.md").read_text()
     assert all(f"| {arm} |" in table for arm in result.arms)
     assert conductor.state.chosen.keys() == result.arms.keys()
+    if name == "attention":
+        sizes = {name: arm.plan.kv_bytes for name, arm in result.arms.items()}
+        assert sizes["mqa"] < sizes["gqa"] < sizes["mha"] and sizes["mla"] < sizes["gqa"], sizes
+        assert all(arm.speed.decode_tokens_per_second > 0 for arm in result.arms.values())
+        assert "decoded tokens/s" in table
     assert ("## Precision" in table) == (name == "precision")
     assert ("## Pipeline" in table) == (name == "pipeline")
     if name == "precision":
@@ -75,12 +90,3 @@ def test_every_text_that_an_arm_learns_from_is_guarded(conduct: Any, pool: Any) 
     conduct("sweep=packing", *QUICK, "optim.lr=0.0035")
     rates = [build(GuardsRequest, job.arguments).keys.data.fim_rate for job in pool.ran["data_guard"]]
     assert sorted(rates) == [0.0, 0.1]
-
-
-def test_the_attention_sweep_reports_cache_and_decoding(conduct: Any, real: Any, runs: Path) -> None:
-    conduct("sweep=attention", *QUICK, "eval.tasks=[python_bits_per_byte]", "eval.items=2")
-    result = write_report(runs, "attention", "smoke", None)
-    sizes = {name: arm.plan.kv_bytes for name, arm in result.arms.items()}
-    assert sizes["mqa"] < sizes["gqa"] < sizes["mha"] and sizes["mla"] < sizes["gqa"], sizes
-    assert all(arm.speed.decode_tokens_per_second > 0 for arm in result.arms.values())
-    assert "decoded tokens/s" in (runs / "attention/smoke/table.md").read_text()
