@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ablations.command import given, keys_of, parse
 from ablations.config.keys import nested
 from ablations.home import check_house
+from ablations.metrics import is_accuracy
 from models.streams import obeyed, spoken
 from models.typed import ConfigError, build
 from models.vocabulary import END_OF_TEXT
@@ -91,11 +92,12 @@ def evaluate(request: Request) -> dict[str, Any]:
     from models.checkpoint import load_checkpoint
 
     model, saved = load_checkpoint(request.checkpoint)
-    config = build(DataConfig, {**saved.get("data", {}), **request.data}, "data")
+    learned_from = _data_of(request.checkpoint, saved)
+    config = build(DataConfig, {**learned_from, **request.data}, "data")
     tokenizer, vocab_size = _tokenizer(request.checkpoint), saved["model"]["vocab_size"]
     end_of_text = saved.get("end_of_text", END_OF_TEXT)
     end_id = _check_vocabulary(request.checkpoint, tokenizer, vocab_size, end_of_text)
-    document_end = end_id if saved.get("data", {}).get("mask_documents") else None  # scored as its trial scored it
+    document_end = end_id if learned_from.get("mask_documents") else None  # scored as its trial scored it
     model = model.to(request.device).eval()
 
     def logits(tokens_BT: "Tensor") -> "Tensor":
@@ -143,6 +145,16 @@ def _check_files(folder: Path) -> None:
         raise ConfigError(f"checkpoint={folder}: not a checkpoint, it has no {' and no '.join(missing)}")
 
 
+def _data_of(folder: Path, saved: dict[str, Any]) -> dict[str, Any]:
+    """What the checkpoint's config.json says of its text; nothing where another's tool wrote it."""
+    data = saved.get("data", {})
+    try:
+        build(DataConfig, data, "data")
+    except ConfigError as error:
+        raise ConfigError(f"checkpoint={folder}: config.json: {error}") from None
+    return dict(data)
+
+
 def _tokenizer(folder: Path) -> "Tokenizer":
     from tasks.tokenizer import load_tokenizer
 
@@ -185,7 +197,7 @@ def table(scores: dict[str, dict[str, Any]]) -> str:
                 continue
             name, comma, answer_filter = metric.partition(",")
             error = row.get(f"{name}_stderr{comma}{answer_filter}")
-            chance = row.get("chance") if metric.startswith("acc") else None
+            chance = row.get("chance") if is_accuracy(f"{task}/{metric}") else None
             lines.append((task, metric, _number(value), _number(error), _number(chance), str(row.get("n", ""))))
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(

@@ -7,15 +7,36 @@ and so on. The scores of lm-eval are not listed: they are `task/metric`, and `sc
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from models.config import ROLES
 from models.typed import ConfigError, closest
-from tasks.evals.prepare import HERE, OUR_TASKS
+from tasks.evals.prepare import OUR_METRICS, OUR_TASKS
 
 Direction = Literal["lower", "higher"]
+Part = Literal["experts", "mtp", "recipe"]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Of what an arm's model can be measured."""
+
+    moe_layers: int = 0
+    mtp_depth: int = 0
+    recipe: bool = False
+    """Whether its precision is a named recipe."""
+
+    def of(self, part: Part) -> int:
+        return {"experts": self.moe_layers, "mtp": self.mtp_depth, "recipe": int(self.recipe)}[part]
+
+
+_WANTING: dict[Part, str] = {
+    "experts": "that many MoE layers (the most is {most}; model.n_layers, model.first_k_dense, model.feed_forward)",
+    "mtp": "that many MTP modules (the most is {most}; model.mtp.depth)",
+    "recipe": "a named recipe of precision (model.precision.recipe)",
+}
 
 
 @dataclass(frozen=True)
@@ -33,6 +54,10 @@ class Metric:
     """Compared in every sweep, whatever it lists."""
     maximum: str | None = None
     """The metric that holds the largest value this one can have: then it measures balance, and is read as a share."""
+    needs: Part | None = None
+    """What of a model it measures: trials without it have no such number."""
+    at: int | None = None
+    """The layer or the module, where a name says one."""
     yardstick: bool = False
     """Follows from sizes alone: shown beside a metric, never asked for."""
 
@@ -48,28 +73,31 @@ _INDICES = {"k": "[1-9][0-9]*", "i": "[1-9][0-9]*", "role": "|".join(ROLES)}
 METRICS = (
     Metric("loss", "loss", "nats", 4, "lower", always=True),
     Metric("bits_per_byte", "bits per byte", "bits per byte", 4, "lower", always=True),
-    Metric("max_vio_global", "MaxVio_global", "", 3, "lower", always=True, maximum="max_vio_max"),
-    Metric("max_vio_batch", "MaxVio_batch", "", 3, "lower", always=True, maximum="max_vio_max"),
-    Metric("max_vio_global_layer<i>", "MaxVio_global of layer <i>", "", 3, "lower", maximum="max_vio_max"),
-    Metric("max_vio_batch_layer<i>", "MaxVio_batch of layer <i>", "", 3, "lower", maximum="max_vio_max"),
-    Metric("max_vio_floor", "MaxVio floor", "", 3, None, yardstick=True),
-    Metric("max_vio_batch_floor", "MaxVio_batch floor", "", 3, None, yardstick=True),
-    Metric("max_vio_max", "MaxVio maximum", "", 3, None, yardstick=True),
-    Metric("routing_entropy", "routing entropy", "nats", 3, None, always=True),
-    Metric("mtp_loss_<k>", "MTP loss at depth <k>", "nats", 4, "lower"),
-    Metric("mtp_acceptance_<k>", "MTP acceptance at depth <k>", "", 4, "higher"),
-    Metric("mtp_tokens_per_forward", "MTP tokens per forward", "", 4, "higher"),
+    Metric("max_vio_global", "MaxVio_global", "", 3, "lower", always=True, maximum="max_vio_max", needs="experts"),
+    Metric("max_vio_batch", "MaxVio_batch", "", 3, "lower", always=True, maximum="max_vio_max", needs="experts"),
+    Metric(
+        "max_vio_global_layer<i>", "MaxVio_global of layer <i>", "", 3, "lower", maximum="max_vio_max", needs="experts"
+    ),
+    Metric(
+        "max_vio_batch_layer<i>", "MaxVio_batch of layer <i>", "", 3, "lower", maximum="max_vio_max", needs="experts"
+    ),
+    Metric("max_vio_floor", "MaxVio floor", "", 3, None, yardstick=True, needs="experts"),
+    Metric("max_vio_batch_floor", "MaxVio_batch floor", "", 3, None, yardstick=True, needs="experts"),
+    Metric("max_vio_max", "MaxVio maximum", "", 3, None, yardstick=True, needs="experts"),
+    Metric("routing_entropy", "routing entropy", "nats", 3, None, always=True, needs="experts"),
+    Metric("mtp_loss_<k>", "MTP loss at depth <k>", "nats", 4, "lower", needs="mtp"),
+    Metric("mtp_acceptance_<k>", "MTP acceptance at depth <k>", "", 4, "higher", needs="mtp"),
+    Metric("mtp_tokens_per_forward", "MTP tokens per forward", "", 4, "higher", needs="mtp"),
     Metric("loss_error", "relative loss error", "", 5, "lower"),
-    Metric("gradient_cosine", "gradient cosine", "", 5, "higher"),
-    Metric("unpromoted_error", "error of unpromoted adds", "", 4, "lower"),
-    Metric("saved_bytes_per_token", "saved bytes per token", "bytes", 0, "lower"),
-    Metric("rounding_error_<role>", "rounding error of the <role>", "", 4, "lower"),
-    Metric("underflow_<role>", "underflow of the <role>", "", 4, "lower"),
-    Metric("saturation_<role>", "saturation of the <role>", "", 4, "lower"),
+    Metric("gradient_cosine", "gradient cosine", "", 5, "higher", needs="recipe"),
+    Metric("unpromoted_error", "error of unpromoted adds", "", 4, "lower", needs="recipe"),
+    Metric("saved_bytes_per_token", "saved bytes per token", "bytes", 0, "lower", needs="recipe"),
+    Metric("rounding_error_<role>", "rounding error of the <role>", "", 4, "lower", needs="recipe"),
+    Metric("underflow_<role>", "underflow of the <role>", "", 4, "lower", needs="recipe"),
+    Metric("saturation_<role>", "saturation of the <role>", "", 4, "lower", needs="recipe"),
 )
-"""What records hold. `max_vio_*` and `routing_entropy` where the model has experts (floor: what perfectly uniform
-routing shows on as many tokens; maximum: E/k - 1; `batch`: over the last tenth of training), `mtp_*` where it has MTP
-modules, the last six where the precision is a named recipe; `loss_error` is made from the curves of two trials."""
+"""What records hold. Floor: what perfectly uniform routing shows on as many tokens; maximum: E/k - 1; `batch`: over the
+last tenth of training; `loss_error` is made from the curves of two trials."""
 
 ALWAYS = tuple(metric.name for metric in METRICS if metric.always)
 
@@ -87,8 +115,15 @@ def find(name: str) -> Metric | None:
             if name == metric.name:
                 return metric
         elif match := _pattern(metric).fullmatch(name):
-            return replace(metric, name=name, label=metric.label.replace(f"<{metric.index}>", match[1]))
+            at = int(match[1]) if match[1].isdecimal() else None
+            return replace(metric, name=name, at=at, label=metric.label.replace(f"<{metric.index}>", match[1]))
     return None
+
+
+def indices(name: str, among: Iterable[str]) -> list[int]:
+    """Which of the numbers that `name` has a place for occur, in order: of `mtp_loss_<k>` the k."""
+    pattern = _pattern(next(metric for metric in METRICS if metric.name == name))
+    return sorted(int(match[1]) for match in map(pattern.fullmatch, among) if match)
 
 
 def metric(name: str) -> Metric:
@@ -132,21 +167,24 @@ def check_named(place: str, name: str, directional: bool = False) -> None:
         )
 
 
-def check_measured(place: str, name: str, tasks: list[str], mtp_depth: int) -> None:
-    """Raise ConfigError for a score that no task in `tasks`, which are scored, gives, and for an MTP module that no arm
-    has. Groups of tasks and files bring names of their own: beside them, a task that is not ours may be any."""
+def check_measured(place: str, name: str, tasks: Collection[str], arms: Collection[Parts]) -> None:
+    """Raise ConfigError for a score that no task in `tasks`, which are scored, gives, and for a part of a model that
+    none of `arms` has. Groups of tasks and files bring names of their own: beside them, a task that is not ours may be
+    any."""
     task, slash, what = name.partition("/")
     if slash and task not in tasks and (task in OUR_TASKS or set(tasks) <= set(OUR_TASKS)):
         scored = ", ".join(tasks) or "none"
         raise ConfigError(f"{place}={name}: no such task is scored{closest(task, tasks)} (eval.tasks: {scored})")
     if slash and task in OUR_TASKS:
-        given = re.findall(r"- metric: (\w+)", (HERE / f"{task}.yaml").read_text())
+        given = OUR_METRICS[task]
         if what not in given:
             raise ConfigError(f"{place}={name}: {task} gives no {what}{closest(what, given)} ({', '.join(given)})")
-    module = re.fullmatch(r"mtp_\w+_(\d+)", name)
-    if module and int(module[1]) > mtp_depth:
-        deepest = f"the deepest has {mtp_depth}" if mtp_depth else "none has any"
-        raise ConfigError(f"{place}={name}: no arm has that many MTP modules ({deepest}: model.mtp.depth)")
+    found = find(name)
+    if found is not None and found.needs is not None:
+        most = max(arm.of(found.needs) for arm in arms)
+        if most < (found.at or 1):
+            wanting = _WANTING[found.needs].format(most=most)
+            raise ConfigError(f"{place}={name}: no arm here has {wanting}")
 
 
 @functools.cache

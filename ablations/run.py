@@ -57,7 +57,7 @@ def _run(words: list[str]) -> int:
 
 def _report(conductor: Any) -> int:
     from ablations.report import RUN, print_result, write_report
-    from ablations.trial.uploads import written
+    from ablations.trial.uploads import resolve_mode, written
 
     plan = conductor.plan
     result = write_report(conductor.runs, plan.sweep.name, conductor.folder.name, plan.config.results_dir)
@@ -65,8 +65,9 @@ def _report(conductor: Any) -> int:
     for name in RUN:
         print(conductor.folder / name)
     print(f"trials and checkpoints: {conductor.runs / 'trials'}")
-    if runs := written(conductor.runs):
-        print(runs)
+    there = None if resolve_mode(plan.config.track.mode) == "disabled" else written(conductor.runs)
+    if there:
+        print(there)
     failed = [r for r in result.all_records if r.status == "failed"]
     return 1 if failed else 0
 

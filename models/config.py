@@ -11,8 +11,8 @@ from models.typed import Above, AtLeast, AtMost, Below
 
 Count = Annotated[int, AtLeast(1), AtMost(10_000_000)]
 """Widths, heads, layers, experts: no model is near ten million of any."""
-Positive = Annotated[float, Above(0)]
-NotNegative = Annotated[float, AtLeast(0)]
+Positive = Annotated[float, Above(0), AtMost(1e9)]
+NotNegative = Annotated[float, AtLeast(0), AtMost(1e9)]
 Share = Annotated[float, AtLeast(0), AtMost(1)]
 """Of a training, or of something of which there is no more than all."""
 Momentum = Annotated[float, AtLeast(0), Below(1)]
@@ -145,7 +145,7 @@ class MTPConfig:
     the trunk's last hidden state, knowing no later token. Embedding and head are shared with the main model.
     """
 
-    depth: int = 0
+    depth: Annotated[int, AtLeast(0), AtMost(3)] = 0
     style: Literal["chained", "parallel"] = "chained"
     hidden: Literal["before_norm", "after_norm"] = "before_norm"
     """Where a module takes the hidden state that it reads: before or after its depth's norm in front of the head (the

@@ -115,6 +115,8 @@ def to_hf(checkpoint: Path, out: Path) -> list[str]:
         values = hf_config(model.config, (saved.get("data") or {}).get("seq_len"))
         values |= _write_tokens(folder, saved.get("end_of_text"), values["max_position_embeddings"])
         rest = {key: value for key, value in saved.items() if key not in OWN}
+        if isinstance(rest.get("data"), dict):  # where its text lies here says nothing elsewhere
+            rest["data"] = {key: value for key, value in rest["data"].items() if key != "path"}
         rest["model"] = _difference(dataclasses.asdict(model.config), dataclasses.asdict(model_config(values)))
         shapes, entries = layout(model.config)
         ours = model.state_dict()

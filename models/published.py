@@ -66,7 +66,7 @@ def check_held(config: ModelConfig) -> None:
         ("rope.original_length", r.original_length, r.scaling != "yarn" or turns, "its YaRN ramp would run backwards"),
     ]
     if config.dense_layers < config.n_layers or (mtp.depth and config.feed_forward == "moe"):
-        additive = m.balance.bias_form == "additive" or m.balance.kind not in ("bias", "bias_aux_loss")
+        additive = m.balance.bias_form == "additive" or not m.balance.has_bias
         judged, limited = m.top_k // m.topk_group, m.topk_group < m.n_group
         best = f"it judges a group by its best 2 experts, and this is {judged} of {m.n_routed_experts // m.n_group}"
         rules += [

@@ -5,11 +5,9 @@ A key's own range stands at its field (models/config.py), the rules of a pipelin
 
 import dataclasses
 
-from models.config import ROLES, ModelConfig, MoEConfig, MTPConfig, PrecisionConfig, RopeConfig
+from models.config import ROLES, ModelConfig, MoEConfig, PrecisionConfig, RopeConfig
 from models.kinds import attention_of
 from models.typed import ConfigError, check_fields
-
-MAX_MTP_DEPTH = 3
 
 
 def validate(config: ModelConfig) -> None:
@@ -24,7 +22,6 @@ def validate(config: ModelConfig) -> None:
     if config.feed_forward == "moe":
         _check_moe(config.moe)
         _check_backend(config)
-    _check_mtp(config.mtp)
     _check_precision(config)
 
 
@@ -104,11 +101,6 @@ def fits_grouped(config: ModelConfig) -> bool:
 
 def _widths_of_experts(config: ModelConfig) -> dict[str, int]:
     return {"d_model": config.d_model, "moe.moe_intermediate_size": config.moe.moe_intermediate_size}
-
-
-def _check_mtp(mtp: MTPConfig) -> None:
-    if not 0 <= mtp.depth <= MAX_MTP_DEPTH:
-        raise ConfigError(f"model.mtp.depth={mtp.depth}: must lie between 0 (none) and {MAX_MTP_DEPTH}")
 
 
 TYPE_OF_RECIPE = {"fp32": "float32", "bf16": "bfloat16"}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from ablations.config.schema import ExpectedConfig, SweepConfig
 from ablations.config.trialkeys import TrialKeys, differing, value_of, with_overrides
-from ablations.metrics import METRICS, check_measured, check_named
+from ablations.metrics import METRICS, Parts, check_measured, check_named
 from ablations.metrics import metric as metric_of
 from models.typed import ConfigError, closest
 
@@ -56,7 +56,7 @@ def check_sweep(sweep: SweepConfig) -> None:
         same = first.setdefault((claim.arm, claim.against or sweep.baseline, claim.metric, claim.kind), i)
         if same != i:
             raise ConfigError(f"expected[{i}]: the same claim as expected[{same}]; each is judged once, keep one")
-    for place, metric in named_metrics(sweep):
+    for place, metric, _ in named_metrics(sweep):
         check_named(place, metric)
     share = sweep.search.constraint_max
     if (sweep.search.constraint_metric is None) != (share is None):
@@ -70,13 +70,27 @@ def check_sweep(sweep: SweepConfig) -> None:
         )
 
 
+def _trains_alike(key: str) -> bool:
+    """Whether the key leaves a training as it is, or all but as it is: the A/A arm's own perturbation."""
+    own = ("threads", "device", "validate_every", "checkpoint_every", "perturb", "spike_nats")
+    return key.startswith("eval.") or key in [f"train.{name}" for name in own]
+
+
 def check_control(control: TrialKeys, baseline: TrialKeys, file: str) -> None:
     """Raise ConfigError where the control is no harm: it is the baseline, or trains on more."""
     changed = differing(control, baseline)
-    if not changed:
-        raise ConfigError(f"{file} control: nothing in it differs from the baseline; it must be a known small harm")
+    what = ", ".join(f"{key}={value_of(control, key)}" for key in changed)
+    if not [key for key in changed if not _trains_alike(key)]:
+        raise ConfigError(
+            f"{file} control: {what or 'nothing'}: the training is the baseline's; it must be a known small harm"
+        )
+    if any(key.startswith("eval.") for key in changed):
+        raise ConfigError(f"{file} control: {what}: is scored on other text than the baseline; leave eval.* as it is")
+    if control.trained_tokens == baseline.trained_tokens and {*changed} <= {"train.tokens", "train.token_fraction"}:
+        raise ConfigError(
+            f"{file} control: {what}: comes to the baseline's own {baseline.trained_tokens:,} tokens; take fewer"
+        )
     if control.tokens > baseline.tokens:
-        what = ", ".join(f"{key}={value_of(control, key)}" for key in changed)
         raise ConfigError(
             f"{file} control: {what}: trains on more tokens than the baseline ({control.tokens:,} against "
             f"{baseline.tokens:,}); it must be a known small harm"
@@ -122,20 +136,25 @@ def _check_claim(claim: ExpectedConfig, place: str, sweep: SweepConfig) -> None:
         raise ConfigError(f"{place}.region={region}: kind value needs [low, high]")
 
 
-def named_metrics(sweep: SweepConfig) -> list[tuple[str, str]]:
-    """(place in the file, metric) of every metric that a sweep names."""
-    places = [("primary", sweep.primary), *((f"metrics[{i}]", name) for i, name in enumerate(sweep.metrics))]
-    places += [(f"expected[{i}].metric", claim.metric) for i, claim in enumerate(sweep.expected)]
+def named_metrics(sweep: SweepConfig) -> list[tuple[str, str, list[str]]]:
+    """(place in the file, metric, arms of which one at least must have it) of every metric that a sweep names. A claim
+    says nothing unless both its arms do, so that each stands by itself."""
+    arms = list(sweep.arms)
+    named = [("primary", sweep.primary, arms), *((f"metrics[{i}]", name, arms) for i, name in enumerate(sweep.metrics))]
     if sweep.search.constraint_metric is not None:
-        places.append(("search.constraint_metric", sweep.search.constraint_metric))
-    return places
+        named.append(("search.constraint_metric", sweep.search.constraint_metric, arms))
+    for i, claim in enumerate(sweep.expected):
+        named += [(f"expected[{i}].metric", claim.metric, [a]) for a in (claim.arm, claim.against or sweep.baseline)]
+    return named
 
 
 def check_metrics_exist(sweep: SweepConfig, resolved: Mapping[str, TrialKeys], file: str) -> None:
     """Raise ConfigError for a metric that no trial of the arms, given as their trial keys, will have."""
-    depth = max(keys.model.mtp.depth for keys in resolved.values())
-    for place, metric in named_metrics(sweep):
-        check_measured(f"{file}: {place}", metric, resolved[sweep.baseline].eval.tasks, depth)
+    for place, metric, arms in named_metrics(sweep):
+        models = [resolved[arm].model for arm in arms if arm in resolved]
+        parts = [Parts(m.moe_layers, m.mtp.depth, m.precision.recipe != "auto") for m in models]
+        if parts:  # an arm left out claims nothing
+            check_measured(f"{file}: {place}", metric, resolved[sweep.baseline].eval.tasks, parts)
 
 
 def check_keys(sweep: SweepConfig, file: str) -> None:

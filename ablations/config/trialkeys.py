@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from models.config import ModelConfig, OptimConfig, Positive, Share
-from models.typed import Above, AtMost, ConfigError, build, suggestion
+from models.typed import Above, AtLeast, AtMost, ConfigError, build, suggestion
 from tasks.config import END_OF_TEXT_ID, DataConfig, EvalConfig, ramped
 
 Fraction = Annotated[float, Above(0), AtMost(1)]
@@ -34,7 +34,7 @@ class TrainConfig:
     """Relative size of a random change of the initial weights; the A/A arm uses 1e-6."""
     validate_every: Fraction = 0.2
     """Fraction of the run between two validations."""
-    checkpoint_every: Fraction = 0.25
+    checkpoint_every: Annotated[float, AtLeast(1e-6), AtMost(1)] = 0.25
     """Fraction of the run between two resumable checkpoints."""
     spike_nats: Positive = 2.0
     """A loss this far above the running minimum, three steps in a row after the warmup, is a divergence."""

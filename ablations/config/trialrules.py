@@ -6,6 +6,8 @@ from models.pipeline.rules import check_pipeline
 from models.rules import check_length, validate
 from models.typed import ConfigError
 from tasks.config import DataConfig
+from tasks.fim import reserved
+from tasks.tokenizer import require_vocab
 
 MOST_STEPS = 1_000_000
 """Of a trial; V3's own training took 235,000 (14.8T tokens in batches of 63M)."""
@@ -31,6 +33,7 @@ def _check_stage(stage: Stage) -> None:
             f"data.batch_size={data.batch_size}: must divide evenly into {name}={count}; "
             f"the next that does is {-(-data.batch_size // count) * count}"
         )
+    require_vocab(stage.model.vocab_size, reserved(data.fim_rate))
     check_pipeline(stage.model, count)
     _check_tokens(stage)
     _check_source(data)

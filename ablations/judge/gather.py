@@ -68,6 +68,7 @@ def _gather(folder: Path, find: Callable[[str], Record | None]) -> Result:
     constraint = Constraint.of(plan.search_rule)
     arms = {name: with_search(arm, state.search, constraint) for name, arm in arms.items()}
     return Result(
+        run=folder.name,
         plan=plan,
         plan_sha=plan_sha,
         state=state,

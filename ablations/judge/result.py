@@ -66,6 +66,8 @@ class ArmResult:
 class Result:
     """A sweep at one scale. `arms` starts with the baseline and ends with the control and the A/A arm."""
 
+    run: str
+    """Its folder's name: the scale, or `<scale>@<hash>` for another plan than the first."""
     plan: PlanDocument
     plan_sha: str
     """SHA-256 of the bytes of plan.json."""

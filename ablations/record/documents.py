@@ -77,6 +77,12 @@ class PlanDocument:
     """Hash of the baseline's data."""
     keys: TrialKeys
     """The baseline's."""
+    bits: dict[str, str] = field(default_factory=dict)
+    """Versions and instruction set, which move the bits of the same trials. Empty in plans of before."""
+    task_files: dict[str, str] = field(default_factory=dict)
+    """Of tasks that are files, the hash of all that they lead to."""
+    values: dict[str, Point] = field(default_factory=dict)
+    """Those of a published search, by arm; empty where values are searched."""
     command: str = ""
     """What was typed."""
     sweep_file: str = ""
@@ -88,7 +94,12 @@ class PlanDocument:
     @classmethod
     def read(cls, folder: Path) -> Self:
         """Raises ConfigError where the file is none of ours, OSError where it cannot be read."""
-        return _read(cls, folder / PLAN)
+        plan = _read(cls, folder / PLAN)
+        if plan.baseline not in plan.arms:
+            raise ConfigError(
+                f"{folder / PLAN}: baseline={plan.baseline}: is none of its arms ({', '.join(plan.arms)})"
+            )
+        return plan
 
     def write(self, folder: Path) -> str:
         """Returns the SHA-256 of the bytes written."""

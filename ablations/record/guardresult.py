@@ -1,5 +1,6 @@
 """What a guard found out about an arm: facts for code, a sentence for eyes."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -15,7 +16,12 @@ class GuardResult:
     detail: str = ""
     """A sentence with the facts in it. Nobody reads it but people."""
     facts: dict[str, Fact] = field(default_factory=dict)
-    """What was measured, by name: all that another part of the program may know of it."""
+    """What was measured, by name: all that another part of the program may know of it. What came out as no number
+    (NaN, infinite) was not measured; the sentence says so."""
+
+    def __post_init__(self) -> None:
+        for name in [name for name, fact in self.facts.items() if isinstance(fact, float) and not math.isfinite(fact)]:
+            del self.facts[name]
 
     def number(self, name: str) -> float | None:
         """A fact that is a number; None where the guard did not come so far as to measure it."""

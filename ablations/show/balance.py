@@ -1,7 +1,7 @@
 """The tables of how evenly the experts are loaded, and of the limit that the search set on it."""
 
 from ablations.judge.result import Result
-from ablations.metrics import metric
+from ablations.metrics import indices, metric
 from ablations.show import numbers
 from ablations.show.table import Table, difference_cells
 
@@ -37,9 +37,8 @@ def layer_table(result: Result) -> Table:
     for arm in result.arms.values():
         most = arm.mean("max_vio_max")
         for kind in ("global", "batch"):
-            stem = f"max_vio_{kind}_layer"
-            names = [name for name in arm.values if name.startswith(stem)]
-            layers = [arm.mean(name) for name in sorted(names, key=lambda name: int(name.removeprefix(stem)))]
+            numbered = indices(f"max_vio_{kind}_layer<i>", arm.values)
+            layers = [arm.mean(f"max_vio_{kind}_layer{i}") for i in numbered]
             if not layers or most is None:
                 continue
             floor = arm.mean("max_vio_floor" if kind == "global" else "max_vio_batch_floor")

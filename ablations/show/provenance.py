@@ -31,10 +31,8 @@ def commands(result: Result) -> list[str]:
         shlex.quote(f"arms=[{','.join(own)}]"),
         shlex.quote(f"seeds=[{','.join(map(str, result.seeds))}]"),
     ]
-    return [
-        result.plan.command or " ".join(built),
-        f"python -m ablations.report sweep={result.sweep} scale={result.scale}",
-    ]
+    which = f"scale={result.scale}" if result.run == result.scale else f"run={result.run}"
+    return [result.plan.command or " ".join(built), f"python -m ablations.report sweep={result.sweep} {which}"]
 
 
 def manifest(result: Result, folder: Path) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def search_table(result: Result) -> Table:
                 numbers.fixed(statistics.fmean(losses) if losses else None, 4),
                 numbers.fixed(statistics.fmean(balance) if balance else None, 3),
                 (numbers.fixed(arm.mistuning, 4) if arm.mistuning is not None else "none") if chosen and arm else "",
-                (_edges(arm) or "none") if chosen and arm else "",
+                (_edges(arm) or _no_edge(arm, result)) if chosen and arm else "",
             ]
         )
     columns = ["arm", "point", "", "finished", "validation loss", "MaxVio_global", "mistuning estimate", "on an edge"]
@@ -41,6 +41,13 @@ def search_table(result: Result) -> Table:
     if ends:
         note += f" The chosen value is the last of its grid, and a better one may lie beyond: {', '.join(ends)}."
     return Table("Search", columns, rows, note, words=(0, 1, 2, 7), folded=True)
+
+
+def _no_edge(arm: ArmResult, result: Result) -> str:
+    """`none`; of a grid of two both values are the last, so that nothing is known of what lies beyond."""
+    points = [trial.point for trial in result.search if trial.arm == arm.name]
+    short = [key for key in arm.chosen if 1 < len({point[key] for point in points if key in point}) < 3]
+    return f"{', '.join(numbers.setting(key, arm.chosen[key]) for key in short)} of two" if short else "none"
 
 
 def _edges(arm: ArmResult) -> str:

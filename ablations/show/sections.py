@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from ablations.config.schema import ExpectedConfig
 from ablations.judge.result import ArmResult, Result
+from ablations.metrics import indices
 from ablations.metrics import metric as metric_of
 from ablations.show import numbers
 from ablations.show.balance import balance_table, constraint_table, layer_table
@@ -138,8 +139,8 @@ def guards_table(result: Result) -> Table:
 
 def mtp_table(result: Result) -> Table:
     """The MTP modules on the true text of the test split, depth by depth."""
-    names = {name for arm in result.arms.values() for name in arm.values if name.startswith("mtp_acceptance_")}
-    depths = range(1, len(names) + 1)
+    names = {name for arm in result.arms.values() for name in arm.values}
+    depths = indices("mtp_acceptance_<k>", names)
     rows = []
     for arm in result.arms.values():
         if arm.mean("mtp_acceptance_1") is not None:

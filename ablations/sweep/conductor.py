@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ablations.config.trialkeys import TrialKeys
+from ablations.config.trialkeys import Stage
 from ablations.files import sha
 from ablations.launch.lock import single_owner
 from ablations.launch.pool import Outcome, Pool, thread_environment
@@ -30,8 +30,8 @@ from ablations.trial.requests import GuardsRequest, SpeedRequest, job
 from ablations.trial.tracking import is_mirrored
 from ablations.trial.uploads import begin_tracking, fallen_back, resolve_mode, wandb_places
 from models.typed import ConfigError, build
-from tasks.batches import prepare
-from tasks.evals.prepare import prepare_tasks
+from tasks.batches import PackedData, prepare
+from tasks.evals.prepare import OUR_TASKS, prepare_tasks
 
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 32)}
 """glibc returns large buffers to the kernel after every use; keeping them saves 7,000 page faults per training step."""
@@ -103,31 +103,35 @@ class Conductor:
 
     def _prepare_data(self) -> None:
         """The corpora, and the tasks that trials are scored on: what cannot be had shows before anything is trained."""
-        cache, tried = self.runs / "data", set[str]()
+        cache, texts, tried = self.runs / "data", dict[str, PackedData](), set[str]()
         for arm in self.plan.arms.values():
-            keys, key = arm.keys, _text_key(arm.keys)
-            wanted = sha([key, asdict(keys.eval)])
-            if wanted in tried:
-                continue
+            for stage in arm.keys.stages:
+                if _text_key(stage) not in texts:
+                    texts[_text_key(stage)] = self._prepared(stage, cache)
+            scored = texts[_text_key(arm.keys)]
+            wanted = sha([_text_key(arm.keys), asdict(arm.keys.eval)])
+            if wanted not in tried:
+                prepare_tasks(scored, arm.keys.eval, cache, self.progress.note)
             tried.add(wanted)
-            data = prepare(keys.data, keys.model.vocab_size, cache, self.progress.note)
-            if key not in self.fingerprints:
-                self.fingerprints[key] = data.fingerprint
-                tokens = data.fingerprint["tokens"]
-                other = data.fingerprint.get("pinned") is False  # null where no bytes are published
-                pinned = " (not the pinned versions: other bytes)" if other else ""
-                self.progress.note(
-                    f"data {keys.data.source}{pinned}: {tokens['train']:,} training, {tokens['validation']:,} "
-                    f"validation, {tokens['test']:,} test tokens"
-                )
-            prepare_tasks(data, keys.eval, cache, self.progress.note)
+        self.fingerprints = {key: data.fingerprint for key, data in texts.items()}
+
+    def _prepared(self, stage: Stage, cache: Path) -> PackedData:
+        data = prepare(stage.data, stage.model.vocab_size, cache, self.progress.note)
+        tokens = data.fingerprint["tokens"]
+        other = data.fingerprint.get("pinned") is False  # null where no bytes are published
+        pinned = " (not the pinned versions: other bytes)" if other else ""
+        self.progress.note(
+            f"data {stage.data.source}{pinned}: {tokens['train']:,} training, {tokens['validation']:,} validation, "
+            f"{tokens['test']:,} test tokens"
+        )
+        return data
 
     @contextlib.contextmanager
     def _started_pool(self) -> Iterator[Pool]:
         variables = {**thread_environment(self.plan.config.train.threads), **MALLOC, **QUIET}
         variables |= wandb_places(self.runs)
         # Where the user has not said otherwise: no look-ups at a hub for tasks that need none.
-        if all(task.startswith("python_") for task in self.plan.config.eval.tasks):
+        if set(self.plan.config.eval.tasks) <= set(OUR_TASKS):
             variables |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
         with Pool(self.plan.workers, self.folder / "logs", variables, on_workers=self.progress.workers) as pool:
             yield pool
@@ -136,8 +140,8 @@ class Conductor:
         """A name for the tokens that an arm learns from, which several may share."""
         return "data-" + sha(self._fingerprint(arm.keys))[:8]
 
-    def _fingerprint(self, keys: TrialKeys) -> dict[str, Any]:
-        return self.fingerprints[_text_key(keys)]
+    def _fingerprint(self, stage: Stage) -> dict[str, Any]:
+        return self.fingerprints[_text_key(stage)]
 
     def _open_state(self, document: PlanDocument) -> None:
         """Write the plan before anything is trained; keep what an earlier run under it has done."""
@@ -299,8 +303,8 @@ def check_writable(folder: Path) -> None:
         raise ConfigError(f"runs_dir={folder}: {place} is not a folder that can be written; choose another runs_dir")
 
 
-def _text_key(keys: TrialKeys) -> str:
-    return sha([asdict(keys.data), keys.model.vocab_size])
+def _text_key(stage: Stage) -> str:
+    return sha([asdict(stage.data), stage.model.vocab_size])
 
 
 def _results(outcome: Outcome, name: str) -> list[GuardResult]:

@@ -109,7 +109,8 @@ class Plan:
         speed /= IN_CHUNKS if keys.model.pipeline.schedule != "none" else 1.0
         counting = keys.model.routers > 0 and keys.model.moe.balance.needs_batch_load
         training = sum(stage.tokens for stage in keys.stages) / speed * (4 / 3 if counting else 1)
-        evaluated = keys.eval.tokens * 2 + (200 * min(keys.eval.items or 1000, MOST_ITEMS) + 65_536 if scored else 0)
+        held_out = min(keys.eval.tokens, keys.data.max_bytes or keys.eval.tokens)  # a token has a byte at least
+        evaluated = held_out * 2 + (200 * min(keys.eval.items or 1000, MOST_ITEMS) + 65_536 if scored else 0)
         return training + evaluated / (3 * speed) + 1
 
     @functools.cached_property

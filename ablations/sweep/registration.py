@@ -3,13 +3,15 @@
 import dataclasses
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ablations.files import sha
 from ablations.judge.verdicts import DECISION_RULE
 from ablations.record.documents import ArmDocument, PlanDocument
 from ablations.sweep.plan import Arm, Plan
-from ablations.trial.identity import code_hash
+from ablations.trial.identity import bits, code_hash
+from tasks.evals.fingerprint import task_fingerprint
 
 
 def registered(plan: Plan, data_fingerprint: Mapping[str, Any]) -> PlanDocument:
@@ -33,6 +35,11 @@ def registered(plan: Plan, data_fingerprint: Mapping[str, Any]) -> PlanDocument:
         code=code_hash(),
         data=sha(data_fingerprint),
         keys=plan.baseline.keys,
+        bits=bits(),
+        task_files={Path(name).name: found for name, found in task_fingerprint(plan.baseline.keys.eval.tasks).items()},
+        values={}
+        if plan.published is None
+        else {arm.name: plan.published.chosen[arm.name] for arm in plan.searched_arms},
         command=command(plan),
         sweep_file=plan.config.sweep_text,
         note=plan.config.note,

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ablations.config.trialkeys import TrialKeys, with_overrides
+from ablations.config.trialkeys import Stage, TrialKeys, with_overrides
 from ablations.files import read_json
 from ablations.launch.pool import Pool
 from ablations.launch.progress import Progress
@@ -39,11 +39,11 @@ class Trials:
         plan: Plan,
         runs: Path,
         run: str,
-        fingerprint: Callable[[TrialKeys], dict[str, Any]],
+        fingerprint: Callable[[Stage], dict[str, Any]],
         pool: Pool,
         progress: Progress,
     ) -> None:
-        """`run`: the name of this run's folder. `fingerprint`: of the data that a trial with these keys learns from."""
+        """`run`: the name of this run's folder. `fingerprint`: of the data that a stage learns from."""
         self.plan, self.runs, self.fingerprint, self.pool, self.progress = plan, runs, fingerprint, pool, progress
         self.cache = str(runs / "data")
         published = results_dir(plan.config) / plan.sweep.name / run
@@ -59,7 +59,14 @@ class Trials:
         if phase == "search":
             changes |= {"eval.split": "validation", "eval.tasks": []}
         keys = with_overrides(arm.keys, changes, f"arm {arm.name}")
-        return Trial(trial_id(keys, seed, self.fingerprint(keys)), arm.name, phase, seed, keys, dict(point))
+        return Trial(
+            trial_id(keys, seed, [self.fingerprint(stage) for stage in keys.stages]),
+            arm.name,
+            phase,
+            seed,
+            keys,
+            dict(point),
+        )
 
     def run(self, name: str, trials: list[Trial]) -> dict[str, Record]:
         """Run what has no record yet, as the phase `name`; returns all records by id."""

@@ -4,6 +4,7 @@ Nothing is imported for it. Imports inside functions count, those under `if TYPE
 """
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,15 +27,24 @@ def import_closure(entry: str, root: Path) -> list[Path]:
             continue
         found[module] = file
         # A package's own __init__ runs before its modules.
-        waiting += [module.rpartition(".")[0], *_imported(ast.parse(file.read_text(encoding="utf-8")))]
+        waiting += [module.rpartition(".")[0], *_imported(file.read_text(encoding="utf-8"))]
     return sorted(set(found.values()))
 
 
-def _imported(tree: ast.Module) -> Iterator[str]:
-    """Dotted names that may be modules of ours."""
+@functools.cache
+def _imported(text: str) -> tuple[str, ...]:
+    """Dotted names that may be modules of ours, in a file that says `text`."""
+    return tuple(_names(ast.parse(text)))
+
+
+def _names(tree: ast.Module) -> Iterator[str]:
     for node in _running(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name.split(".")[0] in OURS)
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            raise ValueError(
+                f"from {'.' * node.level}{node.module or ''}: name modules from their top, or they are not seen"
+            )
         elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in OURS:
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
@@ -43,7 +53,7 @@ def _imported(tree: ast.Module) -> Iterator[str]:
 def _running(node: ast.AST) -> Iterator[ast.AST]:
     """All nodes below, without what stands under `if TYPE_CHECKING:`."""
     for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
+        if isinstance(child, ast.If) and ast.unparse(child.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
             for other in child.orelse:
                 yield other
                 yield from _running(other)

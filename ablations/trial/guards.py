@@ -156,7 +156,7 @@ def determinism(first: Iterable[Tensor], second: Iterable[Tensor], steps: int) -
     """The first steps run twice give the same bits; takes the parameters of both runs."""
     pairs = list(zip(first, second, strict=True))
     if not all(bool(a.isfinite().all()) for a, _ in pairs):  # NaN is not NaN: the bits may well be the same
-        detail = f"the weights are not finite after {steps} steps; lower optim.lr"
+        detail = f"the weights are not finite after {steps} steps; lower what is too large, as optim.lr may be"
         return GuardResult("determinism", False, detail, {"finite": False, "steps": steps})
     equal = all(torch.equal(a, b) for a, b in pairs)
     detail = f"{steps} steps run twice: {'the same bits' if equal else 'different bits'}"

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import hashlib
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -33,10 +33,16 @@ def code_hash(entry: str = TRIAL) -> str:
     files = import_closure(entry, ROOT)
     for file in files:
         digest.update(str(file.relative_to(ROOT)).encode())
-        digest.update(ast.dump(_without_docstrings(ast.parse(file.read_text(encoding="utf-8")))).encode())
+        digest.update(_meaning(file.read_text(encoding="utf-8")))
     for file in sorted({yaml for module in files for yaml in module.parent.glob("*.yaml")}):  # our own tasks
         digest.update(file.read_bytes())
     return digest.hexdigest()
+
+
+@functools.cache
+def _meaning(text: str) -> bytes:
+    """sha256 of a file's syntax tree; kept, since the entries share most files."""
+    return hashlib.sha256(ast.dump(_without_docstrings(ast.parse(text))).encode()).digest()
 
 
 def _without_docstrings(tree: ast.Module) -> ast.Module:
@@ -77,15 +83,17 @@ def environment(keys: TrialKeys, entry: str = TRIAL) -> dict[str, Any]:
     }
 
 
-def trial_id(keys: TrialKeys, seed: int, data_fingerprint: Mapping[str, Any], entry: str = TRIAL) -> str:
-    """16 hexadecimal digits. `keys` are resolved: no `auto` left in them."""
+def trial_id(keys: TrialKeys, seed: int, texts: Sequence[Mapping[str, Any]], entry: str = TRIAL) -> str:
+    """16 hexadecimal digits. `keys` are resolved: no `auto` left in them. `texts`: each stage's data fingerprint."""
+    if len(texts) != len(keys.stages):
+        raise ValueError(f"{len(texts)} texts of {len(keys.stages)} stages: an id holds what every stage learns from")
     if any(stage.model.dtype == "auto" for stage in keys.stages):
         raise ValueError("model.dtype=auto must be resolved before a trial gets its id")
     content = {
-        "stages": [*map(dataclasses.asdict, keys.before), _without_places(dataclasses.asdict(keys.stages[-1]))],
+        "stages": [_without_places(dataclasses.asdict(stage)) for stage in keys.stages],
         "eval": dataclasses.asdict(keys.eval),
         "seed": seed,
-        "data": data_fingerprint,
+        "texts": texts,
         "task_files": task_fingerprint(keys.eval.tasks),
         "code": code_hash(entry),
         "bits": bits(),
@@ -94,7 +102,7 @@ def trial_id(keys: TrialKeys, seed: int, data_fingerprint: Mapping[str, Any], en
 
 
 def _without_places(stage: dict[str, Any]) -> dict[str, Any]:
-    """Where the text lies does not matter, what it says does: the fingerprint, of the last stage's, has its hash."""
+    """Where the text lies does not matter, what it says does: the fingerprint has its hash."""
     return {**stage, "data": {key: value for key, value in stage["data"].items() if key not in ("path", "name")}}
 
 

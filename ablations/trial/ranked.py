@@ -46,7 +46,7 @@ def prepared(keys: TrialKeys, seed: int, runs: Path, quiet: bool = False) -> Tri
     cache = runs / "data"
     data = prepare(keys.data, keys.model.vocab_size, cache, say)
     prepare_tasks(data, keys.eval, cache, say)
-    identity = trial_id(keys, seed, data.fingerprint, RANKED_TRIAL)
+    identity = trial_id(keys, seed, [data.fingerprint], RANKED_TRIAL)
     folder = runs / "ranks" / identity
     folder.mkdir(parents=True, exist_ok=True)
     return TrialJob(identity, keys, seed, str(folder), str(cache))

@@ -210,7 +210,8 @@ def _scored(record: Record, job: TrialJob, model: Transformer) -> Record:
             )
     except Exception as error:  # whatever a task's data or lm-eval raises
         raise ScoringFailed(
-            f"the training is kept, and the same command scores it again: {type(error).__name__}: {error}"
+            "the training is kept, and the same command scores it again, unless a file of a task changes: "
+            f"{type(error).__name__}: {error}"
         ) from error
     eval_s = record.timings["eval_s"] + time.monotonic() - started
     return dataclasses.replace(record, scores=scores, timings={**record.timings, "eval_s": eval_s})

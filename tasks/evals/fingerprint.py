@@ -96,9 +96,9 @@ def _strings(value: Any, keys: frozenset[str] = frozenset()) -> Iterator[tuple[f
 
 def _module(name: str, folder: Path) -> Iterator[Reference]:
     """As lm-eval looks for it: beside the YAML file, then wherever Python finds it."""
-    beside = folder / f"{name.replace('.', '/')}.py"
-    if beside.is_file():
-        yield "module", beside
+    beside = [file for file in _modules_at(folder, name) if file.is_file()]
+    if beside:
+        yield from (("module", file) for file in beside)
         return
     try:
         spec = importlib.util.find_spec(name)
@@ -106,6 +106,13 @@ def _module(name: str, folder: Path) -> Iterator[Reference]:
         return
     if spec is not None and spec.has_location and spec.origin is not None:
         yield "module", Path(spec.origin)
+
+
+def _modules_at(folder: Path, name: str) -> Iterator[Path]:
+    """Files that importing the dotted name there may run: each package on its way, and the module."""
+    parts = name.split(".")
+    yield from (folder.joinpath(*parts[:i], "__init__.py") for i in range(1, len(parts) + 1))
+    yield folder.joinpath(*parts).with_suffix(".py")
 
 
 def _files_at(place: Path) -> list[Path]:
@@ -129,6 +136,9 @@ def _of_module(path: Path) -> Iterator[Reference]:
             names = [node.module or "", *(alias.name for alias in node.names)]
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and 0 < len(node.value) < 256:
             beside = path.parent / node.value.replace("\0", "")
-            if beside.is_file():
-                yield "data", beside
-        yield from (("module", path.parent / f"{name.replace('.', '/')}.py") for name in names if name)
+            below = (
+                beside.is_dir() and path.parent.resolve() in beside.resolve().parents
+            )  # not `..` and all that is there
+            if below or beside.is_file():
+                yield from (("data", file) for file in _files_at(beside) if file.suffix != ".pyc")
+        yield from (("module", file) for name in names if name for file in _modules_at(path.parent, name))

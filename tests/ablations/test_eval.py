@@ -249,6 +249,19 @@ def test_an_end_can_be_named_in_the_checkpoint(tmp_path: Path, capfd: pytest.Cap
     assert "data.seq_len=0: must be at least 1" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(("data", "rule"), [(3, "data=3: expected "), ({"seq_len": "x"}, "data.seq_len=x: ")])
+def test_what_a_checkpoint_says_wrong_of_its_text_is_blamed_on_it(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], data: Any, rule: str
+) -> None:
+    folder = foreign(tmp_path, VOCAB, {})
+    saved = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**saved, "data": data}))
+    capfd.readouterr()
+    assert command.main([f"checkpoint={folder}", "eval.tasks=[python_bits_per_byte]"]) == 2
+    err = capfd.readouterr().err
+    assert err.startswith(f"error: checkpoint={folder}: config.json: {rule}") and err.count("\n") == 1
+
+
 def test_a_trials_own_documents_come_out_of_its_cache(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

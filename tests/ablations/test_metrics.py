@@ -1,15 +1,28 @@
 """The one list of metrics: it knows what records hold, which way is better, and what a sweep may ask for."""
 
 import re
+from pathlib import Path
 
 import pytest
 
 from ablations.files import read_json
 from ablations.home import ROOT
-from ablations.metrics import METRICS, check_measured, check_named, find, is_accuracy, metric, share_of_maximum
+from ablations.metrics import (
+    METRICS,
+    Parts,
+    check_measured,
+    check_named,
+    find,
+    indices,
+    is_accuracy,
+    metric,
+    share_of_maximum,
+)
 from models.config import ROLES
 from models.typed import ConfigError
+from tasks.evals import prepare
 
+YAML = re.compile(r"- metric: (\w+)")
 RECORDS = sorted({path.parent: path for path in (ROOT / "results").glob("*/*/records/*.json")}.values())
 
 
@@ -104,25 +117,43 @@ OURS = ["python_bits_per_byte", "python_cloze"]
 
 
 @pytest.mark.parametrize(
-    ("name", "tasks", "depth", "words"),
+    ("name", "tasks", "parts", "words"),
     [
-        ("foo/bar", OURS, 0, "no such task is scored (eval.tasks: python_bits_per_byte, python_cloze)"),
-        ("python_clozee/acc", OURS, 0, "did you mean python_cloze?"),
-        ("python_cloze/acc", [], 0, "no such task is scored (eval.tasks: none)"),
-        ("python_cloze/acc", ["piqa"], 0, "no such task is scored"),
-        ("python_cloze/accuracy", OURS, 0, "gives no accuracy"),
-        ("python_bits_per_byte/acc", OURS, 0, "gives no acc"),
-        ("mtp_acceptance_1", OURS, 0, "none has any"),
-        ("mtp_loss_3", OURS, 2, "the deepest has 2"),
+        ("foo/bar", OURS, Parts(), "no such task is scored (eval.tasks: python_bits_per_byte, python_cloze)"),
+        ("python_clozee/acc", OURS, Parts(), "did you mean python_cloze?"),
+        ("python_cloze/acc", [], Parts(), "no such task is scored (eval.tasks: none)"),
+        ("python_cloze/acc", ["piqa"], Parts(), "no such task is scored"),
+        ("python_cloze/accuracy", OURS, Parts(), "gives no accuracy"),
+        ("python_bits_per_byte/acc", OURS, Parts(), "gives no acc"),
+        ("mtp_acceptance_1", OURS, Parts(moe_layers=2), "MTP modules (the most is 0; model.mtp.depth)"),
+        ("mtp_loss_3", OURS, Parts(mtp_depth=2), "MTP modules (the most is 2; model.mtp.depth)"),
+        ("mtp_tokens_per_forward", OURS, Parts(), "MTP modules"),
+        ("max_vio_global", OURS, Parts(mtp_depth=1), "MoE layers (the most is 0;"),
+        ("routing_entropy", OURS, Parts(), "MoE layers"),
+        ("max_vio_batch_layer3", OURS, Parts(moe_layers=2), "MoE layers (the most is 2;"),
+        ("gradient_cosine", OURS, Parts(moe_layers=2), "a named recipe of precision (model.precision.recipe)"),
+        ("underflow_gradient", OURS, Parts(), "a named recipe"),
     ],
 )
-def test_no_trial_would_have_it(name: str, tasks: list[str], depth: int, words: str) -> None:
+def test_no_trial_would_have_it(name: str, tasks: list[str], parts: Parts, words: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(words)):
-        check_measured("primary", name, tasks, depth)
+        check_measured("primary", name, tasks, [parts, Parts()])
 
 
 def test_a_trial_would_have_it() -> None:
-    for name in ("python_cloze/acc_norm", "python_bits_per_byte/bits_per_byte", "mtp_loss_2", "loss"):
-        check_measured("primary", name, OURS, 2)
-    check_measured("primary", "mmlu_anatomy/acc", ["mmlu"], 0)
-    check_measured("primary", "mine/acc", ["tasks/mine.yaml"], 0)
+    arms = [Parts(moe_layers=2, mtp_depth=2), Parts(recipe=True)]
+    names = ["python_cloze/acc_norm", "python_bits_per_byte/bits_per_byte", "loss", "loss_error"]
+    for name in (*names, "mtp_loss_2", "mtp_tokens_per_forward", "max_vio_global_layer2", "rounding_error_weight"):
+        check_measured("primary", name, OURS, arms)
+    check_measured("primary", "mmlu_anatomy/acc", ["mmlu"], [Parts()])
+    check_measured("primary", "mine/acc", ["tasks/mine.yaml"], [Parts()])
+
+
+def test_what_our_tasks_give_is_what_their_files_say() -> None:
+    files = {path.stem: YAML.findall(path.read_text()) for path in Path(prepare.__file__).parent.glob("*.yaml")}
+    assert {name: tuple(given) for name, given in files.items()} == prepare.OUR_METRICS
+
+
+def test_indices_of_a_name_are_numbers_in_order() -> None:
+    names = ["mtp_loss_10", "mtp_loss_2", "mtp_loss_x", "mtp_acceptance_1", "loss"]
+    assert indices("mtp_loss_<k>", names) == [2, 10]

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,14 @@ from ablations.record.documents import STATE, PlanDocument, SweepState
 from ablations.report import PUBLISHED, asked, main, publish, write_report
 from ablations.show.provenance import WHY_UNKNOWN, commands, commit
 from models.typed import ConfigError
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_collecting() -> Iterator[None]:
+    """statsmodels collects garbage on every call of Holm, over a hundred times here, and looks through all modules."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gc.collect", lambda generation=2: 0)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -284,6 +293,13 @@ def test_reproduction_names_search_arms_and_seeds(published: Path) -> None:
     run = commands(load_published(published))[0]
     assert run.startswith("python -m ablations.run sweep=moe_balance scale=cpu search=fresh")
     assert "'seeds=[0,1,2,3,4,5]'" in run and "none" in run and "control" not in run
+
+
+def test_the_report_of_another_plan_names_its_run(published: Path) -> None:
+    result = load_published(published)
+    assert commands(result)[1] == "python -m ablations.report sweep=moe_balance scale=cpu"
+    other = dataclasses.replace(result, run="cpu@1f3a9c2e")
+    assert commands(other)[1] == "python -m ablations.report sweep=moe_balance run=cpu@1f3a9c2e"
 
 
 class Page(HTMLParser):

@@ -18,9 +18,14 @@ FILES = {
     ),
     "common_yaml": "include: [lower_yaml]\ndataset_path: json\ntest_split: test\n",
     "lower_yaml": "doc_to_choice: !function third.choices\n",
-    "own.py": "from pathlib import Path\nimport beside\nNAMES = Path(__file__).with_name('names.txt')\n",
+    "own.py": (
+        "from pathlib import Path\nimport beside\nfrom whole import X\n"
+        "IN, UP, NAMES = 'lists/of', '..', Path(__file__).with_name('names.txt')\n"
+    ),
     "beside.py": "",
     "names.txt": "",
+    "whole/__init__.py": "",
+    "lists/of/a.txt": "",
     "third.py": "",
     "package/deep.py": "",
     "data/test.jsonl": "",
@@ -33,7 +38,7 @@ UNRELATED = ("other.yaml", "other.py", "notes.txt", "data/other.jsonl", "package
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     for name, text in FILES.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     return tmp_path
 
@@ -62,7 +67,7 @@ def test_what_it_does_not_lead_to_and_where_it_lies_do_not_count(folder: Path, t
     moved = tmp_path / "moved"
     moved.mkdir()
     for name in FILES:
-        (moved / name).parent.mkdir(exist_ok=True)
+        (moved / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).rename(moved / name)
     assert taken(moved) == before
 

@@ -69,3 +69,14 @@ def test_documents_are_json_without_surprises(tmp_path: Path) -> None:
     state = SweepState(mistuning={"a": 0.5})
     state.write(tmp_path)
     assert json.loads((tmp_path / STATE).read_text()) == dataclasses.asdict(state)
+
+
+def test_a_baseline_that_is_no_arm_is_one_line(tmp_path: Path) -> None:
+    dataclasses.replace(PlanDocument.read(PUBLISHED[0]), baseline="ghost").write(tmp_path)
+    with pytest.raises(ConfigError, match=r"plan\.json: baseline=ghost: is none of its arms"):
+        PlanDocument.read(tmp_path)
+
+
+def test_a_fact_that_is_no_number_was_not_measured() -> None:
+    result = GuardResult("start", False, "the loss is nan", {"loss": float("nan"), "largest": float("inf"), "n": 0})
+    assert result.facts == {"n": 0} and result.number("loss") is None

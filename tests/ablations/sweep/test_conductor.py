@@ -172,6 +172,18 @@ def test_another_plan_leaves_what_is_there_and_gets_a_folder_of_its_own(conduct,
     assert len(load_result(runs, "toy", other.folder.name).all_records) == len(other.state.confirm)
 
 
+@pytest.mark.parametrize(
+    ("name", "found"), [("bits", {"instruction_set": "AVX9"}), ("task_fingerprint", {"/home/me/mine.yaml": "ab"})]
+)
+def test_other_bits_or_an_edited_task_are_another_plan(conduct, runs, monkeypatch, name, found):
+    conduct(*FRESH)
+    whole = contents(runs / "toy/smoke")
+    monkeypatch.setattr(f"ablations.sweep.registration.{name}", lambda *_: found)
+    other = conduct(*FRESH)
+    assert other.folder.name.startswith("smoke@") and contents(runs / "toy/smoke") == whole
+    assert "/home" not in (other.folder / "plan.json").read_text()
+
+
 @pytest.mark.parametrize("workers", [1, 3])
 def test_other_words_for_the_same_plan_are_the_same_plan(conduct, pool, runs, workers):
     first = conduct(*FRESH, "optim.lr=0.005")

@@ -41,6 +41,18 @@ def test_what_only_a_type_checker_reads_is_outside(tmp_path: Path) -> None:
     assert names(tmp_path, "ablations.entry") == {"ablations/entry.py", "models/b.py"}
 
 
+def test_any_other_condition_is_taken_to_hold(tmp_path: Path) -> None:
+    text = "from typing import TYPE_CHECKING\nif not TYPE_CHECKING:\n    import models.a\n"
+    write(tmp_path, ablations__entry=text, models__a="")
+    assert names(tmp_path, "ablations.entry") == {"ablations/entry.py", "models/a.py"}
+
+
+def test_a_relative_import_is_refused_since_it_would_not_be_seen(tmp_path: Path) -> None:
+    write(tmp_path, ablations__entry="from . import other", ablations__other="")
+    with pytest.raises(ValueError, match="from .: name modules from their top"):
+        names(tmp_path, "ablations.entry")
+
+
 def test_an_entry_that_is_no_module_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"ablations\.gone: no module"):
         import_closure("ablations.gone", tmp_path)

@@ -12,7 +12,7 @@ from ablations.trial import identity
 from ablations.trial.closure import OURS, import_closure
 from ablations.trial.identity import RANKED_TRIAL, TRIAL, code_hash, environment, sha, trial_id
 
-DATA = {"text_sha256": "abc"}
+DATA = [{"text_sha256": "abc"}]
 
 
 @pytest.fixture
@@ -131,21 +131,24 @@ def test_every_key_of_a_trial_counts_in_every_stage(plan):
     keys = plan().baseline.keys
     first = Stage(keys.model, keys.data, keys.optim, keys.train)
     two = dataclasses.replace(keys, before=[first])
-    ids = {"one": trial_id(keys, 0, DATA), "two": trial_id(two, 0, DATA)}
-    ids["three"] = trial_id(dataclasses.replace(keys, before=[first, first]), 0, DATA)
+    ids = {"one": trial_id(keys, 0, DATA), "two": trial_id(two, 0, DATA * 2)}
+    ids["another text before"] = trial_id(two, 0, [{"text_sha256": "other"}, *DATA])
+    ids["another text last"] = trial_id(two, 0, [*DATA, {"text_sha256": "other"}])
+    ids["three"] = trial_id(dataclasses.replace(keys, before=[first, first]), 0, DATA * 3)
     for name in set(trial_leaves()) - {"data.path", "data.name"}:
         other = changed_at(keys, name)
         assert value_of(other, name) != value_of(keys, name)
         ids[name] = trial_id(other, 0, DATA)
-        ids[f"{name} of the last"] = trial_id(changed_at(two, name), 0, DATA)
+        ids[f"{name} of the last"] = trial_id(changed_at(two, name), 0, DATA * 2)
         if not name.startswith("eval."):
-            ids[f"{name} of the first"] = trial_id(dataclasses.replace(keys, before=[changed_at(first, name)]), 0, DATA)
+            before = [changed_at(first, name)]
+            ids[f"{name} of the first"] = trial_id(dataclasses.replace(keys, before=before), 0, DATA * 2)
     assert len(set(ids.values())) == len(ids) > 150
 
 
 def test_seed_data_and_versions_count(plan, monkeypatch):
     keys = plan().baseline.keys
-    ids = {trial_id(keys, 0, DATA), trial_id(keys, 1, DATA), trial_id(keys, 0, {"text_sha256": "abd"})}
+    ids = {trial_id(keys, 0, DATA), trial_id(keys, 1, DATA), trial_id(keys, 0, [{"text_sha256": "abd"}])}
     known = identity.bits()
     for name in ("torch", "instruction_set", "python"):
         with monkeypatch.context() as patch:
@@ -164,8 +167,9 @@ def test_where_things_lie_and_who_watches_does_not_count(plan, tmp_path):
     keys = here.baseline.keys
     moved = with_overrides(keys, {"data.path": "/somewhere/else.txt"}, "test")
     assert trial_id(moved, 0, DATA) == trial_id(keys, 0, DATA), "its bytes are in the fingerprint"
-    ids = {trial_id(dataclasses.replace(keys, before=one.stages), 0, DATA) for one in (keys, moved)}
-    assert len(ids) == 2, "the fingerprint is that of the last stage's text: another text may lie there"
+    assert len({trial_id(dataclasses.replace(keys, before=one.stages), 0, DATA * 2) for one in (keys, moved)}) == 1
+    with pytest.raises(ValueError, match="1 texts of 2 stages"):
+        trial_id(dataclasses.replace(keys, before=keys.stages), 0, DATA)
 
 
 def test_a_scored_task_counts_by_its_content(plan, tmp_path):
@@ -195,9 +199,9 @@ def test_a_scored_task_counts_by_its_content(plan, tmp_path):
 
 
 def test_an_id_is_sixteen_digits_and_knows_no_order(plan):
-    keys, data = plan().baseline.keys, {"text_sha256": "abc", "tokens": {"train": 1, "test": 2}}
+    keys, data = plan().baseline.keys, [{"text_sha256": "abc", "tokens": {"train": 1, "test": 2}}]
     name = trial_id(keys, 0, data)
-    assert trial_id(keys, 0, {"tokens": {"test": 2, "train": 1}, "text_sha256": "abc"}) == name
+    assert trial_id(keys, 0, [{"tokens": {"test": 2, "train": 1}, "text_sha256": "abc"}]) == name
     assert len(name) == 16
     assert int(name, 16) >= 0
     assert sha({"a": 1, "b": 2}) == sha({"b": 2, "a": 1})
@@ -208,7 +212,7 @@ def test_auto_has_no_id(plan):
     auto = with_overrides(keys, {"model.dtype": "auto"}, "test")
     for unresolved in (auto, dataclasses.replace(keys, before=auto.stages)):
         with pytest.raises(ValueError, match="must be resolved"):
-            trial_id(unresolved, 0, DATA)
+            trial_id(unresolved, 0, DATA * len(unresolved.stages))
 
 
 def test_the_record_says_what_the_bits_depend_on(plan):

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -59,6 +60,33 @@ def numbers(record: Record) -> dict[str, Any]:
     return {name: value for name, value in dataclasses.asdict(record).items() if name != "timings"}
 
 
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Path, Any]]:
+    """`once(what, job, do)`: the folder of a trial like `job` elsewhere, to be read only, and what `do` returned for
+    it: done anew for each `what`, keys and seed, and for no other test."""
+    known: dict[str, tuple[Path, Any]] = {}
+
+    def made(what: str, job: TrialJob, do: Callable[[TrialJob], Any]) -> tuple[Path, Any]:
+        name = what + as_json(dataclasses.replace(job, folder=""))
+        if name not in known:
+            folder = tmp_path_factory.mktemp("once") / "trial"
+            known[name] = folder, do(dataclasses.replace(job, folder=str(folder)))
+        return known[name]
+
+    return made
+
+
+@pytest.fixture
+def whole_of(once: Callable[..., tuple[Path, Any]]) -> Callable[[TrialJob], tuple[Record, bytes]]:
+    """Record and step log of a job that nothing interrupts."""
+
+    def whole(job: TrialJob) -> tuple[Record, bytes]:
+        folder, record = once("whole", job, finish)
+        return record, (folder / "steps.jsonl").read_bytes()
+
+    return whole
+
+
 def test_what_a_trial_leaves(job):
     events: list[dict[str, Any]] = []
     given = job()
@@ -105,8 +133,9 @@ def test_a_record_is_never_made_twice(job):
     ("arm", "step", "resumed_at"),
     [("bias", 2, 0), ("bias", 7, 6), ("bias", 9, 6), ("bias", 12, 9), ("batch_aux_loss", 8, 6), ("aa", 5, 3)],
 )
-def test_a_killed_trial_goes_on_bit_for_bit(job, arm, step, resumed_at):
-    whole, given = finish(job("whole", arm)), job("killed", arm)
+def test_a_killed_trial_goes_on_bit_for_bit(job, whole_of, arm, step, resumed_at):
+    given = job("killed", arm)
+    whole, log = whole_of(given)
     with pytest.raises(Killed):
         run_trial(given, killed_at(step))
     folder = Path(given.folder)
@@ -116,12 +145,13 @@ def test_a_killed_trial_goes_on_bit_for_bit(job, arm, step, resumed_at):
     run_trial(given, events.append)
     assert [e["step"] for e in events if e["event"] == "step"] == list(range(resumed_at + 1, 13))
     assert numbers(read_record(folder / "record.json")) == numbers(whole)
-    assert (folder / "steps.jsonl").read_bytes() == (Path(given.folder).parent / "whole/steps.jsonl").read_bytes()
+    assert (folder / "steps.jsonl").read_bytes() == log
     assert not (folder / "resume.ckpt").exists()
 
 
-def test_a_trial_killed_twice_goes_on_too(job):
-    whole, given = finish(job("whole")), job("killed")
+def test_a_trial_killed_twice_goes_on_too(job, whole_of):
+    given = job("killed")
+    whole, _ = whole_of(given)
     for step in (4, 8):
         with pytest.raises(Killed):
             run_trial(given, killed_at(step))
@@ -133,11 +163,16 @@ def tear(path: Path, share: float) -> None:
 
 
 @pytest.mark.parametrize("damage", ["half", "empty", "rubbish", "no log", "short log", "torn log", "half renamed"])
-def test_after_damage_it_starts_over_with_the_same_result(job, damage):
-    whole, given = finish(job("whole")), job("killed")
+def test_after_damage_it_starts_over_with_the_same_result(job, whole_of, once, damage):
+    given = job("killed")
+    whole, _ = whole_of(given)
     folder = Path(given.folder)
-    with pytest.raises(Killed):
-        run_trial(given, killed_at(8))
+
+    def kill(given: TrialJob) -> None:
+        with pytest.raises(Killed):
+            run_trial(given, killed_at(8))
+
+    shutil.copytree(once("killed at 8", given, kill)[0], folder)
     checkpoint, log = folder / "resume.ckpt", folder / "steps.jsonl"
     match damage:
         case "half":
@@ -160,8 +195,9 @@ def test_after_damage_it_starts_over_with_the_same_result(job, damage):
     assert numbers(read_record(folder / "record.json")) == numbers(whole)
 
 
-def test_steps_after_the_checkpoint_are_cut_off_the_log(job):
-    whole, given = finish(job("whole")), job("killed")
+def test_steps_after_the_checkpoint_are_cut_off_the_log(job, whole_of):
+    given = job("killed")
+    whole, _ = whole_of(given)
     with pytest.raises(Killed):
         run_trial(given, killed_at(8))
     log = Path(given.folder) / "steps.jsonl"
@@ -193,11 +229,11 @@ def written(folder: Path) -> dict[Path, int]:
 
 @pytest.mark.parametrize("error", [OSError("no network"), ValueError("the task is broken"), Killed()])
 @pytest.mark.parametrize("arm", ["bias", "aux_loss"])
-def test_where_scoring_fails_the_next_run_only_scores(job, monkeypatch, error, arm):
-    monkeypatch.setattr("tasks.evals.score.score", Scoring())
-    whole = finish(job("whole", arm, SCORED))
-    monkeypatch.setattr("tasks.evals.score.score", Scoring(error))
+def test_where_scoring_fails_the_next_run_only_scores(job, whole_of, monkeypatch, error, arm):
     given = job("failed", arm, SCORED)
+    monkeypatch.setattr("tasks.evals.score.score", Scoring())
+    whole, _ = whole_of(given)
+    monkeypatch.setattr("tasks.evals.score.score", Scoring(error))
     folder = Path(given.folder)
     with pytest.raises(Exception) as caught:
         run_trial(given, ignore)
@@ -215,12 +251,17 @@ def test_where_scoring_fails_the_next_run_only_scores(job, monkeypatch, error, a
 
 @pytest.mark.parametrize("name", ["trained.json", "checkpoint/model.safetensors", "checkpoint/config.json"])
 @pytest.mark.parametrize("share", [None, 0.5])
-def test_where_what_was_kept_is_damaged_it_trains_again(job, monkeypatch, name, share):
-    monkeypatch.setattr("tasks.evals.score.score", Scoring(OSError("no network")))
+def test_where_what_was_kept_is_damaged_it_trains_again(job, once, monkeypatch, name, share):
     given = job(changes=SCORED)
     folder = Path(given.folder)
-    with pytest.raises(trial.ScoringFailed):
-        run_trial(given, ignore)
+
+    def fail(given: TrialJob) -> None:
+        monkeypatch.setattr("tasks.evals.score.score", Scoring(OSError("no network")))
+        with pytest.raises(trial.ScoringFailed):
+            run_trial(given, ignore)
+
+    shutil.copytree(once("not scored", given, fail)[0], folder)
+    monkeypatch.setattr("tasks.evals.score.score", Scoring())
     first = (folder / "steps.jsonl").read_bytes()
     if share is None:
         (folder / name).unlink()
@@ -239,8 +280,11 @@ def test_a_failed_record_is_replaced_and_a_complete_one_never(job):
     assert complete.status == "complete" and complete.reason is None
 
 
-AT_ONCE = """
-import dataclasses, json, sys, torch
+ALONE = """
+import dataclasses, json, sys
+for name in ("wandb", "optuna", "hydra", "omegaconf", "lm_eval", "datasets"):
+    sys.modules[name] = None  # importing it fails, and it is not found
+import torch
 torch.set_num_threads(1)
 import ablations.trial.recorder
 from ablations.trial.train import run_trial
@@ -248,23 +292,43 @@ from ablations.trial.job import TrialJob
 from ablations.config.trialkeys import with_overrides
 from models.typed import build
 ablations.trial.recorder.REPORT_SECONDS = 0.0
-say = lambda event: print(json.dumps(event), flush=True)
+
+def say(event):
+    print(json.dumps(event), flush=True)
+    if event.get("step") == 5:
+        sys.stdin.readline()
+
 say(dataclasses.asdict(run_trial(build(TrialJob, json.loads(sys.argv[1])), say)))
 """
 
 
-def test_of_two_processes_at_one_trial_the_other_waits_and_takes_its_record(job):
-    """Written at every step: without an owner, each would find the other's checkpoint gone or half there."""
-    given = job(changes={"train.checkpoint_every": 0.08, "train.tokens": 30720})
+def test_it_trains_where_the_harness_is_not_installed_and_another_at_this_trial_waits(job, whole_of, tmp_path):
+    """The record equals that of this process, where wandb, Optuna, Hydra and lm-eval are at hand. Amid its steps this
+    process comes to the same trial: without an owner, each would find the other's checkpoint gone or half there."""
+    given = job("there")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", AT_ONCE, as_json(given)]
-    both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    heard = [[json.loads(line) for line in process.communicate(timeout=120)[0].splitlines()] for process in both]
-    assert [process.returncode for process in both] == [0, 0]
-    assert heard[0][-1] == heard[1][-1] and heard[0][-1]["status"] == "complete"
-    steps, waits = (sorted(sum(e.get("event") == kind for e in one) for one in heard) for kind in ("step", "waiting"))
-    assert steps == [0, 120]
-    assert waits in ([0, 1], [0, 0]), "or it came when all was done"
+    command, pipe = [sys.executable, "-c", ALONE, as_json(given)], subprocess.PIPE
+    heard: list[dict[str, Any]] = []
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdin=pipe, stdout=pipe, text=True) as process:
+        said = [next(process.stdout, "") for _ in range(5)]  # it stands still after the fifth step
+
+        def go_on(event: dict[str, Any]) -> None:
+            heard.append(event)
+            if event["event"] == "waiting":
+                process.stdin.write("\n")
+                process.stdin.flush()
+
+        taken = run_trial(given, go_on)
+        said += process.communicate(timeout=120)[0].splitlines()
+    events = [json.loads(line) for line in said]
+    assert process.returncode == 0
+    assert [event["step"] for event in events if event.get("event") == "step"] == list(range(1, 13))
+    assert [event["event"] for event in heard] == ["waiting"]
+    assert events[-1] == dataclasses.asdict(taken) and taken.status == "complete"
+    assert taken == read_record(Path(given.folder) / "record.json")
+    whole, log = whole_of(given)
+    assert numbers(taken) == numbers(whole)
+    assert (Path(given.folder) / "steps.jsonl").read_bytes() == log
 
 
 def test_arms_of_one_seed_see_the_same_batches_and_begin_alike(job):
@@ -331,28 +395,6 @@ def test_a_long_history_is_thinned_and_keeps_its_end(job, monkeypatch):
     monkeypatch.setattr("ablations.trial.recorder.HISTORY_POINTS", 5)
     record = finish(job())
     assert record.history["step"] == [1, 4, 7, 10, 12]
-
-
-def test_it_trains_where_the_harness_is_not_installed(job, tmp_path):
-    """The record equals that of this process, where wandb, Optuna, Hydra and lm-eval are at hand."""
-    here, given = finish(job("here")), job("there")
-    script = """
-import json, sys
-for name in ("wandb", "optuna", "hydra", "omegaconf", "lm_eval", "datasets"):
-    sys.modules[name] = None  # importing it fails, and it is not found
-import torch
-torch.set_num_threads(1)
-from ablations.trial.train import run_trial
-from ablations.trial.job import TrialJob
-from ablations.config.trialkeys import with_overrides
-from models.typed import build
-print(run_trial(build(TrialJob, json.loads(sys.argv[1])), lambda event: None).status)
-"""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", script, as_json(given)]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1:] == ["complete"], done.stderr[-2000:]
-    assert numbers(read_record(tmp_path / "trials/there/record.json")) == numbers(here)
 
 
 def test_a_last_step_that_ruins_the_model_is_a_divergence_too(job, tmp_path):
@@ -430,8 +472,9 @@ class Watching(Unwatched):
 @pytest.mark.parametrize(
     ("step", "resumed_at"), [(5, 3), (12, 9), ("between", 9), (13, 9), (18, 9), (19, 18), (31, 30), (36, 30)]
 )
-def test_a_trial_killed_in_any_stage_goes_on_bit_for_bit(job, monkeypatch, step, resumed_at):
-    whole, given = finish(staged(job("whole"), **HALVED)), staged(job("killed"), **HALVED)
+def test_a_trial_killed_in_any_stage_goes_on_bit_for_bit(job, whole_of, monkeypatch, step, resumed_at):
+    given = staged(job("killed"), **HALVED)
+    whole, log = whole_of(given)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         if step == "between":
             built = [trial.build_model]
@@ -443,7 +486,7 @@ def test_a_trial_killed_in_any_stage_goes_on_bit_for_bit(job, monkeypatch, step,
     record, folder = run_trial(given, events.append, lambda: watching), Path(given.folder)
     assert [e["step"] for e in events if e["event"] == "step"] == list(range(resumed_at + 1, 37))
     assert numbers(record) == numbers(whole)
-    assert (folder / "steps.jsonl").read_bytes() == (folder.parent / "whole/steps.jsonl").read_bytes()
+    assert (folder / "steps.jsonl").read_bytes() == log
     assert watching.steps == list(range(1, 37)) and watching.validated == whole.validation["step"]
     assert not (folder / "resume.ckpt").exists()
 
