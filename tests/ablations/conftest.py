@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -264,6 +264,16 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, quick_holm: None) -> 
     runs = tmp_path_factory.mktemp("finished") / "runs"
     write_run(runs)
     return runs
+
+
+@pytest.fixture(scope="session", autouse=True)
+def listed_once() -> Iterator[None]:
+    """The installed packages' files, which every plan and every trial's data ask for, stay as they are."""
+    from tasks import sources
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, "package_files", functools.cache(sources.package_files))
+        yield
 
 
 @pytest.fixture(scope="session")
