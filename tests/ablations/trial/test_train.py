@@ -239,8 +239,8 @@ def test_where_scoring_fails_the_next_run_only_scores(job, whole_of, monkeypatch
         run_trial(given, ignore)
     assert not (folder / "record.json").exists()
     if isinstance(error, OSError):
-        kept = "the training is kept, and the same command scores it again, unless a file of a task changes"
-        assert str(caught.value) == f"{kept}: OSError: no network"
+        said = "the training is kept, and the same command scores it again, unless a file of a task changes"
+        assert str(caught.value) == f"{said}: OSError: no network"
     kept = written(folder)
     events: list[dict[str, Any]] = []
     run_trial(given, events.append)
