@@ -111,7 +111,7 @@ REFUSED: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "no sweeps folder": (lambda d: [f"sweeps_dir={d / 'none'}"], "none"),
     "short corpus": (lambda d: ["data.source=text", text_file(d, b"def f(): pass\n" * 9)], "data.seq_len=32"),
     "long sequence": (
-        lambda _: ["data.seq_len=100000", "eval.tokens=100000", "train.tokens=900000", "yes_really=true"],
+        lambda _: ["data.seq_len=100000", "eval.tokens=100000", "train.tokens=1600000", "yes_really=true"],
         "data.seq_len=100000: one sequence needs 100001 tokens",
     ),
     "empty corpus": (lambda d: ["data.source=text", text_file(d, b"")], "data.path="),

@@ -319,7 +319,7 @@ def test_weights_that_are_not_finite_are_not_called_indeterminate(keys, data):
     wild = replace(keys(), optim=replace(keys().optim, lr=1e20))
     found = by_name(arm_guards(wild, 0, data))["determinism"]
     assert not found.passed
-    assert found.detail == "the weights are not finite after 2 steps; lower optim.lr"
+    assert found.detail == "the weights are not finite after 2 steps; lower what is too large, as optim.lr may be"
     assert found.facts["finite"] is False
 
 
