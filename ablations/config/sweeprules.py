@@ -88,8 +88,8 @@ def check_control(control: TrialKeys, baseline: TrialKeys, file: str) -> None:
         raise ConfigError(f"{file} control: {what}: is scored on other text than the baseline; leave eval.* as it is")
     if control.trained_tokens == baseline.trained_tokens and {*changed} <= {"train.tokens", "train.token_fraction"}:
         raise ConfigError(
-            f"{file} control: {what}: comes to the baseline's own {baseline.trained_tokens:,} tokens; take fewer, or raise "
-            f"train.tokens"
+            f"{file} control: {what}: comes to the baseline's own {baseline.trained_tokens:,} tokens; take fewer, or "
+            "raise train.tokens"
         )
     if control.tokens > baseline.tokens:
         raise ConfigError(
