@@ -79,8 +79,8 @@ class PlanDocument:
     """The baseline's."""
     bits: dict[str, str] = field(default_factory=dict)
     """Versions and instruction set, which move the bits of the same trials. Empty in plans of before."""
-    task_files: dict[str, str] = field(default_factory=dict)
-    """Of tasks that are files, the hash of all that they lead to."""
+    task_files: list[str] = field(default_factory=list)
+    """Of each task that is a file, the hash of all that it leads to."""
     values: dict[str, Point] = field(default_factory=dict)
     """Those of a published search, by arm; empty where values are searched."""
     command: str = ""

@@ -16,6 +16,7 @@ from ablations.record.documents import ArmKind, Point, SearchTrial
 from ablations.record.guardresult import GuardResult
 from ablations.sweep.matching import budget, isolation
 from models.cost import Cost, cost
+from tasks.batches import cached_tokens
 
 AA, CONTROL = "aa", "control"
 MOST_ITEMS = 10_000
@@ -109,9 +110,20 @@ class Plan:
         speed /= IN_CHUNKS if keys.model.pipeline.schedule != "none" else 1.0
         counting = keys.model.routers > 0 and keys.model.moe.balance.needs_batch_load
         training = sum(stage.tokens for stage in keys.stages) / speed * (4 / 3 if counting else 1)
-        held_out = min(keys.eval.tokens, keys.data.max_bytes or keys.eval.tokens)  # a token has a byte at least
+        held_out = keys.eval.tokens if self.held_out is None else min(keys.eval.tokens, self.held_out)
         evaluated = held_out * 2 + (200 * min(keys.eval.items or 1000, MOST_ITEMS) + 65_536 if scored else 0)
         return training + evaluated / (3 * speed) + 1
+
+    @functools.cached_property
+    def text(self) -> dict[str, int] | None:
+        """Tokens per split of the baseline's text; None where it was not prepared yet."""
+        keys = self.baseline.keys
+        return cached_tokens(keys.data, keys.model.vocab_size, Path(self.config.runs_dir) / "data")
+
+    @property
+    def held_out(self) -> int | None:
+        """Tokens of the smaller held-out split, or what its bytes allow; None where neither is known yet."""
+        return min(self.text["validation"], self.text["test"]) if self.text else self.baseline.keys.data.max_bytes
 
     @functools.cached_property
     def _scale_flops(self) -> float:

@@ -2,11 +2,9 @@
 near, unless more was asked for."""
 
 import os
-from pathlib import Path
 
 from ablations.sweep.plan import Plan
 from models.typed import ConfigError
-from tasks.batches import cached_tokens
 from tasks.sources import source_state
 
 DAY_MINUTES = 24 * 60
@@ -22,13 +20,10 @@ def check_text(plan: Plan) -> None:
 
 def text_remarks(plan: Plan) -> list[str]:
     """What the text gives of the tokens that are asked for: known once it was prepared, or bounded by its bytes."""
-    keys = plan.baseline.keys
-    known = cached_tokens(keys.data, keys.model.vocab_size, Path(plan.config.runs_dir) / "data")
-    lines = []
+    keys, known, most, lines = plan.baseline.keys, plan.text, plan.held_out, list[str]()
     if known is not None:
         passes = keys.trained_tokens / known["train"]
         lines.append(f"{known['train']:,} training tokens, each read {passes:.2g} times in a trial")
-    most = min(known["validation"], known["test"]) if known else keys.data.max_bytes
     if most is not None and keys.eval.tokens > most:
         have = f"the smaller held-out split has {most:,}" if known else f"data.max_bytes={most} cannot give as many"
         lines.append(f"eval.tokens={keys.eval.tokens}: {have}; what there is is used")

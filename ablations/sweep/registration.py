@@ -3,7 +3,6 @@
 import dataclasses
 import shlex
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ablations.files import sha
@@ -36,10 +35,8 @@ def registered(plan: Plan, data_fingerprint: Mapping[str, Any]) -> PlanDocument:
         data=sha(data_fingerprint),
         keys=plan.baseline.keys,
         bits=bits(),
-        task_files={Path(name).name: found for name, found in task_fingerprint(plan.baseline.keys.eval.tasks).items()},
-        values={}
-        if plan.published is None
-        else {arm.name: plan.published.chosen[arm.name] for arm in plan.searched_arms},
+        task_files=list(task_fingerprint(plan.baseline.keys.eval.tasks).values()),
+        values={arm.name: plan.published.chosen[arm.name] for arm in plan.searched_arms} if plan.published else {},
         command=command(plan),
         sweep_file=plan.config.sweep_text,
         note=plan.config.note,

@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -22,13 +21,7 @@ from ablations.report import PUBLISHED, asked, main, publish, write_report
 from ablations.show.provenance import WHY_UNKNOWN, commands, commit
 from models.typed import ConfigError
 
-
-@pytest.fixture(scope="module", autouse=True)
-def no_collecting() -> Iterator[None]:
-    """statsmodels collects garbage on every call of Holm, over a hundred times here, and looks through all modules."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gc.collect", lambda generation=2: 0)
-        yield
+pytestmark = pytest.mark.usefixtures("quick_holm")
 
 
 @pytest.fixture(scope="module")

@@ -21,10 +21,12 @@ from transformers import AutoModelForCausalLM, DeepseekV3ForCausalLM
 from transformers.modeling_layers import MtpModel
 
 from models.checkpoint import load_checkpoint, save_checkpoint
+from models.config import BalanceConfig, ModelConfig, MoEConfig
 from models.convert import main
-from models.published import FIXED, hf_config, model_config
+from models.published import FIXED, check_held, hf_config, model_config
 from models.sizes import size
 from models.transformer import Transformer
+from models.typed import ConfigError
 from models.vocabulary import END_OF_TEXT
 
 Built = Callable[..., Transformer]
@@ -414,6 +416,23 @@ def test_what_the_format_cannot_hold_is_refused(
 ) -> None:
     ours(changes)
     refused(capsys, ["to-hf", str(tmp_path / "ours")], tmp_path / "hf", named, "deepseek_v3")
+
+
+def test_where_the_text_lies_here_is_not_handed_on(ours: Callable[..., Transformer], tmp_path: Path) -> None:
+    ours({})
+    change(tmp_path / "ours", data={"source": "text", "path": "/home/me/text", "seq_len": 29})
+    assert main(["to-hf", str(tmp_path / "ours"), str(tmp_path / "hf")]) == 0
+    said = "".join(path.read_text() for path in (tmp_path / "hf").glob("*.json"))
+    assert "/home/me" not in said and '"source": "text"' in said
+
+
+def test_a_bias_is_known_by_what_its_strategy_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by its name: another strategy with a bias of this form cannot be held either."""
+    config = ModelConfig(moe=MoEConfig(balance=BalanceConfig(kind="none", bias_form="multiplicative")))
+    check_held(config)
+    monkeypatch.setattr(BalanceConfig, "has_bias", True)
+    with pytest.raises(ConfigError, match="bias_form=multiplicative"):
+        check_held(config)
 
 
 FOREIGN: dict[str, tuple[dict[str, Any], str]] = {

@@ -163,6 +163,16 @@ def test_search_says_what_lies_on_an_edge(sweep_run: Any, tmp_path: Path) -> Non
     assert row[-1] == "none", "the lowest u does not balance"
 
 
+def test_a_grid_of_two_is_said_to_be_one(sweep_run: Any, tmp_path: Path) -> None:
+    folder = sweep_run(tmp_path, limit=0.06)
+    state = SweepState.read(folder)
+    highest = max(u for trial in state.search for key, u in trial.point.items() if key.endswith("update_speed"))
+    state.search = [trial for trial in state.search if highest not in trial.point.values()]
+    state.write(folder)
+    row = next(r for r in sections.search_table(load(tmp_path)).rows if r[0] == "bias" and r[2] == "chosen")
+    assert row[-1] == "u 0.01 of two"
+
+
 def test_what_a_search_wrote_of_its_limit_is_read_and_not_made_again(sweep_run: Any, tmp_path: Path) -> None:
     folder = sweep_run(tmp_path, limit=0.06)
     state = SweepState.read(folder)

@@ -56,12 +56,13 @@ def test_text_that_is_not_there_stops_the_plan_too(plan: Any, tmp_path: Path) ->
 
 def test_the_plan_says_what_the_text_gives(plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     known = {"train": 1024, "validation": 4096, "test": 4000}
-    monkeypatch.setattr(preflight, "cached_tokens", lambda *_: known)
+    monkeypatch.setattr("ablations.sweep.plan.cached_tokens", lambda *_: known)
     assert "Text      1,024 training tokens, each read 3 times in a trial\n" in describe(plan())
+    assert plan("eval.tokens=4_000").minutes == plan("eval.tokens=99_999_999_999").minutes, "what there is"
     small = describe(plan("eval.tokens=4001"))
     assert "eval.tokens=4001: the smaller held-out split has 4,000; what there is is used" in small
     assert "held-out" not in describe(plan("eval.tokens=4000"))
-    monkeypatch.setattr(preflight, "cached_tokens", lambda *_: None)
+    monkeypatch.setattr("ablations.sweep.plan.cached_tokens", lambda *_: None)
     assert "eval.tokens=2001: data.max_bytes=2000 cannot give as many" in describe(
         plan("data.max_bytes=2000", "eval.tokens=2001")
     )
