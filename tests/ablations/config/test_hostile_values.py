@@ -48,7 +48,7 @@ def base(folder: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> dict[st
     read, listed = functools.cache(sweepfile.read_yaml), functools.cache(preflight.source_state)
     monkeypatch.setattr(sweepfile, "read_yaml", lambda path: copy.deepcopy(read(path)))
     monkeypatch.setattr(preflight, "source_state", listed)
-    monkeypatch.setattr(preflight, "cached_tokens", lambda *_: None)
+    monkeypatch.setattr("ablations.sweep.plan.cached_tokens", lambda *_: None)
     words = dict(word.split("=", 1) for word in folder(SWEEP))
     return words | {"scale": "smoke", "search_points": "1", "runs_dir": str(tmp_path / "runs")}
 
