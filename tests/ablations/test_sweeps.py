@@ -24,8 +24,8 @@ SHORTER = {
     "pipeline": ["train.tokens=1024", "arms=[dualpipe_p4_m8]"],
     "precision": ["train.tokens=1536", "optim.lr=0.0035"],
 }
-"""Two steps and arms: a pipeline sets its own length, in FP64, and its arms differ in little. Half the steps where every
-product is emulated."""
+"""Two steps and arms: a pipeline sets its own length, in FP64, and its arms differ in little. Half the steps where
+every product is emulated."""
 
 
 @pytest.fixture
