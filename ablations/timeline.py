@@ -90,7 +90,7 @@ def simulated(config: TimelineConfig) -> dict[str, Timeline]:
 
 def table(timelines: Mapping[str, Timeline]) -> str:
     """For the eyes."""
-    from ablations.show import numbers
+    from ablations import numbers
     from ablations.show.gantt import peak
 
     rows = [("schedule", "ranks", "bubble (mean)", "bubble (longest)", "end", "peak activations by rank")]

@@ -120,7 +120,8 @@ def train(arm: str, keys: "TrialKeys", seed: int, data: "PackedData") -> "Transf
     import torch
 
     from ablations.trial.train import build_model
-    from models.module import Diverged, update_routers
+    from models.executor import update_routers
+    from models.module import Diverged
 
     module = build_model(keys, seed)
     model, optimisers = module.transformer, module.configure_optimizers()

@@ -177,6 +177,12 @@ def mtp_losses(config: MTPConfig, output: Output, targets: Targets, progress: fl
     return {"mtp_loss": weighted, **{f"mtp_loss_{k}": mean for k, mean in enumerate(means, start=1)}}
 
 
+def update_routers(model: Transformer, result: StepResult, progress: float) -> None:
+    """Move every router's bias by the load of the whole optimizer batch, once per optimizer step."""
+    for router in model.routers():
+        router.update(result.load_LE[router.row], result.last_load_LE[router.row], progress)
+
+
 def world_size() -> int:
     """How many ranks there are."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

@@ -4,9 +4,9 @@ Shape letters used in this folder: B batch, T positions, N = B * T tokens, D `d_
 K experts per token (`top_k`), I hidden width of a feed-forward, V vocabulary.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -123,6 +123,9 @@ class Embedding(Weights, Rounded):
 
 class RMSNorm(Rounded):
     """x / rms(x) * g (1910.07467), over the last dimension; statistics in at least FP32."""
+
+    starts: ClassVar[Mapping[str, float]] = {"weight": 1.0}
+    """By parameter: the value that it begins at, where it is not drawn (models.transformer.initialise)."""
 
     def __init__(self, dim: int, eps: float) -> None:
         super().__init__()

@@ -11,12 +11,10 @@ import torch
 from torch import Tensor
 
 from models.config import ModelConfig, OptimConfig
-from models.executor import Executor, Microbatching, StepResult
+from models.executor import StepResult, update_routers
 from models.optim import adamw, lr_ratio
-from models.pipeline.inprocess import Pipelined
+from models.pipeline.chosen import executor_of
 from models.pipeline.parts import partial_model
-from models.pipeline.ranks import Ranked
-from models.pipeline.rules import check_pipeline
 from models.transformer import Transformer, initialise
 from models.typed import check_fields
 
@@ -138,20 +136,3 @@ class LanguageModel(L.LightningModule):
                 step,
                 f"loss {loss:.2f} is more than {self.course.spike_nats:g} nats above its minimum {self._lowest:.2f}",
             )
-
-
-def executor_of(
-    model: Transformer, microbatches: int, rank: int | None = None, document_end: int | None = None
-) -> Executor:
-    """What `model.pipeline` asks for: of a whole model in this process, or of a rank's part of it."""
-    check_pipeline(model.config)
-    if rank is not None:
-        return Ranked(model, microbatches, document_end)
-    kind = Microbatching if model.config.pipeline.schedule == "none" else Pipelined
-    return kind(model, microbatches, document_end)
-
-
-def update_routers(model: Transformer, result: StepResult, progress: float) -> None:
-    """Move every router's bias by the load of the whole optimizer batch, once per optimizer step."""
-    for router in model.routers():
-        router.update(result.load_LE[router.row], result.last_load_LE[router.row], progress)

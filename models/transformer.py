@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -169,20 +169,33 @@ class Transformer(nn.Module):
 
 
 def initialise(model: nn.Module, seed: int, std: float, perturb: float = 0.0) -> None:
-    """Normal(0, std) for matrices, ones for norms, each parameter from its own generator.
+    """Normal(0, std) for matrices, each from its own generator; what its module's `starts` names begins at that value.
 
     The generator is seeded by (seed, name, shape), so adding or removing a module leaves every other initial value as
     it was: arms that share parameters start from the same ones. `perturb` multiplies each value by
-    1 + perturb * normal, from a second generator (the A/A arm).
+    1 + perturb * normal, from a second generator (the A/A arm). Raises ConfigError for what is neither.
     """
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if parameter.ndim >= 2:
+            start = start_of(model, name)
+            if start is not None:
+                parameter.fill_(start)
+            elif parameter.ndim >= 2:
                 parameter.copy_(_normal(parameter, seed, name) * std)
             else:
-                parameter.fill_(1.0)
+                raise ConfigError(
+                    f"{name}: is no matrix, and nothing says how it starts; name it in its module's `starts`, as "
+                    "models.layers.RMSNorm does"
+                )
             if perturb:
                 parameter.mul_(1 + perturb * _normal(parameter, seed, name + ":perturb"))
+
+
+def start_of(model: nn.Module, name: str) -> float | None:
+    """The value that the parameter of this name begins at by its module's word; None where that says nothing."""
+    path, _, own = name.rpartition(".")
+    starts: Mapping[str, float] = getattr(model.get_submodule(path), "starts", {})
+    return starts.get(own)
 
 
 def _normal(like: Tensor, seed: int, name: str) -> Tensor:

@@ -47,9 +47,9 @@ def test_imports_only_go_down(path: Path) -> None:
     assert inside_functions_too & set(BELOW) <= BELOW[floor] | {floor}
 
 
-ROOMS = ("", "config", "record", "judge", "launch", "trial", "sweep", "show", "commands")
+ROOMS = ("", "config", "record", "judge", "launch", "trial", "guards", "sweep", "show", "commands")
 """Of ablations/, each above those that it may import; `""`: what they share."""
-SHARED = ("__init__", "home", "files", "metrics")
+SHARED = ("__init__", "home", "files", "metrics", "numbers")
 
 
 def room_of(module: str) -> str:
@@ -99,7 +99,7 @@ def test_models_and_the_training_path_import_without_the_harness() -> None:
         for p in trained
         if "evals" not in p.parts and "triton" not in p.stem
     ]
-    modules += [f"ablations.{name}" for name in ("config.trialkeys", "trial.train", "trial.ranked", "trial.jobs")]
+    modules += [f"ablations.{name}" for name in ("config.trialkeys", "trial.train", "trial.ranked", "sweep.jobs")]
     script = f"""
 import importlib, sys
 class Gone:

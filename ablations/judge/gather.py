@@ -4,11 +4,13 @@ Nothing here is parsed from logs, and nothing is dropped: a diverged or failed t
 mean. Records that do not exist yet are simply not there, so that the same code reports a sweep that is still running.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
 
 from ablations.judge.constraint import Constraint
+from ablations.judge.distinct import apart, distinct
 from ablations.judge.judging import families_of, verdicts_of, with_search
 from ablations.judge.loss_curve import loss_error
 from ablations.judge.result import ArmResult, Result, score_values
@@ -64,6 +66,7 @@ def _gather(folder: Path, find: Callable[[str], Record | None]) -> Result:
         deviations.append(f"{PLAN} is not the plan that these trials were run under (its hash differs)")
     if plan.decision_rule != DECISION_RULE:
         deviations.append(f"the verdicts follow the decision rule of a later version, not that of {PLAN}")
+    arms = _with_late_guards(arms, plan, state)
     families = families_of(arms, plan)
     constraint = Constraint.of(plan.search_rule)
     arms = {name: with_search(arm, state.search, constraint) for name, arm in arms.items()}
@@ -77,6 +80,17 @@ def _gather(folder: Path, find: Callable[[str], Record | None]) -> Result:
         verdicts=verdicts_of(arms, plan, families, {trial.arm for trial in state.search}),
         deviations=deviations,
     )
+
+
+def _with_late_guards(arms: dict[str, ArmResult], plan: PlanDocument, state: SweepState) -> dict[str, ArmResult]:
+    """What only finished trials show: that toggles did something, and that no seed both chose and judged."""
+    own, found = distinct(arms, plan), {}
+    for name, arm in arms.items():
+        seeds = apart({trial.seed for trial in state.search if trial.arm == name}, plan.seeds)
+        late = [result for result in (own.get(name), seeds) if result is not None]
+        before = [guard for guard in arm.guards if guard.name not in {result.name for result in late}]
+        found[name] = dataclasses.replace(arm, guards=before + late)
+    return found
 
 
 def _rank(name: str, plan: PlanDocument) -> tuple[int, str]:

@@ -3,8 +3,10 @@
 import dataclasses
 import math
 
+from ablations.config.schema import ExpectedConfig
 from ablations.judge import grid
 from ablations.judge.constraint import Constraint, held
+from ablations.judge.distinct import same_numbers
 from ablations.judge.result import ArmResult
 from ablations.judge.stats import Difference, Family, between, differences
 from ablations.judge.verdicts import Beside, Verdict, verdict
@@ -13,10 +15,12 @@ from ablations.record.documents import PlanDocument, SearchTrial
 
 
 def families_of(arms: dict[str, ArmResult], plan: PlanDocument) -> dict[str, dict[tuple[str, str], Difference]]:
-    """Per metric, (arm, against) -> difference: each arm with the baseline, and each pair that a claim is about."""
-    pairs = [(name, plan.baseline) for name in arms if name != plan.baseline]
+    """Per metric, (arm, against) -> difference: each arm with the baseline, and each pair that a claim is about. Arms
+    that a run leaves out count: a family is the registered one, whatever `arms=` has chosen of it."""
+    registered = {*arms, *plan.left_out}
+    pairs = [(name, plan.baseline) for name in (*arms, *plan.left_out) if name != plan.baseline]
     wanted = [(claim.arm, claim.against or plan.baseline) for claim in plan.expected]
-    pairs += [pair for pair in wanted if set(pair) <= set(arms)]
+    pairs += [pair for pair in wanted if set(pair) <= registered]
     scores = sorted({metric for arm in arms.values() for metric in arm.values if "/" in metric})
     claimed = [claim.metric for claim in plan.expected]
     names = dict.fromkeys([plan.primary, *ALWAYS, *plan.metrics, *claimed, *scores])
@@ -40,24 +44,40 @@ def verdicts_of(
         against = claim.against or plan.baseline
         absent = [name for name in (claim.arm, against) if name not in arms]
         if absent:
-            why = f"{' and '.join(absent)} was not part of this run."
+            why = f"{' and '.join(absent)} {'was' if len(absent) == 1 else 'were'} not part of this run."
             verdicts.append(Verdict(claim.arm, against, claim.metric, claim.kind, "not resolved", why, None, None))
             continue
         family: Family = families[claim.metric]
         difference = between(family, claim.arm, against)
         assert difference is not None, "each claim's pair is in its metric's family"
+        pair = [arms[claim.arm], arms[against]]
         beside = Beside(
+            void=_void(claim, pair, named.get("aa"), arms, plan),
             control=_nonempty(family.get((named.get("control", ""), plan.baseline))),
             aa=_nonempty(family.get((named.get("aa", ""), plan.baseline))),
             # The estimate is in nats of search loss: it says nothing about how well a load is balanced.
-            mistuning=_mistuning([arms[claim.arm], arms[against]], searched) if claim.metric == "loss" else None,
-            diverged=len(arms[claim.arm].of_status("diverged")),
-            trials=len(arms[claim.arm].seeds),
+            mistuning=_mistuning(pair, searched) if claim.metric == "loss" else None,
+            diverged=len(pair[0].of_status("diverged")),
+            diverged_against=len(pair[1].of_status("diverged")),
+            trials=len(pair[0].seeds),
         )
         found = verdict(claim, difference, beside)
         found = dataclasses.replace(found, difference=_nonempty(found.difference))
-        verdicts.append(_at_equal_balance(found, [arms[claim.arm], arms[against]]))
+        verdicts.append(_at_equal_balance(found, pair))
     return verdicts
+
+
+def _void(
+    claim: ExpectedConfig, pair: list[ArmResult], aa: str | None, arms: dict[str, ArmResult], plan: PlanDocument
+) -> str | None:
+    """Why no number of this run can speak for or against the claim; None where they can."""
+    failed = [(arm.name, g) for arm in pair for g in arm.guards if g.name in ("distinct", "seeds") and not g.passed]
+    for name, guard in failed:
+        what = "the toggle did nothing: " if guard.name == "distinct" else ""
+        return f"{what}{name} {guard.detail}"
+    if aa is not None and claim.kind != "identical" and same_numbers(arms[aa], arms[plan.baseline]):
+        return f"{aa} ends in the same bits as {plan.baseline}: its perturbation did nothing, and no noise was measured"
+    return None
 
 
 def _at_equal_balance(found: Verdict, pair: list[ArmResult]) -> Verdict:

@@ -1,6 +1,7 @@
 """What a sweep at one scale has found: the only thing that tables, figures and pages read."""
 
 import statistics
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,8 +54,10 @@ class ArmResult:
         """Seeds whose trial ended as `complete`, `diverged` or `failed`."""
         return [seed for seed, record in self.records.items() if record.status == status]
 
-    def mean(self, metric: str) -> float | None:
-        values = list(self.values.get(metric, {}).values())
+    def mean(self, metric: str, seeds: Collection[int] | None = None) -> float | None:
+        """Over these seeds; over all that are complete, where none are named."""
+        found = self.values.get(metric, {})
+        values = [value for seed, value in found.items() if seeds is None or seed in seeds]
         return statistics.fmean(values) if values else None
 
     def sd(self, metric: str) -> float | None:
@@ -133,6 +136,12 @@ class Result:
         """The control's share of the baseline's tokens; None where its harm is another."""
         control = self.arm_of_kind("control")
         return control.plan.set.get("train.token_fraction") if control else None
+
+    @property
+    def common_seeds(self) -> list[int] | None:
+        """Complete in every arm that has a complete trial; None where there is none such."""
+        complete = [set(done) for arm in self.arms.values() if (done := arm.of_status("complete"))]
+        return sorted(set.intersection(*complete)) or None if complete else None
 
     @property
     def planned(self) -> int:

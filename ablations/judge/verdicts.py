@@ -7,6 +7,7 @@ from typing import Literal
 from ablations.config.schema import ExpectedConfig
 from ablations.judge.stats import Difference, seeds_needed
 from ablations.metrics import metric as metric_of
+from ablations.numbers import interval, signed
 from models.typed import ConfigError
 
 Outcome = Literal["agrees", "disagrees", "not resolved", "no signal here", "void"]
@@ -21,7 +22,11 @@ DECISION_RULE = (
     "agrees only where the positive control's interval lies wholly on the worse side of 0; else it reads 'no signal "
     "here' unless it disagrees. A loss's interval is widened at both ends by the larger mistuning estimate of the two"
     " arms (an estimate, no bound), and a verdict that does not survive this is not resolved. An arm with a diverged "
-    "seed is neither better, equal nor not worse. A claim of identity is no statistic: it agrees where no seed "
+    "seed is neither better, equal nor not worse than another; where the other diverges, equal disagrees, and the rest"
+    " is not resolved, because only survivors are compared. A claim about an arm whose trials end in the same bits as "
+    "another arm's with other keys is void, since its toggle did nothing, and so is one whose values were chosen on a "
+    "seed of the confirmation; where the A/A arm ends in the baseline's bits, every statistical claim is void. A claim "
+    "of identity is no statistic: it agrees where no seed "
     "differs by more than its margin and one of the A/A arm's does. Where the search had a limit on balance, the "
     "limit is judged again on the confirmation: a claim about an arm whose mean over seeds is above it is said not to"
     " be at equal balance. Holm's p values are printed for the reader and decide nothing."
@@ -51,6 +56,8 @@ class Verdict:
 class Beside:
     """What a difference is judged beside."""
 
+    void: str | None = None
+    """Why nothing was measured that the claim is about."""
     control: Difference | None = None
     """Of the known harm, in the claim's metric. None: it was not run or, for scores, has no signal."""
     aa: Difference | None = None
@@ -60,8 +67,10 @@ class Beside:
     optimum is on an edge."""
     diverged: int = 0
     """Of the arm's trials ..."""
+    diverged_against: int = 0
+    """... and of those of the arm that it is compared with ..."""
     trials: int = 0
-    """... which are so many."""
+    """... which are so many each."""
 
 
 def verdict(expected: ExpectedConfig, difference: Difference, beside: Beside) -> Verdict:
@@ -124,26 +133,19 @@ def _judge(
     beside: Beside,
 ) -> tuple[Outcome, str]:
     """The rules, in the order in which they override each other."""
-    control, aa, diverged = beside.control, beside.aa, beside.diverged
+    control, aa = beside.control, beside.aa
+    if beside.void is not None:
+        return "void", beside.void
     if expected.kind == "identical":
-        return _identical(edges[1], difference, aa, diverged)
+        return _identical(edges[1], difference, aa, beside.diverged + beside.diverged_against)
     if aa is not None and aa.resolved:
         return "void", (
             f"{aa.arm} repeats {aa.against} and yet differs from it, {_numbers(aa)}: the sweep tells identical arms "
             f"apart in {aa.metric}"
         )
     measured = f"{difference.arm} minus {difference.against} is {_numbers(difference)}"
-    if diverged:
-        counted = f"{diverged}/{beside.trials or difference.n + diverged} diverged"
-        if expected.kind == "value":
-            return (
-                "not resolved",
-                f"{counted}: {measured} speaks only for the seeds that survived",
-            )
-        return (
-            "disagrees",
-            f"{counted}: an arm that diverges is not {expected.kind.replace('_', ' ')}",
-        )
+    if beside.diverged or beside.diverged_against:
+        return _beside_divergence(expected, difference, beside, measured)
     if difference.low is None or difference.high is None:
         cause = "one error bar needs two seeds" if difference.n < 2 else "it does not vary, so its error is unknown"
         return "not resolved", f"{measured}: {cause}"
@@ -174,10 +176,23 @@ def _judge(
     return place, f"{measured}: partly inside {region}"
 
 
+def _beside_divergence(
+    expected: ExpectedConfig, difference: Difference, beside: Beside, measured: str
+) -> tuple[Outcome, str]:
+    """Differences are those of the seeds that survived in both arms."""
+    trials = beside.trials or difference.n + max(beside.diverged, beside.diverged_against)
+    sides = ((difference.arm, beside.diverged), (difference.against, beside.diverged_against))
+    counted = " and ".join(f"{count}/{trials} of {name} diverged" for name, count in sides if count)
+    own = bool(beside.diverged) and expected.kind != "value"
+    if own or (expected.kind == "equal" and beside.diverged != beside.diverged_against):
+        return "disagrees", f"{counted}: an arm that diverges is not {expected.kind.replace('_', ' ')}"
+    return "not resolved", f"{counted}: {measured} speaks only for the seeds that survived"
+
+
 def _identical(margin: float, difference: Difference, aa: Difference | None, diverged: int) -> tuple[Outcome, str]:
     """By the largest difference of a seed."""
     if diverged:
-        return "disagrees", f"{diverged} of its seeds diverged"
+        return "disagrees", f"{diverged} trials of the two diverged"
     if not difference.n:
         return "not resolved", "no seed is finished in both arms"
     n, largest = difference.n, difference.largest
@@ -205,8 +220,8 @@ def place_of(low: float, high: float, edges: tuple[float, float]) -> Outcome:
 
 def _numbers(difference: Difference) -> str:
     if difference.low is None or difference.high is None:
-        return f"{difference.mean:+.4f} over {difference.n} seeds, without an interval"
-    return f"{difference.mean:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}] over {difference.n} seeds"
+        return f"{signed(difference.mean, 4)} over {difference.n} seeds, without an interval"
+    return f"{signed(difference.mean, 4)} {interval(difference.low, difference.high, 4)} over {difference.n} seeds"
 
 
 def _words(edges: tuple[float, float]) -> str:

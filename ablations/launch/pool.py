@@ -65,7 +65,7 @@ class Pool:
         log_dir: Path,
         environment: dict[str, str] | None = None,
         retries: int = 1,
-        kinds_module: str = "ablations.trial.jobs",
+        kinds_module: str = "ablations.sweep.jobs",
         on_workers: Callable[[int, int], None] = lambda ready, of: None,
     ) -> None:
         if workers < 1:

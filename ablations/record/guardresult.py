@@ -18,10 +18,17 @@ class GuardResult:
     facts: dict[str, Fact] = field(default_factory=dict)
     """What was measured, by name: all that another part of the program may know of it. What came out as no number
     (NaN, infinite) was not measured; the sentence says so."""
+    ran: bool = True
+    """Whether it could look at all; `detail` says why not. What was not looked at has not passed."""
 
     def __post_init__(self) -> None:
         for name in [name for name, fact in self.facts.items() if isinstance(fact, float) and not math.isfinite(fact)]:
             del self.facts[name]
+
+    @property
+    def said(self) -> str:
+        """The sentence, as a list of results has it."""
+        return self.detail if self.ran else f"did not run: {self.detail}"
 
     def number(self, name: str) -> float | None:
         """A fact that is a number; None where the guard did not come so far as to measure it."""

@@ -1,8 +1,8 @@
 """The tables of how evenly the experts are loaded, and of the limit that the search set on it."""
 
+from ablations import numbers
 from ablations.judge.result import Result
 from ablations.metrics import indices, metric
-from ablations.show import numbers
 from ablations.show.table import Table, difference_cells
 
 

@@ -1,10 +1,10 @@
 """The tables of what an arm costs: size, speed, and what is left of a difference at equal cost."""
 
+from ablations import numbers
 from ablations.judge.equal_cost import FARTHEST, MIN_ROUNDS, Ratio, at_equal_cost, stretch, time_ratio
 from ablations.judge.result import ArmResult, Result
 from ablations.judge.stats import Difference
-from ablations.show import numbers
-from ablations.show.numbers import ABSENT
+from ablations.numbers import ABSENT
 from ablations.show.table import Table
 
 SIZES = {

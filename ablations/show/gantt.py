@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ablations.show import numbers
+from ablations import numbers
 from ablations.show.palette import COLOURS, FAINT, INK, MUTED, WIDTH
 from models.pipeline.schedules import Action, Overlapped, Schedule, parts
 from models.pipeline.simulate import Timed, Timeline

@@ -8,8 +8,9 @@ import html
 import re
 from collections.abc import Mapping, Sequence
 
+from ablations import numbers
 from ablations.judge.result import Result
-from ablations.show import numbers, palette
+from ablations.show import palette
 from ablations.show.figures import Picture
 from ablations.show.render import failure_lines, summary_sentence
 from ablations.show.sections import TABLES, all_tables
@@ -113,8 +114,8 @@ def _warnings(result: Result) -> list[str]:
     lines = []
     if result.missing:
         lines.append(f"This run is not finished: {len(result.missing)} of {result.planned} trials are missing.")
-    if any(verdict.outcome == "void" for verdict in result.verdicts):
-        lines.append("The A/A arm, which changes nothing, shows a difference: the claims it voids say nothing.")
+    reasons = dict.fromkeys(verdict.why for verdict in result.verdicts if verdict.outcome == "void")
+    lines += [f"Void: {reason}" for reason in reasons]
     failed = [f"{a.name}: {g.name}" for a in result.arms.values() for g in a.guards if not g.passed]
     if failed:
         lines.append(f"Guards failed ({', '.join(failed)}).")

@@ -8,10 +8,10 @@ import math
 import statistics
 import typing
 
+from ablations import numbers
 from ablations.judge.result import ArmResult, Result
+from ablations.numbers import ABSENT
 from ablations.record.guardresult import GuardResult
-from ablations.show import numbers
-from ablations.show.numbers import ABSENT
 from ablations.show.table import Table
 from models.config import ModelConfig, PipelineConfig
 from models.pipeline.parts import rank_parameters, schedule_of

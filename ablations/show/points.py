@@ -5,11 +5,11 @@ import statistics
 import typing
 from typing import Any
 
+from ablations import numbers
 from ablations.judge.result import Result
 from ablations.judge.stats import Difference
 from ablations.judge.verdicts import region_of
 from ablations.metrics import metric as metric_of
-from ablations.show import numbers
 from ablations.show.palette import FAINT, INK, MUTED, WIDTH, legend, look_of
 
 if typing.TYPE_CHECKING:

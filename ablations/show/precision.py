@@ -3,10 +3,10 @@
 import itertools
 import statistics
 
+from ablations import numbers
 from ablations.judge.loss_curve import loss_error
 from ablations.judge.result import ArmResult, Result
-from ablations.show import numbers
-from ablations.show.numbers import ABSENT
+from ablations.numbers import ABSENT
 from ablations.show.table import Table
 from models.config import ROLES
 

@@ -10,13 +10,13 @@ import json
 import math
 import statistics
 
+from ablations import numbers
 from ablations.config.schema import ExpectedConfig
 from ablations.judge.result import Result
 from ablations.judge.stats import Difference
 from ablations.judge.verdicts import Verdict, region_of
 from ablations.metrics import metric as metric_of
-from ablations.show import numbers
-from ablations.show.numbers import ABSENT
+from ablations.numbers import ABSENT
 from ablations.show.sections import all_tables
 from ablations.show.table import Table
 

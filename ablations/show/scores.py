@@ -1,11 +1,11 @@
 """The table of lm-eval scores."""
 
+from ablations import numbers
 from ablations.judge.result import ArmResult, Result, score_detail
 from ablations.judge.stats import lack_of_signal
 from ablations.metrics import is_accuracy
 from ablations.metrics import metric as metric_of
-from ablations.show import numbers
-from ablations.show.numbers import ABSENT
+from ablations.numbers import ABSENT
 from ablations.show.table import Table
 
 

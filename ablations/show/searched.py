@@ -3,8 +3,8 @@
 import json
 import statistics
 
+from ablations import numbers
 from ablations.judge.result import ArmResult, Result
-from ablations.show import numbers
 from ablations.show.table import Table
 
 

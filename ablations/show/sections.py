@@ -2,14 +2,15 @@
 
 from collections.abc import Callable
 
+from ablations import numbers
 from ablations.config.schema import ExpectedConfig
+from ablations.guards.meaning import MEANINGS
 from ablations.judge.result import ArmResult, Result
 from ablations.metrics import indices
 from ablations.metrics import metric as metric_of
-from ablations.show import numbers
+from ablations.numbers import ABSENT
 from ablations.show.balance import balance_table, constraint_table, layer_table
 from ablations.show.costs import equal_cost_table, size_table, speed_table
-from ablations.show.numbers import ABSENT
 from ablations.show.pipeline import pipeline_table
 from ablations.show.precision import precision_table
 from ablations.show.scores import scores_table
@@ -72,7 +73,7 @@ def directions(result: Result) -> str:
 def loss_table(result: Result) -> Table:
     metric = result.primary
     places = metric_of(metric).digits
-    rows = []
+    rows, common = [], result.common_seeds
     for arm in result.arms.values():
         d = result.difference(arm.name)
         rows.append(
@@ -80,24 +81,36 @@ def loss_table(result: Result) -> Table:
                 arm.name,
                 numbers.settings(arm.chosen),
                 seeds_cell(arm),
-                numbers.fixed(arm.mean(metric), places),
+                numbers.fixed(arm.mean(metric, common), places),
                 *difference_cells(d, places),
                 numbers.percent(result.tokens_equivalent(d), 1, sign=True),
                 numbers.fixed(d.resolvable if d else None, places),
-                numbers.fixed(arm.mean("bits_per_byte"), 4),
+                numbers.fixed(arm.mean("bits_per_byte", common), 4),
                 numbers.fixed(d.correlation if d else None, 3),
             ]
         )
     columns = ["arm", "chosen", "seeds", metric_of(metric).label, "difference", "95 % interval", "Holm p"]
     columns += ["worth in tokens", "resolvable", "bits per byte", "correlation"]
     notes = [
-        f"Means over complete trials on the test split; difference = arm - {result.baseline}, paired by seed.",
+        f"Means {_over(result)} on the test split; difference = arm - {result.baseline}, paired by seed.",
         "Worth in tokens: the training tokens that the difference saves (+) or costs (-), from the control's slope.",
         "Resolvable: the smallest effect that these pairs could have shown.",
     ]
     if any(arm.of_status("diverged") or arm.of_status("failed") for arm in result.arms.values()):
-        notes.append("A diverged or failed trial enters no mean: such a row's mean is that of the survivors.")
+        notes.append("A diverged or failed trial enters no mean; a difference is that of the survivors in both arms.")
     return Table(metric_of(metric).label.capitalize(), columns, rows, " ".join(notes), words=(0, 1, 2))
+
+
+def _over(result: Result) -> str:
+    """Which seeds a mean is over, so that a reader knows whether two rows can be subtracted."""
+    common = result.common_seeds
+    if common is None:
+        return "over each arm's own complete trials (no seed is complete in all of them, so that rows do not compare)"
+    return (
+        "over complete trials"
+        if len(common) == len(result.seeds)
+        else f"over the seeds that all arms have ({len(common)})"
+    )
 
 
 def sensitivity_table(result: Result) -> Table:
@@ -125,16 +138,40 @@ def sensitivity_table(result: Result) -> Table:
     return Table("What this experiment can see", columns, rows if aa or control else [], note.strip())
 
 
+SOME_ARMS = {"load", "schedule", "ranks", "distinct", "seeds"}
+"""Guards that concern arms with experts, with a pipeline, with finished trials or with a search."""
+
+
 def guards_table(result: Result) -> Table:
-    names = list(dict.fromkeys(guard.name for arm in result.arms.values() for guard in arm.guards))
-    rows, failures = [], []
-    for arm in result.arms.values():
-        outcome = {guard.name: "pass" if guard.passed else "FAIL" for guard in arm.guards}
-        rows.append([arm.name, *(outcome.get(name, ABSENT) for name in names)])
-        failures += [f"{arm.name}, {g.name}: {g.detail or 'no detail'}." for g in arm.guards if not g.passed]
-    return Table(
-        "Guards", ["arm", *names], rows if names else [], " ".join(failures), words=tuple(range(1 + len(names)))
-    )
+    """One row for each guard: what it means to have passed it, and who has."""
+    rows = []
+    for name in _guard_names(result):
+        asked = {arm.name: g for arm in result.arms.values() for g in arm.guards if g.name == name}
+        failures = [f"{'FAIL' if g.ran else 'did not run'}: {arm}" for arm, g in asked.items() if not g.passed]
+        counted = f"{sum(g.passed for g in asked.values())}/{len(asked)}"
+        rows.append([name, MEANINGS.get(name, ABSENT), "; ".join([f"{counted} arms", *failures])])
+    missing = [name for name in MEANINGS if name not in {row[0] for row in rows} | SOME_ARMS]
+    note = f"Guards that this run did not have yet: {', '.join(missing)}." if missing and rows else ""
+    return Table("Guards", ["guard", "an arm that has passed", "passed"], rows, note, words=(0, 1, 2))
+
+
+def found_by_guards_table(result: Result) -> Table:
+    """What they measured; arms of which a guard says the same stand together."""
+    said: dict[tuple[str, str], list[str]] = {}
+    for name in _guard_names(result):
+        for arm in result.arms.values():
+            for guard in arm.guards:
+                if guard.name == name:
+                    said.setdefault((name, guard.said), []).append(arm.name)
+    every = list(result.arms)
+    rows = [[n, "all" if arms == every else ", ".join(arms), text or ABSENT] for (n, text), arms in said.items()]
+    return Table("What the guards found", ["guard", "arms", "found"], rows, words=(0, 1, 2), folded=True)
+
+
+def _guard_names(result: Result) -> list[str]:
+    """In the order of `MEANINGS`; those of an earlier version last."""
+    names = dict.fromkeys(guard.name for arm in result.arms.values() for guard in arm.guards)
+    return sorted(names, key=lambda name: list(MEANINGS).index(name) if name in MEANINGS else len(MEANINGS))
 
 
 def mtp_table(result: Result) -> Table:
@@ -167,6 +204,7 @@ TABLES: dict[str, Callable[[Result], Table]] = {
     "scores": scores_table,
     "sensitivity": sensitivity_table,
     "guards": guards_table,
+    "found by guards": found_by_guards_table,
     "search": search_table,
     "size": size_table,
     "speed": speed_table,

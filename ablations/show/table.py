@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
+from ablations import numbers
 from ablations.judge.stats import Difference
-from ablations.show import numbers
-from ablations.show.numbers import ABSENT
+from ablations.numbers import ABSENT
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,12 @@ import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from ablations import numbers
 from ablations.judge.result import ArmResult, Result
 from ablations.judge.stats import Difference
 from ablations.metrics import is_accuracy
 from ablations.metrics import metric as metric_of
-from ablations.show import numbers
-from ablations.show.numbers import ABSENT
+from ablations.numbers import ABSENT
 from ablations.show.scores import lack_of_score_signal
 from ablations.show.sections import seeds_cell
 
@@ -112,7 +112,9 @@ def _columns(result: Result) -> list[Column]:
         Column("arm", names, 0, [_broken(name) for name in names], words=True),
         Column("chosen", chosen, 4, [text.replace(", ", ",\n") for text in chosen], words=True),
         Column("seeds", seeds, 2, [text.replace(", ", ",\n") for text in seeds], words=True),
-        Column(metric.label, [numbers.fixed(arm.mean(metric.name), metric.digits) for arm in arms], 1),
+        Column(
+            metric.label, [numbers.fixed(arm.mean(metric.name, result.common_seeds), metric.digits) for arm in arms], 1
+        ),
         Column("difference", changes, 0, [text.replace(" [", "\n[") for text in changes]),
         Column("Holm p", [numbers.p_value(d.p_holm if d else None) for d in differences], 5),
         Column("MaxVio", [numbers.fixed(arm.mean("max_vio_global"), 3) for arm in arms], 3),

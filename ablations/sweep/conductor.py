@@ -11,6 +11,7 @@ from typing import Any
 
 from ablations.config.trialkeys import Stage
 from ablations.files import sha
+from ablations.judge.distinct import apart
 from ablations.launch.lock import single_owner
 from ablations.launch.pool import Outcome, Pool, thread_environment
 from ablations.launch.progress import Progress
@@ -24,8 +25,8 @@ from ablations.sweep.plan import AA, CONTROL, Arm, Plan, config_guards, results_
 from ablations.sweep.registration import registered
 from ablations.sweep.search import search
 from ablations.sweep.trials import Trial, Trials
-from ablations.trial.guards import distinct
-from ablations.trial.identity import environment
+from ablations.sweep.yardstick import twins_at_start, yardstick
+from ablations.trial.identity import code_hash, environment
 from ablations.trial.requests import GuardsRequest, SpeedRequest, job
 from ablations.trial.tracking import is_mirrored
 from ablations.trial.uploads import begin_tracking, fallen_back, resolve_mode, wandb_places
@@ -41,6 +42,10 @@ QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
 }
+
+
+ARM_GUARDS = "ablations.guards.arm"
+"""The module that runs them."""
 
 
 class GuardFailed(Exception):
@@ -176,9 +181,11 @@ class Conductor:
         self.progress.note(text)
 
     def _guards(self) -> None:
-        """All guards of all arms; those whose trial keys have passed before are not run again."""
-        state = self.state
-        wanted = {name: sha([asdict(arm.keys), environment(arm.keys)]) for name, arm in self.plan.arms.items()}
+        """All guards of all arms, the cheap ones first. Those whose arm and whose code have not changed since they
+        passed are not run again."""
+        state, cheap = self.state, {name: self._settled(arm) for name, arm in self.plan.arms.items()}
+        _stop_at_failures(cheap)
+        wanted = {name: self._seen_by_guards(arm) for name, arm in self.plan.arms.items()}
         known = {name for name, results in state.guards.items() if passed(results)}
         arms = [a for n, a in self.plan.arms.items() if n not in known or state.guard_keys.get(n) != wanted[n]]
         if arms:
@@ -191,26 +198,24 @@ class Conductor:
             self.progress.phase("guards", shown, None, workers=self.plan.workers)
             outcomes = self.pool.run(jobs, self.progress.event)
             for arm in arms:
-                found = [*_results(outcomes[f"guards:{arm.name}"], "causality"), *config_guards(self.plan, arm)]
-                state.guards[arm.name] = [*found, *_results(outcomes[f"guards:{self._text(arm)}"], "separation")]
-            self._refuse_twins()
+                found = _results(outcomes[f"guards:{self._text(arm)}"], "separation")
+                found += _results(outcomes[f"guards:{arm.name}"], "start")
+                state.guards[arm.name] = [*cheap[arm.name], *found]
+            for name, twin in twins_at_start(self.plan, state.guards).items():
+                state.guards[name].append(twin)
             state.guard_keys = wanted
             self._save()
-        failures = [f"{n}: {g.name}: {g.detail}" for n in self.plan.arms for g in state.guards[n] if not g.passed]
-        if failures:
-            raise GuardFailed("; ".join(failures))
+        _stop_at_failures({name: state.guards[name] for name in self.plan.arms})
 
-    def _refuse_twins(self) -> None:
-        """Replace the fingerprints of arms with a named precision by what their comparison says."""
-        guards = self.state.guards
-        fingerprints = {
-            arm.name: (arm.keys.model.precision, result)
-            for arm in self.plan.arms.values()
-            for result in guards.get(arm.name, [])
-            if result.name == "distinct" and result.passed and arm.kind == "arm"
-        }
-        for name, result in distinct(fingerprints).items():
-            guards[name] = [result if earlier.name == "distinct" else earlier for earlier in guards[name]]
+    def _settled(self, arm: Arm) -> list[GuardResult]:
+        """What keys and text alone can show."""
+        base = self.plan.baseline.keys
+        same = yardstick(arm.keys, base, self._fingerprint(arm.keys), self._fingerprint(base))
+        return [*config_guards(self.plan, arm), same]
+
+    def _seen_by_guards(self, arm: Arm) -> str:
+        """Of the arm's keys and text, of the code that trains it and of the guards' own."""
+        return sha([asdict(arm.keys), self._fingerprint(arm.keys), environment(arm.keys), code_hash(ARM_GUARDS)])
 
     def _search(self) -> dict[str, Point]:
         """The chosen values of every arm; A/A and control take the baseline's."""
@@ -228,6 +233,8 @@ class Conductor:
         chosen |= dict.fromkeys((CONTROL, AA), chosen[plan.sweep.baseline])
         self.state.chosen = chosen
         self._save()
+        used = {trial.seed for trial in self.state.search}
+        _stop_at_failures({arm.name: [r] for arm in plan.searched_arms if (r := apart(used, plan.seeds)) is not None})
         return chosen
 
     def _keep_search(self, trials: list[SearchTrial]) -> None:
@@ -303,11 +310,19 @@ def check_writable(folder: Path) -> None:
         raise ConfigError(f"runs_dir={folder}: {place} is not a folder that can be written; choose another runs_dir")
 
 
+def _stop_at_failures(guards: Mapping[str, list[GuardResult]]) -> None:
+    """Raise GuardFailed that names each arm and guard."""
+    failures = [f"{arm}: {g.name}: {g.said}" for arm, results in guards.items() for g in results if not g.passed]
+    if failures:
+        raise GuardFailed("; ".join(failures))
+
+
 def _text_key(stage: Stage) -> str:
     return sha([asdict(stage.data), stage.model.vocab_size])
 
 
 def _results(outcome: Outcome, name: str) -> list[GuardResult]:
+    """Of a job of guards; where it has none, one of them by `name` says why."""
     if outcome.result is None:
-        return [GuardResult(name, False, f"did not run: {outcome.error}")]
+        return [GuardResult(name, False, str(outcome.error), ran=False)]
     return [build(GuardResult, result) for result in outcome.result["guards"]]

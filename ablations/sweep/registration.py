@@ -36,6 +36,7 @@ def registered(plan: Plan, data_fingerprint: Mapping[str, Any]) -> PlanDocument:
         keys=plan.baseline.keys,
         bits=bits(),
         task_files=list(task_fingerprint(plan.baseline.keys.eval.tasks).values()),
+        left_out=[name for name, arm in sweep.arms.items() if name not in plan.arms and not arm.optional],
         values={arm.name: plan.published.chosen[arm.name] for arm in plan.searched_arms} if plan.published else {},
         command=command(plan),
         sweep_file=plan.config.sweep_text,

@@ -80,7 +80,7 @@ def _make_room() -> None:
 
 def _serve() -> None:
     """Answer each line {"keys", "cache"} with a line {"bytes"} or {"ended"}."""
-    import ablations.trial.guards
+    import ablations.trial.bare
     import ablations.trial.train  # noqa: F401  both for the forks, whose own memory they would else be
 
     answers = os.fdopen(os.dup(1), "w")
@@ -114,7 +114,7 @@ def _in_a_fork(question: Mapping[str, Any]) -> dict[str, Any]:
 def _peak_bytes(keys: TrialKeys, cache: str) -> float:
     import torch
 
-    from ablations.trial.guards import train_steps
+    from ablations.trial.bare import train_steps
     from ablations.trial.train import build_model, open_data
 
     torch.set_num_threads(keys.train.threads)

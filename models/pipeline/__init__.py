@@ -3,6 +3,7 @@
 schedules.py       per rank, which microbatch passes which stage in which order: GPipe to DualPipe
 simulate.py        their times, bubbles and activations, for given costs of a chunk
 measure.py         those costs on this device
+chosen.py          the executor that a config asks for
 rules.py           what no pipeline can be
 split.py           which layers a stage holds
 stages.py          a stage's work on a microbatch: F, B, I and W

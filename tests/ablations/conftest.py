@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from omegaconf import OmegaConf
 
 from ablations.config.schema import ExpectedConfig, MatchedConfig, SearchConfig, TrainConfig
@@ -25,6 +26,7 @@ from models.config import ModelConfig, MoEConfig, OptimConfig
 from models.typed import build
 from tasks.config import DataConfig, EvalConfig
 
+torch.set_num_threads(1)
 sys.path.append(str(Path(__file__).parent))  # for the stand-in jobs, which real workers import too
 
 STEPS, EXPERTS, TOP_K, LAYERS = 300, 16, 4, 2

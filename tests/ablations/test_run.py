@@ -196,7 +196,7 @@ def no_speed(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def training(pool: Any) -> Any:
     """The pool in this process, with the real jobs."""
-    from ablations.trial import jobs
+    from ablations.sweep import jobs
 
     pool.kinds.update(jobs.KINDS)
     return pool
@@ -216,7 +216,7 @@ def test_a_diverged_trial_is_shown_and_the_sweep_goes_on(training, runs, capsys)
     assert run.main([*given, "seeds=3"]) == 0
     out = capsys.readouterr().out
     folder = runs / "toy/smoke"
-    assert "1/3 diverged" in (folder / "table.md").read_text()
+    assert "1/3 of bias diverged" in (folder / "table.md").read_text()
     assert "2/3, 1 diverged" in " ".join(out.split())
     assert len(list(runs.glob("trials/*/record.json"))) == 12
     statuses = [read_json(p)["status"] for p in runs.glob("trials/*/record.json")]

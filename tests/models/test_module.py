@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from models.config import ModelConfig, OptimConfig
-from models.executor import Microbatching, StepResult
-from models.module import SPIKE_STEPS, Course, Diverged, LanguageModel, update_routers
+from models.executor import Microbatching, StepResult, update_routers
+from models.module import SPIKE_STEPS, Course, Diverged, LanguageModel
 from models.optim import adamw, lr_ratio
 from models.transformer import Transformer, initialise
 

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from models.config import ModelConfig, MTPConfig, OptimConfig
 from models.evaluation import evaluate, evaluate_mtp
-from models.executor import Microbatching
-from models.module import update_routers
+from models.executor import Microbatching, update_routers
 from models.mtp import mtp_weight
 from models.optim import adamw
 from models.transformer import Transformer

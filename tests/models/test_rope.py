@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import models.rope
 from models.config import OptimConfig, RopeConfig
 from models.executor import Microbatching
 from models.optim import adamw
@@ -50,6 +51,13 @@ def test_rope_turns_pair_i_by_position_times_frequency(generator: torch.Generato
     expected = z * turn[:, None, :]
     np.testing.assert_allclose(out[..., 0::2], expected.real, atol=1e-14)
     np.testing.assert_allclose(out[..., 1::2], expected.imag, atol=1e-14)
+
+
+@pytest.mark.parametrize("scaling", [RopeConfig(), *STRETCHED.values(), V3_EXTENSION], ids=["plain", *STRETCHED, "V3"])
+def test_turns_have_modulus_one(scaling: RopeConfig) -> None:
+    """RoPE turns and does not stretch, wherever a token stands; YaRN's temperature is the softmax's."""
+    turns = models.rope.rope_turns(torch.arange(0, 5000, 7), 16, scaling, torch.float64)
+    torch.testing.assert_close(turns.abs(), torch.ones_like(turns.real), rtol=0, atol=1e-15)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

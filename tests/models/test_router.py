@@ -10,8 +10,7 @@ from torch import Tensor
 
 from models.balance import Routing
 from models.config import ModelConfig, OptimConfig
-from models.executor import Microbatching
-from models.module import update_routers
+from models.executor import Microbatching, update_routers
 from models.moe import Router, only_best_groups
 from models.optim import adamw
 from models.transformer import Transformer

@@ -57,7 +57,7 @@ def test_diverged_is_counted_and_not_averaged(sweep_run: Any, tmp_path: Path) ->
     assert (len(arm.of_status("complete")), arm.of_status("diverged")) == (4, [1, 3])
     assert arm.mean("loss") == pytest.approx(statistics.fmean(losses(tmp_path, "bias").values()))
     assert not result.missing
-    assert result.verdicts[0].outcome == "disagrees" and "2/6 diverged" in result.verdicts[0].why
+    assert result.verdicts[0].outcome == "disagrees" and "2/6 of bias diverged" in result.verdicts[0].why
 
 
 def test_all_diverged_has_no_difference_and_no_mean(sweep_run: Any, tmp_path: Path) -> None:

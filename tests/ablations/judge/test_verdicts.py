@@ -28,7 +28,7 @@ def verdict(expected: ExpectedConfig, difference: Difference, **beside: Any) -> 
 
 
 def judge(kind: str, low: float | None, high: float | None, **given: object) -> Verdict:
-    claim = {"margin": 0.01} if kind in ("equal", "not_worse") else {"region": [0.02, 0.04]} if kind == "value" else {}
+    claim = {"region": [0.02, 0.04]} if kind == "value" else {} if kind == "better" else {"margin": 0.01}
     expected = ExpectedConfig(arm="bias", kind=kind, paper_value=-0.005, **claim)  # type: ignore[arg-type]
     arguments = {"control": HARM, "aa": QUIET} | given
     return verdict(expected, interval(low, high), **arguments)
@@ -98,8 +98,26 @@ def test_mistuning_widens() -> None:
 def test_a_diverged_seed() -> None:
     for kind in ("better", "equal", "not_worse"):
         found = judge(kind, -0.005, -0.001, diverged=2, trials=6)
-        assert found.outcome == "disagrees" and found.why.startswith("2/6 diverged")
+        assert found.outcome == "disagrees" and found.why.startswith("2/6 of bias diverged")
     assert judge("value", 0.021, 0.039, diverged=2, trials=6).outcome == "not resolved"
+
+
+def test_divergence_counts_on_both_sides() -> None:
+    """Survivors of the other arm are no fair comparison, whatever they say."""
+    for kind in ("better", "not_worse", "value"):
+        found = judge(kind, -0.005, -0.001, diverged_against=1, trials=6)
+        assert found.outcome == "not resolved" and found.why.startswith("1/6 of none diverged: bias minus none is")
+        assert "[-0.0050, -0.0010] over 6 seeds speaks only for the seeds that survived; the smallest" in found.why
+    assert judge("equal", -0.005, 0.005, diverged_against=1, trials=6).outcome == "disagrees"
+    both = judge("equal", -0.005, 0.005, diverged=2, diverged_against=1, trials=6)
+    assert both.outcome == "disagrees" and both.why.startswith("2/6 of bias diverged and 1/6 of none diverged")
+    assert judge("identical", 0.0, 0.0, diverged_against=1).outcome == "disagrees"
+
+
+def test_what_was_not_measured_is_void() -> None:
+    for kind in ("better", "equal", "identical"):
+        found = judge(kind, -0.02, -0.01, void="the toggle did nothing: so it is")
+        assert (found.outcome, found.why) == ("void", "the toggle did nothing: so it is.")
 
 
 def test_not_resolved_says_what_could_be() -> None:
@@ -202,7 +220,7 @@ HIGHER = "mtp_acceptance_1"
     ],
 )
 def test_where_higher_is_better_the_region_is_mirrored(kind: str, low: float, high: float, outcome: str) -> None:
-    claim = {"margin": 0.01} if kind in ("equal", "not_worse") else {"region": [0.02, 0.04]} if kind == "value" else {}
+    claim = {"region": [0.02, 0.04]} if kind == "value" else {} if kind == "better" else {"margin": 0.01}
     expected = ExpectedConfig(arm="bias", metric=HIGHER, kind=kind, **claim)  # type: ignore[arg-type]
     harm = dataclasses.replace(interval(-0.02, -0.01, "control"), metric=HIGHER)
     quiet = dataclasses.replace(QUIET, metric=HIGHER)

@@ -11,13 +11,15 @@ from typing import Any
 
 import pytest
 
+from ablations import numbers
 from ablations.files import read_json, write_json
+from ablations.guards.meaning import MEANINGS
 from ablations.judge.gather import load_result
 from ablations.judge.result import Result
 from ablations.judge.stats import differences
 from ablations.record.documents import Speed, SweepState
 from ablations.record.guardresult import GuardResult
-from ablations.show import balance, costs, figures, numbers, page, render, sections, terminal
+from ablations.show import balance, costs, figures, page, render, sections, terminal
 
 FEW = ("aux_loss", "bias", "control", "aa")
 
@@ -40,7 +42,12 @@ def cell(table: sections.Table, row: str, column: str) -> str:
     [
         (numbers.signed(-0.00412, 4), "-0.0041"),
         (numbers.signed(0.00412, 4), "+0.0041"),
-        (numbers.signed(-0.00001, 4), "0.0000"),
+        (numbers.signed(-0.00001, 4), "-1e-5"),
+        (numbers.signed(8.4e-7, 4), "+8e-7"),
+        (numbers.signed(0.0, 4), "0.0000"),
+        (numbers.signed(-0.00006, 4), "-0.0001"),
+        (numbers.percent(0.0000004, 1, sign=True), "0.0 %"),
+        (numbers.interval(-0.00004, 0.0182, 4), "[-4e-5, +0.0182]"),
         (numbers.signed(None, 4), "-"),
         (numbers.fixed(math.nan, 4), "-"),
         (numbers.interval(-1.0, None, 2), "-"),
@@ -95,7 +102,10 @@ def test_diverged_seed_is_shown(sweep_run: Any, tmp_path: Path) -> None:
     sweep_run(tmp_path, diverged=(("none", 2),))
     found = load(tmp_path)
     assert cell(sections.loss_table(found), "none", "seeds") == "5/6, 1 diverged"
-    assert "survivors" in sections.loss_table(found).note
+    note = sections.loss_table(found).note
+    assert "over the seeds that all arms have (5)" in note and "survivors in both arms" in note
+    common = [found.arms["bias"].values["loss"][seed] for seed in (0, 1, 3, 4, 5)]
+    assert cell(sections.loss_table(found), "bias", "loss") == f"{sum(common) / 5:.4f}"
     assert "none, seed 2: diverged, loss is not finite at step 79" in render.table_md(found)
     assert render.summary_sentence(found).endswith("none diverged in 1 of 6 seeds.")
 
@@ -114,9 +124,19 @@ def test_failed_guard_is_named(sweep_run: Any, tmp_path: Path) -> None:
     state = SweepState.read(folder)
     state.guards["bias"][0] = GuardResult("causality", False, "token 3 sees token 4")
     state.write(folder)
-    table = sections.guards_table(load(tmp_path))
-    assert cell(table, "bias", "causality") == "FAIL" and cell(table, "none", "causality") == "pass"
-    assert "bias, causality: token 3 sees token 4." in table.note
+    state.guards["none"][1] = GuardResult("isolation", False, "no memory", ran=False)
+    state.write(folder)
+    found = load(tmp_path)
+    table = sections.guards_table(found)
+    assert cell(table, "causality", "passed") == "5/6 arms; FAIL: bias"
+    assert cell(table, "isolation", "passed") == "5/6 arms; did not run: none"
+    assert cell(table, "budget", "passed") == "6/6 arms"
+    assert cell(table, "budget", "an arm that has passed") == MEANINGS["budget"]
+    said = sections.found_by_guards_table(found).rows
+    assert ["causality", "bias", "token 3 sees token 4"] in said
+    assert ["isolation", "none", "did not run: no memory"] in said
+    assert ["budget", "all", "-"] in said, "what several say alike stands once"
+    assert table.note.startswith("Guards that this run did not have yet: yardstick, initialisation, size, ")
 
 
 @pytest.mark.parametrize("state", [{}, {"seeds": 1}])

@@ -417,7 +417,7 @@ def test_a_guard_that_fails_stops_everything_and_is_tried_again(conduct, pool, r
     pool.ran.clear()
     conductor = conduct(*FRESH)
     assert [job.key for job in pool.ran["guards"]] == ["guards:bias"], "the others had passed"
-    names = {"causality", "start", "determinism", "isolation", "budget", "separation"}
+    names = {"causality", "start", "determinism", "isolation", "budget", "separation", "yardstick"}
     assert {arm: {row.name for row in rows} for arm, rows in conductor.state.guards.items()} == dict.fromkeys(
         ("aux_loss", "bias", "control", "aa"), names
     )

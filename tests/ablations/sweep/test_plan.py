@@ -61,6 +61,8 @@ def test_confirmation_seeds_are_their_own(plan):
     for seeds in ("seeds=[5,1000]", "seeds=1001"):
         with pytest.raises(ConfigError, match=r"^seeds=.*1000 is a search seed"):
             plan(seeds)
+    with pytest.raises(ConfigError, match=r"^seeds=.*1001 is a search seed"):
+        plan("seeds=[5,1001]")  # the second one is none either
 
 
 @pytest.fixture

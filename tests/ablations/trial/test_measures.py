@@ -13,7 +13,7 @@ import torch
 from ablations.config.trialkeys import TrialKeys
 from ablations.record.record import Record
 from ablations.record.steplog import read_steps
-from ablations.trial.guards import train_steps
+from ablations.trial.bare import train_steps
 from ablations.trial.job import TrialJob
 from ablations.trial.measures import test_metrics as measured
 from ablations.trial.train import build_model, open_data, run_trial

@@ -47,7 +47,7 @@ def test_an_arm_whose_process_dies_is_left_out_and_said(
 def test_where_no_process_can_be_started_memory_alone_is_given_up(
     job: Callable[..., TrialJob], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ablations.trial.jobs import KINDS
+    from ablations.sweep.jobs import KINDS
 
     given, events = job(), list[dict[str, Any]]()
     monkeypatch.setattr("ablations.trial.memory.sys.executable", "/bin/false")

@@ -16,9 +16,9 @@ from ablations.config.schema import Mode, TrackConfig
 from ablations.config.trialkeys import TrainConfig, TrialKeys, with_overrides
 from ablations.record.record import Record, read_record
 from ablations.record.steplog import StepLog, read_steps
+from ablations.sweep.jobs import KINDS
 from ablations.trial import requests
 from ablations.trial.job import TrialJob
-from ablations.trial.jobs import KINDS
 from ablations.trial.requests import Labels, TrialRequest
 from ablations.trial.tracking import Mirror, is_mirrored, mirror_record, open_mirror
 from ablations.trial.uploads import begin_tracking, destination, fallen_back, resolve_mode, wandb_places, written
@@ -319,7 +319,7 @@ def test_a_broken_tracker_changes_no_number(trial, monkeypatch, tmp_path):
     elsewhere = replace(trial.trial, folder=str(tmp_path / "quiet/trials/a"))
     one = run(replace(trial, trial=elsewhere, track=TrackConfig("disabled")))
     broken = Broken()
-    monkeypatch.setattr("ablations.trial.jobs.open_mirror", lambda *_: Mirror(lambda: broken))
+    monkeypatch.setattr("ablations.sweep.jobs.open_mirror", lambda *_: Mirror(lambda: broken))
     other = run(trial)
     assert other.status == "complete" and broken.touched == 1
     assert (one.metrics, one.history, one.validation) == (other.metrics, other.history, other.validation)

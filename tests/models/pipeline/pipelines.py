@@ -16,8 +16,7 @@ from models.config import (
     PipelineConfig,
     PrecisionConfig,
 )
-from models.executor import Executor, StepResult
-from models.module import update_routers
+from models.executor import Executor, StepResult, update_routers
 from models.optim import adamw
 from models.transformer import Transformer
 

@@ -12,7 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from models.config import BalanceConfig, ModelConfig, MTPConfig, OptimConfig, PipelineConfig
 from models.executor import Microbatching
-from models.module import Course, LanguageModel, executor_of
+from models.module import Course, LanguageModel
+from models.pipeline.chosen import executor_of
 from models.pipeline.inprocess import Pipelined
 from models.pipeline.measure import chunk_seconds
 from models.pipeline.rules import check_pipeline

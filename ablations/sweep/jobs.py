@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
+from ablations.guards.arm import GUARDS, arm_guards
+from ablations.guards.text import separation
 from ablations.record.documents import Speed
-from ablations.trial.guards import GUARDS, arm_guards, separation
 from ablations.trial.memory import training_memory
 from ablations.trial.requests import GuardsRequest, SpeedRequest, TrialRequest
 from ablations.trial.speed import DECODING_ROUNDS, TRAINING_ROUNDS, chunk_costs, decoding_speed, training_speed
@@ -28,7 +29,7 @@ def trial(arguments: dict[str, Any], report: Report) -> dict[str, Any]:
 
 
 def guards(arguments: dict[str, Any], report: Report) -> dict[str, Any]:
-    """Causality, start and determinism of one arm: {"guards": [...]}."""
+    """All guards of one arm: {"guards": [...]}."""
     request = build(GuardsRequest, arguments)
     torch.set_num_threads(request.keys.train.threads)
     data = open_data(request.keys, request.cache)

@@ -10,22 +10,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import ablations.trial.guards as guards
-import ablations.trial.train as trial
+import ablations.guards.arm as guards
+import ablations.guards.subject as subjects
 from ablations.config.schema import MatchedConfig
 from ablations.config.trialkeys import TrialKeys, with_overrides
+from ablations.guards.arm import arm_guards
+from ablations.guards.causality import causality, largest_change, logits_of
+from ablations.guards.meaning import MEANINGS
+from ablations.guards.start import first_step, same_bits
+from ablations.guards.subject import Subject
+from ablations.guards.text import separation
 from ablations.record.guardresult import GuardResult
 from ablations.sweep.matching import budget, isolation
 from ablations.sweep.plan import config_guards
-from ablations.trial.guards import (
-    arm_guards,
-    causality,
-    causality_in_training,
-    determinism,
-    distinct,
-    separation,
-    start,
-)
+from ablations.sweep.yardstick import twins_at_start, yardstick
 from ablations.trial.train import build_model, open_data
 from models.attention import Places
 from models.config import GranularityConfig, KeepHighConfig, MTPConfig, PrecisionConfig
@@ -73,18 +71,20 @@ def by_name(results: list[GuardResult]) -> dict[str, GuardResult]:
     return {result.name: result for result in results}
 
 
+def change(model: Transformer, tokens: Tensor) -> float:
+    """The largest of an earlier logit by later tokens, as the guard measures it."""
+    return largest_change(logits_of(model.eval(), None), tokens, model.config.vocab_size)
+
+
 @pytest.mark.parametrize("attention", ["mla", "mha", "gqa", "mqa"])
 @pytest.mark.parametrize("backend", ["grouped_mm", "loop"])
-def test_causality_passes_the_causal_model_and_stops_the_leaking(keys, data, attention, backend):
+def test_a_causal_model_changes_by_its_last_bits_and_a_leaking_one_by_more(keys, data, attention, backend):
     model = keys().model
     kind = replace(model.attention, kind=attention, n_kv_heads=1)
     changes = {"attention": kind, "moe": replace(model.moe, backend=backend)}
     tokens = data.train_batch(0, 0)[:2, :-1]
-    assert causality(built(Transformer, keys(), **changes), tokens).passed
-    leaking = causality(built(Leaking, keys(), **changes), tokens)
-    assert not leaking.passed
-    assert leaking.detail.startswith("later tokens change earlier logits")
-    assert leaking.facts["largest_change"] > leaking.facts["limit"] == 1e-4
+    assert change(built(Transformer, keys(), **changes), tokens) < 1e-5
+    assert change(built(Leaking, keys(), **changes), tokens) > 1e-3
 
 
 def with_precision(keys: TrialKeys, precision: PrecisionConfig) -> TrialKeys:
@@ -106,63 +106,62 @@ SHARED: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("parts", FP8.values(), ids=FP8)
 def test_fp8_with_scales_within_a_token_is_causal_in_training(keys, data, parts):
     arm = with_precision(keys(), PrecisionConfig(block=4, **parts))
-    found = causality_in_training(arm, 0, data.train_batch(0, 0)[:2, :-1])
-    assert found.passed and "in FP8 training" in found.detail and " 0.0e+00 " in found.detail
-    assert (found.facts["largest_change"], found.facts["shared_scales"]) == (0.0, False)
+    found = causality(Subject(arm, 0, data))
+    assert found.passed, found.said
+    assert found.facts["shared_scales"] is False and found.facts["largest_change"] <= found.facts["limit"]
 
 
 @pytest.mark.parametrize("parts", SHARED.values(), ids=SHARED)
 def test_fp8_with_scales_across_tokens_is_reported_and_by_how_much(keys, data, parts):
     arm = with_precision(keys(), PrecisionConfig(block=4, **parts))
-    found = causality_in_training(arm, 0, data.train_batch(0, 0)[:2, :-1])
+    found = causality(Subject(arm, 0, data))
     assert found.passed and "through scales that tokens share" in found.detail
-    assert " 0.0e+00" not in found.detail
-    assert found.facts["largest_change"] > 0 and found.facts["shared_scales"] is True
+    assert found.facts["largest_change"] > found.facts["limit"] and found.facts["shared_scales"] is True
 
 
 def test_an_fp8_recipe_that_leaks_where_it_claims_not_to_is_stopped(keys, data, monkeypatch):
     """Tiles that span two tokens."""
     monkeypatch.setattr(Rounding, "size", lambda self, shape: (2, 4) if len(shape) == 2 else (4, 4))
     arm = with_precision(keys(), PrecisionConfig(recipe="fp8_block", block=4))
-    assert not causality_in_training(arm, 0, data.train_batch(0, 0)[:2, :-1]).passed
+    assert not causality(Subject(arm, 0, data)).passed
 
 
 def test_an_fp8_arm_passes_all_of_its_guards(keys, data):
     arm = with_precision(keys(), PrecisionConfig(recipe="fp8_block", block=4))
     results = by_name(arm_guards(arm, 0, data))
     assert all(result.passed for result in results.values()), results
-    assert "in FP8 training" in results["causality"].detail
+    facts = results["evaluation"].facts
+    assert facts["loss"] == facts["loss_in_bf16"]
 
 
-def fingerprints(keys: TrialKeys, data: Any, **arms: dict[str, Any]) -> dict[str, Any]:
-    """(precision, `fingerprint`) of arms with these precisions, as `distinct` takes them."""
-    found = {}
+def twins(plan: Any, data: Any, **arms: dict[str, Any]) -> dict[str, GuardResult]:
+    """What is said before the training of arms with these precisions."""
+    made, found = plan(), {}
     for name, parts in arms.items():
-        arm = with_precision(keys, PrecisionConfig(**{"block": 4, **parts}))
-        found[name] = (arm.model.precision, by_name(arm_guards(arm, 0, data))["distinct"])
-    return found
+        keys = with_precision(made.baseline.keys, PrecisionConfig(**{"block": 4, **parts}))
+        made.arms[name] = replace(made.baseline, name=name, keys=keys)
+        found[name] = [guards.determinism(Subject(keys, 0, data))]
+    return twins_at_start(replace(made, arms={name: made.arms[name] for name in arms}), found)
 
 
-def test_arms_whose_numbers_are_equal_are_refused_and_by_name(keys, data):
+def test_arms_whose_numbers_are_equal_are_refused_and_by_name(plan, data):
     """No matrix of this model is wider than 128: a block is a tensor."""
     block = {"recipe": "fp8_block", "block": 128}
-    arms = fingerprints(keys(), data, blocks=block, tensors=block | {"granularity": GranularityConfig(weight="tensor")})
-    found = distinct(arms)
-    assert found["blocks"].passed and not found["tensors"].passed
-    assert found["tensors"].detail == "the same numbers as blocks" and found["tensors"].facts["twin"] == "blocks"
-    assert found["tensors"].facts["weights"] == found["blocks"].facts["weights"]
+    found = twins(plan, data, blocks=block, tensors=block | {"granularity": GranularityConfig(weight="tensor")})
+    assert list(found) == ["tensors"] and not found["tensors"].passed
+    assert found["tensors"].detail == "the same numbers as blocks after the first steps"
+    assert found["tensors"].facts["twin"] == "blocks"
 
 
-def test_arms_that_round_differently_are_distinct_and_so_are_moments(keys, data):
+def test_arms_that_round_differently_are_distinct_and_so_are_moments(plan, data):
     block = {"recipe": "fp8_block"}
-    arms = fingerprints(keys(), data, tiles=block, tensor={"recipe": "fp8_tensor"}, moments=block | {"moments": "bf16"})
-    assert all(result.passed for result in distinct(arms).values())
-    assert "distinct" not in by_name(arm_guards(keys(), 0, data)), "nothing is compared without a named recipe"
+    assert not twins(plan, data, tiles=block, tensor={"recipe": "fp8_tensor"}, moments=block | {"moments": "bf16"})
+    assert not twins(plan, data, one=block, two=block), "the same precision may be the same"
 
 
 def test_causality_sees_a_scale_that_crosses_tokens_and_a_single_late_leak(keys, data):
     tokens = data.train_batch(0, 0)[:2, :-1]
-    assert not causality(built(LeakingScale, keys()), tokens).passed
+    assert change(built(LeakingScale, keys()), tokens) > 1e-3
 
     class NextToken(Transformer):
         """Sees one token ahead, and only at the last place where there is one."""
@@ -172,7 +171,7 @@ def test_causality_sees_a_scale_that_crosses_tokens_and_a_single_late_leak(keys,
             output.logits[:, -2, tokens_BT[:, -1]] += 1
             return output
 
-    assert not causality(built(NextToken, keys()), tokens).passed
+    assert change(built(NextToken, keys()), tokens) > 0.5
 
 
 class FarSighted(Transformer):
@@ -188,11 +187,11 @@ class FarSighted(Transformer):
 def test_causality_lets_an_mtp_module_see_its_own_depth_and_no_further(keys, data, style, depth):
     tokens = data.train_batch(0, 0)[:2, :-1]
     mtp = MTPConfig(depth=depth, style=style)
-    assert causality(built(Transformer, keys(), mtp=mtp), tokens).passed
-    far_sighted = causality(built(FarSighted, keys(), mtp=mtp), tokens)
-    assert far_sighted.passed == (style == "parallel"), "a parallel head looks at no later token at all"
-    assert causality(built(FarSighted, keys(), mtp=MTPConfig()), tokens).passed, "its main model is causal"
-    assert not causality(built(Leaking, keys(), mtp=mtp), tokens).passed
+    assert change(built(Transformer, keys(), mtp=mtp), tokens) < 1e-5
+    far_sighted = change(built(FarSighted, keys(), mtp=mtp), tokens)
+    assert (far_sighted < 1e-5) == (style == "parallel"), "a parallel head looks at no later token at all"
+    assert change(built(FarSighted, keys(), mtp=MTPConfig()), tokens) < 1e-5, "its main model is causal"
+    assert change(built(Leaking, keys(), mtp=mtp), tokens) > 1e-3
 
 
 def test_causality_sees_the_deepest_module_alone(keys, data):
@@ -204,7 +203,7 @@ def test_causality_sees_the_deepest_module_alone(keys, data):
             output.mtp_logits[1][:, -2, tokens_BT[:, -1]] += 1
 
     tokens = data.train_batch(0, 0)[:2, :-1]
-    assert not causality(built(OnlyTheDeepest, keys(), mtp=MTPConfig(depth=2)), tokens).passed
+    assert change(built(OnlyTheDeepest, keys(), mtp=MTPConfig(depth=2)), tokens) > 0.5
 
 
 @pytest.mark.parametrize(
@@ -230,23 +229,24 @@ def test_every_toggle_passes_on_real_batches(plan, data, changes):
 @pytest.mark.parametrize("arm", ["aux_loss", "none", "batch_aux_loss", "bias", "bias_aux_loss", "aa", "control"])
 def test_all_arms_pass_on_real_batches(keys, data, arm):
     results = arm_guards(keys(arm), 0, data)
-    assert [r.name for r in results] == ["causality", "start", "determinism"]
+    names = [guard.name for guard in guards.GUARDS if guard.name not in ("schedule", "ranks")]
+    assert [r.name for r in results] == names and set(names) < set(MEANINGS)
     assert all(r.passed for r in results), results
-    assert "2 steps run twice: the same bits" in results[2].detail
+    assert "2 steps run twice: the same bits" in results[-1].detail
 
 
 def test_a_leaking_arm_does_not_pass(keys, data, monkeypatch):
-    monkeypatch.setattr(guards, "Transformer", Leaking)
+    monkeypatch.setattr(subjects, "Transformer", Leaking)
     results = by_name(arm_guards(keys(), 0, data))
     assert not results["causality"].passed
 
 
 def test_a_leaking_model_ends_the_command_before_anything_is_trained(pool, runs, monkeypatch, capsys):
     from ablations import run
-    from ablations.trial import jobs
+    from ablations.sweep import jobs
 
     pool.kinds.update({"guards": jobs.guards, "data_guard": jobs.data_guard})
-    monkeypatch.setattr(guards, "Transformer", Leaking)
+    monkeypatch.setattr(subjects, "Transformer", Leaking)
     words = [
         "sweep=toy",
         f"sweeps_dir={Path(__file__).parents[1] / 'sweeps'}",
@@ -257,7 +257,9 @@ def test_a_leaking_model_ends_the_command_before_anything_is_trained(pool, runs,
     ]
     assert run.main([*words, f"runs_dir={runs}", f"results_dir={runs / 'none'}", "track.mode=disabled"]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: guards: aux_loss: causality: later tokens change earlier logits")
+    assert error.startswith(
+        "error: guards: aux_loss: causality: later tokens or other rows change logits: in evaluation "
+    )
     assert error.endswith("nothing was trained\n")
     assert error.count("\n") == 1
     assert "trial" not in pool.ran
@@ -268,7 +270,7 @@ def test_a_leaking_model_ends_the_command_before_anything_is_trained(pool, runs,
 def test_start_stops_a_dead_parameter(keys, data):
     module = build_model(keys(), 0)
     module.transformer.forgotten = nn.Parameter(torch.ones(3))
-    result = start(module, data.train_batch(0, 0))
+    result = first_step(module, data.train_batch(0, 0))
     assert not result.passed
     assert "no gradient reaches forgotten" in result.detail and result.facts["dead"] == 1
     assert all(p.grad is None for p in module.transformer.parameters()), "the guard leaves no gradient behind"
@@ -279,7 +281,7 @@ def test_start_stops_a_detached_layer(keys, data, monkeypatch):
     mlp = module.transformer.model.layers[0].mlp
     forward = mlp.forward
     monkeypatch.setattr(mlp, "forward", lambda x: forward(x).detach())
-    result = start(module, data.train_batch(0, 0))
+    result = first_step(module, data.train_batch(0, 0))
     assert not result.passed
     assert "no gradient reaches model.layers.0." in result.detail
 
@@ -289,13 +291,13 @@ def test_start_stops_a_wrong_initial_loss(keys, data, scale):
     module = build_model(keys(), 0)
     with torch.no_grad():
         module.transformer.lm_head.weight.mul_(scale)
-    assert not start(module, data.train_batch(0, 0)).passed
+    assert not first_step(module, data.train_batch(0, 0)).passed
 
 
 def test_start_counts_experts_that_no_token_reached(keys, data):
     module = build_model(keys("bias"), 0)
     module.transformer.routers()[0].e_score_correction_bias[0] = -10
-    result = start(module, data.train_batch(0, 0))
+    result = first_step(module, data.train_batch(0, 0))
     assert result.passed, "their gradient is none of its business"
     assert "1 experts unreached" in result.detail and result.facts["unreached"] == 1
 
@@ -307,12 +309,12 @@ def test_determinism_stops_a_model_that_rolls_dice(keys, data, monkeypatch):
             module.transformer.lm_head.weight.add_(1e-7 * torch.randn_like(module.transformer.lm_head.weight))
         return module
 
-    monkeypatch.setattr(trial, "build_model", dicey)
+    monkeypatch.setattr(subjects, "build_model", dicey)
     results = by_name(arm_guards(keys(), 0, data))
     assert not results["determinism"].passed
     assert results["causality"].passed and results["start"].passed
     one = [torch.tensor([1.0])]
-    assert not determinism(one, [torch.tensor([1.0 + 1e-7])], 1).passed
+    assert not same_bits(one, [torch.tensor([1.0 + 1e-7])], 1).passed
 
 
 def test_weights_that_are_not_finite_are_not_called_indeterminate(keys, data):
@@ -394,3 +396,49 @@ def test_separation_stops_a_leaked_test_split(data):
     assert "% of test windows" in leaked.detail
     assert leaked.facts["test"] > leaked.facts["limit"] > leaked.facts["validation"] == 0
     assert separation(data).passed
+
+
+def test_a_guard_that_cannot_look_says_so_and_has_not_passed(keys, data, monkeypatch):
+    def broken(subject: Subject) -> GuardResult:
+        raise NotImplementedError("no cache for this kind\nyet")
+
+    monkeypatch.setattr(guards, "GUARDS", (guards.GUARDS[0], guards.Guard("decoding", broken), guards.GUARDS[-1]))
+    _, cannot, determined = arm_guards(keys(), 0, data)
+    assert (cannot.passed, cannot.ran, determined.passed) == (False, False, True)
+    assert cannot.said == "did not run: NotImplementedError: no cache for this kind yet"
+
+
+def test_what_cannot_be_built_is_looked_at_no_further(keys, data, monkeypatch):
+    class Shifted(Transformer):
+        def __init__(self, config: Any) -> None:
+            super().__init__(config)
+            self.shift = nn.Parameter(torch.zeros(3))
+
+    monkeypatch.setattr("ablations.guards.sizes.Transformer", Shifted)
+    (only,) = arm_guards(keys(), 0, data)
+    assert only.name == "initialisation" and not only.passed
+    assert only.detail == "shift is no matrix; name it in its module's `starts`, as models.layers.RMSNorm does"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"eval.split": "validation"}, "eval.split=validation, the baseline's test"),
+        ({"eval.tokens": 4096}, "eval.tokens=4096, the baseline's 2048"),
+        ({"data.seq_len": 16}, "data.seq_len=16, the baseline's 32: windows of other lengths"),
+    ],
+)
+def test_arms_are_scored_alike(keys, data, changes, reason):
+    base, text = keys(), data.fingerprint
+    assert yardstick(base, base, text, text).passed
+    found = yardstick(with_overrides(base, changes, "test"), base, text, text)
+    assert not found.passed and reason in found.detail
+
+
+def test_arms_are_scored_on_the_same_text_and_tokens(keys, data):
+    base, text = keys(), data.fingerprint
+    other = {**text, "text_sha256": {**text["text_sha256"], "test": "0" * 64}}
+    assert "another test text" in yardstick(base, base, other, text).detail
+    assert "another tokenizer" in yardstick(base, base, {**text, "tokenizer_sha256": "0"}, text).detail
+    rearranged = {**text, "tokens_sha256": {**text["tokens_sha256"], "train": "0" * 64}}
+    assert yardstick(base, base, rearranged, text).passed, "what is learned from may lie in another order"

@@ -21,7 +21,12 @@ def fixed(value: float | None, decimals: int) -> str:
 
 
 def signed(value: float | None, decimals: int) -> str:
-    """`+0.0041`, `-0.0041`; a difference that rounds to zero has no sign."""
+    """`+0.0041`, `-0.0041`; a difference too small for the decimals is no zero: `+8e-7`."""
+    if value is None or not math.isfinite(value):
+        return ABSENT
+    if value and not float(f"{value:.{decimals}f}"):
+        mantissa, exponent = f"{value:+.0e}".split("e")
+        return f"{mantissa}e{int(exponent)}"
     text = fixed(value, decimals)
     return text if text.startswith("-") or float(text) == 0 else f"+{text}"
 
@@ -41,8 +46,9 @@ def p_value(value: float | None) -> str:
 def percent(value: float | None, decimals: int = 0, sign: bool = False) -> str:
     """A share as percent: 0.034 -> `3 %`."""
     scaled = None if value is None else 100 * value
-    text = signed(scaled, decimals) if sign else fixed(scaled, decimals)
-    return text if text == ABSENT else f"{text} %"
+    text = fixed(scaled, decimals)
+    sign = sign and text != ABSENT and not text.startswith("-") and float(text) != 0
+    return text if text == ABSENT else f"{'+' * sign}{text} %"
 
 
 def count(value: float | None) -> str:

@@ -1,0 +1,166 @@
+"""What is reported as a loss is one, and what is descended is what is reported. In FP64, where equal means equal."""
+
+import math
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ablations.config.trialkeys import TrialKeys
+from ablations.guards.subject import Subject, same_dice
+from ablations.record.guardresult import Fact, GuardResult
+from models.config import PipelineConfig
+from models.evaluation import evaluate
+from models.mtp import mtp_weight
+from models.transformer import Transformer
+
+SCORING = 1e-9
+"""Nats, between two ways to the same mean."""
+BITS_PER_BYTE = 1e-5
+"""lm-eval's way sums in FP32."""
+DERIVATIVE, STEPS = 1e-5, (1e-7, 1e-8)
+"""Relative, of a slope along a direction, against a difference over such a step. The second one is for a step that has
+taken a token over the edge to another expert, where there is no slope."""
+DIRECTIONS = 3
+TERMS = ("loss", "aux_loss", "mtp_loss")
+"""Whose sum is descended."""
+
+
+def scoring(subject: Subject) -> GuardResult:
+    """The executor's losses and `evaluate`'s against cross entropy written out, each prediction once and all alike."""
+    keys, tokens = subject.keys, subject.few
+    model = subject.exact().train()
+    reported = {name: float(v) for name, v in _step(subject, model, tokens).items()}
+    model.zero_grad(set_to_none=True)
+    expected = plain_losses(model, tokens, keys)
+    evaluated = evaluate(model, [tokens], keys.document_end)
+    pairs = {name: (reported.get(name, math.nan), value) for name, value in expected.items()}
+    pairs["evaluation"] = (evaluated.loss, plain_losses(model.eval(), tokens, keys, 1)["loss"])
+    off = {name: own - plain for name, (own, plain) in pairs.items()}
+    facts: dict[str, Fact] = {"largest_difference": max(map(abs, off.values())), "limit": SCORING}
+    wrong = [
+        f"{name} {pairs[name][0]:.6g}, written out {pairs[name][1]:.6g}"
+        for name, difference in off.items()
+        if not abs(difference) <= SCORING
+    ]
+    targets = tokens[:, 1:].numel()
+    if evaluated.tokens != targets:
+        wrong.append(f"evaluation counts {evaluated.tokens} targets of {targets}")
+    if "python_bits_per_byte" in keys.eval.tasks:
+        ours, harness = bits_per_byte(subject, model)
+        facts["bits_per_byte_difference"] = abs(ours - harness)
+        if not abs(ours - harness) <= BITS_PER_BYTE:
+            wrong.append(f"bits per byte {ours:.6g}, by lm-eval {harness:.6g}")
+    if wrong:
+        return GuardResult("scoring", False, "; ".join(wrong), facts)
+    return GuardResult("scoring", True, f"differences of at most {facts['largest_difference']:.1e} nats", facts)
+
+
+@torch.no_grad()
+def plain_losses(
+    model: Transformer, tokens_BT1: Tensor, keys: TrialKeys, microbatches: int | None = None
+) -> dict[str, float]:
+    """`loss` and MTP's, from the logits of one microbatch after the other (V3 eq. 24-25)."""
+    parts = tokens_BT1.chunk(microbatches or keys.microbatches)
+    sums: dict[int, list[float]] = {}
+    for part in parts:
+        with same_dice():
+            output = model(part[:, :-1], mtp=True, document_end=keys.document_end)
+        for k, logits in enumerate([output.logits, *output.mtp_logits]):
+            sums.setdefault(k, []).append(float(F.cross_entropy(logits.flatten(0, 1), part[:, 1 + k :].flatten())))
+    means = {k: math.fsum(values) / len(values) for k, values in sums.items()}
+    found = {"loss": means[0]}
+    depth, length = len(means) - 1, tokens_BT1.shape[1] - 1
+    if depth:
+        found |= {f"mtp_loss_{k}": means[k] for k in range(1, depth + 1)}
+        weighted = math.fsum(means[k] * (length - k) / length for k in range(1, depth + 1))
+        found["mtp_loss"] = mtp_weight(keys.model.mtp, 0.0) / depth * weighted
+    return found
+
+
+def bits_per_byte(subject: Subject, model: Transformer) -> tuple[float, float]:
+    """Of the beginning of a test document from an empty context: as `test_metrics` counts, and as lm-eval does."""
+    from lm_eval.api.instance import Instance
+
+    from tasks.config import END_OF_TEXT_ID
+    from tasks.evals.lm import HarnessLM
+
+    data = subject.data
+    short = max(1, subject.keys.data.seq_len // 4)  # a character has at most four bytes, and a token at least one
+    text = next(document.text for document in data.documents("test") if document.text)[:short]
+    ids = data.tokenizer.encode(text, add_special_tokens=False).ids
+    tokens = torch.tensor([[END_OF_TEXT_ID, *ids]])
+    nats = evaluate(model, [tokens]).loss * len(ids)
+    lm = HarnessLM(lambda rows: model(rows).logits, data.tokenizer, subject.keys.data.seq_len)
+    model.eval()
+    (likelihood,) = lm.loglikelihood_rolling([Instance("loglikelihood_rolling", {}, (text,), 0)])
+    ours = nats / math.log(2) / int(data.token_bytes[ids].sum())
+    return ours, -likelihood / math.log(2) / len(text.encode())
+
+
+def derivative(subject: Subject) -> GuardResult:
+    """Along random directions, the gradient that a step leaves is what the sum of its reported losses changes by. Of a
+    pipeline, plain microbatching's: `schedule` says that its gradients are the same, and `scoring` that its losses are.
+    """
+    subject = unpiped(loud(subject))
+    model, tokens = subject.exact().train(), subject.few
+    _step(subject, model, tokens)
+    parameters: list[Tensor] = list(model.parameters())
+    gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+    worst, facts = 0.0, dict[str, Fact]()
+    for direction in range(DIRECTIONS):
+        generator = torch.Generator().manual_seed(direction)
+        along = [torch.randn(p.shape, generator=generator, dtype=p.dtype) * subject.keys.model.std for p in parameters]
+        slope = math.fsum(float((g * v).sum()) for g, v in zip(gradients, along, strict=True))
+        for step in STEPS:
+            ends = [_total(subject, model, tokens, parameters, along, sign * step) for sign in (1, -1)]
+            measured = (ends[0] - ends[1]) / (2 * step)
+            off = abs(measured - slope) / max(abs(measured), 1e-2)
+            if off <= DERIVATIVE:
+                break
+        worst = max(worst, off) if math.isfinite(off) else math.inf
+        facts |= {f"slope_{direction}": slope, f"measured_{direction}": measured}
+        if not off <= DERIVATIVE:
+            detail = f"the gradient says {slope:.6g} along a direction in which the reported losses say {measured:.6g}"
+            return GuardResult("derivative", False, detail, facts | {"largest_difference": worst, "limit": DERIVATIVE})
+    facts = {"largest_difference": worst, "limit": DERIVATIVE}
+    return GuardResult("derivative", True, f"slopes along {DIRECTIONS} directions differ by {worst:.1e}", facts)
+
+
+def loud(subject: Subject) -> Subject:
+    """With weights of 1 on the auxiliary and on MTP's loss: at a published 0.0001, a gradient that is wrong by half
+    would hide in the rounding of the others."""
+    model = subject.keys.model
+    balance = replace(model.moe.balance, alpha=1.0)
+    louder = replace(model, moe=replace(model.moe, balance=balance), mtp=replace(model.mtp, weight=1.0))
+    return replace(subject, keys=replace(subject.keys, model=louder))
+
+
+def unpiped(subject: Subject) -> Subject:
+    """With the microbatches of a pipeline, and none of its stages."""
+    keys = subject.keys
+    model = replace(keys.model, pipeline=PipelineConfig())
+    train = replace(keys.train, microbatches=keys.microbatches)
+    return replace(subject, keys=replace(keys, model=model, train=train))
+
+
+def _total(
+    subject: Subject, model: Transformer, tokens: Tensor, parameters: list[Tensor], along: list[Tensor], step: float
+) -> float:
+    """What is reported at a place beside the present one."""
+    here = [p.detach().clone() for p in parameters]
+    with torch.no_grad():
+        for parameter, direction in zip(parameters, along, strict=True):
+            parameter.add_(direction, alpha=step)
+    losses = _step(subject, model, tokens)
+    with torch.no_grad():
+        for parameter, value in zip(parameters, here, strict=True):
+            parameter.copy_(value)
+    return math.fsum(float(losses[name]) for name in TERMS if name in losses)
+
+
+def _step(subject: Subject, model: Transformer, tokens: Tensor) -> dict[str, Tensor]:
+    model.zero_grad(set_to_none=True)
+    with same_dice():
+        return subject.executor(model).step(tokens).losses

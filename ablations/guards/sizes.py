@@ -1,0 +1,87 @@
+"""A model is as large as it is said to be, and starts as it says."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ablations.guards.subject import Subject
+from ablations.record.guardresult import Fact, GuardResult
+from models.config import PrecisionConfig
+from models.cost import cost
+from models.generate import Cache
+from models.transformer import Transformer, start_of
+
+POSITIONS = 8
+CHOSEN = 2
+"""Distinct values at most, in a matrix that a constructor has filled on purpose: zeros, ones, the identity."""
+
+
+def size(subject: Subject) -> GuardResult:
+    """Parameters with and without MTP modules, and bytes cached per token, of a model that is built and of its cost."""
+    keys = subject.keys
+    said = cost(keys.model, keys.data.seq_len)
+    with torch.device("meta"):
+        model = Transformer(replace(keys.model, precision=PrecisionConfig())).eval()
+        cached = Cache(model, 1, POSITIONS).nbytes / POSITIONS
+    mtp = sum(p.numel() for name, p in model.named_parameters() if name.startswith("mtp."))
+    total = sum(p.numel() for p in model.parameters()) - mtp
+    pairs = {
+        "total_params": (total, said.total_params),
+        "mtp_params": (mtp, said.mtp_params),
+        "kv_bytes": (cached, said.kv_bytes),
+    }
+    wrong = [f"{n}: built {built:g}, by models/cost.py {told:g}" for n, (built, told) in pairs.items() if built != told]
+    facts: dict[str, Fact] = {name: built for name, (built, _) in pairs.items()}
+    if wrong:
+        return GuardResult("size", False, "; ".join(wrong), facts)
+    return GuardResult("size", True, f"{total:,} parameters, {cached:g} bytes cached per token", facts)
+
+
+def initialisation(subject: Subject) -> GuardResult:
+    """What is no matrix says how it starts, and so does what its module has filled on purpose:
+    nothing is overwritten in silence. What says so does start so."""
+    with told_apart():
+        built = Transformer(subject.keys.model)
+    starts = {name: start_of(built, name) for name, _ in built.named_parameters()}
+    silent = {name: p for name, p in built.named_parameters() if starts[name] is None}
+    undeclared = [name for name, p in silent.items() if p.ndim < 2]
+    overwritten = [name for name, p in silent.items() if p.ndim >= 2 and on_purpose(p)]
+    facts: dict[str, Fact] = {"undeclared": len(undeclared), "overwritten": len(overwritten)}
+    if undeclared or overwritten:
+        what = [f"{name} is no matrix" for name in undeclared]
+        what += [f"{name}, set by its module, would be overwritten" for name in overwritten]
+        more = f" and {len(what) - 3} more" if len(what) > 3 else ""
+        detail = f"{', '.join(what[:3])}{more}; name it in its module's `starts`, as models.layers.RMSNorm does"
+        return GuardResult("initialisation", False, detail, facts)
+    trained = dict(replace_perturbed(subject).module().transformer.named_parameters())
+    wrong = [n for n, value in starts.items() if value is not None and not bool((trained[n] == value).all())]
+    facts["wrong"] = len(wrong)
+    if wrong:
+        detail = f"{', '.join(wrong[:3])}: does not start at what its module's `starts` says"
+        return GuardResult("initialisation", False, detail, facts)
+    declared = sum(value is not None for value in starts.values())
+    return GuardResult("initialisation", True, f"{declared} of {len(starts)} parameters say how they start", facts)
+
+
+@contextlib.contextmanager
+def told_apart() -> Iterator[None]:
+    """What nobody has filled yet is NaN."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def on_purpose(matrix: Tensor) -> bool:
+    """Whether a constructor has filled it with something that is no draw."""
+    return bool(matrix.isfinite().all()) and len(matrix.detach().unique()) <= CHOSEN
+
+
+def replace_perturbed(subject: Subject) -> Subject:
+    """Without the A/A arm's change of the weights."""
+    return replace(subject, keys=replace(subject.keys, train=replace(subject.keys.train, perturb=0.0)))

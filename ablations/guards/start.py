@@ -1,0 +1,72 @@
+"""An arm begins as a guess, all of it learns, and it begins so again."""
+
+import hashlib
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from ablations.guards.subject import Subject
+from ablations.record.guardresult import Fact, GuardResult
+from ablations.trial.bare import train_steps
+from models.module import LanguageModel
+
+START_TOLERANCE = 0.5
+"""Nats between the initial loss and ln(vocabulary)."""
+STEPS = 2
+
+
+def start(subject: Subject) -> GuardResult:
+    """The initial loss is near ln(V), and every parameter receives a gradient."""
+    return first_step(subject.module(), subject.batch.to(subject.keys.train.device))
+
+
+def first_step(module: LanguageModel, batch: Tensor) -> GuardResult:
+    """Unreached experts are counted apart; leaves no gradient behind."""
+    model = module.transformer
+    model.train()
+    result = module.executor.step(batch)
+    loss, uniform = float(result.losses["loss"]), math.log(model.config.vocab_size)
+    dead = [name for name, p in model.named_parameters() if p.grad is None or not bool(p.grad.abs().sum() > 0)]
+    unreached = int((result.load_LE == 0).sum())
+    model.zero_grad(set_to_none=True)
+    near = abs(loss - uniform) <= START_TOLERANCE
+    detail = f"initial loss {loss:.3f}, ln(V) {uniform:.3f}; {unreached} experts unreached by the first batch"
+    if dead:
+        detail += f"; no gradient reaches {', '.join(dead[:3])}" + (f" and {len(dead) - 3} more" * (len(dead) > 3))
+    facts: dict[str, Fact] = {"loss": loss, "uniform": uniform, "unreached": unreached, "dead": len(dead)}
+    return GuardResult("start", near and not dead, detail, facts)
+
+
+def determinism(subject: Subject) -> GuardResult:
+    """The first steps of the training, twice."""
+    return same_bits(trained(subject), trained(subject), STEPS)
+
+
+def trained(subject: Subject) -> list[Tensor]:
+    """The parameters after the first steps."""
+    keys, module = subject.keys, subject.module()
+    batches = [subject.data.train_sequences(subject.seed, *batch) for batch in keys.batches[:STEPS]]
+    train_steps(module, [batch.to(keys.train.device) for batch in batches], keys)
+    return [p.detach() for p in module.transformer.parameters()]
+
+
+def same_bits(first: Iterable[Tensor], second: Iterable[Tensor], steps: int) -> GuardResult:
+    """Takes the parameters of both runs. The fact `weights` is a hash of theirs, for `twins_at_start`."""
+    pairs = list(zip(first, second, strict=True))
+    if not all(bool(a.isfinite().all()) for a, _ in pairs):  # NaN is not NaN: the bits may well be the same
+        detail = f"the weights are not finite after {steps} steps; lower what is too large, as optim.lr may be"
+        return GuardResult("determinism", False, detail, {"finite": False, "steps": steps})
+    equal = all(torch.equal(a, b) for a, b in pairs)
+    detail = f"{steps} steps run twice: {'the same bits' if equal else 'different bits'}"
+    facts: dict[str, Fact] = {"finite": True, "equal": equal, "steps": steps, "weights": hashed(a for a, _ in pairs)}
+    return GuardResult("determinism", equal, detail, facts)
+
+
+def hashed(parameters: Iterable[Tensor]) -> str:
+    """16 hexadecimal digits of all their bits."""
+    digest = hashlib.sha256()
+    for parameter in parameters:
+        digest.update(parameter.cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,68 @@
+"""An arm as its guards see it: its keys, real batches, and models built from them."""
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ablations.config.trialkeys import TrialKeys
+from ablations.trial.train import build_model
+from models.config import ModelConfig, PrecisionConfig
+from models.executor import Executor
+from models.module import LanguageModel
+from models.pipeline.chosen import executor_of
+from models.transformer import Transformer, initialise
+from tasks.batches import PackedData
+
+SHORT = 32
+"""Tokens of a row that FP64 is asked about: what a row of any length does wrong, these do wrong."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    keys: TrialKeys
+    seed: int
+    data: PackedData
+
+    @functools.cached_property
+    def batch(self) -> Tensor:
+        """The first of the training, (B, T + 1)."""
+        return self.data.train_sequences(self.seed, *self.keys.batches[0])
+
+    @functools.cached_property
+    def few(self) -> Tensor:
+        """Two rows of it or one for each microbatch, and of these the first tokens."""
+        rows = max(2, self.keys.microbatches)
+        first = self.data.train_sequences(self.seed, 0, rows)
+        return first[:, : max(SHORT, self.keys.model.mtp.depth + 2) + 1]
+
+    def module(self) -> LanguageModel:
+        """As it is trained, on its device."""
+        return build_model(self.keys, self.seed).to(self.keys.train.device)
+
+    def exact(self, precision: PrecisionConfig | None = None) -> Transformer:
+        """In FP64, where sums have no order to speak of; without low precision, if none is given."""
+        config = self.exact_config(precision)
+        model = Transformer(config)
+        initialise(model, self.seed, config.std)
+        return model
+
+    def exact_config(self, precision: PrecisionConfig | None = None) -> ModelConfig:
+        """One expert after the other: the grouped product has no FP64."""
+        own = self.keys.model
+        loop = replace(own.moe, backend="loop")
+        return replace(own, dtype="float64", moe=loop, precision=precision or PrecisionConfig())
+
+    def executor(self, model: Transformer) -> Executor:
+        return executor_of(model, self.keys.microbatches, document_end=self.keys.document_end)
+
+
+@contextlib.contextmanager
+def same_dice() -> Iterator[None]:
+    """Whatever is random inside (dropout) comes out as it did before."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(0)
+        yield

@@ -1,0 +1,26 @@
+"""Training without a Trainer: the same steps, and nothing beside them."""
+
+from collections.abc import Iterable
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ablations.config.trialkeys import Stage
+from models.executor import update_routers
+from models.module import LanguageModel
+from models.optim import adamw
+
+
+def train_steps(
+    module: LanguageModel, batches: Iterable[Tensor], keys: Stage, optimizer: Optimizer | None = None
+) -> None:
+    """A bare loop over the same executor, clipping, optimizer (a new one, if none is given) and balance update that the
+    Trainer drives."""
+    model = module.transformer
+    optimizer = optimizer or adamw(model, keys.optim, keys.model.precision.moments)
+    for step, batch in enumerate(batches):
+        optimizer.zero_grad(set_to_none=True)
+        result = module.executor.step(batch, module.progress(step))
+        module.executor.clip(model.parameters(), keys.optim.clip_norm)
+        optimizer.step()
+        update_routers(model, result, module.progress(step))

@@ -1,0 +1,92 @@
+"""Where mistakes are planted: small arms of `scale=smoke` and a little text, looked at as a sweep looks at them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from ablations.config.schema import MatchedConfig
+from ablations.config.sweepfile import scale_config
+from ablations.config.trialkeys import TrialKeys, with_overrides
+from ablations.guards.arm import arm_guards
+from ablations.guards.text import separation
+from ablations.judge.distinct import apart, distinct
+from ablations.judge.result import ArmResult
+from ablations.record.documents import ArmDocument
+from ablations.record.guardresult import GuardResult
+from ablations.record.record import Record
+from ablations.sweep.matching import budget, isolation
+from ablations.sweep.yardstick import yardstick
+from ablations.trial.bare import train_steps
+from ablations.trial.measures import test_metrics
+from ablations.trial.train import build_model
+from tasks.batches import PackedData
+
+ARMS: dict[str, dict[str, Any]] = {
+    "bias": {},
+    "aux_loss": {"model.moe.balance.kind": "aux_loss", "model.moe.balance.alpha": 0.01},
+    "batch_aux_loss": {"model.moe.balance.kind": "aux_loss", "model.moe.balance.scope": "batch"},
+    "mtp": {"model.mtp.depth": 2},
+    "mha": {"model.attention.kind": "mha"},
+    "fp8": {"model.precision.recipe": "fp8_block", "model.dtype": "bfloat16", "model.precision.kernels": "emulated"},
+    "pipeline": {
+        "model.pipeline.schedule": "dualpipe", "model.pipeline.stages": 2, "model.pipeline.microbatches": 4,
+        "model.mtp.depth": 1,
+    },
+}  # fmt: skip
+"""Keys by arm. Each is what some mistakes need to be possible at all."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    data: PackedData
+
+    def keys(self, arm: str) -> TrialKeys:
+        return with_overrides(scale_config("smoke").trial, {"eval.tasks": [], **ARMS[arm]}, arm)
+
+    def arm(self, name: str) -> list[GuardResult]:
+        """Guards of an arm's own model."""
+        return arm_guards(self.keys(name), 0, self.data)
+
+    def beside_baseline(self, arm: str, changes: Mapping[str, Any], declared: list[str]) -> list[GuardResult]:
+        """Guards of its keys and text; the baseline is the arm without the changes."""
+        base = self.keys(arm)
+        own, matched = with_overrides(base, changes, "changed"), MatchedConfig(tolerance=0.001)
+        print_of = self.data.fingerprint
+        text = (
+            {**print_of, "tokens_sha256": {"validation": "b", "test": "c"}} if "data.max_bytes" in changes else print_of
+        )
+        return [isolation(own, base, declared), budget(own, base, matched), yardstick(own, base, text, print_of)]
+
+    def leaked(self, share: float) -> list[GuardResult]:
+        """Of a text whose test split was learned from."""
+        train = np.asarray(self.data.tokens("train"))
+        own = np.asarray(self.data.tokens("test"))[:2000].copy()
+        own[: int(share * len(own))] = train[: int(share * len(own))]
+        splits = {"train": train, "validation": np.asarray(self.data.tokens("validation")), "test": own}
+        return [separation(SimpleNamespace(tokens=splits.__getitem__))]  # type: ignore[arg-type]
+
+    def finished(self, arms: Mapping[str, Mapping[str, Any]]) -> list[GuardResult]:
+        """Guards of finished trials: arms are trained for a few steps, the first one is the baseline."""
+        results = {name: self._trained(name, changes) for name, changes in arms.items()}
+        plan = SimpleNamespace(baseline=next(iter(arms)), expected=[])
+        return list(distinct(results, plan).values())  # type: ignore[arg-type]
+
+    def _trained(self, name: str, changes: Mapping[str, Any]) -> ArmResult:
+        keys = with_overrides(self.keys("bias"), changes, name)
+        records = {}
+        for seed in (0, 1):
+            module = build_model(keys, seed)
+            train_steps(module, [self.data.train_batch(seed, step) for step in range(2)], keys)
+            metrics, load = test_metrics(
+                replace(keys, eval=replace(keys.eval, tokens=256)), self.data, module.transformer
+            )
+            config = {"changes": dict(changes)}
+            records[seed] = Record(f"{name}{seed}", seed, "complete", config, metrics=metrics, load=load)
+        return ArmResult(name, ArmDocument.__new__(ArmDocument), [0, 1], records)
+
+    def seeds(self, used: list[int], confirmed: list[int]) -> list[GuardResult]:
+        result = apart(used, confirmed)
+        return [] if result is None else [result]
