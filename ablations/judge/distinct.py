@@ -23,7 +23,7 @@ def distinct(arms: Mapping[str, ArmResult], plan: PlanDocument) -> dict[str, Gua
         if not compared:
             continue
         twins = [other.name for other in compared if same_numbers(arm, other)]
-        detail = f"ends in the same bits as {' and '.join(twins)} in every seed: what sets them apart did nothing"
+        detail = f"ends in the same bits as {' and '.join(twins)} in every seed"
         if not twins:
             detail = f"ends in other numbers than each of {len(compared)} arms"
         found[name] = GuardResult("distinct", not twins, detail, {"twin": ", ".join(twins), "compared": len(compared)})

@@ -9,7 +9,7 @@ from ablations.judge.constraint import Constraint, held
 from ablations.judge.distinct import same_numbers
 from ablations.judge.result import ArmResult
 from ablations.judge.stats import Difference, Family, between, differences
-from ablations.judge.verdicts import Beside, Verdict, verdict
+from ablations.judge.verdicts import Beside, Verdict, Void, verdict
 from ablations.metrics import ALWAYS, metric
 from ablations.record.documents import PlanDocument, SearchTrial
 
@@ -69,14 +69,15 @@ def verdicts_of(
 
 def _void(
     claim: ExpectedConfig, pair: list[ArmResult], aa: str | None, arms: dict[str, ArmResult], plan: PlanDocument
-) -> str | None:
+) -> Void | None:
     """Why no number of this run can speak for or against the claim; None where they can."""
     failed = [(arm.name, g) for arm in pair for g in arm.guards if g.name in ("distinct", "seeds") and not g.passed]
     for name, guard in failed:
-        what = "the toggle did nothing: " if guard.name == "distinct" else ""
-        return f"{what}{name} {guard.detail}"
+        what = "the toggle did nothing" if guard.name == "distinct" else "chosen on the seeds that judge it"
+        return Void(what, f"{what}: {name} {guard.detail}")
     if aa is not None and claim.kind != "identical" and same_numbers(arms[aa], arms[plan.baseline]):
-        return f"{aa} ends in the same bits as {plan.baseline}: its perturbation did nothing, and no noise was measured"
+        why = f"{aa} ends in the same bits as {plan.baseline}: its perturbation did nothing, and no noise was measured"
+        return Void("no noise was measured", why)
     return None
 
 

@@ -53,11 +53,19 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class Void:
+    """Why nothing was measured that a claim is about: in a few words, and with the facts."""
+
+    caveat: str
+    why: str
+
+
+@dataclass(frozen=True)
 class Beside:
     """What a difference is judged beside."""
 
-    void: str | None = None
-    """Why nothing was measured that the claim is about."""
+    void: Void | None = None
+    """None where the claim can be judged."""
     control: Difference | None = None
     """Of the known harm, in the claim's metric. None: it was not run or, for scores, has no signal."""
     aa: Difference | None = None
@@ -93,7 +101,14 @@ def verdict(expected: ExpectedConfig, difference: Difference, beside: Beside) ->
         f"{why}.",
         difference,
         needed,
+        _caveat(outcome, beside),
     )
+
+
+def _caveat(outcome: Outcome, beside: Beside) -> str | None:
+    if outcome != "void":
+        return None
+    return "the A/A arm differs" if beside.void is None else beside.void.caveat
 
 
 def region_of(expected: ExpectedConfig) -> tuple[float, float]:
@@ -135,7 +150,7 @@ def _judge(
     """The rules, in the order in which they override each other."""
     control, aa = beside.control, beside.aa
     if beside.void is not None:
-        return "void", beside.void
+        return "void", beside.void.why
     if expected.kind == "identical":
         return _identical(edges[1], difference, aa, beside.diverged + beside.diverged_against)
     if aa is not None and aa.resolved:

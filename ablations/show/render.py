@@ -106,8 +106,7 @@ def _claimed(expected: ExpectedConfig) -> str:
 
 
 def _outcome(verdict: Verdict) -> str:
-    word = "void (the A/A arm differs)" if verdict.outcome == "void" else verdict.outcome
-    return word if verdict.caveat is None else f"{word}, {verdict.caveat}"
+    return verdict.outcome if verdict.caveat is None else f"{verdict.outcome}, {verdict.caveat}"
 
 
 def _measured(difference: Difference) -> str:

@@ -233,8 +233,9 @@ class Conductor:
         chosen |= dict.fromkeys((CONTROL, AA), chosen[plan.sweep.baseline])
         self.state.chosen = chosen
         self._save()
-        used = {trial.seed for trial in self.state.search}
-        _stop_at_failures({arm.name: [r] for arm in plan.searched_arms if (r := apart(used, plan.seeds)) is not None})
+        for arm in plan.searched_arms:
+            used = apart({trial.seed for trial in self.state.search if trial.arm == arm.name}, plan.seeds)
+            _stop_at_failures({arm.name: [used] if used is not None else []})
         return chosen
 
     def _keep_search(self, trials: list[SearchTrial]) -> None:

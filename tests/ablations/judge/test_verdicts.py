@@ -8,7 +8,7 @@ import pytest
 
 from ablations.config.schema import ExpectedConfig
 from ablations.judge.stats import Difference, differences
-from ablations.judge.verdicts import DECISION_RULE, Beside, Verdict, shows_harm
+from ablations.judge.verdicts import DECISION_RULE, Beside, Verdict, Void, shows_harm
 from ablations.judge.verdicts import verdict as judged
 from models.typed import ConfigError
 
@@ -116,8 +116,8 @@ def test_divergence_counts_on_both_sides() -> None:
 
 def test_what_was_not_measured_is_void() -> None:
     for kind in ("better", "equal", "identical"):
-        found = judge(kind, -0.02, -0.01, void="the toggle did nothing: so it is")
-        assert (found.outcome, found.why) == ("void", "the toggle did nothing: so it is.")
+        found = judge(kind, -0.02, -0.01, void=Void("in short", "and at length"))
+        assert (found.outcome, found.caveat, found.why) == ("void", "in short", "and at length.")
 
 
 def test_not_resolved_says_what_could_be() -> None:

@@ -4,7 +4,7 @@ import errno
 import json
 import random
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ablations.launch.space import DiskFull
 from ablations.record.documents import PLAN, STATE, PlanDocument, SweepState
 from ablations.record.guardresult import GuardResult
 from ablations.record.record import read_record
+from ablations.sweep import conductor as conducting
 from ablations.sweep.conductor import GuardFailed, check_writable
 from ablations.sweep.disk import bytes_needed
 from models.typed import ConfigError
@@ -421,6 +422,41 @@ def test_a_guard_that_fails_stops_everything_and_is_tried_again(conduct, pool, r
     assert {arm: {row.name for row in rows} for arm, rows in conductor.state.guards.items()} == dict.fromkeys(
         ("aux_loss", "bias", "control", "aa"), names
     )
+
+
+def test_guards_run_again_when_their_own_code_has_changed(conduct, pool, monkeypatch):
+    conduct(*FRESH)
+    pool.ran.clear()
+    conduct(*FRESH)
+    assert "guards" not in pool.ran
+    hashed = conducting.code_hash
+    monkeypatch.setattr(conducting, "code_hash", lambda entry: hashed(entry) + " mended")
+    conduct(*FRESH)
+    assert len(pool.ran["guards"]) == 4 and "trial" not in pool.ran
+
+
+def test_arms_that_are_not_scored_alike_stop_before_any_guard_of_a_model(conduct, pool, tmp_path):
+    text = (Path(__file__).parents[1] / "sweeps/toy.yaml").read_text()
+    kind = "      model.moe.balance.kind: bias\n"
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps/own.yaml").write_text(text.replace(kind, kind + "      eval.split: validation\n"))
+    with pytest.raises(GuardFailed, match="^bias: yardstick: .*eval.split=validation, the baseline's test"):
+        conduct(*FRESH, "sweep=own", f"sweeps_dir={tmp_path / 'sweeps'}")
+    assert not pool.ran
+
+
+def test_a_published_search_on_a_seed_of_the_confirmation_stops(conduct, pool, runs, tmp_path):
+    conduct(*FRESH)
+    folder = tmp_path / "results/toy/smoke"
+    folder.mkdir(parents=True)
+    shutil.copy(runs / "toy/smoke" / PLAN, folder)
+    state = SweepState.read(runs / "toy/smoke")
+    state.search = [replace(trial, seed=1 if trial.arm == "bias" else trial.seed) for trial in state.search]
+    state.write(folder)
+    pool.ran.clear()
+    with pytest.raises(GuardFailed, match="^bias: seeds: searched on seeds 1, confirmed on 0, 1: 1 in both"):
+        conduct("search_points=2")
+    assert "trial" not in pool.ran
 
 
 @pytest.mark.parametrize("kind", ["guards", "data_guard"])
