@@ -10,6 +10,7 @@ import pytest
 
 from ablations.files import read_json, write_json
 from ablations.judge.gather import load_published, load_result
+from ablations.judge.result import Result
 from ablations.record.documents import PLAN, STATE, PlanDocument, SweepState
 from ablations.record.record import read_record
 from models.typed import ConfigError
@@ -17,6 +18,9 @@ from models.typed import ConfigError
 
 def rewrite(folder: Path, **changes: Any) -> None:
     dataclasses.replace(SweepState.read(folder), **changes).write(folder)
+
+
+CLAIMS: list[dict[str, Any]] = [{"arm": "bias", "kind": "better", "paper": "x"}]
 
 
 def losses(runs: Path, arm: str) -> dict[int, float]:
@@ -86,6 +90,29 @@ def test_a_claim_on_an_arm_left_out(sweep_run: Any, tmp_path: Path) -> None:
     result = load_result(tmp_path, "moe_balance", "cpu")
     assert [v.outcome for v in result.verdicts][2:] == ["not resolved"] * 2
     assert "batch_aux_loss was not part of this run" in result.verdicts[2].why
+
+
+def test_a_family_is_the_registered_one_whatever_a_run_leaves_out(sweep_run: Any, tmp_path: Path) -> None:
+    """Else naming fewer arms would narrow every interval."""
+    sweep_run(tmp_path / "all")
+    folder = sweep_run(tmp_path / "few", arms=("aux_loss", "bias", "control", "aa"), expected=CLAIMS)
+    whole, few = (load_result(tmp_path / name, "moe_balance", "cpu") for name in ("all", "few"))
+    assert few.difference("bias").comparisons < whole.difference("bias").comparisons  # type: ignore[union-attr]
+    plan = PlanDocument.read(folder)
+    left_out = [name for name in whole.arms if name not in few.arms]
+    dataclasses.replace(plan, left_out=left_out, expected=whole.plan.expected).write(folder)
+    named = load_result(tmp_path / "few", "moe_balance", "cpu")
+    same = [(d.comparisons, d.low, d.high) for d in map(Result.difference, (named, whole), ("bias", "bias")) if d]
+    assert same[0] == same[1]
+    assert ("none", "aux_loss") not in named.differences["loss"], "there is nothing to show of it"
+    assert "batch_aux_loss was not part of this run" in named.verdicts[2].why
+
+
+def test_two_arms_left_out_were_left_out(sweep_run: Any, tmp_path: Path) -> None:
+    claim = {"arm": "none", "against": "batch_aux_loss", "kind": "better", "paper": "x"}
+    sweep_run(tmp_path, arms=("aux_loss", "bias", "control", "aa"), expected=[claim])
+    (verdict,) = load_result(tmp_path, "moe_balance", "cpu").verdicts
+    assert verdict.why == "none and batch_aux_loss were not part of this run."
 
 
 def test_optimum_on_the_edge_caps_the_verdict(sweep_run: Any, tmp_path: Path) -> None:

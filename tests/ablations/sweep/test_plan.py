@@ -180,6 +180,14 @@ def test_the_document_is_plain_deterministic_and_holds_the_rule(plan, tmp_path):
     assert document.search == "fresh"
 
 
+def test_the_document_names_the_usual_arms_that_a_run_leaves_out(plan):
+    """Optional arms are no part of the family, unless they run."""
+    arms = plan("arms=all").sweep.arms
+    usual = [name for name, arm in arms.items() if not arm.optional]
+    for words, left in (("arms=bias", set(usual) - {"aux_loss", "bias"}), ("arms=all", set())):
+        assert set(registered(plan(words), {}).left_out) == left
+
+
 @pytest.mark.parametrize(
     "words",
     [
