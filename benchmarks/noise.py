@@ -1,0 +1,139 @@
+"""Which recipe lets a sweep see most: the spread of paired differences under each, on seeds that no sweep uses.
+
+    python -m benchmarks.noise [recipe=NAME ...] [scale=cpu] [seeds=5] [runs_dir=runs] [out=results/noise] [KEY=VALUE ...]
+
+trains, for each recipe, the baseline, an arm that changes nothing (A/A), one of the same and one of another shape, and
+the control (10 % fewer tokens), and prints their paired standard deviations, the loss and the minutes of a trial. What
+has been trained before is not trained again; the table is written anew after every recipe.
+"""
+
+import json
+import statistics
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ablations import numbers
+from ablations.config.compose import compose
+from ablations.files import write_json
+from ablations.home import ROOT
+from ablations.judge.gather import load_result
+from ablations.judge.result import Result
+from ablations.show.table import Table
+from ablations.sweep.conductor import Conductor
+from ablations.sweep.planning import make_plan
+from models.files import write_atomically
+
+FIRST_SEED = 2000
+PILOT: dict[str, Any] = {
+    "optim.schedule": "wsd",
+    "optim.lr": 0.0025,
+    "optim.warmup_fraction": 0.1,
+    "optim.decay_fraction": 0.5,
+    "optim.final_lr_ratio": 0.0,
+}
+"""Constant after the warmup, linear to 0 over the last half."""
+RECIPES: dict[str, dict[str, Any]] = {
+    "published": {"optim.schedule": "cosine", "optim.lr": 0.005, "optim.final_lr_ratio": 0.1},
+    "pilot": {},
+    "lr 0.0015": {"optim.lr": 0.0015},
+    "lr 0.0035": {"optim.lr": 0.0035},
+    "lr 0.005": {"optim.lr": 0.005},
+    "cosine to 10 %": {"optim.schedule": "cosine", "optim.final_lr_ratio": 0.1},
+    "last fifth": {"optim.decay_fraction": 0.2},
+    "normed queries and keys": {"model.attention.qk_norm": True},
+    "warmup 5 %": {"optim.warmup_fraction": 0.05},
+    "warmup 20 %": {"optim.warmup_fraction": 0.2},
+    "batch 8": {"data.batch_size": 8},
+    "batch 32": {"data.batch_size": 32},
+}
+"""The pilot's, and one factor at a time from there."""
+
+
+class Unreported(Conductor):
+    """Trains a plan and stops there: nothing is timed, and no page is made."""
+
+    def _speed(self, chosen: Any) -> None: ...
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What one recipe shows. Standard deviations are of differences to the baseline, paired by seed."""
+
+    recipe: str
+    seeds: int
+    loss: float
+    loss_sd: float
+    """Of the baseline over seeds, unpaired."""
+    aa_sd: float
+    same_shape_sd: float
+    other_shape_sd: float
+    control: float
+    """How much worse the control is."""
+    control_sd: float
+    minutes: float
+    """Of one of the baseline's trials."""
+
+
+def measured(recipe: str, given: dict[str, str]) -> Noise:
+    """Train what is missing of a recipe's trials."""
+    seeds = list(range(FIRST_SEED, FIRST_SEED + int(given["seeds"])))
+    runs = Path(given["runs_dir"]) / "noise" / recipe.replace(" ", "_").replace("%", "percent")
+    words = {"sweep": "noise", "sweeps_dir": str(ROOT / "benchmarks" / "sweeps"), "scale": given["scale"]}
+    words |= {"seeds": json.dumps(seeds), "runs_dir": str(runs), "eval.tasks": "[]", "eval.tokens": "262144"}
+    words |= {"track.mode": "disabled", "launch.progress": given["progress"]}
+    words |= {key: json.dumps(value) for key, value in (PILOT | RECIPES[recipe]).items()}
+    words |= {key: value for key, value in given.items() if "." in key}
+    conductor = Unreported(make_plan(compose([f"{key}={value}" for key, value in words.items()])))
+    conductor.run()
+    return summed_up(recipe, load_result(runs, "noise", conductor.folder.name))
+
+
+def summed_up(recipe: str, result: Result) -> Noise:
+    base = result.arms[result.baseline]
+    spread = {d.arm: d for arm in ("aa", "bias", "finer", "control") if (d := result.difference(arm)) is not None}
+    seconds = [record.timings["train_s"] for record in base.records.values()]
+    return Noise(
+        recipe,
+        len(base.values["loss"]),
+        base.mean("loss") or 0.0,
+        base.sd("loss") or 0.0,
+        spread["aa"].sd,
+        spread["bias"].sd,
+        spread["finer"].sd,
+        spread["control"].mean,
+        spread["control"].sd,
+        statistics.median(seconds) / 60,
+    )
+
+
+def table(found: list[Noise]) -> Table:
+    rows = []
+    for noise in found:
+        spreads = (noise.loss_sd, noise.aa_sd, noise.same_shape_sd, noise.other_shape_sd, noise.control_sd)
+        cells = [numbers.fixed(noise.loss, 4), *(numbers.fixed(sd, 4) for sd in spreads)]
+        rows.append([noise.recipe, str(noise.seeds), *cells, numbers.signed(noise.control, 4),
+                     numbers.fixed(noise.minutes, 2)])  # fmt: skip
+    columns = ["recipe", "seeds", "loss", "sd over seeds", "A/A", "same shape", "other shape", "control's sd"]
+    return Table("Noise", [*columns, "control", "minutes a trial"], rows)
+
+
+def main(words: list[str]) -> int:
+    given = {"scale": "cpu", "seeds": "5", "runs_dir": "runs", "out": str(ROOT / "results/noise"), "progress": "plain"}
+    named = [word.partition("=")[2] for word in words if word.startswith("recipe=")]
+    given |= dict(word.split("=", 1) for word in words if not word.startswith("recipe="))
+    found = []
+    for recipe in named or RECIPES:
+        found.append(measured(recipe, given))
+        shown = table(found)
+        lines = ["# Noise", "", __doc__.split("\n\n")[0], "", "| " + " | ".join(shown.columns) + " |"]
+        lines += ["| :-- |" + " --: |" * (len(shown.columns) - 1), *("| " + " | ".join(r) + " |" for r in shown.rows)]
+        write_atomically(Path(given["out"]) / "table.md", "\n".join([*lines, ""]))
+        write_json(Path(given["out"]) / "noise.json", [vars(noise) for noise in found])
+        print(json.dumps(vars(found[-1])), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
