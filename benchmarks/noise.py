@@ -1,6 +1,6 @@
 """Which recipe lets a sweep see most: the spread of paired differences under each, on seeds that no sweep uses.
 
-    python -m benchmarks.noise [recipe=NAME ...] [scale=cpu] [seeds=5] [runs_dir=runs] [out=results/noise] [KEY=VALUE ...]
+    python -m benchmarks.noise [recipe=NAME ...] [scale=cpu] [seeds=5] [runs_dir=runs] [out=results/noise] [KEY=VALUE]
 
 trains, for each recipe, the baseline, an arm that changes nothing (A/A), one of the same and one of another shape, and
 the control (10 % fewer tokens), and prints their paired standard deviations, the loss and the minutes of a trial. What
