@@ -42,11 +42,19 @@ def _cosine(progress: float, floor: float) -> float:
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
+def in_groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Matrices, which decay, and the rest, which does not."""
+    parameters = list(model.parameters())
+    return [p for p in parameters if p.ndim >= 2], [p for p in parameters if p.ndim < 2]
+
+
 def adamw(model: nn.Module, config: OptimConfig, moments: Literal["fp32", "bf16"] = "fp32") -> torch.optim.Optimizer:
     """AdamW over all parameters; matrices decay, norms' gains do not."""
-    decayed = [p for p in model.parameters() if p.ndim >= 2]
-    kept = [p for p in model.parameters() if p.ndim < 2]
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": kept, "weight_decay": 0.0}]
+    decayed, kept = in_groups(model)
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": kept, "weight_decay": 0.0},
+    ]
     betas = (config.beta1, config.beta2)
     if moments == "bf16":
         return AdamWInBF16(groups, lr=config.lr, betas=betas, eps=config.eps)

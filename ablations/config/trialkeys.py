@@ -1,7 +1,9 @@
 """The keys of one trial: everything that its numbers depend on, the seed, the code and the data aside.
 
-A trial is a list of stages. The first begins from initial weights, each next one from the state that the one before it
-has left. The groups of the command line and of a sweep's arm are the last stage's, and what is scored at its end.
+A trial is a list of stages. The first begins from initial weights, each next one from what the one before it has left:
+from its weights where that had come to its end, and where it was stopped on its way (`Stage.until`) from its whole
+state, at the same place of its own course. The groups of the command line and of a sweep's arm are the last stage's,
+and what is scored at its end.
 
 Also imported by the workers, hence without the rest of the schema: what a trial does not depend on is not here.
 """
@@ -51,6 +53,14 @@ class Stage:
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    until: Fraction = field(default=1.0, kw_only=True)
+    """The share of its steps after which it is stopped, for a next stage to go on in its place (a trunk). Its schedule
+    is that of its whole course."""
+
+    @property
+    def stop(self) -> int:
+        """The last step that it takes."""
+        return max(1, round(self.until * self.steps))
 
     @property
     def tokens(self) -> int:
@@ -115,12 +125,34 @@ class TrialKeys(Stage):
     @functools.cached_property
     def stages(self) -> list[Stage]:
         """All of them, in order."""
-        return [*self.before, Stage(self.model, self.data, self.optim, self.train)]
+        return [*self.before, Stage(self.model, self.data, self.optim, self.train, until=self.until)]
+
+    def goes_on(self, number: int) -> bool:
+        """Whether a stage takes the place of the one before it, which was stopped on its way."""
+        return number > 0 and self.stages[number - 1].until < 1
+
+    def first_step(self, number: int) -> int:
+        """How many steps of its own course a stage finds done."""
+        return self.stages[number - 1].stop if self.goes_on(number) else 0
+
+    def done_before(self, number: int) -> tuple[int, int]:
+        """Steps and tokens of the whole trial that a stage's own count begins from."""
+        steps = tokens = 0
+        for i, stage in enumerate(self.stages[:number]):
+            first = self.first_step(i + 1)
+            steps += stage.stop - first
+            tokens += stage.tokens_after(stage.stop) - self.stages[i + 1].tokens_after(first)
+        return steps, tokens
+
+    @property
+    def trained_steps(self) -> int:
+        """Over all stages."""
+        return self.done_before(len(self.before))[0] + self.stop
 
     @property
     def trained_tokens(self) -> int:
         """Over all stages, in whole batches."""
-        return sum(stage.sequences * stage.data.seq_len for stage in self.stages)
+        return self.done_before(len(self.before))[1] + self.tokens_after(self.stop)
 
 
 TRIAL_GROUPS = ("model", "data", "optim", "train", "eval")

@@ -15,11 +15,25 @@ MOST_STEPS = 1_000_000
 
 def check(keys: TrialKeys) -> TrialKeys:
     """`keys`, of which every stage can be trained and the last one scored. Raises ConfigError."""
-    for stage in keys.stages:
+    for number, stage in enumerate(keys.stages):
         _check_stage(stage)
+        if keys.goes_on(number):
+            _check_place(keys.stages[number - 1], stage)
     if keys.eval.tokens < keys.data.seq_len:
         raise ConfigError(f"eval.tokens={keys.eval.tokens}: less than one sequence (data.seq_len={keys.data.seq_len})")
     return keys
+
+
+def _check_place(trunk: Stage, stage: Stage) -> None:
+    """A stage that goes on in the place of another has had its batches so far, and has some left."""
+    if stage.stop <= trunk.stop:
+        raise ConfigError(f"train.tokens={stage.train.tokens}: end at step {stage.stop}, the trunk's at {trunk.stop}")
+    if stage.data.seq_len != trunk.data.seq_len or stage.batches[: trunk.stop] != trunk.batches[: trunk.stop]:
+        raise ConfigError(
+            f"data.batch_size={stage.data.batch_size}, data.seq_len={stage.data.seq_len}: cut other batches than the "
+            f"trunk's ({trunk.data.batch_size} of {trunk.data.seq_len}), in whose place this goes on after step "
+            f"{trunk.stop}; keep its batches, or compare from scratch"
+        )
 
 
 def _check_stage(stage: Stage) -> None:

@@ -109,7 +109,7 @@ class Plan:
         speed /= IN_FP64 if keys.model.dtype == "float64" else 1.0
         speed /= IN_CHUNKS if keys.model.pipeline.schedule != "none" else 1.0
         counting = keys.model.routers > 0 and keys.model.moe.balance.needs_batch_load
-        training = sum(stage.tokens for stage in keys.stages) / speed * (4 / 3 if counting else 1)
+        training = keys.trained_tokens / speed * (4 / 3 if counting else 1)
         held_out = keys.eval.tokens if self.held_out is None else min(keys.eval.tokens, self.held_out)
         evaluated = held_out * 2 + (200 * min(keys.eval.items or 1000, MOST_ITEMS) + 65_536 if scored else 0)
         return training + evaluated / (3 * speed) + 1

@@ -15,3 +15,6 @@ class TrialJob:
     """Takes what the trial leaves."""
     cache: str
     """Prepared corpora, evaluation items, downloads."""
+    trunk: str | None = None
+    """The folder of the trial that trains the stages before the last one, where it has done so already: its state is
+    taken over. What comes of it is the same."""

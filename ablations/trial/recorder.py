@@ -60,7 +60,7 @@ class Notes:
     def take(self, row: dict[str, Any]) -> None:
         """A row of the step log."""
         self.steps.add(row)
-        total = sum(stage.steps for stage in self.keys.stages)
+        total = self.keys.trained_steps
         now = time.monotonic()
         if now - self._reported > REPORT_SECONDS or row["step"] == total:
             self._reported = now
@@ -104,11 +104,12 @@ class Recorder(L.Callback):
     def __init__(self, notes: Notes, number: int, data: PackedData, folder: Path) -> None:
         """`number`: of the stage, from 0. Steps and tokens are counted on from the stages before it."""
         self.notes, self.number, self.data, self.folder = notes, number, data, folder
-        before, self.stage = notes.keys.stages[:number], notes.keys.stages[number]
-        self.steps_before = sum(stage.steps for stage in before)
-        self.tokens_before = sum(stage.sequences * stage.data.seq_len for stage in before)
+        self.stage = notes.keys.stages[number]
+        self.steps_before, self.tokens_before = notes.keys.done_before(number)
         self._validate_steps = fractions_of(self.stage.steps, self.stage.train.validate_every)
         self._checkpoint_steps = fractions_of(self.stage.steps, self.stage.train.checkpoint_every) - {self.stage.steps}
+        if self.stage.until < 1:
+            self._checkpoint_steps.add(self.stage.stop)
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if self.notes.resumed_at >= self.steps_before:  # it goes on here; else there is nothing yet, or all is known

@@ -123,7 +123,7 @@ def open_mirror(request: TrialRequest, report: Report = lambda event: None) -> M
 
 def _mirror_in(mode: Settled, request: TrialRequest, report: Report) -> Mirror:
     folder, own = runs_of(request) / "wandb", run_id(request)
-    steps = sum(stage.steps for stage in request.trial.keys.stages)
+    steps = request.trial.keys.trained_steps
 
     def failed(reason: str) -> None:
         text = fall_back(folder, mode, reason.replace(f" for run {own}", ""))

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import logging
 import math
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,12 +24,13 @@ from torch import Tensor
 from ablations.config.trialkeys import Stage, TrialKeys
 from ablations.record.record import RECORD, Record, finished, owned, read_record
 from ablations.record.steplog import StepLog, read_steps
+from ablations.trial.branch import hand_on
 from ablations.trial.identity import TRIAL, environment
 from ablations.trial.job import TrialJob
 from ablations.trial.measures import batch_metrics, precision_metrics, test_metrics
 from ablations.trial.recorder import RESUME, Notes, Recorder, Report, Unwatched, Watcher
 from models.checkpoint import load_checkpoint, save_checkpoint
-from models.files import remove_unfinished, write_atomically
+from models.files import remove_unfinished, whole_file, write_atomically
 from models.layers import inferring
 from models.module import Course, Diverged, LanguageModel
 from models.transformer import Transformer
@@ -38,6 +40,8 @@ from tasks.config import DataConfig
 from tasks.datamodule import TextDataModule
 
 STEPS = "steps.jsonl"
+STATE = "state.ckpt"
+"""What a trial that was stopped on its way leaves for others to go on from."""
 TRAINED = "trained.json"
 """The record before scoring: with the checkpoint beside it, what a finished training left."""
 
@@ -72,7 +76,9 @@ def run_trial(job: TrialJob, report: Report, watched: Callable[[], Watcher] = Un
 
 
 def put_on_record(record: Record, folder: Path) -> None:
-    """Write it; what was kept to go on from is then of no use."""
+    """Write it; what was kept to go on from is then of use to others alone, and where it was stopped on its way."""
+    if (folder / RESUME).is_file() and record.status == "complete" and record.config["until"] < 1:
+        _copy(folder / RESUME, folder / STATE)
     record.write(folder / RECORD)
     for name in (RESUME, TRAINED):
         (folder / name).unlink(missing_ok=True)
@@ -94,7 +100,7 @@ def build_model(stage: Stage, seed: int, rank: int | None = None) -> LanguageMod
 def trainer_of(stage: Stage, folder: Path, callbacks: list[L.Callback], strategy: Strategy | str = "auto") -> L.Trainer:
     """Lightning's, for one training and nothing beside it."""
     return L.Trainer(
-        max_steps=stage.steps,
+        max_steps=stage.stop,
         max_epochs=1,
         accelerator="gpu" if stage.train.device == "cuda" else "cpu",
         devices=1,
@@ -119,26 +125,33 @@ def _train(job: TrialJob, watcher: Watcher, report: Report) -> Record:
     folder = Path(job.folder)
     remove_unfinished(folder / RESUME)
     resume = _resumable(folder, job.keys)
+    if resume.path is None and job.trunk is not None:
+        resume = _taken_over(Path(job.trunk), folder, job.keys)
     notes = Notes(job.keys, StepLog(folder / STEPS, resume.steps), watcher, report)
     state: dict[str, Tensor] | None = None
     started = time.monotonic()
     try:
         for number, stage in enumerate(job.keys.stages):
-            if number < resume.stage:
+            if number < resume.stage or (number == resume.stage and resume.stopped):
                 continue
             module = build_model(stage, job.seed)
-            if state is not None:
+            checkpoint = resume.path if number == resume.stage else None
+            if checkpoint is None and job.keys.goes_on(number):
+                checkpoint = folder / RESUME
+                hand_on(checkpoint, job.keys.stages[number - 1], number, module)
+            elif checkpoint is None and state is not None:
                 module.transformer.load_state_dict(state)
             data = open_data(stage, job.cache)
             trainer = trainer_of(stage, folder, [Recorder(notes, number, data, folder)])
             batches = TextDataModule(data, job.seed, stage.batches)
-            checkpoint = resume.path if number == resume.stage else None
             trainer.fit(module, batches, ckpt_path=checkpoint, weights_only=True)
             state = module.transformer.state_dict()
     except Diverged as diverged:
         return dataclasses.replace(begun(job), status="diverged", reason=str(diverged), history=notes.history())
     finally:
         notes.steps.close()
+    if job.keys.until < 1:
+        return dataclasses.replace(begun(job), history=notes.history(), validation=notes.validation)
     report({"event": "evaluating"})
     return finish(begun(job), job, module.transformer, notes, time.monotonic() - started)
 
@@ -240,6 +253,8 @@ class _Resume(NamedTuple):
     stage: int = 0
     steps: int = 0
     """Of all stages so far."""
+    stopped: bool = False
+    """The stage has come to where it is stopped; the next one goes on."""
 
 
 def _resumable(folder: Path, keys: TrialKeys) -> _Resume:
@@ -253,9 +268,25 @@ def _resumable(folder: Path, keys: TrialKeys) -> _Resume:
     except Exception as error:  # torch raises many kinds for a damaged file; the trial then starts over
         log.warning("%s is not readable (%s); the trial starts over", path, error)
         return _Resume()
-    step = sum(earlier.steps for earlier in keys.stages[:stage]) + own
+    step, course = keys.done_before(stage)[0] + own, keys.stages[stage]
     logged = sum(1 for row in read_steps(folder / STEPS) if row["step"] <= step)
-    return _Resume(path, stage, step) if logged == step else _Resume()
+    stopped = course.until < 1 and own == course.stop
+    return _Resume(path, stage, step, stopped) if logged == step else _Resume()
+
+
+def _taken_over(trunk: Path, folder: Path, keys: TrialKeys) -> _Resume:
+    """Where to go on after the stages that the trunk's trial has trained; at the beginning, where it left nothing that
+    can be read."""
+    if not (trunk / STATE).is_file():
+        return _Resume()
+    _copy(trunk / STEPS, folder / STEPS)
+    _copy(trunk / STATE, folder / RESUME)
+    return _resumable(folder, keys)
+
+
+def _copy(source: Path, target: Path) -> None:
+    with whole_file(target) as temporary:
+        shutil.copyfile(source, temporary)
 
 
 def quiet_lightning() -> None:
