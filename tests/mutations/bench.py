@@ -1,5 +1,6 @@
 """Where mistakes are planted: small arms of `scale=smoke` and a little text, looked at as a sweep looks at them."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
@@ -30,6 +31,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "batch_aux_loss": {"model.moe.balance.kind": "aux_loss", "model.moe.balance.scope": "batch"},
     "mtp": {"model.mtp.depth": 2},
     "mha": {"model.attention.kind": "mha"},
+    "scored": {"eval.tasks": ["python_bits_per_byte"]},
     "fp8": {"model.precision.recipe": "fp8_block", "model.dtype": "bfloat16", "model.precision.kernels": "emulated"},
     "pipeline": {
         "model.pipeline.schedule": "dualpipe", "model.pipeline.stages": 2, "model.pipeline.microbatches": 4,
@@ -49,6 +51,12 @@ class Bench:
     def arm(self, name: str) -> list[GuardResult]:
         """Guards of an arm's own model."""
         return arm_guards(self.keys(name), 0, self.data)
+
+    def miscounted(self) -> list[GuardResult]:
+        """Guards of an arm whose bits per byte count a byte more for each token."""
+        data = copy.copy(self.data)
+        data.token_bytes = data.token_bytes + 1
+        return arm_guards(self.keys("scored"), 0, data)
 
     def beside_baseline(self, arm: str, changes: Mapping[str, Any], declared: list[str]) -> list[GuardResult]:
         """Guards of its keys and text; the baseline is the arm without the changes."""

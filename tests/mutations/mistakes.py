@@ -402,6 +402,8 @@ def compared(name: str, story: str, look: Callable[[Bench], list[GuardResult]], 
     MISTAKES[name] = Mistake(story, lambda patch, folder: None, look, guards)
 
 
+compared("bytes_miscounted", "Bits per byte are not those that lm-eval measures.",
+         lambda bench: bench.miscounted(), "scoring")  # fmt: skip
 compared(
     "another_split",
     "One arm is scored on the validation split.",
