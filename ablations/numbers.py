@@ -31,6 +31,11 @@ def signed(value: float | None, decimals: int) -> str:
     return text if text.startswith("-") or float(text) == 0 else f"+{text}"
 
 
+def size(value: float | None, decimals: int) -> str:
+    """Of what has no sign: `0.0041`, and `8e-7` where the decimals would say 0."""
+    return signed(None if value is None else abs(value), decimals).lstrip("+")
+
+
 def interval(low: float | None, high: float | None, decimals: int) -> str:
     if not present(low) or not present(high):
         return ABSENT

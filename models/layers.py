@@ -6,7 +6,7 @@ K experts per token (`top_k`), I hidden width of a feed-forward, V vocabulary.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -101,6 +101,13 @@ def stacked(dtype: torch.dtype, *linears: Linear) -> Tensor:
     return matrix
 
 
+KEPT: Literal["kept"] = "kept"
+Start = float | Literal["kept"]
+Starts = Mapping[str, Start]
+"""A module's `starts`: by parameter, the value that it begins at where it is not drawn (models.transformer.initialise),
+or `kept`, where it begins as its constructor has made it, from a generator of its own if from any."""
+
+
 class Rounded(nn.Module):
     """A module with values that an FP8 recipe may round in training: `rounding`, where it is set."""
 
@@ -124,8 +131,7 @@ class Embedding(Weights, Rounded):
 class RMSNorm(Rounded):
     """x / rms(x) * g (1910.07467), over the last dimension; statistics in at least FP32."""
 
-    starts: ClassVar[Mapping[str, float]] = {"weight": 1.0}
-    """By parameter: the value that it begins at, where it is not drawn (models.transformer.initialise)."""
+    starts: ClassVar[Starts] = {"weight": 1.0}
 
     def __init__(self, dim: int, eps: float) -> None:
         super().__init__()

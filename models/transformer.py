@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -12,7 +12,7 @@ from models.attention import LayerCache, Places, build_attention, softmax_scale,
 from models.balance import Routing
 from models.config import ModelConfig, RopeConfig
 from models.kinds import attention_of
-from models.layers import Embedding, Linear, RMSNorm, SwiGLU
+from models.layers import KEPT, Embedding, Linear, RMSNorm, Start, Starts, SwiGLU
 from models.moe import MoE, Router
 from models.mtp import ChainedModule, ParallelHead, handed_on, shortened
 from models.rope import rope_turns
@@ -178,7 +178,9 @@ def initialise(model: nn.Module, seed: int, std: float, perturb: float = 0.0) ->
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             start = start_of(model, name)
-            if start is not None:
+            if start == KEPT:
+                pass
+            elif start is not None:
                 parameter.fill_(start)
             elif parameter.ndim >= 2:
                 parameter.copy_(_normal(parameter, seed, name) * std)
@@ -191,10 +193,10 @@ def initialise(model: nn.Module, seed: int, std: float, perturb: float = 0.0) ->
                 parameter.mul_(1 + perturb * _normal(parameter, seed, name + ":perturb"))
 
 
-def start_of(model: nn.Module, name: str) -> float | None:
-    """The value that the parameter of this name begins at by its module's word; None where that says nothing."""
+def start_of(model: nn.Module, name: str) -> Start | None:
+    """How the parameter of this name begins by its module's word; None where that says nothing."""
     path, _, own = name.rpartition(".")
-    starts: Mapping[str, float] = getattr(model.get_submodule(path), "starts", {})
+    starts: Starts = getattr(model.get_submodule(path), "starts", {})
     return starts.get(own)
 
 

@@ -146,6 +146,9 @@ class SweepConfig:
     """Those that are compared and tabulated."""
     expected: list[ExpectedConfig] = field(default_factory=list)
     """Published claims, each judged once."""
+    waive: dict[str, Text] = field(default_factory=dict)
+    """Guard -> why an arm need not pass it, which the result then says (docs/guards.md has those that this is open to).
+    """
 
 
 @dataclass(frozen=True)

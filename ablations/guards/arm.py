@@ -1,5 +1,6 @@
 """All guards of one arm, in turn."""
 
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -40,7 +41,7 @@ GUARDS = (
     Guard("causality", causality),
     Guard("scoring", scoring),
     Guard("derivative", derivative),
-    Guard("load", load, lambda keys: keys.model.routers > 0),
+    Guard("load", load),
     Guard("decoding", decoding),
     Guard("evaluation", evaluation),
     Guard("schedule", schedule, _piped),
@@ -71,6 +72,7 @@ def found(guard: Guard, subject: Subject) -> GuardResult:
     try:
         result = guard.check(subject)
     except Exception as error:  # whatever somebody's class raises
+        traceback.print_exc()  # in the worker's log
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         result = GuardResult(guard.name, False, reason, ran=False)
     assert result.name == guard.name

@@ -6,18 +6,17 @@ from torch import Tensor
 from ablations.guards.subject import Subject, same_dice
 from ablations.record.guardresult import Fact, GuardResult
 from ablations.trial.bare import train_steps
+from models.balance import Routing
 from models.moe import Router
 from models.transformer import Transformer
 
 
 def load(subject: Subject) -> GuardResult:
-    """The executor's loads against those of the model's own choices, the buffers after its passes, and every router's
-    bias after one step against its strategy's rule."""
-    model, tokens = subject.exact().train(), subject.few
-    routers = model.routers()
-    if not routers:
-        return GuardResult("load", True, "no experts", {})
-    counted_LME, before = counted(subject, model, tokens), _buffers(model)
+    """The executor's loads against those of the model's own choices, the buffers after its passes, every router's bias
+    after each of two steps against its strategy's rule, what a bias does, and what an auxiliary loss favours."""
+    model, tokens = subject.exact().train(), subject.short
+    before = _buffers(model)
+    counted_LME = counted(subject, model, tokens)
     with same_dice():
         result = subject.executor(model).step(tokens)
     wrong: list[str] = []
@@ -25,29 +24,30 @@ def load(subject: Subject) -> GuardResult:
         said, true = int(result.load_LE.sum()), int(counted_LME.sum())
         wrong.append(f"{said} assignments are counted of {true}" if said != true else "assignments are miscounted")
     asked = _asked(subject, tokens)
-    if counted_LME.sum(dim=(1, 2)).tolist() != asked:
-        wrong.append(
-            f"tokens choose {counted_LME.sum(dim=(1, 2)).tolist()} experts by layer, and {asked} are asked for"
-        )
+    if (chosen := counted_LME.sum(dim=(1, 2)).tolist()) != asked:
+        wrong.append(f"tokens choose {chosen} experts by layer, and {asked} are asked for")
     moved = [name for name, buffer in _buffers(model).items() if not torch.equal(buffer, before[name])]
     if moved:
         wrong.append(f"{moved[0]} moves before the optimizer's step")
-    still, biased = _after_a_step(subject, tokens)
+    still, biased = _after_steps(subject, tokens)
+    wrong += still[:1] + _what_a_bias_does(model, tokens[:, :-1]) + _what_a_loss_favours(model)
     facts: dict[str, Fact] = {"assignments": int(counted_LME.sum()), "biases": biased, "wrong_biases": len(still)}
-    if wrong or still:
-        return GuardResult("load", False, "; ".join([*wrong, *still[:1]]), facts)
+    if wrong:
+        return GuardResult("load", False, "; ".join(wrong), facts)
     moves = f", {biased} biases move by their rule" if biased else ""
-    return GuardResult("load", True, f"{int(counted_LME.sum()):,} assignments counted{moves}", facts)
+    detail = f"{int(counted_LME.sum()):,} assignments counted{moves}" if len(counted_LME) else "no experts"
+    return GuardResult("load", True, detail, facts)
 
 
 @torch.no_grad()
 def counted(subject: Subject, model: Transformer, tokens_BT1: Tensor) -> Tensor:
     """Assignments (L, M, E) by layer and microbatch, counted from the experts that each token has chosen."""
-    found = []
+    found, experts = [], model.config.moe.n_routed_experts
+    if not model.routers():
+        return torch.zeros(0, subject.keys.microbatches, experts, dtype=torch.int64)
     for part in tokens_BT1.chunk(subject.keys.microbatches):
         with same_dice():
             output = model(part[:, :-1], mtp=True, document_end=subject.keys.document_end)
-        experts = model.config.moe.n_routed_experts
         found.append(torch.stack([torch.bincount(r.experts_NK.flatten(), minlength=experts) for r in output.routings]))
     return torch.stack(found, dim=1)
 
@@ -59,23 +59,21 @@ def _asked(subject: Subject, tokens_BT1: Tensor) -> list[int]:
     return [rows * length * keys.model.moe.top_k for length in lengths]
 
 
-def _after_a_step(subject: Subject, tokens: Tensor) -> tuple[list[str], int]:
-    """What is wrong with the biases after one step, and how many there are."""
+def _after_steps(subject: Subject, tokens: Tensor) -> tuple[list[str], int]:
+    """What is wrong with the biases after the first and the second step, and how many there are."""
     module = subject.module()
     model = module.transformer.train()
     biased = [router for router in model.routers() if router.balance.has_bias]
-    if not biased:
-        return [], 0
-    tokens = tokens.to(subject.keys.train.device)
-    counted_LME = counted(subject, model, tokens)
-    before = {router.row: router.e_score_correction_bias.clone() for router in biased}
-    train_steps(module, [tokens], subject.keys)
-    wrong = []
-    for router in biased:
-        moved_E = (router.e_score_correction_bias - before[router.row]).double()
-        reason = _against(router, moved_E, counted_LME[router.row])
-        if reason:
-            wrong.append(f"the bias of layer {router.row + 1} of {len(model.routers())} with experts {reason}")
+    tokens, wrong = tokens.to(subject.keys.train.device), list[str]()
+    for step in range(2 if biased else 0):
+        counted_LME = counted(subject, model, tokens)
+        before = {router.row: router.e_score_correction_bias.clone() for router in biased}
+        train_steps(module, [tokens], subject.keys, first=step)
+        for router in biased:
+            moved_E = (router.e_score_correction_bias - before[router.row]).double()
+            reason = _against(router, moved_E, counted_LME[router.row])
+            if reason:
+                wrong.append(f"in step {step + 1} the bias of layer {router.row + 1} with experts {reason}")
     return wrong, len(biased)
 
 
@@ -92,7 +90,66 @@ def _against(router: Router, moved_E: Tensor, counted_ME: Tensor) -> str | None:
             return "follows the last microbatch's load, where load_scope says the batch's"
     if float((expected_E * (load_E - load_E.double().mean())).sum()) > 0:
         return "moves towards the crowded experts"
+    frozen = router.balance.step(load_E, last_E, 1.0)
+    if router.config.balance.frozen_fraction > 0 and frozen is not None and bool(frozen.any()):
+        return "still moves in the part of the training where frozen_fraction holds it"
     return None
+
+
+@torch.no_grad()
+def _what_a_bias_does(model: Transformer, tokens_BT: Tensor) -> list[str]:
+    """Experts whose bias is far above the others' are chosen by every token, at gates that do not know of it."""
+    biased = [router for router in model.routers() if router.balance.has_bias]
+    if not biased:
+        return []
+    logits, loads = [], []
+    for slope in (0.0, 1.0):
+        for router in biased:
+            router.e_score_correction_bias.copy_(forced(router, slope))
+        output = model(tokens_BT)
+        logits.append(output.logits)
+        loads += [routing.load_E[: model.config.moe.top_k] for routing in output.routings]
+    for router in biased:
+        router.e_score_correction_bias.zero_()
+    if any(bool((load_K != tokens_BT.numel()).any()) for load_K in loads):
+        return ["a bias does not draw tokens to its expert"]
+    change = float((logits[0] - logits[1]).abs().max())
+    return [] if change <= 1e-9 else [f"biases that lead to the same experts change logits by {change:.1e}"]
+
+
+def forced(router: Router, slope: float) -> Tensor:
+    """A bias that makes every token choose the first top-k experts, whichever order it puts them in."""
+    bias_E = torch.zeros_like(router.e_score_correction_bias)
+    chosen = torch.arange(router.config.top_k, dtype=bias_E.dtype)
+    bias_E[: router.config.top_k] = 1e4 * (1 + slope * chosen / router.config.top_k)
+    return bias_E
+
+
+def _what_a_loss_favours(model: Transformer) -> list[str]:
+    """An auxiliary loss is lower for even loads, and a mean over sequences: the same ones twice have the same loss."""
+    routers = [router for router in model.routers() if router.config.balance.has_loss]
+    wrong = []
+    for router in routers[:1]:
+        even, crowded = (_auxiliary(router, crowd, 1) for crowd in (0.0, 4.0))
+        if not even < crowded:
+            wrong.append(f"the auxiliary loss is {even:.4g} for even loads and {crowded:.4g} for crowded ones")
+        twice = _auxiliary(router, 4.0, 2)
+        if not abs(twice - crowded) <= 1e-9 * abs(crowded):
+            wrong.append(f"the auxiliary loss of the same sequences twice is {twice / crowded:.4g} times theirs")
+    return wrong
+
+
+def _auxiliary(router: Router, crowd: float, times: int) -> float:
+    """Of logits that are drawn, the first experts' raised by `crowd`; `times` the same sequences."""
+    config, generator = router.config, torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 64, config.n_routed_experts, generator=generator, dtype=torch.float64)
+    logits[..., : config.top_k] += crowd
+    scores = (logits.sigmoid() if config.scoring == "sigmoid" else logits.softmax(dim=-1)).repeat(times, 1, 1)
+    experts = scores.flatten(0, 1).topk(config.top_k, dim=-1).indices
+    load_E = torch.bincount(experts.flatten(), minlength=config.n_routed_experts)
+    routing = Routing(scores, experts, scores.flatten(0, 1).gather(1, experts), load_E)
+    term = router.balance.loss(routing, load_E * len(load_E) / load_E.sum())
+    return 0.0 if term is None else float(term)
 
 
 def _told(move_E: Tensor) -> str:

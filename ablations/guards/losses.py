@@ -19,10 +19,17 @@ SCORING = 1e-9
 """Nats, between two ways to the same mean."""
 BITS_PER_BYTE = 1e-5
 """lm-eval's way sums in FP32."""
+CLIPPING = 1e-5
+"""Over the norm; torch adds a millionth to it, so as not to divide by 0."""
 DERIVATIVE, STEPS = 1e-5, (1e-7, 1e-8)
 """Relative, of a slope along a direction, against a difference over such a step. The second one is for a step that has
 taken a token over the edge to another expert, where there is no slope."""
 DIRECTIONS = 3
+AMID = 0.5
+"""Of the training: what is so at its first step may be so at no other."""
+AS_TRAINED = {torch.float64: 1e-6, torch.float32: 0.05, torch.bfloat16: 0.35}
+"""Of a parameter's gradient along the exact one, from 1; FP8 is as BF16. Rounding takes tokens to other experts, and
+adds what lies across."""
 TERMS = ("loss", "aux_loss", "mtp_loss")
 """Whose sum is descended."""
 
@@ -31,11 +38,13 @@ def scoring(subject: Subject) -> GuardResult:
     """The executor's losses and `evaluate`'s against cross entropy written out, each prediction once and all alike."""
     keys, tokens = subject.keys, subject.few
     model = subject.exact().train()
-    reported = {name: float(v) for name, v in _step(subject, model, tokens).items()}
+    pairs: dict[str, tuple[float, float]] = {}
+    for when, progress in (("", 0.0), (" at the end", 0.999)):
+        reported = {name: float(v) for name, v in _step(subject, model, tokens, progress).items()}
+        expected = plain_losses(model, tokens, keys, progress=progress)
+        pairs |= {name + when: (reported.get(name, math.nan), value) for name, value in expected.items()}
     model.zero_grad(set_to_none=True)
-    expected = plain_losses(model, tokens, keys)
     evaluated = evaluate(model, [tokens], keys.document_end)
-    pairs = {name: (reported.get(name, math.nan), value) for name, value in expected.items()}
     pairs["evaluation"] = (evaluated.loss, plain_losses(model.eval(), tokens, keys, 1)["loss"])
     off = {name: own - plain for name, (own, plain) in pairs.items()}
     facts: dict[str, Fact] = {"largest_difference": max(map(abs, off.values())), "limit": SCORING}
@@ -59,7 +68,7 @@ def scoring(subject: Subject) -> GuardResult:
 
 @torch.no_grad()
 def plain_losses(
-    model: Transformer, tokens_BT1: Tensor, keys: TrialKeys, microbatches: int | None = None
+    model: Transformer, tokens_BT1: Tensor, keys: TrialKeys, microbatches: int | None = None, progress: float = 0.0
 ) -> dict[str, float]:
     """`loss` and MTP's, from the logits of one microbatch after the other (V3 eq. 24-25)."""
     parts = tokens_BT1.chunk(microbatches or keys.microbatches)
@@ -75,7 +84,7 @@ def plain_losses(
     if depth:
         found |= {f"mtp_loss_{k}": means[k] for k in range(1, depth + 1)}
         weighted = math.fsum(means[k] * (length - k) / length for k in range(1, depth + 1))
-        found["mtp_loss"] = mtp_weight(keys.model.mtp, 0.0) / depth * weighted
+        found["mtp_loss"] = mtp_weight(keys.model.mtp, progress) / depth * weighted
     return found
 
 
@@ -104,8 +113,8 @@ def derivative(subject: Subject) -> GuardResult:
     pipeline, plain microbatching's: `schedule` says that its gradients are the same, and `scoring` that its losses are.
     """
     subject = unpiped(loud(subject))
-    model, tokens = subject.exact().train(), subject.few
-    _step(subject, model, tokens)
+    model, tokens = subject.exact().train(), subject.short
+    _step(subject, model, tokens, AMID)
     parameters: list[Tensor] = list(model.parameters())
     gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
     worst, facts = 0.0, dict[str, Fact]()
@@ -124,8 +133,50 @@ def derivative(subject: Subject) -> GuardResult:
         if not off <= DERIVATIVE:
             detail = f"the gradient says {slope:.6g} along a direction in which the reported losses say {measured:.6g}"
             return GuardResult("derivative", False, detail, facts | {"largest_difference": worst, "limit": DERIVATIVE})
-    facts = {"largest_difference": worst, "limit": DERIVATIVE}
-    return GuardResult("derivative", True, f"slopes along {DIRECTIONS} directions differ by {worst:.1e}", facts)
+    names = [name for name, _ in model.named_parameters()]
+    if not (clipped := shortened(subject, model, gradients)) <= CLIPPING:
+        detail = f"clipped to half its norm, the gradient is {clipped:.1e} of it away from half of itself"
+        return GuardResult("derivative", False, detail, {"clipped": clipped, "limit": CLIPPING})
+    off_as_trained, name = farthest_as_trained(subject, dict(zip(names, gradients, strict=True)))
+    facts = {"largest_difference": worst, "limit": DERIVATIVE, "as_trained": off_as_trained}
+    dtype = subject.keys.model.dtype
+    coarse = torch.bfloat16 if subject.keys.model.precision.fp8 else getattr(torch, dtype)
+    if not off_as_trained <= AS_TRAINED[coarse]:
+        detail = f"along its gradient in FP64, that of {name} in {dtype} is {off_as_trained:.0%} too long or too short"
+        return GuardResult("derivative", False, detail, facts)
+    detail = (
+        f"slopes along {DIRECTIONS} directions differ by {worst:.1e}; in {dtype}, gradients by {off_as_trained:.1e}"
+    )
+    return GuardResult("derivative", True, detail, facts)
+
+
+def shortened(subject: Subject, model: Transformer, gradients: list[Tensor]) -> float:
+    """How far clipping to half of the gradient's norm is from halving it, over the norm."""
+    norm = float(torch.stack([gradient.norm() for gradient in gradients]).norm())
+    for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+        parameter.grad = gradient.clone()
+    subject.executor(model).clip(model.parameters(), norm / 2)
+    off = [
+        p.grad - gradient / 2 for p, gradient in zip(model.parameters(), gradients, strict=True) if p.grad is not None
+    ]
+    return float(torch.stack([part.norm() for part in off]).norm()) / max(norm, 1e-300)
+
+
+def farthest_as_trained(subject: Subject, exact: dict[str, Tensor]) -> tuple[float, str]:
+    """How far from 1 a parameter's gradient on the trained path is, along the exact one, and which is farthest."""
+    module = subject.module()
+    module.transformer.train()
+    with same_dice():
+        module.executor.step(subject.short.to(subject.keys.train.device), AMID)
+    worst, farthest = 0.0, ""
+    least = 1e-3 * float(torch.stack([gradient.norm() for gradient in exact.values()]).norm())
+    for name, parameter in module.transformer.named_parameters():
+        true, found = exact[name], parameter.grad
+        own = torch.zeros_like(true) if found is None else found.cpu().double()
+        # What is next to none is lost in rounding.
+        off = abs(float((own - true).flatten() @ true.flatten() / true.norm().clamp_min(least).square()))
+        worst, farthest = max((worst, farthest), (off, name))
+    return worst, farthest
 
 
 def loud(subject: Subject) -> Subject:
@@ -153,14 +204,14 @@ def _total(
     with torch.no_grad():
         for parameter, direction in zip(parameters, along, strict=True):
             parameter.add_(direction, alpha=step)
-    losses = _step(subject, model, tokens)
+    losses = _step(subject, model, tokens, AMID)
     with torch.no_grad():
         for parameter, value in zip(parameters, here, strict=True):
             parameter.copy_(value)
     return math.fsum(float(losses[name]) for name in TERMS if name in losses)
 
 
-def _step(subject: Subject, model: Transformer, tokens: Tensor) -> dict[str, Tensor]:
+def _step(subject: Subject, model: Transformer, tokens: Tensor, progress: float) -> dict[str, Tensor]:
     model.zero_grad(set_to_none=True)
     with same_dice():
-        return subject.executor(model).step(tokens).losses
+        return subject.executor(model).step(tokens, progress).losses

@@ -21,3 +21,6 @@ MEANINGS = {
     "seeds": "no seed of the search is one of the confirmation's",
 }
 """By guard, in the order in which they are shown."""
+WAIVABLE = ("derivative", "load", "decoding", "start")
+"""Those that a sweep's file may do without, with its reason: a straight-through estimator has gradients that are no
+derivative, a first draft no cache, a frozen part no gradient. What decides whether arms compare is not among them."""

@@ -32,7 +32,7 @@ def schedule(subject: Subject) -> GuardResult:
     for plain in (True, False):
         model = subject.exact(_emulated(subject)).train()
         executor = _plain(subject, model) if plain else subject.executor(model)
-        executor.step(subject.few)
+        executor.step(subject.short)
         found.append([p.grad if p.grad is not None else torch.zeros_like(p) for p in model.parameters()])
     worst = max(relative(a, b) for a, b in zip(*found, strict=True))
     name = subject.keys.model.pipeline.schedule
@@ -46,10 +46,10 @@ def ranks(subject: Subject) -> GuardResult:
     are those of one process. The limit is half of the gradient's norm, so that clipping changes it."""
     model = subject.exact(_emulated(subject)).train()
     executor = _plain(subject, model)
-    executor.step(subject.few)
+    executor.step(subject.short)
     limit = 0.5 * float(torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm())
     model.zero_grad(set_to_none=True)
-    descend(model, executor, subject.few, limit)
+    descend(model, executor, subject.short, limit)
     expected, held = dict(model.state_dict()), on_ranks(subject, limit)
     lost = sorted(set(expected) - set().union(*held))
     off = {
@@ -72,7 +72,7 @@ def on_ranks(subject: Subject, limit: float) -> list[dict[str, Tensor]]:
         folder, keys = Path(name), subject.keys
         job = {
             "model": json.dumps(dataclasses.asdict(subject.exact_config(_emulated(subject)))),
-            "tokens": subject.few,
+            "tokens": subject.short,
             "microbatches": keys.microbatches,
             "document_end": keys.document_end,
             "seed": subject.seed,

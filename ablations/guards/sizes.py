@@ -12,11 +12,10 @@ from ablations.record.guardresult import Fact, GuardResult
 from models.config import PrecisionConfig
 from models.cost import cost
 from models.generate import Cache
+from models.layers import KEPT, Start
 from models.transformer import Transformer, start_of
 
 POSITIONS = 8
-CHOSEN = 2
-"""Distinct values at most, in a matrix that a constructor has filled on purpose: zeros, ones, the identity."""
 
 
 def size(subject: Subject) -> GuardResult:
@@ -43,21 +42,22 @@ def size(subject: Subject) -> GuardResult:
 def initialisation(subject: Subject) -> GuardResult:
     """What is no matrix says how it starts, and so does what its module has filled on purpose:
     nothing is overwritten in silence. What says so does start so."""
-    with told_apart():
+    with unfilled_is_nan():
         built = Transformer(subject.keys.model)
     starts = {name: start_of(built, name) for name, _ in built.named_parameters()}
     silent = {name: p for name, p in built.named_parameters() if starts[name] is None}
     undeclared = [name for name, p in silent.items() if p.ndim < 2]
-    overwritten = [name for name, p in silent.items() if p.ndim >= 2 and on_purpose(p)]
+    overwritten = [name for name, p in silent.items() if p.ndim >= 2 and not bool(p.isnan().any())]
     facts: dict[str, Fact] = {"undeclared": len(undeclared), "overwritten": len(overwritten)}
     if undeclared or overwritten:
         what = [f"{name} is no matrix" for name in undeclared]
         what += [f"{name}, set by its module, would be overwritten" for name in overwritten]
         more = f" and {len(what) - 3} more" if len(what) > 3 else ""
-        detail = f"{', '.join(what[:3])}{more}; name it in its module's `starts`, as models.layers.RMSNorm does"
+        detail = f"{', '.join(what[:3])}{more}; say so in its module's `starts` (models.layers), or leave it empty"
         return GuardResult("initialisation", False, detail, facts)
-    trained = dict(replace_perturbed(subject).module().transformer.named_parameters())
-    wrong = [n for n, value in starts.items() if value is not None and not bool((trained[n] == value).all())]
+    trained = dict(unperturbed(subject).module().transformer.named_parameters())
+    own = dict(built.named_parameters())
+    wrong = [n for n, start in starts.items() if start is not None and not _starts_at(trained[n], start, own[n])]
     facts["wrong"] = len(wrong)
     if wrong:
         detail = f"{', '.join(wrong[:3])}: does not start at what its module's `starts` says"
@@ -66,8 +66,14 @@ def initialisation(subject: Subject) -> GuardResult:
     return GuardResult("initialisation", True, f"{declared} of {len(starts)} parameters say how they start", facts)
 
 
+def _starts_at(parameter: Tensor, start: Start, built: Tensor) -> bool:
+    if start == KEPT:
+        return torch.equal(parameter.cpu(), built)
+    return bool((parameter == start).all())
+
+
 @contextlib.contextmanager
-def told_apart() -> Iterator[None]:
+def unfilled_is_nan() -> Iterator[None]:
     """What nobody has filled yet is NaN."""
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)
@@ -77,11 +83,6 @@ def told_apart() -> Iterator[None]:
         torch.use_deterministic_algorithms(before)
 
 
-def on_purpose(matrix: Tensor) -> bool:
-    """Whether a constructor has filled it with something that is no draw."""
-    return bool(matrix.isfinite().all()) and len(matrix.detach().unique()) <= CHOSEN
-
-
-def replace_perturbed(subject: Subject) -> Subject:
+def unperturbed(subject: Subject) -> Subject:
     """Without the A/A arm's change of the weights."""
     return replace(subject, keys=replace(subject.keys, train=replace(subject.keys.train, perturb=0.0)))

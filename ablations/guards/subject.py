@@ -17,8 +17,8 @@ from models.pipeline.chosen import executor_of
 from models.transformer import Transformer, initialise
 from tasks.batches import PackedData
 
-SHORT = 32
-"""Tokens of a row that FP64 is asked about: what a row of any length does wrong, these do wrong."""
+SHORT, LONG = 32, 256
+"""Tokens of a row, at most, where FP64 takes many passes, and where it takes a few."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,15 @@ class Subject:
 
     @functools.cached_property
     def few(self) -> Tensor:
-        """Two rows of it or one for each microbatch, and of these the first tokens."""
-        rows = max(2, self.keys.microbatches)
-        first = self.data.train_sequences(self.seed, 0, rows)
-        return first[:, : max(SHORT, self.keys.model.mtp.depth + 2) + 1]
+        """A row or two for each microbatch, in whole sequences where they are not too long for FP64."""
+        rows = min(2, max(1, self.keys.data.batch_size // self.keys.microbatches)) * self.keys.microbatches
+        first = self.data.train_sequences(self.seed, 0, max(2, rows))
+        return first[:, : max(LONG, self.keys.model.mtp.depth + 2) + 1]
+
+    @functools.cached_property
+    def short(self) -> Tensor:
+        """The same rows' first tokens."""
+        return self.few[:, : max(SHORT, self.keys.model.mtp.depth + 2) + 1]
 
     def module(self) -> LanguageModel:
         """As it is trained, on its device."""

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 from ablations.judge.result import ArmResult
 from ablations.record.documents import PlanDocument
 from ablations.record.guardresult import GuardResult
+from ablations.record.record import Record
 
 
 def distinct(arms: Mapping[str, ArmResult], plan: PlanDocument) -> dict[str, GuardResult]:
@@ -31,13 +32,19 @@ def distinct(arms: Mapping[str, ArmResult], plan: PlanDocument) -> dict[str, Gua
 
 
 def same_numbers(arm: ArmResult, other: ArmResult) -> bool:
-    """Whether two arms with other keys end in the same metrics, to the last bit, in every seed that both have
-    finished. (Arms whose search has led them to the same keys share a trial, and are one by right.)"""
-    seeds = _common(arm, other)
-    pairs = [(arm.records[seed], other.records[seed]) for seed in seeds]
-    if any(a.config == b.config for a, b in pairs):
+    """Whether two arms with other keys end alike in every seed that both have ended, to the last bit in all metrics
+    that both have. (Arms whose search has led them to the same keys share a trial, and are one by right.)"""
+    pairs = [(arm.records[seed], other.records[seed]) for seed in sorted(arm.records.keys() & other.records.keys())]
+    if any(a.status != b.status for a, b in pairs):
         return False
-    return bool(pairs) and all(a.metrics == b.metrics and a.load == b.load for a, b in pairs)
+    done = [(a, b) for a, b in pairs if a.status == "complete"]
+    return bool(done) and all(a.config != b.config and _alike(a, b) for a, b in done)
+
+
+def _alike(a: Record, b: Record) -> bool:
+    both = a.metrics.keys() & b.metrics.keys()
+    loads = not a.load or not b.load or a.load == b.load
+    return bool(both) and all(a.metrics[name] == b.metrics[name] for name in both) and loads
 
 
 def _common(arm: ArmResult, other: ArmResult) -> list[int]:

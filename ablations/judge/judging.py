@@ -75,6 +75,11 @@ def _void(
     for name, guard in failed:
         what = "the toggle did nothing" if guard.name == "distinct" else "chosen on the seeds that judge it"
         return Void(what, f"{what}: {name} {guard.detail}")
+    if aa is not None and claim.kind != "identical" and (gone := arms[aa].of_status("diverged")):
+        why = (
+            f"{len(gone)}/{len(arms[aa].seeds)} of {aa} diverged, which is {plan.baseline} but for 1e-6 on its weights"
+        )
+        return Void("the A/A arm diverged", why)
     if aa is not None and claim.kind != "identical" and same_numbers(arms[aa], arms[plan.baseline]):
         why = f"{aa} ends in the same bits as {plan.baseline}: its perturbation did nothing, and no noise was measured"
         return Void("no noise was measured", why)

@@ -7,7 +7,7 @@ from typing import Literal
 from ablations.config.schema import ExpectedConfig
 from ablations.judge.stats import Difference, seeds_needed
 from ablations.metrics import metric as metric_of
-from ablations.numbers import interval, signed
+from ablations.numbers import interval, signed, size
 from models.typed import ConfigError
 
 Outcome = Literal["agrees", "disagrees", "not resolved", "no signal here", "void"]
@@ -25,9 +25,9 @@ DECISION_RULE = (
     "seed is neither better, equal nor not worse than another; where the other diverges, equal disagrees, and the rest"
     " is not resolved, because only survivors are compared. A claim about an arm whose trials end in the same bits as "
     "another arm's with other keys is void, since its toggle did nothing, and so is one whose values were chosen on a "
-    "seed of the confirmation; where the A/A arm ends in the baseline's bits, every statistical claim is void. A claim "
-    "of identity is no statistic: it agrees where no seed "
-    "differs by more than its margin and one of the A/A arm's does. Where the search had a limit on balance, the "
+    "seed of the confirmation; where the A/A arm diverged, or ends in the baseline's bits, every statistical claim is "
+    "void. A claim of identity is no statistic: it agrees where no seed differs by more than its margin and one of the "
+    "A/A arm's does. Where the search had a limit on balance, the "
     "limit is judged again on the confirmation: a claim about an arm whose mean over seeds is above it is said not to"
     " be at equal balance. Holm's p values are printed for the reader and decide nothing."
 )
@@ -182,7 +182,7 @@ def _judge(
             return "not resolved", f"{measured}, but its mistuning cannot be estimated (optimum on the edge)"
         return (
             "not resolved",
-            f"{measured}, but mistuning is estimated at {slack:.4f}: wider by that, it is partly in {region}",
+            f"{measured}, but mistuning is estimated at {size(slack, 4)}: wider by that, it is partly in {region}",
         )
     if place == "agrees":
         return place, f"{measured}: inside {region}"
@@ -200,14 +200,15 @@ def _beside_divergence(
     counted = " and ".join(f"{count}/{trials} of {name} diverged" for name, count in sides if count)
     own = bool(beside.diverged) and expected.kind != "value"
     if own or (expected.kind == "equal" and beside.diverged != beside.diverged_against):
-        return "disagrees", f"{counted}: an arm that diverges is not {expected.kind.replace('_', ' ')}"
+        word = {"better": "not better", "equal": "not equal", "not_worse": "worse"}[expected.kind]
+        return "disagrees", f"{counted}: an arm that diverges is {word}"
     return "not resolved", f"{counted}: {measured} speaks only for the seeds that survived"
 
 
 def _identical(margin: float, difference: Difference, aa: Difference | None, diverged: int) -> tuple[Outcome, str]:
     """By the largest difference of a seed."""
     if diverged:
-        return "disagrees", f"{diverged} trials of the two diverged"
+        return "disagrees", f"{diverged} of their trials diverged"
     if not difference.n:
         return "not resolved", "no seed is finished in both arms"
     n, largest = difference.n, difference.largest
@@ -234,6 +235,8 @@ def place_of(low: float, high: float, edges: tuple[float, float]) -> Outcome:
 
 
 def _numbers(difference: Difference) -> str:
+    if not difference.n:
+        return "not measured in any seed that both have finished"
     if difference.low is None or difference.high is None:
         return f"{signed(difference.mean, 4)} over {difference.n} seeds, without an interval"
     return f"{signed(difference.mean, 4)} {interval(difference.low, difference.high, 4)} over {difference.n} seeds"
@@ -251,11 +254,12 @@ def _resolution(difference: Difference, paper: float | None, needed: int | None)
     """What this many seeds can see, and how many would see the paper's effect."""
     text = ""
     if difference.resolvable is not None:
-        text = f"; the smallest effect that {difference.n} seeds resolve with 80 % power is {difference.resolvable:.4f}"
+        seen = size(difference.resolvable, 4)
+        text = f"; the smallest effect that {difference.n} seeds resolve with 80 % power is {seen}"
     if paper is None:
         return text + "; the paper gives no size in this metric"
     if paper == 0:
         return text + "; the paper's own difference is 0"
     if needed is None:
-        return text + f"; how many seeds the paper's {paper:+.4f} needs cannot be said from these"
-    return text + f"; the paper's {paper:+.4f} would need {needed} seeds"
+        return text + f"; how many seeds the paper's {signed(paper, 4)} needs cannot be said from these"
+    return text + f"; the paper's {signed(paper, 4)} would need {needed} seeds"

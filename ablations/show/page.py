@@ -116,7 +116,7 @@ def _warnings(result: Result) -> list[str]:
         lines.append(f"This run is not finished: {len(result.missing)} of {result.planned} trials are missing.")
     reasons = dict.fromkeys(verdict.why for verdict in result.verdicts if verdict.outcome == "void")
     lines += [f"Void: {reason}" for reason in reasons]
-    failed = [f"{a.name}: {g.name}" for a in result.arms.values() for g in a.guards if not g.passed]
+    failed = [f"{a.name}: {g.name}" for a in result.arms.values() for g in a.guards if not g.holds]
     if failed:
         lines.append(f"Guards failed ({', '.join(failed)}).")
     return [f'<p class="warning">{_text(line)}</p>' for line in lines]

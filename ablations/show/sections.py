@@ -9,6 +9,7 @@ from ablations.judge.result import ArmResult, Result
 from ablations.metrics import indices
 from ablations.metrics import metric as metric_of
 from ablations.numbers import ABSENT
+from ablations.record.guardresult import GuardResult
 from ablations.show.balance import balance_table, constraint_table, layer_table
 from ablations.show.costs import equal_cost_table, size_table, speed_table
 from ablations.show.pipeline import pipeline_table
@@ -147,12 +148,16 @@ def guards_table(result: Result) -> Table:
     rows = []
     for name in _guard_names(result):
         asked = {arm.name: g for arm in result.arms.values() for g in arm.guards if g.name == name}
-        failures = [f"{'FAIL' if g.ran else 'did not run'}: {arm}" for arm, g in asked.items() if not g.passed]
+        failures = [f"{_failure(g)}: {arm}" for arm, g in asked.items() if not g.passed]
         counted = f"{sum(g.passed for g in asked.values())}/{len(asked)}"
         rows.append([name, MEANINGS.get(name, ABSENT), "; ".join([f"{counted} arms", *failures])])
     missing = [name for name in MEANINGS if name not in {row[0] for row in rows} | SOME_ARMS]
     note = f"Guards that this run did not have yet: {', '.join(missing)}." if missing and rows else ""
     return Table("Guards", ["guard", "an arm that has passed", "passed"], rows, note, words=(0, 1, 2))
+
+
+def _failure(guard: GuardResult) -> str:
+    return "done without" if guard.waived else "FAIL" if guard.ran else "did not run"
 
 
 def found_by_guards_table(result: Result) -> Table:

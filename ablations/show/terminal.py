@@ -105,6 +105,8 @@ def _broken(name: str) -> str:
 
 def _columns(result: Result) -> list[Column]:
     arms, metric = list(result.arms.values()), metric_of(result.primary)
+    common = result.common_seeds
+    head = metric.label if common is not None or not result.all_records else f"{metric.label} (own seeds)"
     differences = [result.difference(arm.name) for arm in arms]
     names, seeds = [arm.name for arm in arms], [seeds_cell(arm) for arm in arms]
     chosen, changes = [numbers.settings(arm.chosen) for arm in arms], [_difference(d) for d in differences]
@@ -112,12 +114,10 @@ def _columns(result: Result) -> list[Column]:
         Column("arm", names, 0, [_broken(name) for name in names], words=True),
         Column("chosen", chosen, 4, [text.replace(", ", ",\n") for text in chosen], words=True),
         Column("seeds", seeds, 2, [text.replace(", ", ",\n") for text in seeds], words=True),
-        Column(
-            metric.label, [numbers.fixed(arm.mean(metric.name, result.common_seeds), metric.digits) for arm in arms], 1
-        ),
+        Column(head, [numbers.fixed(arm.mean(metric.name, common), metric.digits) for arm in arms], 1),
         Column("difference", changes, 0, [text.replace(" [", "\n[") for text in changes]),
         Column("Holm p", [numbers.p_value(d.p_holm if d else None) for d in differences], 5),
-        Column("MaxVio", [numbers.fixed(arm.mean("max_vio_global"), 3) for arm in arms], 3),
+        Column("MaxVio", [numbers.fixed(arm.mean("max_vio_global", common), 3) for arm in arms], 3),
     ]
     accuracy = _accuracy(result)
     if accuracy is not None:

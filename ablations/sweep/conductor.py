@@ -5,7 +5,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,8 @@ QUIET = {
 }
 
 
-ARM_GUARDS = "ablations.guards.arm"
-"""The module that runs them."""
+GUARD_CODE = ("ablations.guards.arm", "ablations.guards.text")
+"""The modules that look at an arm and at its text."""
 
 
 class GuardFailed(Exception):
@@ -199,13 +199,17 @@ class Conductor:
             outcomes = self.pool.run(jobs, self.progress.event)
             for arm in arms:
                 found = _results(outcomes[f"guards:{self._text(arm)}"], "separation")
-                found += _results(outcomes[f"guards:{arm.name}"], "start")
-                state.guards[arm.name] = [*cheap[arm.name], *found]
+                found += _results(outcomes[f"guards:{arm.name}"], "initialisation")
+                state.guards[arm.name] = [*cheap[arm.name], *map(self._waived, found)]
             for name, twin in twins_at_start(self.plan, state.guards).items():
                 state.guards[name].append(twin)
             state.guard_keys = wanted
             self._save()
         _stop_at_failures({name: state.guards[name] for name in self.plan.arms})
+
+    def _waived(self, result: GuardResult) -> GuardResult:
+        """With the sweep's reason to do without it, where it has one and needs it."""
+        return result if result.passed else replace(result, waived=self.plan.sweep.waive.get(result.name, ""))
 
     def _settled(self, arm: Arm) -> list[GuardResult]:
         """What keys and text alone can show."""
@@ -215,7 +219,7 @@ class Conductor:
 
     def _seen_by_guards(self, arm: Arm) -> str:
         """Of the arm's keys and text, of the code that trains it and of the guards' own."""
-        return sha([asdict(arm.keys), self._fingerprint(arm.keys), environment(arm.keys), code_hash(ARM_GUARDS)])
+        return sha([asdict(arm.keys), self._fingerprint(arm.keys), environment(arm.keys), *map(code_hash, GUARD_CODE)])
 
     def _search(self) -> dict[str, Point]:
         """The chosen values of every arm; A/A and control take the baseline's."""
@@ -313,9 +317,18 @@ def check_writable(folder: Path) -> None:
 
 def _stop_at_failures(guards: Mapping[str, list[GuardResult]]) -> None:
     """Raise GuardFailed that names each arm and guard."""
-    failures = [f"{arm}: {g.name}: {g.said}" for arm, results in guards.items() for g in results if not g.passed]
-    if failures:
-        raise GuardFailed("; ".join(failures))
+    failures: dict[str, list[tuple[str, str]]] = {}
+    for arm, results in guards.items():
+        for result in results:
+            if not result.holds:
+                failures.setdefault(result.said, []).append((arm, result.name))
+    if failures:  # one fault may be in the way of many guards, and of many arms
+        raise GuardFailed("; ".join(f"{_listed(found)}: {said}" for said, found in failures.items()))
+
+
+def _listed(found: list[tuple[str, str]]) -> str:
+    arms, names = (list(dict.fromkeys(one)) for one in zip(*found, strict=True))
+    return f"{', '.join(arms)}: {', '.join(names)}"
 
 
 def _text_key(stage: Stage) -> str:

@@ -8,6 +8,7 @@ from ablations.config.resolve import thinned
 from ablations.config.schema import ArmConfig, Config, MatchedConfig, SweepConfig
 from ablations.config.trialkeys import TrialKeys, with_overrides
 from ablations.config.trialrules import check
+from ablations.guards.meaning import WAIVABLE
 from ablations.record.documents import ArmKind
 from ablations.sweep.earlier import with_published
 from ablations.sweep.matching import solve
@@ -15,6 +16,7 @@ from ablations.sweep.plan import AA, CONTROL, Arm, Plan, Published
 from ablations.sweep.preflight import check_text
 from models.precision.products import resolve_kernels
 from models.transformer import resolve_dtype
+from models.typed import ConfigError, closest
 
 PERTURBATION = 1e-6
 """Relative, of the A/A arm's initial weights."""
@@ -23,6 +25,12 @@ PERTURBATION = 1e-6
 def make_plan(config: Config) -> Plan:
     """Resolve arms, seeds and searched values; the text of every arm is there. Raises ConfigError; writes nothing."""
     sweep = thinned(config.sweep, config.search_points, config.search_seeds)
+    for name in sweep.waive:
+        if name not in WAIVABLE:
+            raise ConfigError(
+                f"sweep={sweep.name} waive.{name}: no arm may do without it{closest(name, WAIVABLE)} (open to this: "
+                f"{', '.join(WAIVABLE)})"
+            )
     arms: dict[str, Arm] = {}
     for name in sorted(chosen_arms(config), key=lambda name: name != sweep.baseline):
         entry = sweep.arms[name]

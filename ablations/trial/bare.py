@@ -12,13 +12,13 @@ from models.optim import adamw
 
 
 def train_steps(
-    module: LanguageModel, batches: Iterable[Tensor], keys: Stage, optimizer: Optimizer | None = None
+    module: LanguageModel, batches: Iterable[Tensor], keys: Stage, optimizer: Optimizer | None = None, first: int = 0
 ) -> None:
     """A bare loop over the same executor, clipping, optimizer (a new one, if none is given) and balance update that the
-    Trainer drives."""
+    Trainer drives; `first` is the number of the first step."""
     model = module.transformer
     optimizer = optimizer or adamw(model, keys.optim, keys.model.precision.moments)
-    for step, batch in enumerate(batches):
+    for step, batch in enumerate(batches, start=first):
         optimizer.zero_grad(set_to_none=True)
         result = module.executor.step(batch, module.progress(step))
         module.executor.clip(model.parameters(), keys.optim.clip_norm)

@@ -32,6 +32,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "mtp": {"model.mtp.depth": 2},
     "mha": {"model.attention.kind": "mha"},
     "scored": {"eval.tasks": ["python_bits_per_byte"]},
+    "frozen": {"model.moe.balance.frozen_fraction": 0.3},
+    "documents": {"data.mask_documents": True},
     "fp8": {"model.precision.recipe": "fp8_block", "model.dtype": "bfloat16", "model.precision.kernels": "emulated"},
     "pipeline": {
         "model.pipeline.schedule": "dualpipe", "model.pipeline.stages": 2, "model.pipeline.microbatches": 4,

@@ -19,9 +19,10 @@ import models.loss as loss
 from ablations.home import ROOT
 from ablations.record.guardresult import GuardResult
 from models.attention import MultiHeadLatentAttention
-from models.balance import Bias, BiasAndAuxLoss, Routing
+from models.balance import AuxLoss, Bias, BiasAndAuxLoss, Routing
 from models.executor import Microbatching, StepResult, Targets
 from models.generate import Cache
+from models.kinds import Latent
 from models.layers import Embedding, Linear, RMSNorm
 from models.moe import MoE, Router
 from models.transformer import Block, Transformer
@@ -101,7 +102,7 @@ def expert_choice(patch: MonkeyPatch, folder: Path) -> None:
     after(patch, Router, "forward", chosen)
 
 
-@mistake("Rows of a batch see each other.", "causality")
+@mistake("Rows of a batch see each other.", "causality", "decoding")
 def rows_see_each_other(patch: MonkeyPatch, folder: Path) -> None:
     after(patch, attention, "attend", lambda out, *_: out + 0.1 * out.mean(dim=0, keepdim=True))
 
@@ -114,6 +115,32 @@ def mtp_sees_its_answer(patch: MonkeyPatch, folder: Path) -> None:
         predict(self, hidden, torch.cat((tokens_BT[:, 1:], tokens_BT[:, -1:]), dim=1), *rest)
 
     patch.setattr(Transformer, "_predict_further", far_sighted)
+
+
+@mistake("A row sees the one before it, as where a capacity is filled first come, first served.", "causality")
+def row_before(patch: MonkeyPatch, folder: Path) -> None:
+    forward = MultiHeadLatentAttention.forward
+
+    def seeing(self: Any, x: Tensor, *rest: Any) -> Tensor:
+        before = torch.cat((torch.zeros_like(x[:1]), x[:-1]))
+        return forward(self, x + 0.2 * before if self.training else x, *rest)
+
+    patch.setattr(MultiHeadLatentAttention, "forward", seeing)
+
+
+@mistake("From its second document on, a row is not causal.", "causality", arm="documents")
+def second_document_not_causal(patch: MonkeyPatch, folder: Path) -> None:
+    def open_later(mask: Tensor, documents_BT: Tensor) -> Tensor:
+        same = documents_BT.unsqueeze(2) == documents_BT.unsqueeze(1)
+        return mask.masked_fill(same & (documents_BT > 0).unsqueeze(1), 0.0)
+
+    after(patch, __import__("models.transformer", fromlist=["_"]), "within_documents", open_later)
+
+
+@mistake("Documents are not kept apart.", "causality", arm="documents")
+def documents_not_apart(patch: MonkeyPatch, folder: Path) -> None:
+    plain = attention.within_documents
+    patch.setattr("models.transformer.within_documents", lambda documents: plain(torch.zeros_like(documents)))
 
 
 # What is reported, and what is descended
@@ -199,10 +226,92 @@ def mtp_detached(patch: MonkeyPatch, folder: Path) -> None:
     after(patch, __import__("models.transformer", fromlist=["_"]), "handed_on", lambda hidden, *_: hidden.detach())
 
 
+@mistake("MTP is detached after the first step.", "derivative", arm="mtp")
+def mtp_detached_later(patch: MonkeyPatch, folder: Path) -> None:
+    losses = executor.mtp_losses
+
+    def detached(config: Any, output: Any, targets: Any, progress: float) -> dict[str, Tensor]:
+        return {n: t.detach() if progress > 0 else t for n, t in losses(config, output, targets, progress).items()}
+
+    patch.setattr(executor, "mtp_losses", detached)
+
+
+@mistake("MTP's weight never falls to its tail.", "scoring", arm="mtp")
+def mtp_weight_never_falls(patch: MonkeyPatch, folder: Path) -> None:
+    patch.setattr(executor, "mtp_weight", lambda config, progress: config.weight)
+
+
+def _some_targets(patch: MonkeyPatch, some: Callable[[Tensor], Tensor]) -> None:
+    plain = Targets.loss
+
+    def partly(self: Targets, logits: Tensor, depth: int = 0) -> Tensor:
+        return plain(replace(self, tokens_BT=some(self.tokens_BT)), some(logits), depth)
+
+    patch.setattr(Targets, "loss", partly)
+
+
+@mistake("The loss is over the first row of each microbatch.", "scoring")
+def loss_of_the_first_row(patch: MonkeyPatch, folder: Path) -> None:
+    _some_targets(patch, lambda x: x[:1])
+
+
+@mistake("The loss is over the first half of each row.", "scoring")
+def loss_of_the_first_half(patch: MonkeyPatch, folder: Path) -> None:
+    _some_targets(patch, lambda x: x[:, : x.shape[1] // 2])
+
+
+@mistake("Half of the experts' matrices are detached, on the path that is trained alone.", "derivative")
+def grouped_product_detached(patch: MonkeyPatch, folder: Path) -> None:
+    from models import moe
+
+    product = moe.PRODUCTS["grouped_mm"]
+
+    def partly(x: Tensor, weight_EON: Tensor, rows_E: Tensor) -> Tensor:
+        half = len(weight_EON) // 2
+        return product(x, torch.cat((weight_EON[:half].detach(), weight_EON[half:])), rows_E)
+
+    patch.setitem(moe.PRODUCTS, "grouped_mm", partly)
+
+
+@mistake("Gradients are doubled, but for FP64.", "derivative")
+def gradients_doubled_as_trained(patch: MonkeyPatch, folder: Path) -> None:
+    def doubled(result: StepResult, self: Microbatching) -> None:
+        for parameter in self.model.parameters():
+            if parameter.grad is not None and parameter.dtype != torch.float64:
+                parameter.grad *= 2
+
+    _losses(patch, doubled)
+
+
+@mistake("Gradients are clipped value by value.", "derivative")
+def clipped_by_value(patch: MonkeyPatch, folder: Path) -> None:
+    def by_value(self: Any, parameters: Any, limit: float) -> None:
+        nn.utils.clip_grad_value_(parameters, limit)
+
+    patch.setattr(Microbatching, "clip", by_value)
+
+
+@mistake("The bias moves in the first step only.", "load")
+def bias_moves_once(patch: MonkeyPatch, folder: Path) -> None:
+    step = Bias.step
+    patch.setattr(Bias, "step", lambda self, load_E, last_E, p: None if p > 0 else step(self, load_E, last_E, p))
+
+
+@mistake("A leak of a hundredth, with no gradient, where it is trained alone.", "causality", "derivative")
+def little_leak_as_trained(patch: MonkeyPatch, folder: Path) -> None:
+    forward = MultiHeadLatentAttention.forward
+
+    def leaking(self: Any, x: Tensor, *rest: Any) -> Tensor:
+        later = 0.01 * x.detach().roll(-1, dims=1) if self.training and x.dtype != torch.float64 else 0.0
+        return forward(self, x + later, *rest)
+
+    patch.setattr(MultiHeadLatentAttention, "forward", leaking)
+
+
 # How load is kept even
 
 
-@mistake("The bias moves with every microbatch.", "derivative", "load")
+@mistake("The bias moves with every microbatch.", "scoring", "derivative", "load")
 def bias_moves_per_microbatch(patch: MonkeyPatch, folder: Path) -> None:
     def moved(routing: Routing, router: Router, *_: Any) -> Routing:
         if router.training and torch.is_grad_enabled():
@@ -247,7 +356,7 @@ def mtp_routers_forgotten(patch: MonkeyPatch, folder: Path) -> None:
         patch.setattr(f"{module}.update_routers", main_only)
 
 
-@mistake("Gates are taken from the biased scores.", "evaluation")
+@mistake("Gates are taken from the biased scores.", "load", "evaluation")
 def biased_gates(patch: MonkeyPatch, folder: Path) -> None:
     def biased(routing: Routing, router: Router, *_: Any) -> Routing:
         scores = router.balance.biased(routing.scores_BTE.flatten(0, 1), router.e_score_correction_bias)
@@ -255,6 +364,41 @@ def biased_gates(patch: MonkeyPatch, folder: Path) -> None:
         return replace(routing, gates_NK=gates / gates.sum(dim=-1, keepdim=True))
 
     after(patch, Router, "forward", biased)
+
+
+@mistake("The bias is taken off where it should be added.", "load")
+def bias_taken_off(patch: MonkeyPatch, folder: Path) -> None:
+    patch.setattr(Bias, "biased", lambda self, scores, bias_E: scores - bias_E)
+
+
+@mistake("The bias moves, and nobody reads it.", "load")
+def bias_never_read(patch: MonkeyPatch, folder: Path) -> None:
+    patch.setattr(Bias, "biased", lambda self, scores, bias_E: scores)
+
+
+@mistake("Gates are a softmax of the chosen biased scores.", "load")
+def gates_by_softmax(patch: MonkeyPatch, folder: Path) -> None:
+    def soft(routing: Routing, router: Router, *_: Any) -> Routing:
+        scores = router.balance.biased(routing.scores_BTE.flatten(0, 1), router.e_score_correction_bias)
+        return replace(routing, gates_NK=scores.gather(1, routing.experts_NK).softmax(dim=-1))
+
+    after(patch, Router, "forward", soft)
+
+
+@mistake("The bias is not frozen in the tail.", "load", arm="frozen")
+def bias_never_frozen(patch: MonkeyPatch, folder: Path) -> None:
+    step = Bias.step
+    patch.setattr(Bias, "step", lambda self, load_E, last_E, progress: step(self, load_E, last_E, 0.0))
+
+
+@mistake("The auxiliary loss has the wrong sign.", "load", arm="aux_loss")
+def auxiliary_loss_of_the_wrong_sign(patch: MonkeyPatch, folder: Path) -> None:
+    after(patch, AuxLoss, "loss", lambda term, *_: -term)
+
+
+@mistake("The auxiliary loss is a sum over sequences.", "load", arm="aux_loss")
+def auxiliary_loss_summed(patch: MonkeyPatch, folder: Path) -> None:
+    after(patch, AuxLoss, "loss", lambda term, _, routing, __: term * len(routing.scores_BTE))
 
 
 # How it is measured and decoded
@@ -288,6 +432,44 @@ def absorbed_with_another_scale(patch: MonkeyPatch, folder: Path) -> None:
         return absorbed(self, 2 * q_nope, 2 * q_rope, *rest)
 
     patch.setattr(MultiHeadLatentAttention, "_absorbed", scaled)
+
+
+@mistake("A prompt that is read at once is read without a mask.", "decoding")
+def prompt_without_a_mask(patch: MonkeyPatch, folder: Path) -> None:
+    def unmasked(places: Any, cache: Cache, starts: Any, width: int) -> Any:
+        return replace(places, mask_BTL=torch.zeros_like(places.mask_BTL)) if width > 1 else places
+
+    after(patch, Cache, "places", unmasked)
+
+
+@mistake("All rows write to the places of the first.", "decoding")
+def rows_at_the_same_places(patch: MonkeyPatch, folder: Path) -> None:
+    def same(places: Any, *_: Any) -> Any:
+        return replace(places, positions_BT=places.positions_BT[:1].expand_as(places.positions_BT))
+
+    after(patch, Cache, "places", same)
+
+
+@mistake("A layer's cache keeps more than it says.", "decoding")
+def cache_keeps_more(patch: MonkeyPatch, folder: Path) -> None:
+    def keeping(buffers: Any, cache: Any, places: Any, *rows: Tensor) -> Any:
+        cache.recent = [row.clone() for row in rows]
+        return buffers
+
+    after(patch, attention.LayerCache, "write", keeping)
+
+
+@mistake("A running mean of training is used in evaluation.", "evaluation")
+def running_mean(patch: MonkeyPatch, folder: Path) -> None:
+    forward = RMSNorm.forward
+
+    def normed(self: Any, x: Tensor) -> Tensor:
+        if self.training:
+            self.mean = x.detach().flatten(0, -2).mean(dim=0)
+            return forward(self, x)
+        return forward(self, x - getattr(self, "mean", 0.0))
+
+    patch.setattr(RMSNorm, "forward", normed)
 
 
 # What it costs, and how it starts
@@ -337,8 +519,7 @@ def mtp_not_counted(patch: MonkeyPatch, folder: Path) -> None:
 
 @mistake("The cache is said to be the latent alone, without the RoPE key.", "size")
 def cache_without_its_rope_key(patch: MonkeyPatch, folder: Path) -> None:
-    after(patch, __import__("models.cost", fromlist=["_"]), "cost", lambda cost, config, _: replace(cost, kv_bytes=1))
-    patch.setattr("ablations.guards.sizes.cost", __import__("models.cost", fromlist=["_"]).cost)
+    patch.setattr(Latent, "cached", property(lambda self: self.attention.kv_lora_rank))
 
 
 @mistake("A gain of zeros is started at one, or not at all.", "initialisation")
@@ -351,12 +532,23 @@ def zero_matrix_overwritten(patch: MonkeyPatch, folder: Path) -> None:
     _with_part(patch, Zeros, lambda part, x: x + part(x))
 
 
+@mistake("An orthogonal matrix is overwritten by a draw.", "initialisation")
+def orthogonal_overwritten(patch: MonkeyPatch, folder: Path) -> None:
+    build = Linear.__init__
+
+    def orthogonal(self: Linear, in_features: int, out_features: int) -> None:
+        build(self, in_features, out_features)
+        nn.init.orthogonal_(self.weight)
+
+    patch.setattr(Linear, "__init__", orthogonal)
+
+
 @mistake("A layer's output is detached: half of the model learns nothing.", "derivative", "start")
 def layer_detached(patch: MonkeyPatch, folder: Path) -> None:
     after(patch, MoE, "forward", lambda found, *_: (found[0].detach(), found[1]))
 
 
-@mistake("Dice without a seed.", "scoring", "decoding", "evaluation", "determinism")
+@mistake("Dice without a seed.", "scoring", "load", "decoding", "evaluation", "determinism")
 def dice_without_a_seed(patch: MonkeyPatch, folder: Path) -> None:
     after(patch, Embedding, "forward", lambda x, *_: x * (1 + 1e-3 * torch.randn_like(x)))
 

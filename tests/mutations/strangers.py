@@ -108,7 +108,7 @@ class Averaged(Bias):
         return super().step(self.average, last_E, progress)
 
 
-@stranger("Expert choice: each expert takes its best tokens of the microbatch", "causality", "decoding",
+@stranger("Expert choice: each expert takes its best tokens of the microbatch", "causality", "load", "decoding",
           arm="bias", table=balance.STRATEGIES, name="bias")  # fmt: skip
 class ExpertsChoose(Bias):
     def biased(self, scores: Tensor, bias_E: Tensor) -> Tensor:

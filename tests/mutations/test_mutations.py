@@ -9,11 +9,25 @@ from bench import ARMS
 from mistakes import MISTAKES, Mistake
 from strangers import STRANGERS
 
-from ablations.guards.meaning import MEANINGS
+from ablations.guards.meaning import MEANINGS, WAIVABLE
 from ablations.home import ROOT
 
 pytestmark = pytest.mark.mutations
 MATRIX = ROOT / "docs" / "guards.md"
+HEAD = f"""# Guards
+
+Before any trial of a sweep runs, every arm passes these; the last two look at finished trials. A guard that fails stops
+the sweep, or makes a verdict void; one that could not look says so, and has not passed. What is looked at is the arm's
+own model, on a few rows of its own batches: a fault that shows in none of them is not seen.
+
+A sweep's file may do without {", ".join(WAIVABLE[:-1])} or {WAIVABLE[-1]}, for a reason that the result then shows,
+such as `waive: {{derivative: gradients are straight-through estimates}}`.
+"""
+CATCHES = """## What they catch
+
+`pytest -m mutations` plants each of these mistakes into our own code (where one lies between arms, in their text or
+seeds, it gives the guards such arms), sees that exactly the marked guards fail, and that none does without it.
+"""
 
 
 @pytest.mark.parametrize("arm", ARMS)
@@ -64,22 +78,12 @@ def matrix() -> str:
     """docs/guards.md."""
     used = [name for name in MEANINGS if any(name in m.guards for m in [*MISTAKES.values(), *STRANGERS.values()])]
     lines = [
-        "# Guards",
-        "",
-        "Before any trial of a sweep runs, every arm passes these; the last two look at finished trials. A guard that "
-        "fails",
-        "stops the sweep, or makes a verdict void; one that could not look says so, and has not passed.",
-        "",
+        HEAD,
         "| guard | an arm that has passed |",
         "|---|---|",
         *(f"| {name} | {meaning} |" for name, meaning in MEANINGS.items()),
         "",
-        "## What they catch",
-        "",
-        "`pytest -m mutations` plants each of these mistakes into our own code, sees that exactly the marked guards "
-        "fail, and",
-        "that nothing fails without it.",
-        "",
+        CATCHES,
         f"| mistake | {' | '.join(used)} |",
         "|---" * (len(used) + 1) + "|",
         *(_row(m, used) for m in MISTAKES.values() if m.guards),

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -17,7 +17,8 @@ from ablations.config.trialkeys import TrialKeys, with_overrides
 from ablations.guards.arm import arm_guards
 from ablations.guards.causality import causality, largest_change, logits_of
 from ablations.guards.meaning import MEANINGS
-from ablations.guards.start import first_step, same_bits
+from ablations.guards.sizes import initialisation
+from ablations.guards.start import first_steps, same_bits, start
 from ablations.guards.subject import Subject
 from ablations.guards.text import separation
 from ablations.record.guardresult import GuardResult
@@ -27,8 +28,10 @@ from ablations.sweep.yardstick import twins_at_start, yardstick
 from ablations.trial.train import build_model, open_data
 from models.attention import Places
 from models.config import GranularityConfig, KeepHighConfig, MTPConfig, PrecisionConfig
+from models.layers import KEPT, Linear
 from models.precision.quantise import Rounding
 from models.transformer import Output, Transformer, initialise
+from models.typed import ConfigError
 
 torch.set_num_threads(1)
 
@@ -258,7 +261,7 @@ def test_a_leaking_model_ends_the_command_before_anything_is_trained(pool, runs,
     assert run.main([*words, f"runs_dir={runs}", f"results_dir={runs / 'none'}", "track.mode=disabled"]) == 2
     error = capsys.readouterr().err
     assert error.startswith(
-        "error: guards: aux_loss: causality: later tokens or other rows change logits: in evaluation "
+        "error: guards: aux_loss, bias, control, aa: causality: later tokens or other rows change logits: "
     )
     assert error.endswith("nothing was trained\n")
     assert error.count("\n") == 1
@@ -270,7 +273,7 @@ def test_a_leaking_model_ends_the_command_before_anything_is_trained(pool, runs,
 def test_start_stops_a_dead_parameter(keys, data):
     module = build_model(keys(), 0)
     module.transformer.forgotten = nn.Parameter(torch.ones(3))
-    result = first_step(module, data.train_batch(0, 0))
+    result = first_steps(module, data.train_batch(0, 0), keys())
     assert not result.passed
     assert "no gradient reaches forgotten" in result.detail and result.facts["dead"] == 1
     assert all(p.grad is None for p in module.transformer.parameters()), "the guard leaves no gradient behind"
@@ -281,7 +284,7 @@ def test_start_stops_a_detached_layer(keys, data, monkeypatch):
     mlp = module.transformer.model.layers[0].mlp
     forward = mlp.forward
     monkeypatch.setattr(mlp, "forward", lambda x: forward(x).detach())
-    result = first_step(module, data.train_batch(0, 0))
+    result = first_steps(module, data.train_batch(0, 0), keys())
     assert not result.passed
     assert "no gradient reaches model.layers.0." in result.detail
 
@@ -291,13 +294,58 @@ def test_start_stops_a_wrong_initial_loss(keys, data, scale):
     module = build_model(keys(), 0)
     with torch.no_grad():
         module.transformer.lm_head.weight.mul_(scale)
-    assert not first_step(module, data.train_batch(0, 0)).passed
+    assert not first_steps(module, data.train_batch(0, 0), keys()).passed
+
+
+class ReZero(nn.Module):
+    """Off at first (2003.04887): what is behind its gain learns from the second step on."""
+
+    starts: ClassVar[dict[str, float]] = {"gain": 0.0}
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.gain = inner, nn.Parameter(torch.zeros(1))
+
+    def forward(self, *given: Any) -> Tensor:
+        return self.gain * self.inner(*given)
+
+
+def test_a_gain_of_zero_that_says_so_may_begin_there(keys, data, monkeypatch):
+    class Rezeroed(Transformer):
+        def __init__(self, config: Any) -> None:
+            super().__init__(config)
+            self.model.layers[0].self_attn = ReZero(self.model.layers[0].self_attn)
+
+    for place in ("ablations.guards.sizes", "models.module"):
+        monkeypatch.setattr(f"{place}.Transformer", Rezeroed)
+    subject = Subject(keys(), 0, data)
+    declared = initialisation(subject)
+    assert declared.passed and start(subject).passed, (declared.said, start(subject).said)
+    assert float(subject.module().transformer.model.layers[0].self_attn.gain) == 0
+    monkeypatch.setattr(ReZero, "starts", {})
+    assert not initialisation(subject).passed
+    with pytest.raises(ConfigError, match="layers.0.self_attn.gain: is no matrix, and nothing says how it starts"):
+        subject.module()
+
+
+def test_a_matrix_may_begin_as_it_was_made(keys, data, monkeypatch):
+    class Orthogonal(Transformer):
+        def __init__(self, config: Any) -> None:
+            super().__init__(config)
+            nn.init.orthogonal_(self.lm_head.weight, generator=torch.Generator().manual_seed(0))
+
+    for place in ("ablations.guards.sizes", "models.module"):
+        monkeypatch.setattr(f"{place}.Transformer", Orthogonal)
+    subject = Subject(keys(), 0, data)
+    assert "lm_head.weight, set by its module, would be overwritten" in initialisation(subject).detail
+    monkeypatch.setattr(Linear, "starts", {"weight": KEPT}, raising=False)
+    assert not initialisation(subject).passed, "the others are left empty, and nobody draws them"
 
 
 def test_start_counts_experts_that_no_token_reached(keys, data):
     module = build_model(keys("bias"), 0)
     module.transformer.routers()[0].e_score_correction_bias[0] = -10
-    result = first_step(module, data.train_batch(0, 0))
+    result = first_steps(module, data.train_batch(0, 0), keys())
     assert result.passed, "their gradient is none of its business"
     assert "1 experts unreached" in result.detail and result.facts["unreached"] == 1
 
@@ -417,7 +465,7 @@ def test_what_cannot_be_built_is_looked_at_no_further(keys, data, monkeypatch):
     monkeypatch.setattr("ablations.guards.sizes.Transformer", Shifted)
     (only,) = arm_guards(keys(), 0, data)
     assert only.name == "initialisation" and not only.passed
-    assert only.detail == "shift is no matrix; name it in its module's `starts`, as models.layers.RMSNorm does"
+    assert only.detail == "shift is no matrix; say so in its module's `starts` (models.layers), or leave it empty"
 
 
 @pytest.mark.parametrize(

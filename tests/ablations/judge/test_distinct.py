@@ -95,6 +95,35 @@ def test_arms_whose_search_led_to_the_same_keys_are_one_by_right(sweep_run: Any,
     assert distinct(arms, result.plan)["bias"].passed
 
 
+def change(runs: Path, arm: str, seed: int, **changes: Any) -> None:
+    """A record of the arm gets other values."""
+    trial = next(t for t in SweepState.read(runs / "moe_balance" / "cpu").confirm if (t.arm, t.seed) == (arm, seed))
+    place = runs / "trials" / trial.id / "record.json"
+    write_json(place, {**read_json(place), **changes})
+
+
+def test_a_metric_of_its_own_and_no_load_make_no_other_arm(sweep_run: Any, tmp_path: Path) -> None:
+    sweep_run(tmp_path, seeds=3, expected=CLAIMS)
+    give(tmp_path, "bias", "aux_loss")
+    for seed in range(3):
+        metrics = found(tmp_path).arms["bias"].records[seed].metrics
+        change(tmp_path, "bias", seed, metrics={**metrics, "mtp_loss_1": 5.0}, load=[])
+    assert outcome(found(tmp_path), "bias")[0][0] == "void"
+
+
+def test_an_arm_that_diverges_where_the_other_does_not_is_another(sweep_run: Any, tmp_path: Path) -> None:
+    sweep_run(tmp_path, seeds=3, expected=CLAIMS, diverged=(("bias", 2),))
+    give(tmp_path, "bias", "aux_loss", seeds=2)
+    assert guard(found(tmp_path), "bias").passed and outcome(found(tmp_path), "bias")[0][0] == "disagrees"
+
+
+def test_an_aa_arm_that_diverges_measures_no_noise(sweep_run: Any, tmp_path: Path) -> None:
+    sweep_run(tmp_path, seeds=3, expected=CLAIMS, diverged=(("aa", 1),))
+    result = found(tmp_path)
+    assert [(v.outcome, v.caveat) for v in result.verdicts] == [("void", "the A/A arm diverged")] * 3
+    assert "1/3 of aa diverged" in result.verdicts[0].why
+
+
 @pytest.mark.parametrize(
     ("used", "confirmed", "passed"),
     [([1000, 1001], [0, 1], True), ([1000, 1], [0, 1], False), ([], [0, 1], None)],

@@ -114,6 +114,17 @@ def test_divergence_counts_on_both_sides() -> None:
     assert judge("identical", 0.0, 0.0, diverged_against=1).outcome == "disagrees"
 
 
+def test_what_is_small_is_no_zero_and_what_is_not_there_no_number() -> None:
+    tiny = dataclasses.replace(interval(-8e-7, 9e-7), resolvable=3e-7)
+    why = verdict(ExpectedConfig(arm="bias", kind="better", paper_value=-2e-7), tiny, control=HARM, aa=QUIET).why
+    assert "is +5e-8 [-8e-7, +9e-7]" in why and "80 % power is 3e-7" in why and "the paper's -2e-7 needs cannot" in why
+    nothing = dataclasses.replace(interval(None, None), n=0)
+    assert (
+        "is not measured in any seed that both have finished"
+        in judged(ExpectedConfig(arm="bias"), nothing, Beside(control=HARM, aa=QUIET)).why
+    )
+
+
 def test_what_was_not_measured_is_void() -> None:
     for kind in ("better", "equal", "identical"):
         found = judge(kind, -0.02, -0.01, void=Void("in short", "and at length"))

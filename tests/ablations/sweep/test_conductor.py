@@ -19,6 +19,7 @@ from ablations.launch.space import DiskFull
 from ablations.record.documents import PLAN, STATE, PlanDocument, SweepState
 from ablations.record.guardresult import GuardResult
 from ablations.record.record import read_record
+from ablations.show.sections import guards_table
 from ablations.sweep import conductor as conducting
 from ablations.sweep.conductor import GuardFailed, check_writable
 from ablations.sweep.disk import bytes_needed
@@ -433,6 +434,44 @@ def test_guards_run_again_when_their_own_code_has_changed(conduct, pool, monkeyp
     monkeypatch.setattr(conducting, "code_hash", lambda entry: hashed(entry) + " mended")
     conduct(*FRESH)
     assert len(pool.ran["guards"]) == 4 and "trial" not in pool.ran
+
+
+def failing(pool: Any, name: str) -> Any:
+    """The stand-in guards, of which one fails for all arms."""
+    guards = pool.kinds["guards"]
+
+    def changed(arguments: dict[str, Any], report: Any) -> Any:
+        return {"guards": [*guards(arguments, report)["guards"], asdict(GuardResult(name, False, "so it is"))]}
+
+    return changed
+
+
+def own_sweep(tmp_path: Path, more: str) -> list[str]:
+    text = (Path(__file__).parents[1] / "sweeps/toy.yaml").read_text()
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps/own.yaml").write_text(text + more)
+    return ["sweep=own", f"sweeps_dir={tmp_path / 'sweeps'}"]
+
+
+def test_one_fault_of_all_arms_is_said_once(conduct, pool):
+    pool.kinds["guards"] = failing(pool, "derivative")
+    with pytest.raises(GuardFailed, match="^aux_loss, bias, control, aa: derivative: so it is$"):
+        conduct(*FRESH)
+
+
+def test_a_guard_may_be_waived_for_a_reason_that_the_result_shows(conduct, pool, runs, tmp_path):
+    pool.kinds["guards"] = failing(pool, "derivative")
+    conduct(*FRESH, *own_sweep(tmp_path, "\nwaive: {derivative: gradients are estimates}\n"))
+    assert "trial" in pool.ran
+    result = load_result(runs, "own", "smoke")
+    (guard,) = (g for g in result.arms["bias"].guards if g.name == "derivative")
+    assert (guard.passed, guard.said) == (False, "so it is (done without: gradients are estimates)")
+    assert "0/4 arms; done without: aux_loss" in str(guards_table(result).rows)
+
+
+def test_what_arms_are_compared_by_is_never_waived(plan, tmp_path):
+    with pytest.raises(ConfigError, match="^sweep=own waive.yardstick: no arm may do without it"):
+        plan(*own_sweep(tmp_path, "\nwaive: {yardstick: I say so}\n"))
 
 
 def test_arms_that_are_not_scored_alike_stop_before_any_guard_of_a_model(conduct, pool, tmp_path):
