@@ -172,8 +172,8 @@ def initialise(model: nn.Module, seed: int, std: float, perturb: float = 0.0) ->
     """Normal(0, std) for matrices, each from its own generator; what its module's `starts` names begins at that value.
 
     The generator is seeded by (seed, name, shape), so adding or removing a module leaves every other initial value as
-    it was: arms that share parameters start from the same ones. `perturb` multiplies each value by
-    1 + perturb * normal, from a second generator (the A/A arm). Raises ConfigError for what is neither.
+    it was: arms that share parameters start from the same ones. `perturb` is for `perturbed` (the A/A arm). Raises
+    ConfigError for what is neither.
     """
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -189,8 +189,15 @@ def initialise(model: nn.Module, seed: int, std: float, perturb: float = 0.0) ->
                     f"{name}: is no matrix, and nothing says how it starts; name it in its module's `starts`, as "
                     "models.layers.RMSNorm does"
                 )
-            if perturb:
-                parameter.mul_(1 + perturb * _normal(parameter, seed, name + ":perturb"))
+    if perturb:
+        perturbed(model, seed, perturb)
+
+
+@torch.no_grad()
+def perturbed(model: nn.Module, seed: int, relative: float) -> None:
+    """Multiply each parameter by 1 + relative * normal, each from its own generator."""
+    for name, parameter in model.named_parameters():
+        parameter.mul_(1 + relative * _normal(parameter, seed, name + ":perturb"))
 
 
 def start_of(model: nn.Module, name: str) -> Start | None:

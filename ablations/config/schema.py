@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from ablations.config.trialkeys import TrainConfig, TrialKeys
 from models.config import ModelConfig, OptimConfig
-from models.typed import Above, AtLeast, AtMost, Distinct, NotEmpty
+from models.typed import Above, AtLeast, AtMost, Below, Distinct, NotEmpty
 from tasks.config import DataConfig, EvalConfig
 
 NO_KEY = {"key": False}
@@ -134,6 +134,12 @@ class SweepConfig:
     """Dotted keys, and the smallest values that the question makes sense at: a scale's smaller ones are raised."""
     arms: dict[str, ArmConfig] = field(default_factory=dict)
     """Name -> what it sets; two or more."""
+    design: Literal["scratch", "branch"] = "scratch"
+    """`scratch`: every arm from its own initial weights. `branch`: for each seed the baseline is trained once up to
+    `branch_at`, and every arm goes on from its whole state there; what is estimated is the effect of switching the arm
+    on at that point, without the noise of what came before."""
+    branch_at: Annotated[float, Above(0), Below(1)] | None = None
+    """The share of the steps after which arms branch off."""
     control: dict[str, Any] = field(default_factory=lambda: {"train.token_fraction": 0.9})
     """The known small harm that the sweep must be able to see."""
     matched: MatchedConfig = field(default_factory=MatchedConfig)

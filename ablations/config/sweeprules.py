@@ -37,6 +37,7 @@ def check_sweep(sweep: SweepConfig) -> None:
         raise ConfigError(
             "control: empty; name a small harm, such as {train.token_fraction: 0.9}, or leave the key out"
         )
+    _check_design(sweep)
     seeds = sweep.search.seeds
     if min(seeds) < sweep.seeds:
         raise ConfigError(
@@ -67,6 +68,22 @@ def check_sweep(sweep: SweepConfig) -> None:
         raise ConfigError(
             f"search.constraint_metric={constrained}: has no known maximum that search.constraint_max could be a "
             f"share of (these have: {known})"
+        )
+
+
+def _check_design(sweep: SweepConfig) -> None:
+    """Raise ConfigError for a trunk whose values are not settled before arms branch off it."""
+    if (sweep.design == "branch") != (sweep.branch_at is not None):
+        raise ConfigError(
+            f"design={sweep.design}, branch_at={sweep.branch_at}: a branch needs one, and nothing else does"
+        )
+    if sweep.design != "branch":
+        return
+    searched = [*sweep.search.keys, *sweep.arms[sweep.baseline].search]
+    if searched:
+        raise ConfigError(
+            f"design=branch: {searched[0]} is searched for the baseline, which is the trunk of all arms; settle it in "
+            "`common` or in its `set` (arms may search strengths of their own)"
         )
 
 

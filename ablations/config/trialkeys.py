@@ -145,6 +145,20 @@ class TrialKeys(Stage):
         return steps, tokens
 
     @property
+    def trunk(self) -> "TrialKeys | None":
+        """The keys of the trial that trains what the last stage goes on from; None where it begins from weights."""
+        if not self.goes_on(len(self.before)):
+            return None
+        *before, last = self.before
+        scored = dataclasses.replace(self.eval, tasks=[], split="test")  # it is not, but validated as its branches are
+        return TrialKeys(last.model, last.data, last.optim, last.train, scored, before, until=last.until)
+
+    @property
+    def own_tokens(self) -> int:
+        """What the trial trains on, where its trunk has been trained."""
+        return self.trained_tokens - (0 if self.trunk is None else self.trunk.trained_tokens)
+
+    @property
     def trained_steps(self) -> int:
         """Over all stages."""
         return self.done_before(len(self.before))[0] + self.stop

@@ -71,21 +71,21 @@ def _after_steps(subject: Subject, tokens: Tensor) -> tuple[list[str], int]:
         train_steps(module, [tokens], subject.keys, first=step)
         for router in biased:
             moved_E = (router.e_score_correction_bias - before[router.row]).double()
-            reason = _against(router, moved_E, counted_LME[router.row])
+            reason = _against(router, moved_E, counted_LME[router.row], module.progress(step))
             if reason:
                 wrong.append(f"in step {step + 1} the bias of layer {router.row + 1} with experts {reason}")
     return wrong, len(biased)
 
 
-def _against(router: Router, moved_E: Tensor, counted_ME: Tensor) -> str | None:
-    """How a bias's first move breaks its strategy's rule; None where it keeps it."""
+def _against(router: Router, moved_E: Tensor, counted_ME: Tensor, progress: float) -> str | None:
+    """How a bias's move in the step that began at `progress` breaks its strategy's rule; None where it keeps it."""
     load_E, last_E = counted_ME.sum(dim=0), counted_ME[-1]
-    step_E = router.balance.step(load_E, last_E, 0.0)
+    step_E = router.balance.step(load_E, last_E, progress)
     expected_E = torch.zeros_like(moved_E) if step_E is None else step_E.double()
     if not torch.allclose(moved_E, expected_E, rtol=1e-5, atol=1e-7 * float(expected_E.abs().max())):
         return f"moves by {_told(moved_E)}, where its rule for this load says {_told(expected_E)}"
     if router.config.balance.load_scope == "batch":
-        other_E = router.balance.step(load_E, last_E.flip(0), 0.0)
+        other_E = router.balance.step(load_E, last_E.flip(0), progress)
         if step_E is not None and (other_E is None or not torch.equal(step_E, other_E)):
             return "follows the last microbatch's load, where load_scope says the batch's"
     if float((expected_E * (load_E - load_E.double().mean())).sum()) > 0:

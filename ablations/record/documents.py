@@ -81,6 +81,9 @@ class PlanDocument:
     """Versions and instruction set, which move the bits of the same trials. Empty in plans of before."""
     task_files: list[str] = field(default_factory=list)
     """Of each task that is a file, the hash of all that it leads to."""
+    design: Literal["scratch", "branch"] = "scratch"
+    branch_at: float | None = None
+    """Where arms branch off the baseline, as a share of the steps."""
     left_out: list[str] = field(default_factory=list)
     """Arms that the sweep usually has and this run does without; the families count their comparisons all the same."""
     values: dict[str, Point] = field(default_factory=dict)

@@ -60,6 +60,11 @@ def verdict_table(result: Result) -> Table:
         )
     columns = ["claim", "outcome", "paper", "paper's difference", "measured", "95 % interval", "why"]
     note = f"{directions(result)} Intervals are simultaneous over all comparisons of a metric."
+    if result.plan.branch_at is not None:
+        at = f"{result.plan.branch_at:.0%}"
+        note += (
+            f" Every arm went on from the baseline's state at {at} of the steps: effects are those of a switch there."
+        )
     return Table("Verdicts", columns, rows, note, words=(0, 1, 2, 6))
 
 

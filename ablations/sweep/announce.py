@@ -42,6 +42,11 @@ def describe(plan: Plan) -> str:
         "",
         f"Scale     {plan.config.scale}: {base.model.dtype}, {base.steps} steps of {base.tokens_per_step:,} tokens in "
         f"{base.microbatches} microbatches, data {base.data.source}",
+        *(
+            [f"Design    every arm goes on from the baseline's state at {plan.sweep.branch_at:.0%} of its steps"]
+            if plan.sweep.branch_at is not None
+            else []
+        ),
         f"Search    {search}",
         f"Confirm   {len(plan.arms)} arms x {len(plan.seeds)} seeds ({seeds}) = {confirm} trials",
         *(f"Text      {remark}" for remark in text_remarks(plan)),

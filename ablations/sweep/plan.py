@@ -4,7 +4,7 @@ import functools
 import itertools
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -109,10 +109,16 @@ class Plan:
         speed /= IN_FP64 if keys.model.dtype == "float64" else 1.0
         speed /= IN_CHUNKS if keys.model.pipeline.schedule != "none" else 1.0
         counting = keys.model.routers > 0 and keys.model.moe.balance.needs_batch_load
-        training = keys.trained_tokens / speed * (4 / 3 if counting else 1)
+        training = keys.own_tokens / speed * (4 / 3 if counting else 1)
         held_out = keys.eval.tokens if self.held_out is None else min(keys.eval.tokens, self.held_out)
         evaluated = held_out * 2 + (200 * min(keys.eval.items or 1000, MOST_ITEMS) + 65_536 if scored else 0)
-        return training + evaluated / (3 * speed) + 1
+        return training + (evaluated / (3 * speed) if keys.until == 1 else 0) + 1
+
+    @property
+    def trunk_seconds(self) -> float:
+        """Of what arms branch off, for one seed."""
+        trunk = self.baseline.keys.trunk
+        return 0.0 if trunk is None else self.trial_seconds(replace(self.baseline, keys=trunk), scored=False)
 
     @functools.cached_property
     def text(self) -> dict[str, int] | None:
@@ -133,7 +139,7 @@ class Plan:
 
     @property
     def minutes(self) -> float:
-        confirm = sum(self.trial_seconds(arm) for arm in self.arms.values()) * len(self.seeds)
+        confirm = (sum(self.trial_seconds(arm) for arm in self.arms.values()) + self.trunk_seconds) * len(self.seeds)
         search = sum(
             self.trial_seconds(arm, scored=False) * len(arm.grid(self.shared)) * len(self.search_seeds(arm))
             for arm in self.searched_arms

@@ -14,6 +14,7 @@ from ablations.sweep.earlier import with_published
 from ablations.sweep.matching import solve
 from ablations.sweep.plan import AA, CONTROL, Arm, Plan, Published
 from ablations.sweep.preflight import check_text
+from ablations.trial.branch import check_fits
 from models.precision.products import resolve_kernels
 from models.transformer import resolve_dtype
 from models.typed import ConfigError, closest
@@ -50,6 +51,8 @@ def make_plan(config: Config) -> Plan:
         held = MatchedConfig(equal=[]) if kind == "control" else sweep.matched
         changed = with_overrides(base.keys, changes, name)
         arms[name] = Arm(name, kind, about, {**base.set, **changes}, {}, changed, held)
+    if sweep.branch_at is not None:
+        arms = {name: replace(arm, keys=branched(arm.keys, base.keys, sweep)) for name, arm in arms.items()}
     seeds = config.seeds if isinstance(config.seeds, list) else list(range(config.seeds or sweep.seeds))
     shared = dict(sweep.search.keys)
     plan = Plan(config, sweep, arms, seeds, shared, None, None)
@@ -59,6 +62,18 @@ def make_plan(config: Config) -> Plan:
     if not any(arm.grid(shared)[0] for arm in plan.searched_arms):
         return replace(plan, published=Published({name: {} for name in arms}))
     return with_published(plan)
+
+
+def branched(keys: TrialKeys, baseline: TrialKeys, sweep: SweepConfig) -> TrialKeys:
+    """The arm's keys, going on from the baseline's state. Raises ConfigError where it cannot."""
+    assert sweep.branch_at is not None
+    (stage,) = baseline.stages
+    where = f"sweep={sweep.name} branch_at={sweep.branch_at:g}"
+    try:
+        check_fits(stage.model, keys.model)
+        return check(replace(keys, before=[replace(stage, until=sweep.branch_at)]))
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def _resolve(keys: TrialKeys, entry: ArmConfig, sweep: SweepConfig, name: str) -> TrialKeys:

@@ -26,6 +26,8 @@ def registered(plan: Plan, data_fingerprint: Mapping[str, Any]) -> PlanDocument:
         baseline=sweep.baseline,
         primary=sweep.primary,
         metrics=sweep.metrics,
+        design=sweep.design,
+        branch_at=sweep.branch_at,
         seeds=plan.seeds,
         arms={arm.name: _registered_arm(arm) for arm in plan.arms.values()},
         expected=sweep.expected,

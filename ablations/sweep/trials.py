@@ -74,9 +74,13 @@ class Trials:
         todo = {t.id: t for t in trials if t.id not in records}
         if records and todo:
             self.progress.note(f"{name}: {len(records)} of {len(trials)} trials are on record already")
+        trunks = {trunk.id: trunk for t in todo.values() if (trunk := self.trunk(t)) is not None}
+        if trunks:  # what of them is not there afterwards, its branches train themselves
+            self.run(f"trunks of {name}", list(trunks.values()))
         if todo:
             seconds = {
-                t.id: self.plan.trial_seconds(self.plan.arms[t.arm], bool(t.keys.eval.tasks)) for t in todo.values()
+                t.id: self.plan.trial_seconds(replace(self.plan.arms[t.arm], keys=t.keys), bool(t.keys.eval.tasks))
+                for t in todo.values()
             }
             self.progress.phase(
                 name, {t.id: (t.arm, t.seed) for t in todo.values()}, seconds, workers=self.plan.workers
@@ -96,6 +100,14 @@ class Trials:
             if record.status != "complete":
                 self.progress.note(f"{trial.arm} seed {trial.seed}: {record.status}: {record.reason}")
         return records
+
+    def trunk(self, trial: Trial) -> Trial | None:
+        """The trial whose state this one goes on from; None where it begins by itself."""
+        keys = trial.keys.trunk
+        if keys is None:
+            return None
+        texts = [self.fingerprint(stage) for stage in keys.stages]
+        return Trial(trial_id(keys, trial.seed, texts), self.plan.sweep.baseline, trial.phase, trial.seed, keys, {})
 
     def _record(self, id: str) -> Record | None:
         """A finished trial's record: of this machine, or of a sweep that was published unfinished and goes on here. (A
@@ -123,7 +135,9 @@ class Trials:
 
     def request(self, trial: Trial) -> TrialRequest:
         """For the jobs `trial` and `mirror`."""
-        own = TrialJob(trial.id, trial.keys, trial.seed, str(self.folder(trial.id)), self.cache)
+        trunk = self.trunk(trial)
+        state = None if trunk is None else str(self.folder(trunk.id))
+        own = TrialJob(trial.id, trial.keys, trial.seed, str(self.folder(trial.id)), self.cache, state)
         labels = Labels(self.plan.sweep.name, self.plan.config.scale, trial.arm, trial.seed, trial.phase)
         track = self.plan.config.track
         return TrialRequest(own, labels, replace(track, mode=resolve_mode(track.mode)))

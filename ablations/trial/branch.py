@@ -6,6 +6,7 @@ as they would have; the learning rate and the rest of the optimizer's settings a
 the same checkpoint, and the training the same to the bit.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from torch import Tensor
 
 from ablations.config.trialkeys import Stage
 from ablations.trial.recorder import Recorder
+from models.config import ModelConfig
 from models.files import whole_file
 from models.module import LanguageModel
 from models.optim import in_groups
-from models.transformer import Transformer
+from models.transformer import Transformer, perturbed
 from models.typed import ConfigError
 
 PREFIX = "transformer."
@@ -25,12 +27,16 @@ PREFIX = "transformer."
 WHY = "a branch keeps its trunk's parameters, so compare the two from scratch"
 
 
-def hand_on(path: Path, earlier: Stage, number: int, module: LanguageModel) -> None:
+def hand_on(path: Path, earlier: Stage, number: int, module: LanguageModel, seed: int) -> None:
     """Rewrite the checkpoint that `earlier` was stopped with as one of stage `number`, whose model `module` is as it
-    would begin. Raises ConfigError for a parameter that the two do not share in its shape."""
+    would begin; it has the checkpoint's values afterwards. Where perturbing the weights is the branch's own, it is done
+    here. Raises ConfigError for a parameter that the two do not share in its shape."""
     saved = torch.load(path, weights_only=True, map_location="cpu")
-    step = int(saved["global_step"])
-    saved["state_dict"] = fitted(saved["state_dict"], module)
+    step, relative = int(saved["global_step"]), module.course.perturb
+    module.load_state_dict(fitted(saved["state_dict"], module))
+    if relative and relative != earlier.train.perturb:
+        perturbed(module.transformer, seed, relative)
+    saved["state_dict"] = module.state_dict()
     configured = module.configure_optimizers()
     saved["optimizer_states"] = [
         _optimizer(saved["optimizer_states"][0], earlier, module, configured["optimizer"].state_dict(), step)
@@ -47,14 +53,24 @@ def fitted(trunk: dict[str, Tensor], module: LanguageModel) -> dict[str, Tensor]
     """The module's state with the trunk's values. A router's bias that one of the two lacks is dropped or begins at 0;
     parameters may be added, and none may be lost."""
     own = dict(module.state_dict())
-    theirs = {name for name in trunk if not name.endswith("e_score_correction_bias")}
-    if lost := sorted(theirs - set(own)):
-        raise ConfigError(f"{lost[0].removeprefix(PREFIX)}: the trunk has it and this arm has not; {WHY}")
-    for name, value in own.items():
-        if name in trunk and trunk[name].shape != value.shape:
-            shapes = f"{tuple(trunk[name].shape)} in the trunk and {tuple(value.shape)} in this arm"
-            raise ConfigError(f"{name.removeprefix(PREFIX)}: is {shapes}; {WHY}")
+    _check_shapes({n: t for n, t in trunk.items() if not n.endswith("e_score_correction_bias")}, own)
     return {name: trunk.get(name, value) for name, value in own.items()}
+
+
+def check_fits(trunk: ModelConfig, arm: ModelConfig) -> None:
+    """Raise ConfigError where the arm's model cannot take the trunk's parameters, before either is built."""
+    with torch.device("meta"):
+        theirs, own = (dict(Transformer(model).named_parameters()) for model in (trunk, arm))
+    _check_shapes(theirs, own)
+
+
+def _check_shapes(theirs: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    if lost := sorted(theirs.keys() - own.keys()):
+        raise ConfigError(f"{lost[0].removeprefix(PREFIX)}: the trunk has it and this arm has not; {WHY}")
+    for name, value in theirs.items():
+        if own[name].shape != value.shape:
+            shapes = f"{tuple(value.shape)} in the trunk and {tuple(own[name].shape)} in this arm"
+            raise ConfigError(f"{name.removeprefix(PREFIX)}: is {shapes}; {WHY}")
 
 
 def _optimizer(

@@ -138,7 +138,7 @@ def _train(job: TrialJob, watcher: Watcher, report: Report) -> Record:
             checkpoint = resume.path if number == resume.stage else None
             if checkpoint is None and job.keys.goes_on(number):
                 checkpoint = folder / RESUME
-                hand_on(checkpoint, job.keys.stages[number - 1], number, module)
+                hand_on(checkpoint, job.keys.stages[number - 1], number, module, job.seed)
             elif checkpoint is None and state is not None:
                 module.transformer.load_state_dict(state)
             data = open_data(stage, job.cache)

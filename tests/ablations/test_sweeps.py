@@ -28,12 +28,17 @@ SHORTER = {
 every product is emulated."""
 
 
+GUARDED = ("mtp_depth", "packing", "pipeline", "precision")
+"""Between them they have what guards look at; `benchmarks/guards.py` looks at every arm of all sweeps."""
+
+
 @pytest.fixture
-def real(monkeypatch: pytest.MonkeyPatch, pool: Any) -> Any:
+def real(monkeypatch: pytest.MonkeyPatch, pool: Any, request: pytest.FixtureRequest) -> Any:
     """The inline pool with the real jobs."""
     from ablations.sweep import jobs
 
-    monkeypatch.setattr(pool, "kinds", jobs.KINDS)
+    guarded = request.node.callspec.params["name"] in GUARDED
+    monkeypatch.setattr(pool, "kinds", jobs.KINDS if guarded else jobs.KINDS | {"guards": pool.kinds["guards"]})
     monkeypatch.setattr("ablations.trial.speed.CHUNK_ROUNDS", 1)
     monkeypatch.setattr("ablations.trial.speed.TRAINING_ROUNDS", 6)
     # A process for every arm of every sweep would take half a minute; test_speed.py measures memory.

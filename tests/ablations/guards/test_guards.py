@@ -321,7 +321,7 @@ def test_a_gain_of_zero_that_says_so_may_begin_there(keys, data, monkeypatch):
     subject = Subject(keys(), 0, data)
     declared = initialisation(subject)
     assert declared.passed and start(subject).passed, (declared.said, start(subject).said)
-    assert float(subject.module().transformer.model.layers[0].self_attn.gain) == 0
+    assert subject.module().transformer.model.layers[0].self_attn.gain.item() == 0
     monkeypatch.setattr(ReZero, "starts", {})
     assert not initialisation(subject).passed
     with pytest.raises(ConfigError, match="layers.0.self_attn.gain: is no matrix, and nothing says how it starts"):

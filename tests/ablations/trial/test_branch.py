@@ -82,6 +82,15 @@ def test_a_branch_shares_the_trunk_to_the_bit_and_then_goes_its_own_way(job, cha
         assert own[6:] != shared[6:]
 
 
+def test_an_aa_arm_is_perturbed_where_it_branches_off(job):
+    """At its beginning it is the trunk's; else a branched sweep would measure no noise at all."""
+    plain, still = branched(job("plain")), branched(job("aa"), train__perturb=1e-6)
+    finish(plain), finish(still)
+    before, after = ([row["loss"] for row in rows(given)] for given in (plain, still))
+    assert before[:6] == after[:6] and before[6:] != after[6:]
+    assert after == pytest.approx(before, abs=1e-3)
+
+
 def test_moments_go_on_with_their_parameters(job):
     """New parts among the old ones move every number in the optimizer; the old ones' moments stay theirs."""
     still = {"optim__lr": 1e-12, "optim__weight_decay": 0.0}
