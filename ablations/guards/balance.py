@@ -127,9 +127,10 @@ def forced(router: Router, slope: float) -> Tensor:
 
 def _what_a_loss_favours(model: Transformer) -> list[str]:
     """An auxiliary loss is lower for even loads, and a mean over sequences: the same ones twice have the same loss."""
-    routers = [router for router in model.routers() if router.config.balance.has_loss]
-    wrong = []
-    for router in routers[:1]:
+    config, wrong = model.config.moe, list[str]()
+    if config.balance.alpha == 0 or config.top_k == config.n_routed_experts:  # no loads are crowded, or none matter
+        return wrong
+    for router in [router for router in model.routers() if router.config.balance.has_loss][:1]:
         even, crowded = (_auxiliary(router, crowd, 1) for crowd in (0.0, 4.0))
         if not even < crowded:
             wrong.append(f"the auxiliary loss is {even:.4g} for even loads and {crowded:.4g} for crowded ones")
