@@ -90,10 +90,17 @@ def _against(router: Router, moved_E: Tensor, counted_ME: Tensor, progress: floa
             return "follows the last microbatch's load, where load_scope says the batch's"
     if float((expected_E * (load_E - load_E.double().mean())).sum()) > 0:
         return "moves towards the crowded experts"
-    frozen = router.balance.step(load_E, last_E, 1.0)
-    if router.config.balance.frozen_fraction > 0 and frozen is not None and bool(frozen.any()):
+    config, uneven = router.config.balance, bool((load_E != load_E[0]).any())
+    amid, last = (_moves(router.balance.step(load_E, last_E, place)) for place in (0.4, 1.0))
+    if last and config.frozen_fraction > 0:
         return "still moves in the part of the training where frozen_fraction holds it"
+    if not amid and config.frozen_fraction < 0.6 and config.update_speed > 0 and uneven:
+        return "does not move amid the training, where nothing holds it"
     return None
+
+
+def _moves(step_E: Tensor | None) -> bool:
+    return step_E is not None and bool(step_E.any())
 
 
 @torch.no_grad()
