@@ -62,7 +62,7 @@ def causality(subject: Subject) -> GuardResult:
     return GuardResult("causality", True, detail, facts)
 
 
-def by_value(where: str, logits: "Logits", tokens_BT: Tensor, keys: TrialKeys) -> dict[str, float]:
+def by_value(where: str, logits: Logits, tokens_BT: Tensor, keys: TrialKeys) -> dict[str, float]:
     """By kind of leak, the largest change of a logit that must not change."""
     vocab = keys.model.vocab_size
     leaks = {where: largest_change(logits, tokens_BT, vocab)}
@@ -130,8 +130,8 @@ def change_by_rows(logits: Logits, tokens_BT: Tensor, vocab_size: int) -> float:
     for row in (0, -1):
         changed = _others(tokens_BT, vocab_size)
         changed[row] = tokens_BT[row]
-        worst = max(worst, *(float((new[row] - old[row]).abs().max()) for old, new in zip(before, logits(changed),
-                                                                                      strict=True)))  # fmt: skip
+        for old, new in zip(before, logits(changed), strict=True):
+            worst = max(worst, float((new[row] - old[row]).abs().max()))
     return worst
 
 

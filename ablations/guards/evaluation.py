@@ -51,4 +51,4 @@ def evaluated_as_bf16(subject: Subject) -> tuple[float, float]:
     plain = Transformer(replace(keys.model, dtype="bfloat16", precision=PrecisionConfig(recipe="bf16")))
     plain.load_state_dict(own.state_dict())
     plain = plain.to(keys.train.device)
-    return tuple(evaluate(model, [batch], keys.document_end).loss for model in (own, plain))  # type: ignore[return-value]
+    return evaluate(own, [batch], keys.document_end).loss, evaluate(plain, [batch], keys.document_end).loss

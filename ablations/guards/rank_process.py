@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import sys
+from datetime import timedelta
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from models.transformer import Transformer, initialise
 from models.typed import build
 
 JOB = "job.pt"
+PATIENCE = timedelta(seconds=120)
+"""That ranks may take for one step, and may wait for one that is gone."""
 
 
 def descend(model: Transformer, executor: Executor, tokens: Tensor, limit: float) -> None:
@@ -46,7 +49,8 @@ def found_by(folder: Path, rank: int) -> Path:
 def _rank(rank: int, ranks: int, folder: Path, job: dict[str, Any]) -> None:
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=ranks)
+    meeting = f"file://{folder}/meeting"
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=ranks, timeout=PATIENCE)
     config = build(ModelConfig, json.loads(job["model"]))
     model = partial_model(config, job["microbatches"], rank)
     initialise(model, job["seed"], config.std)

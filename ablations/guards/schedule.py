@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ablations.guards.rank_process import JOB, descend, found_by
+from ablations.guards.rank_process import JOB, PATIENCE, descend, found_by
 from ablations.guards.subject import Subject
 from ablations.home import ROOT
 from ablations.launch.pool import thread_environment
@@ -22,8 +22,6 @@ from models.transformer import Transformer
 
 TOLERANCE = 1e-12
 """Of FP64 gradients and weights, relative to the largest of each parameter."""
-PATIENCE = 120.0
-"""Seconds that ranks may take for one step."""
 
 
 def schedule(subject: Subject) -> GuardResult:
@@ -81,7 +79,7 @@ def on_ranks(subject: Subject, limit: float) -> list[dict[str, Tensor]]:
         torch.save(job, folder / JOB)
         words = [sys.executable, "-P", "-m", "ablations.guards.rank_process", name]
         environment = {**thread_environment(1), "PYTHONPATH": str(ROOT)}
-        done = subprocess.run(words, env=environment, capture_output=True, timeout=PATIENCE, cwd=ROOT)
+        done = subprocess.run(words, env=environment, capture_output=True, timeout=PATIENCE.total_seconds(), cwd=ROOT)
         if done.returncode:
             raise ChildProcessError((done.stderr.decode(errors="replace").strip().splitlines() or ["it ended"])[-1])
         pipeline = keys.model.pipeline

@@ -40,8 +40,8 @@ def size(subject: Subject) -> GuardResult:
 
 
 def initialisation(subject: Subject) -> GuardResult:
-    """What is no matrix says how it starts, and so does what its module has filled on purpose:
-    nothing is overwritten in silence. What says so does start so."""
+    """What is no matrix says how it starts, and so does what its module has filled: nothing is overwritten in silence.
+    What says so does start so."""
     with unfilled_is_nan():
         built = Transformer(subject.keys.model)
     starts = {name: start_of(built, name) for name, _ in built.named_parameters()}

@@ -144,8 +144,8 @@ def sensitivity_table(result: Result) -> Table:
     return Table("What this experiment can see", columns, rows if aa or control else [], note.strip())
 
 
-SOME_ARMS = {"load", "schedule", "ranks", "distinct", "seeds"}
-"""Guards that concern arms with experts, with a pipeline, with finished trials or with a search."""
+SOME_ARMS = {"schedule", "ranks", "distinct", "seeds"}
+"""Guards that concern arms with a pipeline, with finished trials or with a search."""
 
 
 def guards_table(result: Result) -> Table:

@@ -218,8 +218,9 @@ class Conductor:
         return [*config_guards(self.plan, arm), same]
 
     def _seen_by_guards(self, arm: Arm) -> str:
-        """Of the arm's keys and text, of the code that trains it and of the guards' own."""
-        return sha([asdict(arm.keys), self._fingerprint(arm.keys), environment(arm.keys), *map(code_hash, GUARD_CODE)])
+        """Of the arm's keys and text, of the code that trains it and of the guards' own, and of what is waived."""
+        code, waived = [code_hash(module) for module in GUARD_CODE], self.plan.sweep.waive
+        return sha([asdict(arm.keys), self._fingerprint(arm.keys), environment(arm.keys), code, waived])
 
     def _search(self) -> dict[str, Point]:
         """The chosen values of every arm; A/A and control take the baseline's."""

@@ -19,7 +19,7 @@ import models.loss as loss
 from ablations.home import ROOT
 from ablations.record.guardresult import GuardResult
 from models.attention import MultiHeadLatentAttention
-from models.balance import AuxLoss, Bias, BiasAndAuxLoss, Routing
+from models.balance import AuxLoss, Bias, Routing
 from models.executor import Microbatching, StepResult, Targets
 from models.generate import Cache
 from models.kinds import Latent
@@ -219,6 +219,16 @@ def mtp_targets_too_near(patch: MonkeyPatch, folder: Path) -> None:
         return loss.language_model_loss(logits, self.tokens_BT[:, depth - 1 : -1])
 
     patch.setattr(Targets, "loss", near)
+
+
+@mistake("What is called chained is a parallel head, which looks at no later token.", "start", arm="mtp")
+def chained_that_is_parallel(patch: MonkeyPatch, folder: Path) -> None:
+    from models.mtp import ChainedModule
+
+    def parallel(self: Any, hidden: Tensor, embedded: Tensor, *rest: Any) -> Any:
+        return self.block(hidden, *rest)
+
+    patch.setattr(ChainedModule, "forward", parallel)
 
 
 @mistake("MTP reads a detached hidden state, and teaches the main model nothing.", "derivative", arm="mtp")
@@ -585,87 +595,3 @@ def clipped_by_rank(patch: MonkeyPatch, folder: Path) -> None:
 @mistake("The gradients of a mirrored stage's other copy are lost.", "ranks", arm="pipeline")
 def mirrored_gradients_lost(patch: MonkeyPatch, folder: Path) -> None:
     _on_ranks(patch, folder, "dist.all_reduce(parameter.grad, group=self.groups[ranks])", "pass")
-
-
-# What arms are compared by
-
-
-def compared(name: str, story: str, look: Callable[[Bench], list[GuardResult]], *guards: str) -> None:
-    MISTAKES[name] = Mistake(story, lambda patch, folder: None, look, guards)
-
-
-compared("bytes_miscounted", "Bits per byte are not those that lm-eval measures.",
-         lambda bench: bench.miscounted(), "scoring")  # fmt: skip
-compared(
-    "another_split",
-    "One arm is scored on the validation split.",
-    lambda bench: bench.beside_baseline("bias", {"eval.split": "validation"}, ["eval.split"]),
-    "yardstick",
-)
-compared(
-    "another_text",
-    "The held-out text depends on how much was read.",
-    lambda bench: bench.beside_baseline("bias", {"data.max_bytes": 500_000}, ["data.max_bytes"]),
-    "yardstick",
-)
-compared(
-    "second_toggle",
-    "A second toggle moves along.",
-    lambda bench: bench.beside_baseline("bias", {"optim.weight_decay": 0.0}, []),
-    "isolation",
-)
-compared(
-    "unequal_parameters",
-    "MHA against MLA at equal steps and unequal parameters: 'wins 1.18x'.",
-    lambda bench: bench.beside_baseline("bias", {"model.attention.kind": "mha"}, ["model.attention.kind"]),
-    "budget",
-)
-compared(
-    "test_text_learned",
-    "A fifth of the test split is in the training part.",
-    lambda bench: bench.leaked(0.2),
-    "separation",
-)
-compared(
-    "dead_toggle",
-    "A key that the arm's attention ignores.",
-    lambda bench: bench.finished({"two": {}, "four": {"model.attention.n_kv_heads": 4}}),
-    "distinct",
-)
-compared("searched_on_the_test_seeds", "A seed of the confirmation chose the learning rate.",
-         lambda bench: bench.seeds([1000, 3], [0, 1, 2, 3]), "seeds")  # fmt: skip
-
-
-def _ignored_perturbation(patch: MonkeyPatch, folder: Path) -> None:
-    start = __import__("models.transformer", fromlist=["_"]).initialise
-    patch.setattr("models.module.initialise", lambda model, seed, std, perturb=0.0: start(model, seed, std))
-
-
-MISTAKES["perturbation_ignored"] = Mistake(
-    "The A/A arm repeats the baseline to the bit, so that no noise is measured.",
-    _ignored_perturbation,
-    lambda bench: bench.finished({"base": {}, "aa": {"train.perturb": 1e-6}}),
-    ("distinct",),
-)
-
-
-# What only a test can know
-
-
-def tested(story: str, test: str) -> Callable[[Plant], Plant]:
-    def named(plant: Plant) -> Plant:
-        MISTAKES[plant.__name__] = Mistake(story, plant, lambda bench: [], (), test)
-        return plant
-
-    return named
-
-
-@tested("RoPE's turns also stretch.", "tests/models/test_rope.py::test_turns_have_modulus_one")
-def turns_that_stretch(patch: MonkeyPatch, folder: Path) -> None:
-    after(patch, __import__("models.rope", fromlist=["_"]), "rope_turns", lambda turns, *_: turns * 1.01)
-
-
-@tested("Two mechanisms balance at once by default.",
-        "tests/models/test_balance.py::test_strategies_without_a_bias_move_none")  # fmt: skip
-def two_mechanisms_at_once(patch: MonkeyPatch, folder: Path) -> None:
-    patch.setitem(__import__("models.balance", fromlist=["_"]).STRATEGIES, "aux_loss", BiasAndAuxLoss)

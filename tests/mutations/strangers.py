@@ -1,6 +1,6 @@
 """Classes as somebody might add them tomorrow, under the name of a kind that there is, each with one fault."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,13 @@ from models.layers import Linear
 STRANGERS: dict[str, Mistake] = {}
 
 
-def stranger(story: str, *guards: str, arm: str = "mha", table: Mapping[str, Any] = attention.MODULES,
+def stranger(story: str, *guards: str, arm: str = "mha", table: dict[str, Any] = attention.MODULES,
              name: str = "mha") -> Callable[[type], type]:  # fmt: skip
     """Registers the class in a slot's table, as docs/adding_a_toggle.md says."""
 
     def named(cls: type) -> type:
         def plant(patch: MonkeyPatch, folder: Path) -> None:
-            patch.setitem(table, name, cls)  # type: ignore[call-overload]
+            patch.setitem(table, name, cls)
 
         def look(bench: Bench) -> list[GuardResult]:
             return bench.arm(arm)

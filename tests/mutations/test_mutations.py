@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import between_arms  # noqa: F401  fills MISTAKES
 import pytest
 from bench import ARMS
 from mistakes import MISTAKES, Mistake

@@ -406,3 +406,12 @@ def test_layers_stand_in_their_order_with_their_share_of_the_maximum(result):
     (row,) = table.rows
     assert row[:2] == ["bias", "MaxVio_global"] and row[-1] == numbers.fixed(own.mean("max_vio_floor"), 3)
     assert row[2] == f"0.100 ({numbers.percent(0.1 / most, 1)})" and row[12].startswith("1.100 ")
+
+
+def test_rows_over_other_seeds_say_so_on_a_terminal(sweep_run: Any, tmp_path: Path) -> None:
+    arms = ("aux_loss", "bias", "control", "aa")
+    sweep_run(tmp_path / "one", seeds=2, arms=arms)
+    sweep_run(tmp_path / "none", seeds=2, arms=arms, missing=(("aux_loss", 0), ("bias", 1)))
+    heads = [terminal._columns(load(tmp_path / name))[3].head for name in ("one", "none")]
+    assert heads == ["loss", "loss (own seeds)"]
+    assert "rows do not compare" in sections.loss_table(load(tmp_path / "none")).note

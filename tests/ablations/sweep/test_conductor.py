@@ -467,6 +467,10 @@ def test_a_guard_may_be_waived_for_a_reason_that_the_result_shows(conduct, pool,
     (guard,) = (g for g in result.arms["bias"].guards if g.name == "derivative")
     assert (guard.passed, guard.said) == (False, "so it is (done without: gradients are estimates)")
     assert "0/4 arms; done without: aux_loss" in str(guards_table(result).rows)
+    file = tmp_path / "sweeps/own.yaml"
+    file.write_text(file.read_text().replace("waive:", "# waive:"))
+    with pytest.raises(GuardFailed, match="derivative: so it is$"):  # in other words, which were not composed before
+        conduct(*FRESH, "sweep=own", f"sweeps_dir={tmp_path / 'sweeps'}", "launch.workers=1")
 
 
 def test_what_arms_are_compared_by_is_never_waived(plan, tmp_path):

@@ -2,11 +2,11 @@
 
 import dataclasses
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from interrupted import Killed, killed_at
 
 from ablations.config.trialkeys import TrialKeys, with_overrides
 from ablations.config.trialrules import check
@@ -18,18 +18,6 @@ from ablations.trial.train import run_trial
 from models.typed import ConfigError
 
 STEPS = 12
-
-
-class Killed(Exception):
-    pass
-
-
-def killed_at(step: int) -> Callable[[dict[str, Any]], None]:
-    def report(event: dict[str, Any]) -> None:
-        if event.get("step") == step:
-            raise Killed
-
-    return report
 
 
 def finish(job: TrialJob) -> Record:

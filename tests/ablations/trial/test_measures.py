@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from interrupted import Killed, killed_at
 
 from ablations.config.trialkeys import TrialKeys
 from ablations.record.record import Record
@@ -24,18 +25,6 @@ torch.set_num_threads(1)
 
 Jobs = Callable[..., TrialJob]
 RAMP = {"data.ramp_from": 0.25, "data.ramp_over": 0.5}
-
-
-class Killed(Exception):
-    pass
-
-
-def killed_at(step: int) -> Callable[[dict[str, Any]], None]:
-    def report(event: dict[str, Any]) -> None:
-        if event.get("step") == step:
-            raise Killed
-
-    return report
 
 
 def finish(job: TrialJob) -> Record:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from interrupted import Killed, killed_at
 
 import ablations.trial.train as trial
 from ablations.config.trialkeys import with_overrides
@@ -26,21 +27,7 @@ from ablations.trial.train import run_trial
 torch.set_num_threads(1)
 
 
-class Killed(Exception):
-    pass
-
-
 def ignore(event: dict[str, Any]) -> None: ...
-
-
-def killed_at(step: int) -> Callable[[dict[str, Any]], None]:
-    """A report that ends the trial once this step is done, logged and (where one is due) checkpointed or not yet."""
-
-    def report(event: dict[str, Any]) -> None:
-        if event.get("step") == step:
-            raise Killed
-
-    return report
 
 
 def finish(job: TrialJob, report: Callable[[dict[str, Any]], None] = ignore) -> Record:
