@@ -1,4 +1,4 @@
-"""Mistakes that lie between arms, in their text or seeds, or in how they are judged; mistakes.py has those of models."""
+"""Mistakes that lie between arms, in their text or seeds, or in how they are judged; mistakes.py has the models'."""
 
 from collections.abc import Callable
 from pathlib import Path
