@@ -16,6 +16,7 @@ from ablations.launch.progress import Progress
 
 JOBS = {"0123456789abcdef": ("bias", 1000), "fedcba9876543210": ("aux_loss_with_a_very_long_name", 1001)}
 FIRST, SECOND = JOBS
+LAST = "<end of the screen>"
 STEP = {"event": "step", "step": 30, "steps": 120, "loss": 3.25, "max_vio": 0.5, "tokens_per_second": 15212.3}
 STARTED, DONE = {"event": "started"}, {"event": "done", "seconds": 1.0, "error": None}
 
@@ -203,7 +204,7 @@ class Screen:
         return self.written.decode(errors="ignore")
 
     def wait_for(self, text: str) -> None:
-        end = time.monotonic() + 3
+        end = time.monotonic() + 60
         while text not in self.text and time.monotonic() < end:
             time.sleep(0.01)
 
@@ -225,7 +226,11 @@ def terminal() -> Iterator[tuple[io.TextIOWrapper, Screen]]:
     reader.start()
     with os.fdopen(slave, "w", encoding="utf-8") as stream:
         yield stream, screen
+        stream.write(LAST)  # closing may drop what the kernel has not handed over yet
+        stream.flush()
+        screen.wait_for(LAST)
     reader.join()
+    screen.written = screen.written.removesuffix(LAST.encode())
     os.close(master)
 
 
