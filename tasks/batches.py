@@ -54,7 +54,7 @@ class PackedData:
         self._orders: dict[tuple[int, int], NDArray[np.int64]] = {}
 
     def tokens(self, split: str) -> Tokens:
-        """All tokens of `train`, `validation` or `test`, end of text after each document; shape (tokens,).
+        """All tokens of a split of `tasks.corpora.SPLITS`, end of text after each document; shape (tokens,).
 
         Of `train`, a share of the documents is rearranged to be filled in the middle where there is `data.fim_rate`.
         """
@@ -69,7 +69,7 @@ class PackedData:
 
     def windows(self, split: str) -> int:
         """How many windows of `seq_len` targets a split holds; neighbours share one token, as target and as input."""
-        return (len(self._tokens[split]) - 1) // self.seq_len
+        return max(0, len(self._tokens[split]) - 1) // self.seq_len
 
     def train_batch(self, seed: int, step: int) -> "torch.Tensor":
         """Batch `step` (from 0) of a training without a ramp, (batch_size, seq_len + 1) int64."""
@@ -206,7 +206,7 @@ def _sample(documents: list[Document], vocab_size: int) -> Iterator[str]:
 
 
 def _require_windows(seq_len: int, tokens: dict[str, int]) -> None:
-    shortest = min(tokens, key=lambda split: tokens[split])
+    shortest = min((split for split in tokens if split != "by_file"), key=lambda split: tokens[split])
     if tokens[shortest] < seq_len + 1:
         raise ConfigError(
             f"data.seq_len={seq_len}: one sequence needs {seq_len + 1} tokens, but the {shortest} split holds at most "

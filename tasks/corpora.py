@@ -29,7 +29,9 @@ from tasks.sources import (
     stream,
 )
 
-SPLITS = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test", "by_file")
+"""`by_file` is a second test set, of files from the very packages or modules that are learned from. It is empty where
+documents are divided without regard to where they stand, which makes `test` itself such a one."""
 Report = Callable[[str], None]
 
 PACKAGES_SHA256 = "49b0bd0ef0cd08e5619b9d53b57b7925030d9dd6b90b8d8a4b6064290310b80b"
@@ -54,6 +56,8 @@ MAX_SHARED = 0.2
 """A held-out document with a larger share of its 13-word windows in the training part is dropped."""
 HELD_OUT = 0.05
 """Share of validation, and of test, where documents or positions are divided."""
+BY_FILE = 0.04
+"""Share of the files of what is learned from that the second test set takes."""
 
 
 @dataclass(frozen=True)
@@ -66,17 +70,18 @@ class Document:
 
 @dataclass(frozen=True)
 class Splits:
-    """The three parts, each in a fixed order, and what is known of their origin (JSON-able, free of local paths)."""
+    """The parts, each in a fixed order, and what is known of their origin (JSON-able, free of local paths)."""
 
     train: list[Document]
     validation: list[Document]
     test: list[Document]
+    by_file: list[Document]
     origin: dict[str, Any]
     """`source`, `versions`, `pinned` (whether the bytes are the published ones; null where none are), `sha256` of the
     whole corpus or null, `split` (the rule), `dropped` (names per held-out split)."""
 
     def __getitem__(self, split: str) -> list[Document]:
-        return {"train": self.train, "validation": self.validation, "test": self.test}[split]
+        return {"train": self.train, "validation": self.validation, "test": self.test, "by_file": self.by_file}[split]
 
 
 def load_splits(config: DataConfig, report: Report | None = None) -> Splits:
@@ -127,8 +132,8 @@ def _python_packages(max_bytes: int | None) -> Splits:
     versions = package_versions()
     parts: dict[str, list[str]] = {split: [] for split in SPLITS}
     for name in contents:
-        test = "test" if name.startswith(TEST_SUBTREES) else "train"
-        parts["validation" if name.startswith(VALIDATION_SUBTREES) else test].append(name)
+        other = "test" if name.startswith(TEST_SUBTREES) else _learned_or_not(name)
+        parts["validation" if name.startswith(VALIDATION_SUBTREES) else other].append(name)
     sizes = {split: [(name, len(contents[name])) for name in names] for split, names in parts.items()}
     kept = thin(sizes, max_bytes)
     documents = {
@@ -160,7 +165,9 @@ def _stdlib(max_bytes: int | None) -> Splits:
     for tree in sorted(trees, key=_rank):
         size = sum(file.size for file in trees[tree])
         fits = (s for s in ("validation", "test") if sum(file.size for file in parts[s]) + size <= part)
-        parts[next(fits, "train")] += trees[tree]
+        split = next(fits, "train")
+        for file in trees[tree]:
+            parts[_learned_or_not(file.name) if split == "train" else split].append(file)
     kept = thin({split: sorted((file.name, file.size) for file in parts[split]) for split in SPLITS}, max_bytes)
     documents: dict[str, list[Document]] = {split: [] for split in SPLITS}
     undecodable = []
@@ -177,6 +184,14 @@ def _stdlib(max_bytes: int | None) -> Splits:
     return Splits(**documents, origin={**origin, "undecodable": undecodable})
 
 
+def _learned_or_not(name: str) -> str:
+    """A few files of what is learned from are held out, whatever else there is."""
+    return "by_file" if _rank(f"by file: {name}") < BY_FILE * 2**64 else "train"
+
+
+_DIVIDED = ("train", "validation", "test")
+
+
 def _divide(documents: list[Document], origin: dict[str, Any], config: DataConfig) -> Splits:
     """By the hash of each document's text, so that equal documents stay together and more data moves none; by position
     (the last 5 % test, the 5 % before it validation) where there are too few documents for that."""
@@ -189,7 +204,7 @@ def _divide(documents: list[Document], origin: dict[str, Any], config: DataConfi
         validation = "validation" if place < 2 * HELD_OUT else "train"
         parts["test" if place < HELD_OUT else validation].append(document)
     rule = "document hash"
-    if not all(parts.values()):
+    if not all(parts[split] for split in _DIVIDED):
         rule, parts = "position", _by_position(documents)
     kept = thin({s: [(d.name, len(d.text.encode())) for d in parts[s]] for s in SPLITS}, config.max_bytes)
     texts = {s: {d.name: d for d in parts[s]} for s in SPLITS}
@@ -208,7 +223,7 @@ def _by_position(documents: list[Document]) -> dict[str, list[Document]]:
     before = 0
     for document in documents:
         start = 0
-        for split in SPLITS:
+        for split in _DIVIDED:
             end = min(len(document.text), max(start, round(ends[split]) - before))
             if end < len(document.text):
                 line_end = document.text.rfind("\n", start, end) + 1
@@ -255,8 +270,10 @@ def _drop_near_copies(splits: Splits) -> Splits:
     train = np.concatenate([word_ngrams(document.text, NGRAM) for document in splits.train])
     kept: dict[str, list[Document]] = {}
     dropped: dict[str, list[str]] = {}
-    for split in ("validation", "test"):
+    for split in SPLITS[1:]:
         windows = [word_ngrams(document.text, NGRAM) for document in splits[split]]
+        if not windows:
+            continue
         owner = np.repeat(np.arange(len(windows)), [len(w) for w in windows])
         hits = np.bincount(owner, weights=contained(np.concatenate(windows), train), minlength=len(windows))
         copied = [hit > MAX_SHARED * len(w) for hit, w in zip(hits, windows, strict=True)]
@@ -265,7 +282,7 @@ def _drop_near_copies(splits: Splits) -> Splits:
     return replace(splits, **kept, origin={**splits.origin, "dropped": dropped})
 
 
-_CUT = 12
+_CUT = 16
 """Bytes that thinning to `max_bytes` may fall short by: four in each split, a character being cut nowhere."""
 
 
@@ -275,7 +292,7 @@ def _bytes(splits: Splits) -> int:
 
 def _require_text(splits: Splits, config: DataConfig, thinned: bool, which: str) -> None:
     """`thinned`: `max_bytes` has taken text away, so that a split may be empty for that."""
-    for split in SPLITS:
+    for split in _DIVIDED:
         if any(document.text for document in splits[split]):
             continue
         key, fix = _source_key(config), "add text, or choose another source"

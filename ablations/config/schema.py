@@ -1,5 +1,6 @@
 """The keys of a run: one tree of dataclasses, the only schema. `ablations/config/compose.py` composes it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -41,6 +42,7 @@ class LaunchConfig:
     progress: Literal["auto", "rich", "plain", "none"] = "auto"
 
 
+Design = Literal["scratch", "branch"]
 Quantity = Literal["total_params", "active_params", "flops_per_token", "kv_bytes", "train_flops"]
 Knob = Literal[
     "model.moe.moe_intermediate_size",
@@ -79,6 +81,45 @@ class ArmConfig:
     """What this arm is matched on, where that is not the sweep's."""
     optional: bool = False
     """Left out unless named in `arms=` or with `arms=all`."""
+    onto: str | None = None
+    """Another arm, whose `set` this one adds to; it is compared with that arm instead of the baseline (a ladder)."""
+    design: Design | None = None
+    """How it begins, where that is not as the sweep's `design` says. The baseline is the same either way."""
+
+
+@dataclass(frozen=True)
+class ContrastConfig:
+    """A weighted sum of arms, estimated seed by seed as a difference of two arms is."""
+
+    about: str = ""
+    weights: dict[str, float] = field(default_factory=dict)
+    """Arm -> its weight; they add up to 0."""
+
+
+@dataclass(frozen=True)
+class DoseConfig:
+    """The slope of every metric over the strength of one key, from arms that differ in it."""
+
+    key: str = ""
+    """A dotted key of a number."""
+    arms: Annotated[list[str], NotEmpty(), Distinct()] = field(default_factory=list)
+    """Two or more, whose values of the key are the doses."""
+    log: bool = False
+    """Over the dose's logarithm."""
+    at: float | None = None
+    """The published dose, whose effect is estimated by the slope, as `<name>_at` ..."""
+    over: float | None = None
+    """... over this one; null is 0, or 1 on a logarithm."""
+
+
+@dataclass(frozen=True)
+class FactorialConfig:
+    """A two-level fractional factorial: the effects of many toggles from runs that each have half of them on."""
+
+    factors: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Name -> the keys that it sets where it is on; off is the baseline."""
+    generators: str = ""
+    """A word per factor, as pyDOE3's `fracfact` takes them: `a b c abc` is 2^(4-1)."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +129,8 @@ class SearchConfig:
     keys: dict[str, list[float]] = field(default_factory=lambda: {"optim.lr": [2.5e-3, 5e-3, 1e-2]})
     """Points shared by all arms. Neighbouring learning rates differ at most by a factor of 2."""
     seeds: SeedList = field(default_factory=lambda: [1000, 1001, 1002])
-    """Seeds of search trials, apart from the confirmation's. A smaller grid spends its budget on more of them."""
+    """Seeds of search trials, apart from the confirmation's. With fewer than two nothing bounds what a learning rate
+    may cost. An arm with a smaller grid spends its budget on more of them, from the last on."""
     constraint_metric: str | None = None
     """Points are eligible only where this metric of the search trial ..."""
     constraint_max: Annotated[float, Above(0), AtMost(1)] | None = None
@@ -100,9 +142,10 @@ class ExpectedConfig:
     """A published claim, as a region that a difference must lie in. One verdict each."""
 
     arm: str
+    """An arm, a contrast or a dose."""
     metric: str = "loss"
     against: str | None = None
-    """The arm it is compared with; null is the sweep's baseline."""
+    """The arm it is compared with; null is the sweep's baseline (a contrast has none)."""
     kind: Literal["better", "not_worse", "equal", "value", "identical"] = "better"
     """`better`: below 0. `not_worse`: below `margin`. Both are mirrored where higher is better, and refused where the
     metric has no direction (`ablations/metrics.py`). `equal`: within +-margin. `value`: inside `region`.
@@ -134,12 +177,18 @@ class SweepConfig:
     """Dotted keys, and the smallest values that the question makes sense at: a scale's smaller ones are raised."""
     arms: dict[str, ArmConfig] = field(default_factory=dict)
     """Name -> what it sets; two or more."""
-    design: Literal["scratch", "branch"] = "scratch"
+    design: Design = "scratch"
     """`scratch`: every arm from its own initial weights. `branch`: for each seed the baseline is trained once up to
     `branch_at`, and every arm goes on from its whole state there; what is estimated is the effect of switching the arm
-    on at that point, without the noise of what came before."""
+    on at that point, without the noise of what came before. An arm may have a design of its own."""
     branch_at: Annotated[float, Above(0), Below(1)] | None = None
     """The share of the steps after which arms branch off."""
+    factorial: FactorialConfig | None = None
+    """Arms laid out as a factorial, beside those in `arms`."""
+    doses: dict[str, DoseConfig] = field(default_factory=dict)
+    """Slopes over the strength of a key: a claim names one as its `arm`."""
+    contrasts: dict[str, ContrastConfig] = field(default_factory=dict)
+    """Weighted sums of arms: a claim names one as its `arm`."""
     control: dict[str, Any] = field(default_factory=lambda: {"train.token_fraction": 0.9})
     """The known small harm that the sweep must be able to see."""
     matched: MatchedConfig = field(default_factory=MatchedConfig)
@@ -155,6 +204,26 @@ class SweepConfig:
     waive: dict[str, Text] = field(default_factory=dict)
     """Guard -> why an arm need not pass it, which the result then says (docs/guards.md has those that this is open to).
     """
+
+    def rival(self, claim: ExpectedConfig) -> str:
+        """What a claim compares with: empty for an estimate that is a difference by itself."""
+        estimates = {*self.contrasts, *self.doses, *(f"{name}_at" for name in self.doses)}
+        return claim.against or ("" if claim.arm in estimates else self.baseline)
+
+    def members(self, claim: ExpectedConfig) -> list[str]:
+        """The arms that a claim is about."""
+        if self.rival(claim):
+            return [claim.arm, self.rival(claim)]
+        dose = self.doses.get(claim.arm) or self.doses.get(claim.arm.removesuffix("_at"))
+        return dose.arms if dose is not None else list(self.contrasts[claim.arm].weights)
+
+    def design_of(self, arm: str) -> Design:
+        return self.arms[arm].design or self.design
+
+    def designs(self, arms: Iterable[str]) -> list[Design]:
+        """Those of these arms, the baseline aside, which is the same in all: the sweep's own first."""
+        found = {self.design_of(arm) for arm in arms if arm != self.baseline}
+        return sorted(found, key=lambda design: design != self.design)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ablations.config.designs import laid_out
 from ablations.config.schema import Config, SweepConfig
 from ablations.config.sweeprules import NAME, check_keys, check_sweep
 from ablations.config.trialkeys import TRIAL_GROUPS
@@ -137,7 +138,7 @@ def read_sweep(path: Path) -> SweepConfig:
     if "name" in values:
         raise ConfigError(f"{shown(path)}: name: a sweep is named by its file; remove the key")
     try:
-        sweep = build(SweepConfig, {**values, "name": path.stem})
+        sweep = laid_out(build(SweepConfig, {**values, "name": path.stem}))
         check_sweep(sweep)
     except ConfigError as error:
         raise ConfigError(f"{shown(path)}: {error}") from None

@@ -10,7 +10,7 @@ from ablations.metrics import METRICS, Parts, check_measured, check_named
 from ablations.metrics import metric as metric_of
 from models.typed import ConfigError, closest
 
-RESERVED = ("aa", "control", "all")
+RESERVED = ("aa", "control", "aa_branched", "control_branched", "aa_scratch", "control_scratch", "all")
 """Arms that the harness adds by itself, and the word for every arm."""
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 NEIGHBOURS = 2.0
@@ -54,7 +54,7 @@ def check_sweep(sweep: SweepConfig) -> None:
     first: dict[tuple[str, ...], int] = {}
     for i, claim in enumerate(sweep.expected):
         _check_claim(claim, f"expected[{i}]", sweep)
-        same = first.setdefault((claim.arm, claim.against or sweep.baseline, claim.metric, claim.kind), i)
+        same = first.setdefault((claim.arm, sweep.rival(claim), claim.metric, claim.kind), i)
         if same != i:
             raise ConfigError(f"expected[{i}]: the same claim as expected[{same}]; each is judged once, keep one")
     for place, metric, _ in named_metrics(sweep):
@@ -73,17 +73,20 @@ def check_sweep(sweep: SweepConfig) -> None:
 
 def _check_design(sweep: SweepConfig) -> None:
     """Raise ConfigError for a trunk whose values are not settled before arms branch off it."""
-    if (sweep.design == "branch") != (sweep.branch_at is not None):
+    if sweep.arms[sweep.baseline].design is not None:
+        raise ConfigError(f"arms.{sweep.baseline}.design: the baseline is the same in every design; remove it")
+    branches = "branch" in sweep.designs(sweep.arms)
+    if branches != (sweep.branch_at is not None):
         raise ConfigError(
             f"design={sweep.design}, branch_at={sweep.branch_at}: a branch needs one, and nothing else does"
         )
-    if sweep.design != "branch":
+    if not branches:
         return
     searched = [*sweep.search.keys, *sweep.arms[sweep.baseline].search]
     if searched:
         raise ConfigError(
-            f"design=branch: {searched[0]} is searched for the baseline, which is the trunk of all arms; settle it in "
-            "`common` or in its `set` (arms may search strengths of their own)"
+            f"design=branch: {searched[0]} is searched for the baseline, which is the trunk of its branches; settle it "
+            "in `common` or in its `set` (arms may search strengths of their own)"
         )
 
 
@@ -141,11 +144,18 @@ def _check_points(sweep: SweepConfig) -> None:
 
 
 def _check_claim(claim: ExpectedConfig, place: str, sweep: SweepConfig) -> None:
+    estimate = sweep.rival(claim) == ""
     for key, arm in (("arm", claim.arm), ("against", claim.against)):
-        if arm is not None and arm not in sweep.arms:
+        if arm is not None and arm not in sweep.arms and not (estimate and key == "arm"):
             raise ConfigError(f"{place}.{key}={arm}: no such arm{closest(arm, sweep.arms)}")
-    if claim.arm == (claim.against or sweep.baseline):
+    if claim.arm == sweep.rival(claim):
         raise ConfigError(f"{place}.arm={claim.arm}: is compared with itself; name another in `against`")
+    pair = sweep.members(claim)
+    if len(sweep.designs(pair)) == 2:
+        raise ConfigError(
+            f"{place}.against={claim.against}: {claim.arm} has design={sweep.design_of(claim.arm)}; arms of "
+            "two designs cannot be compared, only either with the baseline"
+        )
     check_named(f"{place}.metric", claim.metric, directional=claim.kind in ("better", "not_worse"))
     if claim.kind in ("equal", "not_worse", "identical") and claim.margin is None:
         raise ConfigError(f"{place}.margin: missing; kind {claim.kind} needs a margin above 0")
@@ -162,7 +172,7 @@ def named_metrics(sweep: SweepConfig) -> list[tuple[str, str, list[str]]]:
     if sweep.search.constraint_metric is not None:
         named.append(("search.constraint_metric", sweep.search.constraint_metric, arms))
     for i, claim in enumerate(sweep.expected):
-        named += [(f"expected[{i}].metric", claim.metric, [a]) for a in (claim.arm, claim.against or sweep.baseline)]
+        named += [(f"expected[{i}].metric", claim.metric, [arm]) for arm in sweep.members(claim)]
     return named
 
 

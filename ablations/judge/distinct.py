@@ -56,7 +56,7 @@ def _groups(plan: PlanDocument) -> dict[str, str]:
     group: dict[str, str] = {}
     for claim in plan.expected:
         if claim.kind == "identical":
-            ends = [claim.arm, claim.against or plan.baseline]
+            ends = plan.members(claim)
             joined = {group.get(name, name) for name in ends}
             first = min(joined)
             group |= dict.fromkeys([*ends, *(name for name, own in group.items() if own in joined)], first)

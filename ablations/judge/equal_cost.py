@@ -45,7 +45,7 @@ def time_ratio(seconds: Sequence[float], baseline: Sequence[float]) -> Ratio:
 def at_equal_cost(
     losses: Losses,
     spent: Mapping[str, float],
-    pairs: Sequence[tuple[str, str]],
+    families: Sequence[Sequence[tuple[str, str]]],
     baseline: str,
     control: str,
     token_fraction: float,
@@ -53,14 +53,14 @@ def at_equal_cost(
     """{arm: difference to the baseline} of the arms in `spent`, had each spent what the baseline did.
 
     losses: `losses[arm][seed]`, nats, as trained. spent: what an arm's training cost over what the baseline's did.
-    pairs: the family of comparisons, as of the differences as trained. The control is the baseline on `token_fraction`
-    of the tokens: along the slope between the two at each seed, dL / d ln tokens, an arm of cost c is moved to 1 / c of
-    its tokens. The slope's noise is so part of the interval; that the slope changes far from 1 is not.
+    families: the comparisons that share their level, as of the differences as trained. The control is the baseline on
+    `token_fraction` of the tokens: along the slope between the two at each seed, dL / d ln tokens, an arm of cost c is
+    moved to 1 / c of its tokens. The slope's noise is so part of the interval; that it changes far from 1 is not.
     """
     moved = {arm: dict(of_seed) for arm, of_seed in losses.items()}
     for arm, cost in spent.items():
         steps = math.log(1 / cost) / math.log(token_fraction)
         seeds = set(losses[arm]) & set(losses[baseline]) & set(losses[control])
         moved[arm] = {s: losses[arm][s] + steps * (losses[control][s] - losses[baseline][s]) for s in sorted(seeds)}
-    found = differences(moved, pairs, "loss")
+    found = [difference for pairs in families for difference in differences(moved, pairs, "loss")]
     return {d.arm: d for d in found if d.n and d.against == baseline and d.arm in spent}

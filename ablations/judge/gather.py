@@ -11,7 +11,8 @@ from pathlib import Path
 
 from ablations.judge.constraint import Constraint
 from ablations.judge.distinct import apart, distinct
-from ablations.judge.judging import families_of, verdicts_of, with_search
+from ablations.judge.families import families_of
+from ablations.judge.judging import verdicts_of, with_search
 from ablations.judge.loss_curve import loss_error
 from ablations.judge.result import ArmResult, Result, score_values
 from ablations.judge.verdicts import DECISION_RULE
@@ -108,6 +109,8 @@ def _arm(name: str, plan: PlanDocument, state: SweepState, records: dict[int, Re
         for metric, value in {**record.metrics, **score_values(record)}.items():
             if math.isfinite(value):
                 values.setdefault(metric, {})[seed] = value
+    if any(key.startswith("data.") for key in plan.arms[name].set):
+        values.pop("train_loss", None)  # of otherwise arranged text: another yardstick
     return ArmResult(
         name=name,
         plan=plan.arms[name],

@@ -7,6 +7,7 @@ import math
 import statistics
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from ablations.judge.stats import Edge, on_edge
 
@@ -18,34 +19,45 @@ Key = tuple[tuple[str, float], ...]
 
 @dataclass(frozen=True)
 class Measured:
-    """A search point's mean over its seeds; infinite where a seed diverged or failed."""
+    """A search point over its seeds."""
 
-    loss: float
+    losses: dict[int, float]
+    """By seed; infinite where the trial diverged or failed."""
     constraint: float
-    """The constrained metric, as a share of its maximum."""
+    """The constrained metric, as a share of its maximum: the mean over seeds, infinite where one diverged."""
+
+    @property
+    def loss(self) -> float:
+        """The mean over seeds; infinite where one diverged, or none is there."""
+        return statistics.fmean(self.losses.values()) if self.losses else math.inf
+
+    @property
+    def diverged(self) -> bool:
+        return not math.isfinite(self.loss)
 
 
 def key_of(point: Mapping[str, float]) -> Key:
     return tuple(sorted(point.items()))
 
 
-def measure(losses: Sequence[float | None], constraints: Sequence[float | None]) -> Measured:
-    """Mean over the seeds of one point."""
-    if not losses or any(loss is None for loss in losses):
-        return Measured(math.inf, math.inf)
+def measure(losses: Mapping[int, float | None], constraints: Sequence[float | None]) -> Measured:
+    """One point: its losses by seed, and the constrained metric where a trial has it."""
+    found = {seed: math.inf if loss is None else loss for seed, loss in losses.items()}
     shares = [share for share in constraints if share is not None]
-    return Measured(
-        statistics.fmean(loss for loss in losses if loss is not None), statistics.fmean(shares) if shares else 0.0
-    )
+    diverged = not found or not all(map(math.isfinite, found.values()))
+    return Measured(found, math.inf if diverged else statistics.fmean(shares) if shares else 0.0)
 
 
 def eligible(measured: Mapping[Key, Measured], limit: float | None) -> dict[Key, Measured]:
     """The points that did not diverge and keep the constrained metric within `limit`."""
-    kept = {key: m for key, m in measured.items() if math.isfinite(m.loss)}
+    kept = {key: m for key, m in measured.items() if not m.diverged}
     return kept if limit is None else {key: m for key, m in kept.items() if m.constraint <= limit}
 
 
-def curve(name: str, point: Mapping[str, float], values: Mapping[Key, float]) -> dict[float, float]:
+T = TypeVar("T")
+
+
+def curve(name: str, point: Mapping[str, float], values: Mapping[Key, T]) -> dict[float, T]:
     """A key's values -> what was measured there, at the point's values of all other keys."""
     others = {key: value for key, value in point.items() if key != name}
     return {
@@ -56,23 +68,22 @@ def curve(name: str, point: Mapping[str, float], values: Mapping[Key, float]) ->
 
 
 def edges(point: Mapping[str, float], measured: Mapping[Key, Measured], limit: float | None) -> dict[str, Edge]:
-    """The searched keys whose best value is the last on a side: it may lie beyond. Of three values or more; with fewer
-    every one is the last.
+    """The searched strengths whose best value is the last on a side: it may lie beyond. Of three values or more; with
+    fewer every one is the last.
 
-    A learning rate by its loss. A strength by its loss among the points within the limit; where no point is, by the
-    balance itself, since that is then what it is chosen for.
+    By the loss among the points within the limit; where no point is, by the balance itself, since that is then what a
+    strength is chosen for. (Where a learning rate lies is its vertex's to say.)
     """
     within = eligible(measured, limit)
-    by_loss = {key: m.loss for key, m in measured.items()}
     if within:
         by_choice = {key: m.loss if key in within else math.inf for key, m in measured.items()}
     else:
         by_choice = {key: m.constraint for key, m in measured.items()}
     found: dict[str, Edge] = {}
     for name in point:
-        along = curve(name, point, by_loss if name == LEARNING_RATE else by_choice)
-        nowhere = name != LEARNING_RATE and not any(map(math.isfinite, along.values()))
-        side = on_edge(along) if len(along) >= 3 and not nowhere else None
+        along = curve(name, point, by_choice) if name != LEARNING_RATE else {}
+        known = len(along) >= 3 and any(map(math.isfinite, along.values()))
+        side = on_edge(along) if known else None
         if side is not None:
             found[name] = side
     return found

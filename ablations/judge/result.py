@@ -1,11 +1,12 @@
 """What a sweep at one scale has found: the only thing that tables, figures and pages read."""
 
 import statistics
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from ablations.config.schema import ExpectedConfig
+from ablations.judge.choice import Choice
 from ablations.judge.constraint import Held
 from ablations.judge.stats import Difference, Edge, between, tokens_saved
 from ablations.judge.verdicts import Verdict
@@ -36,15 +37,20 @@ class ArmResult:
     chosen: Point = field(default_factory=dict)
     guards: list[GuardResult] = field(default_factory=list)
     mistuning: float | None = None
-    """Estimate, in nats, of what a better point between the searched ones could gain; None where nothing was searched,
-    and at an edge."""
-    edges: dict[str, Edge] = field(default_factory=dict)
-    """Searched keys whose chosen value is the last of its grid on that side."""
+    """What the chosen learning rate may cost, in nats, as an upper 95 % bound; None where nothing was searched, or it
+    cannot be said."""
+    choice: Choice | None = None
+    """What the search's trials say to take; None where there was no search."""
     held: Held | None = None
     """The search's limit on balance, on these trials; None where it had none."""
     speed: Speed | None = None
     """None where it was not measured."""
     chunks: Chunks = field(default_factory=dict)
+
+    @property
+    def edges(self) -> dict[str, Edge]:
+        """Searched keys whose best value is the last of its grid on that side."""
+        return self.choice.edges if self.choice is not None else {}
 
     @property
     def kind(self) -> ArmKind:
@@ -117,24 +123,31 @@ class Result:
         """(arm, seed) of confirmation trials that the plan has and no record answers."""
         return [(name, seed) for name, arm in self.arms.items() for seed in arm.seeds if seed not in arm.records]
 
-    def arm_of_kind(self, kind: str) -> ArmResult | None:
-        return next((arm for arm in self.arms.values() if arm.kind == kind), None)
+    def diagnostic(self, kind: Literal["aa", "control"], branched: bool | None = None) -> ArmResult | None:
+        """The A/A arm or the control of arms that branch off, or do not; the first one where that is not asked."""
+        return diagnostic(self.arms, kind, branched)
 
     def difference(self, arm: str, metric: str | None = None, against: str | None = None) -> Difference | None:
-        return between(self.differences.get(metric or self.primary, {}), arm, against or self.baseline)
+        rival = self.baseline if against is None else against
+        return between(self.differences.get(metric or self.primary, {}), arm, rival)
 
     def tokens_equivalent(self, difference: Difference | None) -> float | None:
         """The share of the training tokens that a loss difference is worth; positive saves tokens (method: costs)."""
-        control, fraction = self.arm_of_kind("control"), self.control_fraction
-        if control is None or fraction is None or difference is None or difference.metric != "loss":
+        if difference is None or difference.metric != "loss":
+            return None
+        control, fraction = self.diagnostic("control", self.is_branched(difference)), self.control_fraction
+        if control is None or fraction is None:
             return None
         harm = self.difference(control.name, difference.metric)
         return tokens_saved(difference.mean, harm, fraction) if harm else None
 
+    def is_branched(self, difference: Difference) -> bool:
+        return branched(self.arms, self.baseline, (difference.arm, difference.against))
+
     @property
     def control_fraction(self) -> float | None:
         """The control's share of the baseline's tokens; None where its harm is another."""
-        control = self.arm_of_kind("control")
+        control = self.diagnostic("control")
         return control.plan.set.get("train.token_fraction") if control else None
 
     @property
@@ -161,6 +174,19 @@ class Result:
     def score_metrics(self) -> list[str]:
         """`task/metric` of every lm-eval score that any arm has."""
         return sorted({metric for arm in self.arms.values() for metric in arm.values if "/" in metric})
+
+
+def diagnostic(
+    arms: Mapping[str, ArmResult], kind: Literal["aa", "control"], branched: bool | None = None
+) -> ArmResult | None:
+    """See `Result.diagnostic`."""
+    found = [arm for arm in arms.values() if arm.kind == kind and branched in (None, arm.plan.branched)]
+    return found[0] if found else None
+
+
+def branched(arms: Mapping[str, ArmResult], baseline: str, names: Iterable[str]) -> bool:
+    """Whether a comparison of these arms is one of branches. The baseline is the same in either design."""
+    return any(arms[name].plan.branched for name in names if name != baseline and name in arms)
 
 
 def score_values(record: Record) -> dict[str, float]:

@@ -1,10 +1,11 @@
 """What the numbers of a sweep can carry: paired differences, their intervals, what they resolve, what they cost.
 
 Pairing: an arm and the arm it is compared with share, per seed, the batches, the evaluation items and the initial
-values, so their difference per seed has an eighth of the spread that the loss has. One metric's comparisons are one
-family. The intervals are Bonferroni's: a paired t at level alpha / m each, which cover all m true differences at once
-in at least 1 - alpha of sweeps, whatever the correlation (through the shared baseline) and the variances. A verdict
-reads the interval and nothing else (`ablations/judge/verdicts.py`), so it inherits that guarantee.
+values, so their difference per seed has an eighth of the spread that the loss has. The comparisons of one metric that
+are asked for the same reason are one family (`ablations/judge/families.py`). The intervals are Bonferroni's: a paired t
+at level alpha / m each, which cover all m true differences at once in at least 1 - alpha of sweeps, whatever the
+correlation (through the shared baseline) and the variances. A verdict reads the interval and nothing else
+(`ablations/judge/verdicts.py`), so it inherits that guarantee.
 
 Holm's p values are printed beside them. Holm rejects at least as often, but has no interval of finite length that
 goes with it: cutting Bonferroni's at 0 where Holm rejects covers 92 % (`benchmarks/calibration.py` shows it).
@@ -18,6 +19,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import numpy as np
+
+Kind = Literal["claim", "exploratory", "diagnostic"]
+"""Why arms are compared: a claim names them; nobody has claimed anything of them; or they show what can be seen."""
 
 MAX_SEEDS = 100_000
 ROUNDING = 1e-12
@@ -56,6 +60,13 @@ class Difference:
     comparisons: int = 1
     """Size m of the family."""
     alpha: float = 0.05
+    kind: Kind = "claim"
+    """Which of the metric's families it belongs to."""
+
+    @property
+    def name(self) -> str:
+        """`a minus b`; a contrast's own name."""
+        return f"{self.arm} minus {self.against}" if self.against else self.arm
 
     @property
     def resolved(self) -> bool:
@@ -101,8 +112,9 @@ def differences(
     pairs: Sequence[tuple[str, str]],
     metric: str,
     alpha: float = 0.05,
+    kind: Kind = "claim",
 ) -> list[Difference]:
-    """`values[arm][seed]` compared pairwise; `pairs` (arm, against) is the whole family of this metric.
+    """`values[arm][seed]` compared pairwise; `pairs` (arm, against) is the whole family of this metric and `kind`.
 
     A repeated pair counts once, and so does its reverse, which is the same comparison: the first order is kept. A
     declared pair counts in m even where its seeds are missing, so that the family stays the registered one. Raises
@@ -129,7 +141,7 @@ def differences(
         rows.append(_difference(arm, against, metric, both, len(family), alpha))
     p_holm = multipletests([row["p"] for row in rows], alpha=alpha, method="holm")[1]
     return [
-        Difference(**row, p_holm=float(p), comparisons=len(family), alpha=alpha)
+        Difference(**row, p_holm=float(p), comparisons=len(family), alpha=alpha, kind=kind)
         for row, p in zip(rows, p_holm, strict=True)
     ]
 
@@ -262,29 +274,6 @@ def on_edge(points: Mapping[float, float]) -> Edge | None:
     if best == 0 or not math.isfinite(points[rates[best]]):
         return "low"
     return "high" if best == len(rates) - 1 else None
-
-
-def mistuning_estimate(points: Mapping[float, float]) -> float | None:
-    """How much search loss the grid's best point may leave on the table, from log-spaced rates -> loss. An estimate and
-    no bound: one seed's noise moves the vertex, and the true excess is often larger.
-
-    A parabola in ln(rate) through the best point and its two neighbours: its value there minus that at its vertex. None
-    where it has no vertex between them: fewer than three points, the best on an edge, a diverged neighbour, or no
-    curvature.
-    """
-    import numpy as np
-
-    if len(points) < 3:
-        return None
-    rates, best = _best(points)
-    if best in (0, len(rates) - 1):
-        return None
-    three = rates[best - 1 : best + 2]
-    losses = np.array([points[rate] for rate in three])
-    if not np.isfinite(losses).all():
-        return None
-    a, b, _ = np.polyfit(np.log(three) - math.log(three[1]), losses - losses[1], 2)  # centred: loss 0 at ln(rate) 0
-    return float(b * b / (4 * a)) if a > 1e-12 else None
 
 
 def tokens_saved(effect: float, control: Difference, token_fraction: float = 0.9) -> float | None:

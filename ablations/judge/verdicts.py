@@ -1,7 +1,8 @@
 """From an interval to a word: whether a published claim agrees with what was measured."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from ablations.config.schema import ExpectedConfig
@@ -13,23 +14,25 @@ from models.typed import ConfigError
 Outcome = Literal["agrees", "disagrees", "not resolved", "no signal here", "void"]
 
 DECISION_RULE = (
-    "Every comparison (each arm with the baseline, and each declared pair) is paired by seed over the seeds that both"
-    " arms finished. The m comparisons of one metric are one family, in which a pair and its reverse are one; each "
-    "has a paired-t interval at level 0.05/m (Bonferroni), so that all of them hold together in at least 95 % of "
-    "sweeps. A claim agrees when the interval of its difference lies inside the claim's region, disagrees when it "
-    "lies wholly outside, and is not resolved otherwise; which way is better is the metric's. Every claim on a metric"
-    " is void if the A/A arm's interval of that metric excludes 0. A claim whose region holds 0 (equal, not worse) "
-    "agrees only where the positive control's interval lies wholly on the worse side of 0; else it reads 'no signal "
-    "here' unless it disagrees. A loss's interval is widened at both ends by the larger mistuning estimate of the two"
-    " arms (an estimate, no bound), and a verdict that does not survive this is not resolved. An arm with a diverged "
-    "seed is neither better, equal nor not worse than another; where the other diverges, equal disagrees, and the rest"
-    " is not resolved, because only survivors are compared. A claim about an arm whose trials end in the same bits as "
-    "another arm's with other keys is void, since its toggle did nothing, and so is one whose values were chosen on a "
-    "seed of the confirmation; where the A/A arm diverged, or ends in the baseline's bits, every statistical claim is "
-    "void. A claim of identity is no statistic: it agrees where no seed differs by more than its margin and one of the "
-    "A/A arm's does. Where the search had a limit on balance, the "
-    "limit is judged again on the confirmation: a claim about an arm whose mean over seeds is above it is said not to"
-    " be at equal balance. Holm's p values are printed for the reader and decide nothing."
+    "Every comparison (each arm with the baseline, and each declared pair) is paired by seed over the seeds that both "
+    "arms finished. A metric has three families: the comparisons that claims are about, in which a pair and its "
+    "reverse are one; the A/A arm and the control; and all other arms with the baseline, which are exploratory. Each "
+    "of the m of a family has a paired-t interval at level 0.05/m (Bonferroni), so that all of them hold together in "
+    "at least 95 % of sweeps. A claim agrees when the interval of its difference lies inside the claim's region, "
+    "disagrees when it lies wholly outside, and is not resolved otherwise; which way is better is the metric's. Every "
+    "claim on a metric is void if the A/A arm's interval of that metric excludes 0. A claim whose region holds 0 "
+    "(equal, not worse) agrees only where the positive control's interval lies wholly on the worse side of 0; else it "
+    "reads 'no signal here' unless it disagrees. A loss's interval is widened at both ends by what the two arms' "
+    "learning rates may cost (the larger of their upper 95 % bounds of the excess over the best searched rate, from a "
+    "parabola in its logarithm with a level per search seed), and a verdict that does not survive this is not "
+    "resolved. An arm with a diverged seed is neither better, equal nor not worse than another; where the other "
+    "diverges, equal disagrees, and the rest is not resolved, because only survivors are compared. A claim about an "
+    "arm whose trials end in the same bits as another arm's with other keys is void, since its toggle did nothing, "
+    "and so is one whose values were chosen on a seed of the confirmation; where the A/A arm diverged, or ends in the "
+    "baseline's bits, every statistical claim is void. A claim of identity is no statistic: it agrees where no seed "
+    "differs by more than its margin and one of the A/A arm's does. Where the search had a limit on balance, the "
+    "limit is judged again on the confirmation: a claim about an arm whose mean over seeds is above it is said not to "
+    "be at equal balance. Holm's p values are printed for the reader and decide nothing."
 )
 
 
@@ -71,14 +74,12 @@ class Beside:
     aa: Difference | None = None
     """Of the A/A arm."""
     mistuning: float | None = None
-    """The larger estimate of the two arms in the claim's metric: None where nothing was searched, math.inf where the
-    optimum is on an edge."""
-    diverged: int = 0
-    """Of the arm's trials ..."""
-    diverged_against: int = 0
-    """... and of those of the arm that it is compared with ..."""
+    """What the two arms' learning rates may cost in the claim's metric, the larger bound: None where nothing was
+    searched, math.inf where that cannot be said."""
+    diverged: Mapping[str, int] = field(default_factory=dict)
+    """Arm -> how many of its trials diverged, of those that the difference is made of, where any did ..."""
     trials: int = 0
-    """... which are so many each."""
+    """... of so many each."""
 
 
 def verdict(expected: ExpectedConfig, difference: Difference, beside: Beside) -> Verdict:
@@ -152,14 +153,14 @@ def _judge(
     if beside.void is not None:
         return "void", beside.void.why
     if expected.kind == "identical":
-        return _identical(edges[1], difference, aa, beside.diverged + beside.diverged_against)
+        return _identical(edges[1], difference, aa, sum(beside.diverged.values()))
     if aa is not None and aa.resolved:
         return "void", (
             f"{aa.arm} repeats {aa.against} and yet differs from it, {_numbers(aa)}: the sweep tells identical arms "
             f"apart in {aa.metric}"
         )
-    measured = f"{difference.arm} minus {difference.against} is {_numbers(difference)}"
-    if beside.diverged or beside.diverged_against:
+    measured = f"{difference.name} is {_numbers(difference)}"
+    if beside.diverged:
         return _beside_divergence(expected, difference, beside, measured)
     if difference.low is None or difference.high is None:
         cause = "one error bar needs two seeds" if difference.n < 2 else "it does not vary, so its error is unknown"
@@ -179,10 +180,10 @@ def _judge(
     slack = 0.0 if beside.mistuning is None else beside.mistuning
     if place != "not resolved" and place_of(difference.low - slack, difference.high + slack, edges) != place:
         if math.isinf(slack):
-            return "not resolved", f"{measured}, but its mistuning cannot be estimated (optimum on the edge)"
+            return "not resolved", f"{measured}, but what its learning rate costs cannot be bounded (see Chosen values)"
         return (
             "not resolved",
-            f"{measured}, but mistuning is estimated at {size(slack, 4)}: wider by that, it is partly in {region}",
+            f"{measured}, but a learning rate may cost {size(slack, 4)}: wider by that, it is partly in {region}",
         )
     if place == "agrees":
         return place, f"{measured}: inside {region}"
@@ -195,11 +196,11 @@ def _beside_divergence(
     expected: ExpectedConfig, difference: Difference, beside: Beside, measured: str
 ) -> tuple[Outcome, str]:
     """Differences are those of the seeds that survived in both arms."""
-    trials = beside.trials or difference.n + max(beside.diverged, beside.diverged_against)
-    sides = ((difference.arm, beside.diverged), (difference.against, beside.diverged_against))
-    counted = " and ".join(f"{count}/{trials} of {name} diverged" for name, count in sides if count)
-    own = bool(beside.diverged) and expected.kind != "value"
-    if own or (expected.kind == "equal" and beside.diverged != beside.diverged_against):
+    trials = beside.trials or difference.n + max(beside.diverged.values())
+    counted = " and ".join(f"{count}/{trials} of {name} diverged" for name, count in beside.diverged.items())
+    mine, theirs = (beside.diverged.get(name, 0) for name in (difference.arm, difference.against))
+    own = bool(mine) and expected.kind != "value"
+    if difference.against and (own or (expected.kind == "equal" and mine != theirs)):
         word = {"better": "not better", "equal": "not equal", "not_worse": "worse"}[expected.kind]
         return "disagrees", f"{counted}: an arm that diverges is {word}"
     return "not resolved", f"{counted}: {measured} speaks only for the seeds that survived"
@@ -214,7 +215,7 @@ def _identical(margin: float, difference: Difference, aa: Difference | None, div
     n, largest = difference.n, difference.largest
     measured = f"no seed of {n} differs by more than {largest:.1e}"
     if largest > margin:
-        return "disagrees", f"{difference.arm} minus {difference.against} is up to {largest:.1e} in a seed of {n}"
+        return "disagrees", f"{difference.name} is up to {largest:.1e} in a seed of {n}"
     if aa is None or not aa.n:
         return "no signal here", f"{measured}, but there is no A/A arm to show that a change would be seen"
     if aa.largest <= margin:

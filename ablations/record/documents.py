@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
-from ablations.config.schema import ExpectedConfig, MatchedConfig, SearchConfig
+from ablations.config.schema import ContrastConfig, ExpectedConfig, MatchedConfig, SearchConfig
 from ablations.config.trialkeys import TrialKeys
 from ablations.files import read_json, write_json
 from ablations.record.guardresult import GuardResult
@@ -43,6 +43,10 @@ class ArmDocument:
     embedding_params: int = 0
     solved: dict[str, Any] = field(default_factory=dict)
     """The matching knob, where it was turned."""
+    onto: str | None = None
+    """The arm that it adds to, and is compared with instead of the baseline."""
+    branched: bool = False
+    """Whether it goes on from the baseline's state at `PlanDocument.branch_at`."""
 
     @property
     def train_flops(self) -> float:
@@ -84,6 +88,8 @@ class PlanDocument:
     design: Literal["scratch", "branch"] = "scratch"
     branch_at: float | None = None
     """Where arms branch off the baseline, as a share of the steps."""
+    contrasts: dict[str, ContrastConfig] = field(default_factory=dict)
+    """Estimates over more than two arms: weighted sums of their values, seed by seed."""
     left_out: list[str] = field(default_factory=list)
     """Arms that the sweep usually has and this run does without; the families count their comparisons all the same."""
     values: dict[str, Point] = field(default_factory=dict)
@@ -95,6 +101,16 @@ class PlanDocument:
     note: str = ""
     """What the scale says about its numbers."""
     format: Literal[1] = FORMAT
+
+    def rival(self, claim: ExpectedConfig) -> str:
+        """What a claim compares with: empty for a contrast, which is a difference by itself."""
+        return claim.against or ("" if claim.arm in self.contrasts else self.baseline)
+
+    def members(self, claim: ExpectedConfig) -> list[str]:
+        """The arms that a claim is about."""
+        if claim.arm in self.contrasts:
+            return list(self.contrasts[claim.arm].weights)
+        return [claim.arm, self.rival(claim)]
 
     @classmethod
     def read(cls, folder: Path) -> Self:

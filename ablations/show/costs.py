@@ -65,17 +65,19 @@ def speed_table(result: Result) -> Table:
 
 def equal_cost_table(result: Result) -> Table:
     """Empty where the control does not say what tokens are worth, and where arms cost the same, or nobody knows."""
-    control, fraction = result.arm_of_kind("control"), result.control_fraction
+    control, fraction = result.diagnostic("control"), result.control_fraction
     harm = result.difference(control.name, "loss") if control else None
     if control is None or fraction is None or harm is None or harm.low is None or harm.low <= 0:
         return Table("At equal cost", [], [])
     arms = [arm for arm in result.arms.values() if arm.kind == "arm" and arm.name != result.baseline]
     losses = {arm.name: arm.values.get("loss", {}) for arm in result.arms.values()}
-    pairs, names = list(result.differences["loss"]), (result.baseline, control.name)
+    names, families = (result.baseline, control.name), dict[str, list[tuple[str, str]]]()
+    for pair, difference in result.differences["loss"].items():
+        families.setdefault(difference.kind, []).append(pair)
     columns, rows = ["arm"], [[arm.name] for arm in arms]
     for name, spent in (("FLOPs", _flops(result, arms)), ("time", _times(result, arms))):
         ends = [{arm: ratio.ends[i] for arm, ratio in spent.items()} for i in range(3)]
-        low, middle, high = (at_equal_cost(losses, costs, pairs, *names, fraction) for costs in ends)
+        low, middle, high = (at_equal_cost(losses, costs, list(families.values()), *names, fraction) for costs in ends)
         if any(f"{end:.2f}" != "1.00" for ratio in spent.values() for end in ratio.ends):
             columns += [f"training {name} of {result.baseline}", f"difference at equal {name}", "95 % interval"]
             for row in rows:

@@ -192,7 +192,7 @@ def _claims(result: Result, metric: str) -> dict[tuple[str, str], Claimed]:
     for expected in result.expected:
         if expected.metric == metric:
             (low, high), paper = region_of(expected), expected.paper_value
-            arm, against = expected.arm, expected.against or result.baseline
+            arm, against = expected.arm, result.plan.rival(expected)
             found[arm, against] = Claimed((low, high), paper)
             found.setdefault((against, arm), Claimed((-high, -low), None if paper is None else -paper))
     return found
@@ -214,7 +214,7 @@ def _forest_panel(
     room = 0.08 * ((max(ends) - min(ends)) or 1.0)
     left, right = min(ends) - room, max(ends) + room
     for row, d in enumerate(rows):
-        claim, look = claims.get((d.arm, d.against)), looks[d.arm]
+        claim, look = claims.get((d.arm, d.against)), looks.get(d.arm, {"color": INK})
         if claim:
             low, high = (min(max(end, left), right) for end in claim.region)
             axes.barh(row, high - low, left=low, height=0.72, color=FAINT, alpha=0.75, zorder=0.5)
@@ -229,7 +229,7 @@ def _forest_panel(
     axes.axvline(0, color=INK, linewidth=0.9)
     axes.set_xlim(left, right)
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    names = [d.arm if d.against == baseline else f"{d.arm} - {d.against}" for d in rows]
+    names = [d.arm if d.against in (baseline, "") else f"{d.arm} - {d.against}" for d in rows]
     axes.set_yticks(range(len(rows)), names)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", visible=False)

@@ -79,18 +79,19 @@ def summary_sentence(result: Result) -> str:
 def _finding(result: Result, index: int) -> str:
     expected, verdict = result.expected[index], result.verdicts[index]
     d, metric = verdict.difference, metric_of(expected.metric)
-    against = expected.against or result.baseline
+    against = result.plan.rival(expected)
+    pair = f"{verdict.arm} against {against}" if against else verdict.arm
     paper = f" (claimed: {_claimed(expected)}"
     if expected.paper_value is not None:
         paper += f"; paper: {numbers.signed(expected.paper_value, metric.digits)}"
     if d is None or not numbers.present(d.mean):
         why = verdict.why.rstrip(".")
-        return f"{verdict.arm} against {against} in {metric.label}: {_outcome(verdict)}, {why}"
-    if metric.maximum is not None:  # a share of something: the values say more than their difference
+        return f"{pair} in {metric.label}: {_outcome(verdict)}, {why}"
+    if metric.maximum is not None and against:  # a share of something: the values say more than their difference
         arms = [result.arms[name].mean(metric.name) for name in (verdict.arm, against)]
         here, there = (numbers.fixed(value, metric.digits) for value in arms)
         return f"{metric.label} of {verdict.arm} {here} against {there} of {against}: {_outcome(verdict)}{paper})"
-    return f"{verdict.arm} against {against}: {_measured(d)}, {_outcome(verdict)}{paper})"
+    return f"{pair}: {_measured(d)}, {_outcome(verdict)}{paper})"
 
 
 def _claimed(expected: ExpectedConfig) -> str:

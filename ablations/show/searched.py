@@ -1,11 +1,34 @@
-"""The table of the search: every point, what was chosen, and what lies at the end of its grid."""
+"""The tables of the search: what was chosen for each arm, and every point that was tried."""
 
 import json
 import statistics
 
 from ablations import numbers
+from ablations.judge.grid import LEARNING_RATE
 from ablations.judge.result import ArmResult, Result
+from ablations.numbers import ABSENT
 from ablations.show.table import Table
+
+
+def chosen_table(result: Result) -> Table:
+    """One row per searched arm: its values, and what is not known of them."""
+    rows = []
+    for arm in result.arms.values():
+        if arm.choice is None or not arm.chosen:
+            continue
+        searched = LEARNING_RATE in arm.chosen
+        cost = "unknown" if arm.mistuning is None else numbers.fixed(arm.mistuning, 4)
+        rows.append([arm.name, numbers.settings(arm.chosen), cost if searched else ABSENT,
+                     _edges(arm) or _no_edge(arm, result)])  # fmt: skip
+    note = (
+        "A learning rate is the vertex of a parabola in its logarithm, fitted over the search seeds at the chosen "
+        "strength. It may cost: by how much its loss lies above the best within the searched range, at most (95 %); "
+        "unknown where the vertex lies outside, or one seed leaves no error to judge by."
+    )
+    ends = [f"{arm.name} ({_edges(arm)})" for arm in result.arms.values() if arm.edges]
+    if ends:
+        note += f" A better value may lie beyond the searched range: {', '.join(ends)}."
+    return Table("Chosen values", ["arm", "chosen", "it may cost", "on an edge"], rows, note, words=(0, 1, 3))
 
 
 def search_table(result: Result) -> Table:
@@ -18,29 +41,17 @@ def search_table(result: Result) -> Table:
         trials, point = [result.search[i] for i in indices], json.loads(key)
         losses = [t.loss for t in trials if t.loss is not None]
         balance = [t.max_vio_global for t in trials if t.max_vio_global is not None]
-        arm = result.arms.get(name)
-        chosen = bool(arm) and arm is not None and arm.chosen == point
         rows.append(
             [
                 name,
                 numbers.settings(point),
-                "chosen" if chosen else "",
                 f"{len(losses)}/{len(trials)}",
                 numbers.fixed(statistics.fmean(losses) if losses else None, 4),
                 numbers.fixed(statistics.fmean(balance) if balance else None, 3),
-                (numbers.fixed(arm.mistuning, 4) if arm.mistuning is not None else "none") if chosen and arm else "",
-                (_edges(arm) or _no_edge(arm, result)) if chosen and arm else "",
             ]
         )
-    columns = ["arm", "point", "", "finished", "validation loss", "MaxVio_global", "mistuning estimate", "on an edge"]
-    note = (
-        "Mistuning estimate: what a learning rate between the searched ones may gain, from a parabola; no bound (none: "
-        "the optimum is on the edge)."
-    )
-    ends = [f"{arm.name} ({_edges(arm)})" for arm in result.arms.values() if arm.edges]
-    if ends:
-        note += f" The chosen value is the last of its grid, and a better one may lie beyond: {', '.join(ends)}."
-    return Table("Search", columns, rows, note, words=(0, 1, 2, 7), folded=True)
+    columns = ["arm", "point", "finished", "validation loss", "MaxVio_global"]
+    return Table("Search", columns, rows, words=(0, 1), folded=True)
 
 
 def _no_edge(arm: ArmResult, result: Result) -> str:

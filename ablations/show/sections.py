@@ -1,10 +1,12 @@
 """The result as tables of finished text: `render.py` writes them as Markdown and to a terminal, `page.py` as HTML."""
 
+import itertools
 from collections.abc import Callable
 
 from ablations import numbers
 from ablations.config.schema import ExpectedConfig
 from ablations.guards.meaning import MEANINGS
+from ablations.judge.judging import DIAGNOSTICS
 from ablations.judge.result import ArmResult, Result
 from ablations.metrics import indices
 from ablations.metrics import metric as metric_of
@@ -12,10 +14,11 @@ from ablations.numbers import ABSENT
 from ablations.record.guardresult import GuardResult
 from ablations.show.balance import balance_table, constraint_table, layer_table
 from ablations.show.costs import equal_cost_table, size_table, speed_table
+from ablations.show.estimates import estimates_table, other_text_table
 from ablations.show.pipeline import pipeline_table
 from ablations.show.precision import precision_table
 from ablations.show.scores import scores_table
-from ablations.show.searched import search_table
+from ablations.show.searched import chosen_table, search_table
 from ablations.show.table import Table, difference_cells
 
 
@@ -26,10 +29,12 @@ def seeds_cell(arm: ArmResult) -> str:
     return ", ".join(parts)
 
 
-def claim(expected: ExpectedConfig, baseline: str) -> str:
-    """An expected outcome in words: what must hold of arm - against."""
-    against, metric = expected.against or baseline, metric_of(expected.metric)
+def claim(expected: ExpectedConfig, against: str) -> str:
+    """An expected outcome in words: what must hold of arm - against, or of an estimate by itself (`against` empty)."""
+    metric = metric_of(expected.metric)
     name = metric.label
+    if not against:
+        return _claimed_estimate(expected, name, metric.better)
     if expected.kind == "better":
         return f"{expected.arm} has {metric.better} {name} than {against}"
     if expected.kind == "not_worse":
@@ -43,13 +48,27 @@ def claim(expected: ExpectedConfig, baseline: str) -> str:
     return f"{expected.arm} minus {against} in {name} lies in [{low:g}, {high:g}]"
 
 
+def _claimed_estimate(expected: ExpectedConfig, name: str, better: str | None) -> str:
+    below = better == "lower"
+    match expected.kind:
+        case "better":
+            return f"{expected.arm} is {'below' if below else 'above'} 0 in {name}"
+        case "not_worse":
+            return f"{expected.arm} is {'at most' if below else 'at least -'}{' ' * below}{expected.margin:g} in {name}"
+        case "equal" | "identical":
+            return f"{expected.arm} is within {expected.margin:g} of 0 in {name}"
+        case "value":
+            low, high = expected.region or [0.0, 0.0]
+            return f"{expected.arm} in {name} lies in [{low:g}, {high:g}]"
+
+
 def verdict_table(result: Result) -> Table:
     rows = []
     for expected, verdict in zip(result.expected, result.verdicts, strict=True):
         d, places = verdict.difference, metric_of(expected.metric).digits
         rows.append(
             [
-                claim(expected, result.baseline),
+                claim(expected, result.plan.rival(expected)),
                 verdict.outcome if verdict.caveat is None else f"{verdict.outcome}, {verdict.caveat}",
                 expected.paper or ABSENT,
                 numbers.signed(expected.paper_value, places),
@@ -59,11 +78,12 @@ def verdict_table(result: Result) -> Table:
             ]
         )
     columns = ["claim", "outcome", "paper", "paper's difference", "measured", "95 % interval", "why"]
-    note = f"{directions(result)} Intervals are simultaneous over all comparisons of a metric."
-    if result.plan.branch_at is not None:
-        at = f"{result.plan.branch_at:.0%}"
+    note = f"{directions(result)} Intervals are simultaneous over the claims on a metric."
+    if branches := [arm.name for arm in result.arms.values() if arm.kind == "arm" and arm.plan.branched]:
+        who = [name for name in branches if name != result.baseline]
         note += (
-            f" Every arm went on from the baseline's state at {at} of the steps: effects are those of a switch there."
+            f" {', '.join(who)}: branched off the baseline's state at {result.plan.branch_at:.0%} of the steps; "
+            "an effect is that of a switch there."
         )
     return Table("Verdicts", columns, rows, note, words=(0, 1, 2, 6))
 
@@ -81,10 +101,10 @@ def loss_table(result: Result) -> Table:
     places = metric_of(metric).digits
     rows, common = [], result.common_seeds
     for arm in result.arms.values():
-        d = result.difference(arm.name)
+        d = result.difference(arm.name, against=arm.plan.onto)
         rows.append(
             [
-                arm.name,
+                arm.name + (f" (onto {arm.plan.onto})" if arm.plan.onto else ""),
                 numbers.settings(arm.chosen),
                 seeds_cell(arm),
                 numbers.fixed(arm.mean(metric, common), places),
@@ -93,18 +113,21 @@ def loss_table(result: Result) -> Table:
                 numbers.fixed(d.resolvable if d else None, places),
                 numbers.fixed(arm.mean("bits_per_byte", common), 4),
                 numbers.fixed(d.correlation if d else None, 3),
+                d.kind if d else ABSENT,
             ]
         )
     columns = ["arm", "chosen", "seeds", metric_of(metric).label, "difference", "95 % interval", "Holm p"]
-    columns += ["worth in tokens", "resolvable", "bits per byte", "correlation"]
+    columns += ["worth in tokens", "resolvable", "bits per byte", "correlation", "family"]
+    ladder = " (or the arm that it stands on)" if any(arm.plan.onto for arm in result.arms.values()) else ""
     notes = [
-        f"Means {_over(result)} on the test split; difference = arm - {result.baseline}, paired by seed.",
+        f"Means {_over(result)} on the test split; difference = arm - {result.baseline}{ladder}, paired by seed.",
         "Worth in tokens: the training tokens that the difference saves (+) or costs (-), from the control's slope.",
-        "Resolvable: the smallest effect that these pairs could have shown.",
+        "Resolvable: the smallest effect that these pairs could have shown. Intervals hold together within a family: "
+        "what claims are about, what nobody claims (exploratory), and what shows what can be seen (diagnostic).",
     ]
     if any(arm.of_status("diverged") or arm.of_status("failed") for arm in result.arms.values()):
         notes.append("A diverged or failed trial enters no mean; a difference is that of the survivors in both arms.")
-    return Table(metric_of(metric).label.capitalize(), columns, rows, " ".join(notes), words=(0, 1, 2))
+    return Table(metric_of(metric).label.capitalize(), columns, rows, " ".join(notes), words=(0, 1, 2, 11))
 
 
 def _over(result: Result) -> str:
@@ -121,27 +144,29 @@ def _over(result: Result) -> str:
 
 def sensitivity_table(result: Result) -> Table:
     """What the experiment can see at all: the noise of an arm that changes nothing, and a harm that is known."""
-    aa, control = result.arm_of_kind("aa"), result.arm_of_kind("control")
     rows = []
-    for metric in dict.fromkeys([result.primary, *result.plan.metrics, *(e.metric for e in result.expected)]):
+    designs = sorted({arm.plan.branched for arm in result.arms.values() if arm.kind != "arm"})
+    metrics = dict.fromkeys([result.primary, *result.plan.metrics, *(e.metric for e in result.expected)])
+    for branched, metric in itertools.product(designs, metrics):
         places = metric_of(metric).digits
+        aa, control = (result.diagnostic(kind, branched) for kind in DIAGNOSTICS)
         still = result.difference(aa.name, metric) if aa else None
         harm = result.difference(control.name, metric) if control else None
         rows.append(
             [
-                metric_of(metric).label,
+                metric_of(metric).label + (", branched" if branched and len(designs) > 1 else ""),
                 numbers.fixed(still.sd if still else None, places + 1),
                 *difference_cells(still, places)[:2],
                 *difference_cells(harm, places)[:2],
                 ("detected" if harm.resolved else "not detected") if harm and harm.low is not None else ABSENT,
             ]
         )
-    own = result.arms[result.baseline].plan.set
+    control, own = result.diagnostic("control"), result.arms[result.baseline].plan.set
     changed = {k: v for k, v in control.plan.set.items() if own.get(k) != v} if control else {}
     columns = ["metric", "A/A sd (floor)", "A/A difference", "95 % interval", "control", "95 % interval", "control is"]
     note = "A/A: the baseline with its initial weights perturbed by 1e-6. "
     note += f"Control: the baseline with {numbers.settings(changed)}." if changed else ""
-    return Table("What this experiment can see", columns, rows if aa or control else [], note.strip())
+    return Table("What this experiment can see", columns, rows, note.strip())
 
 
 SOME_ARMS = {"schedule", "ranks", "distinct", "seeds"}
@@ -205,6 +230,8 @@ def mtp_table(result: Result) -> Table:
 TABLES: dict[str, Callable[[Result], Table]] = {
     "verdicts": verdict_table,
     "loss": loss_table,
+    "estimates": estimates_table,
+    "other text": other_text_table,
     "balance": balance_table,
     "layers": layer_table,
     "constraint": constraint_table,
@@ -215,6 +242,7 @@ TABLES: dict[str, Callable[[Result], Table]] = {
     "sensitivity": sensitivity_table,
     "guards": guards_table,
     "found by guards": found_by_guards_table,
+    "chosen": chosen_table,
     "search": search_table,
     "size": size_table,
     "speed": speed_table,

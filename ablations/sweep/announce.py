@@ -38,12 +38,14 @@ def describe(plan: Plan) -> str:
         if plan.fresh_because:
             search += f" ({plan.fresh_because}, so it searches afresh)"
     confirm = len(plan.arms) * len(plan.seeds)
+    branches = [name for name, arm in plan.arms.items() if arm.keys.trunk is not None]
+    who = "every arm goes on" if len(branches) == len(plan.arms) else f"{', '.join(branches)} go on"
     lines += [
         "",
         f"Scale     {plan.config.scale}: {base.model.dtype}, {base.steps} steps of {base.tokens_per_step:,} tokens in "
         f"{base.microbatches} microbatches, data {base.data.source}",
         *(
-            [f"Design    every arm goes on from the baseline's state at {plan.sweep.branch_at:.0%} of its steps"]
+            [f"Design    {who} from the baseline's state at {plan.sweep.branch_at:.0%} of its steps"]
             if plan.sweep.branch_at is not None
             else []
         ),

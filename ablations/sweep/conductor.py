@@ -21,7 +21,7 @@ from ablations.record.guardresult import GuardResult, passed
 from ablations.record.record import RECORD, finished
 from ablations.record.rundir import differing, folder_of, listed
 from ablations.sweep.disk import check_room
-from ablations.sweep.plan import AA, CONTROL, Arm, Plan, config_guards, results_dir
+from ablations.sweep.plan import Arm, Plan, config_guards, results_dir
 from ablations.sweep.registration import registered
 from ablations.sweep.search import search
 from ablations.sweep.trials import Trial, Trials
@@ -235,7 +235,7 @@ class Conductor:
                 self._note(note)
             chosen = {name: choice.point for name, choice in choices.items()}
             self.state.mistuning = {name: choice.mistuning for name, choice in choices.items()}
-        chosen |= dict.fromkeys((CONTROL, AA), chosen[plan.sweep.baseline])
+        chosen |= {name: chosen[plan.sweep.baseline] for name, arm in plan.arms.items() if arm.kind != "arm"}
         self.state.chosen = chosen
         self._save()
         for arm in plan.searched_arms:

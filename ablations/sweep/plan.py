@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from ablations.config.schema import Config, MatchedConfig, SweepConfig
 from ablations.config.sweepfile import scale_config
@@ -18,7 +18,8 @@ from ablations.sweep.matching import budget, isolation
 from models.cost import Cost, cost
 from tasks.batches import cached_tokens
 
-AA, CONTROL = "aa", "control"
+AA: Final = "aa"
+CONTROL: Final = "control"
 MOST_ITEMS = 10_000
 """That an lm-eval task has, as a rule."""
 IN_FP64, IN_CHUNKS = 3.0, 2.0
@@ -83,9 +84,12 @@ class Plan:
         return [arm for arm in self.arms.values() if arm.kind == "arm"]
 
     def search_seeds(self, arm: Arm) -> list[int]:
-        """Equal budgets: an arm with a smaller grid spends the rest on more search seeds."""
+        """Equal budgets: the points of the largest grid have the listed seeds each, and an arm with fewer points has
+        further ones, from the last on."""
+        seeds = self.sweep.search.seeds
         most = max(len(a.grid(self.shared)) for a in self.searched_arms)
-        return self.sweep.search.seeds[: max(1, most // len(arm.grid(self.shared)))]
+        wanted = len(seeds) * most // len(arm.grid(self.shared))
+        return [*seeds, *range(max(seeds) + 1, max(seeds) + 1 + wanted - len(seeds))]
 
     @property
     def search_trials(self) -> int:

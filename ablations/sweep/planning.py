@@ -5,7 +5,7 @@ from typing import Any
 
 from ablations.config.compose import chosen_arms
 from ablations.config.resolve import thinned
-from ablations.config.schema import ArmConfig, Config, MatchedConfig, SweepConfig
+from ablations.config.schema import ArmConfig, Config, Design, MatchedConfig, SweepConfig
 from ablations.config.trialkeys import TrialKeys, with_overrides
 from ablations.config.trialrules import check
 from ablations.guards.meaning import WAIVABLE
@@ -20,7 +20,9 @@ from models.transformer import resolve_dtype
 from models.typed import ConfigError, closest
 
 PERTURBATION = 1e-6
-"""Relative, of the A/A arm's initial weights."""
+"""Relative, of the A/A arm's weights: the initial ones, or those that it branches off with."""
+SUFFIX: dict[Design, str] = {"branch": "branched", "scratch": "scratch"}
+"""Of A/A arms and controls in the design that is not the sweep's own."""
 
 
 def make_plan(config: Config) -> Plan:
@@ -43,16 +45,22 @@ def make_plan(config: Config) -> Plan:
             resolved = check(with_overrides(resolved, solved, where))
         arms[name] = Arm(name, "arm", entry.about, entry.set, entry.search, resolved, matched, solved)
     base = arms[sweep.baseline]
-    extras: list[tuple[str, ArmKind, str, dict[str, Any]]] = [
-        (CONTROL, "control", f"positive control: {base.name} with a known small harm", dict(sweep.control)),
-        (AA, "aa", f"A/A: {base.name} with initial weights perturbed by 1e-6", {"train.perturb": PERTURBATION}),
+    extras: list[tuple[ArmKind, str, dict[str, Any]]] = [
+        (CONTROL, f"positive control: {base.name} with a known small harm", dict(sweep.control)),
+        (AA, f"A/A: {base.name} with weights perturbed by 1e-6", {"train.perturb": PERTURBATION}),
     ]
-    for name, kind, about, changes in extras:
-        held = MatchedConfig(equal=[]) if kind == "control" else sweep.matched
-        changed = with_overrides(base.keys, changes, name)
-        arms[name] = Arm(name, kind, about, {**base.set, **changes}, {}, changed, held)
-    if sweep.branch_at is not None:
-        arms = {name: replace(arm, keys=branched(arm.keys, base.keys, sweep)) for name, arm in arms.items()}
+    designs = sweep.designs(arms)
+    begun = {name: sweep.design_of(name) for name in arms} | {base.name: "branch" if "branch" in designs else "scratch"}
+    for kind, about, changes in extras:
+        held = MatchedConfig(equal=[]) if kind == CONTROL else sweep.matched
+        changed = with_overrides(base.keys, changes, kind)
+        for design in designs or [sweep.design]:
+            name = kind if design == sweep.design else f"{kind}_{SUFFIX[design]}"
+            arms[name] = Arm(name, kind, about, {**base.set, **changes}, {}, changed, held)
+            begun[name] = design
+    for name, design in begun.items():
+        if design == "branch":
+            arms[name] = replace(arms[name], keys=branched(arms[name].keys, base.keys, sweep))
     seeds = config.seeds if isinstance(config.seeds, list) else list(range(config.seeds or sweep.seeds))
     shared = dict(sweep.search.keys)
     plan = Plan(config, sweep, arms, seeds, shared, None, None)

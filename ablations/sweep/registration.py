@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from ablations.config.designs import contrasts_of
 from ablations.files import sha
 from ablations.judge.verdicts import DECISION_RULE
 from ablations.record.documents import ArmDocument, PlanDocument
@@ -29,7 +30,11 @@ def registered(plan: Plan, data_fingerprint: Mapping[str, Any]) -> PlanDocument:
         design=sweep.design,
         branch_at=sweep.branch_at,
         seeds=plan.seeds,
-        arms={arm.name: _registered_arm(arm) for arm in plan.arms.values()},
+        arms={
+            name: _registered_arm(arm, sweep.arms[name].onto if name in sweep.arms else None)
+            for name, arm in plan.arms.items()
+        },
+        contrasts=contrasts_of(sweep, {name: arm.keys for name, arm in plan.arms.items()}),
         expected=sweep.expected,
         matched=sweep.matched,
         decision_rule=DECISION_RULE,
@@ -46,7 +51,7 @@ def registered(plan: Plan, data_fingerprint: Mapping[str, Any]) -> PlanDocument:
     )
 
 
-def _registered_arm(arm: Arm) -> ArmDocument:
+def _registered_arm(arm: Arm, onto: str | None) -> ArmDocument:
     return ArmDocument(
         about=arm.about,
         kind=arm.kind,
@@ -54,6 +59,8 @@ def _registered_arm(arm: Arm) -> ArmDocument:
         search=arm.search,
         tokens=arm.keys.trained_tokens,
         solved=arm.solved,
+        branched=arm.keys.trunk is not None,
+        onto=onto,
         matched=arm.matched,
         **dataclasses.asdict(arm.cost),
     )

@@ -10,15 +10,14 @@ import dataclasses
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ablations.config.trialkeys import with_overrides
 from ablations.config.trialrules import check
 from ablations.judge import grid
-from ablations.judge.grid import LEARNING_RATE, Key, Measured, Point, eligible, key_of, measure
-from ablations.judge.stats import Edge, mistuning_estimate
+from ablations.judge.choice import Choice, choose
+from ablations.judge.grid import Key, Measured, Point, key_of, measure
 from ablations.metrics import share_of_maximum
 from ablations.record.documents import SearchTrial
 from ablations.record.record import Record
@@ -29,35 +28,6 @@ from models.typed import ConfigError
 
 MAX_WIDENINGS = 2
 """How often an optimum on the edge of a grid widens it."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    point: Point
-    mistuning: float | None
-    """Estimate, in nats, of what a learning rate between the searched ones could gain; None at an edge."""
-    edges: dict[str, Edge] = field(default_factory=dict)
-    """Searched keys whose best value is the last one on that side."""
-    note: str | None = None
-
-
-def choose(arm: Arm, measured: Mapping[Key, Measured], limit: float | None) -> Choice:
-    """Least loss among the points within the limit. The limit binds arms that search a strength of their own; where no
-    point meets it, the best-balanced point is taken, and said."""
-    binding = limit if arm.search else None
-    within, note = eligible(measured, binding), None
-    if within:
-        best = min(within, key=lambda p: within[p].loss)
-    else:
-        finite = eligible(measured, None) or dict(measured)
-        best = min(finite, key=lambda p: (finite[p].constraint, finite[p].loss))
-        if not math.isfinite(measured[best].loss):
-            note = f"{arm.name}: all searched points diverged; one of them was taken"
-        else:
-            note = f"{arm.name}: no searched point keeps the balance asked for; the best balanced one was taken"
-    point = dict(best)
-    losses = grid.curve(LEARNING_RATE, point, {key: m.loss for key, m in measured.items()})
-    return Choice(point, mistuning_estimate(losses), grid.edges(point, measured, binding), note)
 
 
 def widened(plan: Plan, choices: Mapping[str, Choice]) -> Plan | None:
@@ -127,8 +97,7 @@ def search(
             plan = wider
     if _on_edge(choices):
         notes = [f"the best searched value is still on the edge of its grid: {_on_edge(choices)}"]
-    notes += _unequal_budgets(plan)
-    return choices, [*notes, *(choice.note for choice in choices.values() if choice.note)]
+    return choices, [*notes, *(note for choice in choices.values() for note in choice.notes)]
 
 
 def _on_edge(choices: Mapping[str, Choice]) -> str:
@@ -137,14 +106,6 @@ def _on_edge(choices: Mapping[str, Choice]) -> str:
         for name, choice in choices.items()
         for key, side in choice.edges.items()
     )
-
-
-def _unequal_budgets(plan: Plan) -> list[str]:
-    """A remark where arms were searched with different numbers of trials: the sweep lists too few search seeds."""
-    budgets = {arm.name: len(arm.grid(plan.shared)) * len(plan.search_seeds(arm)) for arm in plan.searched_arms}
-    if len(set(budgets.values())) == 1:
-        return []
-    return [f"search trials per arm are not equal: {', '.join(f'{name} {n}' for name, n in budgets.items())}"]
 
 
 def _row(trial: Trial, record: Record, constraint: str | None) -> SearchTrial:
@@ -160,10 +121,10 @@ def _choice(plan: Plan, arm: Arm, trials: list[Trial], records: Mapping[str, Rec
     for point in points:
         own = [t for t in trials if t.arm == arm.name and t.point == point]
         shares = [_share_of_max(records[t.id], rule.constraint_metric) for t in own]
-        measured[key_of(point)] = measure([_metric(records[t.id], "loss") for t in own], shares)
+        measured[key_of(point)] = measure({t.seed: _metric(records[t.id], "loss") for t in own}, shares)
         ids[key_of(point)] = [t.id for t in own]
     studies.tell(arm, points, measured, ids)
-    return choose(arm, measured, rule.constraint_max if rule.constraint_metric is not None else None)
+    return choose(arm.name, measured, rule.constraint_max if arm.search else None)
 
 
 def _metric(record: Record, name: str) -> float | None:

@@ -7,6 +7,7 @@ from typing import Any
 from ablations.config.trialkeys import TrialKeys
 from ablations.record.guardresult import Fact, GuardResult
 from ablations.sweep.plan import Arm, Plan
+from tasks.corpora import SPLITS
 
 Fingerprint = Mapping[str, Any]
 """Of prepared data (`tasks.batches.PackedData.fingerprint`)."""
@@ -21,10 +22,10 @@ def yardstick(arm: TrialKeys, baseline: TrialKeys, text: Fingerprint, base_text:
         off.append(f"data.seq_len={arm.data.seq_len}, the baseline's {baseline.data.seq_len}: windows of other lengths")
     if text["tokenizer_sha256"] != base_text["tokenizer_sha256"]:
         off.append("another tokenizer")
-    for split in ("validation", "test"):
+    for split in SPLITS[1:]:
         if _held_out(text, split) != _held_out(base_text, split):
             off.append(f"another {split} text")
-    facts: dict[str, Fact] = {split: _held_out(text, split)[0][:16] for split in ("validation", "test")}
+    facts: dict[str, Fact] = {split: _held_out(text, split)[0][:16] for split in SPLITS[1:]}
     facts |= {"split": arm.eval.split, "tokens": arm.eval.tokens, "tokenizer": text["tokenizer_sha256"][:16]}
     if off:
         detail = (

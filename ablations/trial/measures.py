@@ -32,6 +32,9 @@ def test_metrics(keys: TrialKeys, data: PackedData, model: Transformer) -> tuple
         "loss": found.loss,
         "bits_per_byte": found.loss * found.tokens / math.log(2) / max(1, nbytes),
     }
+    if keys.eval.split == "test" and data.windows("by_file"):
+        second = (batch.to(device) for batch in data.evaluation_batches("by_file", keys.eval.tokens))
+        metrics["loss_by_file"] = evaluate(model, second, document_end).loss
     if len(load):
         metrics |= {
             "max_vio_global": mean_max_vio(load),
@@ -69,6 +72,19 @@ def precision_metrics(keys: TrialKeys, data: PackedData, model: Transformer) -> 
             f"saturation_{role}": seen.saturation,
         }
     return metrics
+
+
+def training_loss(keys: TrialKeys, data: PackedData, rows: list[dict[str, Any]]) -> dict[str, float]:
+    """The loss of the last fifth of the last stage's steps, by their tokens: on text that was new when it was scored,
+    hence empty where the training has come to a second epoch."""
+    if keys.sequences > data.windows("train"):
+        return {}
+    first = keys.steps - max(1, keys.steps // 5)
+    weights = [count for _, count in keys.batches[first : keys.stop]]
+    if not weights:
+        return {}
+    losses = [row["loss"] for row in rows[-len(weights) :]]
+    return {"train_loss": math.fsum(w * x for w, x in zip(weights, losses, strict=True)) / math.fsum(weights)}
 
 
 def batch_metrics(keys: TrialKeys, rows: list[dict[str, Any]]) -> dict[str, float]:

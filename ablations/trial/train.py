@@ -27,7 +27,7 @@ from ablations.record.steplog import StepLog, read_steps
 from ablations.trial.branch import hand_on
 from ablations.trial.identity import TRIAL, environment
 from ablations.trial.job import TrialJob
-from ablations.trial.measures import batch_metrics, precision_metrics, test_metrics
+from ablations.trial.measures import batch_metrics, precision_metrics, test_metrics, training_loss
 from ablations.trial.recorder import RESUME, Notes, Recorder, Report, Unwatched, Watcher
 from models.checkpoint import load_checkpoint, save_checkpoint
 from models.files import remove_unfinished, whole_file, write_atomically
@@ -192,7 +192,7 @@ def _measured(base: Record, keys: TrialKeys, data: PackedData, model: Transforme
     if not math.isfinite(metrics["loss"]):  # the last step's harm shows only here
         reason = f"loss on the {keys.eval.split} split is not finite after the last step"
         return dataclasses.replace(base, status="diverged", reason=reason, history=notes.history())
-    metrics |= batch_metrics(keys, notes.steps.rows)
+    metrics |= training_loss(keys, data, notes.steps.rows) | batch_metrics(keys, notes.steps.rows)
     metrics |= precision_metrics(keys, data, model)
     return dataclasses.replace(
         base,

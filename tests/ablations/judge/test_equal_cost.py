@@ -32,19 +32,19 @@ def losses(noise: float) -> dict[str, dict[int, float]]:
 @pytest.mark.parametrize("cost", [0.5, 1.5, 3.0])
 def test_a_known_slope_moves_the_difference(cost: float) -> None:
     """Had the arm had 1 / cost of the tokens, its loss would be higher by SLOPE ln(1 / cost)."""
-    moved = at_equal_cost(losses(1e-6), {"arm": cost}, PAIRS, "base", "control", 0.9)["arm"]
+    moved = at_equal_cost(losses(1e-6), {"arm": cost}, [PAIRS], "base", "control", 0.9)["arm"]
     assert moved.mean == pytest.approx(EFFECT + SLOPE * math.log(1 / cost), abs=1e-4)
 
 
 def test_at_the_same_cost_it_is_the_difference_itself() -> None:
     found = losses(0.01)
     assert (
-        at_equal_cost(found, {"arm": 1.0}, PAIRS, "base", "control", 0.9)["arm"] == differences(found, PAIRS, "loss")[0]
+        at_equal_cost(found, {"arm": 1.0}, [PAIRS], "base", "control", 0.9)["arm"] == differences(found, PAIRS, "loss")[0]
     )
 
 
 def test_the_slopes_noise_widens_the_interval() -> None:
-    at = {c: at_equal_cost(losses(0.01), {"arm": c}, PAIRS, "base", "control", 0.9)["arm"].sd for c in (1.0, 2.0)}
+    at = {c: at_equal_cost(losses(0.01), {"arm": c}, [PAIRS], "base", "control", 0.9)["arm"].sd for c in (1.0, 2.0)}
     assert at[2.0] > 3 * at[1.0]
 
 

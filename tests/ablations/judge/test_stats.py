@@ -18,7 +18,6 @@ from ablations.judge.stats import (
     between,
     differences,
     lack_of_signal,
-    mistuning_estimate,
     on_edge,
     paired_intervals,
     seeds_needed,
@@ -247,19 +246,6 @@ def test_a_score_has_signal_or_lacks_it_for_a_reason() -> None:
     assert lack_of_signal([], 0.25, 1000) == "no score"
     assert lack_of_signal([0.55, 0.55], chance=0.25, items=1000, ceiling=0.58) == ceiling
     assert lack_of_signal([0.5, 0.5], 0.25, items=4) == lack_of_signal([1.0], 0.25, items=2) == few
-
-
-def test_mistuning_estimate_of_a_known_parabola() -> None:
-    points = {lr: 3.0 + 0.1 * (math.log(lr) - math.log(6e-3)) ** 2 for lr in (1.25e-3, 2.5e-3, 5e-3, 1e-2, 2e-2)}
-    assert mistuning_estimate(points) == pytest.approx(0.1 * math.log(6 / 5) ** 2)
-    assert on_edge(points) is None
-
-
-def test_mistuning_without_a_vertex() -> None:
-    assert mistuning_estimate({1e-3: 1.0, 2e-3: 0.9}) is None
-    assert mistuning_estimate({1e-3: 0.8, 2e-3: 0.9, 4e-3: 1.0}) is None and mistuning_estimate({}) is None
-    assert mistuning_estimate({1e-3: 1.0, 2e-3: 0.9, 4e-3: math.inf}) is None
-    assert mistuning_estimate({1e-3: 1.0, 2e-3: 1.0, 4e-3: 1.0}) is None
 
 
 def test_on_edge() -> None:

@@ -46,7 +46,7 @@ def confirmed(pool: Any) -> list[tuple[str, int]]:
 def test_search_then_confirmation_on_other_seeds_and_another_split(conduct, pool, runs):
     conductor = conduct(*FRESH)
     arms = ["aux_loss", "bias", "control", "aa"]
-    assert searched(pool) == [(arm, seed) for arm in arms[:2] for _ in range(4) for seed in [1000]]
+    assert searched(pool) == [(arm, seed) for arm in arms[:2] for _ in range(4) for seed in [1000, 1001]]
     assert confirmed(pool) == [(arm, seed) for seed in [0, 1] for arm in arms]
     chosen = conductor.state.chosen
     assert chosen["aux_loss"] == {"optim.lr": 0.005, "model.moe.balance.alpha": 0.01}
@@ -61,7 +61,7 @@ def test_search_then_confirmation_on_other_seeds_and_another_split(conduct, pool
             assert keys.optim.lr == 0.005 and value_of(keys, strength) == chosen[arm][strength]
     state = SweepState.read(runs / "toy/smoke")
     assert state == conductor.state
-    assert len(state.search) == 8
+    assert len(state.search) == 16
     first = state.search[0]
     assert first.loss == read_record(runs / "trials" / first.id / "record.json").metrics["loss"]
     assert set(state.speed) == set(arms)
@@ -83,8 +83,8 @@ def test_what_scoring_needs_is_tried_before_the_first_job(conduct, pool, runs, t
 def test_arm_without_a_strength_gets_as_many_search_trials(conduct, pool):
     conduct(*FRESH, "arms=[none,bias]")
     by_arm = {arm: [s for a, s in searched(pool) if a == arm] for arm in ("aux_loss", "none", "bias")}
-    assert {arm: len(seeds) for arm, seeds in by_arm.items()} == {"aux_loss": 4, "none": 4, "bias": 4}
-    assert sorted(by_arm["none"]) == [1000, 1000, 1001, 1001]
+    assert {arm: len(seeds) for arm, seeds in by_arm.items()} == {"aux_loss": 8, "none": 8, "bias": 8}
+    assert sorted(by_arm["none"]) == sorted([1000, 1001, 1002, 1003] * 2), "from the last listed one on"
 
 
 def test_an_optimum_on_the_edge_widens_the_rates_for_all_arms_twice_at_most(conduct, pool, monkeypatch):
@@ -139,7 +139,7 @@ def test_an_interrupted_sweep_goes_on_where_it_was(conduct, pool, runs):
             conduct(*FRESH)
         assert SweepState.read(runs / "toy/smoke").minutes > 0
     state = conduct(*FRESH).state
-    assert len(calls) == 16 + 2
+    assert len(calls) == 24 + 2
     assert len(state.confirm) == len(load(runs).all_records) == 8
     assert state.deviations == conduct(*FRESH).state.deviations
 
@@ -293,7 +293,7 @@ def test_records_of_a_sweep_that_was_published_unfinished_count_as_done(conduct,
     shutil.rmtree(runs / "trials")
     pool.ran.clear()
     second = conduct(*FRESH)
-    assert len(searched(pool)) == (0 if partial else 8)
+    assert len(searched(pool)) == (0 if partial else 16)
     assert len(confirmed(pool)) == (1 if partial else 8), "a finished result is there to be checked"
     assert second.state.chosen == first.state.chosen
     assert second.state.search == first.state.search
@@ -333,7 +333,7 @@ def test_a_point_that_diverges_is_never_chosen(conduct, pool):
     pool.kinds["trial"] = diverging
     state = conduct(*FRESH).state
     assert {point["optim.lr"] for point in state.chosen.values()} == {0.0025}
-    assert [row.loss for row in state.search if row.point["optim.lr"] == 0.005] == [None] * 4
+    assert [row.loss for row in state.search if row.point["optim.lr"] == 0.005] == [None] * 8
 
 
 def test_a_failed_trial_is_on_record_and_tried_again(conduct, pool, runs):

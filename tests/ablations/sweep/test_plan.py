@@ -43,9 +43,9 @@ def test_auto_is_resolved_in_every_arm(plan):
 def test_equal_budgets(plan):
     made = plan("arms=all", "search=fresh", "search_points=3", "search_seeds=3")
     spent = {a.name: len(a.grid(made.shared)) * len(made.search_seeds(a)) for a in made.searched_arms}
-    assert set(spent.values()) == {9}
-    assert len(made.search_seeds(made.arms["none"])) == 3
-    assert made.search_trials == 9 * 5
+    assert set(spent.values()) == {27}
+    assert len(made.search_seeds(made.arms["none"])) == 9
+    assert made.search_trials == 27 * 5
 
 
 def test_a_pinned_key_is_searched_for_no_arm(plan):

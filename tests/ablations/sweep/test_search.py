@@ -9,56 +9,89 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ablations.config.compose import compose
 from ablations.config.schema import MatchedConfig
 from ablations.config.trialkeys import TrialKeys
+from ablations.judge.choice import Choice, choose
 from ablations.judge.grid import Measured, key_of, measure
 from ablations.record.record import Record
 from ablations.sweep.plan import Arm
 from ablations.sweep.planning import make_plan
-from ablations.sweep.search import Choice, Studies, choose, search, widened
+from ablations.sweep.search import Studies, search, widened
 from ablations.sweep.trials import Trial
 
 RATE, STRENGTH = "optim.lr", "model.moe.balance.alpha"
 RATES = [0.0025, 0.005, 0.01]
+STRENGTHS = [0.003, 0.01, 0.03]
 
 
 def arm(name: str = "aux_loss", strengths: list[float] | None = None) -> Arm:
     return Arm(name, "arm", "", {}, {STRENGTH: strengths} if strengths else {}, TrialKeys(), MatchedConfig())
 
 
+def one(loss: float, share: float = 0.0) -> Measured:
+    """A point with one search seed."""
+    return Measured({1000: loss}, share)
+
+
 def curve(losses: list[float], rates: list[float] | None = None) -> dict[Any, Measured]:
-    return {key_of({RATE: r}): Measured(x, 0.0) for r, x in zip(rates or RATES, losses, strict=True)}
+    return {key_of({RATE: r}): one(x) for r, x in zip(rates or RATES, losses, strict=True)}
 
 
 def surface(rows: dict[float, list[tuple[float, float]]]) -> dict[Any, Measured]:
     """strength -> (loss, share of the largest MaxVio) per rate."""
     return {
-        key_of({RATE: rate, STRENGTH: strength}): Measured(*values)
+        key_of({RATE: rate, STRENGTH: strength}): one(*values)
         for strength, row in rows.items()
         for rate, values in zip(RATES, row, strict=True)
     }
 
 
-def test_least_loss_with_a_bound_on_what_the_grid_missed():
-    choice = choose(arm(), curve([4.02, 4.00, 4.01]), limit=None)
-    assert (choice.point, choice.edges, choice.note) == ({RATE: 0.005}, {}, None)
-    # The parabola through (-1, 0.02), (0, 0), (1, 0.01) in log2(rate): b^2 / 4a with a = 0.015, b = -0.005.
-    assert choice.mistuning == pytest.approx(0.005**2 / (4 * 0.015))
+def rates_over_seeds(curvature: float, scatter: float) -> dict[Any, Measured]:
+    """Least between the points at 0.004, with levels and a scatter that differ over three seeds."""
+    noise = np.random.default_rng(0).normal(0, scatter, (3, 3))
+    return {
+        key_of({RATE: rate}): Measured(
+            {s: 4 + s / 10 + curvature * math.log(rate / 0.004) ** 2 + noise[i, s] for s in range(3)}, 0.0
+        )
+        for i, rate in enumerate(RATES)
+    }
+
+
+def test_the_vertex_is_taken_and_what_it_may_cost_is_bounded():
+    choice = choose("aux_loss", rates_over_seeds(0.05, 0.001), None)
+    assert choice.point[RATE] == pytest.approx(0.004, rel=0.03) and choice.edges == {} and choice.notes == []
+    assert choice.mistuning is not None and 0 < choice.mistuning < 0.0005
+    worse = choose("aux_loss", rates_over_seeds(0.05, 0.01), None)
+    assert worse.mistuning is not None and worse.mistuning > 20 * choice.mistuning
+
+
+def test_one_seed_gives_a_vertex_and_no_bound():
+    choice = choose("aux_loss", curve([4.02, 4.00, 4.01]), limit=None)
+    # The parabola through (-1, 0.02), (0, 0), (1, 0.01) in log2(rate) is least at 1/6.
+    assert choice.point == {RATE: float(f"{0.005 * 2 ** (1 / 6):.3g}")}
+    assert (choice.edges, choice.notes, choice.mistuning) == ({}, [], None)
 
 
 @pytest.mark.parametrize(
     ("losses", "edge", "rate"), [([4.0, 4.1, 4.2], "low", 0.0025), ([4.2, 4.1, 4.0], "high", 0.01)]
 )
 def test_an_optimum_on_the_edge_has_no_bound(losses, edge, rate):
-    choice = choose(arm(), curve(losses), limit=None)
+    choice = choose("aux_loss", curve(losses), limit=None)
     assert (choice.point, choice.edges, choice.mistuning) == ({RATE: rate}, {RATE: edge}, None)
 
 
 def test_two_rates_have_no_edge():
-    assert choose(arm(), curve([4.0, 4.1], RATES[:2]), None).edges == {}
+    assert choose("aux_loss", curve([4.0, 4.1], RATES[:2]), None).edges == {}
+
+
+def test_arms_that_search_a_strength_alone_share_a_learning_rate():
+    measured = {key_of({STRENGTH: s}): one(loss) for s, loss in zip(STRENGTHS, [4.1, 4.0, 4.2], strict=True)}
+    choice = choose("aux_loss", measured, None)
+    assert (choice.point, choice.mistuning, choice.vertex) == ({STRENGTH: 0.01}, 0.0, None)
 
 
 def test_a_strength_is_chosen_among_the_points_that_balance():
@@ -69,59 +102,58 @@ def test_a_strength_is_chosen_among_the_points_that_balance():
             0.1: [(4.2, 0.01), (4.1, 0.01), (4.3, 0.01)],
         }
     )
-    choice = choose(arm(strengths=[0.001, 0.01, 0.1]), measured, limit=0.1)
-    assert choice.point == {RATE: 0.005, STRENGTH: 0.01}
-    assert choice.mistuning == pytest.approx(0.005**2 / (4 * 0.025))
-    assert choice.note is None
-    assert choose(arm(strengths=[0.001, 0.01, 0.1]), measured, limit=None).point == {RATE: 0.005, STRENGTH: 0.001}
+    choice = choose("aux_loss", measured, limit=0.1)
+    assert choice.point == {RATE: pytest.approx(0.00536), STRENGTH: 0.01}, "the vertex at that strength"
+    assert choice.notes == []
+    assert choose("aux_loss", measured, limit=None).point[STRENGTH] == 0.001
 
 
 def test_the_limit_itself_is_within_it_and_an_arm_without_a_strength_is_not_bound():
     measured = surface({0.01: [(4.0, 0.1), (4.1, 0.1), (4.2, 0.1)]})
-    assert choose(arm(strengths=[0.01]), measured, 0.1).note is None
-    unbalanced = {key: Measured(m.loss, 0.9) for key, m in curve([4.02, 4.0, 4.01]).items()}
-    choice = choose(arm("none"), unbalanced, 0.1)
-    assert (choice.point, choice.note) == ({RATE: 0.005}, None)
+    assert choose("aux_loss", measured, 0.1).notes == []
+    unbalanced = {key: one(m.loss, 0.9) for key, m in curve([4.02, 4.0, 4.02]).items()}
+    choice = choose("none", unbalanced, None)
+    assert (choice.point, choice.notes) == ({RATE: 0.005}, [])
 
 
 def test_where_no_point_balances_the_best_balanced_is_taken_and_said():
     measured = surface({0.001: [(3.9, 0.5), (3.9, 0.4), (3.9, 0.3)], 0.01: [(4.1, 0.2), (4.2, 0.3), (4.0, 0.2)]})
-    choice = choose(arm(strengths=[0.001, 0.01]), measured, limit=0.1)
-    assert choice.point == {RATE: 0.01, STRENGTH: 0.01}, "of two equally balanced ones, that with the lower loss"
-    assert choice.note and "no searched point keeps the balance" in choice.note
+    choice = choose("aux_loss", measured, limit=0.1)
+    assert choice.point[STRENGTH] == 0.01
+    assert "no searched point keeps the balance" in choice.notes[0]
 
 
 def test_diverged_points_are_not_chosen():
-    choice = choose(arm(), curve([4.1, 4.0, math.inf]), limit=None)
-    assert (choice.point, choice.edges, choice.mistuning) == ({RATE: 0.005}, {}, None)
+    choice = choose("aux_loss", curve([4.1, 4.0, math.inf]), limit=None)
+    assert (choice.point, choice.edges, choice.mistuning) == ({RATE: 0.005}, {RATE: "low"}, None)
+    assert "leaves out optim.lr=0.01" in choice.notes[0]
     measured = surface({0.01: [(4.0, 0.05), (4.1, 0.05), (math.inf, math.inf)]})
-    assert choose(arm(strengths=[0.01]), measured, 0.1).point == {RATE: 0.0025, STRENGTH: 0.01}
+    assert choose("aux_loss", measured, 0.1).point == {RATE: 0.0025, STRENGTH: 0.01}
     unbalanced = surface({0.01: [(4.0, 0.5), (math.inf, math.inf), (math.inf, math.inf)]})
-    assert choose(arm(strengths=[0.01]), unbalanced, 0.1).point == {RATE: 0.0025, STRENGTH: 0.01}
+    assert choose("aux_loss", unbalanced, 0.1).point == {RATE: 0.0025, STRENGTH: 0.01}
 
 
 def test_where_all_diverged_lower_rates_are_asked_for():
-    choice = choose(arm(), curve([math.inf] * 3), limit=None)
+    choice = choose("aux_loss", curve([math.inf] * 3), limit=None)
     assert choice.edges == {RATE: "low"}
-    assert choice.note and "diverged" in choice.note
+    assert "all searched points diverged" in choice.notes[0]
 
 
 def test_ties_are_broken_the_same_way_always():
-    assert choose(arm(), curve([4.1, 4.0, 4.0]), None) == choose(arm(), curve([4.1, 4.0, 4.0]), None)
-    assert choose(arm(), curve([4.1, 4.0, 4.0]), None).point == {RATE: 0.005}
+    assert choose("aux_loss", curve([4.1, 4.0, 4.0]), None) == choose("aux_loss", curve([4.1, 4.0, 4.0]), None)
+    flat = {key_of({STRENGTH: s}): one(4.0) for s in STRENGTHS}
+    assert choose("aux_loss", flat, None).point == {STRENGTH: 0.003}, "the first"
 
 
 def test_nothing_searched_is_nothing_chosen():
-    assert choose(arm(), {(): Measured(4.0, 0.0)}, None) == Choice({}, None)
+    assert choose("aux_loss", {(): one(4.0)}, None) == Choice({}, 0.0)
 
 
 def test_a_point_is_the_mean_over_its_seeds_unless_one_diverged():
-    assert measure([4.0, 4.2], [0.1, 0.3]) == Measured(pytest.approx(4.1), pytest.approx(0.2))
-    assert measure([4.0, None], [0.1, None]) == Measured(math.inf, math.inf)
-    assert measure([4.0], [None]) == Measured(4.0, 0.0)
-
-
-STRENGTHS = [0.003, 0.01, 0.03]
+    point = measure({1: 4.0, 2: 4.2}, [0.1, 0.3])
+    assert (point.loss, point.constraint) == (pytest.approx(4.1), pytest.approx(0.2)) and not point.diverged
+    assert measure({1: 4.0, 2: None}, [0.1, None]) == Measured({1: 4.0, 2: math.inf}, math.inf)
+    assert measure({1000: 4.0}, [None]) == one(4.0)
 
 
 def strengths_of(losses: list[float], shares: list[float] | None = None) -> dict[Any, Measured]:
@@ -146,18 +178,18 @@ def strengths_of(losses: list[float], shares: list[float] | None = None) -> dict
     ],
 )
 def test_a_strength_on_an_edge_is_seen(losses, shares, edges):
-    found = choose(arm(strengths=STRENGTHS), strengths_of(losses, shares), limit=0.1).edges
+    found = choose("aux_loss", strengths_of(losses, shares), limit=0.1).edges
     assert {key: side for key, side in found.items() if key == STRENGTH} == edges
 
 
 def test_both_keys_of_a_point_may_lie_on_an_edge():
     measured = surface({s: [(4.0 + i, 0.0), (4.1 + i, 0.0), (4.2 + i, 0.0)] for i, s in enumerate(STRENGTHS)})
-    assert choose(arm(strengths=STRENGTHS), measured, None).edges == {STRENGTH: "low", RATE: "low"}
+    assert choose("aux_loss", measured, None).edges == {STRENGTH: "low", RATE: "low"}
 
 
 def on(plan: Any, **edges: dict[str, Any]) -> dict[str, Choice]:
     """Every arm's choice at its first point, on these edges."""
-    return {a.name: Choice(a.grid(plan.shared)[1], 0.0, edges.get(a.name, {})) for a in plan.searched_arms}
+    return {a.name: Choice(a.grid(plan.shared)[1], 0.0, edges=edges.get(a.name, {})) for a in plan.searched_arms}
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +220,7 @@ def test_a_strength_widens_and_budgets_stay_equal(searching):
     (alphas,) = wider.arms["aux_loss"].search.values()
     assert len(alphas) == 4 and set(alphas) > set(STRENGTHS) and STRENGTHS[0] < min(set(alphas) - set(STRENGTHS))
     budgets = {len(a.grid(wider.shared)) * len(wider.search_seeds(a)) for a in wider.searched_arms}
-    assert budgets == {12}, "the arm without a strength has more search seeds"
+    assert budgets == {36}, "the arm without a strength has more search seeds"
 
 
 def test_a_value_that_a_key_does_not_take_is_not_added(searching):
@@ -243,7 +275,7 @@ def test_a_search_follows_a_strength_beyond_its_grid(searching, tmp_path):
     choices, notes = search(searching, trials, tmp_path / "optuna.journal", kept.append)
     assert choices["bias"].point == pytest.approx({RATE: 0.0035, "model.moe.balance.update_speed": 0.09})
     assert choices["bias"].edges == {} and choices["none"].edges == {} and notes == []
-    assert budgets(trials) == {15} and [len(rows) // 4 for rows in kept] == [9, 12, 15]
+    assert budgets(trials) == {45} and [len(rows) // 4 for rows in kept] == [27, 36, 45]
     assert "model.moe.balance.update_speed=0.03 of bias (highest)" in trials.notes[0]
 
 
@@ -255,13 +287,6 @@ def test_what_stays_on_an_edge_is_said(searching, tmp_path):
     assert notes == [f"the best searched value is still on the edge of its grid: {speed}=0.27 of bias (highest)"]
 
 
-def test_unequal_budgets_are_said(searching, tmp_path):
-    rule = dataclasses.replace(searching.sweep.search, seeds=[1000])
-    plan = dataclasses.replace(searching, sweep=dataclasses.replace(searching.sweep, search=rule))
-    _, notes = search(plan, FakeTrials(best_at(0.0035, 0.01)), tmp_path / "optuna.journal", lambda rows: None)
-    assert len(notes) == 1 and notes[0].startswith("search trials per arm are not equal: aux_loss 9, none 3")
-
-
 class Journal:
     """One arm's study over restarts of the scheduler."""
 
@@ -269,7 +294,7 @@ class Journal:
         self.plan, self.path = plan, path
         self.arm = plan.arms["bias"]
         self.points = self.arm.grid(plan.shared)
-        self.measured = {key_of(p): Measured(4.0 + i, 0.1) for i, p in enumerate(self.points)}
+        self.measured = {key_of(p): one(4.0 + i, 0.1) for i, p in enumerate(self.points)}
         self.ids = {key_of(p): [f"trial{i}"] for i, p in enumerate(self.points)}
 
     def open(self) -> Any:
@@ -314,7 +339,7 @@ def test_a_search_killed_amid_telling_is_completed(journal):
 
 
 def test_a_diverged_point_is_told_once_and_as_no_value(journal):
-    journal.measured[key_of(journal.points[1])] = Measured(math.inf, math.inf)
+    journal.measured[key_of(journal.points[1])] = one(math.inf, math.inf)
     journal.tell()
     journal.tell()
     states = [(state, params) for state, params, _, _ in journal.rows()]
@@ -342,7 +367,7 @@ def test_a_lock_and_half_a_line_of_a_killed_scheduler_do_no_harm(journal):
         file.write(b'{"op_code":4,"worker')
     journal.points.append({RATE: 0.02, "model.moe.balance.update_speed": 0.003})
     point = key_of(journal.points[-1])
-    journal.measured[point], journal.ids[point] = Measured(8.0, 0.1), ["trial4"]
+    journal.measured[point], journal.ids[point] = one(8.0, 0.1), ["trial4"]
     journal.tell()  # would wait for 30 s, then read a broken line
     assert journal.rows() == journal.expected
 

@@ -1,0 +1,181 @@
+"""Sweeps that are laid out by rule: arms that climb a ladder, arms of a factorial, and the estimates that follow from
+more than two arms. All of it becomes ordinary arms and weights over them before anything else sees it.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ablations.config.schema import ArmConfig, ContrastConfig, DoseConfig, FactorialConfig, SweepConfig
+from ablations.config.trialkeys import TrialKeys, trial_leaves, value_of
+from models.typed import ConfigError, closest
+
+MOST_FACTORS = 26
+
+
+def laid_out(sweep: SweepConfig) -> SweepConfig:
+    """With the arms of the ladder and of the factorial as they are trained. Raises ConfigError."""
+    arms = {name: dataclasses.replace(arm, set=_climbed(sweep, name)) for name, arm in sweep.arms.items()}
+    contrasts = dict(sweep.contrasts)
+    for name in contrasts:
+        if name in arms:
+            raise ConfigError(f"contrasts.{name}: an arm has this name; choose another")
+        _check_weights(name, contrasts[name], arms)
+    for name, dose in sweep.doses.items():
+        _check_dose(name, dose, arms)
+    if sweep.factorial is not None:
+        runs, effects = crossed(sweep.factorial, sweep.baseline, sweep.arms[sweep.baseline].set)
+        if taken := (runs.keys() | effects.keys()) & (arms.keys() | contrasts.keys()):
+            raise ConfigError(f"factorial: makes {', '.join(sorted(taken))}, which the sweep has already; rename it")
+        arms, contrasts = arms | runs, contrasts | effects
+    return dataclasses.replace(sweep, arms=arms, contrasts=contrasts)
+
+
+def _climbed(sweep: SweepConfig, name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
+    """What an arm sets, with all that it stands on."""
+    arm = sweep.arms[name]
+    if arm.onto is None:
+        return arm.set
+    if arm.onto not in sweep.arms:
+        raise ConfigError(f"arms.{name}.onto={arm.onto}: no such arm{closest(arm.onto, sweep.arms)}")
+    if name in above:
+        raise ConfigError(f"arms.{name}.onto={arm.onto}: the arms {', '.join(above)} stand on each other in a ring")
+    return {**_climbed(sweep, arm.onto, (*above, name)), **arm.set}
+
+
+def crossed(
+    factorial: FactorialConfig, baseline: str, base: Mapping[str, Any]
+) -> tuple[dict[str, ArmConfig], dict[str, ContrastConfig]]:
+    """The runs of a two-level (fractional) factorial, the baseline being the one with every factor off, and the main
+    effect of each factor: the mean of the runs that have it minus the mean of those that have not."""
+    from pyDOE3 import fracfact
+
+    names, words = list(factorial.factors), factorial.generators.split()
+    if len(words) != len(names) or not 2 <= len(names) <= MOST_FACTORS:
+        raise ConfigError(
+            f"factorial.generators={factorial.generators}: {len(words)} words for {len(names)} factors; one each, such "
+            "as `a b c abc` for four, and at least two"
+        )
+    _check_apart(factorial, base)
+    try:
+        signs = fracfact(factorial.generators)
+    except Exception as error:  # pyDOE3 raises what its parsing happens to
+        raise ConfigError(f"factorial.generators={factorial.generators}: {error}") from None
+    off = [row for row in range(len(signs)) if (signs[row] < 0).all()]
+    if not off:
+        raise ConfigError(
+            f"factorial.generators={factorial.generators}: no run has every factor off, so that none is the baseline; "
+            "let each word have an odd number of letters"
+        )
+    aliases = aliased(names, words)
+    if short := [f"{name} with {' x '.join(a)}" for name in names for a in aliases[name] if len(a) < 3]:
+        raise ConfigError(
+            f"factorial.generators={factorial.generators}: {', '.join(short)} cannot be told apart (resolution below "
+            "IV); give it more letters, or words of three letters"
+        )
+    runs, at = dict[str, ArmConfig](), dict[int, str]()
+    for row, levels in enumerate(signs):
+        on = [name for name, level in zip(names, levels, strict=True) if level > 0]
+        at[row] = baseline if row == off[0] else f"run_{row + 1:02d}"
+        if row != off[0]:
+            changes = {key: value for name in on for key, value in factorial.factors[name].items()}
+            runs[at[row]] = ArmConfig(about=f"on: {', '.join(on)}", set={**base, **changes})
+    effects = {}
+    for column, name in enumerate(names):
+        weights = {at[row]: float(levels[column]) * 2 / len(signs) for row, levels in enumerate(signs)}
+        others = ", ".join(" x ".join(a) for a in aliases[name])
+        about = f"main effect of {name}" + (f" (or of {others})" if others else "")
+        effects[name] = ContrastConfig(about, weights)
+    return runs, effects
+
+
+def _check_apart(factorial: FactorialConfig, base: Mapping[str, Any]) -> None:
+    first: dict[str, str] = {}
+    for name, changes in factorial.factors.items():
+        if not changes:
+            raise ConfigError(f"factorial.factors.{name}: sets nothing; name a key and its value")
+        for key, value in changes.items():
+            if first.setdefault(key, name) != name:
+                raise ConfigError(
+                    f"factorial.factors.{name}.{key}: {first[key]} sets it too, so that the two exclude each other; "
+                    "each factor needs keys of its own"
+                )
+            if key in base and base[key] == value:
+                raise ConfigError(f"factorial.factors.{name}.{key}={value}: the baseline has it already")
+
+
+def aliased(names: list[str], words: list[str]) -> dict[str, list[tuple[str, ...]]]:
+    """Factor -> the shortest interactions that the design cannot tell from its main effect."""
+    letters = {letter: 1 << place for place, letter in enumerate(sorted({x for w in words for x in w.lstrip("+-")}))}
+    codes = []
+    for word in words:
+        code = 0
+        for letter in word.lstrip("+-"):
+            code ^= letters[letter]
+        codes.append(code)
+    same: dict[int, list[tuple[str, ...]]] = {}
+    for chosen in range(1, 1 << len(names)):
+        members = [i for i in range(len(names)) if chosen >> i & 1]
+        if len(members) <= 3:
+            code = 0
+            for i in members:
+                code ^= codes[i]
+            same.setdefault(code, []).append(tuple(names[i] for i in members))
+    return {name: [other for other in same[codes[i]] if other != (name,)] for i, name in enumerate(names)}
+
+
+def contrasts_of(sweep: SweepConfig, keys: Mapping[str, TrialKeys]) -> dict[str, ContrastConfig]:
+    """Every estimate over the arms in `keys`: those that the sweep weighs itself, and its doses."""
+    found = dict(sweep.contrasts)
+    for name, dose in sweep.doses.items():
+        found |= slope(name, dose, keys)
+    return {name: contrast for name, contrast in found.items() if set(contrast.weights) <= keys.keys()}
+
+
+def slope(name: str, dose: DoseConfig, keys: Mapping[str, TrialKeys]) -> dict[str, ContrastConfig]:
+    """The least-squares slope over the doses with a level for every seed, as weights of the arms; and what follows at
+    the published dose. Empty where a run leaves out one of its arms."""
+    place = f"doses.{name}"
+    if not set(dose.arms) <= keys.keys():
+        return {}
+    found = {arm: float(value_of(keys[arm], dose.key)) for arm in dose.arms}
+    if len(set(found.values())) < 2:
+        raise ConfigError(f"{place}.arms={dose.arms}: all have {dose.key}={found[dose.arms[0]]:g}; a slope needs two")
+    if dose.log and min(*found.values(), dose.at or 1.0, dose.over or 1.0) <= 0:
+        raise ConfigError(f"{place}.log=true: a dose is 0 or below, which has no logarithm")
+    x = {arm: math.log(value) if dose.log else value for arm, value in found.items()}
+    mean = math.fsum(x.values()) / len(x)
+    square = math.fsum((value - mean) ** 2 for value in x.values())
+    weights = {arm: (value - mean) / square for arm, value in x.items()}
+    unit = f"a factor of e in {dose.key}" if dose.log else f"one of {dose.key}"
+    contrasts = {name: ContrastConfig(f"slope per {unit}", weights)}
+    if dose.at is not None:
+        over = dose.over if dose.over is not None else 1.0 if dose.log else 0.0
+        far = math.log(dose.at / over) if dose.log else dose.at - over
+        about = f"by that slope, {dose.key}={dose.at:g} against {over:g}"
+        contrasts[f"{name}_at"] = ContrastConfig(about, {arm: weight * far for arm, weight in weights.items()})
+    return contrasts
+
+
+def _check_dose(name: str, dose: DoseConfig, arms: Mapping[str, ArmConfig]) -> None:
+    if name in arms:
+        raise ConfigError(f"doses.{name}: an arm has this name; choose another")
+    for arm in dose.arms:
+        if arm not in arms:
+            raise ConfigError(f"doses.{name}.arms={arm}: no such arm{closest(arm, arms)}")
+    if len(dose.arms) < 2:
+        raise ConfigError(f"doses.{name}.arms={dose.arms}: one point has no slope; name two arms or more")
+    kind = type(value_of(TrialKeys(), dose.key)) if dose.key in trial_leaves() else None
+    if kind not in (int, float):
+        near = closest(dose.key, trial_leaves())
+        raise ConfigError(f"doses.{name}.key={dose.key}: not a key of a number{near}")
+
+
+def _check_weights(name: str, contrast: ContrastConfig, arms: Mapping[str, ArmConfig]) -> None:
+    for arm in contrast.weights:
+        if arm not in arms:
+            raise ConfigError(f"contrasts.{name}.weights.{arm}: no such arm{closest(arm, arms)}")
+    total = math.fsum(contrast.weights.values())
+    if len(contrast.weights) < 2 or abs(total) > 1e-9:
+        raise ConfigError(f"contrasts.{name}.weights: add up to {total:g}; those of a contrast add up to 0")

@@ -1,0 +1,68 @@
+"""Which comparisons a metric has, and which of them share their level.
+
+Claims are one family: what the sweep's file asks, before anything was trained. All other comparisons of an arm with the
+baseline are a second one, marked exploratory: they would only widen the claims' intervals. The A/A arm and the control
+are a third, since what they answer is whether the sweep can be believed.
+"""
+
+import math
+from collections.abc import Mapping
+
+from ablations.judge.result import ArmResult
+from ablations.judge.stats import Difference, Kind, differences
+from ablations.metrics import ALWAYS
+from ablations.record.documents import PlanDocument
+
+Pair = tuple[str, str]
+NOTHING = ""
+"""What a contrast is compared with."""
+
+
+def families_of(arms: Mapping[str, ArmResult], plan: PlanDocument) -> dict[str, dict[Pair, Difference]]:
+    """Per metric, (arm, against) -> difference, of all three families. Arms that a run leaves out count: a family is
+    the registered one, whatever `arms=` has chosen of it."""
+    scores = sorted({metric for arm in arms.values() for metric in arm.values if "/" in metric})
+    claimed = [claim.metric for claim in plan.expected]
+    names = dict.fromkeys([plan.primary, *ALWAYS, *plan.metrics, *claimed, *scores])
+    families: dict[str, dict[Pair, Difference]] = {}
+    for name in names:
+        values = {arm.name: arm.values.get(name, {}) for arm in arms.values()} | weighed(arms, plan, name)
+        found = families[name] = {}
+        for kind, pairs in pairs_of(arms, plan, name).items():
+            found |= {(d.arm, d.against): d for d in differences(values, pairs, name, kind=kind)}
+    return families
+
+
+def pairs_of(arms: Mapping[str, ArmResult], plan: PlanDocument, metric: str) -> dict[Kind, list[Pair]]:
+    """(arm, against), each pair of arms in one order and one family."""
+    registered = {*arms, *plan.left_out, *plan.contrasts, NOTHING}
+    asked = [(c.arm, plan.rival(c)) for c in plan.expected if c.metric == metric]
+    asked = [(b, a) if a == plan.baseline else (a, b) for a, b in asked]  # as arms are shown
+    pairs: dict[Kind, list[Pair]] = {"claim": [pair for pair in asked if set(pair) <= registered]}
+    taken = {frozenset(pair) for pair in pairs["claim"]}
+    others: dict[Kind, list[str]] = {
+        "diagnostic": [arm.name for arm in arms.values() if arm.kind != "arm"],
+        "exploratory": [*arms, *plan.left_out, *plan.contrasts],
+    }
+    for kind, names in others.items():
+        own = [(name, _usual_rival(name, plan)) for name in names if name != plan.baseline]
+        pairs[kind] = [pair for pair in own if frozenset(pair) not in taken]
+        taken |= {frozenset(pair) for pair in own}
+    return pairs
+
+
+def weighed(arms: Mapping[str, ArmResult], plan: PlanDocument, metric: str) -> dict[str, dict[int, float]]:
+    """The values of each contrast, over the seeds that all its arms have, and of what it is compared with: zeros."""
+    found: dict[str, dict[int, float]] = {}
+    for name, contrast in plan.contrasts.items():
+        of_arm = {arm: arms[arm].values.get(metric, {}) if arm in arms else {} for arm in contrast.weights}
+        seeds = sorted(set.intersection(*(set(values) for values in of_arm.values())))
+        found[name] = {s: math.fsum(w * of_arm[arm][s] for arm, w in contrast.weights.items()) for s in seeds}
+    return {**found, NOTHING: {seed: 0.0 for values in found.values() for seed in values}}
+
+
+def _usual_rival(name: str, plan: PlanDocument) -> str:
+    """What an arm is compared with where nobody has said: the one that it stands on, else the baseline."""
+    if name in plan.contrasts:
+        return NOTHING
+    return plan.arms[name].onto or plan.baseline if name in plan.arms else plan.baseline
