@@ -4,7 +4,8 @@
 
 trains, for each recipe, the baseline, an arm that changes nothing (A/A), one of the same and one of another shape, and
 the control (10 % fewer tokens), and prints their paired standard deviations, the loss and the minutes of a trial. What
-has been trained before is not trained again; the table is written anew after every recipe.
+has been trained before is not trained again; the table is written anew after every recipe, and keeps the rows of those
+that were measured before.
 """
 
 import json
@@ -16,7 +17,7 @@ from typing import Any
 
 from ablations import numbers
 from ablations.config.compose import compose
-from ablations.files import write_json
+from ablations.files import read_json, write_json
 from ablations.home import ROOT
 from ablations.judge.gather import load_result
 from ablations.judge.result import Result
@@ -24,6 +25,7 @@ from ablations.show.table import Table
 from ablations.sweep.conductor import Conductor
 from ablations.sweep.planning import make_plan
 from models.files import write_atomically
+from models.typed import build
 
 FIRST_SEED = 2000
 PILOT: dict[str, Any] = {
@@ -72,6 +74,10 @@ class Noise:
     control: float
     """How much worse the control is."""
     control_sd: float
+    by_file_sd: float
+    """Of the arm of the same shape, on the second test set."""
+    train_sd: float
+    """The same, of the training loss over the last fifth."""
     minutes: float
     """Of one of the baseline's trials."""
 
@@ -104,8 +110,15 @@ def summed_up(recipe: str, result: Result) -> Noise:
         spread["finer"].sd,
         spread["control"].mean,
         spread["control"].sd,
+        _sd(result, "loss_by_file"),
+        _sd(result, "train_loss"),
         statistics.median(seconds) / 60,
     )
+
+
+def _sd(result: Result, metric: str) -> float:
+    found = result.difference("bias", metric)
+    return found.sd if found is not None else 0.0
 
 
 def table(found: list[Noise]) -> Table:
@@ -114,24 +127,27 @@ def table(found: list[Noise]) -> Table:
         spreads = (noise.loss_sd, noise.aa_sd, noise.same_shape_sd, noise.other_shape_sd, noise.control_sd)
         cells = [numbers.fixed(noise.loss, 4), *(numbers.fixed(sd, 4) for sd in spreads)]
         rows.append([noise.recipe, str(noise.seeds), *cells, numbers.signed(noise.control, 4),
+                     *(numbers.fixed(x, 4) for x in (noise.by_file_sd, noise.train_sd)),
                      numbers.fixed(noise.minutes, 2)])  # fmt: skip
     columns = ["recipe", "seeds", "loss", "sd over seeds", "A/A", "same shape", "other shape", "control's sd"]
-    return Table("Noise", [*columns, "control", "minutes a trial"], rows)
+    return Table("Noise", [*columns, "control", "same shape, by file", "same shape, training", "minutes a trial"], rows)
 
 
 def main(words: list[str]) -> int:
     given = {"scale": "cpu", "seeds": "5", "runs_dir": "runs", "out": str(ROOT / "results/noise"), "progress": "plain"}
     named = [word.partition("=")[2] for word in words if word.startswith("recipe=")]
     given |= dict(word.split("=", 1) for word in words if not word.startswith("recipe="))
-    found = []
+    path = Path(given["out"]) / "noise.json"
+    rows = {row["recipe"]: build(Noise, row) for row in (read_json(path) if path.is_file() else [])}
     for recipe in named or RECIPES:
-        found.append(measured(recipe, given))
+        rows[recipe] = measured(recipe, given)
+        found = [rows[name] for name in RECIPES if name in rows]
         shown = table(found)
         lines = ["# Noise", "", __doc__.split("\n\n")[0], "", "| " + " | ".join(shown.columns) + " |"]
         lines += ["| :-- |" + " --: |" * (len(shown.columns) - 1), *("| " + " | ".join(r) + " |" for r in shown.rows)]
         write_atomically(Path(given["out"]) / "table.md", "\n".join([*lines, ""]))
-        write_json(Path(given["out"]) / "noise.json", [vars(noise) for noise in found])
-        print(json.dumps(vars(found[-1])), flush=True)
+        write_json(path, [vars(noise) for noise in found])
+        print(json.dumps(vars(rows[recipe])), flush=True)
     return 0
 
 

@@ -142,7 +142,7 @@ def slope(name: str, dose: DoseConfig, keys: Mapping[str, TrialKeys]) -> dict[st
     found = {arm: float(value_of(keys[arm], dose.key)) for arm in dose.arms}
     if len(set(found.values())) < 2:
         raise ConfigError(f"{place}.arms={dose.arms}: all have {dose.key}={found[dose.arms[0]]:g}; a slope needs two")
-    if dose.log and min(*found.values(), dose.at or 1.0, dose.over or 1.0) <= 0:
+    if dose.log and min(*found.values(), *(end for end in (dose.at, dose.over) if end is not None)) <= 0:
         raise ConfigError(f"{place}.log=true: a dose is 0 or below, which has no logarithm")
     x = {arm: math.log(value) if dose.log else value for arm, value in found.items()}
     mean = math.fsum(x.values()) / len(x)

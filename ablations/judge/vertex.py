@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Losses = Mapping[float, Mapping[int, float]]
 """Rate -> seed -> loss, infinite where the trial diverged or failed."""
 LEVEL = 0.05
-STEPS = 200
+STEPS = 40
 """The searched range is looked at in so many steps of ln(rate)."""
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from ablations.config.schema import Config, MatchedConfig, SweepConfig
+from ablations.config.schema import Config, ContrastConfig, MatchedConfig, SweepConfig
 from ablations.config.sweepfile import scale_config
 from ablations.config.trialkeys import TrialKeys
 from ablations.home import ROOT
@@ -73,6 +73,8 @@ class Plan:
     published: Published | None
     fresh_because: str | None
     """Why `search=published` falls back to a fresh search, where it does."""
+    contrasts: dict[str, ContrastConfig] = field(default_factory=dict)
+    """Estimates over more than two arms."""
 
     @property
     def baseline(self) -> Arm:

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from ablations.config.compose import chosen_arms
+from ablations.config.designs import contrasts_of
 from ablations.config.resolve import thinned
 from ablations.config.schema import ArmConfig, Config, Design, MatchedConfig, SweepConfig
 from ablations.config.trialkeys import TrialKeys, with_overrides
@@ -63,7 +64,8 @@ def make_plan(config: Config) -> Plan:
             arms[name] = replace(arms[name], keys=branched(arms[name].keys, base.keys, sweep))
     seeds = config.seeds if isinstance(config.seeds, list) else list(range(config.seeds or sweep.seeds))
     shared = dict(sweep.search.keys)
-    plan = Plan(config, sweep, arms, seeds, shared, None, None)
+    contrasts = contrasts_of(sweep, {name: arm.keys for name, arm in arms.items()})
+    plan = Plan(config, sweep, arms, seeds, shared, None, None, contrasts)
     check_text(plan)
     if config.search == "fresh":
         return plan

@@ -5,7 +5,6 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from ablations.config.designs import contrasts_of
 from ablations.files import sha
 from ablations.judge.verdicts import DECISION_RULE
 from ablations.record.documents import ArmDocument, PlanDocument
@@ -34,7 +33,7 @@ def registered(plan: Plan, data_fingerprint: Mapping[str, Any]) -> PlanDocument:
             name: _registered_arm(arm, sweep.arms[name].onto if name in sweep.arms else None)
             for name, arm in plan.arms.items()
         },
-        contrasts=contrasts_of(sweep, {name: arm.keys for name, arm in plan.arms.items()}),
+        contrasts=plan.contrasts,
         expected=sweep.expected,
         matched=sweep.matched,
         decision_rule=DECISION_RULE,

@@ -57,7 +57,9 @@ def test_max_bytes_thins_every_split_by_the_same_factor(packages: Splits) -> Non
     assert kept == again
     whole = {document.name: document.text for split in SPLITS for document in packages[split]}
     for split in SPLITS:
-        if split != "by_file":  # its near copies of the rest of their package are dropped afterwards, a few of its files
+        if (
+            split != "by_file"
+        ):  # its near copies of the rest of their package are dropped afterwards, a few of its files
             assert sizes(kept)[split] / sizes(packages)[split] == pytest.approx(2 / 32.64, rel=0.04)
         assert all(whole.get(document.name, document.text).startswith(document.text) for document in kept[split])
 

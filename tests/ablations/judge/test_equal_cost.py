@@ -39,7 +39,8 @@ def test_a_known_slope_moves_the_difference(cost: float) -> None:
 def test_at_the_same_cost_it_is_the_difference_itself() -> None:
     found = losses(0.01)
     assert (
-        at_equal_cost(found, {"arm": 1.0}, [PAIRS], "base", "control", 0.9)["arm"] == differences(found, PAIRS, "loss")[0]
+        at_equal_cost(found, {"arm": 1.0}, [PAIRS], "base", "control", 0.9)["arm"]
+        == differences(found, PAIRS, "loss")[0]
     )
 
 

@@ -1,0 +1,109 @@
+"""The whole procedure simulated: search, choice, confirmation and verdict, by the code that judges real sweeps.
+
+Part of `python -m benchmarks.calibration`. Two arms have curves of their own over the learning rate; each is searched,
+its vertex is taken, and eight seeds confirm it. A claim's region ends exactly at the difference that the two would have,
+each at its best rate: whatever is resolved is then resolved falsely.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ablations.config.schema import ExpectedConfig
+from ablations.judge.choice import choose
+from ablations.judge.grid import LEARNING_RATE, key_of, measure
+from ablations.judge.stats import differences
+from ablations.judge.verdicts import Beside, verdict
+
+Noise = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
+
+RATES = (0.00125, 0.0025, 0.005)
+SEARCH_SEEDS, SEEDS, SEED_SD = 3, 8, 0.02
+MARGIN = 0.01
+FINE = np.linspace(math.log(RATES[0]), math.log(RATES[-1]), 401)
+CONTROL = differences({"c": {s: 0.05 + s / 1e4 for s in range(SEEDS)}, "b": dict.fromkeys(range(SEEDS), 0.0)},
+                      [("c", "b")], "loss")[0]  # fmt: skip
+"""A harm that every sweep sees."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Nats above the least, over ln(rate)."""
+
+    best: float
+    """ln(rate)."""
+    curvature: float
+    skew: float = 0.0
+    """Third order: a curve that is steeper on its fast side, as real ones are."""
+    cliff: float = math.inf
+    """ln(rate) from which on it costs half a nat and more for each e-fold."""
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        away = x - self.best
+        return self.curvature * away**2 + self.skew * away**3 + 0.5 * np.clip(x - self.cliff, 0, None)
+
+    @property
+    def least(self) -> float:
+        """Within the searched range."""
+        return float(self(FINE).min())
+
+
+CELLS: dict[str, Curve] = {
+    "sharp": Curve(math.log(0.0025), 0.05),
+    "shallow": Curve(math.log(0.0025), 0.01),
+    "flat": Curve(math.log(0.0025), 0.001),
+    "skewed": Curve(math.log(0.0024), 0.03, skew=0.015),
+    "cliff at the top": Curve(math.log(0.0021), 0.03, cliff=math.log(0.0045)),
+}
+
+
+def calibrate(curve: Curve, noise: Noise, scatter: float, sweeps: int, seed: int = 0) -> dict[str, float]:
+    """Of that many sweeps. scatter: the standard deviation of a trial, its seed's level apart."""
+    rng = np.random.default_rng(seed)
+    bounded = held = false = resolved = 0
+    bounds = []
+    claim = ExpectedConfig("arm", against="base", kind="equal", margin=MARGIN)
+    for _ in range(sweeps):
+        curves = [Curve(curve.best + rng.normal(0, 0.15), curve.curvature, curve.skew, curve.cliff) for _ in range(2)]
+        chosen = [_search(one, noise, scatter, rng) for one in curves]
+        points = [math.log(choice.point[LEARNING_RATE]) for choice in chosen]
+        if any(choice.mistuning is None for choice in chosen):
+            continue
+        bounded += 1
+        found = [choice.mistuning or 0.0 for choice in chosen]
+        excess = [float(one(np.array(x))) - one.least for one, x in zip(curves, points, strict=True)]
+        held += all(e <= bound for e, bound in zip(excess, found, strict=True))
+        bounds.append(max(found))
+        # The arm's true advantage is such that, both at their best, it lies at the region's edge.
+        level = rng.normal(0, SEED_SD, SEEDS)
+        residual = noise(rng, (2, SEEDS)) * scatter
+        true = [MARGIN, 0.0]
+        values = {
+            name: {s: float(level[s] + residual[i, s] + true[i] + excess[i]) for s in range(SEEDS)}
+            for i, name in enumerate(("arm", "base"))
+        }
+        (difference,) = differences(values, [("arm", "base")], "loss")
+        outcome = verdict(claim, difference, Beside(control=CONTROL, mistuning=max(found))).outcome
+        false += outcome != "not resolved"
+        resolved += difference.low is not None and difference.low - max(found) > 0
+    count = max(1, bounded)
+    return {
+        "bounded": bounded / sweeps,
+        "bound_holds": held / count,
+        "false_verdicts": false / count,
+        "median_bound": float(np.median(bounds)) if bounds else math.nan,
+        "sees_0.01": resolved / count,
+    }
+
+
+def _search(curve: Curve, noise: Noise, scatter: float, rng: np.random.Generator):  # type: ignore[no-untyped-def]
+    """The choice from three rates and three seeds."""
+    level = rng.normal(0, SEED_SD, SEARCH_SEEDS)
+    drawn = curve(np.log(np.array(RATES)))[:, None] + level + noise(rng, (len(RATES), SEARCH_SEEDS)) * scatter
+    measured = {
+        key_of({LEARNING_RATE: rate}): measure({s: float(x) for s, x in enumerate(row)}, [])
+        for rate, row in zip(RATES, drawn, strict=True)
+    }
+    return choose("arm", measured, None)

@@ -1,0 +1,136 @@
+"""Sweeps laid out by rule: which arms and weights they become, and what cannot be laid out."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from ablations.config.designs import aliased, contrasts_of, crossed, laid_out
+from ablations.config.schema import ArmConfig, ContrastConfig, DoseConfig, FactorialConfig, SweepConfig
+from ablations.config.trialkeys import TrialKeys, with_overrides
+from models.typed import ConfigError
+
+SEVEN = "a b c d abc bcd acd"
+FACTORS = {f"f{i}": {key: 1} for i, key in enumerate("stuvwxy")}
+
+
+def sweep(**changes: object) -> SweepConfig:
+    arms = {"base": ArmConfig(set={"p": 0}), "a": ArmConfig(set={"p": 1})}
+    return SweepConfig(**{"baseline": "base", "arms": arms, **changes})  # type: ignore[arg-type]
+
+
+def test_a_factorial_holds_the_baseline_and_estimates_every_factor() -> None:
+    runs, effects = crossed(FactorialConfig(FACTORS, SEVEN), "base", {"p": 0})
+    assert len(runs) == 15 and all(arm.set["p"] == 0 for arm in runs.values())
+    table = {name: {key: key in arm.set for key in "stuvwxy"} for name, arm in runs.items()}
+    table["base"] = dict.fromkeys("stuvwxy", False)
+    assert len({tuple(row.values()) for row in table.values()}) == 16
+    rng = np.random.default_rng(0)
+    true = dict(zip("stuvwxy", rng.normal(size=7), strict=True))
+    values = {name: 3 + sum(true[k] for k, on in row.items() if on) for name, row in table.items()}
+    for (factor, changes), (name, effect) in zip(FACTORS.items(), effects.items(), strict=True):
+        (key,) = changes
+        assert name == factor and set(effect.weights) == set(table)
+        assert sum(w * values[arm] for arm, w in effect.weights.items()) == pytest.approx(true[key])
+        assert sorted({abs(w) for w in effect.weights.values()}) == [1 / 8]
+
+
+def test_no_main_effect_is_told_by_an_interaction_of_two() -> None:
+    """Resolution IV, checked on the runs themselves and not on the words."""
+    runs, effects = crossed(FactorialConfig(FACTORS, SEVEN), "base", {})
+    signs = {k: {n: 1 if n != "base" and k in runs[n].set else -1 for n in [*runs, "base"]} for k in "stuvwxy"}
+    for effect, pair in itertools.product(effects.values(), itertools.combinations("stuvwxy", 2)):
+        assert sum(w * signs[pair[0]][n] * signs[pair[1]][n] for n, w in effect.weights.items()) == pytest.approx(0)
+    aliases = aliased(list(FACTORS), SEVEN.split())
+    for name, others in aliases.items():
+        assert others and all(len(other) == 3 for other in others)
+        for other in others:
+            column = list(FACTORS).index(name)
+            product = {
+                n: math.prod(signs["stuvwxy"[list(FACTORS).index(o)]][n] for o in other) for n in effects[name].weights
+            }
+            assert all(product[n] == signs["stuvwxy"[column]][n] for n in product)
+    assert "(or of " in effects["f0"].about
+
+
+@pytest.mark.parametrize(
+    ("factors", "generators", "reason"),
+    [
+        ({"x": {"p": 1}, "y": {"p": 2}}, "a b", "x sets it too, so that the two exclude each other"),
+        ({"x": {"q": 1}, "y": {}}, "a b", "factorial.factors.y: sets nothing"),
+        ({"x": {"p": 0}, "y": {"q": 1}}, "a b", "the baseline has it already"),
+        ({"x": {"q": 1}}, "a", "1 words for 1 factors"),
+        ({"x": {"q": 1}, "y": {"r": 1}, "z": {"s": 1}}, "a b", "2 words for 3 factors"),
+        ({"x": {"q": 1}, "y": {"r": 1}, "z": {"s": 1}}, "a b ab", "no run has every factor off"),
+        ({"x": {"q": 1}, "y": {"r": 1}, "z": {"s": 1}}, "a b -ab", "cannot be told apart (resolution below IV)"),
+        ({"x": {"q": 1}, "y": {"r": 1}}, "a a", "Main factors are confounded"),
+    ],
+)
+def test_a_factorial_that_cannot_be_is_one_line(
+    factors: dict[str, dict[str, int]], generators: str, reason: str
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        crossed(FactorialConfig(factors, generators), "base", {"p": 0})
+    assert reason in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_ladder_adds_rung_by_rung() -> None:
+    arms = {
+        "base": ArmConfig(set={"p": 0}),
+        "first": ArmConfig(onto="base", set={"q": 1}),
+        "second": ArmConfig(onto="first", set={"r": 2, "q": 3}),
+    }
+    found = laid_out(sweep(arms=arms)).arms
+    assert found["first"].set == {"p": 0, "q": 1} and found["second"].set == {"p": 0, "q": 3, "r": 2}
+    for onto, reason in (("gone", "no such arm"), ("second", "in a ring")):
+        with pytest.raises(ConfigError, match=reason):
+            laid_out(sweep(arms={**arms, "first": ArmConfig(onto=onto, set={})}))
+
+
+DOSE = "model.moe.balance.alpha"
+
+
+def doses(**changes: object) -> dict[str, ContrastConfig]:
+    arms = {f"a{i}": ArmConfig(set={DOSE: value}) for i, value in enumerate((0.001, 0.01, 0.1))}
+    dose = DoseConfig(**{"key": DOSE, "arms": list(arms), "log": True, **changes})  # type: ignore[arg-type]
+    whole = laid_out(sweep(arms={"base": ArmConfig(), **arms}, doses={"slope": dose}))
+    keys = {name: with_overrides(TrialKeys(), arm.set, name) for name, arm in whole.arms.items()}
+    return contrasts_of(whole, keys)
+
+
+def test_a_slope_over_the_dose() -> None:
+    found = doses(at=0.0001, over=0.001)
+    value = {"a0": 1.0, "a1": 1.5, "a2": 2.0}  # 0.5 per decade
+    slope, at = (sum(w * value[a] for a, w in found[name].weights.items()) for name in ("slope", "slope_at"))
+    assert slope == pytest.approx(0.5 / math.log(10)) and at == pytest.approx(-0.5)
+    straight = doses(log=False)
+    assert list(straight) == ["slope"] and sum(straight["slope"].weights.values()) == pytest.approx(0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"arms": ["a1"]}, "one point has no slope"),
+        ({"arms": ["a1", "gone"]}, "doses.slope.arms=gone: no such arm"),
+        ({"key": "model.moe.balance.kind"}, "not a key of a number"),
+        ({"key": "model.moe.balance.alfa"}, "not a key of a number; did you mean"),
+        ({"key": "optim.lr"}, "all have optim.lr"),
+        ({"at": 0.0}, "which has no logarithm"),
+    ],
+)
+def test_a_dose_that_cannot_be_is_one_line(changes: dict[str, object], reason: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        doses(**changes)
+    assert reason in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_contrast_adds_up_to_nothing() -> None:
+    laid_out(sweep(contrasts={"c": ContrastConfig("", {"base": -1.0, "a": 1.0})}))
+    for name, weights, reason in (
+        ("c", {"base": 1.0, "a": 1.0}, "add up to 2"),
+        ("c", {"base": 1.0, "gone": -1.0}, "no such arm"),
+        ("a", {"base": 1.0, "a": -1.0}, "an arm has this name"),
+    ):
+        with pytest.raises(ConfigError, match=reason):
+            laid_out(sweep(contrasts={name: ContrastConfig("", weights)}))

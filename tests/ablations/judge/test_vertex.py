@@ -1,0 +1,82 @@
+"""The vertex of the learning rates: where it is put, what is left out, and whether its bound holds."""
+
+import math
+
+import numpy as np
+import pytest
+
+from ablations.judge.vertex import Losses, vertex
+
+RATES = (0.00125, 0.0025, 0.005)
+
+
+def losses(
+    best: float, curvature: float, scatter: float, seeds: int, rates: tuple[float, ...] = RATES, draw: int = 0
+) -> Losses:
+    noise = np.random.default_rng(draw)
+    level = noise.normal(0, 0.04, seeds)
+    return {
+        rate: {
+            s: 3.8 + level[s] + curvature * math.log(rate / best) ** 2 + noise.normal(0, scatter) for s in range(seeds)
+        }
+        for rate in rates
+    }
+
+
+def test_levels_of_seeds_do_not_move_it() -> None:
+    found = vertex(losses(0.002, 0.05, 1e-9, 3))
+    assert found is not None and (found.rate, found.beyond, found.dropped) == (0.002, None, ())
+    assert found.excess == pytest.approx(0, abs=1e-7)
+
+
+def test_it_agrees_with_numpys_parabola_where_there_is_one_seed() -> None:
+    of_one = losses(0.0027, 0.05, 0.003, 1)
+    a, b, _ = np.polyfit([math.log(r) for r in of_one], [of_one[r][0] for r in of_one], 2)
+    found = vertex(of_one)
+    assert found is not None and found.rate == pytest.approx(math.exp(-b / (2 * a)), rel=2e-3)
+    assert found.excess is None, "three points leave no error"
+
+
+@pytest.mark.parametrize(("best", "side", "rate"), [(0.0009, "low", 0.00125), (0.008, "high", 0.005)])
+def test_beyond_the_range_there_is_no_bound(best: float, side: str, rate: float) -> None:
+    found = vertex(losses(best, 0.05, 1e-6, 3))
+    assert found is not None and (found.rate, found.beyond, found.excess) == (rate, side, None)
+
+
+def test_a_curve_that_bends_down_has_no_vertex() -> None:
+    found = vertex({r: {s: 4 - 0.05 * math.log(r / 0.0025) ** 2 for s in range(3)} for r in RATES})
+    assert found is not None and found.beyond is not None and found.excess is None
+
+
+def test_a_cliff_is_left_out_and_said() -> None:
+    rates = (0.00125, 0.0025, 0.005, 0.01)
+    smooth = losses(0.0027, 0.05, 0.001, 3, rates)
+    cliff = {**smooth, 0.01: {seed: loss + 0.8 for seed, loss in smooth[0.01].items()}}
+    whole, found = vertex(smooth), vertex(cliff)
+    assert whole is not None and whole.dropped == ()
+    assert found is not None and found.dropped == (0.01,) and found.rate == pytest.approx(0.0027, rel=0.05)
+
+
+def test_what_diverged_is_left_out() -> None:
+    of_four = losses(0.0027, 0.05, 0.001, 3, (0.00125, 0.0025, 0.005, 0.01))
+    found = vertex({**of_four, 0.01: {0: math.inf, 1: 4.0, 2: 4.0}})
+    assert found is not None and found.dropped == (0.01,) and found.beyond is None
+    short = vertex({**losses(0.0027, 0.05, 0.001, 3), 0.005: {0: math.inf, 1: 4.0, 2: 4.0}})
+    assert short is not None and short.beyond == "low" and short.excess is None, "two rates have no vertex: ask lower"
+
+
+def test_two_rates_have_none() -> None:
+    assert vertex({0.001: {0: 4.0}, 0.002: {0: 3.9}}) is None
+
+
+@pytest.mark.parametrize(("curvature", "scatter"), [(0.05, 0.003), (0.01, 0.003), (0.002, 0.003)])
+def test_the_bound_holds_in_95_of_100(curvature: float, scatter: float) -> None:
+    """By how much the rate taken is really worse than the best within the range; curves from sharp to nearly flat."""
+    held, inner = 0, 0
+    for draw in range(150):
+        found = vertex(losses(0.0022, curvature, scatter, 3, draw=draw))
+        assert found is not None
+        if found.excess is not None:
+            inner += 1
+            held += curvature * math.log(found.rate / 0.0022) ** 2 <= found.excess
+    assert inner >= 30 and held / inner >= 0.93
