@@ -22,6 +22,8 @@ import numpy as np
 from ablations.files import read_json
 from ablations.judge.stats import paired_intervals
 from ablations.judge.verdicts import place_of
+from benchmarks import calibrated_search
+from benchmarks.calibrated_search import CELLS
 
 SEEDS, ARMS, SEED_SD, PAIRED_SD, ALPHA = 6, 5, 0.04, 0.005, 0.05
 EFFECT, LARGE, MARGIN = 0.010, 0.1, 0.010
@@ -201,17 +203,26 @@ def main() -> None:
     for number, (name, noise) in enumerate(generators.items(), start=1):
         print(f"{number}/{len(generators)} {name}: {arguments.sweeps} sweeps x 5 cells", file=sys.stderr, flush=True)
         rows[name] = calibrate(noise, arguments.sweeps, seed=number, critical=critical)
+    searches = {
+        f"{curve}, {name}": calibrated_search.calibrate(CELLS[curve], noise, scatter, max(1, arguments.sweeps // 10))
+        for curve in CELLS
+        for name, noise, scatter in (("normal", normal, 0.003), ("heavy", heavy_tailed, 0.003))
+    }
     skipped = [] if residuals.size else ["resampled: no published records"]
     print(f"{'':22}" + "".join(f"{name:>14}" for name in rows))
     for figure in next(iter(rows.values())):
         print(f"{figure:22}" + "".join(f"{row[figure]:14.3f}" for row in rows.values()))
+    print(f"\nsearch, choice and confirmation, {max(1, arguments.sweeps // 10)} sweeps a row")
+    print(f"{'':26}" + "".join(f"{figure:>16}" for figure in next(iter(searches.values()))))
+    for name, row in searches.items():
+        print(f"{name:26}" + "".join(f"{value:16.4f}" for value in row.values()))
     for line in skipped:
         print(f"skipped {line}")
     error = (0.05 * 0.95 / arguments.sweeps) ** 0.5
     print(f"standard error of a figure near 0.05 or 0.95: {error:.4f}; of a power near 0.75: {error * 2:.4f}")
     summary: dict[str, Any] = {"benchmark": "calibration", "sweeps": arguments.sweeps, "seeds": SEEDS, "arms": ARMS + 1}
     summary |= {"residuals": int(residuals.size), "dunnett_critical": round(critical, 3), "skipped": skipped}
-    print(json.dumps(summary | {"rows": rows}))
+    print(json.dumps(summary | {"rows": rows, "searches": searches}))
 
 
 if __name__ == "__main__":

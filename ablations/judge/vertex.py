@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 Losses = Mapping[float, Mapping[int, float]]
 """Rate -> seed -> loss, infinite where the trial diverged or failed."""
 LEVEL = 0.05
+"""Of the bounds of a comparison's two arms at once, and of the test of the parabola."""
 STEPS = 40
 """The searched range is looked at in so many steps of ln(rate)."""
 
@@ -27,8 +28,9 @@ class Vertex:
     rate: float
     """Of the least fitted loss, to three digits; where that lies outside the searched range, its best end."""
     excess: float | None
-    """By how many nats the fitted loss at `rate` is above any other within the range, as an upper 95 % bound. None
-    where it lies outside, or no error can be estimated (with one seed the parabola goes through all three points)."""
+    """By how many nats the fitted loss at `rate` is above any other within the range: an upper bound, which holds for
+    two arms at once in 95 % of searches. None where the vertex lies outside, or no error can be estimated (with one
+    seed a parabola goes through three points)."""
     beyond: Edge | None = None
     """The side of the range on which the vertex lies outside."""
     dropped: tuple[float, ...] = ()
@@ -100,8 +102,8 @@ class _Parabola:
         return self._centre - self.slope / (2 * self.curvature)
 
     def excess(self, rate: float) -> float | None:
-        """The largest upper end of a 95 % interval of f(rate) - f(x), over all x of the range. Near a sharp vertex it
-        is curvature * t^2 times the vertex's variance; where the curve is flat it does not break down."""
+        """The largest upper end of an interval of f(rate) - f(x), over all x of the range. Near a sharp vertex it is
+        curvature * t^2 times the vertex's variance; where the curve is flat it does not break down."""
         import numpy as np
 
         if self._fit.df_resid < 1:
@@ -110,7 +112,7 @@ class _Parabola:
         contrasts = self._powers(np.array([math.log(rate) - self._centre])) - others
         levels = np.zeros((len(contrasts), len(self._fit.params) - 2))
         found = self._fit.t_test(np.hstack([contrasts, levels]))
-        return max(0.0, float(found.conf_int(LEVEL)[:, 1].max()))
+        return max(0.0, float(found.conf_int(LEVEL / 2)[:, 1].max()))
 
 
 def _misses(y: "np.ndarray", x: "np.ndarray", levels: "np.ndarray", left: float, free: int) -> bool:

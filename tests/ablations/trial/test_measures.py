@@ -9,15 +9,18 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from interrupted import Killed, killed_at
 
-from ablations.config.trialkeys import TrialKeys
+from ablations.config.trialkeys import TrialKeys, with_overrides
 from ablations.record.record import Record
 from ablations.record.steplog import read_steps
 from ablations.trial.bare import train_steps
 from ablations.trial.job import TrialJob
 from ablations.trial.measures import test_metrics as measured
+from ablations.trial.measures import training_loss
 from ablations.trial.train import build_model, open_data, run_trial
+from models.checkpoint import load_checkpoint
 from models.module import LanguageModel
 from models.uniform import max_vio_floor
 
@@ -123,7 +126,7 @@ def test_a_dense_model_has_no_balance_to_measure(job: Jobs) -> None:
     record = finish(given)
     assert record.status == "complete"
     assert 4 < record.metrics["loss"] < record.history["loss"][0]
-    assert record.metrics.keys() == {"loss", "bits_per_byte"}
+    assert record.metrics.keys() == {"loss", "loss_by_file", "train_loss", "bits_per_byte"}
     assert record.load == []
     assert all(row["max_vio_layers"] == [] for row in read_steps(Path(given.folder) / "steps.jsonl"))
 
@@ -222,3 +225,39 @@ def test_trials_with_and_without_fim_are_measured_on_the_same_tokens(short_docum
     assert always.metrics["loss"] / never.metrics["loss"] == pytest.approx(
         always.metrics["bits_per_byte"] / never.metrics["bits_per_byte"]
     ), "the same tokens stand for the same bytes"
+
+
+def test_loss_on_other_text(job: Jobs) -> None:
+    """The second test set is scored as the first is; the training loss is that of the last fifth of the steps, each by
+    its tokens, and stands for new text only."""
+    given = job(changes={"data.ramp_from": 0.25, "data.ramp_over": 1.0, "eval.tasks": ["python_cloze"]})
+    record = finish(given)
+    keys, data = given.keys, open_data(given.keys, given.cache)
+    rows = read_steps(Path(given.folder) / "steps.jsonl")
+    tail = rows[-(keys.steps // 5) :]
+    tokens = [count for _, count in keys.batches[-len(tail) :]]
+    assert len(set(tokens)) > 1, "a ramp: steps of different sizes"
+    expected = sum(row["loss"] * n for row, n in zip(tail, tokens, strict=True)) / sum(tokens)
+    assert record.metrics["train_loss"] == pytest.approx(expected, rel=1e-12)
+    model, _ = load_checkpoint(Path(given.folder) / "checkpoint")
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for batch in data.evaluation_batches("by_file", keys.eval.tokens):
+            logits = model.eval()(batch[:, :-1]).logits
+            total += float(F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten(), reduction="sum"))
+            count += batch[:, 1:].numel()
+    assert record.metrics["loss_by_file"] == pytest.approx(total / count, rel=1e-6)
+    assert record.metrics["loss_by_file"] != record.metrics["loss"]
+    search = job("search", changes={"eval.split": "validation", "eval.tasks": []})
+    assert "loss_by_file" not in finish(search).metrics, "nothing is chosen on it"
+
+
+def test_a_second_epoch_has_no_training_loss(short_documents: Jobs) -> None:
+    given = short_documents()
+    epoch = open_data(given.keys, given.cache).windows("train")
+    tokens = (epoch // given.keys.data.batch_size + 2) * given.keys.tokens_per_step
+    keys = with_overrides(given.keys, {"train.tokens": tokens}, "test")
+    assert keys.sequences > epoch
+    rows = [{"loss": 4.0}] * keys.steps
+    assert training_loss(keys, open_data(keys, given.cache), rows) == {}
+    assert training_loss(given.keys, open_data(keys, given.cache), rows[: given.keys.steps]) == {"train_loss": 4.0}
