@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,12 @@ PLACING = ("mkstemp", "mkdtemp", "NamedTemporaryFile", "rename", "chmod", "link_
 
 SOURCES = sorted(path for floor in BELOW for path in (ROOT / floor).rglob("*.py"))
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+
+
+def test_every_package_is_installed() -> None:
+    """An editable installation finds what is not listed all the same, and a wheel does not have it."""
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    assert sorted(listed) == sorted({".".join(path.parent.relative_to(ROOT).parts) for path in SOURCES})
 
 
 def name_of(path: Path) -> str:

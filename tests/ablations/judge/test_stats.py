@@ -1,11 +1,8 @@
 import dataclasses
 import gc
-import importlib.util
 import json
 import math
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -23,22 +20,9 @@ from ablations.judge.stats import (
     seeds_needed,
     tokens_saved,
 )
+from benchmarks import calibration
 
 SWEEPS = 4000
-
-
-def load_calibration() -> ModuleType:
-    """benchmarks/ is not a package that gets installed."""
-    path = Path(__file__).resolve().parents[3] / "benchmarks" / "calibration.py"
-    spec = importlib.util.spec_from_file_location("benchmarks_calibration", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-calibration = load_calibration()
 
 
 @pytest.fixture(scope="module")

@@ -1,28 +1,11 @@
 """What V3's published times of a step's phases say about DualPipe (benchmarks/pipeline_v3.py)."""
 
-import importlib.util
-import sys
-from pathlib import Path
-from types import ModuleType
-
 import pytest
 
+from benchmarks import pipeline_v3 as v3
 from models.pipeline.schedules import Overlapped, dualpipe, dualpipev
 from models.pipeline.simulate import Costs, simulate
 
-
-def load_benchmark() -> ModuleType:
-    """benchmarks/ is not a package that gets installed."""
-    path = Path(__file__).resolve().parents[3] / "benchmarks" / "pipeline_v3.py"
-    spec = importlib.util.spec_from_file_location("benchmarks_pipeline_v3", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-v3 = load_benchmark()
 SCHEDULE = dualpipe(v3.RANKS, 120)
 
 
