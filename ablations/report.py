@@ -152,16 +152,17 @@ def asked(words: Sequence[str]) -> ReportConfig:
 
 
 def print_result(result: Result) -> None:
-    """The compact table and the sentence."""
+    """The compact table, a line for each claim, and the answer."""
     from rich.console import Console
 
-    from ablations.show.render import summary_sentence
+    from ablations.show.answer import answer, findings
     from ablations.show.terminal import print_table
 
     console = Console(width=None if sys.stdout.isatty() else 120, soft_wrap=False, highlight=False)
     console.print()
     print_table(console, result)
-    console.print(summary_sentence(result), markup=False)
+    for line in (*findings(result), "", answer(result)):
+        console.print(line, markup=False)
     console.print()
 
 

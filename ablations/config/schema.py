@@ -155,6 +155,8 @@ class ExpectedConfig:
     """In the metric's unit; `not_worse`, `equal` and `identical` need one."""
     region: list[float] | None = None
     """[low, high] of a `value`, in the metric's unit."""
+    says: str = ""
+    """The claim as a clause for the result's first sentence: `a bias keeps the experts even`."""
     paper: str = ""
     """The paper's own number, with its place."""
     paper_value: float | None = None

@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from ablations import numbers
 from ablations.judge.result import Result
 from ablations.show import palette
+from ablations.show.answer import answer, findings
 from ablations.show.figures import Picture
-from ablations.show.render import failure_lines, summary_sentence
+from ablations.show.render import failure_lines
 from ablations.show.sections import TABLES, all_tables
 from ablations.show.table import Table
 
@@ -41,7 +42,8 @@ h2 { font-size: 1.2rem; margin: 48px 0 12px; }
 p, li { max-width: 72ch; }
 .eyebrow, .note, figcaption, footer { color: var(--muted); font-size: .875rem; }
 .eyebrow { margin: 0; }
-.lead { font-size: 1.06rem; }
+.lead { font-size: 1.15rem; }
+.findings { padding-left: 1.2em; font-size: .9rem; color: var(--muted); } .findings li { margin: 3px 0; }
 .warning { border-left: 3px solid var(--vermillion); padding: 4px 0 4px 12px; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; width: 100%; }
@@ -83,7 +85,8 @@ def page_html(result: Result, pictures: Sequence[Picture], commands: Sequence[st
     parts = [
         f'<p class="eyebrow">{_text(result.sweep)} · scale={_text(result.scale)} · {_text(_extent(result))}</p>',
         f"<h1>{_text(result.plan.question)}</h1>",
-        f'<p class="lead">{_number(summary_sentence(result))}</p>',
+        f'<p class="lead">{_number(answer(result))}</p>',
+        f'<ul class="findings">{"".join(f"<li>{_number(line)}</li>" for line in findings(result))}</ul>',
         *_warnings(result),
         *(part for name in TABLES for part in (_shown(result, name, tables.get(name)), *_figures(name, by_name))),
         _provenance(result, commands),

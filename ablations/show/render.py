@@ -1,4 +1,4 @@
-"""The result as Markdown, as CSV, and in a sentence.
+"""The result as Markdown and as CSV.
 
 `table.csv` holds what a rerun on the same machine must repeat byte for byte; what depends on the clock goes to
 `timings.csv`.
@@ -7,23 +7,18 @@
 import csv
 import io
 import json
-import math
 import statistics
 
 from ablations import numbers
-from ablations.config.schema import ExpectedConfig
 from ablations.judge.result import Result
-from ablations.judge.stats import Difference
-from ablations.judge.verdicts import Verdict, region_of
-from ablations.metrics import metric as metric_of
-from ablations.numbers import ABSENT
+from ablations.show.answer import answer, findings
 from ablations.show.sections import all_tables
 from ablations.show.table import Table
 
 
 def table_md(result: Result) -> str:
     lines = [f"# {result.sweep}, scale={result.scale}", "", f"**{result.plan.question}**", ""]
-    lines += [summary_sentence(result), ""]
+    lines += [answer(result), "", *(f"- {line}" for line in findings(result)), ""]
     for table in all_tables(result).values():
         lines += [f"## {table.title}", "", *_markdown(table), ""]
         if table.note:
@@ -53,69 +48,6 @@ def _markdown(table: Table) -> list[str]:
     rule = [":--" if i in table.words else "--:" for i in range(len(table.columns))]
     rows = [table.columns, rule, *table.rows]
     return ["| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in rows]
-
-
-def summary_sentence(result: Result) -> str:
-    """What was found, in one sentence: `bias against aux_loss: -0.0041 nats [-0.0123, +0.0040], not resolved (...)`;
-    and what the scale says about its numbers."""
-    parts = [_finding(result, i) for i in range(len(result.verdicts))]
-    if not parts:
-        for arm in result.arms.values():
-            d = result.difference(arm.name)
-            if arm.kind == "arm" and d is not None and numbers.present(d.mean):
-                word = "resolved" if d.resolved else "not resolved"
-                parts.append(f"{arm.name} against {result.baseline}: {_measured(d)}, {word}")
-    for arm in result.arms.values():
-        diverged = len(arm.of_status("diverged"))
-        if diverged:
-            parts.append(f"{arm.name} diverged in {diverged} of {len(arm.seeds)} seeds")
-    text = "; ".join(parts) or "nothing to compare yet"
-    note = f" {result.plan.note}" if result.plan.note else ""
-    if result.missing:
-        return f"So far ({result.planned - len(result.missing)} of {result.planned} trials): {text}.{note}"
-    return f"{text[0].upper() if text.startswith('nothing') else text[0]}{text[1:]}.{note}"
-
-
-def _finding(result: Result, index: int) -> str:
-    expected, verdict = result.expected[index], result.verdicts[index]
-    d, metric = verdict.difference, metric_of(expected.metric)
-    against = result.plan.rival(expected)
-    pair = f"{verdict.arm} against {against}" if against else verdict.arm
-    paper = f" (claimed: {_claimed(expected)}"
-    if expected.paper_value is not None:
-        paper += f"; paper: {numbers.signed(expected.paper_value, metric.digits)}"
-    if d is None or not numbers.present(d.mean):
-        why = verdict.why.rstrip(".")
-        return f"{pair} in {metric.label}: {_outcome(verdict)}, {why}"
-    if metric.maximum is not None and against:  # a share of something: the values say more than their difference
-        arms = [result.arms[name].mean(metric.name) for name in (verdict.arm, against)]
-        here, there = (numbers.fixed(value, metric.digits) for value in arms)
-        return f"{metric.label} of {verdict.arm} {here} against {there} of {against}: {_outcome(verdict)}{paper})"
-    return f"{pair}: {_measured(d)}, {_outcome(verdict)}{paper})"
-
-
-def _claimed(expected: ExpectedConfig) -> str:
-    """What the difference should be, in as few words as there are."""
-    if expected.kind == "better":
-        return str(metric_of(expected.metric).better)
-    low, high = region_of(expected)
-    if math.isinf(low):
-        return f"at most {high:+g}"
-    if math.isinf(high):
-        return f"at least {low:+g}"
-    return f"within {high:g}" if low == -high else f"{low:+g} to {high:+g}"
-
-
-def _outcome(verdict: Verdict) -> str:
-    return verdict.outcome if verdict.caveat is None else f"{verdict.outcome}, {verdict.caveat}"
-
-
-def _measured(difference: Difference) -> str:
-    metric = metric_of(difference.metric)
-    band = numbers.interval(difference.low, difference.high, metric.digits)
-    return f"{numbers.signed(difference.mean, metric.digits)} {metric.unit or metric.label}" + (
-        f" {band}" if band != ABSENT else ""
-    )
 
 
 def table_csv(result: Result) -> str:

@@ -4,7 +4,6 @@ import itertools
 from collections.abc import Callable
 
 from ablations import numbers
-from ablations.config.schema import ExpectedConfig
 from ablations.guards.meaning import MEANINGS
 from ablations.judge.judging import DIAGNOSTICS
 from ablations.judge.result import ArmResult, Result
@@ -12,6 +11,7 @@ from ablations.metrics import indices
 from ablations.metrics import metric as metric_of
 from ablations.numbers import ABSENT
 from ablations.record.guardresult import GuardResult
+from ablations.show.answer import claim, remedies_table
 from ablations.show.balance import balance_table, constraint_table, layer_table
 from ablations.show.costs import equal_cost_table, size_table, speed_table
 from ablations.show.estimates import estimates_table, other_text_table
@@ -27,39 +27,6 @@ def seeds_cell(arm: ArmResult) -> str:
     parts = [f"{len(arm.of_status('complete'))}/{len(arm.seeds)}"]
     parts += [f"{len(arm.of_status(s))} {s}" for s in ("diverged", "failed") if arm.of_status(s)]
     return ", ".join(parts)
-
-
-def claim(expected: ExpectedConfig, against: str) -> str:
-    """An expected outcome in words: what must hold of arm - against, or of an estimate by itself (`against` empty)."""
-    metric = metric_of(expected.metric)
-    name = metric.label
-    if not against:
-        return _claimed_estimate(expected, name, metric.better)
-    if expected.kind == "better":
-        return f"{expected.arm} has {metric.better} {name} than {against}"
-    if expected.kind == "not_worse":
-        side = "below" if metric.better == "higher" else "above"
-        return f"{expected.arm} is at most {expected.margin:g} {side} {against} in {name}"
-    if expected.kind == "equal":
-        return f"{expected.arm} is within {expected.margin:g} of {against} in {name}"
-    if expected.kind == "identical":
-        return f"{expected.arm} is identical to {against} in {name}, to {expected.margin:g}"
-    low, high = expected.region or [0.0, 0.0]
-    return f"{expected.arm} minus {against} in {name} lies in [{low:g}, {high:g}]"
-
-
-def _claimed_estimate(expected: ExpectedConfig, name: str, better: str | None) -> str:
-    below = better == "lower"
-    match expected.kind:
-        case "better":
-            return f"{expected.arm} is {'below' if below else 'above'} 0 in {name}"
-        case "not_worse":
-            return f"{expected.arm} is {'at most' if below else 'at least -'}{' ' * below}{expected.margin:g} in {name}"
-        case "equal" | "identical":
-            return f"{expected.arm} is within {expected.margin:g} of 0 in {name}"
-        case "value":
-            low, high = expected.region or [0.0, 0.0]
-            return f"{expected.arm} in {name} lies in [{low:g}, {high:g}]"
 
 
 def verdict_table(result: Result) -> Table:
@@ -229,6 +196,7 @@ def mtp_table(result: Result) -> Table:
 
 TABLES: dict[str, Callable[[Result], Table]] = {
     "verdicts": verdict_table,
+    "remedies": remedies_table,
     "loss": loss_table,
     "estimates": estimates_table,
     "other text": other_text_table,

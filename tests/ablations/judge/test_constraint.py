@@ -9,7 +9,8 @@ from ablations.config.schema import SearchConfig
 from ablations.judge.constraint import Constraint, held
 from ablations.judge.gather import load_result
 from ablations.judge.result import Result
-from ablations.show import page, render, sections
+from ablations.show import page, sections
+from ablations.show.answer import findings
 
 TENTH = Constraint("max_vio_global", 0.1)
 
@@ -54,7 +55,7 @@ def test_a_missed_limit_is_shown_and_changes_the_words_of_claims_on_the_loss(res
     assert on_loss.caveat == "not at equal balance"
     assert "not at equal balance: MaxVio_global of aux_loss is " in on_loss.why and "limit 5 %" in on_loss.why
     assert on_balance.caveat is None and "equal balance" not in on_balance.why
-    sentence = render.summary_sentence(result)
+    sentence = "; ".join(findings(result))
     assert "not resolved, not at equal balance (claimed: lower" in sentence
     row = sections.verdict_table(result).rows[0]
     assert row[1] == "not resolved, not at equal balance"

@@ -19,7 +19,7 @@ from ablations.judge.result import Result
 from ablations.judge.stats import differences
 from ablations.record.documents import Speed, SweepState
 from ablations.record.guardresult import GuardResult
-from ablations.show import balance, costs, figures, page, render, sections, terminal
+from ablations.show import answer, balance, costs, figures, page, render, sections, terminal
 
 FEW = ("aux_loss", "bias", "control", "aa")
 
@@ -98,6 +98,10 @@ def test_sensitivity_says_what_the_control_showed(result: Result) -> None:
     assert cell(table, "MaxVio_global", "control is") == "not detected"
 
 
+def said(found: Result) -> str:
+    return "; ".join(answer.findings(found))
+
+
 def test_diverged_seed_is_shown(sweep_run: Any, tmp_path: Path) -> None:
     sweep_run(tmp_path, diverged=(("none", 2),))
     found = load(tmp_path)
@@ -107,7 +111,7 @@ def test_diverged_seed_is_shown(sweep_run: Any, tmp_path: Path) -> None:
     common = [found.arms["bias"].values["loss"][seed] for seed in (0, 1, 3, 4, 5)]
     assert cell(sections.loss_table(found), "bias", "loss") == f"{sum(common) / 5:.4f}"
     assert "none, seed 2: diverged, loss is not finite at step 79" in render.table_md(found)
-    assert render.summary_sentence(found).endswith("none diverged in 1 of 6 seeds.")
+    assert said(found).endswith("none diverged in 1 of 6 seeds")
 
 
 def test_scores_at_chance_are_marked(sweep_run: Any, tmp_path: Path) -> None:
@@ -218,7 +222,7 @@ def test_a_reversed_claim_is_the_same_comparison(sweep_run: Any, tmp_path: Path)
     assert reverse.differences["loss"] == straight.differences["loss"]
     row = sections.verdict_table(reverse).rows[0]
     assert row[0] == "aux_loss has lower loss than none" and row[4:6] == ["-0.0179", "[-0.0231, -0.0127]"]
-    assert "aux_loss against none: -0.0179 nats" in render.summary_sentence(reverse)
+    assert "aux_loss against none: -0.0179 nats" in said(reverse)
 
 
 def test_a_metric_of_which_more_is_better_is_said_so(sweep_run: Any, tmp_path: Path) -> None:
@@ -230,7 +234,7 @@ def test_a_metric_of_which_more_is_better_is_said_so(sweep_run: Any, tmp_path: P
         "bias is at most 0.01 below aux_loss in python cloze acc",
     ]
     assert table.note.startswith("Higher is better: python cloze acc. ") and "(above 0)" in table.rows[0][-1]
-    sentence = render.summary_sentence(found)
+    sentence = said(found)
     assert "(claimed: higher; paper: 0.0000)" in sentence and "(claimed: at least -0.01; paper: 0.0000)" in sentence
     assert table.rows[0][3] == "0.0000" and "gives no size" not in table.rows[0][-1]
 
@@ -271,7 +275,13 @@ def test_nothing_absent_is_spelled_out(sweep_run: Any, tmp_path: Path, state: st
     }
     sweep_run(tmp_path, **{"seeds": 2, "arms": FEW, **states[state]})
     found = load(tmp_path)
-    text = render.table_md(found) + render.table_csv(found) + render.timings_csv(found) + render.summary_sentence(found)
+    text = (
+        render.table_md(found)
+        + render.table_csv(found)
+        + render.timings_csv(found)
+        + answer.answer(found)
+        + said(found)
+    )
     assert not re.search(r"\b(nan|inf|None|NaN)\b", text.replace("Paper: none", "")), text
 
 
@@ -382,17 +392,17 @@ def test_a_score_without_signal_says_why(
 
 
 def test_sentence_is_honest(result: Result) -> None:
-    sentence = render.summary_sentence(result)
+    sentence = said(result)
     assert sentence.startswith("bias against aux_loss: -0.0047 nats [-0.0134, +0.0040], not resolved (claimed: lower;")
     assert "MaxVio_global of bias 0.107 against 0.254 of aux_loss: agrees" in sentence
     bare = dataclasses.replace(result, verdicts=[], plan=dataclasses.replace(result.plan, expected=[]))
-    assert "bias against aux_loss: -0.0047 nats [-0.0134, +0.0040], not resolved" in render.summary_sentence(bare)
-    assert "none against aux_loss: +0.0179 nats [+0.0107, +0.0251], resolved" in render.summary_sentence(bare)
+    assert "bias against aux_loss: -0.0047 nats [-0.0134, +0.0040], not resolved" in said(bare)
+    assert "none against aux_loss: +0.0179 nats [+0.0107, +0.0251], resolved" in said(bare)
 
 
 def test_sentence_of_an_unfinished_run(sweep_run: Any, tmp_path: Path) -> None:
     sweep_run(tmp_path, missing=(("bias", 0),))
-    assert render.summary_sentence(load(tmp_path)).startswith("So far (35 of 36 trials): ")
+    assert answer.answer(load(tmp_path)).startswith("So far (35 of 36 trials): ")
 
 
 def test_layers_stand_in_their_order_with_their_share_of_the_maximum(result):

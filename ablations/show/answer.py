@@ -1,0 +1,206 @@
+"""What a sweep has found: in one sentence that a person would say, claim by claim, and what would settle the rest.
+
+All of it is composed from the verdicts by rule; `says` in a claim gives its clause.
+"""
+
+import math
+
+from ablations import numbers
+from ablations.config.schema import ExpectedConfig
+from ablations.judge.result import Result
+from ablations.judge.stats import Difference, seeds_needed
+from ablations.judge.verdicts import Verdict, region_of
+from ablations.metrics import metric as metric_of
+from ablations.numbers import ABSENT
+from ablations.show.table import Table
+
+MOST_SEEDS = 64
+"""More than so many are no advice: the question needs another design, or more tokens."""
+
+
+def answer(result: Result) -> str:
+    """`A bias keeps experts even; open is whether it costs less than an auxiliary loss (-0.0590 to +0.0319 nats).`"""
+    pairs = list(zip(result.expected, result.verdicts, strict=True))
+    of: dict[str, list[str]] = {}
+    for expected, verdict in pairs:
+        of.setdefault(verdict.outcome, []).append(clause(expected, result) + _extent(expected, verdict))
+    parts = [_listed(of["agrees"])] if "agrees" in of else []
+    for outcome, opening in (
+        ("disagrees", "it is not so that "),
+        ("not resolved", "open is whether "),
+        ("no signal here", "nothing could be seen of whether "),
+        ("void", "nothing was measured of whether "),
+    ):
+        if outcome in of:
+            joint = "that " if outcome == "disagrees" else "whether "
+            parts.append(opening + _listed(of[outcome], joint))
+    text = "; ".join(parts) or _without_claims(result)
+    whole = text[0].upper() + text[1:] if text.split(" ")[0] not in result.arms else text
+    if result.missing:
+        whole = f"So far ({result.planned - len(result.missing)} of {result.planned} trials): {text}"
+    return f"{whole}.{f' {result.plan.note}' if result.plan.note else ''}"
+
+
+def _listed(clauses: list[str], joint: str = "") -> str:
+    """`a`, `a, and b`, `a, b, and c`; each but the first begins with `joint`."""
+    first, *others = clauses
+    if not others:
+        return first
+    others = [joint + other for other in others]
+    return ", ".join([first, *others[:-1], f"and {others[-1]}"])
+
+
+def clause(expected: ExpectedConfig, result: Result) -> str:
+    return expected.says or claim(expected, result.plan.rival(expected))
+
+
+def _extent(expected: ExpectedConfig, verdict: Verdict) -> str:
+    """How large it is at most, where that is what a reader asks next."""
+    d, metric = verdict.difference, metric_of(expected.metric)
+    if d is None or d.low is None or d.high is None or expected.kind == "identical" or verdict.outcome == "void":
+        return ""
+    unit = f" {metric.unit}" if metric.unit else ""
+    if verdict.outcome == "not resolved":
+        return f" ({numbers.signed(d.low, metric.digits)} to {numbers.signed(d.high, metric.digits)}{unit})"
+    if verdict.outcome == "agrees" and expected.kind in ("not_worse", "equal"):
+        worst = max(abs(d.low), abs(d.high))
+        if expected.kind == "not_worse":
+            worst = d.high if metric.better == "lower" else -d.low
+            if worst <= 0:
+                return ""
+        return f" (to {numbers.size(worst, metric.digits)}{unit})"
+    return ""
+
+
+def _without_claims(result: Result) -> str:
+    found = [d for arm in result.arms.values() if arm.kind == "arm" and (d := result.difference(arm.name)) is not None]
+    seen = [d for d in found if d.resolved]
+    if not found:
+        return "nothing to compare yet"
+    said = ", ".join(f"{d.arm} ({_measured(d)})" for d in seen) or "no arm"
+    return f"{said} differs from {result.baseline}; the other {len(found) - len(seen)} are not resolved"
+
+
+def findings(result: Result) -> list[str]:
+    """A line for each claim, where there are none for each arm: what was measured, and what was claimed; then what
+    diverged."""
+    lines = [_finding(result, i) for i in range(len(result.verdicts))]
+    if not lines:
+        for arm in result.arms.values():
+            d = result.difference(arm.name)
+            if arm.kind == "arm" and d is not None and numbers.present(d.mean):
+                word = "resolved" if d.resolved else "not resolved"
+                lines.append(f"{arm.name} against {result.baseline}: {_measured(d)}, {word}")
+    for arm in result.arms.values():
+        if diverged := len(arm.of_status("diverged")):
+            lines.append(f"{arm.name} diverged in {diverged} of {len(arm.seeds)} seeds")
+    return lines
+
+
+def _finding(result: Result, index: int) -> str:
+    expected, verdict = result.expected[index], result.verdicts[index]
+    d, metric = verdict.difference, metric_of(expected.metric)
+    against = result.plan.rival(expected)
+    pair = f"{verdict.arm} against {against}" if against else verdict.arm
+    paper = f" (claimed: {_claimed(expected)}"
+    if expected.paper_value is not None:
+        paper += f"; paper: {numbers.signed(expected.paper_value, metric.digits)}"
+    if d is None or not numbers.present(d.mean):
+        why = verdict.why.rstrip(".")
+        return f"{pair} in {metric.label}: {_outcome(verdict)}, {why}"
+    if metric.maximum is not None and against:  # a share of something: the values say more than their difference
+        arms = [result.arms[name].mean(metric.name) for name in (verdict.arm, against)]
+        here, there = (numbers.fixed(value, metric.digits) for value in arms)
+        return f"{metric.label} of {verdict.arm} {here} against {there} of {against}: {_outcome(verdict)}{paper})"
+    return f"{pair}: {_measured(d)}, {_outcome(verdict)}{paper})"
+
+
+def _claimed(expected: ExpectedConfig) -> str:
+    """What the difference should be, in as few words as there are."""
+    if expected.kind == "better":
+        return str(metric_of(expected.metric).better)
+    low, high = region_of(expected)
+    if math.isinf(low):
+        return f"at most {high:+g}"
+    if math.isinf(high):
+        return f"at least {low:+g}"
+    return f"within {high:g}" if low == -high else f"{low:+g} to {high:+g}"
+
+
+def _outcome(verdict: Verdict) -> str:
+    return verdict.outcome if verdict.caveat is None else f"{verdict.outcome}, {verdict.caveat}"
+
+
+def _measured(difference: Difference) -> str:
+    metric = metric_of(difference.metric)
+    band = numbers.interval(difference.low, difference.high, metric.digits)
+    return f"{numbers.signed(difference.mean, metric.digits)} {metric.unit or metric.label}" + (
+        f" {band}" if band != ABSENT else ""
+    )
+
+
+def claim(expected: ExpectedConfig, against: str) -> str:
+    """An expected outcome in words: what must hold of arm - against, or of an estimate by itself (`against` empty)."""
+    metric = metric_of(expected.metric)
+    name = metric.label
+    if not against:
+        return _claimed_estimate(expected, name)
+    if expected.kind == "better":
+        return f"{expected.arm} has {metric.better} {name} than {against}"
+    if expected.kind == "not_worse":
+        side = "below" if metric.better == "higher" else "above"
+        return f"{expected.arm} is at most {expected.margin:g} {side} {against} in {name}"
+    if expected.kind == "equal":
+        return f"{expected.arm} is within {expected.margin:g} of {against} in {name}"
+    if expected.kind == "identical":
+        return f"{expected.arm} is identical to {against} in {name}, to {expected.margin:g}"
+    low, high = expected.region or [0.0, 0.0]
+    return f"{expected.arm} minus {against} in {name} lies in [{low:g}, {high:g}]"
+
+
+def _claimed_estimate(expected: ExpectedConfig, name: str) -> str:
+    low, high = region_of(expected)
+    if math.isinf(low):
+        return f"{expected.arm} is below {high:g} in {name}"
+    if math.isinf(high):
+        return f"{expected.arm} is above {low:g} in {name}"
+    return f"{expected.arm} lies within [{low:g}, {high:g}] in {name}"
+
+
+def remedies_table(result: Result) -> Table:
+    """What would settle each claim that is not resolved: seeds for the paper's effect, or for the measured one where
+    the paper names none, and the command."""
+    rows = []
+    for expected, verdict in zip(result.expected, result.verdicts, strict=True):
+        d = verdict.difference
+        if verdict.outcome != "not resolved" or d is None or d.low is None:
+            continue
+        effect, what = _effect(expected, d)
+        seeds = seeds_needed(effect, d.sd, d.comparisons, d.alpha)
+        if seeds is None or seeds > MOST_SEEDS:
+            how = _other_design(expected, result)
+            rows.append([clause(expected, result), what, numbers.count(seeds), ABSENT, how])
+        else:
+            minutes = f"{result.state.minutes * max(1.0, seeds / max(1, len(result.seeds))):.0f}"
+            command = f"python -m ablations.run sweep={result.sweep} scale={result.scale} seeds={max(seeds, d.n + 1)}"
+            rows.append([clause(expected, result), what, str(seeds), minutes, command])
+    columns = ["claim", "to see", "seeds", "minutes", "how"]
+    note = "Seeds with which an interval of this family excludes the region's edge with 80 % power, at the spread seen."
+    return Table("What would settle the rest", columns, rows, note, words=(0, 1, 4))
+
+
+def _effect(expected: ExpectedConfig, d: Difference) -> tuple[float, str]:
+    """How far the difference is taken to lie from the nearest edge of the claim's region."""
+    digits = metric_of(expected.metric).digits
+    value, whose = (d.mean, "as measured") if not expected.paper_value else (expected.paper_value, "the paper's")
+    edges = [edge for edge in region_of(expected) if not math.isinf(edge)]
+    return min((value - edge for edge in edges), key=abs), f"{numbers.signed(value, digits)}, {whose}"
+
+
+def _other_design(expected: ExpectedConfig, result: Result) -> str:
+    members = [name for name in result.plan.members(expected) if name in result.arms]
+    base = result.arms[result.baseline].plan
+    same_shape = all(result.arms[name].plan.total_params == base.total_params for name in members)
+    if same_shape and not any(result.arms[name].plan.branched for name in members if name != result.baseline):
+        return "more seeds than pay; branch the arms off a trunk (design: branch), or take a dose"
+    return "more seeds than pay; train longer (train.tokens), or ask where the effect is larger"

@@ -1,0 +1,63 @@
+"""The sentence that a result begins with, and what would settle what it leaves open."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ablations.judge.gather import load_result
+from ablations.judge.result import Result
+from ablations.show import page, render
+from ablations.show.answer import answer, remedies_table
+
+EVEN = {"arm": "bias", "metric": "max_vio_global", "kind": "better", "says": "a bias keeps experts even"}
+CHEAPER = {"arm": "bias", "kind": "better", "paper_value": -0.005, "says": "it costs less than an auxiliary loss"}
+NOWORSE = {"arm": "batch_aux_loss", "kind": "not_worse", "margin": 0.02, "says": "counting over the batch does no harm"}
+FREE = {"arm": "none", "kind": "better", "says": "no balancing is best"}
+
+
+def found(sweep_run: Any, runs: Path, *claims: dict[str, Any], **more: Any) -> Result:
+    sweep_run(runs, expected=list(claims), **more)
+    return load_result(runs, "moe_balance", "cpu")
+
+
+def test_one_sentence_by_rule(sweep_run: Any, tmp_path: Path) -> None:
+    result = found(sweep_run, tmp_path, EVEN, NOWORSE, CHEAPER, FREE)
+    text = answer(result)
+    assert text.startswith("A bias keeps experts even, and counting over the batch does no harm (to 0.00")
+    assert (
+        "; it is not so that no balancing is best; open is whether it costs less than an auxiliary loss (-0.0" in text
+    )
+    assert text.count(". ") <= 1 and render.table_md(result).splitlines()[4] == text
+    shown = page.page_html(result, [], [])
+    assert shown.index("A bias keeps experts even") < shown.index("MaxVio_global of bias") < shown.index("<table>")
+
+
+def test_a_claim_without_a_clause_says_itself(sweep_run: Any, tmp_path: Path) -> None:
+    claim = {key: value for key, value in EVEN.items() if key != "says"}
+    assert answer(found(sweep_run, tmp_path, claim)).startswith("bias has lower MaxVio_global than aux_loss.")
+
+
+def test_what_was_not_measured_is_said_so(sweep_run: Any, tmp_path: Path) -> None:
+    result = found(sweep_run, tmp_path / "void", CHEAPER, diverged=(("aa", 0),))
+    assert answer(result).startswith("Nothing was measured of whether it costs less than an auxiliary loss")
+    none = answer(found(sweep_run, tmp_path / "none"))
+    assert none.startswith("none (+0.0179 nats [") and "differs from aux_loss; the other 2 are not resolved" in none
+
+
+def test_what_would_settle_it(sweep_run: Any, tmp_path: Path) -> None:
+    result = found(sweep_run, tmp_path, EVEN, CHEAPER)
+    result = dataclasses.replace(result, state=dataclasses.replace(result.state, minutes=12.0))
+    (row,) = remedies_table(result).rows
+    verdict = result.verdicts[1]
+    assert row[:3] == ["it costs less than an auxiliary loss", "-0.0050, the paper's", str(verdict.seeds_needed)]
+    assert row[3] == f"{12.0 * verdict.seeds_needed / 6:.0f}" and row[4].endswith(f"seeds={verdict.seeds_needed}")
+
+
+@pytest.mark.parametrize(("effect", "words"), [(-1e-4, "design: branch")])
+def test_where_seeds_do_not_pay_another_design_is_named(
+    sweep_run: Any, tmp_path: Path, effect: float, words: str
+) -> None:
+    (row,) = remedies_table(found(sweep_run, tmp_path, CHEAPER | {"paper_value": effect})).rows
+    assert row[3] == "-" and words in row[4]
