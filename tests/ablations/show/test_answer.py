@@ -4,8 +4,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from ablations.judge.gather import load_result
 from ablations.judge.result import Result
 from ablations.show import page, render
@@ -55,9 +53,6 @@ def test_what_would_settle_it(sweep_run: Any, tmp_path: Path) -> None:
     assert row[3] == f"{12.0 * verdict.seeds_needed / 6:.0f}" and row[4].endswith(f"seeds={verdict.seeds_needed}")
 
 
-@pytest.mark.parametrize(("effect", "words"), [(-1e-4, "design: branch")])
-def test_where_seeds_do_not_pay_another_design_is_named(
-    sweep_run: Any, tmp_path: Path, effect: float, words: str
-) -> None:
-    (row,) = remedies_table(found(sweep_run, tmp_path, CHEAPER | {"paper_value": effect})).rows
-    assert row[3] == "-" and words in row[4]
+def test_where_seeds_do_not_pay_another_design_is_named(sweep_run: Any, tmp_path: Path) -> None:
+    (row,) = remedies_table(found(sweep_run, tmp_path, CHEAPER | {"paper_value": -1e-4})).rows
+    assert row[3] == "-" and "design: branch" in row[4]
