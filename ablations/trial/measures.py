@@ -33,7 +33,7 @@ def test_metrics(keys: TrialKeys, data: PackedData, model: Transformer) -> tuple
         "bits_per_byte": found.loss * found.tokens / math.log(2) / max(1, nbytes),
     }
     if keys.eval.split == "test" and data.windows("by_file"):
-        second = (batch.to(device) for batch in data.evaluation_batches("by_file", keys.eval.tokens))
+        second = (batch.to(device) for batch in data.evaluation_batches("by_file", max(1, keys.eval.tokens // 4)))
         metrics["loss_by_file"] = evaluate(model, second, document_end).loss
     if len(load):
         metrics |= {

@@ -242,7 +242,7 @@ def test_loss_on_other_text(job: Jobs) -> None:
     model, _ = load_checkpoint(Path(given.folder) / "checkpoint")
     total, count = 0.0, 0
     with torch.no_grad():
-        for batch in data.evaluation_batches("by_file", keys.eval.tokens):
+        for batch in data.evaluation_batches("by_file", keys.eval.tokens // 4):
             logits = model.eval()(batch[:, :-1]).logits
             total += float(F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten(), reduction="sum"))
             count += batch[:, 1:].numel()
