@@ -1,12 +1,15 @@
 """A sweep whose arms branch off one trunk for each seed: what is trained, in which order, and what cannot be."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from stand_in_kinds import asked
 
+from ablations.judge.families import families_of
 from ablations.judge.gather import load_result
-from ablations.show.sections import verdict_table
+from ablations.judge.judging import verdicts_of
+from ablations.show.sections import sensitivity_table, verdict_table
 from ablations.sweep.announce import describe
 from models.typed import ConfigError
 
@@ -91,4 +94,75 @@ def test_a_plan_with_a_trunk_counts_it_once(plan, tmp_path):
 def test_a_branch_that_cannot_be_is_one_line(plan, tmp_path, old, new, reason):
     with pytest.raises(ConfigError) as refused:
         plan(*branching(tmp_path, (old, new)))
+    assert reason in str(refused.value) and "\n" not in str(refused.value)
+
+
+BOTH = (
+    ("design: branch\n", ""),
+    (
+        "kind: none}}\n",
+        "kind: none}}\n  late: {about: from here on, set: {model.moe.balance.kind: none}, design: branch}\n",
+    ),
+    ('paper: "x"}', 'paper: "x"}\n  - {arm: late, metric: loss, kind: equal, margin: 0.5, paper: "x"}'),
+)
+
+
+def test_arms_of_two_designs_share_a_baseline_and_have_diagnostics_of_their_own(conduct, pool, runs, tmp_path):
+    conductor = conduct(*branching(tmp_path, *BOTH))
+    begun = {name: [stage.until for stage in arm.keys.stages] for name, arm in conductor.plan.arms.items()}
+    scratch, branch = [1.0], [0.5, 1.0]
+    assert begun == {
+        "aux_loss": branch, "none": scratch, "late": branch, "control": scratch, "control_branched": branch,
+        "aa": scratch, "aa_branched": branch,
+    }  # fmt: skip
+    trunks = [r for r in map(asked, pool.ran["trial"]) if r.trial.keys.until < 1]
+    assert len(trunks) == 2, "one for each seed, whoever asks"
+    assert conductor.state.chosen["aa_branched"] == conductor.state.chosen["aux_loss"]
+    result = load_result(runs, "branching", "smoke")
+    from_scratch, late = result.verdicts
+    shown = {v.arm: v for v in result.verdicts}
+    assert set(shown) == {"none", "late"} and from_scratch.difference is not None and late.difference is not None
+    assert result.is_branched(late.difference) and not result.is_branched(from_scratch.difference)
+    assert "late: branched off the baseline's state at 50%" in verdict_table(result).note
+    seen = {row[0] for row in sensitivity_table(result).rows}
+    assert {"loss", "loss, branched"} <= seen
+    assert "late, control_branched, aa_branched go on" in describe(conductor.plan).replace("aux_loss, ", "")
+
+
+def test_a_claim_is_judged_beside_the_diagnostics_of_its_design(conduct, runs, tmp_path):
+    """A control that only one design sees speaks for the claims of that design alone."""
+    conduct(*branching(tmp_path, *BOTH))
+    result = load_result(runs, "branching", "smoke")
+    unseen = dict.fromkeys(result.seeds, 4.0)
+    base = {**result.arms["aux_loss"].values, "loss": {s: 4.0 + s / 100 for s in result.seeds}}
+    values = {
+        "aux_loss": base["loss"], "none": {s: 4.001 + s / 101 for s in result.seeds},
+        "late": {s: 4.001 + s / 101 for s in result.seeds}, "control": {s: 5.0 + s / 102 for s in result.seeds},
+        "control_branched": unseen, "aa": {s: 4.0 + s / 99 for s in result.seeds},
+        "aa_branched": {s: 4.0 + s / 99 for s in result.seeds},
+    }  # fmt: skip
+    arms = {n: replace(a, values={**a.values, "loss": values[n]}, guards=[]) for n, a in result.arms.items()}
+    none, late = verdicts_of(arms, result.plan, families_of(arms, result.plan), set())
+    assert (none.outcome, late.outcome) == ("agrees", "no signal here"), (none.why, late.why)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("design: branch}", "design: branch, optional: true}", None),
+        ("branch_at: 0.5\n", "", "a branch needs one, and nothing else does"),
+        ("arm: late, metric", "arm: late, against: none, metric", "cannot be compared"),
+        ("the trunk goes on, ", "the trunk goes on, design: branch, ", "aux_loss.design: the baseline is the same"),
+        ("  late:", "  aa_branched:", "arms.aa_branched: reserved"),
+    ],
+)
+def test_designs_that_cannot_be_mixed_are_one_line(plan, tmp_path, old, new, reason):
+    changes = [*BOTH, (old, new)]
+    if old == "  late:":
+        changes.append(("arm: late", "arm: aa_branched"))
+    if reason is None:
+        assert "late" in plan(*branching(tmp_path, *changes)).arms
+        return
+    with pytest.raises(ConfigError) as refused:
+        plan(*branching(tmp_path, *changes))
     assert reason in str(refused.value) and "\n" not in str(refused.value)
