@@ -72,6 +72,10 @@ class GroupedQueryAttention(Core):
         self.k_proj = Linear(config.d_model, self.n_kv_heads * a.head_dim)
         self.v_proj = Linear(config.d_model, self.n_kv_heads * a.head_dim)
         self.o_proj = Linear(a.n_heads * a.head_dim, config.d_model)
+        self.kv_norm = attention_of(config).kv_norm
+        if self.kv_norm:
+            width = self.n_kv_heads * a.head_dim
+            self.key_norm, self.value_norm = (RMSNorm(width, config.norm_eps) for _ in range(2))
         self.qk_norm = a.qk_norm
         if a.qk_norm:
             self.q_norm, self.k_norm = (RMSNorm(a.head_dim, config.norm_eps) for _ in range(2))
@@ -80,11 +84,13 @@ class GroupedQueryAttention(Core):
     def forward(self, x: Tensor, places: Places, cache: LayerCache | None = None) -> Tensor:
         batch, length, _ = x.shape
         q = self.q_proj(x).view(batch, length, self.n_heads, -1)
-        k = self.k_proj(x).view(batch, length, self.n_kv_heads, -1)
+        k, v = self.k_proj(x), self.v_proj(x)
+        if self.kv_norm:
+            k, v = self.key_norm(k), self.value_norm(v)
+        k, v = (part.view(batch, length, self.n_kv_heads, -1) for part in (k, v))
         if self.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = rotate(q, places.turns), rotate(k, places.turns)
-        v = self.v_proj(x).view(batch, length, self.n_kv_heads, -1)
         if cache is not None:
             k, v = cache.write(places, k, v)
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
@@ -118,7 +124,9 @@ class MultiHeadLatentAttention(Core):
             self.q_b_proj = Linear(a.q_lora_rank, query_width)
         self.compress_query = a.q_lora_rank is not None
         self.kv_a_proj_with_mqa = Linear(d, a.kv_lora_rank + self.rope_dim)
-        self.kv_a_layernorm = RMSNorm(a.kv_lora_rank, config.norm_eps)
+        self.kv_norm = attention_of(config).kv_norm
+        if self.kv_norm:
+            self.kv_a_layernorm = RMSNorm(a.kv_lora_rank, config.norm_eps)
         self.kv_b_proj = Linear(a.kv_lora_rank, a.n_heads * (self.nope + self.v_dim))
         self.o_proj = Linear(a.n_heads * self.v_dim, d)
         self.qk_norm = a.qk_norm
@@ -137,7 +145,8 @@ class MultiHeadLatentAttention(Core):
         if self.qk_norm:
             q_nope, q_rope, k_rope = self.q_nope_norm(q_nope), self.q_rope_norm(q_rope), self.k_rope_norm(k_rope)
         q_rope = rotate(q_rope, places.turns)
-        latent = self.kv_a_layernorm(latent)
+        if self.kv_norm:
+            latent = self.kv_a_layernorm(latent)
         k_rope = rotate(k_rope.unsqueeze(2), places.turns)
         if cache is not None:
             (kept,) = cache.write(places, torch.cat((latent, k_rope.squeeze(2)), dim=-1))

@@ -65,6 +65,10 @@ class AttentionConfig:
     """RMSNorm on each head's queries and keys before RoPE, with gains that all heads share (2302.05442 2, 2409.02060
     2.1). `mla` norms the parts with and without RoPE apart, because one RoPE key serves all heads; its keys then exist
     in no absorbed form. Off, as in V3: no norms but those of the latents."""
+    kv_norm: bool | None = None
+    """RMSNorm on what keys and values are made of: `mla`'s latents, and in the other kinds all keys and all values of a
+    token before they are parted into heads. None: `mla` has it (V2 eq. 9, as published) and the others have not, a
+    difference between them that is no compression."""
 
 
 @dataclass(frozen=True)

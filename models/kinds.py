@@ -27,12 +27,15 @@ class AttentionKind(ABC):
     """Heads that keys and values are kept for between tokens ..."""
     key_heads: int
     """... and those that scores are computed with."""
+    kv_normed = False
+    """Whether what keys and values are made of is normed, where `kv_norm` leaves it to the kind."""
     unabsorbed: str | None = None
     """Why what is cached cannot be read without expanding it (V2 2.1.2); None where it can."""
 
     def __init__(self, config: ModelConfig) -> None:
         self.attention, self.d_model = config.attention, config.d_model
         self.n_heads, self.qk_norm = config.attention.n_heads, config.attention.qk_norm
+        self.kv_norm = self.kv_normed if config.attention.kv_norm is None else config.attention.kv_norm
 
     @property
     def absorbs(self) -> bool:
@@ -102,6 +105,7 @@ class Latent(AttentionKind):
 
     rope_key = "qk_rope_head_dim"
     cached_heads = 1
+    kv_normed = True
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -121,7 +125,8 @@ class Latent(AttentionKind):
 
     @property
     def gains(self) -> int:
-        return super().gains + self.attention.kv_lora_rank + (self.attention.q_lora_rank or 0)
+        latents = self.attention.kv_lora_rank if self.kv_norm else 0
+        return super().gains + latents + (self.attention.q_lora_rank or 0)
 
     @property
     def cached(self) -> int:
@@ -133,7 +138,7 @@ class Latent(AttentionKind):
         a = self.attention
         first = (a.q_lora_rank or self.n_heads * self.key_dim) + self.cached
         normed = self.expanded + (self.n_heads * self.key_dim if a.q_lora_rank else 0) if self.qk_norm else 0
-        return first + (a.q_lora_rank or 0) + a.kv_lora_rank + normed
+        return first + (a.q_lora_rank or 0) + (a.kv_lora_rank if self.kv_norm else 0) + normed
 
     @property
     def normed_rows(self) -> int:
@@ -174,9 +179,17 @@ class Grouped(AttentionKind):
         return 2 * self.key_heads * self.key_dim
 
     @property
+    def gains(self) -> int:
+        return super().gains + (self.cached if self.kv_norm else 0)
+
+    @property
     def projected(self) -> int:
-        """Queries and keys before they are normed."""
-        return self.normed_rows * self.key_dim
+        """Queries and keys, and keys and values, before they are normed."""
+        return super().normed_rows * self.key_dim + (self.cached if self.kv_norm else 0)
+
+    @property
+    def normed_rows(self) -> int:
+        return super().normed_rows + (2 if self.kv_norm else 0)
 
     def check(self) -> None:
         super().check()

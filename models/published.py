@@ -59,6 +59,7 @@ def check_held(config: ModelConfig) -> None:
     turns = r.original_length > 2 * math.pi * r.beta_slow
     rules: list[tuple[str, Any, bool, str]] = [
         ("attention.kind", a.kind, a.kind == "mla", "it knows no attention but mla"),
+        ("attention.kv_norm", a.kv_norm, a.kv_norm is not False, "it norms the latents"),
         ("attention.qk_norm", a.qk_norm, not a.qk_norm, "it norms latents alone"),
         ("dtype", config.dtype, config.dtype != "float64", "its norms and router compute in FP32"),
         ("norm_eps", config.norm_eps, config.norm_eps == FIXED["rms_norm_eps"], "its latent norms have 1e-06"),

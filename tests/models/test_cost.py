@@ -29,6 +29,9 @@ SHAPES: dict[str, dict[str, Any]] = {
     "mqa": {"attention.kind": "mqa", "attention.head_dim": 20},
     "mla, queries and keys normed": {"attention.qk_norm": True, "attention.q_lora_rank": 20},
     "gqa, queries and keys normed": {"attention.kind": "gqa", "attention.n_kv_heads": 1, "attention.qk_norm": True},
+    "gqa, keys and values normed": {"attention.kind": "gqa", "attention.n_kv_heads": 1, "attention.kv_norm": True},
+    "mha, all normed": {"attention.kind": "mha", "attention.kv_norm": True, "attention.qk_norm": True},
+    "mla, latents as they are": {"attention.kv_norm": False},
     "all dense": {"first_k_dense": 3},
     "no experts": {"feed_forward": "dense", "mtp.depth": 1},
     "all experts": {"first_k_dense": 0, "moe.n_shared_experts": 2},
@@ -92,6 +95,7 @@ def random_config(tiny: Tiny, seed: int, kind: str, style: str, depth: int) -> M
             "attention.v_head_dim": some(1, 20),
             "attention.head_dim": 2 * some(1, 16),
             "attention.qk_norm": seed % 3 == 2,
+            "attention.kv_norm": [None, True, False][seed % 5 % 3],
             "moe.n_routed_experts": n_group * in_group,
             "moe.n_group": n_group,
             "moe.topk_group": topk_group,
@@ -214,6 +218,9 @@ WIDTHS: dict[str, dict[str, Any]] = {
     "mla, compressed queries, normed": {"q_lora_rank": 48, "qk_norm": True},
     "mla, keys as wide as values, normed": {"qk_nope_head_dim": 16, "qk_rope_head_dim": 16, "qk_norm": True},
     "mqa, normed": {"kind": "mqa", "qk_norm": True},
+    "mha, keys and values normed": {"kind": "mha", "kv_norm": True},
+    "mqa, all normed": {"kind": "mqa", "kv_norm": True, "qk_norm": True},
+    "mla, latents as they are": {"kv_norm": False},
 }
 
 
