@@ -74,6 +74,7 @@ METRICS = (
     Metric("loss", "loss", "nats", 4, "lower", always=True),
     Metric("loss_by_file", "loss on files of the training packages", "nats", 4, "lower", always=True),
     Metric("train_loss", "training loss, last fifth", "nats", 4, "lower", always=True),
+    Metric("loss_at_<i>", "loss at <i> % of the tokens", "nats", 4, "lower"),
     Metric("bits_per_byte", "bits per byte", "bits per byte", 4, "lower", always=True),
     Metric("max_vio_global", "MaxVio_global", "", 3, "lower", always=True, maximum="max_vio_max", needs="experts"),
     Metric("max_vio_batch", "MaxVio_batch", "", 3, "lower", always=True, maximum="max_vio_max", needs="experts"),
@@ -99,8 +100,17 @@ METRICS = (
     Metric("saturation_<role>", "saturation of the <role>", "", 4, "lower", needs="recipe"),
 )
 """What records hold. `loss_by_file`: on the second test set, where the corpus has one; `train_loss`: of the last fifth
-of the steps, where no text was seen twice. Floor: what perfectly uniform routing shows on as many tokens; maximum:
-E/k - 1; `batch`: over the last tenth of training; `loss_error` is made from the curves of two trials."""
+of the steps, where no text was seen twice; `loss_at_<i>`: of a shorter training off the same trunk, a record of its own.
+Floor: what perfectly uniform routing shows on as many tokens; maximum: E/k - 1; `batch`: over the last tenth of training;
+`loss_error` is made from the curves of two trials."""
+
+AT_SHARE = "loss_at_"
+
+
+def at_shares(shares: Iterable[float]) -> dict[str, float]:
+    """Metric -> share of the tokens, shortest first, of arms that are finished at several."""
+    return {f"{AT_SHARE}{round(100 * share)}": share for share in sorted(shares)}
+
 
 ALWAYS = tuple(metric.name for metric in METRICS if metric.always)
 

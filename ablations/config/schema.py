@@ -185,6 +185,9 @@ class SweepConfig:
     on at that point, without the noise of what came before. An arm may have a design of its own."""
     branch_at: Annotated[float, Above(0), Below(1)] | None = None
     """The share of the steps after which arms branch off."""
+    horizons: Annotated[list[Annotated[float, Above(0), Below(1)]], Distinct()] = field(default_factory=list)
+    """Shares of the tokens at which every arm is also finished, with a decay of its own off one constant trunk; a
+    verdict on the loss must then hold its sign at the longest of them."""
     factorial: FactorialConfig | None = None
     """Arms laid out as a factorial, beside those in `arms`."""
     doses: dict[str, DoseConfig] = field(default_factory=dict)

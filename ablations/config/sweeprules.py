@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from ablations.config.schema import ExpectedConfig, SweepConfig
 from ablations.config.trialkeys import TrialKeys, differing, value_of, with_overrides
-from ablations.metrics import METRICS, Parts, check_measured, check_named
+from ablations.metrics import AT_SHARE, METRICS, Parts, at_shares, check_measured, check_named
 from ablations.metrics import metric as metric_of
 from models.typed import ConfigError, closest
 
@@ -59,6 +59,8 @@ def check_sweep(sweep: SweepConfig) -> None:
             raise ConfigError(f"expected[{i}]: the same claim as expected[{same}]; each is judged once, keep one")
     for place, metric, _ in named_metrics(sweep):
         check_named(place, metric)
+        if metric.startswith(AT_SHARE) and metric not in at_shares(sweep.horizons):
+            raise ConfigError(f"{place}={metric}: no arm is finished there (horizons={sweep.horizons}); add the share")
     share = sweep.search.constraint_max
     if (sweep.search.constraint_metric is None) != (share is None):
         raise ConfigError("search.constraint_metric, search.constraint_max: one needs the other")
@@ -75,7 +77,14 @@ def _check_design(sweep: SweepConfig) -> None:
     """Raise ConfigError for a trunk whose values are not settled before arms branch off it."""
     if sweep.arms[sweep.baseline].design is not None:
         raise ConfigError(f"arms.{sweep.baseline}.design: the baseline is the same in every design; remove it")
+    if sweep.horizons and (short := [share for share in sweep.horizons if round(100 * share) != 100 * share]):
+        raise ConfigError(f"horizons={sweep.horizons}: {short[0]} is no whole percentage; metrics are named by it")
     branches = "branch" in sweep.designs(sweep.arms)
+    if branches and sweep.horizons:
+        raise ConfigError(
+            f"horizons={sweep.horizons}: with branch_at={sweep.branch_at} arms go on from the baseline's state, which "
+            "leaves nothing shorter to branch off; keep one of them"
+        )
     if branches != (sweep.branch_at is not None):
         raise ConfigError(
             f"design={sweep.design}, branch_at={sweep.branch_at}: a branch needs one, and nothing else does"

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from ablations.judge.result import ArmResult
 from ablations.judge.stats import Difference, Kind, differences
-from ablations.metrics import ALWAYS
+from ablations.metrics import ALWAYS, at_shares
 from ablations.record.documents import PlanDocument
 
 Pair = tuple[str, str]
@@ -23,7 +23,7 @@ def families_of(arms: Mapping[str, ArmResult], plan: PlanDocument) -> dict[str, 
     the registered one, whatever `arms=` has chosen of it."""
     scores = sorted({metric for arm in arms.values() for metric in arm.values if "/" in metric})
     claimed = [claim.metric for claim in plan.expected]
-    names = dict.fromkeys([plan.primary, *ALWAYS, *plan.metrics, *claimed, *scores])
+    names = dict.fromkeys([plan.primary, *ALWAYS, *plan.metrics, *claimed, *at_shares(plan.horizons), *scores])
     families: dict[str, dict[Pair, Difference]] = {}
     for name in names:
         values = {arm.name: arm.values.get(name, {}) for arm in arms.values()} | weighed(arms, plan, name)
@@ -36,7 +36,8 @@ def families_of(arms: Mapping[str, ArmResult], plan: PlanDocument) -> dict[str, 
 def pairs_of(arms: Mapping[str, ArmResult], plan: PlanDocument, metric: str) -> dict[Kind, list[Pair]]:
     """(arm, against), each pair of arms in one order and one family."""
     registered = {*arms, *plan.left_out, *plan.contrasts, NOTHING}
-    asked = [(c.arm, plan.rival(c)) for c in plan.expected if c.metric == metric]
+    claimed = "loss" if metric in at_shares(plan.horizons) else metric  # a claim on the loss is asked there too
+    asked = [(c.arm, plan.rival(c)) for c in plan.expected if c.metric == claimed]
     asked = [(b, a) if a == plan.baseline else (a, b) for a, b in asked]  # as arms are shown
     pairs: dict[Kind, list[Pair]] = {"claim": [pair for pair in asked if set(pair) <= registered]}
     taken = {frozenset(pair) for pair in pairs["claim"]}

@@ -16,6 +16,7 @@ from ablations.judge.judging import verdicts_of, with_search
 from ablations.judge.loss_curve import loss_error
 from ablations.judge.result import ArmResult, Result, score_values
 from ablations.judge.verdicts import DECISION_RULE
+from ablations.metrics import at_shares
 from ablations.record.documents import (
     PLAN,
     PlanDocument,
@@ -54,11 +55,12 @@ def load_published(folder: Path) -> Result:
 
 def _gather(folder: Path, find: Callable[[str], Record | None]) -> Result:
     plan, state, plan_sha = PlanDocument.read(folder), SweepState.read(folder), sha_of(folder / PLAN)
-    ids = {(trial.arm, trial.seed): trial.id for trial in state.confirm}
+    ids = {(trial.arm, trial.seed): trial.id for trial in state.confirm if trial.share == 1}
     arms = {}
     for name in sorted(plan.arms, key=lambda name: _rank(name, plan)):
         found = {seed: find(ids[name, seed]) for seed in plan.seeds if (name, seed) in ids}
         arms[name] = _arm(name, plan, state, {seed: record for seed, record in found.items() if record is not None})
+        _with_shorter(arms[name], plan, state, find)
     if "loss_error" in (plan.primary, *plan.metrics, *(claim.metric for claim in plan.expected)):
         for arm in arms.values():
             arm.values["loss_error"] = _loss_errors(arm, arms[plan.baseline])
@@ -123,6 +125,15 @@ def _arm(name: str, plan: PlanDocument, state: SweepState, records: dict[int, Re
         speed=state.speed.get(name),
         chunks=state.chunks.get(name, {}),
     )
+
+
+def _with_shorter(arm: ArmResult, plan: PlanDocument, state: SweepState, find: Callable[[str], Record | None]) -> None:
+    """Its losses after shorter trainings, as metrics of the arm."""
+    names = {share: name for name, share in at_shares(plan.horizons).items()}
+    for trial in state.confirm:
+        record = find(trial.id) if trial.arm == arm.name and trial.share in names else None
+        if record is not None and record.status == "complete":
+            arm.values.setdefault(names[trial.share], {})[trial.seed] = record.metrics["loss"]
 
 
 def _loss_errors(arm: ArmResult, baseline: ArmResult) -> dict[int, float]:

@@ -11,8 +11,8 @@ from ablations.judge.constraint import Constraint, held
 from ablations.judge.distinct import same_numbers
 from ablations.judge.result import ArmResult, branched, diagnostic
 from ablations.judge.stats import Difference, Family, between
-from ablations.judge.verdicts import Beside, Verdict, Void, verdict
-from ablations.metrics import metric
+from ablations.judge.verdicts import Beside, Verdict, Void, at_every_length, verdict
+from ablations.metrics import at_shares, metric
 from ablations.record.documents import PlanDocument, SearchTrial
 
 DIAGNOSTICS: tuple[Literal["aa"], Literal["control"]] = ("aa", "control")
@@ -51,6 +51,8 @@ def verdicts_of(
         )
         found = verdict(claim, difference, beside)
         found = dataclasses.replace(found, difference=_nonempty(found.difference))
+        earlier = [between(families[name], claim.arm, against) for name in at_shares(plan.horizons)]
+        found = at_every_length(found, claim, earlier[-1] if earlier and claim.metric == "loss" else None)
         verdicts.append(_at_equal_balance(found, pair))
     return verdicts
 

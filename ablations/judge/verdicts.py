@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ablations.config.schema import ExpectedConfig
@@ -11,7 +11,7 @@ from ablations.metrics import metric as metric_of
 from ablations.numbers import interval, signed, size
 from models.typed import ConfigError
 
-Outcome = Literal["agrees", "disagrees", "not resolved", "no signal here", "void"]
+Outcome = Literal["agrees", "disagrees", "not resolved", "no signal here", "depends on the length", "void"]
 
 DECISION_RULE = (
     "Every comparison (each arm with the baseline, and each declared pair) is paired by seed over the seeds that both "
@@ -32,7 +32,9 @@ DECISION_RULE = (
     "baseline's bits, every statistical claim is void. A claim of identity is no statistic: it agrees where no seed "
     "differs by more than its margin and one of the A/A arm's does. Where the search had a limit on balance, the "
     "limit is judged again on the confirmation: a claim about an arm whose mean over seeds is above it is said not to "
-    "be at equal balance. Holm's p values are printed for the reader and decide nothing."
+    "be at equal balance. Where arms are finished at several lengths, a verdict on the loss is given at the last one "
+    "and must hold its sign at the one before (within a margin a sign says nothing); else it reads 'depends on the "
+    "length'. Holm's p values are printed for the reader and decide nothing."
 )
 
 
@@ -104,6 +106,21 @@ def verdict(expected: ExpectedConfig, difference: Difference, beside: Beside) ->
         needed,
         _caveat(outcome, beside),
     )
+
+
+def at_every_length(found: Verdict, expected: ExpectedConfig, earlier: Difference | None) -> Verdict:
+    """The verdict at the end, where it does not turn round against what a shorter training shows: there `agrees` or
+    `disagrees` would be a matter of when. Within an `equal` claim's margin a sign says nothing."""
+    d, names = found.difference, ("agrees", "disagrees")
+    if found.outcome not in names or d is None or earlier is None or not earlier.n:
+        return found
+    low, high = region_of(expected)
+    within = expected.kind in ("equal", "not_worse") and low < earlier.mean < high and low < d.mean < high
+    if within or (d.mean > 0) == (earlier.mean > 0):
+        return found
+    turned = f"{_numbers(earlier)} in {metric_of(earlier.metric).label}"
+    why = f"{found.why.rstrip('.')}; but it was {turned}, with the other sign."
+    return replace(found, outcome="depends on the length", why=why)
 
 
 def _caveat(outcome: Outcome, beside: Beside) -> str | None:

@@ -88,6 +88,8 @@ class PlanDocument:
     design: Literal["scratch", "branch"] = "scratch"
     branch_at: float | None = None
     """Where arms branch off the baseline, as a share of the steps."""
+    horizons: list[float] = field(default_factory=list)
+    """Shares of the tokens at which every arm is finished too."""
     contrasts: dict[str, ContrastConfig] = field(default_factory=dict)
     """Estimates over more than two arms: weighted sums of their values, seed by seed."""
     left_out: list[str] = field(default_factory=list)
@@ -147,6 +149,8 @@ class ConfirmTrial:
     arm: str
     seed: int
     id: str
+    share: float = 1.0
+    """Of the tokens, where the arm is finished at several lengths."""
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ def answer(result: Result) -> str:
     for outcome, opening in (
         ("disagrees", "it is not so that "),
         ("not resolved", "open is whether "),
+        ("depends on the length", "it depends on the length of the training whether "),
         ("no signal here", "nothing could be seen of whether "),
         ("void", "nothing was measured of whether "),
     ):

@@ -3,6 +3,7 @@
 from ablations import numbers
 from ablations.judge.families import NOTHING
 from ablations.judge.result import Result
+from ablations.metrics import at_shares
 from ablations.metrics import metric as metric_of
 from ablations.show.table import Table, difference_cells
 
@@ -24,6 +25,24 @@ def estimates_table(result: Result) -> Table:
     columns = ["estimate", "of", "metric", "value", "95 % interval", "Holm p", "resolvable", "family"]
     note = "Each is a weighted sum of the arms' values at a seed, and its interval is over seeds."
     return Table("Estimates", columns, rows, note, words=(0, 1, 2, 7))
+
+
+def lengths_table(result: Result) -> Table:
+    """The effect against the length of the training: whether it fades, grows or turns round."""
+    names = [*at_shares(result.plan.horizons), "loss"] if result.plan.horizons else []
+    rows = []
+    for arm in result.arms.values():
+        cells = []
+        for metric in names:
+            d = result.difference(arm.name, metric, against=arm.plan.onto)
+            cells += [numbers.fixed(arm.mean(metric, result.common_seeds), 4), *difference_cells(d, 4)[:2]]
+        rows.append([arm.name, *cells])
+    columns = ["arm"]
+    for share in (*sorted(result.plan.horizons), 1.0):
+        columns += [f"loss at {numbers.count(share * result.arms[result.baseline].plan.tokens)} tokens", "difference"]
+        columns += ["95 % interval"]
+    note = "Each length has a decay of its own, off one constant trunk."
+    return Table("Effect against length", columns, rows if names else [], note)
 
 
 def other_text_table(result: Result) -> Table:

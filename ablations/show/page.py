@@ -59,7 +59,7 @@ tr.standing td { color: var(--muted); }
 .claims p { margin: 4px 0 0; }
 .outcome { font-weight: 700; }
 .agrees { color: var(--green); } .disagrees { color: var(--vermillion); } .void { color: var(--purple); }
-.not-resolved, .no-signal-here { color: var(--muted); }
+.not-resolved, .no-signal-here, .depends-on-the-length { color: var(--muted); }
 .claims dl { font-size: 1rem; margin: 8px 0; gap: 0 14px; font-variant-numeric: tabular-nums; }
 figure { margin: 28px 0; }
 figure svg { display: block; width: 100%; max-width: 760px; height: auto; }

@@ -14,7 +14,7 @@ from ablations.record.guardresult import GuardResult
 from ablations.show.answer import claim, remedies_table
 from ablations.show.balance import balance_table, constraint_table, layer_table
 from ablations.show.costs import equal_cost_table, size_table, speed_table
-from ablations.show.estimates import estimates_table, other_text_table
+from ablations.show.estimates import estimates_table, lengths_table, other_text_table
 from ablations.show.pipeline import pipeline_table
 from ablations.show.precision import precision_table
 from ablations.show.scores import scores_table
@@ -198,6 +198,7 @@ TABLES: dict[str, Callable[[Result], Table]] = {
     "verdicts": verdict_table,
     "remedies": remedies_table,
     "loss": loss_table,
+    "lengths": lengths_table,
     "estimates": estimates_table,
     "other text": other_text_table,
     "balance": balance_table,

@@ -39,6 +39,7 @@ def describe(plan: Plan) -> str:
             search += f" ({plan.fresh_because}, so it searches afresh)"
     confirm = len(plan.arms) * len(plan.seeds)
     branches = [name for name, arm in plan.arms.items() if arm.keys.trunk is not None]
+    at = ", ".join(f"{share:.0%}" for share in sorted(plan.sweep.horizons))
     who = "every arm goes on" if len(branches) == len(plan.arms) else f"{', '.join(branches)} go on"
     lines += [
         "",
@@ -49,6 +50,7 @@ def describe(plan: Plan) -> str:
             if plan.sweep.branch_at is not None
             else []
         ),
+        *([f"Lengths   also {at} of the tokens, off one trunk"] if plan.sweep.horizons else []),
         f"Search    {search}",
         f"Confirm   {len(plan.arms)} arms x {len(plan.seeds)} seeds ({seeds}) = {confirm} trials",
         *(f"Text      {remark}" for remark in text_remarks(plan)),

@@ -2,6 +2,7 @@
 what is finished is a record on disk, and the rest follows from the plan."""
 
 import contextlib
+import itertools
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -249,11 +250,16 @@ class Conductor:
 
     def _confirm(self, chosen: Mapping[str, Point]) -> None:
         """Seed by seed over all arms, so that a run that is stopped early is balanced."""
-        arms = self.plan.arms.values()
-        trials = [self.trials.of(arm, "confirm", seed, chosen[arm.name]) for seed in self.plan.seeds for arm in arms]
-        self.state.confirm = [ConfirmTrial(trial.arm, trial.seed, trial.id) for trial in trials]
+        wanted = self._wanted(chosen)
+        self.state.confirm = [ConfirmTrial(trial.arm, trial.seed, trial.id, share) for trial, share in wanted]
         self._save()
-        self.trials.run("confirmation", trials)
+        self.trials.run("confirmation", [trial for trial, _ in wanted])
+
+    def _wanted(self, chosen: Mapping[str, Point]) -> list[tuple[Trial, float]]:
+        """The confirmation's trials, and on what share of the tokens."""
+        plan, shares = self.plan, [*sorted(self.plan.sweep.horizons), 1.0]
+        arms = itertools.product(plan.seeds, plan.arms.values(), shares)
+        return [(self.trials.of(arm, "confirm", s, chosen[arm.name], share), share) for s, arm, share in arms]
 
     def _mirror(self, chosen: Mapping[str, Point]) -> None:
         """A run for each trial that this sweep uses and has none for yet: another sweep has trained it, or W&B was not
@@ -262,7 +268,7 @@ class Conductor:
             return
         arms = {arm.name: arm for arm in self.plan.arms.values()}
         used = [self.trials.of(arms[s.arm], "search", s.seed, s.point) for s in self.state.search]
-        used += [self.trials.of(a, "confirm", s, chosen[a.name]) for s in self.plan.seeds for a in arms.values()]
+        used += [trial for trial, _ in self._wanted(chosen)]
         jobs, shown = [], {}
         for trial in used:
             request, key = self.trials.request(trial), f"mirror:{trial.arm}:{trial.id}"

@@ -23,7 +23,7 @@ def bytes_needed(plan: Plan, done: int = 0) -> int:
     and, where tasks are scored, its checkpoint; and for each worker two resumable checkpoints, the old and the new."""
     parameters = max(arm.cost.total_params for arm in plan.arms.values())
     steps = max(arm.keys.steps for arm in plan.arms.values())
-    confirm = max(0, len(plan.arms) * len(plan.seeds) - done)
+    confirm = max(0, len(plan.arms) * len(plan.seeds) * (1 + len(plan.sweep.horizons)) - done)
     searched = 0 if plan.published is not None else plan.search_trials
     logs = (confirm + searched) * (STEP * steps + REST)
     at_once = min(plan.workers, confirm + searched) * 2 * RESUMABLE * parameters

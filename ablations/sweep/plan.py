@@ -14,6 +14,7 @@ from ablations.config.trialkeys import TrialKeys
 from ablations.home import ROOT
 from ablations.record.documents import ArmKind, Point, SearchTrial
 from ablations.record.guardresult import GuardResult
+from ablations.sweep.horizons import at_share
 from ablations.sweep.matching import budget, isolation
 from models.cost import Cost, cost
 from tasks.batches import cached_tokens
@@ -120,6 +121,12 @@ class Plan:
         evaluated = held_out * 2 + (200 * min(keys.eval.items or 1000, MOST_ITEMS) + 65_536 if scored else 0)
         return training + (evaluated / (3 * speed) if keys.until == 1 else 0) + 1
 
+    def shorter_seconds(self, arm: Arm) -> float:
+        """Of an arm's shorter trainings, which are their decays."""
+        shares = self.sweep.horizons
+        found = [at_share(arm.keys, share, shares) for share in shares]
+        return sum(self.trial_seconds(replace(arm, keys=keys), scored=False) for keys in found)
+
     @property
     def trunk_seconds(self) -> float:
         """Of what arms branch off, for one seed."""
@@ -145,7 +152,8 @@ class Plan:
 
     @property
     def minutes(self) -> float:
-        confirm = (sum(self.trial_seconds(arm) for arm in self.arms.values()) + self.trunk_seconds) * len(self.seeds)
+        each = sum(self.trial_seconds(arm) + self.shorter_seconds(arm) for arm in self.arms.values())
+        confirm = (each + self.trunk_seconds) * len(self.seeds)
         search = sum(
             self.trial_seconds(arm, scored=False) * len(arm.grid(self.shared)) * len(self.search_seeds(arm))
             for arm in self.searched_arms

@@ -12,6 +12,7 @@ from ablations.config.trialrules import check
 from ablations.guards.meaning import WAIVABLE
 from ablations.record.documents import ArmKind
 from ablations.sweep.earlier import with_published
+from ablations.sweep.horizons import at_share
 from ablations.sweep.matching import solve
 from ablations.sweep.plan import AA, CONTROL, Arm, Plan, Published
 from ablations.sweep.preflight import check_text
@@ -64,6 +65,9 @@ def make_plan(config: Config) -> Plan:
             arms[name] = replace(arms[name], keys=branched(arms[name].keys, base.keys, sweep))
     seeds = config.seeds if isinstance(config.seeds, list) else list(range(config.seeds or sweep.seeds))
     shared = dict(sweep.search.keys)
+    for arm in arms.values() if sweep.horizons else ():
+        for share in (*sweep.horizons, 1.0):
+            at_share(arm.keys, share, sweep.horizons)
     contrasts = contrasts_of(sweep, {name: arm.keys for name, arm in arms.items()})
     plan = Plan(config, sweep, arms, seeds, shared, None, None, contrasts)
     check_text(plan)

@@ -33,6 +33,7 @@ def registered(plan: Plan, data_fingerprint: Mapping[str, Any]) -> PlanDocument:
             name: _registered_arm(arm, sweep.arms[name].onto if name in sweep.arms else None)
             for name, arm in plan.arms.items()
         },
+        horizons=sorted(sweep.horizons),
         contrasts=plan.contrasts,
         expected=sweep.expected,
         matched=sweep.matched,

@@ -11,6 +11,7 @@ from ablations.launch.pool import Pool
 from ablations.launch.progress import Progress
 from ablations.record.documents import Point
 from ablations.record.record import RECORD, Record, finished, owned, read_record
+from ablations.sweep.horizons import at_share
 from ablations.sweep.plan import Arm, Plan, results_dir
 from ablations.trial.identity import environment, trial_id
 from ablations.trial.job import TrialJob
@@ -54,11 +55,21 @@ class Trials:
     def folder(self, id: str) -> Path:
         return self.runs / "trials" / id
 
-    def of(self, arm: Arm, phase: Literal["search", "confirm"], seed: int, point: Mapping[str, float]) -> Trial:
+    def of(
+        self,
+        arm: Arm,
+        phase: Literal["search", "confirm"],
+        seed: int,
+        point: Mapping[str, float],
+        share: float = 1.0,
+    ) -> Trial:
+        """`share`: of the tokens, one of the sweep's horizons or all."""
         changes: dict[str, Any] = dict(point)
         if phase == "search":
             changes |= {"eval.split": "validation", "eval.tasks": []}
         keys = with_overrides(arm.keys, changes, f"arm {arm.name}")
+        if phase == "confirm" and self.plan.sweep.horizons:
+            keys = at_share(keys, share, self.plan.sweep.horizons)
         return Trial(
             trial_id(keys, seed, [self.fingerprint(stage) for stage in keys.stages]),
             arm.name,
@@ -76,7 +87,10 @@ class Trials:
             self.progress.note(f"{name}: {len(records)} of {len(trials)} trials are on record already")
         trunks = {trunk.id: trunk for t in todo.values() if (trunk := self.trunk(t)) is not None}
         if trunks:  # what of them is not there afterwards, its branches train themselves
-            self.run(f"trunks of {name}", list(trunks.values()))
+            phase = name if name.startswith("trunks of ") else f"trunks of {name}"
+            trained = self.run(phase, list(trunks.values()))
+            records |= {id: trained[id] for id in todo.keys() & trained.keys()}  # a trunk may be asked for by itself
+            todo = {id: trial for id, trial in todo.items() if id not in records}
         if todo:
             seconds = {
                 t.id: self.plan.trial_seconds(replace(self.plan.arms[t.arm], keys=t.keys), bool(t.keys.eval.tasks))
