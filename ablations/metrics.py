@@ -100,9 +100,9 @@ METRICS = (
     Metric("saturation_<role>", "saturation of the <role>", "", 4, "lower", needs="recipe"),
 )
 """What records hold. `loss_by_file`: on the second test set, where the corpus has one; `train_loss`: of the last fifth
-of the steps, where no text was seen twice; `loss_at_<i>`: of a shorter training off the same trunk, a record of its own.
-Floor: what perfectly uniform routing shows on as many tokens; maximum: E/k - 1; `batch`: over the last tenth of training;
-`loss_error` is made from the curves of two trials."""
+of the steps, where no text was seen twice; `loss_at_<i>`: of a shorter training off the same trunk, a record of its
+own. Floor: what perfectly uniform routing shows on as many tokens; maximum: E/k - 1; `batch`: over the last tenth of
+training; `loss_error` is made from the curves of two trials."""
 
 AT_SHARE = "loss_at_"
 

@@ -151,7 +151,7 @@ def test_a_verdict_that_turns_round_depends_on_the_length(
 @pytest.mark.parametrize(
     ("old", "new", "reason"),
     [
-        ("optim.schedule: wsd", "optim.schedule: cosine", "a constant part to branch off: optim.schedule=wsd (here cosine)"),
+        ("optim.schedule: wsd", "optim.schedule: cosine", "branch off: optim.schedule=wsd (here cosine)"),
         ("warmup_fraction: 0.1", "warmup_fraction: 0.2", "optim.warmup_fraction=0.2 below 0.125"),
         ("[0.5, 0.25]", "[0.5, 1.0]", "must be below 1"),
         ("[0.5, 0.25]", "[0.5, 0.255]", "is no whole percentage"),
