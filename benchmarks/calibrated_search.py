@@ -19,12 +19,15 @@ from ablations.judge.verdicts import Beside, verdict
 
 Noise = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 
-RATES = (0.00125, 0.00177, 0.0025, 0.00354, 0.005)
-SEARCH_SEEDS, SEEDS, SEED_SD = 2, 8, 0.02
+GRID = ((0.00125, 0.00177, 0.0025, 0.00354, 0.005), 2)
+"""Rates a factor of 1.4 apart, and how many seeds search them ..."""
+COARSE = ((0.00125, 0.0025, 0.005), 3)
+"""... against a factor of 2, at nearly the same cost."""
+SEEDS, SEED_SD = 8, 0.02
 MARGIN = 0.01
 HARM = 0.05 + np.arange(SEEDS) / 1e4
 """That every sweep sees."""
-FINE = np.linspace(math.log(RATES[0]), math.log(RATES[-1]), 401)
+FINE = np.linspace(math.log(GRID[0][0]), math.log(GRID[0][-1]), 401)
 
 
 @dataclass(frozen=True)
@@ -58,15 +61,18 @@ CELLS: dict[str, Curve] = {
 }
 
 
-def calibrate(curve: Curve, noise: Noise, scatter: float, sweeps: int, seed: int = 0) -> dict[str, float]:
-    """Of that many sweeps. scatter: the standard deviation of a trial, its seed's level apart."""
-    rng = np.random.default_rng(seed)
+def calibrate(
+    curve: Curve, noise: Noise, scatter: float, sweeps: int, grid: tuple[tuple[float, ...], int] = GRID
+) -> dict[str, float]:
+    """Of that many sweeps. scatter: the standard deviation of a trial, its seed's level apart. grid: the rates, and how
+    many seeds search them."""
+    rng = np.random.default_rng(0)
     bounded = held = false = resolved = 0
     bounds = []
     claim = ExpectedConfig("arm", against="base", kind="equal", margin=MARGIN)
     for _ in range(sweeps):
         curves = [Curve(curve.best + rng.normal(0, 0.15), curve.curvature, curve.skew, curve.cliff) for _ in range(2)]
-        chosen = [_search(one, noise, scatter, rng) for one in curves]
+        chosen = [_search(one, noise, scatter, grid, rng) for one in curves]
         points = [math.log(choice.point[LEARNING_RATE]) for choice in chosen]
         if any(choice.mistuning is None for choice in chosen):
             continue
@@ -101,12 +107,14 @@ def _compared(arm: str, paired: np.ndarray) -> Difference:
     return Difference(arm, "base", "loss", len(paired), mean, sd, largest, low, high, p, p, 0.0, None)
 
 
-def _search(curve: Curve, noise: Noise, scatter: float, rng: np.random.Generator) -> Choice:
-    """The choice from three rates and three seeds."""
-    level = rng.normal(0, SEED_SD, SEARCH_SEEDS)
-    drawn = curve(np.log(np.array(RATES)))[:, None] + level + noise(rng, (len(RATES), SEARCH_SEEDS)) * scatter
+def _search(
+    curve: Curve, noise: Noise, scatter: float, grid: tuple[tuple[float, ...], int], rng: np.random.Generator
+) -> Choice:
+    rates, seeds = grid
+    level = rng.normal(0, SEED_SD, seeds)
+    drawn = curve(np.log(np.array(rates)))[:, None] + level + noise(rng, (len(rates), seeds)) * scatter
     measured = {
         key_of({LEARNING_RATE: rate}): measure({s: float(x) for s, x in enumerate(row)}, [])
-        for rate, row in zip(RATES, drawn, strict=True)
+        for rate, row in zip(rates, drawn, strict=True)
     }
     return choose("arm", measured, None)

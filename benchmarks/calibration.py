@@ -203,16 +203,21 @@ def main() -> None:
     for number, (name, noise) in enumerate(generators.items(), start=1):
         print(f"{number}/{len(generators)} {name}: {arguments.sweeps} sweeps x 5 cells", file=sys.stderr, flush=True)
         rows[name] = calibrate(noise, arguments.sweeps, seed=number, critical=critical)
+    few = max(1, arguments.sweeps // 10)
     searches = {
-        f"{curve}, {name}": calibrated_search.calibrate(CELLS[curve], noise, scatter, max(1, arguments.sweeps // 10))
+        f"{curve}, {name}": calibrated_search.calibrate(CELLS[curve], noise, 0.002, few)
         for curve in CELLS
-        for name, noise, scatter in (("normal", normal, 0.003), ("heavy", heavy_tailed, 0.003))
+        for name, noise in (("normal", normal), ("heavy", heavy_tailed))
+    }
+    searches |= {
+        f"{curve}, coarse": calibrated_search.calibrate(CELLS[curve], normal, 0.002, few, calibrated_search.COARSE)
+        for curve in CELLS
     }
     skipped = [] if residuals.size else ["resampled: no published records"]
     print(f"{'':22}" + "".join(f"{name:>14}" for name in rows))
     for figure in next(iter(rows.values())):
         print(f"{figure:22}" + "".join(f"{row[figure]:14.3f}" for row in rows.values()))
-    print(f"\nsearch, choice and confirmation, {max(1, arguments.sweeps // 10)} sweeps a row")
+    print(f"\nsearch, choice and confirmation, {few} sweeps a row; coarse: three rates, three seeds")
     print(f"{'':26}" + "".join(f"{figure:>16}" for figure in next(iter(searches.values()))))
     for name, row in searches.items():
         print(f"{name:26}" + "".join(f"{value:16.4f}" for value in row.values()))
