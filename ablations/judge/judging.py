@@ -45,7 +45,7 @@ def verdicts_of(
             control=_nonempty(family.get((control.name, plan.baseline))) if control is not None else None,
             aa=_nonempty(family.get((aa.name, plan.baseline))) if aa is not None else None,
             # The bound is in nats of search loss: it says nothing about how well a load is balanced.
-            mistuning=_mistuning(pair, searched) if claim.metric == "loss" else None,
+            mistuning=_mistuning(pair, searched, plan.reach(claim)) if claim.metric == "loss" else None,
             diverged={arm.name: len(gone) for arm in pair if (gone := arm.of_status("diverged"))},
             trials=len(pair[0].seeds),
         )
@@ -86,10 +86,11 @@ def _nonempty(difference: Difference | None) -> Difference | None:
     return difference if difference is not None and difference.n else None
 
 
-def _mistuning(pair: list[ArmResult], searched: set[str]) -> float | None:
-    """The larger bound of two arms; infinite where an arm was searched and has none."""
-    bounds = [math.inf if arm.mistuning is None else arm.mistuning for arm in pair if arm.name in searched]
-    return max(bounds, default=None)
+def _mistuning(arms: list[ArmResult], searched: set[str], reach: float) -> float | None:
+    """The largest bound of the arms, times what they can move the estimate by; infinite where an arm was searched and
+    has none."""
+    bounds = [math.inf if arm.mistuning is None else arm.mistuning for arm in arms if arm.name in searched]
+    return max(bounds) * reach if bounds else None
 
 
 def with_search(arm: ArmResult, search: list[SearchTrial], constraint: Constraint | None) -> ArmResult:

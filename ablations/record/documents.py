@@ -6,6 +6,7 @@ something is settled. Both are these classes and nothing else: whoever reads one
 
 import dataclasses
 import hashlib
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, Self
@@ -113,6 +114,11 @@ class PlanDocument:
         if claim.arm in self.contrasts:
             return list(self.contrasts[claim.arm].weights)
         return [claim.arm, self.rival(claim)]
+
+    def reach(self, claim: ExpectedConfig) -> float:
+        """By how much an estimate moves where arms on one side of it are each 1 worse than they could be."""
+        contrast = self.contrasts.get(claim.arm)
+        return 1.0 if contrast is None else math.fsum(weight for weight in contrast.weights.values() if weight > 0)
 
     @classmethod
     def read(cls, folder: Path) -> Self:

@@ -183,11 +183,16 @@ def remedies_table(result: Result) -> Table:
             rows.append([clause(expected, result), what, numbers.count(seeds), ABSENT, how])
         else:
             minutes = f"{result.state.minutes * max(1.0, seeds / max(1, len(result.seeds))):.0f}"
-            command = f"python -m ablations.run sweep={result.sweep} scale={result.scale} seeds={max(seeds, d.n + 1)}"
-            rows.append([clause(expected, result), what, str(seeds), minutes, command])
+            rows.append([clause(expected, result), what, str(seeds), minutes, _with_seeds(result, max(seeds, d.n + 1))])
     columns = ["claim", "to see", "seeds", "minutes", "how"]
     note = "Seeds with which an interval of this family excludes the region's edge with 80 % power, at the spread seen."
     return Table("What would settle the rest", columns, rows, note, words=(0, 1, 4))
+
+
+def _with_seeds(result: Result, seeds: int) -> str:
+    """What was typed, with so many seeds."""
+    typed = result.plan.command or f"python -m ablations.run sweep={result.sweep} scale={result.scale}"
+    return " ".join([*(word for word in typed.split(" ") if not word.startswith("seeds=")), f"seeds={seeds}"])
 
 
 def _effect(expected: ExpectedConfig, d: Difference) -> tuple[float, str]:

@@ -121,7 +121,8 @@ class Trials:
         if keys is None:
             return None
         texts = [self.fingerprint(stage) for stage in keys.stages]
-        return Trial(trial_id(keys, trial.seed, texts), self.plan.sweep.baseline, trial.phase, trial.seed, keys, {})
+        whose = trial.arm if self.plan.sweep.horizons else self.plan.sweep.baseline
+        return Trial(trial_id(keys, trial.seed, texts), whose, trial.phase, trial.seed, keys, {})
 
     def _record(self, id: str) -> Record | None:
         """A finished trial's record: of this machine, or of a sweep that was published unfinished and goes on here. (A

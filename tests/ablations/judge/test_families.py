@@ -89,3 +89,21 @@ def test_a_contrast_needs_a_seed_of_all_its_arms(result: Result) -> None:
     assert math.isclose(values["x"][seed], bias.values["loss"][seed] - theirs)
     gone = weighed({n: a for n, a in arms.items() if n != "none"}, plan, "loss")
     assert gone["x"] == {}
+
+
+def test_mistuning_reaches_an_estimate_as_far_as_its_weights(result: Result) -> None:
+    """Two arms move their difference by the larger bound; a slope by that times the sum of its positive weights."""
+    weights = {"bias": 3.0, "aux_loss": -2.0, "none": -1.0}
+    claims = (
+        ExpectedConfig("bias", kind="value", region=[-1, 1]),
+        ExpectedConfig("steep", kind="value", region=[-9, 9]),
+    )
+    plan = asked(result, *claims, contrasts={"steep": ContrastConfig("", weights)}).plan
+    assert [plan.reach(claim) for claim in claims] == [1.0, 3.0]
+    arms = {
+        name: dataclasses.replace(arm, mistuning=1.0 if name == "bias" else 0.1) for name, arm in result.arms.items()
+    }
+    outcomes = [v.outcome for v in verdicts_of(arms, plan, families_of(arms, plan), {"bias", "none"})]
+    assert outcomes == ["not resolved", "agrees"]
+    wide = {name: dataclasses.replace(arm, mistuning=3.0) for name, arm in arms.items()}
+    assert verdicts_of(wide, plan, families_of(wide, plan), {"bias"})[1].outcome == "not resolved"

@@ -81,6 +81,9 @@ def test_trunks_are_chained_and_shared(conduct: Any, pool: Any, runs: Path, tmp_
     assert all(not r.trial.keys.before and r.labels.phase == "search" for r in searched)
     places = [[stage.until for stage in r.trial.keys.stages] for r in rest]
     arms, seeds = 4, 2
+    assert {r.labels.arm for r in rest if r.trial.keys.until < 1} == {"aux_loss", "none", "control", "aa"}, (
+        "each its own"
+    )
     chains = ([0.125], [0.125, 0.25], [0.125, 1.0], [0.125, 0.25, 1.0])
     counts = {tuple(chain): places.count(list(chain)) for chain in chains}
     assert counts == {(0.125,): 8, (0.125, 0.25): 8, (0.125, 1.0): 8, (0.125, 0.25, 1.0): 16} and arms * seeds == 8
