@@ -431,12 +431,13 @@ def test_budget_stops_unequal_parameters(plan):
     assert budget(fewer, base, exact).passed, "not asked for"
 
 
-def split_data(share: float) -> SimpleNamespace:
+def split_data(share: float, which: str = "test") -> SimpleNamespace:
     """Held-out text of which this share is copied from the training part."""
     rng = np.random.default_rng(0)
     train, own = rng.integers(0, 512, 20_000).astype(np.uint16), rng.integers(0, 512, 4_000).astype(np.uint16)
     copied = int(4_000 * share)
-    splits = {"train": train, "validation": own, "test": np.concatenate([train[500 : 500 + copied], own[copied:]])}
+    leaked = np.concatenate([train[500 : 500 + copied], own[copied:]])
+    splits = {"train": train, "validation": own, "test": own, "by_file": own[:0], which: leaked}
     return SimpleNamespace(tokens=lambda split: splits[split])
 
 
@@ -448,6 +449,7 @@ def test_separation_stops_a_leaked_test_split(data):
     assert "0.00% of validation windows" in leaked.detail
     assert "% of test windows" in leaked.detail
     assert leaked.facts["test"] > leaked.facts["limit"] > leaked.facts["validation"] == 0
+    assert not separation(split_data(0.2, "by_file")).passed, "the second test set too, where there is one"
     assert separation(data).passed
 
 
