@@ -24,6 +24,7 @@ from ablations.trial.bare import train_steps
 from ablations.trial.measures import test_metrics
 from ablations.trial.train import build_model
 from tasks.batches import PackedData
+from tasks.corpora import SPLITS
 
 ARMS: dict[str, dict[str, Any]] = {
     "bias": {},
@@ -65,9 +66,8 @@ class Bench:
         base = self.keys(arm)
         own, matched = with_overrides(base, changes, "changed"), MatchedConfig(tolerance=0.001)
         print_of = self.data.fingerprint
-        text = (
-            {**print_of, "tokens_sha256": {"validation": "b", "test": "c"}} if "data.max_bytes" in changes else print_of
-        )
+        others = {"validation": "b", "test": "c", "by_file": "d"}
+        text = {**print_of, "tokens_sha256": others} if "data.max_bytes" in changes else print_of
         return [isolation(own, base, declared), budget(own, base, matched), yardstick(own, base, text, print_of)]
 
     def leaked(self, share: float) -> list[GuardResult]:
@@ -75,7 +75,7 @@ class Bench:
         train = np.asarray(self.data.tokens("train"))
         own = np.asarray(self.data.tokens("test"))[:2000].copy()
         own[: int(share * len(own))] = train[: int(share * len(own))]
-        splits = {"train": train, "validation": np.asarray(self.data.tokens("validation")), "test": own}
+        splits = {split: np.asarray(self.data.tokens(split)) for split in SPLITS} | {"test": own}
         return [separation(SimpleNamespace(tokens=splits.__getitem__))]  # type: ignore[arg-type]
 
     def finished(self, arms: Mapping[str, Mapping[str, Any]]) -> list[GuardResult]:

@@ -307,7 +307,7 @@ def bias_moves_once(patch: MonkeyPatch, folder: Path) -> None:
     patch.setattr(Bias, "step", lambda self, load_E, last_E, p: None if p > 0 else step(self, load_E, last_E, p))
 
 
-@mistake("A leak of a hundredth, with no gradient, where it is trained alone.", "causality", "derivative")
+@mistake("A leak of a hundredth, with no gradient, where it is trained alone.", "causality")
 def little_leak_as_trained(patch: MonkeyPatch, folder: Path) -> None:
     forward = MultiHeadLatentAttention.forward
 
@@ -321,7 +321,7 @@ def little_leak_as_trained(patch: MonkeyPatch, folder: Path) -> None:
 # How load is kept even
 
 
-@mistake("The bias moves with every microbatch.", "scoring", "derivative", "load")
+@mistake("The bias moves with every microbatch.", "load")
 def bias_moves_per_microbatch(patch: MonkeyPatch, folder: Path) -> None:
     def moved(routing: Routing, router: Router, *_: Any) -> Routing:
         if router.training and torch.is_grad_enabled():
