@@ -131,6 +131,10 @@ class Result:
         rival = self.baseline if against is None else against
         return between(self.differences.get(metric or self.primary, {}), arm, rival)
 
+    def usual(self, arm: ArmResult, metric: str | None = None) -> Difference | None:
+        """An arm's difference to the one that it stands on, else to the baseline."""
+        return self.difference(arm.name, metric, arm.plan.onto)
+
     def tokens_equivalent(self, difference: Difference | None) -> float | None:
         """The share of the training tokens that a loss difference is worth; positive saves tokens (method: costs)."""
         if difference is None or difference.metric != "loss":

@@ -74,7 +74,7 @@ def _extent(expected: ExpectedConfig, verdict: Verdict) -> str:
 
 
 def _without_claims(result: Result) -> str:
-    found = [d for arm in result.arms.values() if arm.kind == "arm" and (d := result.difference(arm.name)) is not None]
+    found = [d for arm in result.arms.values() if arm.kind == "arm" and (d := result.usual(arm)) is not None]
     seen = [d for d in found if d.resolved]
     if not found:
         return "nothing to compare yet"
@@ -88,7 +88,7 @@ def findings(result: Result) -> list[str]:
     lines = [_finding(result, i) for i in range(len(result.verdicts))]
     if not lines:
         for arm in result.arms.values():
-            d = result.difference(arm.name)
+            d = result.usual(arm)
             if arm.kind == "arm" and d is not None and numbers.present(d.mean):
                 word = "resolved" if d.resolved else "not resolved"
                 lines.append(f"{arm.name} against {result.baseline}: {_measured(d)}, {word}")

@@ -16,7 +16,7 @@ def balance_table(result: Result) -> Table:
                 numbers.fixed(value, 3),
                 numbers.percent(_share(value, most), 1),
                 numbers.fixed(arm.mean("max_vio_floor"), 3),
-                *difference_cells(result.difference(arm.name, "max_vio_global"), 3),
+                *difference_cells(result.usual(arm, "max_vio_global"), 3),
                 numbers.fixed(arm.mean("max_vio_batch"), 3),
                 numbers.fixed(arm.mean("routing_entropy"), 3),
             ]

@@ -34,7 +34,7 @@ def lengths_table(result: Result) -> Table:
     for arm in result.arms.values():
         cells = []
         for metric in names:
-            d = result.difference(arm.name, metric, against=arm.plan.onto)
+            d = result.usual(arm, metric)
             cells += [numbers.fixed(arm.mean(metric, result.common_seeds), 4), *difference_cells(d, 4)[:2]]
         rows.append([arm.name, *cells])
     columns = ["arm"]
@@ -51,7 +51,7 @@ def other_text_table(result: Result) -> Table:
     for arm in result.arms.values():
         cells = []
         for metric in OTHER_TEXT:
-            d, places = result.difference(arm.name, metric, against=arm.plan.onto), metric_of(metric).digits
+            d, places = result.usual(arm, metric), metric_of(metric).digits
             cells += [numbers.fixed(arm.mean(metric, result.common_seeds), places), *difference_cells(d, places)[:2]]
         rows.append([arm.name, *cells])
     known = [m for m in OTHER_TEXT if any(arm.mean(m) is not None for arm in result.arms.values())]

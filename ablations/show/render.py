@@ -62,13 +62,13 @@ def table_csv(result: Result) -> str:
             **{status: len(arm.of_status(status)) for status in ("complete", "diverged", "failed")},
             **{key: getattr(arm.plan, key) for key in ("total_params", "active_params", "flops_per_token", "tokens")},
             "mistuning": arm.mistuning,
-            "tokens_equivalent": result.tokens_equivalent(result.difference(arm.name)),
+            "tokens_equivalent": result.tokens_equivalent(result.usual(arm)),
             "max_vio_floor": arm.mean("max_vio_floor"),
             "max_vio_max": arm.mean("max_vio_max"),
         }
         for metric in sorted(result.differences):
             row |= {metric: arm.mean(metric), f"{metric}_sd": arm.sd(metric)}
-            d = result.difference(arm.name, metric)
+            d = result.usual(arm, metric)
             for name in ("n", "mean", "sd", "largest", "low", "high", "p", "p_holm", "correlation"):
                 row[f"{metric}_difference_{name}"] = getattr(d, name) if d else None
         rows.append(row)

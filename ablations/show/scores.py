@@ -16,7 +16,7 @@ def scores_table(result: Result) -> Table:
     for arm in result.arms.values():
         row = [arm.name]
         for metric in metrics:
-            d = result.difference(arm.name, metric)
+            d = result.usual(arm, metric)
             row += [score_cell(arm, metric), numbers.signed(d.mean if d else None, 4)]
             row.append(numbers.interval(d.low, d.high, 4) if d else ABSENT)
         rows.append(row)

@@ -68,7 +68,7 @@ def loss_table(result: Result) -> Table:
     places = metric_of(metric).digits
     rows, common = [], result.common_seeds
     for arm in result.arms.values():
-        d = result.difference(arm.name, against=arm.plan.onto)
+        d = result.usual(arm)
         rows.append(
             [
                 arm.name + (f" (onto {arm.plan.onto})" if arm.plan.onto else ""),

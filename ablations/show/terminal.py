@@ -58,8 +58,10 @@ def _table(result: Result, columns: Sequence[Column]) -> "rich.table.Table":
     import rich.table
 
     scored = any(column.head in SCORE_HEADS for column in columns)
+    climbs = any(arm.plan.onto for arm in result.arms.values())
+    rival = "the arm that each stands on" if climbs else result.baseline
     table = rich.table.Table(
-        title=f"{result.sweep}, scale={result.scale}: difference to {result.baseline}, paired, 95 % simultaneous",
+        title=f"{result.sweep}, scale={result.scale}: difference to {rival}, paired, 95 % simultaneous",
         title_justify="left",
         caption=_caption(result) if scored else None,
         caption_justify="left",
@@ -107,7 +109,7 @@ def _columns(result: Result) -> list[Column]:
     arms, metric = list(result.arms.values()), metric_of(result.primary)
     common = result.common_seeds
     head = metric.label if common is not None or not result.all_records else f"{metric.label} (own seeds)"
-    differences = [result.difference(arm.name) for arm in arms]
+    differences = [result.usual(arm) for arm in arms]
     names, seeds = [arm.name for arm in arms], [seeds_cell(arm) for arm in arms]
     chosen, changes = [numbers.settings(arm.chosen) for arm in arms], [_difference(d) for d in differences]
     found = [

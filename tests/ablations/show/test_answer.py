@@ -4,10 +4,12 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from ablations.judge.families import families_of
 from ablations.judge.gather import load_result
 from ablations.judge.result import Result
 from ablations.show import page, render
 from ablations.show.answer import answer, remedies_table
+from ablations.show.sections import loss_table
 
 EVEN = {"arm": "bias", "metric": "max_vio_global", "kind": "better", "says": "a bias keeps experts even"}
 CHEAPER = {"arm": "bias", "kind": "better", "paper_value": -0.005, "says": "it costs less than an auxiliary loss"}
@@ -56,3 +58,17 @@ def test_what_would_settle_it(sweep_run: Any, tmp_path: Path) -> None:
 def test_where_seeds_do_not_pay_another_design_is_named(sweep_run: Any, tmp_path: Path) -> None:
     (row,) = remedies_table(found(sweep_run, tmp_path, CHEAPER | {"paper_value": -1e-4})).rows
     assert row[3] == "-" and "design: branch" in row[4]
+
+
+def test_a_rung_is_shown_against_the_one_it_stands_on(sweep_run: Any, tmp_path: Path) -> None:
+    result = found(sweep_run, tmp_path)
+    arms = {n: dataclasses.replace(a.plan, onto="none" if n == "bias" else None) for n, a in result.arms.items()}
+    plan = dataclasses.replace(result.plan, arms=arms)
+    climbed = {name: dataclasses.replace(arm, plan=arms[name]) for name, arm in result.arms.items()}
+    families = families_of(climbed, plan)
+    result = dataclasses.replace(result, plan=plan, arms=climbed, differences=families)
+    step = families["loss"]["bias", "none"]
+    assert result.usual(climbed["bias"]) == step and ("bias", "aux_loss") not in families["loss"]
+    row = next(row for row in loss_table(result).rows if row[0] == "bias (onto none)")
+    assert row[4] == f"{step.mean:+.4f}" and f"{step.mean!r}" in render.table_csv(result)
+    assert "or the arm that it stands on" in loss_table(result).note
