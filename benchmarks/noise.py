@@ -36,6 +36,10 @@ PILOT: dict[str, Any] = {
     "optim.final_lr_ratio": 0.0,
 }
 """Constant after the warmup, linear to 0 over the last half."""
+PILOT_IN_WORDS = (
+    "`pilot`: warmup 10 %, constant, linear to 0 over the last half, peak 0.0025; the others differ from it in what "
+    "they are called by, `published` in all of it (cosine to 10 %, peak 0.005)."
+)
 RECIPES: dict[str, dict[str, Any]] = {
     "published": {"optim.schedule": "cosine", "optim.lr": 0.005, "optim.final_lr_ratio": 0.1},
     "pilot": {},
@@ -133,6 +137,16 @@ def table(found: list[Noise]) -> Table:
     return Table("Noise", [*columns, "control", "same shape, by file", "same shape, training", "minutes a trial"], rows)
 
 
+def page(found: list[Noise]) -> str:
+    shown, missing = table(found), [name for name in RECIPES if name not in {noise.recipe for noise in found}]
+    lines = ["# Noise", "", __doc__.split("\n\n")[0], "", "| " + " | ".join(shown.columns) + " |"]
+    lines += ["| :-- |" + " --: |" * (len(shown.columns) - 1), *("| " + " | ".join(row) + " |" for row in shown.rows)]
+    lines += ["", f"Standard deviations are of differences to the baseline, paired by seed. {PILOT_IN_WORDS}"]
+    if missing:
+        lines += ["", f"Not measured yet: {', '.join(missing)}."]
+    return "\n".join([*lines, ""])
+
+
 def main(words: list[str]) -> int:
     given = {"scale": "cpu", "seeds": "5", "runs_dir": "runs", "out": str(ROOT / "results/noise"), "progress": "plain"}
     named = [word.partition("=")[2] for word in words if word.startswith("recipe=")]
@@ -142,10 +156,7 @@ def main(words: list[str]) -> int:
     for recipe in named or RECIPES:
         rows[recipe] = measured(recipe, given)
         found = [rows[name] for name in RECIPES if name in rows]
-        shown = table(found)
-        lines = ["# Noise", "", __doc__.split("\n\n")[0], "", "| " + " | ".join(shown.columns) + " |"]
-        lines += ["| :-- |" + " --: |" * (len(shown.columns) - 1), *("| " + " | ".join(r) + " |" for r in shown.rows)]
-        write_atomically(Path(given["out"]) / "table.md", "\n".join([*lines, ""]))
+        write_atomically(path.with_name("table.md"), page(found))
         write_json(path, [vars(noise) for noise in found])
         print(json.dumps(vars(rows[recipe])), flush=True)
     return 0
