@@ -425,3 +425,10 @@ def test_rows_over_other_seeds_say_so_on_a_terminal(sweep_run: Any, tmp_path: Pa
     heads = [terminal._columns(load(tmp_path / name))[3].head for name in ("one", "none")]
     assert heads == ["loss", "loss (own seeds)"]
     assert "rows do not compare" in sections.loss_table(load(tmp_path / "none")).note
+
+
+def test_what_an_earlier_rule_estimated_is_called_no_bound(result: Result) -> None:
+    assert "at most (95 %)" in sections.all_tables(result)["chosen"].note
+    earlier = dataclasses.replace(result, plan=dataclasses.replace(result.plan, decision_rule="another"))
+    note = sections.all_tables(earlier)["chosen"].note
+    assert "no bound" in note and "95 %" not in note
