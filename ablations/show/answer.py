@@ -182,9 +182,9 @@ def remedies_table(result: Result) -> Table:
             how = _other_design(expected, result)
             rows.append([clause(expected, result), what, numbers.count(seeds), ABSENT, how])
         else:
-            minutes = f"{result.state.minutes * max(1.0, seeds / max(1, len(result.seeds))):.0f}"
-            rows.append([clause(expected, result), what, str(seeds), minutes, _with_seeds(result, max(seeds, d.n + 1))])
-    columns = ["claim", "to see", "seeds", "minutes", "how"]
+            longer = f"{max(1.0, seeds / max(1, len(result.seeds))):.1f}x"
+            rows.append([clause(expected, result), what, str(seeds), longer, _with_seeds(result, max(seeds, d.n + 1))])
+    columns = ["claim", "to see", "seeds", "as long as this", "how"]
     note = "Seeds with which an interval of this family excludes the region's edge with 80 % power, at the spread seen."
     return Table("What would settle the rest", columns, rows, note, words=(0, 1, 4))
 
