@@ -79,7 +79,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(capsys, tmp_path, monkeypa
     )
     assert run.main([*words(tmp_path / "runs"), "dry_run=true"]) == 0
     out, err = capsys.readouterr()
-    for part in ("Question", "aux_loss", "(baseline)", "control", "aa", "fresh, 8 trials per arm", "Expected  about"):
+    for part in ("Question", "aux_loss", "(baseline)", "control", "aa", "fresh, 4 trials per arm", "Expected  about"):
         assert part in out
     assert (err, tree(tmp_path)) == ("", [])
 
