@@ -126,11 +126,13 @@ def aliased(names: list[str], words: list[str]) -> dict[str, list[tuple[str, ...
 
 
 def contrasts_of(sweep: SweepConfig, keys: Mapping[str, TrialKeys]) -> dict[str, ContrastConfig]:
-    """Every estimate over the arms in `keys`: those that the sweep weighs itself, and its doses."""
+    """Every estimate: those that the sweep weighs itself, also where a run leaves out one of its usual arms, so that
+    their family stays the registered one; and the slopes over the arms in `keys`."""
+    registered = {*keys, *(name for name, arm in sweep.arms.items() if not arm.optional)}
     found = dict(sweep.contrasts)
     for name, dose in sweep.doses.items():
         found |= slope(name, dose, keys)
-    return {name: contrast for name, contrast in found.items() if set(contrast.weights) <= keys.keys()}
+    return {name: contrast for name, contrast in found.items() if set(contrast.weights) <= registered}
 
 
 def slope(name: str, dose: DoseConfig, keys: Mapping[str, TrialKeys]) -> dict[str, ContrastConfig]:

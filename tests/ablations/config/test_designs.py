@@ -127,6 +127,8 @@ def test_a_dose_that_cannot_be_is_one_line(changes: dict[str, object], reason: s
 
 def test_a_contrast_adds_up_to_nothing() -> None:
     laid_out(sweep(contrasts={"c": ContrastConfig("", {"base": -1.0, "a": 1.0})}))
+    whole = laid_out(sweep(contrasts={"c": ContrastConfig("", {"base": -1.0, "a": 1.0})}))
+    assert list(contrasts_of(whole, {"base": TrialKeys()})) == ["c"], "counted, whatever a run leaves out"
     for name, weights, reason in (
         ("c", {"base": 1.0, "a": 1.0}, "add up to 2"),
         ("c", {"base": 1.0, "gone": -1.0}, "no such arm"),
