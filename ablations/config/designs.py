@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ablations.config.schema import ArmConfig, ContrastConfig, DoseConfig, FactorialConfig, SweepConfig
-from ablations.config.trialkeys import TrialKeys, trial_leaves, value_of
+from ablations.config.trialkeys import TrialKeys, trial_leaves, value_of, with_overrides
 from models.typed import ConfigError, closest
 
 MOST_FACTORS = 26
@@ -168,10 +168,22 @@ def _check_dose(name: str, dose: DoseConfig, arms: Mapping[str, ArmConfig]) -> N
             raise ConfigError(f"doses.{name}.arms={arm}: no such arm{closest(arm, arms)}")
     if len(dose.arms) < 2:
         raise ConfigError(f"doses.{name}.arms={dose.arms}: one point has no slope; name two arms or more")
-    kind = type(value_of(TrialKeys(), dose.key)) if dose.key in trial_leaves() else None
-    if kind not in (int, float):
+    if not _is_number(dose.key):
         near = closest(dose.key, trial_leaves())
         raise ConfigError(f"doses.{name}.key={dose.key}: not a key of a number{near}")
+
+
+def _is_number(key: str) -> bool:
+    if key not in trial_leaves():
+        return False
+    usual = value_of(TrialKeys(), key)
+    if usual is not None:
+        return type(usual) in (int, float)
+    try:  # off by default: does it take one?
+        with_overrides(TrialKeys(), {key: 1}, key)
+    except ConfigError:
+        return False
+    return True
 
 
 def _check_weights(name: str, contrast: ContrastConfig, arms: Mapping[str, ArmConfig]) -> None:

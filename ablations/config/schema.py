@@ -198,7 +198,7 @@ class SweepConfig:
     """The known small harm that the sweep must be able to see."""
     matched: MatchedConfig = field(default_factory=MatchedConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
-    seeds: Annotated[int, AtLeast(2), AtMost(10_000)] = 6
+    seeds: Annotated[int, AtLeast(2), AtMost(10_000)] = 8
     """Confirmation seeds, unless `seeds=` says otherwise."""
     primary: str = "loss"
     """The metric of the main table and of the sentence."""

@@ -1,6 +1,7 @@
 """Sweep and scale files: found and read, so that a slip in one is a line that names the file and the key."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def find_sweep(name: str, sweeps_dir: str | None) -> Path:
 
 
 def scale_names() -> list[str]:
-    order = ["smoke", "cpu", "gpu"]
+    order = ["smoke", "cpu", "cpu_long", "gpu"]
     return sorted((p.stem for p in SCALES.glob("*.yaml")), key=lambda s: (order.index(s) if s in order else 9, s))
 
 
@@ -110,21 +111,41 @@ def _check_texts(node: Any, file: str, prefix: str) -> None:
 
 
 def read_scale(name: str) -> dict[str, Any]:
-    """What a scale sets, as nested dictionaries of trial keys, `launch` and `seeds`, and its `note`."""
+    """What a scale sets, as nested dictionaries of trial keys, `launch` and `seeds`, and its `note`. With `from: NAME`
+    it sets what that scale does, and differs in what it names itself."""
     if name not in scale_names():
         names = scale_names()
         raise ConfigError(f"scale={name}: no such scale{closest(name, names)} (scales: {', '.join(names)})")
+    return {**_own_and_inherited(name, ()), "scale": name}
+
+
+def _own_and_inherited(name: str, above: tuple[str, ...]) -> dict[str, Any]:
     path = SCALES / f"{name}.yaml"
     values = read_yaml(path)
+    parent = values.pop("from", None)
     allowed = (*TRIAL_GROUPS, "launch", "seeds", "search_points", "search_seeds", "raise_sizes", "note")
     for key in values:
         if key not in allowed:
-            raise ConfigError(f"{shown(path)}: {key}: a scale sets only {', '.join(allowed)}")
+            raise ConfigError(f"{shown(path)}: {key}: a scale sets only from, {', '.join(allowed)}")
+    if parent is not None:
+        others = [other for other in scale_names() if other not in (name, *above)]
+        if parent not in others:
+            raise ConfigError(f"{shown(path)}: from={parent}: another scale, one of {', '.join(others) or 'none'}")
+        values = _over(_own_and_inherited(parent, (*above, name)), values)
     try:
         build(Config, values)
     except ConfigError as error:
         raise ConfigError(f"{shown(path)}: {error}") from None
-    return {**values, "scale": name}
+    return values
+
+
+def _over(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `values` put over it, group by group."""
+    found = dict(base)
+    for key, value in values.items():
+        inner = isinstance(value, dict) and isinstance(found.get(key), dict)
+        found[key] = _over(found[key], value) if inner else value
+    return found
 
 
 def scale_config(name: str) -> Config:

@@ -1,8 +1,11 @@
 """Estimates over more than two arms, and what differences are on other text than the test split."""
 
+import statistics
+
 from ablations import numbers
 from ablations.judge.families import NOTHING
-from ablations.judge.result import Result
+from ablations.judge.loss_curve import Fall, steepest_fall
+from ablations.judge.result import ArmResult, Result
 from ablations.metrics import at_shares
 from ablations.metrics import metric as metric_of
 from ablations.show.table import Table, difference_cells
@@ -43,6 +46,46 @@ def lengths_table(result: Result) -> Table:
         columns += ["95 % interval"]
     note = "Each length has a decay of its own, off one constant trunk."
     return Table("Effect against length", columns, rows if names else [], note)
+
+
+def falls_table(result: Result) -> Table:
+    """Where each arm's loss fell most steeply: arms that end before and after such a fall differ by when, not by what
+    they are."""
+    found = _falls(result)
+    rows = [
+        [name, numbers.count(fall.tokens), numbers.fixed(fall.steepest, 2), numbers.fixed(fall.last, 2),
+         "falling" if fall.lasts else "past it"]
+        for name, fall in found.items()
+    ]  # fmt: skip
+    note = "In nats per e-fold of the tokens, of the training loss over all seeds, after the warmup."
+    columns = ["arm", "steepest fall at tokens", "there", "at the end", "the end is"]
+    return Table("Where the loss falls", columns, rows, note, words=(0, 4), folded=True)
+
+
+def still_falling(result: Result) -> str:
+    """A warning where the training ends within the steepest fall of some arms and past that of others."""
+    found = _falls(result)
+    still = [name for name, fall in found.items() if fall.lasts]
+    if not still or len(still) == len(found):
+        return ""
+    return (
+        f"The end lies within the steepest fall of {', '.join(still)}, and past that of the others: their differences "
+        "may be a matter of when."
+    )
+
+
+def _falls(result: Result) -> dict[str, Fall]:
+    return {name: fall for name, arm in result.arms.items() if (fall := _fall(arm)) is not None}
+
+
+def _fall(arm: ArmResult) -> Fall | None:
+    """Of the mean curve over the seeds whose points are the same."""
+    histories = [arm.records[seed].history for seed in arm.of_status("complete")]
+    histories = [history for history in histories if history.get("tokens") == histories[0].get("tokens")]
+    if not histories or not histories[0].get("tokens"):
+        return None
+    losses = [statistics.fmean(at) for at in zip(*(history["loss"] for history in histories), strict=True)]
+    return steepest_fall(histories[0]["tokens"], losses)
 
 
 def other_text_table(result: Result) -> Table:

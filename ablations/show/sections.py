@@ -14,7 +14,7 @@ from ablations.record.guardresult import GuardResult
 from ablations.show.answer import claim, remedies_table
 from ablations.show.balance import balance_table, constraint_table, layer_table
 from ablations.show.costs import equal_cost_table, size_table, speed_table
-from ablations.show.estimates import estimates_table, lengths_table, other_text_table
+from ablations.show.estimates import estimates_table, falls_table, lengths_table, other_text_table, still_falling
 from ablations.show.pipeline import pipeline_table
 from ablations.show.precision import precision_table
 from ablations.show.scores import scores_table
@@ -94,6 +94,8 @@ def loss_table(result: Result) -> Table:
     ]
     if any(arm.of_status("diverged") or arm.of_status("failed") for arm in result.arms.values()):
         notes.append("A diverged or failed trial enters no mean; a difference is that of the survivors in both arms.")
+    if metric == "loss" and (warning := still_falling(result)):
+        notes.append(warning)
     return Table(metric_of(metric).label.capitalize(), columns, rows, " ".join(notes), words=(0, 1, 2, 11))
 
 
@@ -211,6 +213,7 @@ TABLES: dict[str, Callable[[Result], Table]] = {
     "sensitivity": sensitivity_table,
     "guards": guards_table,
     "found by guards": found_by_guards_table,
+    "falls": falls_table,
     "chosen": chosen_table,
     "search": search_table,
     "size": size_table,

@@ -88,8 +88,10 @@ class Plan:
 
     def search_seeds(self, arm: Arm) -> list[int]:
         """Equal budgets: the points of the largest grid have the listed seeds each, and an arm with fewer points has
-        further ones, from the last on."""
+        further ones, from the last on. An arm without anything to choose has none."""
         seeds = self.sweep.search.seeds
+        if arm.grid(self.shared) == [{}]:
+            return []
         most = max(len(a.grid(self.shared)) for a in self.searched_arms)
         wanted = len(seeds) * most // len(arm.grid(self.shared))
         return [*seeds, *range(max(seeds) + 1, max(seeds) + 1 + wanted - len(seeds))]

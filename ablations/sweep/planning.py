@@ -1,5 +1,6 @@
 """From a composed config to the plan of its sweep."""
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -57,6 +58,8 @@ def make_plan(config: Config) -> Plan:
         held = MatchedConfig(equal=[]) if kind == CONTROL else sweep.matched
         changed = with_overrides(base.keys, changes, kind)
         for design in designs or [sweep.design]:
+            if kind == CONTROL and design != sweep.design and not _needs_control(sweep, design, arms):
+                continue
             name = kind if design == sweep.design else f"{kind}_{SUFFIX[design]}"
             arms[name] = Arm(name, kind, about, {**base.set, **changes}, {}, changed, held)
             begun[name] = design
@@ -76,6 +79,16 @@ def make_plan(config: Config) -> Plan:
     if not any(arm.grid(shared)[0] for arm in plan.searched_arms):
         return replace(plan, published=Published({name: {} for name in arms}))
     return with_published(plan)
+
+
+def _needs_control(sweep: SweepConfig, design: Design, arms: Collection[str]) -> bool:
+    """Whether a claim on arms of this design can only be made beside a harm that is seen: nobody is told `equal` or
+    `not_worse` without one, and what is `better` shows by itself."""
+    return any(
+        claim.kind in ("equal", "not_worse") and design in sweep.designs(members)
+        for claim in sweep.expected
+        if (members := [name for name in sweep.members(claim) if name in arms])
+    )
 
 
 def branched(keys: TrialKeys, baseline: TrialKeys, sweep: SweepConfig) -> TrialKeys:

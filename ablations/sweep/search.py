@@ -116,6 +116,8 @@ def _row(trial: Trial, record: Record, constraint: str | None) -> SearchTrial:
 
 def _choice(plan: Plan, arm: Arm, trials: list[Trial], records: Mapping[str, Record], studies: "Studies") -> Choice:
     rule, points = plan.sweep.search, arm.grid(plan.shared)
+    if points == [{}]:
+        return Choice({}, 0.0)
     measured: dict[Key, Measured] = {}
     ids: dict[Key, list[str]] = {}
     for point in points:

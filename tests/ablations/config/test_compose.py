@@ -18,6 +18,8 @@ from ablations.home import ROOT
 from models.typed import ConfigError
 
 MOE = ["sweep=moe_balance", "scale=cpu"]
+TOY = ["sweep=toy", f"sweeps_dir={ROOT / 'tests/ablations/sweeps'}", "scale=cpu"]
+"""With learning rates and strengths to search."""
 
 WRONG = [
     # no sweep, or not that one
@@ -30,7 +32,7 @@ WRONG = [
     (["--sweep=moe_balance"], ["no such option", "did you mean sweep=moe_balance?"]),
     (["sweep=moe_balance,other"], ["one sweep at a time"]),
     ([*MOE, "-m"], ["-m: no such option"]),
-    (["sweep=moe_balance", "scale=gp"], ["no such scale", "did you mean gpu?", "smoke, cpu, gpu"]),
+    (["sweep=moe_balance", "scale=gp"], ["no such scale", "did you mean gpu?", "smoke, cpu, cpu_long, gpu"]),
     ([*MOE, "sweeps_dir=/nowhere"], ["sweeps_dir=/nowhere: no such folder"]),
     # unknown keys
     ([*MOE, "model.moe.topk=4"], ["model.moe.topk: no such key", "did you mean model.moe.top_k?"]),
@@ -85,10 +87,10 @@ WRONG = [
     ([*MOE, "seeds=[7,1001]"], ["1001 is a search seed"]),
     ([*MOE, "seeds=auto"], ["expected a whole number or a list of whole numbers"]),
     # what an arm or the control sets is theirs
-    ([*MOE, "model.moe.balance.kind=bias"], ["set by arms aux_loss, none, batch_aux_loss, bias of sweeps/moe_balance"]),
+    ([*MOE, "model.moe.balance.kind=bias"], ["set by arms aux_loss, bias, none, late_bias, late_batch"]),
     (
         [*MOE, "model.moe.balance={scope: batch}"],
-        ["model.moe.balance.scope=batch: set by arms aux_loss, batch_aux_loss"],
+        ["model.moe.balance.scope=batch: set by arms aux_loss, late_batch_loss"],
     ),
     ([*MOE, "train.token_fraction=0.5"], ["the control of sweeps/moe_balance.yaml sets it to 0.9"]),
     # what is claimed is written in a file, before the first trial
@@ -102,7 +104,7 @@ WRONG = [
     ([*MOE, "sweep.search.keys={optim.lr: [1e-3,2e-3]}"], ["sweep.search.keys: what a sweep asks"]),
     # combinations that cannot work
     ([*MOE, "model.moe.top_k=32"], ["model.moe.top_k=32", "n_routed_experts=16"]),
-    ([*MOE, "train.tokens=2100"], ["moe_balance.yaml control: train.tokens=2100", "less than one batch"]),
+    ([*MOE, "train.tokens=1100"], ["moe_balance.yaml control: train.tokens=1100", "less than one batch"]),
     ([*MOE, "launch.workers=0"], ["launch.workers=0: must be at least 1"]),
     ([*MOE, "launch.workers=1000"], ["launch.workers=1000: must be at most 256"]),
     ([*MOE, "train.threads=100000"], ["train.threads=100000: must be at most 256"]),
@@ -173,16 +175,16 @@ def test_a_home_is_expanded_in_lists_too(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_arms_are_chosen_in_the_sweeps_order_and_the_baseline_always() -> None:
     main = ["aux_loss", "none", "batch_aux_loss", "bias"]
-    assert chosen_arms(compose(MOE)) == main
-    assert chosen_arms(compose([*MOE, "arms=all"])) == [*main, "microbatch_aux_loss", "bias_aux_loss"]
-    assert chosen_arms(compose([*MOE, "arms=[bias_aux_loss,none]"])) == ["aux_loss", "none", "bias_aux_loss"]
-    assert chosen_arms(compose([*MOE, "arms=none"])) == ["aux_loss", "none"]
+    assert chosen_arms(compose(TOY)) == main
+    assert chosen_arms(compose([*TOY, "arms=all"])) == [*main, "bias_aux_loss"]
+    assert chosen_arms(compose([*TOY, "arms=[bias_aux_loss,none]"])) == ["aux_loss", "none", "bias_aux_loss"]
+    assert chosen_arms(compose([*TOY, "arms=none"])) == ["aux_loss", "none"]
 
 
 def test_a_searched_key_on_the_command_line_is_pinned_for_all_arms() -> None:
-    free = compose(MOE)
+    free = compose(TOY)
     assert "optim.lr" in free.sweep.search.keys and free.sweep.arms["bias"].search
-    pinned = compose([*MOE, "optim.lr=3e-3", "model.moe.balance.alpha=0.02"])
+    pinned = compose([*TOY, "optim.lr=3e-3", "model.moe.balance.alpha=0.02"])
     assert pinned.sweep.search.keys == {} and pinned.optim.lr == 3e-3
     assert pinned.sweep.arms["aux_loss"].search == pinned.sweep.arms["batch_aux_loss"].search == {}
     assert pinned.model.moe.balance.alpha == 0.02
@@ -203,7 +205,8 @@ def test_a_fault_of_the_command_line_is_not_blamed_on_the_file() -> None:
 def test_composing_changes_nothing_but_what_is_named() -> None:
     """Twice the same, and the schema's defaults wherever scale, sweep and command line say nothing."""
     assert compose(MOE) == compose(MOE)
-    assert compose(MOE).optim == Config().optim and compose(MOE).track == Config().track
+    given = [*MOE[:1], "scale=smoke"]
+    assert compose(given).optim == Config().optim and compose(given).track == Config().track
 
 
 def test_config_yaml_reads_back() -> None:

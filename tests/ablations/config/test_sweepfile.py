@@ -10,6 +10,7 @@ from least_sweep import SWEEP, line
 from ablations.config import sweepfile
 from ablations.config.compose import compose
 from ablations.config.resolve import thinned
+from ablations.home import ROOT
 
 MOE = ["sweep=moe_balance", "scale=cpu"]
 
@@ -48,7 +49,7 @@ BAD_FILES: list[tuple[dict[str, Any], list[str]]] = [
     ),
     ({"control": {"train.token_fraction": 5}}, ["control: train.token_fraction=5.0: trains on more tokens"]),
     ({"control": {"train.tokens": 10**9}}, ["control: train.tokens=1000000000: trains on more tokens"]),
-    ({"search": {"seeds": [1]}}, ["search.seeds=[1]: 1 is among the confirmation's seeds", "0 to 5"]),
+    ({"search": {"seeds": [1]}}, ["search.seeds=[1]: 1 is among the confirmation's seeds", "0 to 7"]),
     ({"seeds": 2000}, ["search.seeds=[1000, 1001, 1002]: 1000 is among the confirmation's seeds"]),
     (
         {"expected": [{"arm": "long"}, {"arm": "long", "against": "short"}]},
@@ -199,11 +200,11 @@ def test_a_sweep_file_works_at_once_and_two_of_one_name_do_not(
 
 
 def test_thinning_keeps_neighbours_from_the_middle() -> None:
-    sweep = compose(MOE).sweep
+    sweep = compose(["sweep=toy", f"sweeps_dir={ROOT / 'tests/ablations/sweeps'}", "scale=cpu"]).sweep
     one = thinned(sweep, 1, 1)
-    assert one.search.keys == {"optim.lr": [0.0035]} and one.search.seeds == [1000]
+    assert one.search.keys == {"optim.lr": [0.005]} and one.search.seeds == [1000]
     assert one.arms["bias"].search == {"model.moe.balance.update_speed": [0.01]}
-    assert thinned(sweep, 2, None).search.keys == {"optim.lr": [0.0025, 0.0035]}
+    assert thinned(sweep, 2, None).search.keys == {"optim.lr": [0.0025, 0.005]}
     assert thinned(sweep, None, None) == thinned(sweep, 9, 9) == sweep
     sweepfile.check_sweep(one)
 
@@ -219,6 +220,17 @@ def test_a_slip_in_a_scale_names_the_file(tmp_path: Path, monkeypatch: pytest.Mo
     for text, part in [("model: {d_modle: 3}", "model.d_modle: no such key"), ("arms: all", "arms: a scale sets only")]:
         (tmp_path / "tiny.yaml").write_text(text)
         assert "tiny.yaml: " + part in line(["sweep=moe_balance", "scale=tiny"])
+
+
+def test_a_scale_may_differ_from_another_in_what_it_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual, longer = (sweepfile.scale_config(name) for name in ("cpu", "cpu_long"))
+    assert longer.train.tokens >= 4 * usual.train.tokens and longer.optim == usual.optim
+    assert (longer.train.threads, longer.model, longer.eval) == (usual.train.threads, usual.model, usual.eval)
+    monkeypatch.setattr(sweepfile, "SCALES", tmp_path)
+    (tmp_path / "one.yaml").write_text("from: two")
+    for text, part in [("from: one", "one.yaml: from=two"), ("from: three", "two.yaml: from=three: another scale")]:
+        (tmp_path / "two.yaml").write_text(text)
+        assert part.partition(": ")[2] in line(["sweep=moe_balance", "scale=two"])
 
 
 def test_the_default_scale_follows_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -432,3 +432,28 @@ def test_what_an_earlier_rule_estimated_is_called_no_bound(result: Result) -> No
     earlier = dataclasses.replace(result, plan=dataclasses.replace(result.plan, decision_rule="another"))
     note = sections.all_tables(earlier)["chosen"].note
     assert "no bound" in note and "95 %" not in note
+
+
+def test_a_difference_that_may_be_a_matter_of_when_is_said(result: Result) -> None:
+    """An arm whose loss falls most steeply at the very end has not come to where the others are."""
+    tokens = [1000.0 * step for step in range(1, 101)]
+
+    def ending(name: str, jump: float) -> Any:
+        arm = result.arms[name]
+        losses = [8 - 0.5 * math.log(t) - min(max(math.log(t / jump), 0.0), 0.4) for t in tokens]
+        history = {"step": tokens, "tokens": tokens, "loss": losses}
+        return dataclasses.replace(
+            arm, records={s: dataclasses.replace(r, history=history) for s, r in arm.records.items()}
+        )
+
+    early = {name: ending(name, 30_000) for name in result.arms}
+    said = "matter of when"
+    assert said not in sections.loss_table(dataclasses.replace(result, arms=early)).note
+    late = dataclasses.replace(result, arms={**early, "bias": ending("bias", 70_000)})
+    assert f"steepest fall of bias, and past that of the others: their differences may be a {said}" in (
+        sections.loss_table(late).note
+    )
+    assert cell(sections.TABLES["falls"](late), "bias", "the end is") == "falling"
+    assert cell(sections.TABLES["falls"](late), "none", "the end is") == "past it"
+    all_late = dataclasses.replace(result, arms={name: ending(name, 70_000) for name in result.arms})
+    assert said not in sections.loss_table(all_late).note

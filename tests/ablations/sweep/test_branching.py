@@ -146,6 +146,17 @@ def test_a_claim_is_judged_beside_the_diagnostics_of_its_design(conduct, runs, t
     assert (none.outcome, late.outcome) == ("agrees", "no signal here"), (none.why, late.why)
 
 
+def test_a_second_designs_control_is_run_where_a_claim_needs_one(plan, tmp_path):
+    """`better` shows by itself; `equal` and `not_worse` are said only beside a harm that is seen."""
+    late = 'metric: loss, kind: equal, margin: 0.5, paper: "x"}'
+    better = [(old, new.replace(f"late, {late}", 'late, metric: loss, kind: better, paper: "x"}')) for old, new in BOTH]
+    (tmp_path / "one").mkdir()
+    assert {"aa_branched"} == {name for name in plan(*branching(tmp_path / "one", *better)).arms if "_branched" in name}
+    assert "control_branched" in plan(*branching(tmp_path, *BOTH)).arms
+    alone = plan("sweep=branching", f"sweeps_dir={tmp_path / 'sweeps'}", "arms=[none]")
+    assert not [name for name in alone.arms if "_branched" in name], "no arm that branches, no claim on one"
+
+
 @pytest.mark.parametrize(
     ("old", "new", "reason"),
     [

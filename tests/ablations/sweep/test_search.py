@@ -15,6 +15,7 @@ import pytest
 from ablations.config.compose import compose
 from ablations.config.schema import MatchedConfig
 from ablations.config.trialkeys import TrialKeys
+from ablations.home import ROOT
 from ablations.judge.choice import Choice, choose
 from ablations.judge.grid import Measured, key_of, measure
 from ablations.record.record import Record
@@ -194,8 +195,9 @@ def on(plan: Any, **edges: dict[str, Any]) -> dict[str, Choice]:
 
 @pytest.fixture(scope="module")
 def searching() -> Any:
-    """The plan of a shipped sweep before a search: arms with strengths, and one without."""
-    return make_plan(compose(["sweep=moe_balance", "scale=cpu", "search=fresh"]))
+    """The plan of a sweep before a search: arms with strengths, and one without."""
+    toy = ["sweep=toy", f"sweeps_dir={ROOT / 'tests/ablations/sweeps'}"]
+    return make_plan(compose([*toy, "scale=cpu", "search=fresh"]))
 
 
 def test_widening_the_rates_serves_all_arms(searching):
