@@ -13,6 +13,7 @@ from typing import Literal
 
 from models.config import ROLES
 from models.typed import ConfigError, closest
+from tasks.evals.answers import BITS, MARGIN
 from tasks.evals.prepare import OUR_METRICS, OUR_TASKS
 
 Direction = Literal["lower", "higher"]
@@ -115,8 +116,8 @@ def at_shares(shares: Iterable[float]) -> dict[str, float]:
 ALWAYS = tuple(metric.name for metric in METRICS if metric.always)
 
 ACCURACIES = ("acc", "acc_norm", "exact_match")
-_HIGHER = (*ACCURACIES, "f1", "bleu", "chrf", "rouge1", "rouge2", "rougeL", "mcc", "pass@1")
-_LOWER = ("bits_per_byte", "byte_perplexity", "word_perplexity", "perplexity", "ter", "brier_score")
+_HIGHER = (*ACCURACIES, MARGIN, "f1", "bleu", "chrf", "rouge1", "rouge2", "rougeL", "mcc", "pass@1")
+_LOWER = ("bits_per_byte", BITS, "byte_perplexity", "word_perplexity", "perplexity", "ter", "brier_score")
 
 
 def find(name: str) -> Metric | None:

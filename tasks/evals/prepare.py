@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from models.typed import ConfigError, closest
 from tasks.config import EvalConfig
+from tasks.evals.answers import BITS, MARGIN
 from tasks.evals.fingerprint import is_task_file, task_fingerprint
 from tasks.evals.harness import evaluate, hugging_face_caches, quiet, seeded
 
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from tasks.corpora import Document
 
 HERE = Path(__file__).parent
-OUR_METRICS = {"python_bits_per_byte": ("bits_per_byte",), "python_cloze": ("acc", "acc_norm")}
-"""Of our own tasks, by name; as their files in this folder say."""
+OUR_METRICS = {"python_bits_per_byte": ("bits_per_byte",), "python_cloze": ("acc", "acc_norm", BITS, MARGIN)}
+"""Of our own tasks, by name; as their files in this folder say, and what is said of every multiple choice."""
 OUR_TASKS = tuple(OUR_METRICS)
 Report = Callable[[str], None]
 

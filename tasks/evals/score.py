@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.config import EvalConfig
+from tasks.evals.answers import answers
 from tasks.evals.harness import evaluate
 from tasks.evals.prepare import HeldOut, check_tasks, load_tasks
 from tasks.tokenizer import END_OF_TEXT
@@ -34,8 +35,9 @@ def score(
     """Per task (and per group, where one is named): lm-eval's metrics by plain name, and what is needed to read them.
 
     `<metric>` is a float, or None where it is not finite; `<metric>_stderr` a float or None where lm-eval has none.
-    A task with several answer filters keeps lm-eval's `metric,filter` names. Besides: `n` items scored, `chance`
-    (accuracy of a uniform guess, multiple choice only), `items` (a string of 0/1 per item in document order).
+    A task with several answer filters keeps lm-eval's `metric,filter` names. Besides: `n` items scored, `items` (a
+    string of 0/1 per item in document order), and of multiple choice `chance` (accuracy of a uniform guess),
+    `answer_bits_per_byte` and `answer_margin` (tasks/evals/answers.py).
 
     `logits` maps tokens (B, T <= data.seq_len) to logits (B, T, V); `end_of_text` is the token that ends a text. Raises
     ConfigError for a task that does not exist or whose data cannot be had.
@@ -64,6 +66,7 @@ def _plain(row: dict[str, Any], samples: list[dict[str, Any]]) -> dict[str, Any]
     counts = [len(sample["arguments"]) for sample in samples]
     if min(counts) > 1 and "acc" in plain and "acc_mutual_info" not in plain:
         plain["chance"] = sum(1 / count for count in counts) / len(counts)
+        plain |= answers(samples)
     for metric in PER_ITEM:
         values = [sample.get(metric) for sample in samples]
         if all(value in (0, 1) for value in values):

@@ -21,6 +21,7 @@ from ablations.metrics import (
 from models.config import ROLES
 from models.typed import ConfigError
 from tasks.evals import prepare
+from tasks.evals.answers import BITS, MARGIN
 
 YAML = re.compile(r"- metric: (\w+)")
 RECORDS = sorted({path.parent: path for path in (ROOT / "results").glob("*/*/records/*.json")}.values())
@@ -150,8 +151,10 @@ def test_a_trial_would_have_it() -> None:
 
 
 def test_what_our_tasks_give_is_what_their_files_say() -> None:
-    files = {path.stem: YAML.findall(path.read_text()) for path in Path(prepare.__file__).parent.glob("*.yaml")}
-    assert {name: tuple(given) for name, given in files.items()} == prepare.OUR_METRICS
+    files = {path.stem: path.read_text() for path in Path(prepare.__file__).parent.glob("*.yaml")}
+    more = {name: (BITS, MARGIN) if "output_type: multiple_choice" in text else () for name, text in files.items()}
+    assert {n: (*YAML.findall(text), *more[n]) for n, text in files.items()} == prepare.OUR_METRICS
+    assert (metric(f"python_cloze/{BITS}").better, metric(f"python_cloze/{MARGIN}").better) == ("lower", "higher")
 
 
 def test_indices_of_a_name_are_numbers_in_order() -> None:

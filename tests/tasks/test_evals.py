@@ -17,6 +17,7 @@ from models.typed import ConfigError
 from tasks.config import EvalConfig
 from tasks.corpora import Document
 from tasks.evals import items, prepare, score
+from tasks.evals.answers import answers
 from tasks.evals.lm import HarnessLM
 
 torch.set_num_threads(1)
@@ -319,7 +320,19 @@ def test_cloze_rewards_a_model_that_knows_the_text(
     assert informed["items"].count("1") / 300 == pytest.approx(informed["acc"])
     assert informed["acc_stderr"] == pytest.approx(math.sqrt(informed["acc"] * (1 - informed["acc"]) / 299))
     assert abs(flat["acc"] - 0.25) < 0.1
+    assert informed["answer_bits_per_byte"] < flat["answer_bits_per_byte"]
+    assert informed["answer_margin"] > flat["answer_margin"]
     assert data.read == ["test"]  # the second call reads no documents
+
+
+def test_an_answers_bits_and_its_margin_are_those_worked_out_by_hand() -> None:
+    nats = [-2 * math.log(2), -3 * math.log(2), -8 * math.log(2)]
+    item = {"target": 1, "arguments": [("q", "a"), ("q", "bc"), ("q", "dé")], "filtered_resps": [(x, 0) for x in nats]}
+    assert answers([item]) == pytest.approx({"answer_bits_per_byte": 1.5, "answer_margin": 2 - 1.5})  # é is two bytes
+    wrong = {**item, "target": 2}
+    assert answers([wrong])["answer_margin"] == pytest.approx(1.5 - 8 / 3)
+    assert answers([item, wrong])["answer_bits_per_byte"] == pytest.approx((1.5 + 8 / 3) / 2)
+    assert answers([{**item, "target": [0, 1]}]) == answers([{**item, "target": "b"}]) == {}
 
 
 def test_scores_are_json_deterministic_and_quiet(
@@ -369,6 +382,8 @@ def test_a_task_file_of_ones_own(
     assert scores["my_choice"]["chance"] == pytest.approx(1 / 3)
     assert scores["my_choice"]["acc"] == pytest.approx(1 / 3)  # the same question, each option right twice
     assert len(scores["my_choice"]["items"]) == 6
+    assert {"answer_bits_per_byte", "answer_margin"} <= scores["my_choice"].keys()
+    assert "answer_margin" not in scores["my_generation"]
     assert scores["my_generation"]["n"] == 6
     assert "chance" not in scores["my_generation"]
     assert any((tmp_path / "cache" / "huggingface" / "datasets").iterdir())
