@@ -147,6 +147,10 @@ def check_fields(config: Any, at: str = "") -> None:
             _checked(hints[f.name], value, path)
 
 
+def _is_word(hint: Any) -> bool:
+    return typing.get_origin(hint) is Literal
+
+
 def _checked(hint: Any, value: Any, path: str) -> Any:
     """`value` as `hint` wants it, or ConfigError."""
     if dataclasses.is_dataclass(hint):
@@ -174,7 +178,8 @@ def _checked(hint: Any, value: Any, path: str) -> Any:
                 return _checked(option, value, path)
             except ConfigError as error:
                 errors.append(error)
-        raise next((error for error in errors if isinstance(error, _OutOfBounds)), errors[0])
+        words = [e for o, e in zip(options, errors, strict=True) if isinstance(value, str) and _is_word(o)]
+        raise next((error for error in errors if isinstance(error, _OutOfBounds)), (words or errors)[0])
     if origin is list:
         if not isinstance(value, list | tuple):
             raise ConfigError(f"{path}={value}: expected a list")

@@ -9,6 +9,8 @@ from models.config import ModelConfig, OptimConfig
 from models.typed import Above, AtLeast, AtMost, Below, Distinct, NotEmpty
 from tasks.config import DataConfig, EvalConfig
 
+LOOKS = (4, 8, 16)
+"""Of `seeds=auto`: after so many seeds the claims are looked at."""
 NO_KEY = {"key": False}
 """Marks what a composed config knows and nobody can set."""
 
@@ -239,8 +241,9 @@ class Config:
     scale: str = "cpu"
     search: Literal["published", "fresh"] = "published"
     """`published` pins each arm's searched values to the published result's and only confirms; `fresh` searches."""
-    seeds: Count | SeedList | None = None
-    """How many confirmation seeds, or which."""
+    seeds: Count | SeedList | Literal["auto"] | None = None
+    """How many confirmation seeds, or which; `auto` looks at the claims after 4, 8 and 16, and ends when none is open.
+    """
     search_points: Count | None = None
     """At most this many points per searched key (the middle ones); null takes the sweep's."""
     search_seeds: Count | None = None

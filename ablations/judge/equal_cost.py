@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ablations.judge.stats import Difference, differences
@@ -49,18 +49,20 @@ def at_equal_cost(
     baseline: str,
     control: str,
     token_fraction: float,
+    look: Callable[[float], float] | None = None,
 ) -> dict[str, Difference]:
     """{arm: difference to the baseline} of the arms in `spent`, had each spent what the baseline did.
 
     losses: `losses[arm][seed]`, nats, as trained. spent: what an arm's training cost over what the baseline's did.
-    families: the comparisons that share their level, as of the differences as trained. The control is the baseline on
-    `token_fraction` of the tokens: along the slope between the two at each seed, dL / d ln tokens, an arm of cost c is
-    moved to 1 / c of its tokens. The slope's noise is so part of the interval; that it changes far from 1 is not.
+    families: the comparisons that share their level, as of the differences as trained, and `look` what they may spend.
+    The control is the baseline on `token_fraction` of the tokens: along the slope between the two at each seed, dL / d
+    ln tokens, an arm of cost c is moved to 1 / c of its tokens. The slope's noise is so part of the interval; that it
+    changes far from 1 is not.
     """
     moved = {arm: dict(of_seed) for arm, of_seed in losses.items()}
     for arm, cost in spent.items():
         steps = math.log(1 / cost) / math.log(token_fraction)
         seeds = set(losses[arm]) & set(losses[baseline]) & set(losses[control])
         moved[arm] = {s: losses[arm][s] + steps * (losses[control][s] - losses[baseline][s]) for s in sorted(seeds)}
-    found = [difference for pairs in families for difference in differences(moved, pairs, "loss")]
+    found = [difference for pairs in families for difference in differences(moved, pairs, "loss", look=look)]
     return {d.arm: d for d in found if d.n and d.against == baseline and d.arm in spent}

@@ -6,8 +6,9 @@ are a third, since what they answer is whether the sweep can be believed.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
+from ablations.judge.looks import level
 from ablations.judge.result import ArmResult
 from ablations.judge.stats import Difference, Kind, differences
 from ablations.metrics import ALWAYS, at_shares
@@ -25,12 +26,21 @@ def families_of(arms: Mapping[str, ArmResult], plan: PlanDocument) -> dict[str, 
     claimed = [claim.metric for claim in plan.expected]
     names = dict.fromkeys([plan.primary, *ALWAYS, *plan.metrics, *claimed, *at_shares(plan.horizons), *scores])
     families: dict[str, dict[Pair, Difference]] = {}
+    look = look_of(arms, plan)
     for name in names:
         values = {arm.name: arm.values.get(name, {}) for arm in arms.values()} | weighed(arms, plan, name)
         found = families[name] = {}
         for kind, pairs in pairs_of(arms, plan, name).items():
-            found |= {(d.arm, d.against): d for d in differences(values, pairs, name, kind=kind)}
+            found |= {(d.arm, d.against): d for d in differences(values, pairs, name, kind=kind, look=look)}
     return families
+
+
+def look_of(arms: Mapping[str, ArmResult], plan: PlanDocument) -> Callable[[float], float] | None:
+    """What a comparison may spend of its level at this look; None where the plan has but one."""
+    if not plan.looks:
+        return None
+    seen = len(next(iter(arms.values())).seeds)
+    return lambda alpha: level(plan.looks, seen, alpha)
 
 
 def pairs_of(arms: Mapping[str, ArmResult], plan: PlanDocument, metric: str) -> dict[Kind, list[Pair]]:

@@ -14,8 +14,8 @@ from ablations.judge.distinct import apart, distinct
 from ablations.judge.families import families_of
 from ablations.judge.judging import verdicts_of, with_search
 from ablations.judge.loss_curve import loss_error
-from ablations.judge.result import ArmResult, Result, score_values
-from ablations.judge.verdicts import DECISION_RULE
+from ablations.judge.result import ArmResult, Result, score_values, seeds_of
+from ablations.judge.verdicts import decision_rule
 from ablations.metrics import at_shares
 from ablations.record.documents import (
     PLAN,
@@ -58,7 +58,7 @@ def _gather(folder: Path, find: Callable[[str], Record | None]) -> Result:
     ids = {(trial.arm, trial.seed): trial.id for trial in state.confirm if trial.share == 1}
     arms = {}
     for name in sorted(plan.arms, key=lambda name: _rank(name, plan)):
-        found = {seed: find(ids[name, seed]) for seed in plan.seeds if (name, seed) in ids}
+        found = {seed: find(ids[name, seed]) for seed in seeds_of(plan, state) if (name, seed) in ids}
         arms[name] = _arm(name, plan, state, {seed: record for seed, record in found.items() if record is not None})
         _with_shorter(arms[name], plan, state, find)
     if "loss_error" in (plan.primary, *plan.metrics, *(claim.metric for claim in plan.expected)):
@@ -67,7 +67,7 @@ def _gather(folder: Path, find: Callable[[str], Record | None]) -> Result:
     deviations = list(state.deviations)
     if state.plan_sha and state.plan_sha != plan_sha:
         deviations.append(f"{PLAN} is not the plan that these trials were run under (its hash differs)")
-    if plan.decision_rule != DECISION_RULE:
+    if plan.decision_rule != decision_rule(plan.looks):
         deviations.append(f"the verdicts follow the decision rule of a later version, not that of {PLAN}")
     arms = _with_late_guards(arms, plan, state)
     families = families_of(arms, plan)
@@ -116,7 +116,7 @@ def _arm(name: str, plan: PlanDocument, state: SweepState, records: dict[int, Re
     return ArmResult(
         name=name,
         plan=plan.arms[name],
-        seeds=plan.seeds,
+        seeds=seeds_of(plan, state),
         records=records,
         values=values,
         chosen=state.chosen.get(name, {}),

@@ -108,7 +108,8 @@ class Result:
 
     @property
     def seeds(self) -> list[int]:
-        return self.plan.seeds
+        """Those that the run has come to: of a plan that looks more than once, up to the look that it is at."""
+        return seeds_of(self.plan, self.state)
 
     @property
     def expected(self) -> list[ExpectedConfig]:
@@ -178,6 +179,11 @@ class Result:
     def score_metrics(self) -> list[str]:
         """`task/metric` of every lm-eval score that any arm has."""
         return sorted({metric for arm in self.arms.values() for metric in arm.values if "/" in metric})
+
+
+def seeds_of(plan: PlanDocument, state: SweepState) -> list[int]:
+    """See `Result.seeds`."""
+    return plan.seeds[: max(state.looked, plan.looks[0])] if plan.looks else plan.seeds
 
 
 def diagnostic(

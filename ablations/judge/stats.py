@@ -13,7 +13,7 @@ goes with it: cutting Bonferroni's at 0 where Holm rejects covers 92 % (`benchma
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -113,12 +113,14 @@ def differences(
     metric: str,
     alpha: float = 0.05,
     kind: Kind = "claim",
+    look: Callable[[float], float] | None = None,
 ) -> list[Difference]:
     """`values[arm][seed]` compared pairwise; `pairs` (arm, against) is the whole family of this metric and `kind`.
 
     A repeated pair counts once, and so does its reverse, which is the same comparison: the first order is kept. A
-    declared pair counts in m even where its seeds are missing, so that the family stays the registered one. Raises
-    ValueError on a value that is not finite and on an arm compared with itself.
+    declared pair counts in m even where its seeds are missing, so that the family stays the registered one. `look`:
+    what a comparison may spend of its level now, where it is looked at more than once (ablations/judge/looks.py).
+    Raises ValueError on a value that is not finite and on an arm compared with itself.
     """
     import numpy as np
     from statsmodels.stats.multitest import multipletests
@@ -129,6 +131,8 @@ def differences(
     family = list(once.values())
     if not family:
         return []
+    if look is not None:
+        alpha = look(alpha / len(family)) * len(family)
     rows = []
     for arm, against in family:
         if arm == against:

@@ -1,7 +1,7 @@
 """From an interval to a word: whether a published claim agrees with what was measured."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -36,6 +36,17 @@ DECISION_RULE = (
     "and must hold its sign at the one before (within a margin a sign says nothing); else it reads 'depends on the "
     "length'. Holm's p values are printed for the reader and decide nothing."
 )
+
+LOOKS_RULE = (
+    " The claims are looked at after {looks} seeds, and the run ends at the first look that leaves none unresolved. "
+    "Each comparison spends its level over the looks as O'Brien and Fleming do, so that its intervals at all of them "
+    "hold together as often as that of a single look."
+)
+
+
+def decision_rule(looks: Sequence[int]) -> str:
+    """Of a plan, which looks after so many seeds; empty where it looks but once."""
+    return DECISION_RULE + (LOOKS_RULE.format(looks=", ".join(map(str, looks))) if looks else "")
 
 
 @dataclass(frozen=True)

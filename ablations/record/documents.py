@@ -91,6 +91,9 @@ class PlanDocument:
     """Where arms branch off the baseline, as a share of the steps."""
     horizons: list[float] = field(default_factory=list)
     """Shares of the tokens at which every arm is finished too."""
+    looks: list[int] = field(default_factory=list)
+    """After how many seeds the claims are looked at, where that is more than once: the run ends at the first look that
+    leaves none open."""
     contrasts: dict[str, ContrastConfig] = field(default_factory=dict)
     """Estimates over more than two arms: weighted sums of their values, seed by seed."""
     left_out: list[str] = field(default_factory=list)
@@ -197,6 +200,8 @@ class SweepState:
     mistuning: dict[str, float | None] = field(default_factory=dict)
     chosen: dict[str, Point] = field(default_factory=dict)
     confirm: list[ConfirmTrial] = field(default_factory=list)
+    looked: int = 0
+    """How many of the plan's seeds the run has come to, where it looks more than once."""
     speed: dict[str, Speed] = field(default_factory=dict)
     chunks: dict[str, Chunks] = field(default_factory=dict)
     format: Literal[1] = FORMAT

@@ -2,6 +2,7 @@
 
 from ablations import numbers
 from ablations.judge.equal_cost import FARTHEST, MIN_ROUNDS, Ratio, at_equal_cost, stretch, time_ratio
+from ablations.judge.families import look_of
 from ablations.judge.result import ArmResult, Result
 from ablations.judge.stats import Difference
 from ablations.numbers import ABSENT
@@ -74,10 +75,12 @@ def equal_cost_table(result: Result) -> Table:
     names, families = (result.baseline, control.name), dict[str, list[tuple[str, str]]]()
     for pair, difference in result.differences["loss"].items():
         families.setdefault(difference.kind, []).append(pair)
-    columns, rows = ["arm"], [[arm.name] for arm in arms]
+    columns, rows, look = ["arm"], [[arm.name] for arm in arms], look_of(result.arms, result.plan)
     for name, spent in (("FLOPs", _flops(result, arms)), ("time", _times(result, arms))):
         ends = [{arm: ratio.ends[i] for arm, ratio in spent.items()} for i in range(3)]
-        low, middle, high = (at_equal_cost(losses, costs, list(families.values()), *names, fraction) for costs in ends)
+        low, middle, high = (
+            at_equal_cost(losses, costs, list(families.values()), *names, fraction, look) for costs in ends
+        )
         if any(f"{end:.2f}" != "1.00" for ratio in spent.values() for end in ratio.ends):
             columns += [f"training {name} of {result.baseline}", f"difference at equal {name}", "95 % interval"]
             for row in rows:

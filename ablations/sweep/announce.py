@@ -52,7 +52,8 @@ def describe(plan: Plan) -> str:
         ),
         *([f"Lengths   also {at} of the tokens, off one trunk"] if plan.sweep.horizons else []),
         f"Search    {search}",
-        f"Confirm   {len(plan.arms)} arms x {len(plan.seeds)} seeds ({seeds}) = {confirm} trials",
+        f"Confirm   {len(plan.arms)} arms x {len(plan.seeds)} seeds ({seeds}) = {confirm} trials"
+        + (f", fewer where no claim is open after {' or '.join(map(str, plan.looks[:-1]))}" if plan.looks else ""),
         *(f"Text      {remark}" for remark in text_remarks(plan)),
         f"W&B       {destination(plan.config.track, Path(plan.config.runs_dir).absolute())}",
         f"Expected  about {duration(plan.minutes * 60)} with {plan.workers} worker{'s' * (plan.workers != 1)}"

@@ -13,6 +13,7 @@ from typing import Any
 from ablations.config.trialkeys import Stage
 from ablations.files import sha
 from ablations.judge.distinct import apart
+from ablations.judge.gather import load_result
 from ablations.launch.lock import single_owner
 from ablations.launch.pool import Outcome, Pool, thread_environment
 from ablations.launch.progress import Progress
@@ -45,6 +46,8 @@ QUIET = {
 }
 
 
+OPEN = ("not resolved", "no signal here")
+"""Outcomes that more seeds may change."""
 GUARD_CODE = ("ablations.guards.arm", "ablations.guards.text")
 """The modules that look at an arm and at its text."""
 
@@ -249,16 +252,25 @@ class Conductor:
         self._save()
 
     def _confirm(self, chosen: Mapping[str, Point]) -> None:
-        """Seed by seed over all arms, so that a run that is stopped early is balanced."""
-        wanted = self._wanted(chosen)
-        self.state.confirm = [ConfirmTrial(trial.arm, trial.seed, trial.id, share) for trial, share in wanted]
-        self._save()
-        self.trials.run("confirmation", [trial for trial, _ in wanted])
+        """Seed by seed over all arms, so that a run that is stopped early is balanced; up to the first look at the
+        claims that leaves none open, where there are several."""
+        for look in self.plan.looks or [0]:
+            self.state.looked = look
+            wanted = self._wanted(chosen)
+            self.state.confirm = [ConfirmTrial(trial.arm, trial.seed, trial.id, share) for trial, share in wanted]
+            self._save()
+            self.trials.run("confirmation", [trial for trial, _ in wanted])
+            if look and look < self.plan.looks[-1]:
+                verdicts = load_result(self.runs, self.plan.sweep.name, self.folder.name).verdicts
+                opened = [v for v in verdicts if v.outcome in OPEN and v.difference is not None]
+                self.progress.note(f"after {look} seeds {len(opened)} of {len(verdicts)} claims are open")
+                if not opened:
+                    return
 
     def _wanted(self, chosen: Mapping[str, Point]) -> list[tuple[Trial, float]]:
-        """The confirmation's trials, and on what share of the tokens."""
+        """The confirmation's trials up to this look, and on what share of the tokens."""
         plan, shares = self.plan, [*sorted(self.plan.sweep.horizons), 1.0]
-        arms = itertools.product(plan.seeds, plan.arms.values(), shares)
+        arms = itertools.product(plan.seeds[: self.state.looked or None], plan.arms.values(), shares)
         return [(self.trials.of(arm, "confirm", s, chosen[arm.name], share), share) for s, arm, share in arms]
 
     def _mirror(self, chosen: Mapping[str, Point]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from ablations.config.schema import Config, ContrastConfig, MatchedConfig, SweepConfig
+from ablations.config.schema import LOOKS, Config, ContrastConfig, MatchedConfig, SweepConfig
 from ablations.config.sweepfile import scale_config
 from ablations.config.trialkeys import TrialKeys
 from ablations.home import ROOT
@@ -80,6 +80,11 @@ class Plan:
     @property
     def baseline(self) -> Arm:
         return self.arms[self.sweep.baseline]
+
+    @property
+    def looks(self) -> list[int]:
+        """After how many seeds the claims are looked at; empty where once, at the end."""
+        return list(LOOKS) if self.config.seeds == "auto" else []
 
     @property
     def searched_arms(self) -> list[Arm]:

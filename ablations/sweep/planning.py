@@ -7,7 +7,7 @@ from typing import Any
 from ablations.config.compose import chosen_arms
 from ablations.config.designs import contrasts_of
 from ablations.config.resolve import thinned
-from ablations.config.schema import ArmConfig, Config, Design, MatchedConfig, SweepConfig
+from ablations.config.schema import LOOKS, ArmConfig, Config, Design, MatchedConfig, SweepConfig
 from ablations.config.trialkeys import TrialKeys, with_overrides
 from ablations.config.trialrules import check
 from ablations.guards.meaning import WAIVABLE
@@ -66,7 +66,8 @@ def make_plan(config: Config) -> Plan:
     for name, design in begun.items():
         if design == "branch":
             arms[name] = replace(arms[name], keys=branched(arms[name].keys, base.keys, sweep))
-    seeds = config.seeds if isinstance(config.seeds, list) else list(range(config.seeds or sweep.seeds))
+    count = LOOKS[-1] if config.seeds == "auto" else config.seeds or sweep.seeds
+    seeds = count if isinstance(count, list) else list(range(count))
     shared = dict(sweep.search.keys)
     for arm in arms.values() if sweep.horizons else ():
         for share in (*sweep.horizons, 1.0):

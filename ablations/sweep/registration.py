@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ablations.files import sha
-from ablations.judge.verdicts import DECISION_RULE
+from ablations.judge.verdicts import decision_rule
 from ablations.record.documents import ArmDocument, PlanDocument
 from ablations.sweep.plan import Arm, Plan
 from ablations.trial.identity import bits, code_hash
@@ -34,10 +34,11 @@ def registered(plan: Plan, data_fingerprint: Mapping[str, Any]) -> PlanDocument:
             for name, arm in plan.arms.items()
         },
         horizons=sorted(sweep.horizons),
+        looks=plan.looks,
         contrasts=plan.contrasts,
         expected=sweep.expected,
         matched=sweep.matched,
-        decision_rule=DECISION_RULE,
+        decision_rule=decision_rule(plan.looks),
         code=code_hash(),
         data=sha(data_fingerprint),
         keys=plan.baseline.keys,

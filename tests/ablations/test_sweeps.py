@@ -23,9 +23,10 @@ TOO_SHORT = {("masked", "packed"), ("v3", "v3_frozen_bias")}
 SHORTER = {
     "pipeline": ["train.tokens=1024", "arms=[dualpipe_p4_m8]"],
     "precision": ["train.tokens=1536", "optim.lr=0.0035"],
+    "v3_screen": ["train.tokens=1536", "arms=[run_16]"],
 }
 """Two steps and arms: a pipeline sets its own length, in FP64, and its arms differ in little. Half the steps where
-every product is emulated."""
+every product is emulated; of the screen the run that has all its toggles on."""
 
 
 GUARDED = ("mtp_depth", "packing", "pipeline", "precision")
@@ -57,8 +58,7 @@ def test_a_sweep_runs_the_whole_way(name: str, conduct: Any, runs: Path, monkeyp
     result = write_report(runs, name, "smoke", None)
     sweep = read_sweep(SWEEPS[name])
     usual = {name for name, arm in sweep.arms.items() if not arm.optional}
-    if name == "pipeline":
-        usual = {"none", "dualpipe_p4_m8"}
+    usual = {"pipeline": {"none", "dualpipe_p4_m8"}, "v3_screen": {"plain", "run_16"}}.get(name, usual)
     second = {"aa_scratch"} if name == "moe_balance" else set()  # of its whole trainings, beside its branches
     assert set(result.arms) == {*usual, "aa", "control", *second} and not result.missing
     for arm in result.arms.values():

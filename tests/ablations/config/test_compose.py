@@ -85,7 +85,9 @@ WRONG = [
     ([*MOE, "arms=[bias,bias]"], ["bias stands in it twice"]),
     ([*MOE, "eval.tasks=[piqa,piqa]"], ["piqa stands in it twice"]),
     ([*MOE, "seeds=[7,1001]"], ["1001 is a search seed"]),
-    ([*MOE, "seeds=auto"], ["expected a whole number or a list of whole numbers"]),
+    ([*MOE, "seeds=atuo"], ["seeds=atuo: expected one of auto; did you mean auto?"]),
+    ([*MOE, "seeds=[auto,3]"], ["expected a whole number or a list of whole numbers or one of auto"]),
+    ([*TOY, "seeds=1e3"], ["seeds=1000.0: expected a whole number"]),
     # what an arm or the control sets is theirs
     ([*MOE, "model.moe.balance.kind=bias"], ["set by arms aux_loss, bias, none, late_bias, late_batch"]),
     (
