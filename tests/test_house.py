@@ -121,6 +121,20 @@ for module in {modules!r}:
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+def test_a_scheduler_does_without_what_trains() -> None:
+    """It plans, asks and reports, and starts in a second or two: what trains is imported in its workers."""
+    script = """
+import sys
+from ablations.config.compose import compose
+from ablations.sweep.planning import make_plan
+import ablations.report, ablations.sweep.conductor
+make_plan(compose(["sweep=moe_balance", "scale=smoke", "track.mode=disabled"]))
+print([name for name in ("lightning", "torchmetrics", "transformers", "lm_eval", "optuna") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
 def placing(tree: ast.AST) -> set[str]:
     """The calls by which a file gets to its place, or its permissions, otherwise than by models/files.py."""
     found = set()

@@ -17,7 +17,6 @@ from ablations.sweep.horizons import at_share
 from ablations.sweep.matching import solve
 from ablations.sweep.plan import AA, CONTROL, Arm, Plan, Published
 from ablations.sweep.preflight import check_text
-from ablations.trial.branch import check_fits
 from models.precision.products import resolve_kernels
 from models.transformer import resolve_dtype
 from models.typed import ConfigError, closest
@@ -94,6 +93,8 @@ def _needs_control(sweep: SweepConfig, design: Design, arms: Collection[str]) ->
 
 def branched(keys: TrialKeys, baseline: TrialKeys, sweep: SweepConfig) -> TrialKeys:
     """The arm's keys, going on from the baseline's state. Raises ConfigError where it cannot."""
+    from models.fits import check_fits  # a plan without branches does without torch
+
     assert sweep.branch_at is not None
     (stage,) = baseline.stages
     where = f"sweep={sweep.name} branch_at={sweep.branch_at:g}"

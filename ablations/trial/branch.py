@@ -6,7 +6,6 @@ as they would have; the learning rate and the rest of the optimizer's settings a
 the same checkpoint, and the training the same to the bit.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,11 @@ from torch import Tensor
 
 from ablations.config.trialkeys import Stage
 from ablations.trial.recorder import Recorder
-from models.config import ModelConfig
 from models.files import whole_file
+from models.fits import check_shapes
 from models.module import LanguageModel
 from models.optim import in_groups
 from models.transformer import Transformer, perturbed
-from models.typed import ConfigError
-
-PREFIX = "transformer."
-"""Of a parameter's name in a checkpoint of the Trainer."""
-WHY = "a branch keeps its trunk's parameters, so compare the two from scratch"
 
 
 def hand_on(path: Path, earlier: Stage, number: int, module: LanguageModel, seed: int) -> None:
@@ -53,24 +47,8 @@ def fitted(trunk: dict[str, Tensor], module: LanguageModel) -> dict[str, Tensor]
     """The module's state with the trunk's values. A router's bias that one of the two lacks is dropped or begins at 0;
     parameters may be added, and none may be lost."""
     own = dict(module.state_dict())
-    _check_shapes({n: t for n, t in trunk.items() if not n.endswith("e_score_correction_bias")}, own)
+    check_shapes({n: t for n, t in trunk.items() if not n.endswith("e_score_correction_bias")}, own)
     return {name: trunk.get(name, value) for name, value in own.items()}
-
-
-def check_fits(trunk: ModelConfig, arm: ModelConfig) -> None:
-    """Raise ConfigError where the arm's model cannot take the trunk's parameters, before either is built."""
-    with torch.device("meta"):
-        theirs, own = (dict(Transformer(model).named_parameters()) for model in (trunk, arm))
-    _check_shapes(theirs, own)
-
-
-def _check_shapes(theirs: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    if lost := sorted(theirs.keys() - own.keys()):
-        raise ConfigError(f"{lost[0].removeprefix(PREFIX)}: the trunk has it and this arm has not; {WHY}")
-    for name, value in theirs.items():
-        if own[name].shape != value.shape:
-            shapes = f"{tuple(value.shape)} in the trunk and {tuple(own[name].shape)} in this arm"
-            raise ConfigError(f"{name.removeprefix(PREFIX)}: is {shapes}; {WHY}")
 
 
 def _optimizer(

@@ -21,12 +21,19 @@ DRAWN = ("moe_balance", "pipeline")
 TOO_SHORT = {("masked", "packed"), ("v3", "v3_frozen_bias")}
 """Twelve steps on short sequences have no document's end to mask, and no step in V3's tail."""
 SHORTER = {
-    "pipeline": ["train.tokens=1024", "arms=[dualpipe_p4_m8]"],
+    "pipeline": ["train.tokens=1024", "arms=[dualpipe_p4_m8]", "model.n_layers=4"],
+    "packing": ["arms=[masked,fim]"],
     "precision": ["train.tokens=1536", "optim.lr=0.0035"],
     "v3_screen": ["train.tokens=1536", "arms=[run_16]"],
 }
-"""Two steps and arms: a pipeline sets its own length, in FP64, and its arms differ in little. Half the steps where
-every product is emulated; of the screen the run that has all its toggles on."""
+"""Two steps and arms, and a layer for each rank: a pipeline sets its own sizes, in FP64, and its arms differ in little.
+Half the steps where every product is emulated; of the screen the run that has all its toggles on; of a dose one end."""
+ARMS = {
+    "pipeline": {"none", "dualpipe_p4_m8"},
+    "v3_screen": {"plain", "run_16"},
+    "packing": {"packed", "masked", "fim"},
+}
+"""What is left of those."""
 
 
 GUARDED = ("mtp_depth", "packing", "pipeline", "precision")
@@ -58,7 +65,7 @@ def test_a_sweep_runs_the_whole_way(name: str, conduct: Any, runs: Path, monkeyp
     result = write_report(runs, name, "smoke", None)
     sweep = read_sweep(SWEEPS[name])
     usual = {name for name, arm in sweep.arms.items() if not arm.optional}
-    usual = {"pipeline": {"none", "dualpipe_p4_m8"}, "v3_screen": {"plain", "run_16"}}.get(name, usual)
+    usual = ARMS.get(name, usual)
     second = {"aa_scratch"} if name == "moe_balance" else set()  # of its whole trainings, beside its branches
     assert set(result.arms) == {*usual, "aa", "control", *second} and not result.missing
     for arm in result.arms.values():
@@ -87,7 +94,7 @@ def test_a_sweep_runs_the_whole_way(name: str, conduct: Any, runs: Path, monkeyp
         assert sizes["mqa"] < sizes["gqa"] < sizes["mha"] and sizes["mla"] < sizes["gqa"], sizes
         assert all(arm.speed.decode_tokens_per_second > 0 for arm in result.arms.values())
         assert "decoded tokens/s" in table
-    assert ("## Precision" in table) == (name == "precision")
+    assert ("## Precision" in table) == (name in ("precision", "v3_screen"))
     assert ("## Pipeline" in table) == (name == "pipeline")
     if name == "precision":
         assert "fp8_tensor: in FP8 training, later tokens change earlier logits" in table
@@ -100,4 +107,4 @@ def test_every_text_that_an_arm_learns_from_is_guarded(conduct: Any, pool: Any) 
     """Stand-in jobs: a fill-in-the-middle arm learns from another arrangement of the text than the baseline."""
     conduct("sweep=packing", *QUICK, "optim.lr=0.0035")
     rates = [build(GuardsRequest, job.arguments).keys.data.fim_rate for job in pool.ran["data_guard"]]
-    assert sorted(rates) == [0.0, 0.1]
+    assert sorted(rates) == [0.0, 0.1, 0.5]

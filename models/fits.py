@@ -1,0 +1,31 @@
+"""Whether a model can go on from another's parameters: it has all of them, in the same shapes."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from models.config import ModelConfig
+from models.transformer import Transformer
+from models.typed import ConfigError
+
+PREFIX = "transformer."
+"""Of a parameter's name in a checkpoint of the Trainer."""
+WHY = "a branch keeps its trunk's parameters, so compare the two from scratch"
+
+
+def check_fits(trunk: ModelConfig, arm: ModelConfig) -> None:
+    """Raise ConfigError where the arm's model cannot take the trunk's parameters, before either is built."""
+    with torch.device("meta"):
+        theirs, own = (dict(Transformer(model).named_parameters()) for model in (trunk, arm))
+    check_shapes(theirs, own)
+
+
+def check_shapes(theirs: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Raise ConfigError for one of `theirs` that `own` lacks, or has in another shape."""
+    if lost := sorted(theirs.keys() - own.keys()):
+        raise ConfigError(f"{lost[0].removeprefix(PREFIX)}: the trunk has it and this arm has not; {WHY}")
+    for name, value in theirs.items():
+        if own[name].shape != value.shape:
+            shapes = f"{tuple(value.shape)} in the trunk and {tuple(own[name].shape)} in this arm"
+            raise ConfigError(f"{name.removeprefix(PREFIX)}: is {shapes}; {WHY}")
