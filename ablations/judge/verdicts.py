@@ -263,6 +263,13 @@ def place_of(low: float, high: float, edges: tuple[float, float]) -> Outcome:
     return "not resolved"
 
 
+def leaves_out(difference: Difference, value: float | None) -> bool:
+    """The interval excludes an effect of this size, which is one."""
+    if not value or difference.low is None or difference.high is None:
+        return False
+    return not difference.low <= value <= difference.high
+
+
 def _numbers(difference: Difference) -> str:
     if not difference.n:
         return "not measured in any seed that both have finished"
@@ -289,6 +296,8 @@ def _resolution(difference: Difference, paper: float | None, needed: int | None)
         return text + "; the paper gives no size in this metric"
     if paper == 0:
         return text + "; the paper's own difference is 0"
+    if leaves_out(difference, paper):
+        return text + f"; the paper's {signed(paper, 4)} is too large to be the effect here"
     if needed is None:
         return text + f"; how many seeds the paper's {signed(paper, 4)} needs cannot be said from these"
     return text + f"; the paper's {signed(paper, 4)} would need {needed} seeds"

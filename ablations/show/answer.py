@@ -9,7 +9,7 @@ from ablations import numbers
 from ablations.config.schema import ExpectedConfig
 from ablations.judge.result import Result
 from ablations.judge.stats import Difference, seeds_needed
-from ablations.judge.verdicts import Verdict, region_of
+from ablations.judge.verdicts import Verdict, leaves_out, region_of
 from ablations.metrics import metric as metric_of
 from ablations.numbers import ABSENT
 from ablations.show.table import Table
@@ -62,7 +62,9 @@ def _extent(expected: ExpectedConfig, verdict: Verdict) -> str:
         return ""
     unit = f" {metric.unit}" if metric.unit else ""
     if verdict.outcome == "not resolved":
-        return f" ({numbers.signed(d.low, metric.digits)} to {numbers.signed(d.high, metric.digits)}{unit})"
+        paper = numbers.signed(expected.paper_value, metric.digits)
+        beyond = f", and not the paper's {paper}" if leaves_out(d, expected.paper_value) else ""
+        return f" ({numbers.signed(d.low, metric.digits)} to {numbers.signed(d.high, metric.digits)}{unit}{beyond})"
     if verdict.outcome == "agrees" and expected.kind in ("not_worse", "equal"):
         worst = max(abs(d.low), abs(d.high))
         if expected.kind == "not_worse":
@@ -198,7 +200,9 @@ def _with_seeds(result: Result, seeds: int) -> str:
 def _effect(expected: ExpectedConfig, d: Difference) -> tuple[float, str]:
     """How far the difference is taken to lie from the nearest edge of the claim's region."""
     digits = metric_of(expected.metric).digits
-    value, whose = (d.mean, "as measured") if not expected.paper_value else (expected.paper_value, "the paper's")
+    value, whose = expected.paper_value, "the paper's"
+    if not value or leaves_out(d, value):
+        value, whose = d.mean, "as measured"
     edges = [edge for edge in region_of(expected) if not math.isinf(edge)]
     return min((value - edge for edge in edges), key=abs), f"{numbers.signed(value, digits)}, {whose}"
 

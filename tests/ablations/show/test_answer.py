@@ -56,6 +56,14 @@ def test_what_would_settle_it(sweep_run: Any, tmp_path: Path) -> None:
     assert row[3] == f"{verdict.seeds_needed / 6:.1f}x" and row[4].endswith(f"seeds={verdict.seeds_needed}")
 
 
+def test_a_papers_effect_that_an_interval_excludes_is_said_to_be(sweep_run: Any, tmp_path: Path) -> None:
+    result = found(sweep_run, tmp_path, CHEAPER | {"paper_value": -0.5})
+    assert "nats, and not the paper's -0.5000)" in answer(result)
+    assert "not the paper's" not in answer(found(sweep_run, tmp_path / "usual", CHEAPER))
+    (row,) = remedies_table(result).rows
+    assert row[1].endswith("as measured"), "nobody needs seeds for what is excluded already"
+
+
 def test_where_seeds_do_not_pay_another_design_is_named(sweep_run: Any, tmp_path: Path) -> None:
     (row,) = remedies_table(found(sweep_run, tmp_path, CHEAPER | {"paper_value": -1e-4})).rows
     assert row[3] == "-" and "design: branch" in row[4]
