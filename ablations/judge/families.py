@@ -36,7 +36,7 @@ def families_of(arms: Mapping[str, ArmResult], plan: PlanDocument) -> dict[str, 
 
 
 def look_of(arms: Mapping[str, ArmResult], plan: PlanDocument) -> Callable[[float], float] | None:
-    """What a comparison may spend of its level at this look; None where the plan has but one."""
+    """What a family may spend of its level at this look; None where the plan has but one."""
     if not plan.looks:
         return None
     seen = len(next(iter(arms.values())).seeds)

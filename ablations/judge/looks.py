@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 
 def level(looks: Sequence[int], seen: int, alpha: float) -> float:
-    """Of one comparison after `seen` seeds, of the `alpha` that all its looks have together. The whole where there is
-    but one look."""
+    """Of a family of comparisons after `seen` seeds, of the `alpha` that all its looks have together. The whole where
+    there is but one look."""
     if not looks:
         return alpha
     number = looks.index(seen)

@@ -121,8 +121,16 @@ class Result:
 
     @property
     def missing(self) -> list[tuple[str, int]]:
-        """(arm, seed) of confirmation trials that the plan has and no record answers."""
-        return [(name, seed) for name, arm in self.arms.items() for seed in arm.seeds if seed not in arm.records]
+        """(arm, seed) of confirmation trials that the plan has and no record answers; of a plan that looks more than
+        once, up to the look that it is at and, while that has not been judged, the next."""
+        asked = [*self.seeds, *self._to_come]
+        return [(name, seed) for name, arm in self.arms.items() for seed in asked if seed not in arm.records]
+
+    @property
+    def _to_come(self) -> list[int]:
+        looks, seen = self.plan.looks, len(self.seeds)
+        further = [look for look in looks if look > seen]
+        return self.plan.seeds[seen : further[0]] if further and not self.state.settled else []
 
     def diagnostic(self, kind: Literal["aa", "control"], branched: bool | None = None) -> ArmResult | None:
         """The A/A arm or the control of arms that branch off, or do not; the first one where that is not asked."""
@@ -163,7 +171,7 @@ class Result:
 
     @property
     def planned(self) -> int:
-        return sum(len(arm.seeds) for arm in self.arms.values())
+        return sum(len(arm.seeds) + len(self._to_come) for arm in self.arms.values())
 
     @property
     def all_records(self) -> list[Record]:

@@ -119,7 +119,7 @@ def differences(
 
     A repeated pair counts once, and so does its reverse, which is the same comparison: the first order is kept. A
     declared pair counts in m even where its seeds are missing, so that the family stays the registered one. `look`:
-    what a comparison may spend of its level now, where it is looked at more than once (ablations/judge/looks.py).
+    what the family may spend of its level now, where it is looked at more than once (ablations/judge/looks.py).
     Raises ValueError on a value that is not finite and on an arm compared with itself.
     """
     import numpy as np
@@ -132,7 +132,7 @@ def differences(
     if not family:
         return []
     if look is not None:
-        alpha = look(alpha / len(family)) * len(family)
+        alpha = look(alpha)
     rows = []
     for arm, against in family:
         if arm == against:

@@ -39,8 +39,8 @@ DECISION_RULE = (
 
 LOOKS_RULE = (
     " The claims are looked at after {looks} seeds, and the run ends at the first look that leaves none unresolved. "
-    "Each comparison spends its level over the looks as O'Brien and Fleming do, so that its intervals at all of them "
-    "hold together as often as that of a single look."
+    "Each family spends its level over the looks as O'Brien and Fleming do, so that its intervals at all of them "
+    "hold together as often as those of a single look."
 )
 
 
@@ -66,6 +66,8 @@ class Verdict:
     """Seeds that the paper's effect would need at this sd, this family and 80 % power; None without one."""
     caveat: str | None = None
     """What the outcome has to be read with, in a few words: `not at equal balance`."""
+    without_paper: bool = False
+    """The interval, with what learning rates may cost, leaves out the paper's effect."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +106,9 @@ def verdict(expected: ExpectedConfig, difference: Difference, beside: Beside) ->
     if paper is not None and difference.low is not None:
         needed = seeds_needed(paper, difference.sd, difference.comparisons, difference.alpha)
     outcome, why = _judge(expected, edges, difference, beside)
+    excluded = not beside.diverged and leaves_out(difference, paper, beside.mistuning or 0.0)
     if outcome == "not resolved":
-        why += _resolution(difference, paper, needed)
+        why += _resolution(difference, paper, needed, excluded)
     return Verdict(
         difference.arm,
         difference.against,
@@ -116,6 +119,7 @@ def verdict(expected: ExpectedConfig, difference: Difference, beside: Beside) ->
         difference,
         needed,
         _caveat(outcome, beside),
+        excluded,
     )
 
 
@@ -263,11 +267,11 @@ def place_of(low: float, high: float, edges: tuple[float, float]) -> Outcome:
     return "not resolved"
 
 
-def leaves_out(difference: Difference, value: float | None) -> bool:
-    """The interval excludes an effect of this size, which is one."""
+def leaves_out(difference: Difference, value: float | None, slack: float = 0.0) -> bool:
+    """The interval, wider by `slack` at both ends, excludes an effect of this size, which is one."""
     if not value or difference.low is None or difference.high is None:
         return False
-    return not difference.low <= value <= difference.high
+    return not difference.low - slack <= value <= difference.high + slack
 
 
 def _numbers(difference: Difference) -> str:
@@ -286,7 +290,7 @@ def _words(edges: tuple[float, float]) -> str:
     return f"the claim ({edges[0]:g} to {edges[1]:g})"
 
 
-def _resolution(difference: Difference, paper: float | None, needed: int | None) -> str:
+def _resolution(difference: Difference, paper: float | None, needed: int | None, excluded: bool) -> str:
     """What this many seeds can see, and how many would see the paper's effect."""
     text = ""
     if difference.resolvable is not None:
@@ -296,8 +300,8 @@ def _resolution(difference: Difference, paper: float | None, needed: int | None)
         return text + "; the paper gives no size in this metric"
     if paper == 0:
         return text + "; the paper's own difference is 0"
-    if leaves_out(difference, paper):
-        return text + f"; the paper's {signed(paper, 4)} is too large to be the effect here"
+    if excluded:
+        return text + f"; the paper's {signed(paper, 4)} lies outside this interval"
     if needed is None:
         return text + f"; how many seeds the paper's {signed(paper, 4)} needs cannot be said from these"
     return text + f"; the paper's {signed(paper, 4)} would need {needed} seeds"

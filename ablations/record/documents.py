@@ -202,6 +202,8 @@ class SweepState:
     confirm: list[ConfirmTrial] = field(default_factory=list)
     looked: int = 0
     """How many of the plan's seeds the run has come to, where it looks more than once."""
+    settled: bool = False
+    """Whether no further look is to come."""
     speed: dict[str, Speed] = field(default_factory=dict)
     chunks: dict[str, Chunks] = field(default_factory=dict)
     format: Literal[1] = FORMAT

@@ -4,12 +4,13 @@ All of it is composed from the verdicts by rule; `says` in a claim gives its cla
 """
 
 import math
+import shlex
 
 from ablations import numbers
 from ablations.config.schema import ExpectedConfig
 from ablations.judge.result import Result
 from ablations.judge.stats import Difference, seeds_needed
-from ablations.judge.verdicts import Verdict, leaves_out, region_of
+from ablations.judge.verdicts import Verdict, region_of
 from ablations.metrics import metric as metric_of
 from ablations.numbers import ABSENT
 from ablations.show.table import Table
@@ -63,7 +64,7 @@ def _extent(expected: ExpectedConfig, verdict: Verdict) -> str:
     unit = f" {metric.unit}" if metric.unit else ""
     if verdict.outcome == "not resolved":
         paper = numbers.signed(expected.paper_value, metric.digits)
-        beyond = f", and not the paper's {paper}" if leaves_out(d, expected.paper_value) else ""
+        beyond = f", and not the paper's {paper}" if verdict.without_paper else ""
         return f" ({numbers.signed(d.low, metric.digits)} to {numbers.signed(d.high, metric.digits)}{unit}{beyond})"
     if verdict.outcome == "agrees" and expected.kind in ("not_worse", "equal"):
         worst = max(abs(d.low), abs(d.high))
@@ -178,7 +179,7 @@ def remedies_table(result: Result) -> Table:
         d = verdict.difference
         if verdict.outcome != "not resolved" or d is None or d.low is None:
             continue
-        effect, what = _effect(expected, d)
+        effect, what = _effect(expected, d, verdict.without_paper)
         seeds = seeds_needed(effect, d.sd, d.comparisons, d.alpha)
         if seeds is None or seeds > MOST_SEEDS:
             how = _other_design(expected, result)
@@ -194,14 +195,16 @@ def remedies_table(result: Result) -> Table:
 def _with_seeds(result: Result, seeds: int) -> str:
     """What was typed, with so many seeds."""
     typed = result.plan.command or f"python -m ablations.run sweep={result.sweep} scale={result.scale}"
-    return " ".join([*(word for word in typed.split(" ") if not word.startswith("seeds=")), f"seeds={seeds}"])
+    if result.plan.looks and not result.state.settled:
+        return typed
+    return shlex.join([*(word for word in shlex.split(typed) if not word.startswith("seeds=")), f"seeds={seeds}"])
 
 
-def _effect(expected: ExpectedConfig, d: Difference) -> tuple[float, str]:
+def _effect(expected: ExpectedConfig, d: Difference, without_paper: bool) -> tuple[float, str]:
     """How far the difference is taken to lie from the nearest edge of the claim's region."""
     digits = metric_of(expected.metric).digits
     value, whose = expected.paper_value, "the paper's"
-    if not value or leaves_out(d, value):
+    if not value or without_paper:
         value, whose = d.mean, "as measured"
     edges = [edge for edge in region_of(expected) if not math.isinf(edge)]
     return min((value - edge for edge in edges), key=abs), f"{numbers.signed(value, digits)}, {whose}"

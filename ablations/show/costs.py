@@ -70,7 +70,8 @@ def equal_cost_table(result: Result) -> Table:
     harm = result.difference(control.name, "loss") if control else None
     if control is None or fraction is None or harm is None or harm.low is None or harm.low <= 0:
         return Table("At equal cost", [], [])
-    arms = [arm for arm in result.arms.values() if arm.kind == "arm" and arm.name != result.baseline]
+    others = (arm for arm in result.arms.values() if arm.kind == "arm" and arm.name != result.baseline)
+    arms = [arm for arm in others if arm.plan.branched == control.plan.branched]  # the slope is of one design
     losses = {arm.name: arm.values.get("loss", {}) for arm in result.arms.values()}
     names, families = (result.baseline, control.name), dict[str, list[tuple[str, str]]]()
     for pair, difference in result.differences["loss"].items():
@@ -113,8 +114,16 @@ def _moved(ratio: Ratio, found: list[Difference], fraction: float) -> list[str]:
 
 def _flops(result: Result, arms: list[ArmResult]) -> dict[str, Ratio]:
     """Training FLOPs over the baseline's."""
-    base = result.arms[result.baseline].plan.train_flops
-    return {arm.name: Ratio((arm.plan.train_flops / base,) * 3) for arm in arms}
+    base = result.arms[result.baseline].plan.flops_per_token
+    return {arm.name: Ratio((_of_whole(result, arm, arm.plan.flops_per_token / base),) * 3) for arm in arms}
+
+
+def _of_whole(result: Result, arm: ArmResult, per_token: float) -> float:
+    """What a training costs over the baseline's, from the cost of a token: of a branch, the baseline's to where it
+    begins."""
+    tokens = arm.plan.tokens / result.arms[result.baseline].plan.tokens
+    trunk = result.plan.branch_at or 0.0 if arm.plan.branched else 0.0
+    return trunk + (tokens - trunk) * per_token
 
 
 def _times(result: Result, arms: list[ArmResult]) -> dict[str, Ratio]:
@@ -128,8 +137,7 @@ def _times(result: Result, arms: list[ArmResult]) -> dict[str, Ratio]:
         ours, theirs = (of.speed.seconds_per_token if of.speed else [] for of in (arm, base))
         if min(len(ours), len(theirs)) < MIN_ROUNDS:
             continue
-        tokens = arm.plan.tokens / base.plan.tokens
-        low, middle, high = (tokens * end for end in time_ratio(ours, theirs).ends)
+        low, middle, high = (_of_whole(result, arm, end) for end in time_ratio(ours, theirs).ends)
         found[arm.name] = Ratio((low, middle, high))
     return found
 

@@ -29,7 +29,7 @@ def commands(result: Result) -> list[str]:
         f"scale={result.scale}",
         f"search={result.plan.search}",
         shlex.quote(f"arms=[{','.join(own)}]"),
-        shlex.quote(f"seeds=[{','.join(map(str, result.seeds))}]"),
+        "seeds=auto" if result.plan.looks else shlex.quote(f"seeds=[{','.join(map(str, result.seeds))}]"),
     ]
     which = f"scale={result.scale}" if result.run == result.scale else f"run={result.run}"
     return [result.plan.command or " ".join(built), f"python -m ablations.report sweep={result.sweep} {which}"]

@@ -47,7 +47,7 @@ def describe(plan: Plan) -> str:
         f"{base.microbatches} microbatches, data {base.data.source}",
         *(
             [f"Design    {who} from the baseline's state at {plan.sweep.branch_at:.0%} of its steps"]
-            if plan.sweep.branch_at is not None
+            if branches
             else []
         ),
         *([f"Lengths   also {at} of the tokens, off one trunk"] if plan.sweep.horizons else []),

@@ -20,7 +20,7 @@ from ablations.launch.progress import Progress
 from ablations.launch.space import DiskFull, full_place
 from ablations.record.documents import PLAN, ConfirmTrial, PlanDocument, Point, SearchTrial, Speed, SweepState, sha_of
 from ablations.record.guardresult import GuardResult, passed
-from ablations.record.record import RECORD, finished
+from ablations.record.record import RECORD, RECORDS, finished
 from ablations.record.rundir import differing, folder_of, listed
 from ablations.sweep.disk import check_room
 from ablations.sweep.plan import Arm, Plan, config_guards, results_dir
@@ -46,7 +46,7 @@ QUIET = {
 }
 
 
-OPEN = ("not resolved", "no signal here")
+OPEN = ("not resolved", "no signal here", "depends on the length")
 """Outcomes that more seeds may change."""
 GUARD_CODE = ("ablations.guards.arm", "ablations.guards.text")
 """The modules that look at an arm and at its text."""
@@ -254,18 +254,26 @@ class Conductor:
     def _confirm(self, chosen: Mapping[str, Point]) -> None:
         """Seed by seed over all arms, so that a run that is stopped early is balanced; up to the first look at the
         claims that leaves none open, where there are several."""
-        for look in self.plan.looks or [0]:
+        for look in [n for n in self.plan.looks if n >= self.state.looked] or [0]:
             self.state.looked = look
             wanted = self._wanted(chosen)
             self.state.confirm = [ConfirmTrial(trial.arm, trial.seed, trial.id, share) for trial, share in wanted]
             self._save()
             self.trials.run("confirmation", [trial for trial, _ in wanted])
-            if look and look < self.plan.looks[-1]:
-                verdicts = load_result(self.runs, self.plan.sweep.name, self.folder.name).verdicts
-                opened = [v for v in verdicts if v.outcome in OPEN and v.difference is not None]
-                self.progress.note(f"after {look} seeds {len(opened)} of {len(verdicts)} claims are open")
-                if not opened:
-                    return
+            if look and look < self.plan.looks[-1] and self._open_claims(look):
+                continue
+            self.state.settled = True
+            self._save()
+            return
+
+    def _open_claims(self, look: int) -> int:
+        """How many claims that can be judged here more seeds may settle."""
+        sweep, run = self.plan.sweep.name, self.folder.name
+        result = load_result(self.runs, sweep, run, results_dir(self.plan.config) / sweep / run / RECORDS)
+        judged = [v for c, v in zip(result.expected, result.verdicts, strict=True) if self.plan.can_judge(c)]
+        count = sum(v.outcome in OPEN for v in judged)
+        self.progress.note(f"after {look} seeds {count} of {len(judged)} claims are open")
+        return count
 
     def _wanted(self, chosen: Mapping[str, Point]) -> list[tuple[Trial, float]]:
         """The confirmation's trials up to this look, and on what share of the tokens."""

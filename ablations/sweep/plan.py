@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from ablations.config.schema import LOOKS, Config, ContrastConfig, MatchedConfig, SweepConfig
+from ablations.config.schema import LOOKS, Config, ContrastConfig, ExpectedConfig, MatchedConfig, SweepConfig
 from ablations.config.sweepfile import scale_config
 from ablations.config.trialkeys import TrialKeys
 from ablations.home import ROOT
@@ -85,6 +85,10 @@ class Plan:
     def looks(self) -> list[int]:
         """After how many seeds the claims are looked at; empty where once, at the end."""
         return list(LOOKS) if self.config.seeds == "auto" else []
+
+    def can_judge(self, claim: ExpectedConfig) -> bool:
+        """Whether all the arms are here that a claim is about."""
+        return all(name in self.arms for name in self.sweep.members(claim))
 
     @property
     def searched_arms(self) -> list[Arm]:

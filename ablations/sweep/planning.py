@@ -11,6 +11,7 @@ from ablations.config.schema import LOOKS, ArmConfig, Config, Design, MatchedCon
 from ablations.config.trialkeys import TrialKeys, with_overrides
 from ablations.config.trialrules import check
 from ablations.guards.meaning import WAIVABLE
+from ablations.judge.verdicts import region_of
 from ablations.record.documents import ArmKind
 from ablations.sweep.earlier import with_published
 from ablations.sweep.horizons import at_share
@@ -51,13 +52,13 @@ def make_plan(config: Config) -> Plan:
         (CONTROL, f"positive control: {base.name} with a known small harm", dict(sweep.control)),
         (AA, f"A/A: {base.name} with weights perturbed by 1e-6", {"train.perturb": PERTURBATION}),
     ]
-    designs = sweep.designs(arms)
+    designs = sweep.designs(arms) or [sweep.design]
     begun = {name: sweep.design_of(name) for name in arms} | {base.name: "branch" if "branch" in designs else "scratch"}
     for kind, about, changes in extras:
         held = MatchedConfig(equal=[]) if kind == CONTROL else sweep.matched
         changed = with_overrides(base.keys, changes, kind)
-        for design in designs or [sweep.design]:
-            if kind == CONTROL and design != sweep.design and not _needs_control(sweep, design, arms):
+        for design in designs:
+            if kind == CONTROL and design != designs[0] and not _needs_control(sweep, design, arms):
                 continue
             name = kind if design == sweep.design else f"{kind}_{SUFFIX[design]}"
             arms[name] = Arm(name, kind, about, {**base.set, **changes}, {}, changed, held)
@@ -73,6 +74,8 @@ def make_plan(config: Config) -> Plan:
             at_share(arm.keys, share, sweep.horizons)
     contrasts = contrasts_of(sweep, {name: arm.keys for name, arm in arms.items()})
     plan = Plan(config, sweep, arms, seeds, shared, None, None, contrasts)
+    if plan.looks and not any(plan.can_judge(claim) for claim in sweep.expected):
+        raise ConfigError("seeds=auto: looks at claims, and none here has all its arms; say how many seeds instead")
     check_text(plan)
     if config.search == "fresh":
         return plan
@@ -83,9 +86,9 @@ def make_plan(config: Config) -> Plan:
 
 def _needs_control(sweep: SweepConfig, design: Design, arms: Collection[str]) -> bool:
     """Whether a claim on arms of this design can only be made beside a harm that is seen: nobody is told `equal` or
-    `not_worse` without one, and what is `better` shows by itself."""
+    `not_worse`, whose regions hold 0, without one, and what is `better` shows by itself."""
     return any(
-        claim.kind in ("equal", "not_worse") and design in sweep.designs(members)
+        region_of(claim)[0] < 0 < region_of(claim)[1] and design in sweep.designs(members)
         for claim in sweep.expected
         if (members := [name for name in sweep.members(claim) if name in arms])
     )

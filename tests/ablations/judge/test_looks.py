@@ -40,6 +40,6 @@ def test_a_familys_comparisons_are_looked_at_by_their_share_of_the_level() -> No
     values = {arm: dict(enumerate(rng.normal(0.0, 1.0, 8))) for arm in "abc"}
     pairs = [("a", "c"), ("b", "c")]
     looked = differences(values, pairs, "loss", look=lambda alpha: level(LOOKS, 8, alpha))
-    plain = differences(values, pairs, "loss", alpha=2 * level(LOOKS, 8, 0.025))
+    plain = differences(values, pairs, "loss", alpha=level(LOOKS, 8, 0.05))
     assert looked == plain and looked[0].comparisons == 2
     assert looked[0].high > differences(values, pairs, "loss")[0].high  # type: ignore[operator]

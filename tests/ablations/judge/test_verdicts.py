@@ -136,7 +136,8 @@ def test_not_resolved_says_what_could_be() -> None:
     assert found.seeds_needed == 16 and "0.0105" in found.why and "would need 16 seeds" in found.why
     assert "bias minus none is -0.0025 [-0.0100, +0.0050] over 6 seeds" in found.why and found.why.endswith(".")
     tight = judge("better", -0.002, 0.001)
-    assert tight.outcome == "not resolved" and "the paper's -0.0050 is too large to be the effect here" in tight.why
+    assert tight.outcome == "not resolved" and "the paper's -0.0050 lies outside this interval" in tight.why
+    assert tight.without_paper and not judge("better", -0.002, 0.001, mistuning=0.02).without_paper
     assert "would need" not in tight.why
     silent = verdict(ExpectedConfig(arm="bias"), interval(-0.01, 0.005), control=HARM, aa=QUIET)
     assert silent.seeds_needed is None and "gives no size" in silent.why

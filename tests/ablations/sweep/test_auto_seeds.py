@@ -1,6 +1,8 @@
 """`seeds=auto`: the run ends at the first look that leaves no claim open, and the level of a look goes with it."""
 
 import random
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ from ablations.config.trialkeys import TrialKeys
 from ablations.judge.gather import load_result
 from ablations.judge.looks import level
 from ablations.record.documents import SweepState
+from ablations.report import publish
+from models.typed import ConfigError
 
 pytestmark = pytest.mark.usefixtures("quick_holm")
 PINNED = ("optim.lr=0.005", "model.moe.balance.alpha=0.01", "model.moe.balance.update_speed=0.01", "seeds=auto")
@@ -51,6 +55,39 @@ def test_a_run_ends_at_the_look_that_settles_its_claims(conduct, pool, runs, eff
     pool.ran.clear()
     again = conduct(*("sweep=claimed", f"sweeps_dir={tmp_path}"), *PINNED)
     assert "trial" not in pool.ran and SweepState.read(again.folder).looked == seen
+
+
+def test_what_was_published_on_the_way_is_judged_too(conduct, pool, runs, effect, tmp_path):
+    """Records of a sweep that goes on elsewhere count as done, and as seen."""
+    effect(0.9)
+    first = conduct(*one_claim(tmp_path), *PINNED)
+    replace(SweepState.read(first.folder), looked=4, settled=False).write(first.folder)
+    publish(runs, "claimed", "smoke", runs.parent / "results", partial=True)
+    for folder in ("claimed", "trials"):
+        shutil.rmtree(runs / folder)
+    pool.ran.clear()
+    again = conduct("sweep=claimed", f"sweeps_dir={tmp_path}", *PINNED)
+    assert again.state.looked == 4 and again.state.settled and "trial" not in pool.ran
+
+
+def test_a_run_that_is_stopped_between_looks_is_not_finished(conduct, pool, runs, effect, tmp_path):
+    effect(0.0)
+    conductor = conduct(*one_claim(tmp_path), *PINNED)
+    state = SweepState.read(conductor.folder)
+    replace(state, looked=8, settled=False).write(conductor.folder)
+    result = load_result(runs, "claimed", "smoke")
+    assert result.seeds == list(range(8)) and {seed for _, seed in result.missing} == set(range(8, 16))
+    with pytest.raises(ConfigError, match="are missing"):
+        publish(runs, "claimed", "smoke", runs.parent / "results")
+    pool.ran.clear()
+    again = conduct("sweep=claimed", f"sweeps_dir={tmp_path}", *PINNED)
+    assert again.state.looked == 16 and "trial" not in pool.ran, "it goes on where it was"
+    assert not load_result(runs, "claimed", "smoke").missing
+
+
+def test_without_a_claim_there_is_nothing_to_look_at(plan, tmp_path):
+    with pytest.raises(ConfigError, match="seeds=auto: looks at claims, and none here has all its arms"):
+        plan(*one_claim(tmp_path), "arms=[none]", *PINNED[:2], "seeds=auto")
 
 
 def one_claim(tmp_path: Path) -> list[str]:
