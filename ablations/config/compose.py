@@ -14,7 +14,7 @@ from typing import Any
 
 from ablations.config.keys import leaves_of, nested, settings
 from ablations.config.resolve import raised, resolved_arms, without
-from ablations.config.schema import LOOKS, Config
+from ablations.config.schema import Config
 from ablations.config.sweepfile import default_scale, find_sweep, read_scale, read_sweep, shown, sweep_files
 from ablations.config.sweeprules import check_control, check_metrics_exist
 from ablations.config.trialkeys import TRIAL_GROUPS, with_overrides
@@ -125,8 +125,7 @@ def _check_seeds(config: Config) -> None:
     seeds = config.seeds
     if seeds is None:
         return
-    count = LOOKS[-1] if seeds == "auto" else seeds
-    chosen = count if isinstance(count, list) else list(range(count))
+    chosen = config.confirmation_seeds
     if len(chosen) < 2:
         raise ConfigError(f"seeds={seeds}: a difference with an error bar needs at least 2")
     shared = sorted(set(chosen) & set(config.sweep.search.seeds))

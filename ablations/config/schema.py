@@ -276,6 +276,11 @@ class Config:
     """What the scale says about its numbers."""
 
     @property
+    def confirmation_seeds(self) -> list[int]:
+        count = LOOKS[-1] if self.seeds == "auto" else self.seeds or self.sweep.seeds
+        return count if isinstance(count, list) else list(range(count))
+
+    @property
     def trial(self) -> TrialKeys:
         """Before an arm has set anything."""
         return TrialKeys(self.model, self.data, self.optim, self.train, self.eval)

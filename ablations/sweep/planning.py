@@ -7,7 +7,7 @@ from typing import Any
 from ablations.config.compose import chosen_arms
 from ablations.config.designs import contrasts_of
 from ablations.config.resolve import thinned
-from ablations.config.schema import LOOKS, ArmConfig, Config, Design, MatchedConfig, SweepConfig
+from ablations.config.schema import ArmConfig, Config, Design, MatchedConfig, SweepConfig
 from ablations.config.trialkeys import TrialKeys, with_overrides
 from ablations.config.trialrules import check
 from ablations.guards.meaning import WAIVABLE
@@ -66,14 +66,12 @@ def make_plan(config: Config) -> Plan:
     for name, design in begun.items():
         if design == "branch":
             arms[name] = replace(arms[name], keys=branched(arms[name].keys, base.keys, sweep))
-    count = LOOKS[-1] if config.seeds == "auto" else config.seeds or sweep.seeds
-    seeds = count if isinstance(count, list) else list(range(count))
     shared = dict(sweep.search.keys)
     for arm in arms.values() if sweep.horizons else ():
         for share in (*sweep.horizons, 1.0):
             at_share(arm.keys, share, sweep.horizons)
     contrasts = contrasts_of(sweep, {name: arm.keys for name, arm in arms.items()})
-    plan = Plan(config, sweep, arms, seeds, shared, None, None, contrasts)
+    plan = Plan(config, sweep, arms, config.confirmation_seeds, shared, None, None, contrasts)
     if plan.looks and not any(plan.can_judge(claim) for claim in sweep.expected):
         raise ConfigError("seeds=auto: looks at claims, and none here has all its arms; say how many seeds instead")
     check_text(plan)

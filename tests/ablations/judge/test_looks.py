@@ -42,4 +42,4 @@ def test_a_familys_comparisons_are_looked_at_by_their_share_of_the_level() -> No
     looked = differences(values, pairs, "loss", look=lambda alpha: level(LOOKS, 8, alpha))
     plain = differences(values, pairs, "loss", alpha=level(LOOKS, 8, 0.05))
     assert looked == plain and looked[0].comparisons == 2
-    assert looked[0].high > differences(values, pairs, "loss")[0].high  # type: ignore[operator]
+    assert looked[0].high > differences(values, pairs, "loss")[0].high
