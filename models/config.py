@@ -169,14 +169,17 @@ ROLES: tuple[Role, ...] = ("activation", "weight", "gradient")
 """Of the operands of a linear layer's products."""
 
 
+FormatName = Literal["e4m3", "e5m2", "e4m2", "e4m1"]
+
+
 @dataclass(frozen=True)
 class FormatConfig:
     """The 8-bit format of each role's operands; None is the recipe's. `e4m3`: 3 bits of mantissa, up to 448. `e5m2`:
-    2 bits, up to 57344."""
+    2 bits, up to 57344. `e4m2`, `e4m1`: E4M3 with fewer bits of mantissa, emulated, to see what a bit is worth."""
 
-    activation: Literal["e4m3", "e5m2"] | None = None
-    weight: Literal["e4m3", "e5m2"] | None = None
-    gradient: Literal["e4m3", "e5m2"] | None = None
+    activation: FormatName | None = None
+    weight: FormatName | None = None
+    gradient: FormatName | None = None
 
 
 @dataclass(frozen=True)

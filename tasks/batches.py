@@ -6,8 +6,9 @@ once per (source, vocabulary) and kept in a cache folder; later calls map it int
 """
 
 import hashlib
+import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from models.typed import ConfigError
 from tasks import corpora, fim, separation, sources, tokenizer
 from tasks.config import END_OF_TEXT_ID, DataConfig
 from tasks.corpora import SPLITS, Document, Report, Splits, load_splits, thin
+from tasks.domains import domain_of_windows, one_domain_a_batch
 from tasks.separation import mix
 from tasks.tokenizer import Segment
 
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
 Tokens = NDArray[np.unsignedinteger]
 
-NOT_OF_THE_TEXT = ("seq_len", "batch_size", "ramp_from", "ramp_over", "mask_documents")
+NOT_OF_THE_TEXT = ("seq_len", "batch_size", "ramp_from", "ramp_over", "mask_documents", "domain_per")
 """Keys of `data` that say how the packed tokens are used, not what they are."""
 _MANIFEST = "manifest.json"
 _BLOCK = 1 << 20
@@ -41,10 +43,12 @@ _SAMPLE_CHARACTERS_PER_TOKEN = 2_000
 class PackedData:
     """A tokenized corpus, mapped from its cache folder. Made by `prepare`."""
 
-    def __init__(self, folder: Path, fingerprint: dict[str, Any], seq_len: int, batch_size: int) -> None:
+    def __init__(
+        self, folder: Path, fingerprint: dict[str, Any], seq_len: int, batch_size: int, domain_per: str = "sequence"
+    ) -> None:
         self.fingerprint = fingerprint
         """What the numbers depend on: source, versions, hashes of text, tokens and tokenizer, counts per split."""
-        self.seq_len, self.batch_size = seq_len, batch_size
+        self.seq_len, self.batch_size, self.domain_per = seq_len, batch_size, domain_per
         self.tokenizer: Tokenizer = tokenizer.load_tokenizer((folder / "tokenizer.json").read_text(encoding="utf-8"))
         self.vocab_size = self.tokenizer.get_vocab_size()
         self.token_bytes = tokenizer.token_bytes(self.tokenizer)
@@ -81,7 +85,7 @@ class PackedData:
         Every epoch visits each window once, in an order hashed from (seed, epoch); batches run on across its end.
         """
         places = np.arange(first, first + count)
-        epochs, places = np.divmod(places, self.windows("train"))
+        epochs, places = np.divmod(places, len(self._order(seed, 0)))
         chosen = [self._order(seed, int(epoch))[place] for epoch, place in zip(epochs, places, strict=True)]
         return self._cut("train", np.array(chosen))
 
@@ -107,8 +111,15 @@ class PackedData:
                 self._orders.pop(next(iter(self._orders)))
             digest = hashlib.sha256(f"{seed}/{epoch}".encode()).digest()
             salt = np.uint64(int.from_bytes(digest[:8], "little"))
-            self._orders[key] = np.argsort(mix(np.arange(self.windows("train"), dtype=np.uint64) ^ salt), kind="stable")
+            order = np.argsort(mix(np.arange(self.windows("train"), dtype=np.uint64) ^ salt), kind="stable")
+            if self.domain_per == "batch":
+                order = one_domain_a_batch(order, self._domain_of_windows(), self.batch_size)
+            self._orders[key] = order
         return self._orders[key]
+
+    def _domain_of_windows(self) -> NDArray[np.int64]:
+        tokens = [counts["train"] for counts in self.fingerprint["domain_tokens"].values()]
+        return domain_of_windows(tokens, self.seq_len, self.windows("train"))
 
     def _cut(self, split: str, windows: NDArray[np.int64]) -> "torch.Tensor":
         import torch
@@ -135,7 +146,7 @@ def prepare(config: DataConfig, vocab_size: int, cache_dir: Path, report: Report
     if fingerprint is None:
         fingerprint = _build(config, vocab_size, folder, report or (lambda _: None))
     _require_windows(config.seq_len, fingerprint["tokens"])
-    return PackedData(folder, fingerprint, config.seq_len, config.batch_size)
+    return _mapped(folder, fingerprint, config)
 
 
 def cached_tokens(config: DataConfig, vocab_size: int, cache_dir: Path) -> dict[str, int] | None:
@@ -151,7 +162,11 @@ def prepared_before(config: DataConfig, vocab_size: int, cache_dir: Path) -> Pac
     """What `prepare` left under `cache_dir`; None where it has not been there, or the corpus has changed since."""
     folder = cache_dir / _key(config, vocab_size)
     fingerprint = _read_cache(folder)
-    return None if fingerprint is None else PackedData(folder, fingerprint, config.seq_len, config.batch_size)
+    return None if fingerprint is None else _mapped(folder, fingerprint, config)
+
+
+def _mapped(folder: Path, fingerprint: dict[str, Any], config: DataConfig) -> PackedData:
+    return PackedData(folder, fingerprint, config.seq_len, config.batch_size, config.domain_per)
 
 
 def _key(config: DataConfig, vocab_size: int) -> str:
@@ -171,16 +186,19 @@ def _build(config: DataConfig, vocab_size: int, folder: Path, report: Report) ->
     """Read, tokenize, pack and publish; returns the fingerprint."""
     splits = load_splits(config, report)
     # A token stands for at least one byte, so a hopeless length shows before the tokenizer is trained.
-    bounds = {s: sum(len(text.encode()) + 1 for text, _ in _segments(config, splits, s)) for s in SPLITS}
+    bounds = {s: sum(len(text.encode()) + 1 for text, _ in _segments(config, splits[s], s)) for s in SPLITS}
     _require_windows(config.seq_len, bounds)
     report("training the tokenizer")
     sample = _sample(splits.train, vocab_size)
     trained = tokenizer.train_tokenizer(sample, vocab_size, fim.reserved(config.fim_rate))
     report("encoding")
-    packed = {split: tokenizer.encode_packed(trained, _segments(config, splits, split)) for split in SPLITS}
+    parts = {split: _encoded(trained, config, splits, split) for split in SPLITS}
+    packed = {split: np.concatenate(list(parts[split].values())) for split in SPLITS}
     _require_windows(config.seq_len, {split: len(packed[split]) for split in SPLITS})
     serialized = trained.to_str()
     fingerprint = _fingerprint(config, vocab_size, splits, packed, serialized)
+    if config.source == "domains":
+        fingerprint["domain_tokens"] = {d: {s: len(parts[s].get(d, [])) for s in SPLITS} for d in parts["train"]}
     report("writing the token cache")
     try:
         _write_cache(folder, splits, packed, serialized, fingerprint)
@@ -189,9 +207,16 @@ def _build(config: DataConfig, vocab_size: int, folder: Path, report: Report) ->
     return fingerprint
 
 
-def _segments(config: DataConfig, splits: Splits, split: str) -> Iterator[Segment]:
-    """What is encoded of a split: its documents, of which only training's are ever rearranged."""
-    for document in splits[split]:
+def _encoded(trained: "Tokenizer", config: DataConfig, splits: Splits, split: str) -> dict[str, Tokens]:
+    """The tokens of a split by domain, in packed order; by "" where there are no domains, or no text."""
+    of_domain = itertools.groupby(splits[split], key=lambda document: document.domain)
+    parts = {name: tokenizer.encode_packed(trained, _segments(config, texts, split)) for name, texts in of_domain}
+    return parts or {"": tokenizer.encode_packed(trained, [])}
+
+
+def _segments(config: DataConfig, documents: Iterable[Document], split: str) -> Iterator[Segment]:
+    """What is encoded of a split's documents, of which only training's are ever rearranged."""
+    for document in documents:
         if split == "train":
             yield from fim.arrange(document.name, document.text, config.fim_rate)
         else:

@@ -1,9 +1,10 @@
 """What is learned from and what is scored: the keys of `data` and `eval`."""
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Literal
 
-from models.typed import Above, AtLeast, AtMost, Distinct
+from models.typed import Above, AtLeast, AtMost, Distinct, NotEmpty
 
 END_OF_TEXT_ID = 0
 """Stands after each document."""
@@ -13,13 +14,18 @@ END_OF_TEXT_ID = 0
 class DataConfig:
     """Text, how it is cut into sequences, and how many sequences make one optimizer batch."""
 
-    source: Literal["python_packages", "stdlib", "text", "hf"] = "python_packages"
+    source: Literal["python_packages", "stdlib", "text", "hf", "domains"] = "python_packages"
     """`python_packages`: the pinned sympy and networkx sources. `stdlib`: this Python's library. `text`: local files
-    at `path`. `hf`: the dataset `name`, streamed."""
+    at `path`. `hf`: the dataset `name`, streamed. `domains`: several kinds of text in equal shares."""
     path: str | None = None
     """For `text`: a .txt or .jsonl file (field `text`), optionally .gz, or a folder of them."""
     name: str | None = None
     """For `hf`: what `datasets.load_dataset` takes."""
+    domains: Annotated[dict[str, str], NotEmpty()] | None = None
+    """For `domains`: name -> `PACKAGE/*.SUFFIX` for files of an installed package, or what `path` takes. null: six
+    kinds that come with the installation."""
+    domain_per: Literal["sequence", "batch"] = "sequence"
+    """For `domains`: whether each sequence is of one of them, or all sequences of an optimizer batch are."""
     max_bytes: Annotated[int, Above(0)] | None = None
     """Keep only about this much text, in equal shares of every split (smoke runs, streams)."""
     seq_len: Annotated[int, AtLeast(1), AtMost(1_000_000)] = 128
@@ -36,6 +42,9 @@ class DataConfig:
     mask_documents: bool = False
     """Training attention stays within a document. Off, as in V3 4.1: a token sees whatever stands before it in its
     sequence."""
+
+    def __hash__(self) -> int:  # a dict, of domains, has none
+        return hash(json.dumps(asdict(self), sort_keys=True))
 
 
 @dataclass(frozen=True)

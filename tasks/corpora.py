@@ -20,6 +20,8 @@ from tasks.sources import (
     PACKAGES,
     SourceFile,
     decode,
+    domain_texts,
+    domains_of,
     hidden_files,
     package_files,
     package_versions,
@@ -56,6 +58,8 @@ MAX_SHARED = 0.2
 """A held-out document with a larger share of its 13-word windows in the training part is dropped."""
 HELD_OUT = 0.05
 """Share of validation, and of test, where documents or positions are divided."""
+HELD_OUT_OF_DOMAINS = 0.15
+"""The same where several small corpora are mixed, so that 262,144 tokens can be scored on."""
 BY_FILE = 0.04
 """Share of the files of what is learned from that the second test set takes."""
 
@@ -66,6 +70,8 @@ class Document:
 
     name: str
     text: str
+    domain: str = ""
+    """Where the corpus is a mix: which of its kinds this is of."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +115,9 @@ def load_splits(config: DataConfig, report: Report | None = None) -> Splits:
             rows, versions = stream(config)
             documents = [Document(name, text) for name, text in rows]
             splits = _divide(documents, {"source": "hf", "name": config.name, "versions": versions}, config)
+        case "domains":
+            say(f"reading {', '.join(domains_of(config))}")
+            splits = _domains(config)
         case _:
             raise AssertionError(config.source)
     thinned = config.max_bytes is not None and _bytes(splits) + _CUT >= config.max_bytes
@@ -189,10 +198,29 @@ def _learned_or_not(name: str) -> str:
     return "by_file" if _rank(f"by file: {name}") < BY_FILE * 2**64 else "train"
 
 
+def _domains(config: DataConfig) -> Splits:
+    """Each domain divided by itself, all of them as large as the smallest, in the order of their names."""
+    where = domains_of(config)
+    documents = {name: [Document(*text, domain=name) for text in domain_texts(config, name)] for name in where}
+    sizes = {name: sum(len(document.text.encode()) for document in documents[name]) for name in where}
+    smallest = min(sizes, key=lambda name: sizes[name])
+    if not sizes[smallest]:
+        raise ConfigError(
+            f"data.domains.{smallest}={where[smallest]}: holds no text; name other files, or leave it out"
+        )
+    share = sizes[smallest] if config.max_bytes is None else min(sizes[smallest], -(-config.max_bytes // len(where)))
+    parts = [_divide(documents[name], {}, replace(config, max_bytes=share), HELD_OUT_OF_DOMAINS) for name in where]
+    origin = {"source": "domains", "versions": {}, "pinned": None, "sha256": None, "domains": where}
+    rule = {"split": "document hash, domain by domain"}
+    return Splits(**{s: [d for part in parts for d in part[s]] for s in SPLITS}, origin={**origin, **rule})
+
+
 _DIVIDED = ("train", "validation", "test")
 
 
-def _divide(documents: list[Document], origin: dict[str, Any], config: DataConfig) -> Splits:
+def _divide(
+    documents: list[Document], origin: dict[str, Any], config: DataConfig, held_out: float = HELD_OUT
+) -> Splits:
     """By the hash of each document's text, so that equal documents stay together and more data moves none; by position
     (the last 5 % test, the 5 % before it validation) where there are too few documents for that."""
     documents = [document for document in documents if document.text.strip()]
@@ -201,11 +229,11 @@ def _divide(documents: list[Document], origin: dict[str, Any], config: DataConfi
     parts: dict[str, list[Document]] = {split: [] for split in SPLITS}
     for document in documents:
         place = _rank(document.text) / 2**64
-        validation = "validation" if place < 2 * HELD_OUT else "train"
-        parts["test" if place < HELD_OUT else validation].append(document)
+        validation = "validation" if place < 2 * held_out else "train"
+        parts["test" if place < held_out else validation].append(document)
     rule = "document hash"
     if not all(parts[split] for split in _DIVIDED):
-        rule, parts = "position", _by_position(documents)
+        rule, parts = "position", _by_position(documents, held_out)
     kept = thin({s: [(d.name, len(d.text.encode())) for d in parts[s]] for s in SPLITS}, config.max_bytes)
     texts = {s: {d.name: d for d in parts[s]} for s in SPLITS}
     thinned = {
@@ -215,10 +243,10 @@ def _divide(documents: list[Document], origin: dict[str, Any], config: DataConfi
     return Splits(**thinned, origin={**origin, "pinned": None, "sha256": None, "split": rule})
 
 
-def _by_position(documents: list[Document]) -> dict[str, list[Document]]:
-    """The documents end to end, cut after a line end (else anywhere) near 90 and 95 % of their characters."""
+def _by_position(documents: list[Document], held_out: float) -> dict[str, list[Document]]:
+    """The documents end to end, cut after a line end (else anywhere), the last parts of them held out."""
     total = sum(len(document.text) for document in documents)
-    ends = {"train": (1 - 2 * HELD_OUT) * total, "validation": (1 - HELD_OUT) * total, "test": float(total)}
+    ends = {"train": (1 - 2 * held_out) * total, "validation": (1 - held_out) * total, "test": float(total)}
     parts: dict[str, list[Document]] = {split: [] for split in SPLITS}
     before = 0
     for document in documents:
@@ -229,7 +257,8 @@ def _by_position(documents: list[Document]) -> dict[str, list[Document]]:
                 line_end = document.text.rfind("\n", start, end) + 1
                 end = line_end if line_end > start else end
             if end > start:
-                parts[split].append(Document(f"{document.name}[{start}:{end}]", document.text[start:end]))
+                name, text = f"{document.name}[{start}:{end}]", document.text[start:end]
+                parts[split].append(replace(document, name=name, text=text))
             start = end
         before += len(document.text)
     return parts

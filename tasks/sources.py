@@ -22,6 +22,17 @@ from tasks.config import DataConfig
 
 PACKAGES = {"networkx": "3.6.1", "sympy": "1.14.0"}
 """The distributions of the default corpus, in the versions that its published hash was taken of."""
+DOMAINS = {
+    "algebra": "sympy/*.py",
+    "stubs": "mypy/*.pyi",
+    "prose": "lm_eval/*.md",
+    "headers": "pyarrow/*.h",
+    "tables": "statsmodels/*.csv",
+    "fonts": "matplotlib/*.afm",
+}
+"""Where `data.domains` is null: kinds of text that come with what the lock installs."""
+LONGEST_OF_A_DOMAIN = 20_000
+"""Characters of a document in a domain: one long table must not be all of it."""
 HF_BYTES = 50_000_000
 """How much of a streamed dataset is taken without `max_bytes`."""
 
@@ -52,6 +63,9 @@ def source_state(config: DataConfig) -> dict[str, Any]:
             files, versions = stdlib_files(), {"python": platform.python_version()}
         case "text":
             files, versions = text_files(config), {}
+        case "domains":
+            files = [file for name in domains_of(config) for file in domain_files(config, name)]
+            versions = {}
         case "hf":  # a stream shows no state; its cached copy stands for it
             files, versions = [], {}
         case _:
@@ -61,14 +75,18 @@ def source_state(config: DataConfig) -> dict[str, Any]:
 
 
 def package_files(package: str) -> list[SourceFile]:
-    """All .py files of an installed package, named from the package's parent folder. Imports nothing."""
+    """All .py files of one of `PACKAGES`."""
+    return installed_files(package, ".py", "data.source=python_packages")
+
+
+def installed_files(package: str, suffix: str, key: str) -> list[SourceFile]:
+    """An installed package's files, named from the package's parent folder. Imports nothing; `key` opens the error."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise ConfigError(
-            f"data.source=python_packages: {package} is not installed; "
-            f"pip install -r requirements.lock, or choose data.source=stdlib"
+            f"{key}: {package} is not installed; pip install -r requirements.lock, or choose data.source=stdlib"
         )
-    return _list(Path(next(iter(spec.submodule_search_locations))), (".py",), package + "/", {"__pycache__"})
+    return _list(Path(next(iter(spec.submodule_search_locations))), (suffix,), package + "/", {"__pycache__"})
 
 
 def package_versions() -> dict[str, str]:
@@ -89,9 +107,17 @@ def stdlib_files() -> list[SourceFile]:
 
 def text_files(config: DataConfig) -> list[SourceFile]:
     """The file at `data.path`, or the text files under it that are not hidden, sorted by name."""
+    return _files_at(_path(config), f"data.path={config.path}")
+
+
+def _path(config: DataConfig) -> str:
     if config.path is None:
         raise ConfigError("data.path=null: data.source=text needs a .txt or .jsonl file (or .gz), or a folder of them")
-    path, key = Path(config.path).expanduser(), f"data.path={config.path}"
+    return config.path
+
+
+def _files_at(where: str, key: str) -> list[SourceFile]:
+    path = Path(where).expanduser()
     if path.is_dir():
         shown, hidden = _shown_and_hidden(path)
         if not shown:
@@ -121,10 +147,47 @@ def _shown_and_hidden(folder: Path) -> tuple[list[SourceFile], list[SourceFile]]
     return parts
 
 
+def domains_of(config: DataConfig) -> dict[str, str]:
+    """Name -> where its text is: `PACKAGE/*.SUFFIX` for files of an installed package, else as in `data.path`. By name,
+    so that the order in which they were written does not matter."""
+    return dict(sorted((DOMAINS if config.domains is None else config.domains).items()))
+
+
+def domain_files(config: DataConfig, name: str) -> list[SourceFile]:
+    """The files of a domain, sorted by name. Raises ConfigError where there are none."""
+    where = domains_of(config)[name]
+    key = f"data.domains.{name}={where}"
+    package, of_package, suffix = where.partition("/*.")
+    if not of_package:
+        return _files_at(where, key)
+    if not package.isidentifier() or not suffix.isalnum():
+        raise ConfigError(f"{key}: expected PACKAGE/*.SUFFIX of an installed package, or a file or folder of text")
+    if not (files := installed_files(package, f".{suffix}", key)):
+        raise ConfigError(f"{key}: {package} is installed, but has no such file; name a suffix that it has")
+    return files
+
+
+def domain_texts(config: DataConfig, name: str) -> Iterator[tuple[str, str]]:
+    """(name, text) of a domain's documents, long ones cut after a line end."""
+    where = domains_of(config)[name]
+    key = f"data.domains.{name}={where}"
+    if "/*." in where:
+        files = domain_files(config, name)
+        texts: Iterable[tuple[str, str]] = ((file.name, decode(read(file, key), file.name, key)) for file in files)
+    else:
+        texts = _texts_at(where, key)
+    for document, text in texts:
+        begin = text[:LONGEST_OF_A_DOMAIN]
+        yield f"{name}/{document}", text if begin == text else begin[: begin.rfind("\n") + 1] or begin
+
+
 def read_texts(config: DataConfig) -> Iterator[tuple[str, str]]:
     """(name, text) of every document at `data.path`: a .txt file is one, a .jsonl file holds one per line."""
-    key = f"data.path={config.path}"
-    for file in text_files(config):
+    yield from _texts_at(_path(config), f"data.path={config.path}")
+
+
+def _texts_at(where: str, key: str) -> Iterator[tuple[str, str]]:
+    for file in _files_at(where, key):
         data = read(file, key)
         if file.name.endswith(".gz"):
             try:

@@ -139,23 +139,25 @@ def slope(name: str, dose: DoseConfig, keys: Mapping[str, TrialKeys]) -> dict[st
     """The least-squares slope over the doses with a level for every seed, as weights of the arms; and what follows at
     the published dose. Empty where a run leaves out one of its arms."""
     place = f"doses.{name}"
-    if not set(dose.arms) <= keys.keys():
+    if not set(dose.members) <= keys.keys():
         return {}
-    found = {arm: float(value_of(keys[arm], dose.key)) for arm in dose.arms}
+    found = dose.values or {arm: float(value_of(keys[arm], dose.key)) for arm in dose.arms}
+    what = dose.key or "the dose"
     if len(set(found.values())) < 2:
-        raise ConfigError(f"{place}.arms={dose.arms}: all have {dose.key}={found[dose.arms[0]]:g}; a slope needs two")
+        one = found[dose.members[0]]
+        raise ConfigError(f"{place}: the arms {dose.members} all have {what}={one:g}; a slope needs two values")
     if dose.log and min(*found.values(), *(end for end in (dose.at, dose.over) if end is not None)) <= 0:
         raise ConfigError(f"{place}.log=true: a dose is 0 or below, which has no logarithm")
     x = {arm: math.log(value) if dose.log else value for arm, value in found.items()}
     mean = math.fsum(x.values()) / len(x)
     square = math.fsum((value - mean) ** 2 for value in x.values())
     weights = {arm: (value - mean) / square for arm, value in x.items()}
-    unit = f"a factor of e in {dose.key}" if dose.log else f"one of {dose.key}"
+    unit = f"a factor of e in {what}" if dose.log else f"one of {what}"
     contrasts = {name: ContrastConfig(f"slope per {unit}", weights)}
     if dose.at is not None:
         over = dose.over if dose.over is not None else 1.0 if dose.log else 0.0
         far = math.log(dose.at / over) if dose.log else dose.at - over
-        about = f"by that slope, {dose.key}={dose.at:g} against {over:g}"
+        about = f"by that slope, {what}={dose.at:g} against {over:g}"
         contrasts[f"{name}_at"] = ContrastConfig(about, {arm: weight * far for arm, weight in weights.items()})
     return contrasts
 
@@ -163,12 +165,14 @@ def slope(name: str, dose: DoseConfig, keys: Mapping[str, TrialKeys]) -> dict[st
 def _check_dose(name: str, dose: DoseConfig, arms: Mapping[str, ArmConfig]) -> None:
     if name in arms:
         raise ConfigError(f"doses.{name}: an arm has this name; choose another")
-    for arm in dose.arms:
+    if dose.values and (dose.key or dose.arms):
+        raise ConfigError(f"doses.{name}.values={dose.values}: stands in place of `key` and `arms`; leave those out")
+    for arm in dose.members:
         if arm not in arms:
-            raise ConfigError(f"doses.{name}.arms={arm}: no such arm{closest(arm, arms)}")
-    if len(dose.arms) < 2:
-        raise ConfigError(f"doses.{name}.arms={dose.arms}: one point has no slope; name two arms or more")
-    if not _is_number(dose.key):
+            raise ConfigError(f"doses.{name}: {arm}: no such arm{closest(arm, arms)}")
+    if len(dose.members) < 2:
+        raise ConfigError(f"doses.{name}: {dose.members}: one point has no slope; name two arms or more")
+    if not dose.values and not _is_number(dose.key):
         near = closest(dose.key, trial_leaves())
         raise ConfigError(f"doses.{name}.key={dose.key}: not a key of a number{near}")
 

@@ -100,18 +100,25 @@ class ContrastConfig:
 
 @dataclass(frozen=True)
 class DoseConfig:
-    """The slope of every metric over the strength of one key, from arms that differ in it."""
+    """The slope of every metric over the strength of something, from arms that differ in it."""
 
     key: str = ""
-    """A dotted key of a number."""
-    arms: Annotated[list[str], NotEmpty(), Distinct()] = field(default_factory=list)
-    """Two or more, whose values of the key are the doses."""
+    """A dotted key of a number: the arms' values of it are the doses."""
+    arms: Annotated[list[str], Distinct()] = field(default_factory=list)
+    """Two or more."""
+    values: dict[str, float] = field(default_factory=dict)
+    """Arm -> its dose, in place of `key` and `arms`, where no key has it as a number."""
     log: bool = False
     """Over the dose's logarithm."""
     at: float | None = None
     """The published dose, whose effect is estimated by the slope, as `<name>_at` ..."""
     over: float | None = None
     """... over this one; null is 0, or 1 on a logarithm."""
+
+    @property
+    def members(self) -> list[str]:
+        """The arms that the slope is taken over."""
+        return list(self.values) or self.arms
 
 
 @dataclass(frozen=True)
@@ -222,7 +229,7 @@ class SweepConfig:
         if self.rival(claim):
             return [claim.arm, self.rival(claim)]
         dose = self.doses.get(claim.arm) or self.doses.get(claim.arm.removesuffix("_at"))
-        return dose.arms if dose is not None else list(self.contrasts[claim.arm].weights)
+        return dose.members if dose is not None else list(self.contrasts[claim.arm].weights)
 
     def design_of(self, arm: str) -> Design:
         return self.arms[arm].design or self.design

@@ -79,6 +79,23 @@ def _check_source(data: DataConfig) -> None:
             raise ConfigError(f"data.source={source}: needs data.{name}={wanted}")
         if data.source != source and value is not None:
             raise ConfigError(f"data.{name}={value}: is read with data.source={source} only; add data.source={source}")
+    _check_domains(data)
+
+
+def _check_domains(data: DataConfig) -> None:
+    if data.source != "domains":
+        for name, default in (("domains", None), ("domain_per", "sequence")):
+            if (value := getattr(data, name)) != default:
+                raise ConfigError(
+                    f"data.{name}={value}: is read with data.source=domains only; add data.source=domains"
+                )
+    elif data.domains is not None and len(data.domains) < 2:
+        raise ConfigError(f"data.domains={data.domains}: two or more; for one kind of text take data.source=text")
+    if data.domain_per == "batch" and data.ramp_from != 1:
+        raise ConfigError(
+            f"data.ramp_from={data.ramp_from}: batches of one domain each have one size; take data.ramp_from=1 or "
+            "data.domain_per=sequence"
+        )
 
 
 def _check_schedule(optim: OptimConfig) -> None:

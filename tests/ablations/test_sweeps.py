@@ -100,7 +100,7 @@ def test_a_sweep_runs_the_whole_way(name: str, conduct: Any, runs: Path, monkeyp
         assert "fp8_tensor: in FP8 training, later tokens change earlier logits" in table
         assert "FP8 is emulated: quantised operands in tiles and blocks of 4" in table
         assert result.arms["bf16"].values["loss_error"] == {0: 0.0, 1: 0.0}
-        assert all(result.arms["everything"].values["loss_error"].values())
+        assert all(result.arms["one_bit"].values["loss_error"].values())
 
 
 def test_every_text_that_an_arm_learns_from_is_guarded(conduct: Any, pool: Any) -> None:

@@ -104,6 +104,9 @@ def test_a_slope_over_the_dose() -> None:
     value = {"a0": 1.0, "a1": 1.5, "a2": 2.0}  # 0.5 per decade
     slope, at = (sum(w * value[a] for a, w in found[name].weights.items()) for name in ("slope", "slope_at"))
     assert slope == pytest.approx(0.5 / math.log(10)) and at == pytest.approx(-0.5)
+    assert doses(key="", arms=[], values={"a0": 0.001, "a1": 0.01, "a2": 0.1})["slope"].weights == (
+        pytest.approx(found["slope"].weights)
+    ), "the doses may be given, too"
     straight = doses(log=False)
     assert list(straight) == ["slope"] and sum(straight["slope"].weights.values()) == pytest.approx(0)
 
@@ -112,7 +115,11 @@ def test_a_slope_over_the_dose() -> None:
     ("changes", "reason"),
     [
         ({"arms": ["a1"]}, "one point has no slope"),
-        ({"arms": ["a1", "gone"]}, "doses.slope.arms=gone: no such arm"),
+        ({"arms": ["a1", "gone"]}, "doses.slope: gone: no such arm"),
+        ({"key": "", "arms": [], "values": {"a1": 1.0, "gone": 2.0}}, "doses.slope: gone: no such arm"),
+        ({"key": "", "arms": [], "values": {"a1": 1.0}}, "one point has no slope"),
+        ({"key": "", "arms": [], "values": {"a0": 1.0, "a1": 1.0}, "log": False}, "all have the dose=1"),
+        ({"values": {"a0": 1.0, "a1": 2.0}}, "stands in place of `key` and `arms`"),
         ({"key": "model.moe.balance.kind"}, "not a key of a number"),
         ({"key": "model.moe.balance.alfa"}, "not a key of a number; did you mean"),
         ({"key": "optim.lr"}, "all have optim.lr"),

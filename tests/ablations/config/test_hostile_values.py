@@ -29,6 +29,7 @@ HOSTILE: dict[Any, tuple[str, ...]] = {
     bool: ("2", "maybe", "null"),
     str: ("", " ", "/nowhere/at all", "${x}", "ü"),
     list: ("a", "[a,a]", "[[1]]", "[null]", "{a: 1}"),
+    dict: ("a", "[a]", "{}", "{a: 1}", "{a: /nowhere, b: /nowhere}", "{a: {b: c}}", "{1: null}"),
     Literal: ("nonsense", "1", "[]", ""),
 }
 KEYS = [key for key in all_keys().values() if not key.is_group and not key.name.startswith("sweep")]

@@ -28,6 +28,13 @@ RULES: list[tuple[dict[str, Any], list[str]]] = [
     ({"data.source": "text"}, ["data.source=text: needs data.path="]),
     ({"data.source": "hf"}, ["data.source=hf: needs data.name="]),
     ({"data.path": "x.txt"}, ["is read with data.source=text only"]),
+    ({"data.domains": {"a": "x.txt", "b": "y.txt"}}, ["data.domains=", "is read with data.source=domains only"]),
+    ({"data.domain_per": "batch"}, ["data.domain_per=batch: is read with data.source=domains only"]),
+    ({"data.source": "domains", "data.domains": {"a": "x.txt"}}, ["data.domains=", "two or more"]),
+    (
+        {"data.source": "domains", "data.domain_per": "batch", "data.ramp_from": 0.2},
+        ["data.ramp_from=0.2: batches of one domain each have one size"],
+    ),
 ]
 
 

@@ -1,10 +1,11 @@
-"""Rounding to E4M3 and E5M2 gives the bytes of torch's own cast; E5M6 is checked against all of its values."""
+"""Rounding to E4M3 and E5M2 gives the bytes of torch's own cast; formats that torch lacks are checked against all of
+their values."""
 
 import numpy as np
 import pytest
 import torch
 
-from models.precision.formats import E4M3, E5M2, E5M6, Format
+from models.precision.formats import E4M1, E4M2, E4M3, E5M2, E5M6, Format
 
 PATTERNS = 1 << 22
 
@@ -41,17 +42,24 @@ def test_infinities_become_the_largest_code():
     assert E5M2.round_(x.clone()).tolist() == [57344.0, -57344.0, 57344.0]
 
 
-def test_e5m6_is_the_nearest_of_all_its_values_and_the_even_one_of_two():
-    mantissas = np.arange(64)
-    subnormal = mantissas * 2.0 ** (-14 - 6)
-    normal = [(1 + mantissas / 64) * 2.0**e for e in range(-14, 16)]
+@pytest.mark.parametrize(
+    ("format", "exponents"), [(E5M6, (-14, 15)), (E4M2, (-6, 8)), (E4M1, (-6, 8))], ids=lambda f: getattr(f, "name", "")
+)
+def test_a_format_that_torch_lacks_rounds_to_the_nearest_of_its_values_and_the_even_one_of_two(format, exponents):
+    low, high = exponents
+    steps = 2**format.mantissa_bits
+    mantissas = np.arange(steps)
+    subnormal = mantissas * 2.0**low / steps
+    normal = [(1 + mantissas / steps) * 2.0**e for e in range(low, high + 1)]
     table = np.concatenate([subnormal, *normal])  # in order, so that an even index is an even mantissa
-    assert table[-1] == E5M6.largest
+    assert table[-1] == format.largest
     rng = np.random.default_rng(0)
-    x = np.concatenate([np.exp2(rng.uniform(-24, 17, 20_000)), (table[1:] + table[:-1]) / 2, table]).astype(np.float32)
+    draws = np.exp2(rng.uniform(low - 10, high + 2, 20_000))
+    x = np.concatenate([draws, (table[1:] + table[:-1]) / 2, table]).astype(np.float32)
     after = np.clip(np.searchsorted(table, x), 1, len(table) - 1)
     low, high = table[after - 1], table[after]
     tie_to_low = (x - low == high - x) & ((after - 1) % 2 == 0)
     nearest = np.where((x - low < high - x) | tie_to_low, low, high)
-    assert np.array_equal(E5M6.round_(torch.from_numpy(x.copy())).numpy(), nearest.astype(np.float32))
-    assert torch.equal(torch.from_numpy(nearest).bfloat16().double(), torch.from_numpy(nearest)), "BF16 holds them"
+    assert np.array_equal(format.round_(torch.from_numpy(x.copy())).numpy(), nearest.astype(np.float32))
+    exact = torch.from_numpy(nearest)
+    assert torch.equal(exact.to(format.dtype).double(), exact), "the type that codes are kept in holds them"

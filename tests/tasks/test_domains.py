@@ -1,0 +1,124 @@
+"""Domains: equal shares of kinds of text, one to a sequence or one to a batch."""
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.typed import ConfigError
+from tasks.batches import PackedData, prepare
+from tasks.config import DataConfig
+from tasks.corpora import SPLITS, load_splits
+from tasks.domains import domain_of_windows, one_domain_a_batch
+from tasks.sources import DOMAINS
+
+LETTERS, DIGITS = "abcdefgh", "01234567"
+BATCH = 4
+
+
+def write(file: Path, characters: str, documents: int) -> None:
+    source = random.Random(characters)
+    words = lambda: " ".join("".join(source.choices(characters, k=5)) for _ in range(60)) + "\n"  # noqa: E731
+    file.write_text("".join(json.dumps({"text": words()}) + "\n" for _ in range(documents)))
+
+
+@pytest.fixture(scope="module")
+def where(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("domains")
+    write(folder / "letters.jsonl", LETTERS, 300)
+    write(folder / "digits.jsonl", DIGITS, 200)
+    return {name: str(folder / f"{name}.jsonl") for name in ("letters", "digits")}
+
+
+@pytest.fixture(scope="module")
+def config(where: dict[str, str]) -> DataConfig:
+    return DataConfig(source="domains", domains=where, seq_len=16, batch_size=BATCH)
+
+
+@pytest.fixture(scope="module", params=["sequence", "batch"])
+def packed(
+    request: pytest.FixtureRequest, where: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> PackedData:
+    config = DataConfig(source="domains", domains=where, seq_len=16, batch_size=BATCH, domain_per=request.param)
+    return prepare(config, 300, tmp_path_factory.mktemp("cache"))
+
+
+def kinds(data: PackedData, step: int) -> list[str]:
+    """Of each sequence of a batch: the domains whose characters it has."""
+    texts = [data.tokenizer.decode(row.tolist()) for row in data.train_batch(0, step)]
+    return ["".join(k for k, own in (("l", LETTERS), ("d", DIGITS)) if set(own) & set(text)) for text in texts]
+
+
+def test_a_window_is_of_the_domain_that_it_begins_in() -> None:
+    assert domain_of_windows([8, 9, 3], 4, 5).tolist() == [0, 0, 1, 1, 1]  # 8..11, 12..15, and 16 is the last of it
+
+
+def test_batches_of_one_domain_keep_the_order_and_leave_out_only_what_makes_no_batch() -> None:
+    domain = np.array([0] * 11 + [1] * 6 + [2] * 3)
+    order = np.random.default_rng(0).permutation(20)
+    found = one_domain_a_batch(order, domain, 4)
+    assert len(found) == len(set(found.tolist())) == 8 + 4  # of the third domain no batch is whole
+    assert all(len(set(domain[batch])) == 1 for batch in found.reshape(-1, 4))
+    for one in (0, 1):
+        kept = [w for w in found if domain[w] == one]
+        assert kept == [w for w in order if domain[w] == one][: len(kept)]
+
+
+def test_domains_have_equal_shares_of_every_split(config: DataConfig) -> None:
+    splits = load_splits(config)
+    for split in ("train", "validation", "test"):
+        names = [document.domain for document in splits[split]]
+        assert names == sorted(names) and set(names) == {"digits", "letters"}
+    sizes = {d: sum(len(x.text) for s in SPLITS for x in splits[s] if x.domain == d) for d in ("digits", "letters")}
+    assert sizes["letters"] == pytest.approx(sizes["digits"], rel=0.02), "300 documents were thinned to what 200 hold"
+    assert all(document.name.startswith(f"{document.domain}/") for document in splits.test)
+
+
+def test_the_order_in_which_domains_are_named_does_not_matter(config: DataConfig, where: dict[str, str]) -> None:
+    turned = DataConfig(source="domains", domains=dict(reversed(where.items())), seq_len=16, batch_size=BATCH)
+    assert load_splits(turned) == load_splits(config)
+    assert (turned, hash(turned)) == (config, hash(config))
+
+
+def test_a_sequence_is_of_one_domain_and_a_batch_of_one_where_it_is_asked(packed: PackedData) -> None:
+    steps = len(packed._order(0, 0)) // BATCH
+    batches = [kinds(packed, step) for step in range(steps)]
+    assert sum("ld" in batch for batch in batches) <= 1, "only the window over the border holds both"
+    mixed = sum(len(set(batch)) > 1 for batch in batches)
+    assert mixed <= 1 if packed.domain_per == "batch" else mixed > steps / 2
+    digits = sum(batch.count("d") for batch in batches) / (BATCH * steps)
+    assert 0.4 < digits < 0.6
+
+
+def test_an_epoch_of_batches_of_one_domain_runs_on_into_the_next(packed: PackedData) -> None:
+    whole = len(packed._order(0, 0))
+    over = packed.train_sequences(0, whole - 2, 4)
+    assert over[:2].equal(packed.train_sequences(0, whole - 2, 2))
+    assert over[2:].equal(packed._cut("train", packed._order(0, 1)[:2]))
+
+
+def test_what_the_installation_brings_is_a_mix_with_every_kind_in_every_split() -> None:
+    splits = load_splits(DataConfig(source="domains", max_bytes=1_500_000))
+    for split in ("train", "validation", "test"):
+        assert {document.domain for document in splits[split]} == set(DOMAINS), split
+
+
+@pytest.mark.parametrize(
+    ("domains", "told"),
+    [
+        ({"a": "nowhere/*.py", "b": "sympy/*.py"}, "data.domains.a=nowhere/*.py: nowhere is not installed"),
+        (
+            {"a": "sympy/*.docx", "b": "sympy/*.py"},
+            "data.domains.a=sympy/*.docx: sympy is installed, but has no such file",
+        ),
+        ({"a": "sym py/*.py", "b": "sympy/*.py"}, "data.domains.a=sym py/*.py: expected PACKAGE/*.SUFFIX"),
+        ({"a": "sympy/*.p*", "b": "sympy/*.py"}, "data.domains.a=sympy/*.p*: expected PACKAGE/*.SUFFIX"),
+        ({"a": "/nowhere.txt", "b": "sympy/*.py"}, "data.domains.a=/nowhere.txt: cannot be read"),
+    ],
+)
+def test_a_domain_without_text_is_one_line(domains: dict[str, str], told: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_splits(DataConfig(source="domains", domains=domains))
+    assert str(error.value).startswith(told) and "\n" not in str(error.value)
