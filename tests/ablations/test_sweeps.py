@@ -23,15 +23,23 @@ TOO_SHORT = {("masked", "packed"), ("v3", "v3_frozen_bias")}
 SHORTER = {
     "pipeline": ["train.tokens=1024", "arms=[dualpipe_p4_m8]", "model.n_layers=4"],
     "packing": ["arms=[masked,fim]"],
-    "precision": ["train.tokens=1536", "optim.lr=0.0035"],
+    "precision": ["train.tokens=1536", "optim.lr=0.0035", "arms=[v3,fp8_tensor,one_bit]"],
+    "balance_scope": ["arms=[batch,strong_batch,bias_local]"],
+    "v3_ladder": ["arms=[experts,fine]"],
+    "v3_leave_one_out": ["arms=[without_fine]"],
     "v3_screen": ["train.tokens=1536", "arms=[run_16]"],
 }
 """Two steps and arms, and a layer for each rank: a pipeline sets its own sizes, in FP64, and its arms differ in little.
-Half the steps where every product is emulated; of the screen the run that has all its toggles on; of a dose one end."""
+Half the steps where every product is emulated; of the screen the run that has all its toggles on; of a dose one end, and
+of many arms that differ in little a few."""
 ARMS = {
     "pipeline": {"none", "dualpipe_p4_m8"},
     "v3_screen": {"plain", "run_16"},
     "packing": {"packed", "masked", "fim"},
+    "precision": {"bf16", "v3", "fp8_tensor", "one_bit"},
+    "balance_scope": {"sequence", "batch", "strong_batch", "bias_local"},
+    "v3_ladder": {"dense", "experts", "fine"},
+    "v3_leave_one_out": {"v3", "without_fine"},
 }
 """What is left of those."""
 
