@@ -30,7 +30,7 @@ SHORTER = {
     "v3_screen": ["train.tokens=1536", "arms=[run_16]"],
 }
 """Two steps and arms, and a layer for each rank: a pipeline sets its own sizes, in FP64, and its arms differ in little.
-Half the steps where every product is emulated; of the screen the run that has all its toggles on; of a dose one end, and
+Half the steps where every product is emulated; of the screen the run that has all its toggles on; of a dose one end;
 of many arms that differ in little a few."""
 ARMS = {
     "pipeline": {"none", "dualpipe_p4_m8"},
