@@ -4,7 +4,10 @@ import math
 import typing
 from typing import Any
 
+from ablations import numbers
 from ablations.judge.result import ArmResult, Result
+from ablations.judge.stats import Difference
+from ablations.metrics import at_shares
 from ablations.show.palette import INK, MUTED, WIDTH, legend, look_of
 from models.uniform import max_vio_floor
 
@@ -129,6 +132,44 @@ def paired_curve(axes: "Axes", base: ArmResult, arm: ArmResult, look: dict[str, 
         else:
             name = arm.name if arm.kind == "aa" else None  # The panel above names the others.
             _band(axes, np.array(steps), _smooth(values, max(1, len(steps) // 10)), look, name)
+
+
+def _arms_of(d: Difference) -> tuple[float, float]:
+    """How far the interval reaches below and above; nothing where it has no bounds."""
+    return (0.0, 0.0) if d.low is None or d.high is None else (d.mean - d.low, d.high - d.mean)
+
+
+def length_curves(result: Result) -> "Figure | None":
+    """Effect against the length of the training: each arm's difference at every horizon, with its interval."""
+    import matplotlib.pyplot as plt
+
+    if not result.plan.horizons:
+        return None
+    looks, shares = look_of(result), [*sorted(result.plan.horizons), 1.0]
+    names = [*at_shares(result.plan.horizons), "loss"]
+    tokens = result.arms[result.baseline].plan.tokens
+    shown = [arm for name, arm in result.arms.items() if name != result.baseline]
+    figure, axes = plt.subplots(figsize=(WIDTH, 3.6), layout="constrained")
+    for i, arm in enumerate(shown):
+        aside = 1.02 ** (i - (len(shown) - 1) / 2)  # so that intervals do not hide each other
+        found = [(share * tokens * aside, result.usual(arm, name)) for share, name in zip(shares, names, strict=True)]
+        points = [(x, d.mean, _arms_of(d)) for x, d in found if d is not None]
+        if not points:
+            continue
+        x, mean, bars = zip(*points, strict=True)
+        spans, look = list(zip(*bars, strict=True)), looks[arm.name]
+        axes.errorbar(x, mean, yerr=spans, linewidth=1.3, capsize=2.5, markersize=5, label=arm.name, **look)
+    if not axes.containers:
+        plt.close(figure)
+        return None
+    axes.axhline(0, color=INK, linewidth=0.9)
+    axes.set_xscale("log")
+    axes.set_xticks([share * tokens for share in shares], [numbers.count(share * tokens) for share in shares])
+    axes.minorticks_off()
+    axes.set_title(f"Test loss minus {result.baseline} (nats per token)")
+    axes.set_xlabel("tokens, each length with a decay of its own")
+    legend(figure, axes)
+    return figure
 
 
 def max_vio_curves(result: Result) -> "Figure | None":

@@ -7,7 +7,7 @@ import dataclasses
 import io
 
 from ablations.judge.result import Result
-from ablations.show.curves import loss_curves, max_vio_curves
+from ablations.show.curves import length_curves, loss_curves, max_vio_curves
 from ablations.show.palette import STYLE
 from ablations.show.pipeline import memory, timelines
 from ablations.show.points import forest, frontier, load_map
@@ -55,6 +55,11 @@ _FIGURES = {
         loss_curves,
         "Mean over seeds, band: one standard deviation. Lower panel: each seed minus the baseline of the same seed, "
         "smoothed; markers are the validation set. A cross ends a diverged trial.",
+    ),
+    "lengths": (
+        length_curves,
+        "Effect against the length of the training, with simultaneous 95 % intervals: whether it fades, grows or turns "
+        "round.",
     ),
     "max_vio": (max_vio_curves, "How uneven the experts' load is during training; band: lowest to highest seed."),
     "frontier": (

@@ -19,6 +19,7 @@ from ablations.show.table import Table
 
 FIGURES_AFTER = {
     "verdicts": ("differences",),
+    "lengths": ("lengths",),
     "constraint": ("loss", "max_vio", "frontier", "load"),
     "pipeline": ("timelines", "memory"),
 }

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ablations.judge.families import families_of
 from ablations.judge.gather import load_result
 from ablations.judge.result import Result
-from ablations.show.curves import paired_curve
+from ablations.show.curves import length_curves, paired_curve
 from ablations.show.figures import Picture, draw_figures
 from ablations.show.points import load_map, search_points
 
@@ -75,6 +76,33 @@ def test_load_is_sorted_before_the_mean(result: Result) -> None:
     plt.close(figure)
     assert image is not None and image.shape == (5, 16)
     assert (image[:, :-1] >= image[:, 1:]).all()
+
+
+def test_the_effect_against_length_is_drawn_where_there_are_lengths(result: Result) -> None:
+    import matplotlib.pyplot as plt
+
+    assert length_curves(result) is None
+    plan = dataclasses.replace(result.plan, horizons=[0.5])
+    arms = {
+        name: dataclasses.replace(
+            arm, values={**arm.values, "loss_at_50": {s: v + 0.5 for s, v in arm.values["loss"].items()}}
+        )
+        for name, arm in result.arms.items()
+    }
+    longer = dataclasses.replace(result, plan=plan, arms=arms, differences=families_of(arms, plan))
+    figure = length_curves(longer)
+    assert figure is not None
+    (axes,) = figure.axes
+    tokens = result.arms["aux_loss"].plan.tokens
+    assert axes.get_xticks().tolist() == [tokens / 2, tokens]
+    drawn = {bars.get_label(): bars for bars in axes.containers}
+    assert drawn.keys() == result.arms.keys() - {"aux_loss"}
+    line, caps, _ = drawn["bias"].lines
+    d, earlier = (longer.difference("bias", metric) for metric in ("loss", "loss_at_50"))
+    assert d is not None and earlier is not None
+    assert line.get_ydata().tolist() == [earlier.mean, d.mean] == [pytest.approx(d.mean)] * 2
+    assert [cap.get_ydata()[-1] for cap in caps] == [pytest.approx(d.low), pytest.approx(d.high)]
+    plt.close(figure)
 
 
 def test_search_points_are_means_over_seeds(result: Result) -> None:
