@@ -34,7 +34,8 @@ def _run(words: list[str]) -> int:
         return 0
 
     from ablations.sweep.announce import describe
-    from ablations.sweep.conductor import Conductor, GuardFailed
+    from ablations.sweep.conductor import Conductor
+    from ablations.sweep.guarding import GuardFailed
     from ablations.sweep.planning import make_plan
     from ablations.sweep.preflight import check_start
     from tasks.evals.prepare import check_tasks

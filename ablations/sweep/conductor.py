@@ -6,7 +6,7 @@ import itertools
 import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +15,19 @@ from ablations.files import sha
 from ablations.judge.distinct import apart
 from ablations.judge.gather import load_result
 from ablations.launch.lock import single_owner
-from ablations.launch.pool import Outcome, Pool, thread_environment
+from ablations.launch.pool import Pool, thread_environment
 from ablations.launch.progress import Progress
 from ablations.launch.space import DiskFull, full_place
 from ablations.record.documents import PLAN, ConfirmTrial, PlanDocument, Point, SearchTrial, Speed, SweepState, sha_of
-from ablations.record.guardresult import GuardResult, passed
 from ablations.record.record import RECORD, RECORDS, finished
 from ablations.record.rundir import differing, folder_of, listed
 from ablations.sweep.disk import check_room
-from ablations.sweep.plan import Arm, Plan, config_guards, results_dir
+from ablations.sweep.guarding import Guarding, stop_at_failures
+from ablations.sweep.plan import Plan, results_dir
 from ablations.sweep.registration import registered
 from ablations.sweep.search import search
 from ablations.sweep.trials import Trial, Trials
-from ablations.sweep.yardstick import twins_at_start, yardstick
-from ablations.trial.identity import code_hash, environment
-from ablations.trial.requests import GuardsRequest, SpeedRequest, job
+from ablations.trial.requests import SpeedRequest, job
 from ablations.trial.tracking import is_mirrored
 from ablations.trial.uploads import begin_tracking, fallen_back, resolve_mode, wandb_places
 from models.typed import ConfigError, build
@@ -48,12 +46,6 @@ QUIET = {
 
 OPEN = ("not resolved", "no signal here", "depends on the length")
 """Outcomes that more seeds may change."""
-GUARD_CODE = ("ablations.guards.arm", "ablations.guards.text")
-"""The modules that look at an arm and at its text."""
-
-
-class GuardFailed(Exception):
-    """An arm is not what it claims to be; nothing is trained."""
 
 
 class Conductor:
@@ -145,10 +137,6 @@ class Conductor:
         with Pool(self.plan.workers, self.folder / "logs", variables, on_workers=self.progress.workers) as pool:
             yield pool
 
-    def _text(self, arm: Arm) -> str:
-        """A name for the tokens that an arm learns from, which several may share."""
-        return "data-" + sha(self._fingerprint(arm.keys))[:8]
-
     def _fingerprint(self, stage: Stage) -> dict[str, Any]:
         return self.fingerprints[_text_key(stage)]
 
@@ -185,46 +173,11 @@ class Conductor:
         self.progress.note(text)
 
     def _guards(self) -> None:
-        """All guards of all arms, the cheap ones first. Those whose arm and whose code have not changed since they
-        passed are not run again."""
-        state, cheap = self.state, {name: self._settled(arm) for name, arm in self.plan.arms.items()}
-        _stop_at_failures(cheap)
-        wanted = {name: self._seen_by_guards(arm) for name, arm in self.plan.arms.items()}
-        known = {name for name, results in state.guards.items() if passed(results)}
-        arms = [a for n, a in self.plan.arms.items() if n not in known or state.guard_keys.get(n) != wanted[n]]
-        if arms:
-            seed = self.plan.seeds[0]
-            requests = {arm.name: GuardsRequest(arm.keys, seed, self.trials.cache) for arm in arms}
-            texts = {self._text(arm): requests[arm.name] for arm in arms}  # arms may learn from rearranged documents
-            jobs = [job(f"guards:{name}", "guards", request) for name, request in requests.items()]
-            jobs += [job(f"guards:{text}", "data_guard", request) for text, request in texts.items()]
-            shown = {one.key: (one.key.split(":")[1], seed) for one in jobs}
-            self.progress.phase("guards", shown, None, workers=self.plan.workers)
-            outcomes = self.pool.run(jobs, self.progress.event)
-            for arm in arms:
-                found = _results(outcomes[f"guards:{self._text(arm)}"], "separation")
-                found += _results(outcomes[f"guards:{arm.name}"], "initialisation")
-                state.guards[arm.name] = [*cheap[arm.name], *map(self._waived, found)]
-            for name, twin in twins_at_start(self.plan, state.guards).items():
-                state.guards[name].append(twin)
-            state.guard_keys = wanted
+        guarding = Guarding(self.plan, self._fingerprint, self.trials.cache, self.pool, self.progress)
+        try:
+            guarding.look(self.state)
+        finally:
             self._save()
-        _stop_at_failures({name: state.guards[name] for name in self.plan.arms})
-
-    def _waived(self, result: GuardResult) -> GuardResult:
-        """With the sweep's reason to do without it, where it has one and needs it."""
-        return result if result.passed else replace(result, waived=self.plan.sweep.waive.get(result.name, ""))
-
-    def _settled(self, arm: Arm) -> list[GuardResult]:
-        """What keys and text alone can show."""
-        base = self.plan.baseline.keys
-        same = yardstick(arm.keys, base, self._fingerprint(arm.keys), self._fingerprint(base))
-        return [*config_guards(self.plan, arm), same]
-
-    def _seen_by_guards(self, arm: Arm) -> str:
-        """Of the arm's keys and text, of the code that trains it and of the guards' own, and of what is waived."""
-        code, waived = [code_hash(module) for module in GUARD_CODE], self.plan.sweep.waive
-        return sha([asdict(arm.keys), self._fingerprint(arm.keys), environment(arm.keys), code, waived])
 
     def _search(self) -> dict[str, Point]:
         """The chosen values of every arm; A/A and control take the baseline's."""
@@ -244,7 +197,7 @@ class Conductor:
         self._save()
         for arm in plan.searched_arms:
             used = apart({trial.seed for trial in self.state.search if trial.arm == arm.name}, plan.seeds)
-            _stop_at_failures({arm.name: [used] if used is not None else []})
+            stop_at_failures({arm.name: [used] if used is not None else []})
         return chosen
 
     def _keep_search(self, trials: list[SearchTrial]) -> None:
@@ -342,28 +295,5 @@ def check_writable(folder: Path) -> None:
         raise ConfigError(f"runs_dir={folder}: {place} is not a folder that can be written; choose another runs_dir")
 
 
-def _stop_at_failures(guards: Mapping[str, list[GuardResult]]) -> None:
-    """Raise GuardFailed that names each arm and guard."""
-    failures: dict[str, list[tuple[str, str]]] = {}
-    for arm, results in guards.items():
-        for result in results:
-            if not result.holds:
-                failures.setdefault(result.said, []).append((arm, result.name))
-    if failures:  # one fault may be in the way of many guards, and of many arms
-        raise GuardFailed("; ".join(f"{_listed(found)}: {said}" for said, found in failures.items()))
-
-
-def _listed(found: list[tuple[str, str]]) -> str:
-    arms, names = (list(dict.fromkeys(one)) for one in zip(*found, strict=True))
-    return f"{', '.join(arms)}: {', '.join(names)}"
-
-
 def _text_key(stage: Stage) -> str:
     return sha([asdict(stage.data), stage.model.vocab_size])
-
-
-def _results(outcome: Outcome, name: str) -> list[GuardResult]:
-    """Of a job of guards; where it has none, one of them by `name` says why."""
-    if outcome.result is None:
-        return [GuardResult(name, False, str(outcome.error), ran=False)]
-    return [build(GuardResult, result) for result in outcome.result["guards"]]

@@ -20,9 +20,10 @@ from ablations.record.documents import PLAN, STATE, PlanDocument, SweepState
 from ablations.record.guardresult import GuardResult
 from ablations.record.record import read_record
 from ablations.show.sections import guards_table
-from ablations.sweep import conductor as conducting
-from ablations.sweep.conductor import GuardFailed, check_writable
+from ablations.sweep import guarding
+from ablations.sweep.conductor import check_writable
 from ablations.sweep.disk import bytes_needed
+from ablations.sweep.guarding import GuardFailed
 from models.typed import ConfigError
 
 FRESH = ("search=fresh", "search_points=2", "search_seeds=2")
@@ -430,8 +431,8 @@ def test_guards_run_again_when_their_own_code_has_changed(conduct, pool, monkeyp
     pool.ran.clear()
     conduct(*FRESH)
     assert "guards" not in pool.ran
-    hashed = conducting.code_hash
-    monkeypatch.setattr(conducting, "code_hash", lambda entry: hashed(entry) + " mended")
+    hashed = guarding.code_hash
+    monkeypatch.setattr(guarding, "code_hash", lambda entry: hashed(entry) + " mended")
     conduct(*FRESH)
     assert len(pool.ran["guards"]) == 4 and "trial" not in pool.ran
 
