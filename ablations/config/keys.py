@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ablations.config.schema import Config
+from ablations.config.schema import Config, SweepConfig
 from models.typed import ConfigError, build, suggestion
 
 
@@ -62,6 +62,12 @@ def _settable(cls: Any) -> list[dataclasses.Field[Any]]:
 
 def unknown_key(name: str) -> ConfigError:
     """The error for a key that the schema does not have."""
+    part = name.split(".")[0]
+    if part in {f.name for f in dataclasses.fields(SweepConfig)} and part not in all_keys():
+        return ConfigError(
+            f"{name}: a key of a sweep's file, not of the command line; edit the file in sweeps/, or copy it to another "
+            "name"
+        )
     words = [key for key in all_keys() if not key.startswith("sweep.")]
     known = suggestion(name, words) or f" (known: {', '.join(k for k in words if '.' not in k)}; all of them: --help)"
     return ConfigError(f"{name}: no such key{known}")
