@@ -65,8 +65,8 @@ def unknown_key(name: str) -> ConfigError:
     part = name.split(".")[0]
     if part in {f.name for f in dataclasses.fields(SweepConfig)} and part not in all_keys():
         return ConfigError(
-            f"{name}: a key of a sweep's file, not of the command line; edit the file in sweeps/, or copy it to another "
-            "name"
+            f"{name}: a key of a sweep's file, not of the command line; edit the file in sweeps/, or copy it and give "
+            "the copy another name"
         )
     words = [key for key in all_keys() if not key.startswith("sweep.")]
     known = suggestion(name, words) or f" (known: {', '.join(k for k in words if '.' not in k)}; all of them: --help)"
