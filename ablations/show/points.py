@@ -149,10 +149,13 @@ def forest(result: Result) -> "Figure | None":
 
     looks = look_of(result)
     metrics = list(dict.fromkeys([result.primary, *(e.metric for e in result.expected)]))
+    slopes = {
+        name.removesuffix("_at") for name in result.plan.contrasts if name.endswith("_at")
+    }  # in units of their own
     families: dict[str, list[Difference]] = {}
     for metric in metrics:
-        rows = [d for d in result.differences.get(metric, {}).values() if numbers.present(d.mean)]
-        if rows:
+        found = result.differences.get(metric, {}).values()
+        if rows := [d for d in found if numbers.present(d.mean) and d.arm not in slopes]:
             families[metric] = rows
     if not families:
         return None

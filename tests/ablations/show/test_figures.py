@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ablations.config.schema import ContrastConfig
 from ablations.judge.families import families_of
 from ablations.judge.gather import load_result
 from ablations.judge.result import Result
 from ablations.show.curves import length_curves, paired_curve
 from ablations.show.figures import Picture, draw_figures
-from ablations.show.points import load_map, search_points
+from ablations.show.points import forest, load_map, search_points
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -65,6 +66,19 @@ def test_paired_curve_is_the_difference_of_equal_steps(result: Result) -> None:
     plt.close(figure)
     assert d is not None and abs(line[-1] - d.mean) < 0.003
     assert validation[-1] == pytest.approx(d.mean, abs=0.002)
+
+
+def test_a_slope_per_dose_is_not_drawn_among_differences(result: Result) -> None:
+    import matplotlib.pyplot as plt
+
+    weights = {"aux_loss": -11.0, "bias": 11.0}
+    slope, at = (ContrastConfig("", {arm: w * far for arm, w in weights.items()}) for far in (1.0, 0.01))
+    plan = dataclasses.replace(result.plan, contrasts={"alpha": slope, "alpha_at": at})
+    figure = forest(dataclasses.replace(result, plan=plan, differences=families_of(result.arms, plan)))
+    assert figure is not None
+    named = {label.get_text() for axes in figure.axes for label in axes.get_yticklabels()}
+    plt.close(figure)
+    assert "alpha_at" in named and "alpha" not in named
 
 
 def test_load_is_sorted_before_the_mean(result: Result) -> None:
