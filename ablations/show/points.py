@@ -149,6 +149,7 @@ def forest(result: Result) -> "Figure | None":
 
     looks = look_of(result)
     metrics = list(dict.fromkeys([result.primary, *(e.metric for e in result.expected)]))
+    # A slope per unit of its dose is in units of its own.
     slopes = {
         name.removesuffix("_at") for name in result.plan.contrasts if name.endswith("_at")
     }  # in units of their own
