@@ -84,7 +84,7 @@ def describe(hint: Any) -> str:
         elif origin is list:
             parts.append("a list" if args[0] is Any else f"a list of {describe(args[0]).removeprefix('a ')}s")
         elif origin is dict:
-            parts.append("a mapping")
+            parts.append("a mapping" if args[1] is Any else f"a mapping of names to {describe(args[1])}")
         else:
             parts.append("a group of keys" if dataclasses.is_dataclass(option) else words[option])
     if type(None) in typing.get_args(hint):

@@ -41,6 +41,10 @@ WRONG = [
     ([*MOE, "models.d_model=64"], ["did you mean model.d_model?"]),
     ([*MOE, "model.moe.balance={knd: bias}"], ["did you mean model.moe.balance.kind?"]),
     ([*MOE, "foo=1"], ["foo: no such key", "--help"]),
+    (
+        [*MOE, "data.domains={a: 1, b: 2}"],
+        ["data.domains={'a': 1, 'b': 2}: expected a mapping of names to text or null"],
+    ),
     ([*MOE, "branch_at=0.3"], ["branch_at: a key of a sweep's file, not of the command line"]),
     ([*MOE, "doses.alpha.at=1"], ["doses.alpha.at: a key of a sweep's file"]),
     ([*MOE, "hydra.run.dir=x"], ["hydra.run.dir: no such key"]),
