@@ -43,7 +43,7 @@ WRONG = [
     ([*MOE, "foo=1"], ["foo: no such key", "--help"]),
     (
         [*MOE, "data.domains={a: 1, b: 2}"],
-        ["data.domains={'a': 1, 'b': 2}: expected a mapping of names to text or null"],
+        ["data.domains={'a': 1, 'b': 2}: expected a mapping of names to text"],
     ),
     ([*MOE, "branch_at=0.3"], ["branch_at: a key of a sweep's file, not of the command line"]),
     ([*MOE, "doses.alpha.at=1"], ["doses.alpha.at: a key of a sweep's file"]),
