@@ -12,6 +12,7 @@ from ablations.numbers import interval, signed, size
 from models.typed import ConfigError
 
 Outcome = Literal["agrees", "disagrees", "not resolved", "no signal here", "depends on the length", "void"]
+OPEN = ("not resolved", "no signal here", "depends on the length")
 
 DECISION_RULE = (
     "Every comparison (each arm with the baseline, and each declared pair) is paired by seed over the seeds that both "
@@ -66,6 +67,8 @@ class Verdict:
     """Seeds that the paper's effect would need at this sd, this family and 80 % power; None without one."""
     caveat: str | None = None
     """What the outcome has to be read with, in a few words: `not at equal balance`."""
+    open: bool = False
+    """More seeds may change the outcome: it is not what diverged, or a learning rate without a bound, that decides."""
     without_paper: bool = False
     """The interval, with what learning rates may cost, leaves out the paper's effect."""
 
@@ -119,6 +122,7 @@ def verdict(expected: ExpectedConfig, difference: Difference, beside: Beside) ->
         difference,
         needed,
         _caveat(outcome, beside),
+        outcome in OPEN and not beside.diverged and beside.mistuning != math.inf,
         excluded,
     )
 
@@ -135,7 +139,7 @@ def at_every_length(found: Verdict, expected: ExpectedConfig, earlier: Differenc
         return found
     turned = f"{_numbers(earlier)} in {metric_of(earlier.metric).label}"
     why = f"{found.why.rstrip('.')}; but it was {turned}, with the other sign."
-    return replace(found, outcome="depends on the length", why=why)
+    return replace(found, outcome="depends on the length", why=why, open=True)
 
 
 def _caveat(outcome: Outcome, beside: Beside) -> str | None:

@@ -44,10 +44,6 @@ QUIET = {
 }
 
 
-OPEN = ("not resolved", "no signal here", "depends on the length")
-"""Outcomes that more seeds may change."""
-
-
 class Conductor:
     """One run of one sweep at one scale, in `runs_dir/<sweep>/<scale>`, or beside it where another plan's result is
     there (ablations/record/rundir.py); trials are in `runs_dir/trials`."""
@@ -220,11 +216,11 @@ class Conductor:
             return
 
     def _open_claims(self, look: int) -> int:
-        """How many claims that can be judged here more seeds may settle."""
+        """How many claims that can be judged here more seeds may settle, as far as can be seen."""
         sweep, run = self.plan.sweep.name, self.folder.name
         result = load_result(self.runs, sweep, run, results_dir(self.plan.config) / sweep / run / RECORDS)
         judged = [v for c, v in zip(result.expected, result.verdicts, strict=True) if self.plan.can_judge(c)]
-        count = sum(v.outcome in OPEN for v in judged)
+        count = sum(v.open for v in judged)
         self.progress.note(f"after {look} seeds {count} of {len(judged)} claims are open")
         return count
 

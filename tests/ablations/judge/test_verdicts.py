@@ -95,6 +95,13 @@ def test_mistuning_widens() -> None:
     assert edge.outcome == "not resolved" and "what its learning rate costs cannot be bounded" in edge.why
 
 
+def test_only_what_more_seeds_may_change_is_open() -> None:
+    assert judge("better", -0.02, 0.01).open and judge("equal", -0.02, 0.01).open
+    assert not judge("better", -0.02, -0.01).open, "it is settled"
+    assert not judge("better", -0.02, 0.01, mistuning=math.inf).open
+    assert not judge("better", -0.02, 0.01, diverged={"none": 1}, trials=6).open
+
+
 def test_a_diverged_seed() -> None:
     for kind in ("better", "equal", "not_worse"):
         found = judge(kind, -0.005, -0.001, diverged={"bias": 2}, trials=6)
