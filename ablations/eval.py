@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from torch import Tensor
 
-    from tasks.corpora import Document
+    from tasks.splits import Document
 
 CHECKPOINT_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 UNUSED = ("eval.tokens",)

@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 
 from models.files import hold, remove_unfinished, whole_folder
 from models.typed import ConfigError
-from tasks import corpora, fim, separation, sources, tokenizer
+from tasks import corpora, fim, separation, sources, splits, tokenizer
 from tasks.config import END_OF_TEXT_ID, DataConfig
-from tasks.corpora import SPLITS, Document, Report, Splits, load_splits, thin
+from tasks.corpora import Report, load_splits
 from tasks.domains import domain_of_windows, one_domain_a_batch
 from tasks.separation import mix
+from tasks.splits import SPLITS, Document, Splits, thin
 from tasks.tokenizer import Segment
 
 if TYPE_CHECKING:
@@ -175,7 +176,7 @@ def _key(config: DataConfig, vocab_size: int) -> str:
 
     kept = {key: value for key, value in asdict(config).items() if key not in NOT_OF_THE_TEXT}
     code = hashlib.sha256()
-    for module in (corpora, fim, separation, sources, tokenizer):
+    for module in (corpora, fim, separation, sources, splits, tokenizer):
         code.update(Path(str(module.__file__)).read_bytes())
     code.update(Path(__file__).read_bytes())
     parts = [kept, sources.source_state(config), vocab_size, tokenizers.__version__, code.hexdigest()]

@@ -8,14 +8,10 @@ A split is a property of a document, never of how much is kept: `max_bytes` thin
 import hashlib
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Any
-
-import numpy as np
 
 from models.typed import ConfigError
 from tasks.config import DataConfig
-from tasks.separation import contained, word_ngrams
 from tasks.sources import (
     PACKAGES,
     SourceFile,
@@ -30,10 +26,21 @@ from tasks.sources import (
     stdlib_files,
     stream,
 )
+from tasks.splits import (
+    DIVIDED,
+    HELD_OUT,
+    MAX_SHARED,
+    SPLITS,
+    Document,
+    Splits,
+    cut,
+    divide,
+    drop_near_copies,
+    rank,
+    size_of,
+    thin,
+)
 
-SPLITS = ("train", "validation", "test", "by_file")
-"""`by_file` is a second test set, of files from the very packages or modules that are learned from. It is empty where
-documents are divided without regard to where they stand, which makes `test` itself such a one."""
 Report = Callable[[str], None]
 
 PACKAGES_SHA256 = "49b0bd0ef0cd08e5619b9d53b57b7925030d9dd6b90b8d8a4b6064290310b80b"
@@ -53,41 +60,10 @@ TEST_SUBTREES = (  # 2.20 MB in 135 files, of which networkx 0.61 MB; tests 0.72
     "networkx/algorithms/flow/",  # 204 kB
 )
 
-NGRAM = 13
-MAX_SHARED = 0.2
-"""A held-out document with a larger share of its 13-word windows in the training part is dropped."""
-HELD_OUT = 0.05
-"""Share of validation, and of test, where documents or positions are divided."""
 HELD_OUT_OF_DOMAINS = 0.15
-"""The same where several small corpora are mixed, so that 262,144 tokens can be scored on."""
+"""Share of validation, and of test, where several small corpora are mixed: 262,144 tokens are to be scored on."""
 BY_FILE = 0.04
 """Share of the files of what is learned from that the second test set takes."""
-
-
-@dataclass(frozen=True)
-class Document:
-    """A text and where it is from: a path inside its corpus, with a line or a span where a file holds several."""
-
-    name: str
-    text: str
-    domain: str = ""
-    """Where the corpus is a mix: which of its kinds this is of."""
-
-
-@dataclass(frozen=True)
-class Splits:
-    """The parts, each in a fixed order, and what is known of their origin (JSON-able, free of local paths)."""
-
-    train: list[Document]
-    validation: list[Document]
-    test: list[Document]
-    by_file: list[Document]
-    origin: dict[str, Any]
-    """`source`, `versions`, `pinned` (whether the bytes are the published ones; null where none are), `sha256` of the
-    whole corpus or null, `split` (the rule), `dropped` (names per held-out split)."""
-
-    def __getitem__(self, split: str) -> list[Document]:
-        return {"train": self.train, "validation": self.validation, "test": self.test, "by_file": self.by_file}[split]
 
 
 def load_splits(config: DataConfig, report: Report | None = None) -> Splits:
@@ -109,22 +85,22 @@ def load_splits(config: DataConfig, report: Report | None = None) -> Splits:
             hidden = len(hidden_files(config))
             say(f"reading {config.path}" + (f" (hidden text files left out: {hidden})" if hidden else ""))
             documents = [Document(name, text) for name, text in read_texts(config)]
-            splits = _divide(documents, {"source": "text", "versions": {}}, config)
+            splits = _divided(documents, {"source": "text", "versions": {}}, config)
         case "hf":
             say(f"streaming {config.name}")
             rows, versions = stream(config)
             documents = [Document(name, text) for name, text in rows]
-            splits = _divide(documents, {"source": "hf", "name": config.name, "versions": versions}, config)
+            splits = _divided(documents, {"source": "hf", "name": config.name, "versions": versions}, config)
         case "domains":
             say(f"reading {', '.join(domains_of(config))}")
             splits = _domains(config)
         case _:
             raise AssertionError(config.source)
-    thinned = config.max_bytes is not None and _bytes(splits) + _CUT >= config.max_bytes
+    thinned = config.max_bytes is not None and size_of(splits) + _CUT >= config.max_bytes
     _require_text(splits, config, thinned, "")
     if splits.origin["split"] != "position":
         say("comparing the splits")
-        splits = _drop_near_copies(splits)
+        splits = drop_near_copies(splits)
         _require_text(
             splits, config, thinned, f" that shares at most {MAX_SHARED:.0%} of its 13-grams with the training part"
         )
@@ -147,7 +123,7 @@ def _python_packages(max_bytes: int | None) -> Splits:
     kept = thin(sizes, max_bytes)
     documents = {
         split: [
-            Document(name, decode(_cut(contents[name], size), name, "data.source=python_packages"))
+            Document(name, decode(cut(contents[name], size), name, "data.source=python_packages"))
             for name, size in kept[split].items()
         ]
         for split in SPLITS
@@ -171,7 +147,7 @@ def _stdlib(max_bytes: int | None) -> Splits:
     part = HELD_OUT * sum(file.size for file in files.values())
     parts: dict[str, list[SourceFile]] = {split: [] for split in SPLITS}
     # Held-out parts are filled in hashed order; what does not fit is learned.
-    for tree in sorted(trees, key=_rank):
+    for tree in sorted(trees, key=rank):
         size = sum(file.size for file in trees[tree])
         fits = (s for s in ("validation", "test") if sum(file.size for file in parts[s]) + size <= part)
         split = next(fits, "train")
@@ -183,7 +159,7 @@ def _stdlib(max_bytes: int | None) -> Splits:
     for split in SPLITS:
         for name, size in kept[split].items():
             try:
-                text = _cut(read(files[name], "data.source=stdlib"), size).decode()
+                text = cut(read(files[name], "data.source=stdlib"), size).decode()
             except UnicodeDecodeError:  # a few modules of some versions are written in other encodings
                 undecodable.append(name)
             else:
@@ -195,13 +171,15 @@ def _stdlib(max_bytes: int | None) -> Splits:
 
 def _learned_or_not(name: str) -> str:
     """A few files of what is learned from are held out, whatever else there is."""
-    return "by_file" if _rank(f"by file: {name}") < BY_FILE * 2**64 else "train"
+    return "by_file" if rank(f"by file: {name}") < BY_FILE * 2**64 else "train"
 
 
 def _domains(config: DataConfig) -> Splits:
     """Each domain divided by itself, all of them as large as the smallest, in the order of their names."""
     where = domains_of(config)
-    documents = {name: [Document(*text, domain=name) for text in domain_texts(config, name)] for name in where}
+    documents = {
+        name: [Document(*t, domain=name) for t in domain_texts(config, name) if t[1].strip()] for name in where
+    }
     sizes = {name: sum(len(document.text.encode()) for document in documents[name]) for name in where}
     smallest = min(sizes, key=lambda name: sizes[name])
     if not sizes[smallest]:
@@ -209,119 +187,27 @@ def _domains(config: DataConfig) -> Splits:
             f"data.domains.{smallest}={where[smallest]}: holds no text; name other files, or leave it out"
         )
     share = sizes[smallest] if config.max_bytes is None else min(sizes[smallest], -(-config.max_bytes // len(where)))
-    parts = [_divide(documents[name], {}, replace(config, max_bytes=share), HELD_OUT_OF_DOMAINS) for name in where]
+    parts = [divide(documents[name], share, HELD_OUT_OF_DOMAINS)[0] for name in where]
     origin = {"source": "domains", "versions": {}, "pinned": None, "sha256": None, "domains": where}
     rule = {"split": "document hash, domain by domain"}
     return Splits(**{s: [d for part in parts for d in part[s]] for s in SPLITS}, origin={**origin, **rule})
 
 
-_DIVIDED = ("train", "validation", "test")
-
-
-def _divide(
-    documents: list[Document], origin: dict[str, Any], config: DataConfig, held_out: float = HELD_OUT
-) -> Splits:
-    """By the hash of each document's text, so that equal documents stay together and more data moves none; by position
-    (the last 5 % test, the 5 % before it validation) where there are too few documents for that."""
+def _divided(documents: list[Document], origin: dict[str, Any], config: DataConfig) -> Splits:
     documents = [document for document in documents if document.text.strip()]
     if not documents:
         raise ConfigError(f"{_source_key(config)}: holds no text")
-    parts: dict[str, list[Document]] = {split: [] for split in SPLITS}
-    for document in documents:
-        place = _rank(document.text) / 2**64
-        validation = "validation" if place < 2 * held_out else "train"
-        parts["test" if place < held_out else validation].append(document)
-    rule = "document hash"
-    if not all(parts[split] for split in _DIVIDED):
-        rule, parts = "position", _by_position(documents, held_out)
-    kept = thin({s: [(d.name, len(d.text.encode())) for d in parts[s]] for s in SPLITS}, config.max_bytes)
-    texts = {s: {d.name: d for d in parts[s]} for s in SPLITS}
-    thinned = {
-        s: [replace(texts[s][n], text=_cut(texts[s][n].text.encode(), size).decode()) for n, size in kept[s].items()]
-        for s in SPLITS
-    }
-    return Splits(**thinned, origin={**origin, "pinned": None, "sha256": None, "split": rule})
-
-
-def _by_position(documents: list[Document], held_out: float) -> dict[str, list[Document]]:
-    """The documents end to end, cut after a line end (else anywhere), the last parts of them held out."""
-    total = sum(len(document.text) for document in documents)
-    ends = {"train": (1 - 2 * held_out) * total, "validation": (1 - held_out) * total, "test": float(total)}
-    parts: dict[str, list[Document]] = {split: [] for split in SPLITS}
-    before = 0
-    for document in documents:
-        start = 0
-        for split in _DIVIDED:
-            end = min(len(document.text), max(start, round(ends[split]) - before))
-            if end < len(document.text):
-                line_end = document.text.rfind("\n", start, end) + 1
-                end = line_end if line_end > start else end
-            if end > start:
-                name, text = f"{document.name}[{start}:{end}]", document.text[start:end]
-                parts[split].append(replace(document, name=name, text=text))
-            start = end
-        before += len(document.text)
-    return parts
-
-
-def thin(sizes: dict[str, list[tuple[str, int]]], max_bytes: int | None) -> dict[str, dict[str, int]]:
-    """How many leading bytes of which document to keep, so that each split shrinks by the same factor.
-
-    `sizes` has (name, bytes) of all documents per split; the result keeps their order. Documents are taken in the order
-    of their names' hashes, and the last one is cut to measure.
-    """
-    total = sum(size for entries in sizes.values() for _, size in entries)
-    factor = min(1.0, max_bytes / total) if max_bytes is not None and total else 1.0
-    kept: dict[str, dict[str, int]] = {}
-    for split, entries in sizes.items():
-        if factor == 1.0:
-            kept[split] = {name: size for name, size in entries if size}
-            continue
-        left = int(factor * sum(size for _, size in entries))
-        taken = {}
-        for name, size in sorted(entries, key=lambda entry: _rank(entry[0])):
-            taken[name] = min(size, left)
-            left -= taken[name]
-        kept[split] = {name: taken[name] for name, _ in entries if taken[name]}
-    return kept
-
-
-def _cut(data: bytes, size: int) -> bytes:
-    """The first `size` bytes, shortened to whole lines, or to whole characters where there is no line end."""
-    if size >= len(data):
-        return data
-    lines = data[: data.rfind(b"\n", 0, size) + 1]
-    return lines or data[:size].decode(errors="ignore").encode()
-
-
-def _drop_near_copies(splits: Splits) -> Splits:
-    """Without the held-out documents of whose 13-word windows more than 20 % occur in the training part."""
-    train = np.concatenate([word_ngrams(document.text, NGRAM) for document in splits.train])
-    kept: dict[str, list[Document]] = {}
-    dropped: dict[str, list[str]] = {}
-    for split in SPLITS[1:]:
-        windows = [word_ngrams(document.text, NGRAM) for document in splits[split]]
-        if not windows:
-            continue
-        owner = np.repeat(np.arange(len(windows)), [len(w) for w in windows])
-        hits = np.bincount(owner, weights=contained(np.concatenate(windows), train), minlength=len(windows))
-        copied = [hit > MAX_SHARED * len(w) for hit, w in zip(hits, windows, strict=True)]
-        kept[split] = [d for d, copy in zip(splits[split], copied, strict=True) if not copy]
-        dropped[split] = [d.name for d, copy in zip(splits[split], copied, strict=True) if copy]
-    return replace(splits, **kept, origin={**splits.origin, "dropped": dropped})
+    parts, rule = divide(documents, config.max_bytes)
+    return Splits(**parts, origin={**origin, "pinned": None, "sha256": None, "split": rule})
 
 
 _CUT = 16
 """Bytes that thinning to `max_bytes` may fall short by: four in each split, a character being cut nowhere."""
 
 
-def _bytes(splits: Splits) -> int:
-    return sum(len(document.text.encode()) for split in SPLITS for document in splits[split])
-
-
 def _require_text(splits: Splits, config: DataConfig, thinned: bool, which: str) -> None:
     """`thinned`: `max_bytes` has taken text away, so that a split may be empty for that."""
-    for split in _DIVIDED:
+    for split in DIVIDED:
         if any(document.text for document in splits[split]):
             continue
         key, fix = _source_key(config), "add text, or choose another source"
@@ -335,8 +221,3 @@ def _source_key(config: DataConfig) -> str:
     if config.source == "text":
         return f"data.path={config.path}"
     return f"data.name={config.name}" if config.source == "hf" else f"data.source={config.source}"
-
-
-def _rank(text: str) -> int:
-    """A 64-bit hash that is the same everywhere: the order and the lots of documents."""
-    return int.from_bytes(hashlib.sha256(text.encode(errors="surrogateescape")).digest()[:8], "big")

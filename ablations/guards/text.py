@@ -2,8 +2,8 @@
 
 from ablations.record.guardresult import GuardResult
 from tasks.batches import PackedData
-from tasks.corpora import SPLITS
 from tasks.separation import shared_ngrams
+from tasks.splits import SPLITS
 
 SEPARATION_LIMIT = 0.05
 """Largest share of held-out 32-token windows that the training part may hold."""

@@ -7,7 +7,7 @@ from typing import Any
 from ablations.config.trialkeys import TrialKeys
 from ablations.record.guardresult import Fact, GuardResult
 from ablations.sweep.plan import Arm, Plan
-from tasks.corpora import SPLITS
+from tasks.splits import SPLITS
 
 Fingerprint = Mapping[str, Any]
 """Of prepared data (`tasks.batches.PackedData.fingerprint`)."""

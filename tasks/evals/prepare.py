@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
     from tokenizers import Tokenizer
 
-    from tasks.corpora import Document
+    from tasks.splits import Document
 
 HERE = Path(__file__).parent
 OUR_METRICS = {"python_bits_per_byte": ("bits_per_byte",), "python_cloze": ("acc", "acc_norm", BITS, MARGIN)}

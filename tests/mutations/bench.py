@@ -24,7 +24,7 @@ from ablations.trial.bare import train_steps
 from ablations.trial.measures import test_metrics
 from ablations.trial.train import build_model
 from tasks.batches import PackedData
-from tasks.corpora import SPLITS
+from tasks.splits import SPLITS
 
 ARMS: dict[str, dict[str, Any]] = {
     "bias": {},

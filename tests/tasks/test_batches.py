@@ -16,7 +16,8 @@ from models.typed import ConfigError
 from tasks import batches
 from tasks.batches import PackedData, prepare
 from tasks.config import DataConfig
-from tasks.corpora import SPLITS, load_splits
+from tasks.corpora import load_splits
+from tasks.splits import SPLITS
 
 VOCAB = 300
 ROOT = Path(__file__).parents[2]

@@ -15,8 +15,9 @@ import pytest
 from models.typed import ConfigError
 from tasks import corpora
 from tasks.config import DataConfig
-from tasks.corpora import SPLITS, Document, Splits, load_splits, thin
+from tasks.corpora import load_splits
 from tasks.sources import PACKAGES, read_texts
+from tasks.splits import SPLITS, Document, Splits, drop_near_copies, thin
 
 
 def prose(seed: int, words: int = 60) -> str:
@@ -119,7 +120,7 @@ def test_near_copies_of_training_text_are_dropped() -> None:
     copied = Document("copied", prose(2, 100) + " ".join(words[:60]))  # 48 of 148 windows
     distant = Document("distant", prose(3, 100) + " ".join(words[:30]))  # 18 of 118 windows
     splits = Splits(train, [copied, distant], [Document("short", words[0])], [], {})
-    kept = corpora._drop_near_copies(splits)
+    kept = drop_near_copies(splits)
     assert kept.validation == [distant] and kept.test == splits.test
     assert kept.origin["dropped"] == {"validation": ["copied"], "test": []}
 

@@ -10,9 +10,10 @@ import pytest
 from models.typed import ConfigError
 from tasks.batches import PackedData, prepare
 from tasks.config import DataConfig
-from tasks.corpora import SPLITS, load_splits
+from tasks.corpora import load_splits
 from tasks.domains import domain_of_windows, one_domain_a_batch
 from tasks.sources import DOMAINS
+from tasks.splits import SPLITS
 
 LETTERS, DIGITS = "abcdefgh", "01234567"
 BATCH = 4

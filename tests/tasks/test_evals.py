@@ -15,10 +15,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from models.typed import ConfigError
 from tasks.config import EvalConfig
-from tasks.corpora import Document
 from tasks.evals import items, prepare, score
 from tasks.evals.answers import answers
 from tasks.evals.lm import HarnessLM
+from tasks.splits import Document
 
 torch.set_num_threads(1)
 VOCAB = 300

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from models.typed import ConfigError
 from tasks.batches import PackedData, _key, prepare
 from tasks.config import END_OF_TEXT_ID, DataConfig, EvalConfig
-from tasks.corpora import SPLITS, load_splits
+from tasks.corpora import load_splits
 from tasks.evals.lm import HarnessLM
 from tasks.evals.score import score
 from tasks.fim import FIM_BEGIN_ID, FIM_END_ID, FIM_HOLE_ID, FIM_TOKENS, arrange, rearranges
+from tasks.splits import SPLITS
 from tasks.tokenizer import END_OF_TEXT
 
 VOCAB = 320

@@ -14,11 +14,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from models.typed import ConfigError
 from tasks.config import EvalConfig
-from tasks.corpora import Document
 from tasks.evals import items, prepare
 from tasks.evals.harness import seeded
 from tasks.evals.prepare import check_tasks, prepare_tasks
 from tasks.evals.score import score
+from tasks.splits import Document
 
 CHOICE = "output_type: multiple_choice\ndoc_to_text: q\ndoc_to_choice: options\ndoc_to_target: answer\n"
 GENERATE = (
