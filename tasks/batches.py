@@ -5,6 +5,7 @@ next batch, and two machines with the same packages train on the same numbers. T
 once per (source, vocabulary) and kept in a cache folder; later calls map it into memory.
 """
 
+import functools
 import hashlib
 import itertools
 import json
@@ -76,6 +77,13 @@ class PackedData:
         """How many windows of `seq_len` targets a split holds; neighbours share one token, as target and as input."""
         return max(0, len(self._tokens[split]) - 1) // self.seq_len
 
+    @functools.cached_property
+    def epoch(self) -> int:
+        """Training sequences that are read before one is read again."""
+        if self.domain_per == "sequence":
+            return self.windows("train")
+        return int((np.bincount(self._domains) // self.batch_size * self.batch_size).sum())
+
     def train_batch(self, seed: int, step: int) -> "torch.Tensor":
         """Batch `step` (from 0) of a training without a ramp, (batch_size, seq_len + 1) int64."""
         return self.train_sequences(seed, step * self.batch_size, self.batch_size)
@@ -83,10 +91,11 @@ class PackedData:
     def train_sequences(self, seed: int, first: int, count: int) -> "torch.Tensor":
         """Training sequences `first` .. `first + count - 1`, (count, seq_len + 1) int64: inputs and shifted targets.
 
-        Every epoch visits each window once, in an order hashed from (seed, epoch); batches run on across its end.
+        Every epoch visits each of its windows once, in an order hashed from (seed, epoch); batches run on across its
+        end.
         """
         places = np.arange(first, first + count)
-        epochs, places = np.divmod(places, len(self._order(seed, 0)))
+        epochs, places = np.divmod(places, self.epoch)
         chosen = [self._order(seed, int(epoch))[place] for epoch, place in zip(epochs, places, strict=True)]
         return self._cut("train", np.array(chosen))
 
@@ -114,11 +123,13 @@ class PackedData:
             salt = np.uint64(int.from_bytes(digest[:8], "little"))
             order = np.argsort(mix(np.arange(self.windows("train"), dtype=np.uint64) ^ salt), kind="stable")
             if self.domain_per == "batch":
-                order = one_domain_a_batch(order, self._domain_of_windows(), self.batch_size)
+                order = one_domain_a_batch(order, self._domains, self.batch_size)
             self._orders[key] = order
         return self._orders[key]
 
-    def _domain_of_windows(self) -> NDArray[np.int64]:
+    @functools.cached_property
+    def _domains(self) -> NDArray[np.int64]:
+        """Of each training window."""
         tokens = [counts["train"] for counts in self.fingerprint["domain_tokens"].values()]
         return domain_of_windows(tokens, self.seq_len, self.windows("train"))
 
@@ -167,6 +178,15 @@ def prepared_before(config: DataConfig, vocab_size: int, cache_dir: Path) -> Pac
 
 
 def _mapped(folder: Path, fingerprint: dict[str, Any], config: DataConfig) -> PackedData:
+    if config.domain_per == "batch":
+        counts: dict[str, dict[str, int]] = fingerprint["domain_tokens"]
+        name = min(counts, key=lambda domain: counts[domain]["train"])
+        held = (counts[name]["train"] - 1) // config.seq_len
+        if held < config.batch_size:
+            raise ConfigError(
+                f"data.batch_size={config.batch_size}: the domain {name} has {held} training sequences of "
+                f"{config.seq_len} tokens, less than a batch of its own; lower it, or take data.domain_per=sequence"
+            )
     return PackedData(folder, fingerprint, config.seq_len, config.batch_size, config.domain_per)
 
 

@@ -19,6 +19,7 @@ from tasks.sources import (
     domain_texts,
     domains_of,
     hidden_files,
+    of_a_package,
     package_files,
     package_versions,
     read,
@@ -39,6 +40,7 @@ from tasks.splits import (
     rank,
     size_of,
     thin,
+    thinned,
 )
 
 Report = Callable[[str], None]
@@ -175,22 +177,33 @@ def _learned_or_not(name: str) -> str:
 
 
 def _domains(config: DataConfig) -> Splits:
-    """Each domain divided by itself, all of them as large as the smallest, in the order of their names."""
-    where = domains_of(config)
-    documents = {
-        name: [Document(*t, domain=name) for t in domain_texts(config, name) if t[1].strip()] for name in where
+    """Each domain divided by itself, and every split of it as large as the smallest domain's, in the order of names."""
+    where, divided = domains_of(config), dict[str, tuple[dict[str, list[Document]], str]]()
+    for name, place in where.items():
+        documents = [Document(*t, domain=name) for t in domain_texts(config, name) if t[1].strip()]
+        if not documents:
+            raise ConfigError(f"data.domains={{{name}: {place}}}: holds no text; name other files, or leave it out")
+        divided[name] = divide(documents, None, HELD_OUT_OF_DOMAINS)
+    sizes = {s: min(_bytes_of(parts[s]) for parts, _ in divided.values()) for s in SPLITS}
+    whole = len(where) * sum(sizes.values())
+    share = 1.0 if config.max_bytes is None else min(1.0, config.max_bytes / whole)
+    parts: dict[str, list[Document]] = {
+        s: [d for found, _ in divided.values() for d in thinned({s: found[s]}, round(share * sizes[s]))[s]]
+        for s in SPLITS
     }
-    sizes = {name: sum(len(document.text.encode()) for document in documents[name]) for name in where}
-    smallest = min(sizes, key=lambda name: sizes[name])
-    if not sizes[smallest]:
-        raise ConfigError(
-            f"data.domains.{smallest}={where[smallest]}: holds no text; name other files, or leave it out"
-        )
-    share = sizes[smallest] if config.max_bytes is None else min(sizes[smallest], -(-config.max_bytes // len(where)))
-    parts = [divide(documents[name], share, HELD_OUT_OF_DOMAINS)[0] for name in where]
-    origin = {"source": "domains", "versions": {}, "pinned": None, "sha256": None, "domains": where}
-    rule = {"split": "document hash, domain by domain"}
-    return Splits(**{s: [d for part in parts for d in part[s]] for s in SPLITS}, origin={**origin, **rule})
+    origin = {
+        "source": "domains",
+        "versions": {},
+        "pinned": None,
+        "sha256": None,
+        "domains": {name: place if of_a_package(place) else None for name, place in where.items()},  # no local paths
+        "split": {name: rule for name, (_, rule) in divided.items()},
+    }
+    return Splits(**parts, origin=origin)
+
+
+def _bytes_of(documents: list[Document]) -> int:
+    return sum(len(document.text.encode()) for document in documents)
 
 
 def _divided(documents: list[Document], origin: dict[str, Any], config: DataConfig) -> Splits:

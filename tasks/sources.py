@@ -31,8 +31,8 @@ DOMAINS = {
     "fonts": "matplotlib/*.afm",
 }
 """Where `data.domains` is null: kinds of text that come with what the lock installs."""
-LONGEST_OF_A_DOMAIN = 20_000
-"""Characters of a document in a domain: one long table must not be all of it."""
+LONGEST_OF_A_PACKAGE = 20_000
+"""Characters of a document in a domain of a package's files: one long table must not be all of it."""
 HF_BYTES = 50_000_000
 """How much of a streamed dataset is taken without `max_bytes`."""
 
@@ -84,7 +84,8 @@ def installed_files(package: str, suffix: str, key: str) -> list[SourceFile]:
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise ConfigError(
-            f"{key}: {package} is not installed; pip install -r requirements.lock, or choose data.source=stdlib"
+            f"{key}: {package} is not an installed package; pip install -r requirements.lock, or choose "
+            "data.source=stdlib"
         )
     return _list(Path(next(iter(spec.submodule_search_locations))), (suffix,), package + "/", {"__pycache__"})
 
@@ -153,13 +154,18 @@ def domains_of(config: DataConfig) -> dict[str, str]:
     return dict(sorted((DOMAINS if config.domains is None else config.domains).items()))
 
 
+def of_a_package(where: str) -> bool:
+    """Whether a domain's text is named by a package and a suffix."""
+    return "/*." in where
+
+
 def domain_files(config: DataConfig, name: str) -> list[SourceFile]:
     """The files of a domain, sorted by name. Raises ConfigError where there are none."""
     where = domains_of(config)[name]
-    key = f"data.domains.{name}={where}"
-    package, of_package, suffix = where.partition("/*.")
-    if not of_package:
+    key = f"data.domains={{{name}: {where}}}"
+    if not of_a_package(where):
         return _files_at(where, key)
+    package, _, suffix = where.partition("/*.")
     if not package.isidentifier() or not suffix.isalnum():
         raise ConfigError(f"{key}: expected PACKAGE/*.SUFFIX of an installed package, or a file or folder of text")
     if not (files := installed_files(package, f".{suffix}", key)):
@@ -168,17 +174,16 @@ def domain_files(config: DataConfig, name: str) -> list[SourceFile]:
 
 
 def domain_texts(config: DataConfig, name: str) -> Iterator[tuple[str, str]]:
-    """(name, text) of a domain's documents, long ones cut after a line end."""
+    """(name, text) of a domain's documents, the long ones of a package cut after a line end."""
     where = domains_of(config)[name]
-    key = f"data.domains.{name}={where}"
-    if "/*." in where:
-        files = domain_files(config, name)
-        texts: Iterable[tuple[str, str]] = ((file.name, decode(read(file, key), file.name, key)) for file in files)
-    else:
-        texts = _texts_at(where, key)
-    for document, text in texts:
-        begin = text[:LONGEST_OF_A_DOMAIN]
-        yield f"{name}/{document}", text if begin == text else begin[: begin.rfind("\n") + 1] or begin
+    key = f"data.domains={{{name}: {where}}}"
+    if not of_a_package(where):
+        yield from ((f"{name}/{document}", text) for document, text in _texts_at(where, key))
+        return
+    for file in domain_files(config, name):
+        text = decode(read(file, key), file.name, key)
+        begin = text[:LONGEST_OF_A_PACKAGE]
+        yield f"{name}/{file.name}", text if begin == text else begin[: begin.rfind("\n") + 1] or begin
 
 
 def read_texts(config: DataConfig) -> Iterator[tuple[str, str]]:

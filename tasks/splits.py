@@ -64,13 +64,17 @@ def divide(
     rule = "document hash"
     if not all(parts[split] for split in DIVIDED):
         rule, parts = "position", _by_position(documents, held_out)
-    kept = thin({s: [(d.name, len(d.text.encode())) for d in parts[s]] for s in SPLITS}, max_bytes)
-    texts = {s: {d.name: d for d in parts[s]} for s in SPLITS}
-    thinned = {
+    return thinned(parts, max_bytes), rule
+
+
+def thinned(parts: dict[str, list[Document]], max_bytes: int | None) -> dict[str, list[Document]]:
+    """About `max_bytes` of the documents, by `thin`."""
+    kept = thin({s: [(d.name, len(d.text.encode())) for d in documents] for s, documents in parts.items()}, max_bytes)
+    texts = {s: {d.name: d for d in documents} for s, documents in parts.items()}
+    return {
         s: [replace(texts[s][n], text=cut(texts[s][n].text.encode(), size).decode()) for n, size in kept[s].items()]
-        for s in SPLITS
+        for s in parts
     }
-    return thinned, rule
 
 
 def _by_position(documents: list[Document], held_out: float) -> dict[str, list[Document]]:

@@ -77,7 +77,7 @@ def precision_metrics(keys: TrialKeys, data: PackedData, model: Transformer) -> 
 def training_loss(keys: TrialKeys, data: PackedData, rows: list[dict[str, Any]]) -> dict[str, float]:
     """The loss of the last fifth of the last stage's steps, by their tokens: on text that was new when it was scored,
     hence empty where the training has come to a second epoch."""
-    if keys.sequences > data.windows("train"):
+    if keys.sequences > data.epoch:
         return {}
     first = keys.steps - max(1, keys.steps // 5)
     weights = [count for _, count in keys.batches[first : keys.stop]]

@@ -239,7 +239,7 @@ def test_names_that_are_not_utf_8_are_spelled_out(tmp_path: Path) -> None:
 
 def test_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match="not installed"):
+    with pytest.raises(ConfigError, match="not an installed package"):
         load_splits(DataConfig())
 
 
