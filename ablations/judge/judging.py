@@ -52,7 +52,8 @@ def verdicts_of(
         found = verdict(claim, difference, beside)
         found = dataclasses.replace(found, difference=_nonempty(found.difference))
         earlier = [between(families[name], claim.arm, against) for name in at_shares(plan.horizons)]
-        found = at_every_length(found, claim, earlier[-1] if earlier and claim.metric == "loss" else None)
+        before = earlier[-1] if earlier and claim.metric == "loss" else None
+        found = at_every_length(found, claim, before, beside.diverged)
         verdicts.append(_at_equal_balance(found, pair))
     return verdicts
 

@@ -127,11 +127,14 @@ def verdict(expected: ExpectedConfig, difference: Difference, beside: Beside) ->
     )
 
 
-def at_every_length(found: Verdict, expected: ExpectedConfig, earlier: Difference | None) -> Verdict:
+def at_every_length(
+    found: Verdict, expected: ExpectedConfig, earlier: Difference | None, diverged: Mapping[str, int]
+) -> Verdict:
     """The verdict at the end, where it does not turn round against what a shorter training shows: there `agrees` or
-    `disagrees` would be a matter of when. Within an `equal` claim's margin a sign says nothing."""
+    `disagrees` would be a matter of when. Within an `equal` claim's margin a sign says nothing, and beside trials that
+    `diverged` none does."""
     d, names = found.difference, ("agrees", "disagrees")
-    if found.outcome not in names or d is None or earlier is None or not earlier.n:
+    if found.outcome not in names or d is None or earlier is None or not earlier.n or diverged:
         return found
     low, high = region_of(expected)
     within = expected.kind in ("equal", "not_worse") and low < earlier.mean < high and low < d.mean < high

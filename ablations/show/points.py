@@ -149,10 +149,8 @@ def forest(result: Result) -> "Figure | None":
 
     looks = look_of(result)
     metrics = list(dict.fromkeys([result.primary, *(e.metric for e in result.expected)]))
-    # A slope per unit of its dose is in units of its own.
-    slopes = {
-        name.removesuffix("_at") for name in result.plan.contrasts if name.endswith("_at")
-    }  # in units of their own
+    # Beside what follows at the published dose, a slope per unit of the dose is in units of its own.
+    slopes = {name for name in result.plan.contrasts if f"{name}_at" in result.plan.contrasts}
     families: dict[str, list[Difference]] = {}
     for metric in metrics:
         found = result.differences.get(metric, {}).values()

@@ -97,9 +97,11 @@ def test_the_effect_against_length_is_drawn_where_there_are_lengths(result: Resu
 
     assert length_curves(result) is None
     plan = dataclasses.replace(result.plan, horizons=[0.5])
+    sooner = {name: 0.07 * (name == "bias") for name in result.arms}
     arms = {
         name: dataclasses.replace(
-            arm, values={**arm.values, "loss_at_50": {s: v + 0.5 for s, v in arm.values["loss"].items()}}
+            arm,
+            values={**arm.values, "loss_at_50": {s: v + 0.5 + sooner[name] for s, v in arm.values["loss"].items()}},
         )
         for name, arm in result.arms.items()
     }
@@ -114,7 +116,8 @@ def test_the_effect_against_length_is_drawn_where_there_are_lengths(result: Resu
     line, caps, _ = drawn["bias"].lines
     d, earlier = (longer.difference("bias", metric) for metric in ("loss", "loss_at_50"))
     assert d is not None and earlier is not None
-    assert line.get_ydata().tolist() == [earlier.mean, d.mean] == [pytest.approx(d.mean)] * 2
+    assert line.get_ydata().tolist() == [earlier.mean, d.mean] == [pytest.approx(d.mean + 0.07), d.mean]
+    assert line.get_xdata().tolist() == pytest.approx([tokens / 2, tokens], rel=0.1)
     assert [cap.get_ydata()[-1] for cap in caps] == [pytest.approx(d.low), pytest.approx(d.high)]
     plt.close(figure)
 

@@ -12,6 +12,8 @@ from ablations.config.trialkeys import with_overrides
 from ablations.judge.families import families_of
 from ablations.judge.gather import load_result
 from ablations.judge.judging import verdicts_of
+from ablations.judge.stats import Difference
+from ablations.judge.verdicts import Verdict, at_every_length
 from ablations.record.steplog import read_steps
 from ablations.show.sections import all_tables
 from ablations.sweep.announce import describe
@@ -148,7 +150,17 @@ def test_a_verdict_that_turns_round_depends_on_the_length(
     (verdict,) = verdicts_of(arms, plan, families_of(arms, plan), set())
     assert verdict.outcome == outcome, verdict.why
     if outcome == "depends on the length":
+        assert verdict.open
         assert "loss at 50 % of the tokens, with the other sign" in verdict.why
+
+
+def test_beside_divergence_a_sign_says_nothing() -> None:
+    d = Difference("a", "b", "loss", 6, 0.05, 0.01, 0.06, 0.04, 0.06, 0.01, 0.01, 0.9, 0.01)
+    found = Verdict("a", "b", "loss", "better", "disagrees", "it is above.", d, None)
+    claim, earlier = ExpectedConfig("a", against="b"), dataclasses.replace(d, mean=-0.05, low=-0.06, high=-0.04)
+    turned = at_every_length(found, claim, earlier, {})
+    assert turned.outcome == "depends on the length" and turned.open
+    assert at_every_length(found, claim, earlier, {"a": 1}) is found
 
 
 @pytest.mark.parametrize(
