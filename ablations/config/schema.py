@@ -156,12 +156,13 @@ class ExpectedConfig:
     against: str | None = None
     """The arm it is compared with; null is the sweep's baseline (a contrast has none)."""
     kind: Literal["better", "not_worse", "equal", "value", "identical"] = "better"
-    """`better`: below 0. `not_worse`: below `margin`. Both are mirrored where higher is better, and refused where the
-    metric has no direction (`ablations/metrics.py`). `equal`: within +-margin. `value`: inside `region`.
-    `identical`: no seed differs by more than `margin`, a matter of arithmetic and not of statistics, which the A/A
-    arm's tiny change of weights must be seen to exceed."""
+    """`better`: below 0, or by at least `margin`, without which no effect at all stays open. `not_worse`: below
+    `margin`. Both are mirrored where higher is better, and refused where the metric has no direction
+    (`ablations/metrics.py`). `equal`: within +-margin. `value`: inside `region`. `identical`: no seed differs by more
+    than `margin`, a matter of arithmetic and not of statistics, which the A/A arm's tiny change of weights must be seen
+    to exceed."""
     margin: Annotated[float, Above(0)] | None = None
-    """In the metric's unit; `not_worse`, `equal` and `identical` need one."""
+    """In the metric's unit; `not_worse`, `equal` and `identical` need one, `better` may have one."""
     region: list[float] | None = None
     """[low, high] of a `value`, in the metric's unit."""
     says: str = ""

@@ -107,7 +107,8 @@ def verdict(expected: ExpectedConfig, difference: Difference, beside: Beside) ->
     paper = expected.paper_value
     needed = None
     if paper is not None and difference.low is not None:
-        needed = seeds_needed(paper, difference.sd, difference.comparisons, difference.alpha)
+        far = max(0.0, abs(paper) - (expected.margin or 0.0)) if expected.kind == "better" else paper
+        needed = seeds_needed(far, difference.sd, difference.comparisons, difference.alpha)
     outcome, why = _judge(expected, edges, difference, beside)
     excluded = not beside.diverged and leaves_out(difference, paper, beside.mistuning or 0.0)
     if outcome == "not resolved":
@@ -131,14 +132,15 @@ def at_every_length(
     found: Verdict, expected: ExpectedConfig, earlier: Difference | None, diverged: Mapping[str, int]
 ) -> Verdict:
     """The verdict at the end, where it does not turn round against what a shorter training shows: there `agrees` or
-    `disagrees` would be a matter of when. Within an `equal` claim's margin a sign says nothing, and beside trials that
-    `diverged` none does."""
+    `disagrees` would be a matter of when. Where both lie within a margin, or short of the one that an arm is to be
+    better by, a sign says nothing, and beside trials that `diverged` none does."""
     d, names = found.difference, ("agrees", "disagrees")
     if found.outcome not in names or d is None or earlier is None or not earlier.n or diverged:
         return found
     low, high = region_of(expected)
-    within = expected.kind in ("equal", "not_worse") and low < earlier.mean < high and low < d.mean < high
-    if within or (d.mean > 0) == (earlier.mean > 0):
+    inside = [low < mean < high for mean in (earlier.mean, d.mean)]
+    same = all(inside) if expected.kind in ("equal", "not_worse") else bool(expected.margin) and not any(inside)
+    if same or (d.mean > 0) == (earlier.mean > 0):
         return found
     turned = f"{_numbers(earlier)} in {metric_of(earlier.metric).label}"
     why = f"{found.why.rstrip('.')}; but it was {turned}, with the other sign."
@@ -160,7 +162,7 @@ def region_of(expected: ExpectedConfig) -> tuple[float, float]:
             raise ConfigError(f"{key}.region={region}: kind `value` needs two numbers, the lower first")
         return region[0], region[1]
     if expected.kind == "better":
-        margin = 0.0
+        margin = 0.0 - (expected.margin or 0.0)
     elif expected.margin is None or expected.margin <= 0:
         raise ConfigError(f"{key}.margin={expected.margin}: kind `{expected.kind}` needs a margin above 0")
     else:

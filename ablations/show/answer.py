@@ -53,7 +53,15 @@ def _listed(clauses: list[str], joint: str = "") -> str:
 
 
 def clause(expected: ExpectedConfig, result: Result) -> str:
-    return expected.says or claim(expected, result.plan.rival(expected))
+    return expected.says + _by(expected) if expected.says else claim(expected, result.plan.rival(expected))
+
+
+def _by(expected: ExpectedConfig) -> str:
+    """By how much at least something is claimed to be better, where that is said."""
+    if expected.kind != "better" or expected.margin is None:
+        return ""
+    unit = metric_of(expected.metric).unit
+    return f" by at least {expected.margin:g}" + (f" {unit}" if unit else "")
 
 
 def _extent(expected: ExpectedConfig, verdict: Verdict) -> str:
@@ -122,7 +130,7 @@ def _finding(result: Result, index: int) -> str:
 def _claimed(expected: ExpectedConfig) -> str:
     """What the difference should be, in as few words as there are."""
     if expected.kind == "better":
-        return str(metric_of(expected.metric).better)
+        return str(metric_of(expected.metric).better) + _by(expected)
     low, high = region_of(expected)
     if math.isinf(low):
         return f"at most {high:+g}"
@@ -150,7 +158,7 @@ def claim(expected: ExpectedConfig, against: str) -> str:
     if not against:
         return _claimed_estimate(expected, name)
     if expected.kind == "better":
-        return f"{expected.arm} has {metric.better} {name} than {against}"
+        return f"{expected.arm} has {metric.better} {name} than {against}{_by(expected)}"
     if expected.kind == "not_worse":
         side = "below" if metric.better == "higher" else "above"
         return f"{expected.arm} is at most {expected.margin:g} {side} {against} in {name}"

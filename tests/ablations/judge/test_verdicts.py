@@ -8,7 +8,7 @@ import pytest
 
 from ablations.config.schema import ExpectedConfig
 from ablations.judge.stats import Difference, differences
-from ablations.judge.verdicts import DECISION_RULE, Beside, Verdict, Void, shows_harm
+from ablations.judge.verdicts import DECISION_RULE, Beside, Verdict, Void, region_of, shows_harm
 from ablations.judge.verdicts import verdict as judged
 from models.typed import ConfigError
 
@@ -93,6 +93,21 @@ def test_mistuning_widens() -> None:
     assert judge("value", 0.021, 0.039, mistuning=0.011).outcome == "not resolved"
     edge = judge("better", -0.02, -0.01, mistuning=math.inf)
     assert edge.outcome == "not resolved" and "what its learning rate costs cannot be bounded" in edge.why
+
+
+def test_better_by_at_least_something_can_be_refuted_by_no_effect() -> None:
+    by = lambda low, high: verdict(  # noqa: E731
+        ExpectedConfig("bias", kind="better", margin=0.0025, paper_value=-0.005), interval(low, high), control=HARM
+    )
+    assert by(-0.001, 0.001).outcome == "disagrees" and "wholly outside the claim (below -0.0025)" in by(0, 0.001).why
+    assert by(-0.004, -0.003).outcome == "agrees"
+    assert by(-0.003, 0.001).outcome == "not resolved" and by(-0.003, 0.001).open
+    plain = verdict(ExpectedConfig("bias", paper_value=-0.005), interval(-0.003, 0.001), control=HARM)
+    assert by(-0.003, 0.001).seeds_needed > plain.seeds_needed, (
+        "from the margin to the paper's effect it is half as far"
+    )
+    higher = ExpectedConfig("bias", metric="python_cloze/acc", kind="better", margin=0.02)
+    assert region_of(higher) == (0.02, math.inf) and region_of(ExpectedConfig("bias")) == (-math.inf, 0.0)
 
 
 def test_only_what_more_seeds_may_change_is_open() -> None:

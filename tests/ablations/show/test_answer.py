@@ -4,11 +4,12 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from ablations.config.schema import ExpectedConfig
 from ablations.judge.families import families_of
 from ablations.judge.gather import load_result
 from ablations.judge.result import Result
 from ablations.show import page, render
-from ablations.show.answer import answer, remedies_table
+from ablations.show.answer import answer, claim, remedies_table
 from ablations.show.sections import loss_table
 
 EVEN = {"arm": "bias", "metric": "max_vio_global", "kind": "better", "says": "a bias keeps experts even"}
@@ -32,6 +33,12 @@ def test_one_sentence_by_rule(sweep_run: Any, tmp_path: Path) -> None:
     assert text.count(". ") <= 1 and render.table_md(result).splitlines()[4] == text
     shown = page.page_html(result, [], [])
     assert shown.index("A bias keeps experts even") < shown.index("MaxVio_global of bias") < shown.index("<table>")
+
+
+def test_by_how_much_at_least_is_said() -> None:
+    by = ExpectedConfig("bias", kind="better", margin=0.0025)
+    assert claim(by, "aux_loss") == "bias has lower loss than aux_loss by at least 0.0025 nats"
+    assert "by at least" not in claim(ExpectedConfig("bias"), "aux_loss")
 
 
 def test_a_claim_without_a_clause_says_itself(sweep_run: Any, tmp_path: Path) -> None:

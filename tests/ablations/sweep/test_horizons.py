@@ -122,6 +122,8 @@ def test_lengths_cost_their_decays_alone(plan: Any, tmp_path: Path) -> None:
         ("better", None, -0.05, -0.02, "agrees"),
         ("better", None, -0.05, 0.02, "depends on the length"),
         ("better", None, 0.05, -0.02, "depends on the length"),
+        ("better", 0.1, -0.001, 0.002, "disagrees"),
+        ("better", 0.01, -0.05, 0.002, "depends on the length"),
         ("equal", 0.1, -0.001, 0.002, "agrees"),
         ("equal", 0.01, 0.05, -0.02, "depends on the length"),
         ("not_worse", 0.01, 0.005, -0.004, "agrees"),
