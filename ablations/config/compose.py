@@ -130,7 +130,10 @@ def _check_seeds(config: Config) -> None:
         raise ConfigError(f"seeds={seeds}: a difference with an error bar needs at least 2")
     shared = sorted(set(chosen) & set(config.sweep.search.seeds))
     if shared:
-        raise ConfigError(f"seeds={seeds}: {shared[0]} is a search seed of this sweep; confirmation needs new ones")
+        counted = f" (so many are 0 to {chosen[-1]})" if isinstance(config.seeds, int) else ""
+        raise ConfigError(
+            f"seeds={seeds}{counted}: {shared[0]} is a search seed of this sweep; confirmation needs new ones"
+        )
 
 
 def _check_set_once(explicit: Mapping[str, Any], config: Config, chosen: Iterable[str], file: str) -> None:

@@ -54,7 +54,10 @@ def check_sweep(sweep: SweepConfig) -> None:
     first: dict[tuple[str, ...], int] = {}
     for i, claim in enumerate(sweep.expected):
         _check_claim(claim, f"expected[{i}]", sweep)
-        same = first.setdefault((claim.arm, sweep.rival(claim), claim.metric, claim.kind), i)
+        pair = [claim.arm, sweep.rival(claim)]
+        if claim.kind in ("equal", "identical"):  # said of either arm it is the same
+            pair.sort()
+        same = first.setdefault((*pair, claim.metric, claim.kind), i)
         if same != i:
             raise ConfigError(f"expected[{i}]: the same claim as expected[{same}]; each is judged once, keep one")
     for place, metric, _ in named_metrics(sweep):

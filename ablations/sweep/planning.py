@@ -1,6 +1,7 @@
 """From a composed config to the plan of its sweep."""
 
-from collections.abc import Collection
+import itertools
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -47,6 +48,7 @@ def make_plan(config: Config) -> Plan:
             solved = solve(resolved, arms[sweep.baseline].keys, matched, where)
             resolved = check(with_overrides(resolved, solved, where))
         arms[name] = Arm(name, "arm", entry.about, entry.set, entry.search, resolved, matched, solved)
+    _refuse_twins(arms, sweep)
     base = arms[sweep.baseline]
     extras: list[tuple[ArmKind, str, dict[str, Any]]] = [
         (CONTROL, f"positive control: {base.name} with a known small harm", dict(sweep.control)),
@@ -80,6 +82,17 @@ def make_plan(config: Config) -> Plan:
     if not any(arm.grid(shared)[0] for arm in plan.searched_arms):
         return replace(plan, published=Published({name: {} for name in arms}))
     return with_published(plan)
+
+
+def _refuse_twins(arms: Mapping[str, Arm], sweep: SweepConfig) -> None:
+    """Raise ConfigError for an arm that is another one by name only: it would count as a comparison of its own."""
+    for one, other in itertools.combinations(arms.values(), 2):
+        designs = {sweep.design_of(arm.name) for arm in (one, other) if arm.name != sweep.baseline}
+        if one.keys == other.keys and one.search == other.search and len(designs) == 1:
+            raise ConfigError(
+                f"sweep={sweep.name} arms {one.name} and {other.name}: the same in every key; an arm by two names is "
+                "one arm, keep one"
+            )
 
 
 def _needs_control(sweep: SweepConfig, design: Design, arms: Collection[str]) -> bool:

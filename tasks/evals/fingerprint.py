@@ -13,6 +13,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+NO_DATA = (".py", ".pyc", ".yaml", ".yml", ".md")
+MOST_BESIDE = 1000
+"""Entries of a task's folder that are looked through; of a larger one the files that strings spell out count alone."""
+
 Kind = Literal["yaml", "module", "data"]
 Reference = tuple[Kind, Path]
 
@@ -25,22 +29,23 @@ def is_task_file(name: str) -> bool:
 def task_fingerprint(names: Sequence[str]) -> dict[str, str]:
     """sha256 per entry of `names` that is a file, over that file and those it leads to, wherever they lie.
 
-    Followed are `include`, the modules of `!function`, the files and folders that the data set's keys name, and of a
-    module: what it imports from its own folder, and the files there whose names its strings spell out. An absent file
-    has no content; a file that cannot be parsed leads nowhere (whoever loads the task says what is wrong with it).
+    Followed are `include`, the files and folders that the data set's keys and its metadata name, the modules of
+    `!function` with whatever data lie in the task's folder, and of a module: what it imports from its own folder, and
+    the files there whose names its strings spell out. An absent file has no content; a file that cannot be parsed leads
+    nowhere (whoever loads the task says what is wrong with it).
     """
     return {name: _closure_hash(Path(name).expanduser()) for name in names if is_task_file(name)}
 
 
 def _closure_hash(start: Path) -> str:
-    digest, seen = hashlib.sha256(), set[Path]()
+    digest, seen = hashlib.sha256(), set[Reference]()  # what lies there as data may lead further as what it is
     waiting: list[Reference] = [("yaml", start)]
     while waiting:
         kind, path = waiting.pop(0)
         path = path.resolve()
-        if path in seen or not path.is_file():
+        if (kind, path) in seen or not path.is_file():
             continue
-        seen.add(path)
+        seen.add((kind, path))
         stat = path.stat()
         digest.update(f"{path.name}\0{_content_hash(path, stat.st_size, stat.st_mtime_ns)}\0".encode(errors="replace"))
         try:
@@ -75,11 +80,23 @@ def _of_yaml(path: Path) -> Iterator[Reference]:
     for keys, value in _strings(config):
         if isinstance(value, _Function):
             yield from _module(value.rpartition(".")[0], path.parent)
+            yield from (("data", file) for file in _beside(path.parent))  # whose names a function may compute
         elif "include" in keys:
             yield "yaml", path.parent / value
-        elif keys & {"dataset_path", "dataset_kwargs"}:
+        elif keys & {"dataset_path", "dataset_kwargs", "metadata"}:
             for place in (Path(value).expanduser(), path.parent / value):  # `datasets` starts from the first
                 yield from (("data", file) for file in _files_at(place))
+
+
+def _beside(folder: Path) -> list[Path]:
+    """The data in a task's folder and below, of a folder that holds tasks and their data and not a whole disk."""
+    found = []
+    for file in folder.rglob("*"):
+        if file.suffix not in NO_DATA and not any(part.startswith(".") for part in file.relative_to(folder).parts):
+            found.append(file)
+        if len(found) > MOST_BESIDE:
+            return []
+    return sorted(file for file in found if file.is_file())
 
 
 def _strings(value: Any, keys: frozenset[str] = frozenset()) -> Iterator[tuple[frozenset[str], str]]:

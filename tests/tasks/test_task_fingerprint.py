@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks.evals import fingerprint
 from tasks.evals.fingerprint import task_fingerprint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,7 +33,7 @@ FILES = {
     "shards/0.jsonl": "",
     "shards/1.jsonl": "",
 }
-UNRELATED = ("other.yaml", "other.py", "notes.txt", "data/other.jsonl", "package/shallow.py")
+UNRELATED = ("other.yaml", "other.py", "package/shallow.py", ".hidden/notes.txt")
 
 
 @pytest.fixture
@@ -61,6 +62,7 @@ def test_every_file_that_a_task_leads_to_counts(name: str, folder: Path) -> None
 
 def test_what_it_does_not_lead_to_and_where_it_lies_do_not_count(folder: Path, tmp_path: Path) -> None:
     before = taken(folder)
+    (folder / ".hidden").mkdir()
     for name in UNRELATED:
         (folder / name).write_text("# a comment\n")
     assert taken(folder) == before
@@ -70,6 +72,32 @@ def test_what_it_does_not_lead_to_and_where_it_lies_do_not_count(folder: Path, t
         (moved / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).rename(moved / name)
     assert taken(moved) == before
+
+
+def test_data_whose_name_a_function_computes_counts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("answers.json", "data/other.jsonl"):
+        before = taken(folder)
+        (folder / name).write_text("0")
+        there = taken(folder)
+        (folder / name).write_text("1")
+        assert len({before, there, taken(folder)}) == 3, name
+    without = (folder / "plain.yaml").write_text("task: plain\n")
+    plain = lambda: task_fingerprint([str(folder / "plain.yaml")])  # noqa: E731
+    before = plain()
+    (folder / "answers.json").write_text("2")
+    assert without and plain() == before, "a task without a function reads what it names"
+    monkeypatch.setattr(fingerprint, "MOST_BESIDE", 3)
+    crowded = taken(folder)
+    (folder / "answers.json").write_text("3")
+    assert taken(folder) == crowded, "of a folder that holds more than tasks only what is spelled out"
+
+
+def test_data_that_metadata_name_count(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(f"task: t\nmetadata:\n  answers: {tmp_path / 'answers.json'}\n")
+    (tmp_path / "answers.json").write_text("0")
+    before = taken(tmp_path)
+    (tmp_path / "answers.json").write_text("1")
+    assert taken(tmp_path) != before
 
 
 def test_a_folder_of_data_and_a_module_elsewhere_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

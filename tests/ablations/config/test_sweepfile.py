@@ -55,6 +55,15 @@ BAD_FILES: list[tuple[dict[str, Any], list[str]]] = [
         {"expected": [{"arm": "long"}, {"arm": "long", "against": "short"}]},
         ["expected[1]: the same claim as expected[0]"],
     ),
+    (
+        {
+            "expected": [
+                {"arm": "long", "kind": "equal", "margin": 0.1},
+                {"arm": "short", "against": "long", "kind": "equal", "margin": 0.1},
+            ]
+        },
+        ["expected[1]: the same claim as expected[0]"],
+    ),
     ({"metrics": ["loss", "loss"]}, ["metrics=['loss', 'loss']: loss stands in it twice"]),
     ({"matched": {"equal": ["kv_bytes", "kv_bytes"]}}, ["kv_bytes stands in it twice"]),
     ({"arms": arms(long={"set": {"train.tokens": 10**20}})}, ["at most 64 bits"]),

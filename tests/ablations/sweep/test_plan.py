@@ -5,8 +5,10 @@ import json
 import shlex
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+from least_sweep import SWEEP
 from stand_in_kinds import asked
 
 from ablations.config.compose import compose
@@ -233,3 +235,11 @@ def test_what_is_about_to_happen(plan):
     assert plan(*FRESH, "seeds=8").minutes > plan(*FRESH, "seeds=2").minutes
     mtp = plan("sweep=mtp_depth", "sweeps_dir=null", "arms=[chained_1]")
     assert mtp.trial_seconds(mtp.arms["chained_1"]) > 1.2 * mtp.trial_seconds(mtp.arms["none"]), "more FLOPs, more time"
+
+
+def test_an_arm_by_two_names_is_refused(folder: Any) -> None:
+    arms = {"short": {"set": {"optim.warmup_fraction": 0.05}}, "long": {"set": {"optim.warmup_fraction": 0.3}}}
+    content = {**SWEEP, "arms": {**arms, "again": arms["long"]}}
+    with pytest.raises(ConfigError, match="^sweep=mine arms long and again: the same in every key"):
+        make_plan(compose(folder(content)))
+    make_plan(compose([*folder(content), "arms=[long]"]))
