@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from ablations.config.trialkeys import TrialKeys
+from ablations.config.trialkeys import TrialKeys, differing
 from ablations.record.guardresult import Fact, GuardResult
 from ablations.sweep.plan import Arm, Plan
 from tasks.splits import SPLITS
@@ -45,10 +45,23 @@ def twins_at_start(plan: Plan, guards: Mapping[str, list[GuardResult]]) -> dict[
     seen, found = dict[Fact, Arm](), {}
     for arm in plan.arms.values():
         weights = next((g.facts["weights"] for g in guards[arm.name] if "weights" in g.facts), None)
-        if arm.kind != "arm" or weights is None:
+        if weights is None or (arm.kind == "control" and not _changes_model(arm, plan.baseline)):
+            continue
+        if arm.kind == "control" and seen.get(weights) is plan.baseline:
+            detail = f"the same numbers as {plan.baseline.name} after the first steps; a control is a known small harm"
+            found[arm.name] = GuardResult("distinct", False, detail, {"weights": weights, "twin": plan.baseline.name})
+        if arm.kind != "arm":
             continue
         first = seen.setdefault(weights, arm)
         if arm.keys.model.precision != first.keys.model.precision:
             detail = f"the same numbers as {first.name} after the first steps"
             found[arm.name] = GuardResult("distinct", False, detail, {"weights": weights, "twin": first.name})
     return found
+
+
+LATE = ("model.moe.balance.frozen_fraction", "model.mtp.tail_weight", "model.mtp.tail_from")
+"""Keys of a model that change nothing at the beginning of a training."""
+
+
+def _changes_model(arm: Arm, baseline: Arm) -> bool:
+    return any(key.startswith("model.") and key not in LATE for key in differing(arm.keys, baseline.keys))

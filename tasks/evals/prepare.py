@@ -94,13 +94,21 @@ def _rehearse(name: str, tasks: dict[str, Any], items: int | None) -> None:
     from tasks.evals.lm import StandIn
 
     try:
-        evaluate(StandIn(), tasks, items, bootstrap_draws=0)
+        rows = evaluate(StandIn(), tasks, items, bootstrap_draws=0)["results"]
     except ConfigError as error:
         raise ConfigError(f"eval.tasks={name}: {error}") from error
     except Exception as error:  # whatever a task's own code raises
         raise ConfigError(
             f"eval.tasks={name}: cannot be scored ({_told(error)}); mend the task, or leave it out"
         ) from error
+    for task, made in tasks["tasks"].items():
+        scored = {key.split(",")[0] for key in rows.get(task, {}) if "," in key}
+        asked = [entry["metric"] for entry in made.config.metric_list or () if isinstance(entry.get("metric"), str)]
+        if lost := [metric for metric in asked if metric not in scored]:  # lm-eval warns, and goes on without it
+            raise ConfigError(
+                f"eval.tasks={name}: the task {task} names the metric {lost[0]}, of which no score comes (it gives "
+                f"{', '.join(sorted(m for m in scored if not m.endswith('_stderr'))) or 'none'}); mend the task"
+            )
 
 
 def check_tasks(names: Sequence[str]) -> None:

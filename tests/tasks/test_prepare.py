@@ -247,3 +247,12 @@ def test_a_data_set_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch, tmp_
         "eval.tasks=piqa: cannot be loaded with its data (ConnectionError: Couldn't reach 'baber/piqa'"
     )
     assert "network" in told
+
+
+def test_a_metric_that_gives_no_score_is_said(tmp_path: Path) -> None:
+    lost = "metric_list: [{metric: acc}, {metric: nosuch, aggregation: mean, higher_is_better: true}]\n"
+    mine = task_file(tmp_path, "mine", CHOICE + lost, questions(tmp_path))
+    told = refused([mine], tmp_path)
+    assert told.startswith(
+        f"eval.tasks={mine}: the task mine names the metric nosuch, of which no score comes (it gives acc"
+    )

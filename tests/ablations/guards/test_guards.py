@@ -156,6 +156,27 @@ def test_arms_whose_numbers_are_equal_are_refused_and_by_name(plan, data):
     assert found["tensors"].facts["twin"] == "blocks"
 
 
+def test_a_control_that_nothing_reads_is_no_harm(plan, data):
+    """MLA has no heads of keys to count."""
+    made = plan()
+    base, control = made.baseline, made.arms["control"]
+
+    def said(**changes: Any) -> dict[str, GuardResult]:
+        attention = replace(base.keys.model.attention, **changes)
+        harmed = replace(control, keys=replace(base.keys, model=replace(base.keys.model, attention=attention)))
+        arms = {base.name: base, "control": harmed}
+        return twins_at_start(
+            replace(made, arms=arms),
+            {name: [guards.determinism(Subject(arm.keys, 0, data))] for name, arm in arms.items()},
+        )
+
+    assert base.keys.model.attention.kind == "mla"
+    found = said(n_kv_heads=base.keys.model.attention.n_kv_heads * 2)
+    assert list(found) == ["control"] and not found["control"].passed
+    assert found["control"].detail.startswith(f"the same numbers as {base.name} after the first steps; a control")
+    assert not said(kv_lora_rank=base.keys.model.attention.kv_lora_rank // 2)
+
+
 def test_arms_that_round_differently_are_distinct_and_so_are_moments(plan, data):
     block = {"recipe": "fp8_block"}
     assert not twins(plan, data, tiles=block, tensor={"recipe": "fp8_tensor"}, moments=block | {"moments": "bf16"})
