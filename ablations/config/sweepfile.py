@@ -12,6 +12,8 @@ from ablations.config.trialkeys import TRIAL_GROUPS
 from ablations.home import ROOT
 from models.typed import ConfigError, build, closest
 
+MOST_VALUES = 100_000
+"""Of a YAML file, with what its anchors repeat."""
 SCALES = ROOT / "ablations" / "config" / "scales"
 
 
@@ -66,13 +68,16 @@ def read_yaml(path: Path) -> dict[Any, Any]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    _check_size(path)
     try:
         content = OmegaConf.load(path)
         values = OmegaConf.to_container(content, resolve=False)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{shown(path)}: {_first_line(error)}") from None
     except RecursionError:
-        raise ConfigError(f"{shown(path)}: nested without an end; an anchor (&) must not stand within itself") from None
+        raise ConfigError(
+            f"{shown(path)}: nested too deeply, or without an end (an anchor, &, must not stand within itself)"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         if "Invalid loaded object type" in str(error):
             raise ConfigError(f"{shown(path)}: not a mapping of keys to values") from None
@@ -87,6 +92,32 @@ def read_yaml(path: Path) -> dict[Any, Any]:
         raise ConfigError(f"{shown(path)}: not a mapping of keys to values")
     _check_texts(values, shown(path), "")
     return values
+
+
+def _check_size(path: Path) -> None:
+    """Raise ConfigError for a file whose anchors, written out, come to more than any sweep says."""
+    import yaml
+
+    written: dict[int, int] = {}
+
+    def size(node: yaml.Node | None) -> int:
+        if node is None or id(node) in written:
+            return written.get(id(node), 0)
+        written[id(node)] = 1  # while it is counted: an anchor within itself is another's to refuse
+        parts = node.value if isinstance(node, yaml.SequenceNode) else []
+        if isinstance(node, yaml.MappingNode):
+            parts = [part for pair in node.value for part in pair]
+        written[id(node)] = 1 + sum(map(size, parts))
+        return written[id(node)]
+
+    try:
+        values = size(yaml.compose(path.read_bytes(), Loader=yaml.SafeLoader))
+    except (yaml.YAMLError, OSError, UnicodeDecodeError, RecursionError):
+        return  # said where it is loaded
+    if values > MOST_VALUES:
+        raise ConfigError(
+            f"{shown(path)}: its anchors (&, *) written out come to {values:,} values; at most {MOST_VALUES:,}"
+        )
 
 
 def _first_line(error: object) -> str:

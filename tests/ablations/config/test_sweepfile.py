@@ -164,9 +164,14 @@ BROKEN = {
     "": ["mine.yaml"],
     "question: ${nothing}\n": ["mine.yaml: question=${nothing}: ${...} is not filled in"],
     "question: x\narms: [{a: '${oc.env:HOME}'}]\n": ["mine.yaml: arms.a=${oc.env:HOME}: ${...} is not filled in"],
-    "question: &x\n  again: *x\n": ["mine.yaml: nested without an end; an anchor (&) must not stand within itself"],
-    "arms: &x [*x]\n": ["mine.yaml: nested without an end"],
-    "question: " + "[" * 5000 + "\n": ["mine.yaml: nested without an end"],
+    "question: &x\n  again: *x\n": ["mine.yaml: nested too deeply, or without an end (an anchor, &, must not"],
+    "a0: &a0 [1, 2, 3, 4, 5, 6, 7, 8, 9]\n"
+    + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 9)): [
+        "mine.yaml: its anchors (&, *) written out come to",
+        "at most 100,000",
+    ],
+    "arms: &x [*x]\n": ["mine.yaml: nested too deeply, or without an end"],
+    "question: " + "[" * 5000 + "\n": ["mine.yaml: nested too deeply, or without an end"],
     "question: 2020-01-01\n": ["mine.yaml"],
     "question: !!python/object:os.system x\n": ["mine.yaml:1"],
     "seeds: " + "9" * 5000 + "\n": ["mine.yaml"],
