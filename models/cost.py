@@ -164,8 +164,13 @@ def describe(name: str, config: ModelConfig, seq_len: int) -> str:
 def main(arguments: list[str] | None = None) -> int:
     from models.sizes import SIZES, size
 
+    names = sys.argv[1:] if arguments is None else arguments
+    if {"--help", "-h"} & {*names}:
+        print(f"{__doc__}\nSizes, of which any may be named, and all are where none is: {', '.join(SIZES)}")
+        return 0
+
     def work() -> int:
-        for name in (sys.argv[1:] if arguments is None else arguments) or list(SIZES):
+        for name in names or list(SIZES):
             config, seq_len = size(name)
             print(describe(name, replace(config, dtype="bfloat16"), seq_len))
         return 0

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from models.attention import GroupedQueryAttention, MultiHeadLatentAttention
 from models.config import ModelConfig
-from models.cost import activation_bytes, cost, parts
+from models.cost import activation_bytes, cost, main, parts
 from models.executor import Microbatching
 from models.kinds import attention_of
 from models.layers import RMSNorm, SwiGLU
@@ -248,3 +248,9 @@ def test_activations_are_what_autograd_keeps(tiny: Callable[..., ModelConfig], k
     initialise(model, 0, config.std)
     tokens = torch.randint(0, 1024, (8, 65), generator=torch.Generator().manual_seed(0))
     assert activation_bytes(config, 64) == pytest.approx(saved_bytes(model, tokens) / (8 * 64), rel=0.04)
+
+
+def test_help_names_the_sizes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    said = capsys.readouterr()
+    assert "deepseek_v3" in said.out and "Sizes" in said.out and not said.err
