@@ -44,6 +44,8 @@ ARMS = {
 """What is left of those."""
 
 
+OF_WHOLE_TRAININGS = {"moe_balance": {"aa_scratch"}, "precision": {"aa_scratch", "control_scratch"}}
+"""Diagnostics of sweeps that have these beside their branches; a control where a claim on them needs one."""
 GUARDED = ("mtp_depth", "packing", "pipeline", "precision")
 """Between them they have what guards look at; `benchmarks/guards.py` looks at every arm of all sweeps."""
 
@@ -74,7 +76,7 @@ def test_a_sweep_runs_the_whole_way(name: str, conduct: Any, runs: Path, monkeyp
     sweep = read_sweep(SWEEPS[name])
     usual = {name for name, arm in sweep.arms.items() if not arm.optional}
     usual = ARMS.get(name, usual)
-    second = {"aa_scratch"} if name == "moe_balance" else set()  # of its whole trainings, beside its branches
+    second = OF_WHOLE_TRAININGS.get(name, set())
     assert set(result.arms) == {*usual, "aa", "control", *second} and not result.missing
     for arm in result.arms.values():
         assert arm.of_status("complete") == [0, 1], (arm.name, [r.reason for r in arm.records.values()])
