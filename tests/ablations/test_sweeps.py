@@ -23,8 +23,9 @@ TOO_SHORT = {("masked", "packed"), ("v3", "v3_frozen_bias")}
 SHORTER = {
     "pipeline": ["train.tokens=1024", "arms=[dualpipe_p4_m8]", "model.n_layers=4"],
     "packing": ["arms=[masked,fim]"],
-    "precision": ["train.tokens=1536", "optim.lr=0.0035", "arms=[v3,fp8_tensor,one_bit]"],
-    "balance_scope": ["arms=[batch,strong_batch,bias_local]"],
+    "precision": ["train.tokens=1024", "optim.lr=0.0035", "arms=[v3,fp8_tensor]"],
+    "balance_scope": ["arms=[strong_batch,bias_local]"],
+    "mtp_depth": ["optim.lr=0.0035", "arms=[chained_2,parallel_1]"],
     "v3_ladder": ["arms=[experts,fine]"],
     "v3_leave_one_out": ["arms=[without_fine]"],
     "v3_screen": ["train.tokens=1536", "arms=[run_16]"],
@@ -36,8 +37,9 @@ ARMS = {
     "pipeline": {"none", "dualpipe_p4_m8"},
     "v3_screen": {"plain", "run_16"},
     "packing": {"packed", "masked", "fim"},
-    "precision": {"bf16", "v3", "fp8_tensor", "one_bit"},
-    "balance_scope": {"sequence", "batch", "strong_batch", "bias_local"},
+    "precision": {"bf16", "v3", "fp8_tensor"},
+    "balance_scope": {"sequence", "strong_batch", "bias_local"},
+    "mtp_depth": {"none", "chained_2", "parallel_1"},
     "v3_ladder": {"dense", "experts", "fine"},
     "v3_leave_one_out": {"v3", "without_fine"},
 }
@@ -109,7 +111,7 @@ def test_a_sweep_runs_the_whole_way(name: str, conduct: Any, runs: Path, monkeyp
         assert "fp8_tensor: in FP8 training, later tokens change earlier logits" in table
         assert "FP8 is emulated: quantised operands in tiles and blocks of 4" in table
         assert result.arms["bf16"].values["loss_error"] == {0: 0.0, 1: 0.0}
-        assert all(result.arms["one_bit"].values["loss_error"].values())
+        assert all(result.arms["v3"].values["loss_error"].values())
 
 
 def test_every_text_that_an_arm_learns_from_is_guarded(conduct: Any, pool: Any) -> None:
