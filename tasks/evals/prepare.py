@@ -182,7 +182,7 @@ _WRITTEN: dict[tuple[str, str, str], dict[str, Path]] = {}
 def _no_item(name: str, documents: "Sequence[Document]", split: str) -> str:
     from tasks.evals.items import WANTED
 
-    sizes = sorted(len(line.encode()) for document in documents for line in document.text.splitlines() if line.strip())
+    sizes = sorted(len(line.encode()) for document in documents for line in document.text.split("\n") if line.strip())
     found = f"{len(sizes):,} lines of {sizes[0]:,} to {sizes[-1]:,} bytes" if sizes else "no line"
     return (
         f"eval.tasks={name}: no item can be made of the {split} split ({found}): one takes {WANTED[name]}; "

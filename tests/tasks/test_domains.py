@@ -21,8 +21,8 @@ BATCH = 4
 
 def write(file: Path, characters: str, documents: int) -> None:
     source = random.Random(characters)
-    words = lambda: " ".join("".join(source.choices(characters, k=5)) for _ in range(60)) + "\n"  # noqa: E731
-    file.write_text("".join(json.dumps({"text": words()}) + "\n" for _ in range(documents)))
+    texts = [" ".join("".join(source.choices(characters, k=5)) for _ in range(60)) + "\n" for _ in range(documents)]
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
 
 
 @pytest.fixture(scope="module")

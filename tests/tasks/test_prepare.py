@@ -92,6 +92,7 @@ def test_our_own_tasks_need_their_items_and_nothing_of_lm_eval(tmp_path: Path, m
         ("python_cloze", f"{'word ' * 60}\n" * 40, "(40 lines of 300 to 300 bytes): one takes a line of code"),
         ("python_bits_per_byte", "word " * 2000, "(1 lines of 10,000 to 10,000 bytes): one takes whole lines that"),
         ("python_bits_per_byte", "\n\n", "(no line)"),
+        ("python_cloze", "value = value + 1\r" * 500, "(1 lines of 9,000 to 9,000 bytes)"),  # no line ends by \r alone
     ],
 )
 def test_a_text_without_items_is_told_what_an_item_takes(task: str, text: str, words: str, tmp_path: Path) -> None:

@@ -96,9 +96,10 @@ def test_mistuning_widens() -> None:
 
 
 def test_better_by_at_least_something_can_be_refuted_by_no_effect() -> None:
-    by = lambda low, high: verdict(  # noqa: E731
-        ExpectedConfig("bias", kind="better", margin=0.0025, paper_value=-0.005), interval(low, high), control=HARM
-    )
+    def by(low: float, high: float) -> Verdict:
+        claim = ExpectedConfig("bias", kind="better", margin=0.0025, paper_value=-0.005)
+        return verdict(claim, interval(low, high), control=HARM)
+
     assert by(-0.001, 0.001).outcome == "disagrees" and "wholly outside the claim (below -0.0025)" in by(0, 0.001).why
     assert by(-0.004, -0.003).outcome == "agrees"
     assert by(-0.003, 0.001).outcome == "not resolved" and by(-0.003, 0.001).open
