@@ -20,12 +20,17 @@ from ablations.guards.arm import GUARDS, found
 from ablations.guards.subject import Subject
 from ablations.sweep.plan import config_guards
 from ablations.sweep.planning import make_plan
+from models.streams import obeyed, spoken
+from models.typed import ConfigError
 from tasks.batches import prepare
 
 
 def main(words: list[str]) -> int:
     """The number of guards that did not pass."""
     given = [word.partition("=") for word in words]
+    for key, equals, _ in given:
+        if key not in ("sweep", "scale", "runs_dir") or not equals:
+            raise ConfigError(f"{key}: expected sweep=NAME, scale=NAME or runs_dir=FOLDER")
     named = [value for key, _, value in given if key == "sweep"]
     scale = next((value for key, _, value in given if key == "scale"), "smoke")
     runs = next((value for key, _, value in given if key == "runs_dir"), "runs")
@@ -64,4 +69,4 @@ def main(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(min(1, main(sys.argv[1:])))
+    sys.exit(spoken(lambda: obeyed(lambda: min(1, main(sys.argv[1:])))))

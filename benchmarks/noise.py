@@ -25,7 +25,8 @@ from ablations.show.table import Table
 from ablations.sweep.conductor import Conductor
 from ablations.sweep.planning import make_plan
 from models.files import write_atomically
-from models.typed import build
+from models.streams import obeyed, spoken
+from models.typed import ConfigError, build, closest
 
 FIRST_SEED = 2000
 PILOT: dict[str, Any] = {
@@ -159,7 +160,12 @@ def page(found: list[Noise]) -> str:
 def main(words: list[str]) -> int:
     given = {"scale": "cpu", "seeds": "5", "runs_dir": "runs", "out": str(ROOT / "results/noise"), "progress": "plain"}
     named = [word.partition("=")[2] for word in words if word.startswith("recipe=")]
-    given |= dict(word.split("=", 1) for word in words if not word.startswith("recipe="))
+    for key, equals, value in (word.partition("=") for word in words if not word.startswith("recipe=")):
+        if key not in given or not equals:
+            raise ConfigError(f"{key}: expected recipe=NAME or one of {', '.join(f'{k}=VALUE' for k in given)}")
+        given[key] = value
+    if unknown := [name for name in named if name not in RECIPES]:
+        raise ConfigError(f"recipe={unknown[0]}: no such recipe{closest(unknown[0], RECIPES)}")
     path = Path(given["out"]) / "noise.json"
     rows = {row["recipe"]: build(Noise, row) for row in (read_json(path) if path.is_file() else [])}
     for recipe in named or RECIPES:
@@ -172,4 +178,4 @@ def main(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(spoken(lambda: obeyed(lambda: main(sys.argv[1:]))))
