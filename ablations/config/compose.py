@@ -130,7 +130,7 @@ def _check_seeds(config: Config) -> None:
         raise ConfigError(f"seeds={seeds}: a difference with an error bar needs at least 2")
     shared = sorted(set(chosen) & set(config.sweep.search.seeds))
     if shared:
-        counted = f" (so many are 0 to {chosen[-1]})" if isinstance(config.seeds, int) else ""
+        counted = f" (so many are {chosen[0]} to {chosen[-1]})" if isinstance(config.seeds, int) else ""
         raise ConfigError(
             f"seeds={seeds}{counted}: {shared[0]} is a search seed of this sweep; confirmation needs new ones"
         )

@@ -209,7 +209,9 @@ class SweepConfig:
     matched: MatchedConfig = field(default_factory=MatchedConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
     seeds: Annotated[int, AtLeast(2), AtMost(10_000)] = 8
-    """Confirmation seeds, unless `seeds=` says otherwise."""
+    """How many confirmation seeds, unless `seeds=` says otherwise."""
+    first_seed: Annotated[int, AtLeast(0), AtMost(100_000)] = 0
+    """The first of them. A claim that was written after others were seen is judged on those that nobody has seen."""
     primary: str = "loss"
     """The metric of the main table and of the sentence."""
     metrics: Annotated[list[str], Distinct()] = field(default_factory=lambda: ["loss", "bits_per_byte"])
@@ -286,7 +288,8 @@ class Config:
     @property
     def confirmation_seeds(self) -> list[int]:
         count = LOOKS[-1] if self.seeds == "auto" else self.seeds or self.sweep.seeds
-        return count if isinstance(count, list) else list(range(count))
+        first = self.sweep.first_seed
+        return count if isinstance(count, list) else list(range(first, first + count))
 
     @property
     def trial(self) -> TrialKeys:

@@ -39,10 +39,11 @@ def check_sweep(sweep: SweepConfig) -> None:
         )
     _check_design(sweep)
     seeds = sweep.search.seeds
-    if min(seeds) < sweep.seeds:
+    last = sweep.first_seed + sweep.seeds - 1
+    if min(seeds) <= last:  # what the search adds to its seeds lies above them
         raise ConfigError(
-            f"search.seeds={seeds}: {min(seeds)} is among the confirmation's seeds (seeds={sweep.seeds}: 0 to "
-            f"{sweep.seeds - 1}), which nothing is chosen on; take others, such as 1000"
+            f"search.seeds={seeds}: {min(seeds)} is not above the confirmation's seeds (seeds={sweep.seeds}: "
+            f"{sweep.first_seed} to {last}), which nothing is chosen on; take others, such as {max(1000, last + 1)}"
         )
     _check_points(sweep)
     for place, matched, changes in (

@@ -1,6 +1,7 @@
 """The values of an earlier published search, where they were found for the very arms that a plan has."""
 
 import dataclasses
+from typing import Any
 
 from ablations.config.trialkeys import trial_leaves, value_of
 from ablations.record.documents import PLAN, STATE, PlanDocument, SweepState
@@ -29,7 +30,8 @@ def with_published(plan: Plan) -> Plan:
     changed = _changed(plan, PlanDocument.read(folder), state)
     if changed is not None:
         return dataclasses.replace(plan, fresh_because=changed)
-    return dataclasses.replace(plan, published=Published(state.chosen, state.mistuning, state.search))
+    unsearched: dict[str, dict[str, Any]] = {arm.name: {} for arm in plan.searched_arms if not plan.search_seeds(arm)}
+    return dataclasses.replace(plan, published=Published(state.chosen | unsearched, state.mistuning, state.search))
 
 
 def _changed(plan: Plan, earlier: PlanDocument, state: SweepState) -> str | None:
@@ -38,7 +40,7 @@ def _changed(plan: Plan, earlier: PlanDocument, state: SweepState) -> str | None
     searched = {key for arm in plan.arms.values() for key in (*plan.shared, *arm.search)}
     fp8 = any(arm.keys.model.precision.fp8 for arm in plan.arms.values())
     idle = set(NOT_FOR_THE_SEARCH) | (set() if fp8 else set(SIZES_OF_FP8))
-    for arm in plan.searched_arms:
+    for arm in filter(plan.search_seeds, plan.searched_arms):
         then = earlier.arms.get(arm.name)
         now = (arm.set, arm.search, arm.solved)
         if arm.name not in state.chosen or then is None or (then.set, then.search, then.solved) != now:

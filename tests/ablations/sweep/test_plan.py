@@ -12,6 +12,7 @@ from least_sweep import SWEEP
 from stand_in_kinds import asked
 
 from ablations.config.compose import compose
+from ablations.config.schema import Config, SweepConfig
 from ablations.config.trialkeys import differing
 from ablations.files import read_json
 from ablations.record.documents import PLAN, STATE, PlanDocument, SweepState
@@ -56,6 +57,13 @@ def test_a_pinned_key_is_searched_for_no_arm(plan):
     assert made.search_seeds(made.arms["none"]) == [], "it has nothing to choose"
     assert {arm.keys.optim.lr for arm in made.arms.values()} == {0.007}
     assert made.arms["bias"].grid(made.shared) == [{"model.moe.balance.update_speed": x} for x in (0.003, 0.01)]
+
+
+def test_confirmation_seeds_begin_where_the_file_says():
+    config = Config(sweep=SweepConfig(first_seed=8, seeds=3))
+    assert config.confirmation_seeds == [8, 9, 10]
+    assert dataclasses.replace(config, seeds=2).confirmation_seeds == [8, 9]
+    assert dataclasses.replace(config, seeds=[1, 5]).confirmation_seeds == [1, 5]
 
 
 def test_confirmation_seeds_are_their_own(plan):
@@ -147,9 +155,13 @@ def test_a_key_that_did_not_exist_then_had_its_default(published, plan):
 
 def test_the_published_search_of_this_checkout_is_found():
     """It was made before most of today's keys existed."""
-    made = make_plan(compose(["sweep=moe_balance", "scale=cpu", "track.mode=disabled"]))
+    words = ["sweep=moe_balance", "scale=cpu", "track.mode=disabled"]
+    made = make_plan(compose(words))
     assert (made.fresh_because, made.search_trials) == (None, 0)
-    assert made.published.chosen.keys() >= set(made.arms) - {"late_none", "batch_aux_loss", "bias_aux_loss"}
+    assert made.published.chosen.keys() >= set(made.arms)
+    optional = make_plan(compose([*words, "arms=[bias,batch_aux_loss]"]))
+    assert optional.published.chosen["batch_aux_loss"] == {}, "it searches nothing, and needs no published search"
+    assert make_plan(compose([*words, "arms=[bias_aux_loss]"])).published is None
 
 
 def test_a_result_without_a_search_has_no_values_to_pin(plan, tmp_path):
