@@ -14,23 +14,25 @@ from pathlib import Path
 from typing import Literal
 
 from ablations.command import keys_of, parse
-from ablations.files import read_json, write_json
 from ablations.home import ROOT, check_house
 from ablations.judge.gather import load_published, load_result
 from ablations.judge.result import Result
 from ablations.record.documents import PLAN, STATE, PlanDocument
+from ablations.record.manifest import MANIFEST, Manifest
 from ablations.record.record import RECORD, RECORDS, recorded_at
 from ablations.record.rundir import differing, folders_of_scale, listed
-from ablations.show.provenance import WHY_UNKNOWN, commands, commit, manifest
-from models.files import whole_folder, write_atomically
+from ablations.record.summary import SUMMARY
+from ablations.show.provenance import commands, commit, manifest
+from models.files import whole_file, whole_folder, write_atomically
 from models.streams import obeyed, spoken
 from models.typed import ConfigError
 
-PAGES = ("table.md", "table.csv", "timings.csv", "page.html", "figures")
+PAGES = ("table.md", "table.csv", "timings.csv", "page.html", SUMMARY, "figures")
 """What `write_report` leaves in the run's folder, beside what it was made from."""
 RUN = (PLAN, STATE, *PAGES)
-MANIFEST = "manifest.json"
-PUBLISHED = (*RUN, RECORDS, MANIFEST)
+INDEX = "index.html"
+FRAME = "records.parquet"
+PUBLISHED = (*RUN, RECORDS, FRAME, MANIFEST)
 """What a published folder holds."""
 
 
@@ -56,12 +58,21 @@ def write_report(runs_dir: str | Path, sweep: str, run: str, results_dir: str | 
     published. Raises ConfigError where no such run was planned.
     """
     result = load_result(runs_dir, sweep, run, _results(results_dir) / sweep / run / RECORDS)
-    _write(result, Path(runs_dir) / sweep / run)
+    write_pages(result, Path(runs_dir) / sweep / run)
+    write_index(Path(runs_dir))
     return result
 
 
-def _write(result: Result, folder: Path) -> None:
+def write_index(root: Path) -> None:
+    """index.html of runs/ or results/: all that was found, on one page."""
+    from ablations.show.index import index_html
+
+    write_atomically(root / INDEX, index_html(root))
+
+
+def write_pages(result: Result, folder: Path) -> None:
     from ablations.show.figures import draw_figures
+    from ablations.show.index import summary_of
     from ablations.show.page import page_html
     from ablations.show.render import table_csv, table_md, timings_csv
 
@@ -73,6 +84,7 @@ def _write(result: Result, folder: Path) -> None:
     write_atomically(folder / "table.csv", table_csv(result))
     write_atomically(folder / "timings.csv", timings_csv(result))
     write_atomically(folder / "page.html", page_html(result, pictures, commands(result)))
+    summary_of(result, [picture.name for picture in pictures]).write(folder)
 
 
 def publish(
@@ -90,7 +102,7 @@ def publish(
             f"missing; finish them with `{commands(result)[0]}`, or publish=partial publishes what is finished"
         )
     source, trials = Path(runs_dir) / sweep / run, Path(runs_dir) / "trials"
-    _write(result, source)
+    write_pages(result, source)
     with whole_folder(target) as fresh:
         for name in RUN:
             _copy(source / name, fresh / name)
@@ -99,7 +111,9 @@ def publish(
             record = recorded_at(trials / trial_id / RECORD, target / RECORDS / f"{trial_id}.json")
             if record is not None:
                 shutil.copyfile(record, fresh / RECORDS / f"{trial_id}.json")
-        write_json(fresh / MANIFEST, {**manifest(result, fresh), **commit()})
+        _write_frame(fresh, result)
+        manifest(result, fresh, commit()).write(fresh)
+    write_index(_results(results_dir))
     return target
 
 
@@ -107,14 +121,24 @@ def publish_again(sweep: str, run: str, results_dir: str | Path | None = None) -
     """Render a published result anew. Its manifest keeps the commit and versions that it was published from, and names
     the commit that it is `rendered` by. Raises ConfigError where nothing is published."""
     target = _results(results_dir) / sweep / run
-    result, earlier = load_published(target), read_json(target / MANIFEST)
+    result, earlier = load_published(target), Manifest.read(target)
     with whole_folder(target) as fresh:
         for name in (PLAN, STATE, RECORDS):
             _copy(target / name, fresh / name)
-        _write(result, fresh)
-        kept = {name: earlier[name] for name in ("commit", "dirty", WHY_UNKNOWN, "versions") if name in earlier}
-        write_json(fresh / MANIFEST, {**manifest(result, fresh), **kept, "rendered": commit()})
+        write_pages(result, fresh)
+        _write_frame(fresh, result)
+        again = manifest(result, fresh, earlier)
+        dataclasses.replace(again, versions=earlier.versions, rendered=commit()).write(fresh)
+    write_index(_results(results_dir))
     return target
+
+
+def _write_frame(folder: Path, result: Result) -> None:
+    """The records as one table, for other tools."""
+    from ablations import frames
+
+    with whole_file(folder / FRAME) as temporary:
+        frames.published(folder, result.sweep, result.run).to_parquet(temporary, index=False)
 
 
 def _results(results_dir: str | Path | None) -> Path:
@@ -131,13 +155,13 @@ def _copy(source: Path, target: Path) -> None:
 
 def _remarks(folder: Path, before: PlanDocument | None) -> list[str]:
     """What whoever publishes must know: that another plan's result is replaced, that the commit is not known."""
-    lines, written = [], read_json(folder / MANIFEST)
+    lines, written = [], Manifest.read(folder)
     others = differing(before, PlanDocument.read(folder)) if before else []
     if others:
         lines.append(f"{folder}: replaces what was published of another plan ({listed(others)})")
-    for which, found in (("", written), ("rendering ", written.get("rendered", {}))):
-        if WHY_UNKNOWN in found:
-            lines.append(f"warning: {folder / MANIFEST} has no {which}commit: {found[WHY_UNKNOWN]}")
+    for which, found in (("", written), ("rendering ", written.rendered)):
+        if found is not None and found.commit_unknown is not None:
+            lines.append(f"warning: {folder / MANIFEST} has no {which}commit: {found.commit_unknown}")
     return lines
 
 

@@ -3,6 +3,7 @@
 import shlex
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 from ablations.home import check_house
@@ -19,7 +20,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(words: list[str]) -> int:
     check_house()
-    if not words or {"-h", "--help"} & set(words):
+    if not words:
+        _list()
+        return 0
+    if {"-h", "--help"} & set(words):
         from ablations.config.help import help_text, sweep_help
 
         print(sweep_help() if "sweep" in words else help_text())
@@ -54,6 +58,21 @@ def _run(words: list[str]) -> int:
         print(f"error: guards: {error}; nothing was trained", file=sys.stderr)
         return 2
     return _report(conductor)
+
+
+def _list() -> None:
+    """Without a word: what could be asked, and what is known already."""
+    from ablations.home import ROOT
+    from ablations.show.table import Table
+    from ablations.show.terminal import print_tables
+    from ablations.sweep.listing import listing
+
+    rows = [
+        [one.sweep, f"{one.minutes:.0f}", "\n".join(f"{s.run}: {s.state}" for s in one.answers) or "-", one.question]
+        for one in listing(Path("runs"), ROOT / "results")
+    ]
+    note = "python -m ablations.run sweep=NAME runs one (dry_run=true prints its plan); --help says what can be set."
+    print_tables([Table("Sweeps", ["sweep", "minutes", "answers", "question"], rows, note, words=(0, 2, 3))])
 
 
 def _report(conductor: Any) -> int:

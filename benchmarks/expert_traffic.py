@@ -23,6 +23,7 @@ the copies between nodes with M = 4 over those without a limit.
 """
 
 import argparse
+import dataclasses
 import json
 import shlex
 import shutil
@@ -170,7 +171,7 @@ def publish(result: dict[str, Any], folder: Path) -> Path:
     """Copies traffic.json, with the commit, and table.md. Raises ConfigError where that would mix code or mislead."""
     from ablations.files import write_json
     from ablations.home import ROOT
-    from ablations.show.provenance import WHY_UNKNOWN, commit
+    from ablations.show.provenance import commit
     from models.typed import ConfigError
 
     codes = {row["training"]["code"] for row in result["arms"].values()}
@@ -178,9 +179,9 @@ def publish(result: dict[str, Any], folder: Path) -> Path:
         raise ConfigError(f"--publish: the arms were trained by {len(codes)} states of the code; remove {folder}/M*")
     target = ROOT / "results" / "expert_traffic"
     made_by = commit()
-    if WHY_UNKNOWN in made_by:
-        print(f"warning: {target / 'traffic.json'} has no commit: {made_by[WHY_UNKNOWN]}", file=sys.stderr)
-    write_json(target / "traffic.json", result | made_by)
+    if made_by.commit_unknown is not None:
+        print(f"warning: {target / 'traffic.json'} has no commit: {made_by.commit_unknown}", file=sys.stderr)
+    write_json(target / "traffic.json", result | dataclasses.asdict(made_by))
     shutil.copyfile(folder / "table.md", target / "table.md")
     return target
 

@@ -13,7 +13,7 @@ import os
 import sys
 from typing import Any
 
-from ablations.sweep.conductor import MALLOC
+from ablations.sweep.workplace import MALLOC
 from benchmarks.train_step import BATCH, LENGTH, SIZE, ours, timed
 from models.config import PrecisionConfig
 

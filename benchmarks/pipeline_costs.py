@@ -21,7 +21,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ablations.sweep.conductor import MALLOC
+from ablations.sweep.workplace import MALLOC
 
 if TYPE_CHECKING:
     from torch import Tensor

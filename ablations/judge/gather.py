@@ -6,7 +6,7 @@ mean. Records that do not exist yet are simply not there, so that the same code 
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ablations.judge.constraint import Constraint
@@ -51,6 +51,11 @@ def load_published(folder: Path) -> Result:
         raise ConfigError(f"{folder}: holds no {PLAN}, so it is no published result")
     records = folder / RECORDS
     return _gather(folder, lambda i: read_record(records / f"{i}.json") if (records / f"{i}.json").is_file() else None)
+
+
+def load_with(folder: Path, records: Mapping[str, Record]) -> Result:
+    """The published result as it would be with other records, by the ids under which it knows them."""
+    return _gather(folder, records.get)
 
 
 def _gather(folder: Path, find: Callable[[str], Record | None]) -> Result:

@@ -213,8 +213,13 @@ def score_values(record: Record) -> dict[str, float]:
         f"{task}/{name}": float(value)
         for task, scores in record.scores.items()
         for name, value in scores.items()
-        if isinstance(value, int | float) and "_stderr" not in name and name not in ("n", "chance", "sample_len")
+        if is_score(name, value)
     }
+
+
+def is_score(name: str, value: object) -> bool:
+    """Whether an entry of a task's scores is one, and no standard error, count, chance level or string of items."""
+    return isinstance(value, int | float) and "_stderr" not in name and name not in ("n", "chance", "sample_len")
 
 
 def score_detail(arm: ArmResult, metric: str) -> tuple[float | None, int | None]:

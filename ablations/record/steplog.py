@@ -6,9 +6,11 @@ from typing import IO, Any
 
 from models.files import write_atomically
 
+STEPS = "steps.jsonl"
+
 
 class StepLog:
-    """`steps.jsonl`: one line per optimizer step, flushed per line. A resumed trial cuts it back to its checkpoint."""
+    """`STEPS`: one line per optimizer step, flushed per line. A resumed trial cuts it back to its checkpoint."""
 
     def __init__(self, path: Path, keep_steps: int = 0) -> None:
         rows = [row for row in read_steps(path) if row["step"] <= keep_steps] if keep_steps else []

@@ -4,7 +4,6 @@ The question and its verdicts come first, then the numbers and pictures that car
 or repeat them: guards, search, deviations, the plan's hash, the environment, the commands.
 """
 
-import html
 import re
 from collections.abc import Mapping, Sequence
 
@@ -13,6 +12,7 @@ from ablations.judge.result import Result
 from ablations.show import palette
 from ablations.show.answer import answer, findings
 from ablations.show.figures import Picture
+from ablations.show.markup import number, text
 from ablations.show.render import failure_lines
 from ablations.show.sections import TABLES, all_tables
 from ablations.show.table import Table
@@ -27,12 +27,15 @@ FIGURES_AFTER = {
 HEADS = {"constraint": "Training"}
 """Of figures that are not about the table before them."""
 
-STYLE = """
+ROOT_COLOURS = """
 :root { --paper: #ffffff; --panel: #f5f6f8; --ink: #1b1f24; --muted: #5d646d; --faint: #d5d9de;
   --blue: #0072b2; --vermillion: #d55e00; --green: #009e73; --purple: #cc79a7; --orange: #e69f00; --sky: #56b4e9; }
 @media (prefers-color-scheme: dark) {
   :root { --paper: #14171b; --panel: #1c2026; --ink: #e7eaee; --muted: #9aa3ad; --faint: #343a42;
     --blue: #4aa3df; --vermillion: #f07f2e; --green: #2fc297; --purple: #dd94bd; --orange: #f0b429; --sky: #86cdf5; } }
+"""
+"""Light and dark, by the names that figures are recoloured to."""
+STYLE = """
 * { box-sizing: border-box; }
 html { color-scheme: light dark; }
 body { margin: 0; background: var(--paper); color: var(--ink); line-height: 1.5;
@@ -84,10 +87,10 @@ def page_html(result: Result, pictures: Sequence[Picture], commands: Sequence[st
     by_name = {picture.name: picture for picture in pictures}
     title, tables = f"{result.sweep} ({result.scale})", all_tables(result)
     parts = [
-        f'<p class="eyebrow">{_text(result.sweep)} · scale={_text(result.scale)} · {_text(_extent(result))}</p>',
-        f"<h1>{_text(result.plan.question)}</h1>",
-        f'<p class="lead">{_number(answer(result))}</p>',
-        f'<ul class="findings">{"".join(f"<li>{_number(line)}</li>" for line in findings(result))}</ul>',
+        f'<p class="eyebrow">{text(result.sweep)} · scale={text(result.scale)} · {text(_extent(result))}</p>',
+        f"<h1>{text(result.plan.question)}</h1>",
+        f'<p class="lead">{number(answer(result))}</p>',
+        f'<ul class="findings">{"".join(f"<li>{number(line)}</li>" for line in findings(result))}</ul>',
         *_warnings(result),
         *(part for name in TABLES for part in (_shown(result, name, tables.get(name)), *_figures(name, by_name))),
         _provenance(result, commands),
@@ -96,17 +99,8 @@ def page_html(result: Result, pictures: Sequence[Picture], commands: Sequence[st
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{_text(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+        f"<title>{text(title)}</title>\n<style>{ROOT_COLOURS}{STYLE}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
     )
-
-
-def _text(value: object) -> str:
-    return html.escape(str(value))
-
-
-def _number(text: str) -> str:
-    """Escaped, with a true minus before digits: a hyphen is narrower than the plus beside it."""
-    return re.sub(r"(?<![\w.-])-(?=\d)", "\N{MINUS SIGN}", _text(text))
 
 
 def _extent(result: Result) -> str:
@@ -123,7 +117,7 @@ def _warnings(result: Result) -> list[str]:
     failed = [f"{a.name}: {g.name}" for a in result.arms.values() for g in a.guards if not g.holds]
     if failed:
         lines.append(f"Guards failed ({', '.join(failed)}).")
-    return [f'<p class="warning">{_text(line)}</p>' for line in lines]
+    return [f'<p class="warning">{text(line)}</p>' for line in lines]
 
 
 def _shown(result: Result, name: str, table: Table | None) -> str:
@@ -143,30 +137,30 @@ def _claims(result: Result, table: Table) -> str:
     for verdict, row in zip(result.verdicts, table.rows, strict=True):
         claim, outcome, paper, paper_difference, measured, interval, why = row
         facts = {"measured": measured, "95 %": interval, "paper": paper_difference}
-        shown = (f"<dt>{k}</dt><dd>{_number(v)}</dd>" for k, v in facts.items() if v != numbers.ABSENT)
+        shown = (f"<dt>{k}</dt><dd>{number(v)}</dd>" for k, v in facts.items() if v != numbers.ABSENT)
         cards.append(
-            f'<li><span class="outcome {verdict.outcome.replace(" ", "-")}">{_text(outcome)}</span>'
-            f"<p>{_text(claim)}</p>"
+            f'<li><span class="outcome {verdict.outcome.replace(" ", "-")}">{text(outcome)}</span>'
+            f"<p>{text(claim)}</p>"
             f"<dl>{''.join(shown)}</dl>"
-            f'<p class="note">{_number(why)}{_number(" Paper: " + paper) if paper != numbers.ABSENT else ""}</p></li>'
+            f'<p class="note">{number(why)}{number(" Paper: " + paper) if paper != numbers.ABSENT else ""}</p></li>'
         )
     cards_html = f'<ul class="claims">{"".join(cards)}</ul>'
-    return f'<h2>{_text(table.title)}</h2>\n{cards_html}\n<p class="note">{_text(table.note)}</p>'
+    return f'<h2>{text(table.title)}</h2>\n{cards_html}\n<p class="note">{text(table.note)}</p>'
 
 
 def _section(result: Result, table: Table) -> str:
-    head = "".join(f'<th scope="col"{_word(i, table)}>{_text(c)}</th>' for i, c in enumerate(table.columns))
+    head = "".join(f'<th scope="col"{_word(i, table)}>{text(c)}</th>' for i, c in enumerate(table.columns))
     rows = []
     for row in table.rows:
         kind = result.arms[row[0]].kind if row[0] in result.arms else "arm"
         standing = "" if kind == "arm" else ' class="standing"'
-        cells = (f"<td{_word(i, table, cell)}>{_number(cell)}</td>" for i, cell in enumerate(row))
+        cells = (f"<td{_word(i, table, cell)}>{number(cell)}</td>" for i, cell in enumerate(row))
         rows.append(f"<tr{standing}>{''.join(cells)}</tr>")
     body = f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
     if table.folded:
         body = f"<details><summary>{len(table.rows)} points</summary>{body}</details>"
-    note = f'\n<p class="note">{_text(table.note)}</p>' if table.note else ""
-    return f"<h2>{_text(table.title)}</h2>\n{body}{note}"
+    note = f'\n<p class="note">{text(table.note)}</p>' if table.note else ""
+    return f"<h2>{text(table.title)}</h2>\n{body}{note}"
 
 
 def _word(index: int, table: Table, cell: str = "") -> str:
@@ -176,7 +170,7 @@ def _word(index: int, table: Table, cell: str = "") -> str:
 
 
 def _figure(picture: Picture) -> str:
-    return f"<figure>{inline_svg(picture)}<figcaption>{_text(picture.caption)}</figcaption></figure>"
+    return f"<figure>{inline_svg(picture)}<figcaption>{text(picture.caption)}</figcaption></figure>"
 
 
 def inline_svg(picture: Picture) -> str:
@@ -192,15 +186,15 @@ def inline_svg(picture: Picture) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     opening, rest = svg.split(">", 1)
     opening = re.sub(r' (width|height)="[^"]*"', "", opening)
-    return f'{opening} role="img" aria-label="{_text(picture.caption)}">{rest}'
+    return f'{opening} role="img" aria-label="{text(picture.caption)}">{rest}'
 
 
 def _sweep_file(result: Result) -> str:
-    text = result.plan.sweep_file
-    if not text:
+    written = result.plan.sweep_file
+    if not written:
         return ""
-    name = f"{_text(result.sweep)}.yaml"
-    return f"<details><summary>The sweep's file, {name}</summary><pre><code>{_text(text)}</code></pre></details>"
+    name = f"{text(result.sweep)}.yaml"
+    return f"<details><summary>The sweep's file, {name}</summary><pre><code>{text(written)}</code></pre></details>"
 
 
 def _provenance(result: Result, commands: Sequence[str]) -> str:
@@ -214,16 +208,16 @@ def _provenance(result: Result, commands: Sequence[str]) -> str:
         "minutes": numbers.fixed(result.state.minutes, 1) if result.state.minutes else None,
         **{str(key): value for key, value in sorted(result.environment.items())},
     }
-    rows = "".join(f"<dt>{_text(k)}</dt><dd>{_text(v)}</dd>" for k, v in facts.items() if v not in (None, "", {}, []))
-    deviations = "".join(f"<li>{_text(line)}</li>" for line in result.deviations)
-    unfinished = "".join(f"<li>{_text(line)}</li>" for line in failure_lines(result))
+    rows = "".join(f"<dt>{text(k)}</dt><dd>{text(v)}</dd>" for k, v in facts.items() if v not in (None, "", {}, []))
+    deviations = "".join(f"<li>{text(line)}</li>" for line in result.deviations)
+    unfinished = "".join(f"<li>{text(line)}</li>" for line in failure_lines(result))
     return "\n".join(
         [
             "<h2>Deviations from the plan</h2>",
             f"<ul>{deviations}</ul>" if deviations else "<p>None.</p>",
             f"<h2>Trials that did not complete</h2>\n<ul>{unfinished}</ul>" if unfinished else "",
             "<h2>How to reproduce</h2>",
-            f"<pre><code>{_text(chr(10).join(commands))}</code></pre>",
+            f"<pre><code>{text(chr(10).join(commands))}</code></pre>",
             _sweep_file(result),
             "<h2>Plan and environment</h2>",
             f"<dl>{rows}</dl>",

@@ -1,6 +1,7 @@
 """The compact table of a result on a terminal: as many columns as fit, and never a number cut."""
 
 import re
+import sys
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from ablations.metrics import metric as metric_of
 from ablations.numbers import ABSENT
 from ablations.show.scores import lack_of_score_signal
 from ablations.show.sections import seeds_cell
+from ablations.show.table import Table
 
 if typing.TYPE_CHECKING:
     import rich.console
@@ -163,3 +165,29 @@ def _caption(result: Result) -> str | None:
 
 def _mebibytes(size: float | None) -> str:
     return ABSENT if size is None else f"{size / 2**20:,.0f}"
+
+
+def print_tables(tables: Sequence[Table]) -> None:
+    """One below the other, each as wide as its cells; a table without rows is its note."""
+    import rich.box
+    import rich.console
+    import rich.table
+    from rich.markup import escape
+
+    console = rich.console.Console(width=None if sys.stdout.isatty() else 120, soft_wrap=False, highlight=False)
+    for table in tables:
+        shown = rich.table.Table(
+            title=escape(table.title),
+            title_justify="left",
+            caption=escape(table.note) or None,
+            caption_justify="left",
+            box=rich.box.SIMPLE_HEAD,
+            show_edge=False,
+            pad_edge=False,
+        )
+        for i, head in enumerate(table.columns):
+            shown.add_column(escape(head), justify="left" if i in table.words else "right", overflow="fold")
+        for row in table.rows:
+            shown.add_row(*map(escape, row))
+        console.print(shown)
+        console.print()

@@ -1,21 +1,15 @@
 """Conducts a sweep: data, guards, search, confirmation, speed, report. Everything it does can be killed and continued:
 what is finished is a record on disk, and the rest follows from the plan."""
 
-import contextlib
 import itertools
-import os
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from ablations.config.trialkeys import Stage
-from ablations.files import sha
 from ablations.judge.distinct import apart
 from ablations.judge.gather import load_result
 from ablations.launch.lock import single_owner
-from ablations.launch.pool import Pool, thread_environment
+from ablations.launch.pool import Pool
 from ablations.launch.progress import Progress
 from ablations.launch.space import DiskFull, full_place
 from ablations.record.documents import PLAN, ConfirmTrial, PlanDocument, Point, SearchTrial, Speed, SweepState, sha_of
@@ -27,21 +21,11 @@ from ablations.sweep.plan import Plan, results_dir
 from ablations.sweep.registration import registered
 from ablations.sweep.search import search
 from ablations.sweep.trials import Trial, Trials
+from ablations.sweep.workplace import TextOf, check_writable, prepared_texts, started_pool
 from ablations.trial.requests import SpeedRequest, job
 from ablations.trial.tracking import is_mirrored
-from ablations.trial.uploads import begin_tracking, fallen_back, resolve_mode, wandb_places
+from ablations.trial.uploads import begin_tracking, fallen_back, resolve_mode
 from models.typed import ConfigError, build
-from tasks.batches import PackedData, prepare
-from tasks.evals.prepare import OUR_TASKS, prepare_tasks
-
-MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 32)}
-"""glibc returns large buffers to the kernel after every use; keeping them saves 7,000 page faults per training step."""
-QUIET = {
-    "WANDB_SILENT": "true",
-    "WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-}
 
 
 class Conductor:
@@ -52,8 +36,8 @@ class Conductor:
         self.plan = plan
         self.runs = Path(plan.config.runs_dir).absolute()
         self.folder = self.usual = self.runs / plan.sweep.name / plan.config.scale
-        self.fingerprints: dict[str, dict[str, Any]] = {}
         self.state = SweepState()
+        self.fingerprint: TextOf
         self.progress: Progress
         self.pool: Pool
         self.trials: Trials
@@ -72,13 +56,14 @@ class Conductor:
         check_writable(self.runs)
         started = time.monotonic()
         with Progress(self.plan.config.launch.progress, self.plan.sweep.name) as self.progress:
-            self._prepare_data()
-            document = registered(self.plan, self._fingerprint(self.plan.baseline.keys))
+            self.fingerprint = prepared_texts(self.plan, self.runs / "data", self.progress.note)
+            document = registered(self.plan, self.fingerprint(self.plan.baseline.keys))
             self.folder = folder_of(self.runs, results_dir(self.plan.config), document)
-            with single_owner(self.folder), self._started_pool() as self.pool:
-                self.trials = Trials(
-                    self.plan, self.runs, self.folder.name, self._fingerprint, self.pool, self.progress
-                )
+            with (
+                single_owner(self.folder),
+                started_pool(self.plan, self.runs, self.folder / "logs", self.progress) as self.pool,
+            ):
+                self.trials = Trials(self.plan, self.runs, self.folder.name, self.fingerprint, self.pool, self.progress)
                 self._open_state(document)
                 check_room(self.plan, self.runs, self._confirmed())
                 begin_tracking(self.runs)
@@ -97,44 +82,6 @@ class Conductor:
                         self.state.deviations.append(fallen)
                     self.state.minutes = earlier + (time.monotonic() - started) / 60
                     self._save()
-
-    def _prepare_data(self) -> None:
-        """The corpora, and the tasks that trials are scored on: what cannot be had shows before anything is trained."""
-        cache, texts, tried = self.runs / "data", dict[str, PackedData](), set[str]()
-        for arm in self.plan.arms.values():
-            for stage in arm.keys.stages:
-                if _text_key(stage) not in texts:
-                    texts[_text_key(stage)] = self._prepared(stage, cache)
-            scored = texts[_text_key(arm.keys)]
-            wanted = sha([_text_key(arm.keys), asdict(arm.keys.eval)])
-            if wanted not in tried:
-                prepare_tasks(scored, arm.keys.eval, cache, self.progress.note)
-            tried.add(wanted)
-        self.fingerprints = {key: data.fingerprint for key, data in texts.items()}
-
-    def _prepared(self, stage: Stage, cache: Path) -> PackedData:
-        data = prepare(stage.data, stage.model.vocab_size, cache, self.progress.note)
-        tokens = data.fingerprint["tokens"]
-        other = data.fingerprint.get("pinned") is False  # null where no bytes are published
-        pinned = " (not the pinned versions: other bytes)" if other else ""
-        self.progress.note(
-            f"data {stage.data.source}{pinned}: {tokens['train']:,} training, {tokens['validation']:,} validation, "
-            f"{tokens['test']:,} test tokens"
-        )
-        return data
-
-    @contextlib.contextmanager
-    def _started_pool(self) -> Iterator[Pool]:
-        variables = {**thread_environment(self.plan.config.train.threads), **MALLOC, **QUIET}
-        variables |= wandb_places(self.runs)
-        # Where the user has not said otherwise: no look-ups at a hub for tasks that need none.
-        if set(self.plan.config.eval.tasks) <= set(OUR_TASKS):
-            variables |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-        with Pool(self.plan.workers, self.folder / "logs", variables, on_workers=self.progress.workers) as pool:
-            yield pool
-
-    def _fingerprint(self, stage: Stage) -> dict[str, Any]:
-        return self.fingerprints[_text_key(stage)]
 
     def _open_state(self, document: PlanDocument) -> None:
         """Write the plan before anything is trained; keep what an earlier run under it has done."""
@@ -169,7 +116,7 @@ class Conductor:
         self.progress.note(text)
 
     def _guards(self) -> None:
-        guarding = Guarding(self.plan, self._fingerprint, self.trials.cache, self.pool, self.progress)
+        guarding = Guarding(self.plan, self.fingerprint, self.trials.cache, self.pool, self.progress)
         try:
             guarding.look(self.state)
         finally:
@@ -280,16 +227,3 @@ class Conductor:
         decoders = {(keys.model.attention, keys.model.mtp) for keys in arms.values()}
         folders = {name: str(self.trials.folder(trial.id) / "checkpoint") for name, trial in trials.items()}
         return SpeedRequest(arms, self.trials.cache, folders if len(decoders) > 1 else {})
-
-
-def check_writable(folder: Path) -> None:
-    """Raise ConfigError where `folder` cannot be made or written, without making it."""
-    place = folder
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        raise ConfigError(f"runs_dir={folder}: {place} is not a folder that can be written; choose another runs_dir")
-
-
-def _text_key(stage: Stage) -> str:
-    return sha([asdict(stage.data), stage.model.vocab_size])

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ablations.config.trialkeys import Stage, TrialKeys, with_overrides
-from ablations.files import read_json
 from ablations.launch.pool import Pool
 from ablations.launch.progress import Progress
 from ablations.record.documents import Point
-from ablations.record.record import RECORD, Record, finished, owned, read_record
+from ablations.record.manifest import MANIFEST, Manifest
+from ablations.record.record import RECORD, RECORDS, Record, finished, owned, read_record
 from ablations.sweep.horizons import at_share
 from ablations.sweep.plan import Arm, Plan, results_dir
 from ablations.trial.identity import environment, trial_id
@@ -48,9 +48,8 @@ class Trials:
         self.plan, self.runs, self.fingerprint, self.pool, self.progress = plan, runs, fingerprint, pool, progress
         self.cache = str(runs / "data")
         published = results_dir(plan.config) / plan.sweep.name / run
-        manifest = published / "manifest.json"
-        partial = manifest.is_file() and read_json(manifest).get("partial") is True
-        self._unfinished = [published / "records"] if partial else []
+        partial = (published / MANIFEST).is_file() and Manifest.read(published).partial
+        self._unfinished = [published / RECORDS] if partial else []
 
     def folder(self, id: str) -> Path:
         return self.runs / "trials" / id

@@ -9,12 +9,11 @@ from typing import Any, cast
 from ablations.config.trialkeys import Stage, TrialKeys
 from ablations.launch.ranks import Hardware
 from ablations.launch.strategy import PipelineStrategy
-from ablations.record.steplog import StepLog
+from ablations.record.steplog import STEPS, StepLog
 from ablations.trial.identity import RANKED_TRIAL, trial_id
 from ablations.trial.job import TrialJob
 from ablations.trial.recorder import Notes, Recorder, Unwatched
 from ablations.trial.train import (
-    STEPS,
     begun,
     build_model,
     finish,

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ablations.config.trialkeys import Stage, TrialKeys
 from ablations.record.record import RECORD, Record, finished, owned, read_record
-from ablations.record.steplog import StepLog, read_steps
+from ablations.record.steplog import STEPS, StepLog, read_steps
 from ablations.trial.branch import hand_on
 from ablations.trial.identity import TRIAL, environment
 from ablations.trial.job import TrialJob
@@ -39,7 +39,6 @@ from tasks.batches import PackedData, prepare
 from tasks.config import DataConfig
 from tasks.datamodule import TextDataModule
 
-STEPS = "steps.jsonl"
 STATE = "state.ckpt"
 """What a trial that was stopped on its way leaves for others to go on from."""
 TRAINED = "trained.json"

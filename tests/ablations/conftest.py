@@ -332,7 +332,7 @@ def pool(monkeypatch: pytest.MonkeyPatch) -> type[InlinePool]:
         kinds = dict(stand_in_kinds.KINDS)
         ran: dict[str, list[Job]] = {}
 
-    monkeypatch.setattr("ablations.sweep.conductor.Pool", OfThisTest)
+    monkeypatch.setattr("ablations.sweep.workplace.Pool", OfThisTest)
     return OfThisTest
 
 
@@ -400,3 +400,9 @@ def conduct(plan: Any, pool: type[InlinePool]) -> Any:
         return conductor
 
     return run
+
+
+@pytest.fixture
+def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing is most of a report's time, and only `published` needs it."""
+    monkeypatch.setattr("ablations.show.figures.draw_figures", lambda result: [])

@@ -18,7 +18,7 @@ from ablations.files import read_json, write_json
 from ablations.judge.gather import load_published
 from ablations.record.documents import STATE, PlanDocument, SweepState
 from ablations.report import PUBLISHED, asked, main, publish, write_report
-from ablations.show.provenance import WHY_UNKNOWN, commands, commit
+from ablations.show.provenance import commands, commit
 from models.typed import ConfigError
 
 pytestmark = pytest.mark.usefixtures("quick_holm")
@@ -27,12 +27,6 @@ pytestmark = pytest.mark.usefixtures("quick_holm")
 @pytest.fixture(scope="module")
 def published(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return publish(finished_run, "moe_balance", "cpu", tmp_path_factory.mktemp("results"))
-
-
-@pytest.fixture
-def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing is most of a report's time, and only `published` needs it."""
-    monkeypatch.setattr("ablations.show.figures.draw_figures", lambda result: [])
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +38,7 @@ def test_published_folder_is_whole(published: Path) -> None:
     names = {path.name for path in published.iterdir()}
     assert names == set(PUBLISHED) == {
         "table.md", "table.csv", "timings.csv", "page.html", "figures", "plan.json", "state.json", "records",
-        "manifest.json",
+        "summary.json", "records.parquet", "manifest.json",
     }  # fmt: skip
     assert len(list((published / "records").iterdir())) == 36
     assert {path.suffix for path in (published / "figures").iterdir()} == {".svg", ".png"}
@@ -218,9 +212,10 @@ def repository(folder: Path) -> Path:
 def test_the_commit_of_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ablations.show.provenance.ROOT", repository(tmp_path / "checkout"))
     clean = commit()
-    assert re.fullmatch("[0-9a-f]{40}", clean["commit"]) and clean["dirty"] is False and WHY_UNKNOWN not in clean
+    assert clean.commit and re.fullmatch("[0-9a-f]{40}", clean.commit)
+    assert (clean.dirty, clean.commit_unknown) == (False, None)
     (tmp_path / "checkout/other").write_text("b")
-    assert commit() == {**clean, "dirty": True}
+    assert commit() == dataclasses.replace(clean, dirty=True)
 
 
 def unknown(case: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -271,12 +266,12 @@ def test_an_unknown_commit_is_said_with_its_reason(
     path = tmp_path / "results/moe_balance/cpu/manifest.json"
     assert line.startswith(f"warning: {path} has no commit: ") and words in line
     manifest = read_json(path)
-    assert (manifest["commit"], manifest["dirty"]) == (None, None) and words in manifest[WHY_UNKNOWN]
+    assert (manifest["commit"], manifest["dirty"]) == (None, None) and words in manifest["commit_unknown"]
     monkeypatch.undo()
     monkeypatch.setattr("ablations.show.figures.draw_figures", lambda result: [])
     assert main([*given, "publish=again"]) == 0
     again = read_json(path)
-    assert again["commit"] is None and again[WHY_UNKNOWN] == manifest[WHY_UNKNOWN], (
+    assert again["commit"] is None and again["commit_unknown"] == manifest["commit_unknown"], (
         "what it was made from stays unknown"
     )
     assert again["rendered"]["commit"]

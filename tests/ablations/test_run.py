@@ -176,7 +176,7 @@ def test_a_disk_that_is_full_and_a_reader_that_is_gone(runs, monkeypatch, capsys
     def fail(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr("ablations.sweep.conductor.prepare", fail)
+    monkeypatch.setattr("ablations.sweep.workplace.prepare", fail)
     assert run.main(words(runs)) == 2
     assert capsys.readouterr().err == line
 
@@ -287,7 +287,7 @@ def numbers(runs: Path) -> dict[str, Any]:
 QUICK = """
 import sys
 import ablations.show.figures
-import ablations.sweep.conductor
+import ablations.sweep.conductor, ablations.sweep.workplace
 from ablations.run import main
 ablations.show.figures.draw_figures = lambda result: []
 ablations.sweep.conductor.Conductor._speed = lambda *_: None
@@ -364,9 +364,9 @@ def test_two_sweeps_with_the_same_trials_at_once(training, tmp_path, data_cache)
 
 STAND_IN = """
 import functools, sys
-import ablations.sweep.conductor
+import ablations.sweep.conductor, ablations.sweep.workplace
 from ablations.run import main
-ablations.sweep.conductor.Pool = functools.partial(ablations.sweep.conductor.Pool, kinds_module="stand_in_kinds")
+ablations.sweep.workplace.Pool = functools.partial(ablations.sweep.workplace.Pool, kinds_module="stand_in_kinds")
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -21,9 +21,9 @@ from ablations.record.guardresult import GuardResult
 from ablations.record.record import read_record
 from ablations.show.sections import guards_table
 from ablations.sweep import guarding
-from ablations.sweep.conductor import check_writable
 from ablations.sweep.disk import bytes_needed
 from ablations.sweep.guarding import GuardFailed
+from ablations.sweep.workplace import check_writable
 from models.typed import ConfigError
 
 FRESH = ("search=fresh", "search_points=2", "search_seeds=2")

@@ -1,0 +1,245 @@
+"""`python -m ablations.compare A B`: two trials, two arms or two sweeps, side by side.
+
+A and B are of one kind: a sweep's run (`moe_balance`, `moe_balance/cpu`, `results/moe_balance/cpu`), an arm of one
+(`moe_balance/cpu/bias`), or a trial (its id, or the beginning of it); what lies under runs/ comes before what is
+published. Shown is what is set otherwise, key by key, what came out otherwise (paired by seed, where both learned from
+the same batches, with a 95 % interval of this one comparison), and where they ran otherwise.
+"""
+
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ablations import numbers
+from ablations.command import keys_of, parse
+from ablations.home import ROOT, check_house
+from ablations.judge.gather import load_published, load_result
+from ablations.judge.result import ArmResult, Result
+from ablations.judge.sidebyside import ABSENT, Changed, changed, claims, outcomes, same_batches, shared_arms
+from ablations.metrics import metric as metric_of
+from ablations.numbers import ABSENT as NOTHING
+from ablations.record.documents import PLAN
+from ablations.record.record import RECORD, RECORDS, Record, read_record
+from ablations.record.rundir import differing
+from ablations.show.table import Table
+from ablations.show.terminal import print_tables
+from models.streams import obeyed, spoken
+from models.typed import ConfigError, closest
+
+ID = re.compile("[0-9a-f]{6,16}")
+KINDS = {Record: "a trial", ArmResult: "an arm", Result: "a sweep"}
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """The command's keys."""
+
+    runs_dir: Path = Path("runs")
+    results_dir: Path = ROOT / "results"
+
+
+@dataclass(frozen=True)
+class Side:
+    """What was named, and what it is."""
+
+    name: str
+    what: Record | ArmResult | Result
+
+    @property
+    def kind(self) -> str:
+        return KINDS[type(self.what)]
+
+    @property
+    def records(self) -> list[Record]:
+        if isinstance(self.what, Record):
+            return [self.what]
+        if isinstance(self.what, ArmResult):
+            return [self.what.records[seed] for seed in sorted(self.what.records)]
+        return self.what.all_records
+
+
+def find(name: str, places: CompareConfig) -> Side:
+    """Raises ConfigError where nothing, or more than one thing, has this name."""
+    if ID.fullmatch(name) and "/" not in name:
+        return Side(name, _trial(name, places))
+    path = Path(name).expanduser()
+    for place in (Path(), places.runs_dir, places.results_dir):
+        for folder, arm in ((place / path, ""), ((place / path).parent, path.name)):
+            if (folder / PLAN).is_file():
+                result = _result(folder, places)
+                return Side(name, _arm(result, arm, name) if arm else result)
+        runs = sorted(found.parent for found in (place / path).glob(f"*/{PLAN}"))
+        if len(runs) == 1:
+            return Side(name, _result(runs[0], places))
+        if runs:
+            listed = ", ".join(f"{name}/{folder.name}" for folder in runs)
+            raise ConfigError(f"{name}: fits several runs; name one of {listed}")
+    known = sorted({p.parent.parent.name for where in _places(places) for p in where.glob(f"*/*/{PLAN}")})
+    raise ConfigError(
+        f"{name}: no sweep, arm or trial of this name under {places.runs_dir} or {places.results_dir}"
+        f"{closest(name.split('/')[0], known)} (sweeps: {', '.join(known) or 'none'})"
+    )
+
+
+def _places(places: CompareConfig) -> tuple[Path, Path]:
+    return places.runs_dir, places.results_dir
+
+
+def _result(folder: Path, places: CompareConfig) -> Result:
+    if (folder / RECORDS).is_dir():
+        return load_published(folder)
+    sweep, run = folder.parent.name, folder.name
+    return load_result(folder.parent.parent, sweep, run, places.results_dir / sweep / run / RECORDS)
+
+
+def _arm(result: Result, arm: str, name: str) -> ArmResult:
+    if arm not in result.arms:
+        raise ConfigError(f"{name}: no such arm{closest(arm, result.arms)} (arms: {', '.join(result.arms)})")
+    if not result.arms[arm].records:
+        raise ConfigError(f"{name}: no trial of this arm has ended yet")
+    return result.arms[arm]
+
+
+def _trial(id: str, places: CompareConfig) -> Record:
+    found = {path.parent.name: path for path in places.runs_dir.glob(f"trials/{id}*/{RECORD}")}
+    for path in sorted(places.results_dir.glob(f"*/*/{RECORDS}/{id}*.json")):
+        found.setdefault(path.stem, path)
+    if len(found) != 1:
+        why = f"fits {len(found)} trials ({', '.join(sorted(found))}); give more of it" if found else "no such trial"
+        raise ConfigError(f"{id}: {why} (under {places.runs_dir} or {places.results_dir})")
+    return read_record(next(iter(found.values())))
+
+
+def tables(one: Side, other: Side) -> list[Table]:
+    """What differs. Raises ConfigError where a trial is compared with a sweep, and the like."""
+    if one.kind != other.kind:
+        raise ConfigError(f"{one.name} is {one.kind} and {other.name} is {other.kind}: name two of a kind")
+    heads = [one.name, other.name]
+    if isinstance(one.what, Result) and isinstance(other.what, Result):
+        found = [_plans(one.what, other.what, heads), *_sweeps(one.what, other.what, heads)]
+    else:
+        found = [
+            _changes("Set otherwise", "key", changed(_config(one), _config(other)), heads),
+            _outcomes(one.records, other.records, heads),
+        ]
+    environments = changed(_environment(one), _environment(other))
+    return [*found, _changes("Where they ran otherwise", "", environments, heads)]
+
+
+def _config(side: Side) -> dict[str, Any]:
+    return side.records[0].config
+
+
+def _environment(side: Side) -> dict[str, Any]:
+    return next((record.environment for record in side.records if record.status == "complete"), {})
+
+
+def _changes(title: str, head: str, found: Sequence[Changed], heads: Sequence[str]) -> Table:
+    rows = [[change.name, _value(change.one), _value(change.other)] for change in found]
+    return Table(title, [head, *heads], rows, "" if rows else "Nothing.", words=(0, 1, 2))
+
+
+def _value(value: Any) -> str:
+    if value is ABSENT:
+        return NOTHING
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= 40 else f"{text[:36]}..."
+
+
+def _outcomes(one: Sequence[Record], other: Sequence[Record], heads: Sequence[str]) -> Table:
+    rows = []
+    for found in outcomes(one, other):
+        metric = metric_of(found.metric)
+        cells = [numbers.fixed(found.one, metric.digits), numbers.fixed(found.other, metric.digits)]
+        difference = numbers.signed(found.difference, metric.digits)
+        rows.append([metric.label, *cells, difference, numbers.interval(found.low, found.high, metric.digits)])
+    pairs = max((found.pairs for found in outcomes(one, other)), default=0)
+    note = "Nothing that both have." if not rows else _how(pairs, same_batches(one, other))
+    return Table("What came out", ["metric", *heads, "second - first", "95 %"], rows, note)
+
+
+def _how(pairs: int, same: bool) -> str:
+    if pairs > 1:
+        return f"Paired by seed, {pairs} of them; each interval is of its own comparison alone."
+    if pairs == 1:
+        return "One seed on each side: no interval."
+    return "Not paired: " + ("no seed is common." if same else "they learned from other batches.")
+
+
+def _plans(one: Result, other: Result, heads: Sequence[str]) -> Table:
+    names = differing(one.plan, other.plan)
+    sides = [asdict(result.plan) for result in (one, other)]
+    found = {change.name: change for change in changed(*sides)}
+    rows = [
+        Changed(name, *(_part(side, name) for side in sides)) if name not in found else found[name]
+        for name in names
+        if name not in ("arms", "expected", "decision_rule")
+    ]
+    left, right = set(one.arms), set(other.arms)
+    if left != right:
+        rows.append(
+            Changed("arms of one alone", *(", ".join(sorted(own)) or ABSENT for own in (left - right, right - left)))
+        )
+    return _changes("Planned otherwise", "", rows, heads)
+
+
+def _part(plan: dict[str, Any], name: str) -> Any:
+    """The value of a name of `differing`, which leaves out the group `keys`."""
+    for start in (plan, plan["keys"]):
+        value: Any = start
+        for part in name.split("."):
+            value = value.get(part, ABSENT) if isinstance(value, dict) else ABSENT
+        if value is not ABSENT:
+            return value
+    return ABSENT
+
+
+def _sweeps(one: Result, other: Result, heads: Sequence[str]) -> list[Table]:
+    """Arms that both have, by the first one's primary metric, and the claims that both judge."""
+    metric, rows = metric_of(one.primary), []
+    for arm, twin in shared_arms(one, other):
+        sides = [[a.records[seed] for seed in sorted(a.records)] for a in (arm, twin)]
+        for found in outcomes(*sides):
+            if found.metric == one.primary:
+                means = [numbers.fixed(value, metric.digits) for value in (found.one, found.other)]
+                interval = numbers.interval(found.low, found.high, metric.digits)
+                rows.append([arm.name, *means, numbers.signed(found.difference, metric.digits), interval])
+    judged = [[claim.claim, claim.one, claim.other] for claim in claims(one, other)]
+    return [
+        Table(
+            metric.label.capitalize(),
+            ["arm", *heads, "second - first", "95 %"],
+            rows,
+            "" if rows else "No arm is in both.",
+        ),
+        Table("Verdicts", ["claim", *heads], judged, "" if judged else "No claim is in both.", words=(0, 1, 2)),
+    ]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0, or 2 with one line on stderr where the command cannot be obeyed."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if not words or {"-h", "--help"} & set(words):
+        print(f"{__doc__}\nKeys: {' '.join(keys_of(CompareConfig))}")
+        return 0
+
+    def work() -> int:
+        check_house()
+        names = [word for word in words if "=" not in word]
+        if len(names) != 2:
+            raise ConfigError(
+                f"compare: expected two names, as in `moe_balance/cpu/bias moe_balance/cpu/none`, not {len(names)}"
+            )
+        places = parse(CompareConfig, [word for word in words if "=" in word])
+        one, other = (find(name, places) for name in names)
+        print_tables(tables(one, other))
+        return 0
+
+    return obeyed(work)
+
+
+if __name__ == "__main__":
+    sys.exit(spoken(main))

@@ -1,0 +1,258 @@
+"""Records as pandas frames: `ablations.load("runs")`, a row for each trial; `ablations.curves(frame)`, its step logs.
+
+A place is a runs folder, results/, one published result or the folder of one run. Nothing is kept: a frame is what the
+records say now.
+"""
+
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ablations.config.trialkeys import TRIAL_GROUPS
+from ablations.judge.result import is_score
+from ablations.record.documents import PLAN, STATE, SweepState
+from ablations.record.record import FORMAT, RECORD, RECORDS
+from ablations.record.steplog import STEPS, read_steps
+from models.typed import ConfigError, closest
+
+if typing.TYPE_CHECKING:
+    import pandas
+
+T = typing.TypeVar("T")
+
+OWN = ("id", "seed", "status", "reason")
+OF_THE_SWEEP = ("sweep", "run", "arm", "phase", "share", "guards", "uses")
+ENVIRONMENT = "environment."
+
+
+class Trial(msgspec.Struct):
+    """Of a record (ablations/record/record.py) what stands in a row; the rest is passed over."""
+
+    id: str
+    seed: int
+    status: str
+    config: dict[str, Any]
+    reason: str | None = None
+    metrics: dict[str, float] = {}
+    scores: dict[str, dict[str, Any]] = {}
+    timings: dict[str, float] = {}
+    environment: dict[str, Any] = {}
+    format: int = FORMAT
+
+
+class Curves(msgspec.Struct):
+    """Of a record its curves, at most 200 points."""
+
+    history: dict[str, list[float]] = {}
+
+
+@dataclass(frozen=True)
+class Use:
+    """What a trial is in one run of a sweep."""
+
+    sweep: str
+    run: str
+    """The scale, or `<scale>@<hash>` for another plan than the first."""
+    arm: str
+    phase: str
+    """`confirm` or `search`."""
+    share: float
+    """Of the tokens, where the arm is finished at several lengths."""
+    guards: str
+    """`passed`, or the names of those that the arm has not passed."""
+
+    @property
+    def tabled(self) -> bool:
+        """Whether the tables' means are over it."""
+        return self.phase == "confirm" and self.share == 1
+
+    def __str__(self) -> str:
+        return f"{self.sweep}/{self.run}/{self.arm}/{self.phase}"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Records that lie side by side, and what is known of them."""
+
+    records: list[Path]
+    uses: Mapping[str, list[Use]]
+    """By a trial's id."""
+
+
+def load(place: str | Path = "runs", sweep: str | None = None, everything: bool = False) -> "pandas.DataFrame":
+    """One row for each trial of `place` (of one `sweep`, where that is named), by sweep, run, arm and seed.
+
+    Columns: `id`, `seed`, `status`, `reason`; what the trial is in the sweep that uses it (`sweep`, `run`, `arm`,
+    `phase`: confirm or search, `share` of the tokens, `guards`: passed, or which are not), in `uses` all that it is,
+    since sweeps share trials; every key of its configuration by its dotted name; metrics and `task/metric` scores by
+    theirs; `train_s`, `eval_s`, `tokens_per_second`; `environment.*`; and the `path` of the record. What a trial does
+    not have is missing (NaN or None).
+
+    Without `everything` they are the trials that tables are made of: whole trainings of the confirmation. The others
+    are scored on another split (search), on fewer tokens (a `share`), or not at all (trunks), and spoil a mean.
+
+    Raises ConfigError, with one line, where there are no records or one cannot be read.
+    """
+    sources = list(_sources(Path(place).expanduser()))
+    known = sorted({use.sweep for source in sources for uses in source.uses.values() for use in uses})
+    if sweep is not None and sweep not in known:
+        raise ConfigError(f"sweep={sweep}: no trial of it under {place}{closest(sweep, known)} (there is: {known})")
+    frame = _frame(sources, sweep, everything)
+    if frame.empty:
+        raise ConfigError(f"{place}: holds no record of a trial yet")
+    return frame
+
+
+def published(folder: Path, sweep: str, run: str) -> "pandas.DataFrame":
+    """Everything in a result that is being published, still under another name. Its paths say nothing to others."""
+    return _frame([_of_run(folder, (sweep, run))], None, True).drop(columns="path")
+
+
+def _frame(sources: Iterable[Source], sweep: str | None, everything: bool) -> "pandas.DataFrame":
+    import pandas
+
+    columns: dict[str, list[Any]] = {}
+    count = 0
+    for source in sources:
+        for path in source.records:
+            row = _row(path, source.uses, sweep, everything)
+            if row is None:
+                continue
+            for name, value in row.items():
+                column = columns.setdefault(name, [])
+                column.extend([None] * (count - len(column)))
+                column.append(value)
+            count += 1
+    for column in columns.values():
+        column.extend([None] * (count - len(column)))
+    if not count:
+        return pandas.DataFrame()
+    frame = pandas.DataFrame({name: columns[name] for name in sorted(columns, key=_place)})
+    return frame.sort_values(["sweep", "run", "arm", "phase", "seed", "id"], ignore_index=True)
+
+
+def curves(frame: "pandas.DataFrame") -> "pandas.DataFrame":
+    """The steps of every trial in `frame` (from `load`), one row for each: `id`, `sweep`, `run`, `arm`, `seed`, `step`
+    (from 1), `tokens` seen, `loss`, `lr`, ... A runs folder has every step, a published record at most 200 of them."""
+    import pandas
+
+    own = ["id", "sweep", "run", "arm", "seed"]
+    parts = []
+    for trial in frame[[*own, "path"]].itertuples(index=False):
+        steps = pandas.DataFrame(_steps(Path(trial.path)))
+        parts.append(steps.assign(**{name: getattr(trial, name) for name in own}))
+    joined = pandas.concat(parts, ignore_index=True) if parts else pandas.DataFrame(columns=own)
+    return joined[[*own, *(name for name in joined.columns if name not in own)]]
+
+
+def _steps(record: Path) -> list[dict[str, Any]] | dict[str, list[float]]:
+    if record.name == RECORD and (record.parent / STEPS).is_file():
+        return read_steps(record.parent / STEPS)
+    return _decoded(record, Curves).history
+
+
+def _place(column: str) -> tuple[int, str]:
+    """Identity, sweep, metrics, scores, timings, configuration, environment; those of a kind by name."""
+    if column in OWN + OF_THE_SWEEP:
+        return (0, f"{(OWN + OF_THE_SWEEP).index(column):02}")
+    if column == "path":
+        return (9, "")
+    if column.startswith(ENVIRONMENT):
+        return (4, column)
+    return (3 if column.split(".")[0] in (*TRIAL_GROUPS, "stages", "until") else 2 if "/" in column else 1, column)
+
+
+def _row(path: Path, uses: Mapping[str, list[Use]], sweep: str | None, everything: bool) -> dict[str, Any] | None:
+    """None where the trial is not asked for."""
+    trial = _decoded(path, Trial)
+    if trial.format != FORMAT:
+        raise ConfigError(f"{path}: format={trial.format}: this version reads format {FORMAT}")
+    own = [use for use in uses.get(trial.id, ()) if sweep in (None, use.sweep) and (everything or use.tabled)]
+    if not own and (sweep is not None or not everything):
+        return None
+    first = own[0] if own else None
+    row = {name: getattr(trial, name) for name in OWN}
+    row |= {name: getattr(first, name, None) for name in OF_THE_SWEEP[:-1]}
+    row["uses"] = tuple(map(str, own))
+    row |= dict(_leaves(trial.config, ""))
+    row |= trial.metrics
+    row |= {
+        f"{task}/{name}": value
+        for task, scores in trial.scores.items()
+        for name, value in scores.items()
+        if is_score(name, value)
+    }
+    row |= trial.timings
+    row |= {ENVIRONMENT + name: _cell(value) for name, value in trial.environment.items()}
+    row["path"] = str(path)
+    return row
+
+
+def _leaves(config: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    """Dotted key -> value. What came before the last stage is told by the number of stages alone."""
+    for name, value in config.items():
+        if name == "before" and not prefix:
+            yield "stages", len(value) + 1
+        elif isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, _cell(value)
+
+
+def _cell(value: Any) -> Any:
+    """What can be compared and grouped by."""
+    if isinstance(value, dict):
+        return tuple(sorted((name, _cell(part)) for name, part in value.items()))
+    return tuple(map(_cell, value)) if isinstance(value, list) else value
+
+
+def _decoded(path: Path, cls: type[T]) -> T:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=cls)
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"{path}: no record ({error}); restore it, or remove it") from None
+
+
+def _sources(place: Path) -> Iterator[Source]:
+    if (place / "trials").is_dir():
+        yield Source(
+            sorted(place.glob(f"trials/*/{RECORD}")), _uses({path.parent: None for path in place.glob(f"*/*/{STATE}")})
+        )
+    elif (place / PLAN).is_file():
+        yield _of_run(place)
+    else:
+        runs = sorted(path.parent for path in [*place.glob(f"*/{PLAN}"), *place.glob(f"*/*/{PLAN}")])
+        if not runs:
+            raise ConfigError(f"{place}: no records here; name a runs folder, results/, or one result in it")
+        yield from map(_of_run, runs)
+
+
+def _of_run(folder: Path, names: tuple[str, str] | None = None) -> Source:
+    """Of one published result, or of one run, whose trials lie beside all others. `names`: of its sweep and itself."""
+    uses = _uses({folder: names})
+    if (folder / RECORDS).is_dir():
+        return Source(sorted((folder / RECORDS).glob("*.json")), uses)
+    trials = folder.parent.parent / "trials"
+    return Source([path for id in sorted(uses) if (path := trials / id / RECORD).is_file()], uses)
+
+
+def _uses(folders: Mapping[Path, tuple[str, str] | None]) -> dict[str, list[Use]]:
+    """By a trial's id; `folders` are of runs, which say their sweep's name and their own unless they are given them."""
+    found: dict[str, list[Use]] = {}
+    for folder, names in sorted(folders.items()):
+        state = SweepState.read(folder)
+        sweep, run = names or (folder.parent.name, folder.name)
+        guards = {
+            arm: ", ".join(g.name for g in results if not g.holds) or "passed" for arm, results in state.guards.items()
+        }
+        named = [("confirm", trial.arm, trial.id, trial.share) for trial in state.confirm]
+        named += [("search", trial.arm, trial.id, 1.0) for trial in state.search]
+        for phase, arm, id, share in named:
+            use = Use(sweep, run, arm, phase, share, guards.get(arm, ""))
+            if use not in found.setdefault(id, []):
+                found[id].append(use)
+    return found

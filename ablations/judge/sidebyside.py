@@ -1,0 +1,130 @@
+"""Two trials, two arms or two sweeps side by side: what is set otherwise, what came out otherwise, and where they ran.
+
+Two arms are paired by seed where they learned from the same text in the same batches; otherwise their seeds have
+nothing in common, and the interval is Welch's, of two samples.
+"""
+
+import itertools
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ablations.judge.result import ArmResult, Result, score_values
+from ablations.judge.stats import differences
+from ablations.metrics import metric as find_metric
+from ablations.record.record import Record
+
+BATCHES = ("data.seq_len", "data.batch_size", "data.ramp_from", "data.ramp_over", "data.fim_rate", "data.domain_per")
+"""Keys that lay the same text out in other batches. (A longer training begins with a shorter one's.)"""
+ABSENT = object()
+"""Of a key that one side does not have."""
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A name with a value on each side; `ABSENT` where a side has none."""
+
+    name: str
+    one: Any
+    other: Any
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One metric of both sides. `low` and `high` bound `difference`, other minus one, in 95 % of repetitions; None
+    where there is no error to estimate."""
+
+    metric: str
+    one: float
+    other: float
+    difference: float
+    low: float | None
+    high: float | None
+    pairs: int
+    """Common seeds; 0 where the sides are not paired."""
+
+
+def changed(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[Changed]:
+    """The leaves of two nested mappings that differ, by dotted name."""
+    left, right = dict(_leaves(one, "")), dict(_leaves(other, ""))
+    both = {name: (left.get(name, ABSENT), right.get(name, ABSENT)) for name in sorted({*left, *right})}
+    return [Changed(name, here, there) for name, (here, there) in both.items() if here != there]
+
+
+def outcomes(one: Sequence[Record], other: Sequence[Record]) -> list[Outcome]:
+    """Of the metrics and scores that both sides have, over complete trials. Records of a side differ in seed alone."""
+    left, right = _values(one), _values(other)
+    paired = same_batches(one, other)
+    found = []
+    for metric in left:
+        if metric not in right or find_metric(metric).yardstick:
+            continue
+        here, there = left[metric], right[metric]
+        common = sorted(here.keys() & there.keys()) if paired else []
+        if common:
+            here, there = ({seed: side[seed] for seed in common} for side in (here, there))
+        low, high = _interval(metric, here, there, bool(common))
+        first, second = (statistics.fmean(side.values()) for side in (here, there))
+        found.append(Outcome(metric, first, second, second - first, low, high, len(common)))
+    return found
+
+
+def same_batches(one: Sequence[Record], other: Sequence[Record]) -> bool:
+    """Whether a seed means the same tokens in the same order on both sides."""
+    if not one or not other:
+        return False
+    left, right = one[0], other[0]
+    own, theirs = dict(_leaves(left.config, "")), dict(_leaves(right.config, ""))
+    return left.data == right.data and all(own.get(key) == theirs.get(key) for key in BATCHES)
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """A claim that both sweeps judge, by arm, rival, metric and kind, and what each says of it."""
+
+    claim: str
+    one: str
+    other: str
+
+
+def claims(one: Result, other: Result) -> list[Claimed]:
+    judged = [
+        {f"{v.arm} against {v.against or 'nothing'}: {v.metric} {v.kind}": v.outcome for v in result.verdicts}
+        for result in (one, other)
+    ]
+    return [Claimed(claim, outcome, judged[1][claim]) for claim, outcome in judged[0].items() if claim in judged[1]]
+
+
+def shared_arms(one: Result, other: Result) -> list[tuple[ArmResult, ArmResult]]:
+    return [(arm, other.arms[name]) for name, arm in one.arms.items() if name in other.arms]
+
+
+def _values(records: Sequence[Record]) -> dict[str, dict[int, float]]:
+    values: dict[str, dict[int, float]] = {}
+    for record in records:
+        if record.status == "complete":
+            for metric, value in {**record.metrics, **score_values(record)}.items():
+                values.setdefault(metric, {})[record.seed] = value
+    return values
+
+
+def _interval(
+    metric: str, one: Mapping[int, float], other: Mapping[int, float], paired: bool
+) -> tuple[float | None, float | None]:
+    if paired:
+        (found,) = differences({"one": one, "other": other}, [("other", "one")], metric)
+        return found.low, found.high
+    if min(len(one), len(other)) < 2:
+        return None, None
+    from scipy import stats
+
+    interval = stats.ttest_ind(list(other.values()), list(one.values()), equal_var=False).confidence_interval()
+    return float(interval.low), float(interval.high)
+
+
+def _leaves(values: Mapping[str, Any], prefix: str) -> "itertools.chain[tuple[str, Any]]":
+    return itertools.chain.from_iterable(
+        _leaves(value, f"{prefix}{name}.") if isinstance(value, Mapping) and value else [(prefix + name, value)]
+        for name, value in values.items()
+    )

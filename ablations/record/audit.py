@@ -1,0 +1,94 @@
+"""Whether a published folder is what its manifest says: whole, and changed by nobody since.
+
+A result can be anybody's: a colleague's archive, another machine's copy. What is wrong with it is a list of findings,
+each with the name of what it is about, and not the first error that reading it would meet.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ablations.record.documents import PLAN, STATE, PlanDocument, SweepState, sha_of
+from ablations.record.manifest import MANIFEST, Manifest, hashes
+from ablations.record.record import RECORDS, read_record
+from models.typed import ConfigError
+
+Kind = Literal["missing", "changed", "unknown", "unreadable", "inconsistent"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is not as it was published."""
+
+    kind: Kind
+    what: str
+    """The file, or the file and its part."""
+    said: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.what}: {self.said}"
+
+
+def audit(folder: Path) -> list[Finding]:
+    """What is wrong with a published folder; empty where nothing is. Raises ConfigError where it is no such folder."""
+    for name in (MANIFEST, PLAN, STATE):
+        if not (folder / name).is_file():
+            raise ConfigError(
+                f"{folder}: has no {name}, so it is no published result (`python -m ablations.report sweep=NAME "
+                "publish=true` makes one)"
+            )
+    manifest = Manifest.read(folder)
+    findings = _files(folder, manifest)
+    try:
+        plan, state = PlanDocument.read(folder), SweepState.read(folder)
+    except ConfigError as error:
+        return [*findings, Finding("unreadable", PLAN, str(error))]
+    return [*findings, *_plan(folder, manifest, plan, state), *_records(folder, manifest, state)]
+
+
+def _files(folder: Path, manifest: Manifest) -> list[Finding]:
+    there = hashes(folder)
+    found = [Finding("missing", name, "the manifest has it") for name in sorted(manifest.files.keys() - there.keys())]
+    for name, digest in sorted(there.items()):
+        if name not in manifest.files:
+            found.append(Finding("unknown", name, "the manifest does not have it"))
+        elif manifest.files[name] != digest:
+            found.append(Finding("changed", name, "its SHA-256 is not the manifest's"))
+    return found
+
+
+def _plan(folder: Path, manifest: Manifest, plan: PlanDocument, state: SweepState) -> list[Finding]:
+    own, found = sha_of(folder / PLAN), []
+    for name, digest in ((MANIFEST, manifest.plan_sha256), (STATE, state.plan_sha)):
+        if digest and digest != own:
+            found.append(Finding("inconsistent", PLAN, f"its SHA-256 is not the one in {name}"))
+    for name in ("sweep", "scale", "code", "data"):
+        if getattr(manifest, name) != getattr(plan, name):
+            said = f"{name}={getattr(manifest, name)}, and {PLAN} says {getattr(plan, name)}"
+            found.append(Finding("inconsistent", MANIFEST, said))
+    return found
+
+
+def _records(folder: Path, manifest: Manifest, state: SweepState) -> list[Finding]:
+    """Each trial of the state has a record, which is of this trial; no record is of another's."""
+    found = []
+    places = {path.stem: path for path in sorted((folder / RECORDS).glob("*.json"))}
+    confirmed = {trial.id: trial for trial in state.confirm}
+    for id in sorted(confirmed.keys() - places.keys()):
+        if not manifest.partial:
+            trial = confirmed[id]
+            found.append(Finding("missing", f"{RECORDS}/{id}.json", f"of arm {trial.arm}, seed {trial.seed}"))
+    for id, path in places.items():
+        name = f"{RECORDS}/{path.name}"
+        try:
+            record = read_record(path)
+        except (ConfigError, TypeError) as error:
+            found.append(Finding("unreadable", name, str(error)))
+            continue
+        if record.id != id:
+            found.append(Finding("inconsistent", name, f"is of trial {record.id}"))
+        if id in confirmed and record.seed != confirmed[id].seed:
+            found.append(Finding("inconsistent", name, f"seed={record.seed}, and {STATE} says {confirmed[id].seed}"))
+        if id not in state.trial_ids:
+            found.append(Finding("unknown", name, f"no trial of {STATE}"))
+    return found

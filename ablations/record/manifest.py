@@ -1,0 +1,70 @@
+"""manifest.json of a published result: what repeating it needs, and the hash of every file beside it."""
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal, Self
+
+from ablations.files import read_json, write_json
+from models.typed import ConfigError, build
+
+MANIFEST = "manifest.json"
+FORMAT: Final = 1
+
+
+@dataclass(frozen=True)
+class Commit:
+    """Of the checkout. Either `commit` and `dirty` are known, or `commit_unknown` says why not."""
+
+    commit: str | None = None
+    dirty: bool | None = None
+    """Whether the tree (results/ aside) differs from it."""
+    commit_unknown: str | None = None
+
+
+@dataclass(frozen=True)
+class Manifest(Commit):
+    sweep: str = ""
+    scale: str = ""
+    partial: bool = False
+    """Whether trials were missing."""
+    trials: dict[str, int] = field(default_factory=dict)
+    """Of the confirmation: planned, missing, complete, diverged, failed."""
+    search_trials: int = 0
+    commands: list[str] = field(default_factory=list)
+    """What repeats the result, and reports it."""
+    sweep_file: str | None = None
+    plan_sha256: str = ""
+    code: str = ""
+    data: str = ""
+    chosen: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By arm."""
+    verdicts: list[dict[str, str]] = field(default_factory=list)
+    environments: list[dict[str, Any]] = field(default_factory=list)
+    """Each that trials ran in, once."""
+    versions: dict[str, str | None] = field(default_factory=dict)
+    """Of packages, when it was published."""
+    files: dict[str, str] = field(default_factory=dict)
+    """Path in the folder -> SHA-256."""
+    rendered: Commit | None = None
+    """What its tables and pages were made anew by."""
+    format: Literal[1] = FORMAT
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Raises ConfigError where the file is none of ours, OSError where it cannot be read."""
+        path = folder / MANIFEST
+        values = read_json(path)
+        if isinstance(values, dict) and values.get("format", FORMAT) != FORMAT:
+            raise ConfigError(f"{path}: format={values['format']}: this version reads format {FORMAT}")
+        return build(cls, values, str(path))
+
+    def write(self, folder: Path) -> None:
+        write_json(folder / MANIFEST, dataclasses.asdict(self))
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Path in the folder -> SHA-256 of every file but the manifest."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}

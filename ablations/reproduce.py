@@ -1,0 +1,267 @@
+"""`python -m ablations.reproduce RESULT [KEY=VALUE ...]`: run a published result again, and compare it cell by cell.
+
+RESULT is the folder of one result, as in results/moe_balance/cpu, or a zip file of one; it may be anybody's. First it
+is looked through: files, hashes, plan and records. Then its trials run again from the sweep's file and the command in
+its plan, by the commit in its manifest (in a worktree, where that is not this checkout's code). Where a trial is the
+same trial (code, data, versions, instruction set), every number must be equal; elsewhere it must lie inside the
+interval that the result states.
+
+  arm=NAME          only this arm, and what it is compared with
+  seed=N            only this seed
+  quick=true        one seed of two arms
+  tables_only=true  nothing is trained: tables, page and figures from the published records, byte for byte
+  code=here         by this checkout's code, whatever the manifest says
+  anyway=true       although the folder is not as it was published
+  workers=N  runs_dir=runs/reproduced  progress=auto
+
+Exit code 0 where everything matches, 1 where something does not, 2 for what cannot be obeyed.
+"""
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ablations import numbers
+from ablations.command import parse
+from ablations.home import ROOT, check_house
+from ablations.judge.gather import load_published, load_with
+from ablations.judge.repeated import RIGHT, Again, Cell, cells, csv_cells
+from ablations.judge.result import Result
+from ablations.metrics import metric as metric_of
+from ablations.record.audit import audit
+from ablations.record.documents import PLAN, ConfirmTrial, PlanDocument, SweepState
+from ablations.record.manifest import Manifest
+from ablations.record.record import RECORDS, Record, read_record
+from ablations.report import PAGES, write_pages
+from ablations.show.render import table_csv
+from ablations.show.table import Table
+from models.streams import obeyed, spoken
+from models.typed import ConfigError, closest
+
+
+@dataclass(frozen=True)
+class ReproduceConfig:
+    """The command's keys."""
+
+    arm: str | None = None
+    seed: int | None = None
+    quick: bool = False
+    tables_only: bool = False
+    code: Literal["published", "here"] = "published"
+    anyway: bool = False
+    workers: int | None = None
+    runs_dir: Path = Path("runs/reproduced")
+    progress: Literal["auto", "rich", "plain", "none"] = "auto"
+
+
+def reproduce(folder: Path, config: ReproduceConfig, words: Sequence[str]) -> bool:
+    """Whether everything matches. `words`: the command's, for the same command in a worktree."""
+    findings = audit(folder)
+    for finding in findings:
+        print(finding)
+    if findings and not config.anyway:
+        print(f"{folder}: {len(findings)} findings, so nothing is run (anyway=true goes on all the same)")
+        return False
+    if not findings:
+        print(f"{folder}: whole, every file as the manifest has it")
+    if config.tables_only:
+        return _tables(folder) and not findings
+    manifest, document, state = Manifest.read(folder), PlanDocument.read(folder), SweepState.read(folder)
+    wanted = chosen(document, state, config)
+    if config.code == "published" and not _is_here(document):
+        return _in_worktree(manifest, folder, words)
+    return _run(folder, document, state, wanted, config) and not findings
+
+
+def chosen(document: PlanDocument, state: SweepState, config: ReproduceConfig) -> list[ConfirmTrial]:
+    """The trials that are asked for, those of the baseline among them. Raises ConfigError where there are none."""
+    arms, seeds = list(document.arms), sorted({trial.seed for trial in state.confirm})
+    if config.arm is not None and config.arm not in arms:
+        raise ConfigError(f"arm={config.arm}: no such arm{closest(config.arm, arms)} (arms: {', '.join(arms)})")
+    if config.seed is not None and config.seed not in seeds:
+        raise ConfigError(f"seed={config.seed}: not among this result's seeds ({', '.join(map(str, seeds))})")
+    own = {document.arms[config.arm].onto or document.baseline, config.arm} if config.arm else set(arms)
+    if config.quick:
+        claimed = [name for claim in document.expected for name in document.members(claim) if name in arms]
+        first = next((name for name in [*claimed, *arms] if name != document.baseline), document.baseline)
+        own = {document.baseline, config.arm or first}
+        seeds = seeds[:1]
+    if config.seed is not None:
+        seeds = [config.seed]
+    return [trial for trial in state.confirm if trial.arm in own and trial.seed in seeds]
+
+
+def _is_here(document: PlanDocument) -> bool:
+    from ablations.trial.identity import code_hash
+
+    return document.code == code_hash()
+
+
+def _tables(folder: Path) -> bool:
+    """Tables, page and figures, made anew from the records, against those that are published."""
+    result, right = load_published(folder), True
+    with tempfile.TemporaryDirectory(prefix="reproduce-") as scratch:
+        fresh = Path(scratch)
+        write_pages(result, fresh)
+        for name in sorted({str(p.relative_to(root)) for root in (folder, fresh) for p in _pages(root)}):
+            one, other = (root / name for root in (folder, fresh))
+            same = one.is_file() and other.is_file() and one.read_bytes() == other.read_bytes()
+            right &= same
+            print(f"{'equal' if same else 'DIFFERS':8}{name}")
+    return right
+
+
+def _pages(folder: Path) -> Iterator[Path]:
+    for name in PAGES:
+        yield from (path for path in [folder / name, *(folder / name).rglob("*")] if path.is_file())
+
+
+def _run(
+    folder: Path, document: PlanDocument, state: SweepState, wanted: Collection[ConfirmTrial], config: ReproduceConfig
+) -> bool:
+    from ablations.sweep.again import Rerun, planned_again, run_again
+
+    rerun = Rerun(document, state, config.runs_dir.absolute(), config.workers, config.progress)
+    plan = planned_again(rerun)
+    search = f"; the search's {len(state.search)} trials stand as published" if state.search else ""
+    print(f"runs {len(wanted)} of {len(state.confirm)} trials again, in {rerun.runs}{search}", flush=True)
+    trials = run_again(rerun, plan, wanted, lambda id: _record(folder, id))
+    result = load_published(folder)
+    found = cells(result, trials)
+    _show(result, trials, found)
+    right = all(cell.mark in RIGHT for cell in found) and not any(t.same_trial and t.differing for t in trials)
+    if len(trials) == len(state.confirm) and all(trial.same_trial for trial in trials):
+        right &= _table(folder, trials)
+    return right and all(t.rerun.status == t.published.status for t in trials)
+
+
+def _table(folder: Path, trials: Sequence[Again]) -> bool:
+    """table.csv, made of the trials that ran again, against the published one."""
+    again = table_csv(load_with(folder, {trial.published.id: trial.rerun for trial in trials}))
+    equal, differing = csv_cells((folder / "table.csv").read_text(), again)
+    print(f"table.csv: {equal} of {equal + len(differing)} cells equal")
+    for line in differing:
+        print(f"  {line}")
+    return not differing
+
+
+def _record(folder: Path, id: str) -> Record:
+    path = folder / RECORDS / f"{id}.json"
+    if not path.is_file():
+        raise ConfigError(f"{path}: is missing, so there is nothing to compare with; leave its arm or its seed out")
+    return read_record(path)
+
+
+def _show(result: Result, trials: Sequence[Again], found: Sequence[Cell]) -> None:
+    from ablations.show.terminal import print_tables
+
+    rows = [_row(cell) for cell in found if cell.mark != "equal"]
+    if rows:
+        columns = ["arm", "metric", "published", "again", "must lie in", ""]
+        note = "Differences to the baseline, where the result states one; else means over the same seeds."
+        print_tables([Table("Cells that are not equal", columns, rows, note, words=(0, 1, 5))])
+    for trial in trials:
+        if trial.same_trial and trial.differing:
+            print(f"{trial.arm} seed {trial.seed}: the same trial, and other numbers: {', '.join(trial.differing)}")
+        if trial.rerun.status != trial.published.status:
+            print(f"{trial.arm} seed {trial.seed}: {trial.rerun.status} here, {trial.published.status} as published")
+    counts = {mark: sum(cell.mark == mark for cell in found) for mark in ("equal", "inside", "outside", "missing")}
+    same = sum(trial.same_trial for trial in trials)
+    said = ", ".join(f"{count} {mark}" for mark, count in counts.items() if count or mark == "equal")
+    print(
+        f"{result.sweep} ({result.run}): {len(trials)} trials, {same} of them the very same; {len(found)} cells: {said}"
+    )
+
+
+def _row(cell: Cell) -> list[str]:
+    metric = metric_of(cell.metric)
+    name = f"{cell.arm} - {cell.against}" if cell.against else cell.arm
+    values = [numbers.signed(value, metric.digits) for value in (cell.published, cell.rerun)]
+    return [name, metric.label, *values, numbers.interval(cell.low, cell.high, metric.digits), cell.mark]
+
+
+def _in_worktree(manifest: Manifest, folder: Path, words: Sequence[str]) -> bool:
+    """The same command by the commit that the result was published from."""
+    commit = manifest.commit
+    if commit is None:
+        raise ConfigError(
+            f"{folder}: its code is not this checkout's, and its commit is not known ({manifest.commit_unknown}); "
+            "code=here runs it by this code"
+        )
+    if subprocess.run(
+        ["git", "-C", str(ROOT), "cat-file", "-e", f"{commit}^{{commit}}"], capture_output=True
+    ).returncode:
+        raise ConfigError(
+            f"{folder}: was published from commit {commit}, which is not in this clone; fetch it, or code=here runs it "
+            "by this code"
+        )
+    print(f"its code is not this checkout's: runs by commit {commit[:12]}, in a worktree", flush=True)
+    with _worktree(commit) as tree:
+        if not (tree / "ablations" / "reproduce.py").is_file():
+            raise ConfigError(f"commit {commit[:12]}: has no such command yet; code=here runs it by this code")
+        command = [sys.executable, "-P", "-m", "ablations.reproduce", *words, "code=here"]
+        environment = {**os.environ, "PYTHONPATH": str(tree)}
+        return subprocess.run(command, env=environment).returncode == 0
+
+
+@contextlib.contextmanager
+def _worktree(commit: str) -> Iterator[Path]:
+    git = ["git", "-C", str(ROOT), "worktree"]
+    with tempfile.TemporaryDirectory(prefix="reproduce-") as scratch:
+        tree = Path(scratch) / "tree"
+        done = subprocess.run([*git, "add", "--detach", str(tree), commit], capture_output=True, text=True)
+        if done.returncode:
+            raise ConfigError(f"git worktree: {' '.join(done.stderr.split())}")
+        try:
+            yield tree
+        finally:
+            subprocess.run([*git, "remove", "--force", str(tree)], capture_output=True)
+
+
+@contextlib.contextmanager
+def opened(place: Path) -> Iterator[Path]:
+    """The folder of a result; of a zip file, what it holds. Raises ConfigError where there is no such thing."""
+    if place.is_dir():
+        yield place
+        return
+    if not zipfile.is_zipfile(place):
+        raise ConfigError(f"{place}: neither the folder of a published result nor a zip file of one")
+    with tempfile.TemporaryDirectory(prefix="reproduce-") as scratch, zipfile.ZipFile(place) as archive:
+        archive.extractall(scratch)  # names that lead out of it are cut by zipfile
+        plans = sorted(Path(scratch).rglob(PLAN))
+        if len(plans) != 1:
+            raise ConfigError(f"{place}: holds {len(plans)} results; name a folder of one")
+        yield plans[0].parent
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0, 1 or 2: see above; 130 after Ctrl-C."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if not words or {"-h", "--help"} & set(words):
+        print(__doc__)
+        return 0
+
+    def work() -> int:
+        check_house()
+        places = [word for word in words if "=" not in word]
+        if len(places) != 1:
+            raise ConfigError(f"reproduce: expected one result, as in results/moe_balance/cpu, not {len(places)}")
+        config = parse(ReproduceConfig, [word for word in words if "=" in word])
+        place = Path(places[0]).expanduser()
+        with opened(place) as folder:
+            own = [word for word in words if "=" in word and word.partition("=")[0] not in ("code", "runs_dir")]
+            again = [str(folder.absolute()), f"runs_dir={config.runs_dir.absolute()}", *own]
+            return 0 if reproduce(folder, config, again) else 1
+
+    return obeyed(work, "stopped; what is finished is kept, and the same command goes on from here")
+
+
+if __name__ == "__main__":
+    sys.exit(spoken(main))

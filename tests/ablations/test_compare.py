@@ -1,0 +1,112 @@
+"""Two trials, arms or sweeps side by side."""
+
+import dataclasses
+import math
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scipy import stats
+
+from ablations.compare import main
+from ablations.files import read_json, write_json
+from ablations.judge.sidebyside import changed, outcomes
+from ablations.record.documents import PLAN, SweepState
+from ablations.record.record import Record
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    code = main(list(words))
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def record(seed: int, loss: float, key: int = 1, text: str = "a", batch_size: int = 8) -> Record:
+    config = {"model": {"d": key}, "data": {"batch_size": batch_size}}
+    return Record(
+        f"{seed}{key}", seed, "complete", config, metrics={"loss": loss, "max_vio_max": 3.0}, data={"sha": text}
+    )
+
+
+def test_sides_are_paired_where_they_learned_from_the_same_batches() -> None:
+    one = [record(s, x) for s, x in enumerate((4.0, 4.1, 4.2, 4.4))]
+    other = [record(s, x, key=2) for s, x in enumerate((4.1, 4.19, 4.31, 4.52))]
+    (found,) = outcomes(one, other)
+    pairs = [b.metrics["loss"] - a.metrics["loss"] for a, b in zip(one, other, strict=True)]
+    half = stats.t.isf(0.025, 3) * statistics.stdev(pairs) / 2
+    assert (found.metric, found.pairs) == ("loss", 4), "what follows from sizes alone is not compared"
+    assert found.difference == pytest.approx(statistics.fmean(pairs))
+    assert (found.low, found.high) == pytest.approx((found.difference - half, found.difference + half))
+    for changes in ({"text": "b"}, {"batch_size": 4}):
+        (apart,) = outcomes(one, [record(s, r.metrics["loss"], 2, **changes) for s, r in enumerate(other)])
+        assert apart.pairs == 0 and apart.high - apart.low > 3 * (found.high - found.low)
+    (single,) = outcomes(one[:1], other[:1])
+    assert (single.pairs, single.low, single.high) == (1, None, None)
+
+
+def test_only_complete_trials_count() -> None:
+    diverged = dataclasses.replace(record(2, math.inf), status="diverged")
+    (found,) = outcomes([record(0, 4.0), record(1, 4.2), diverged], [record(s, 4.5) for s in range(3)])
+    assert (found.one, found.pairs) == (pytest.approx(4.1), 2)
+
+
+def test_changes_are_named_key_by_key() -> None:
+    found = changed({"a": {"b": 1, "c": 2}, "d": []}, {"a": {"b": 1, "c": 3}, "e": None})
+    assert [change.name for change in found] == ["a.c", "d", "e"]
+
+
+def test_two_arms(finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    places = [f"runs_dir={finished_run}", f"results_dir={tmp_path}"]
+    code, out, err = said(capsys, "moe_balance/cpu/bias", "moe_balance/cpu/none", *places)
+    assert (code, err) == (0, "")
+    assert "Paired by seed, 6 of them" in out and "MaxVio_global" in out and "python cloze acc" in out
+
+
+def test_two_trials_by_the_beginning_of_their_ids(
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids = [trial.id for trial in SweepState.read(finished_run / "moe_balance" / "cpu").confirm[:2]]
+    places = [f"runs_dir={finished_run}", f"results_dir={tmp_path}"]
+    code, out, _ = said(capsys, ids[0][:8], ids[1], *places)
+    assert code == 0 and "Not paired: no seed is common" in out
+    assert said(capsys, ids[0], "ffffffffffff", *places)[::2] == (
+        2,
+        f"error: ffffffffffff: no such trial (under {finished_run} or {tmp_path})\n",
+    )
+
+
+def test_two_sweeps(sweep_run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = sweep_run(tmp_path / "runs", seeds=3)
+    other = tmp_path / "runs" / "moe_balance" / "cpu@12345678"
+    other.mkdir()
+    plan = read_json(folder / PLAN)
+    write_json(other / PLAN, plan | {"code": "e" * 40, "expected": plan["expected"][:2]})
+    SweepState.read(folder).write(other)
+    places = [f"runs_dir={tmp_path / 'runs'}", f"results_dir={tmp_path / 'results'}"]
+    code, out, err = said(capsys, "moe_balance/cpu", "moe_balance/cpu@12345678", *places)
+    assert (code, err) == (0, "") and "eeee" in out
+    assert out.count("bias against aux_loss: loss better") == 1 and "none against" not in out
+    assert said(capsys, "moe_balance", "moe_balance/cpu", *places)[2] == (
+        "error: moe_balance: fits several runs; name one of moe_balance/cpu, moe_balance/cpu@12345678\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["moe_balance/cpu"], ["expected two names", "not 1"]),
+        (["moe_balance/cpu", "moe_balance/cpu/bias"], ["is a sweep", "is an arm", "two of a kind"]),
+        (["moe_balance/cpu/bias", "moe_balance/cpu/biass"], ["biass: no such arm", "did you mean bias"]),
+        (["moe_balanc", "moe_balance/cpu"], ["no sweep, arm or trial of this name", "did you mean moe_balance"]),
+        (["a", "b", "rusn_dir=x"], ["rusn_dir: no such key"]),
+    ],
+)
+def test_what_cannot_be_compared_is_one_line(
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], parts: list[str]
+) -> None:
+    places = [f"runs_dir={finished_run}", f"results_dir={tmp_path}"]
+    code, out, err = said(capsys, *words, *places)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    for part in parts:
+        assert part in err

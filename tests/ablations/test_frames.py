@@ -1,0 +1,140 @@
+"""Records as pandas frames: what a row holds, which trials are meant, and what cannot be read."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ablations
+from ablations.files import read_json, write_json
+from ablations.home import ROOT
+from ablations.record.documents import ConfirmTrial, SweepState
+from ablations.record.record import read_record
+from ablations.report import publish
+from ablations.show.render import table_csv
+from models.typed import ConfigError
+
+
+def test_a_row_is_a_trial_with_its_keys_metrics_and_scores(finished_run: Path) -> None:
+    frame = ablations.load(finished_run)
+    assert len(frame) == 36 and frame["id"].is_unique and set(frame["phase"]) == {"confirm"}
+    row = frame[(frame["arm"] == "bias") & (frame["seed"] == 3)].iloc[0]
+    record = read_record(Path(row["path"]))
+    assert (row["sweep"], row["run"], row["status"], row["guards"]) == ("moe_balance", "cpu", "complete", "passed")
+    assert row["loss"] == record.metrics["loss"] and row["train_s"] == record.timings["train_s"]
+    assert row["python_cloze/acc"] == record.scores["python_cloze"]["acc"]
+    assert (
+        row["model.moe.top_k"] == 4
+        and row["environment.threads"] == 1
+        and row["uses"] == ("moe_balance/cpu/bias/confirm",)
+    )
+    assert not [name for name in frame if "stderr" in name or name.endswith(("/items", "/chance"))]
+
+
+def test_a_mean_over_rows_is_the_tables(finished_run: Path) -> None:
+    """Trials of the search, on another split, are no rows unless they are asked for."""
+    from ablations.judge.gather import load_result
+
+    result = load_result(finished_run, "moe_balance", "cpu")
+    means = ablations.load(finished_run).groupby("arm")["loss"].mean()
+    assert means.to_dict() == pytest.approx({name: arm.mean("loss") for name, arm in result.arms.items()})
+    assert table_csv(result)
+
+
+def searched(runs: Path) -> SweepState:
+    """A run with a trial of the search, a shorter training and a trunk on record."""
+    folder = runs / "moe_balance" / "cpu"
+    state = SweepState.read(folder)
+    record = read_json(runs / "trials" / state.confirm[0].id / "record.json")
+    for id in ("aux_loss00", "shorter", "trunk"):
+        write_json(runs / "trials" / id / "record.json", record | {"id": id})
+    state.confirm.append(ConfirmTrial("aux_loss", 0, "shorter", 0.5))
+    state.write(folder)
+    return state
+
+
+def test_other_trials_are_rows_where_everything_is_asked_for(sweep_run: Any, tmp_path: Path) -> None:
+    sweep_run(tmp_path, seeds=2)
+    searched(tmp_path)
+    assert len(ablations.load(tmp_path)) == 12
+    frame = ablations.load(tmp_path, everything=True).set_index("id")
+    assert len(frame) == 15
+    assert frame.loc["aux_loss00", "phase"] == "search" and frame.loc["shorter", "share"] == 0.5
+    assert frame.loc["trunk", ["sweep", "arm"]].isna().all()
+
+
+def test_a_trial_of_several_sweeps_is_one_row_that_names_them(sweep_run: Any, tmp_path: Path) -> None:
+    folder = sweep_run(tmp_path, seeds=2)
+    shutil.copytree(folder, tmp_path / "zz_other" / "cpu")
+    frame = ablations.load(tmp_path)
+    assert len(frame) == 12 and set(frame["sweep"]) == {"moe_balance"}
+    assert frame["uses"].iloc[0] == ("moe_balance/cpu/aa/confirm", "zz_other/cpu/aa/confirm")
+    assert set(ablations.load(tmp_path, sweep="zz_other")["sweep"]) == {"zz_other"}
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_every_kind_of_place(sweep_run: Any, tmp_path: Path) -> None:
+    folder = sweep_run(tmp_path / "runs", seeds=2)
+    published = publish(tmp_path / "runs", "moe_balance", "cpu", tmp_path / "results")
+    frames = [
+        ablations.load(place).drop(columns="path")
+        for place in (tmp_path / "runs", folder, published, tmp_path / "results")
+    ]
+    for frame in frames[1:]:
+        assert frame.equals(frames[0])
+
+
+def test_what_cannot_be_loaded_is_one_line(sweep_run: Any, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no records here; name a runs folder, results/, or one result"):
+        ablations.load(tmp_path)
+    folder = sweep_run(tmp_path, seeds=2)
+    with pytest.raises(ConfigError, match="sweep=moe_balanc: no trial of it .* did you mean moe_balance"):
+        ablations.load(tmp_path, sweep="moe_balanc")
+    place = tmp_path / "trials" / SweepState.read(folder).confirm[1].id / "record.json"
+    whole = place.read_bytes()
+    for damaged, said in (
+        (whole[:300], "no record"),
+        (b'{"format": 9, "id": "a", "seed": 1, "status": "", "config": {}}', "format=9"),
+    ):
+        place.write_bytes(damaged)
+        with pytest.raises(ConfigError, match=f"record.json: {said}") as caught:
+            ablations.load(tmp_path)
+        assert "\n" not in str(caught.value)
+
+
+def test_curves_are_every_step_of_a_run_and_the_history_of_a_published_one(sweep_run: Any, tmp_path: Path) -> None:
+    sweep_run(tmp_path, seeds=2)
+    frame = ablations.load(tmp_path)
+    bias = frame[frame["arm"] == "bias"]
+    history = read_record(Path(bias["path"].iloc[0])).history
+    curves = ablations.curves(bias)
+    assert set(curves["seed"]) == {0, 1} and list(curves.columns[:6]) == [
+        "id",
+        "sweep",
+        "run",
+        "arm",
+        "seed",
+        "aux_loss",
+    ]
+    assert curves[curves["seed"] == 0]["loss"].tolist() == history["loss"]
+    (Path(bias["path"].iloc[0]).parent / "steps.jsonl").write_text(
+        '{"step": 1, "loss": 6.5}\n{"step": 2, "loss": 6.25}\n'
+    )
+    assert ablations.curves(bias)[lambda c: c["seed"] == 0]["loss"].tolist() == [6.5, 6.25]
+    assert ablations.curves(bias[:0]).empty
+
+
+def test_a_trial_does_not_depend_on_frames() -> None:
+    """A prompt's convenience changes no id, and a worker imports no pandas for it."""
+    from ablations.trial.closure import import_closure
+
+    assert ROOT / "ablations" / "frames.py" not in import_closure("ablations.trial.train", ROOT)
+    script = "import sys, ablations; print([n for n in ('pandas', 'msgspec', 'torch') if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")
+    assert {"load", "curves"} <= set(dir(ablations))
+    with pytest.raises(AttributeError, match="module ablations has no attribute lode"):
+        ablations.lode  # noqa: B018

@@ -1,0 +1,240 @@
+"""A published result run again: what is looked through first, what is compared, and what makes it fail."""
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ablations.files import read_json, write_json
+from ablations.record.audit import audit
+from ablations.record.documents import PLAN, STATE
+from ablations.record.manifest import MANIFEST, hashes
+from ablations.report import PAGES, publish
+from ablations.reproduce import main
+
+pytestmark = pytest.mark.usefixtures("quick_holm")
+
+
+@pytest.fixture
+def published(conduct: Any, runs: Path, without_figures: None) -> Path:
+    """A toy sweep's result, from trials that follow a formula."""
+    conduct("search_points=2", "seeds=3")
+    return publish(runs, "toy", "smoke", runs.parent / "results")
+
+
+@pytest.fixture
+def again(published: Path, tmp_path: Path, data_cache: Path, capsys: Any) -> Callable[..., tuple[int, list[str]]]:
+    """`again(KEY=VALUE, ...)`: reproduces it; the exit code, and the lines that were said."""
+    runs = tmp_path / "reproduced"
+    runs.mkdir()
+    (runs / "data").symlink_to(data_cache)
+    capsys.readouterr()
+
+    def call(*words: str, place: Path = published) -> tuple[int, list[str]]:
+        code = main([str(place), f"runs_dir={runs}", "progress=none", *words])
+        out, err = capsys.readouterr()
+        return code, [*out.splitlines(), *err.splitlines()]
+
+    return call
+
+
+def edit(published: Path, name: str, change: Callable[[Any], Any], honest: bool = False) -> None:
+    """Change a JSON file; `honest`: and its hash in the manifest."""
+    write_json(published / name, change(read_json(published / name)))
+    if honest:
+        write_json(published / MANIFEST, read_json(published / MANIFEST) | {"files": hashes(published)})
+
+
+def a_record(published: Path, arm: str = "bias", seed: int = 1) -> str:
+    trials = read_json(published / STATE)["confirm"]
+    return f"records/{next(t['id'] for t in trials if (t['arm'], t['seed']) == (arm, seed))}.json"
+
+
+def worse(record: dict[str, Any]) -> dict[str, Any]:
+    return record | {"metrics": record["metrics"] | {"loss": record["metrics"]["loss"] - 0.01}}
+
+
+def test_a_whole_result_is_repeated_cell_by_cell(again: Any, published: Path, pool: Any) -> None:
+    pool.ran.clear()
+    code, lines = again()
+    assert code == 0 and lines[0] == f"{published}: whole, every file as the manifest has it"
+    assert "12 trials, 12 of them the very same" in lines[-2] and lines[-2].endswith("equal")
+    assert lines[-1].startswith("table.csv: ")
+    assert lines[-1].split()[1] == lines[-1].split()[3]
+    assert len(pool.ran["trial"]) == 12 and set(pool.ran) == {"trial"}, "no guards, no search, no timing"
+
+
+def test_a_part_of_it(again: Any, pool: Any) -> None:
+    for words, count in ((["arm=bias", "seed=1"], 2), (["quick=true"], 2), (["arm=control"], 6)):
+        code, lines = again(*words)
+        assert code == 0 and f" {count} trials, {count} of them the very same" in lines[-1]
+
+
+def test_an_edited_number_is_found_and_stops_it(again: Any, published: Path) -> None:
+    name = a_record(published)
+    edit(published, name, worse)
+    code, lines = again()
+    assert (code, lines[0]) == (1, f"changed: {name}: its SHA-256 is not the manifest's")
+    assert "anyway=true goes on" in lines[1]
+    code, lines = again("anyway=true", "arm=bias")
+    assert code == 1 and any("bias seed 1: the same trial, and other numbers: loss" in line for line in lines)
+
+
+def test_a_number_that_was_edited_with_its_hash_is_found_by_running_it(again: Any, published: Path) -> None:
+    edit(published, a_record(published), worse, honest=True)
+    code, lines = again()
+    assert code == 1 and lines[0].endswith("every file as the manifest has it")
+    assert any("bias seed 1: the same trial, and other numbers: loss" in line for line in lines)
+    assert again("tables_only=true")[0] == 1
+
+
+def test_tables_alone(again: Any, published: Path, pool: Any) -> None:
+    pool.ran.clear()
+    code, lines = again("tables_only=true")
+    assert code == 0 and not pool.ran
+    assert [line.split() for line in lines[1:]] == [["equal", name] for name in sorted(set(PAGES) - {"figures"})]
+    (published / "table.md").write_text("better numbers")
+    code, lines = again("tables_only=true", "anyway=true")
+    assert code == 1 and "DIFFERS table.md" in lines
+
+
+def test_elsewhere_a_number_must_lie_in_its_interval(
+    again: Any, published: Path, monkeypatch: pytest.MonkeyPatch, pool: Any
+) -> None:
+    """Another instruction set: other ids, and other roundings, which are no failure while they are small."""
+    import stand_in_kinds
+
+    from ablations.trial import identity
+
+    elsewhere = identity.bits() | {"instruction_set": "AVX9"}
+    monkeypatch.setattr("ablations.trial.identity.bits", lambda: elsewhere)
+    monkeypatch.setattr("ablations.sweep.again.bits", lambda: elsewhere)
+    before = stand_in_kinds.loss_of
+    for shift, wanted in ((1e-5, (0, "inside")), (0.5, (1, "outside"))):
+        monkeypatch.setattr(
+            stand_in_kinds, "loss_of",
+            lambda keys, seed, shift=shift: before(keys, seed) + shift * (keys.train.perturb > 0),
+        )  # fmt: skip
+        shutil.rmtree(published.parents[2] / "reproduced" / "trials", ignore_errors=True)
+        code, lines = again("arm=aa")
+        assert (code, wanted[1] in lines[-1]) == (wanted[0], True), lines
+        assert "0 of them the very same" in lines[-1]
+
+
+def test_other_keys_than_the_records_are_refused(again: Any, published: Path) -> None:
+    edit(published, PLAN, lambda plan: plan | {"command": plan["command"] + " model.n_layers=3"})
+    code, lines = again("anyway=true", "arm=bias")
+    assert code == 2 and "model.n_layers=3 here, and 2 in its record" in lines[-1], lines
+
+
+def test_a_plan_without_its_sweep_is_refused(again: Any, published: Path) -> None:
+    edit(published, PLAN, lambda plan: plan | {"sweep_file": ""})
+    code, lines = again("anyway=true")
+    assert code == 2 and "holds neither the sweep's file nor the command" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("manifest", "parts"),
+    [
+        ({"commit": "0" * 40}, ["was published from commit 0000", "not in this clone", "code=here"]),
+        (
+            {"commit": None, "commit_unknown": "there is no git here"},
+            ["its commit is not known (there is no git here)"],
+        ),
+    ],
+)
+def test_other_code_is_run_by_its_commit_or_refused(
+    again: Any, published: Path, manifest: dict[str, Any], parts: list[str]
+) -> None:
+    edit(published, PLAN, lambda plan: plan | {"code": "c" * 64})
+    edit(published, MANIFEST, lambda found: found | manifest)
+    code, lines = again("anyway=true")
+    assert code == 2
+    for part in parts:
+        assert part in lines[-1]
+
+
+def zipped(published: Path, folder: Path) -> Path:
+    return Path(shutil.make_archive(str(folder / "result"), "zip", published.parent, published.name))
+
+
+def test_a_zip_of_a_result_works_as_the_result(again: Any, published: Path, tmp_path: Path) -> None:
+    code, lines = again("quick=true", place=zipped(published, tmp_path))
+    assert code == 0 and "2 trials, 2 of them the very same" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["arm=bais"], ["arm=bais: no such arm", "did you mean bias"]),
+        (["seed=9"], ["seed=9: not among this result's seeds (0, 1, 2)"]),
+        (["sead=9"], ["sead: no such key"]),
+        (["workers=0"], ["launch.workers=0"]),
+        (["other"], ["expected one result", "not 2"]),
+    ],
+)
+def test_a_wrong_word_is_one_line(again: Any, words: list[str], parts: list[str]) -> None:
+    code, lines = again(*words)
+    assert code == 2
+    for part in parts:
+        assert part in lines[-1]
+
+
+def test_what_is_no_result_is_one_line(again: Any, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert "has no manifest.json, so it is no published result" in again(place=tmp_path / "empty")[1][-1]
+    assert "neither the folder of a published result nor a zip" in again(place=tmp_path / "nothing")[1][-1]
+
+
+def removed(published: Path) -> None:
+    (published / a_record(published)).unlink()
+
+
+def strange(published: Path) -> None:
+    (published / "notes.txt").write_text("hello")
+
+
+def truncated(published: Path) -> None:
+    name = a_record(published)
+    (published / name).write_bytes((published / name).read_bytes()[:40])
+
+
+def renamed(published: Path) -> None:
+    (published / a_record(published, "bias", 1)).write_bytes((published / a_record(published, "bias", 2)).read_bytes())
+
+
+def replanned(published: Path) -> None:
+    edit(published, PLAN, lambda plan: plan | {"question": "Is it better?"}, honest=True)
+
+
+def extended(published: Path) -> None:
+    edit(published, a_record(published), lambda record: record | {"remark": 1}, honest=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "kinds"),
+    [
+        (removed, ["missing", "missing"]),
+        (strange, ["unknown"]),
+        (truncated, ["changed", "unreadable"]),
+        (renamed, ["changed", "inconsistent", "inconsistent"]),
+        (replanned, ["inconsistent", "inconsistent"]),
+        (extended, ["unreadable"]),
+    ],
+)
+def test_an_audit_names_what_was_done_to_a_folder(
+    published: Path, change: Callable[[Path], None], kinds: list[str]
+) -> None:
+    assert audit(published) == []
+    change(published)
+    found = audit(published)
+    assert [finding.kind for finding in found] == kinds, [str(finding) for finding in found]
+    assert all("\n" not in str(finding) for finding in found)
+
+
+def test_hashes_are_of_all_files_but_the_manifest(published: Path) -> None:
+    found = hashes(published)
+    assert MANIFEST not in found and found[PLAN] == hashlib.sha256((published / PLAN).read_bytes()).hexdigest()
