@@ -31,14 +31,15 @@ ELSEWHERE = {"sweep.seeds": "seeds", "sweep.search.seeds": "search_seeds", "swee
 """What of a sweep can be chosen for one run, and by which key."""
 
 
-def compose(overrides: list[str]) -> Config:
-    """The checked config of `KEY=VALUE ...`. Raises ConfigError, one line; writes nothing."""
+def compose(overrides: list[str], sweep_file: Path | None = None) -> Config:
+    """The checked config of `KEY=VALUE ...`; `sweep_file` is read in the place of the one that has the sweep's name.
+    Raises ConfigError, one line; writes nothing."""
     given = parse(overrides)
     given |= {key: _folder(key, given[key]) for key in FOLDERS if given.get(key) is not None}
     name, sweeps_dir = given.pop("sweep", ""), given.get("sweeps_dir")
     if not name:
         raise ConfigError(f"sweep=NAME is required; sweeps: {', '.join(sweep_files(sweeps_dir)) or 'none'}")
-    path = find_sweep(name, sweeps_dir)
+    path = sweep_file or find_sweep(name, sweeps_dir)
     _refuse_claims(given, path)
     sweep = read_sweep(path)
     scale = read_scale(given.get("scale", default_scale()))

@@ -48,15 +48,15 @@ def planned_again(rerun: Rerun) -> Plan:
             f"plan.json of sweep={document.sweep}: holds neither the sweep's file nor the command (it is of an earlier "
             "version), so that nothing can be run from it; tables_only=true rebuilds its tables"
         )
-    sweeps = rerun.runs / "sweeps"
-    write_atomically(sweeps / f"{document.sweep}.yaml", document.sweep_file)
+    file = rerun.runs / "sweeps" / f"{document.sweep}.yaml"
+    write_atomically(file, document.sweep_file)
     words = shlex.split(document.command)
     own = [word for word in words[words.index("ablations.run") + 1 :] if word.partition("=")[0] not in OTHERWISE]
-    places = [f"sweeps_dir={sweeps}", f"results_dir={rerun.runs / 'none'}", f"runs_dir={rerun.runs}"]
+    places = [f"results_dir={rerun.runs / 'none'}", f"runs_dir={rerun.runs}"]
     given = [f"sweep={document.sweep}", "search=fresh", *own, *places, "track.mode=disabled"]
     given += [f"launch.progress={rerun.progress}"]
     given += [f"launch.workers={rerun.workers}"] if rerun.workers is not None else []
-    plan = make_plan(compose(given))
+    plan = make_plan(compose(given, file))
     missing = sorted(document.arms.keys() - plan.arms.keys())
     if missing:
         raise ConfigError(f"sweep={document.sweep}: makes no arm {', '.join(missing)} here, which the result has")

@@ -306,3 +306,11 @@ def test_a_size_that_cannot_be_trained_is_refused(word, parts):
     with pytest.raises(ConfigError) as error:
         compose(["sweep=attention", "scale=cpu", word])
     assert all(part in str(error.value) for part in parts), error.value
+
+
+def test_a_file_can_stand_in_for_the_sweep_of_its_name(folder: Callable[..., list[str]], tmp_path: Path) -> None:
+    """A published result is made again from its own file, where the checkout has another one of that name too."""
+    folder({**SWEEP, "question": "What was it then?"}, "moe_balance")
+    with pytest.raises(ConfigError, match="share the name"):
+        compose(["sweep=moe_balance", f"sweeps_dir={tmp_path}"])
+    assert compose(["sweep=moe_balance"], tmp_path / "moe_balance.yaml").sweep.question == "What was it then?"
