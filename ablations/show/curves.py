@@ -39,18 +39,18 @@ def _places(columns: dict[str, list[float]]) -> list[float]:
     return columns.get("tokens") or columns.get("step", [])
 
 
-def _axis(result: Result) -> str:
+def _count_places(axes: "Axes", result: Result) -> None:
+    """`100k` and not `100000`, and of what."""
     records = [r for arm in result.arms.values() for r in arm.records.values()]
-    return "tokens" if any("tokens" in record.history for record in records) else "step"
+    axes.set_xlabel("tokens" if any("tokens" in record.history for record in records) else "step")
+    axes.xaxis.set_major_formatter(lambda value, _: numbers.count(value) if value else "0")
 
 
 def _band(axes: "Axes", steps: "np.ndarray", values: "np.ndarray", look: dict[str, Any], name: str | None) -> None:
-    """Mean line, and the standard deviation over seeds around it."""
+    """Mean line, and all seeds around it."""
     mean = values.mean(axis=0)
     axes.plot(steps, mean, color=look["color"], linestyle=look["linestyle"], label=name)
-    if len(values) > 1:
-        sd = values.std(axis=0, ddof=1)
-        axes.fill_between(steps, mean - sd, mean + sd, color=look["color"], alpha=0.15, linewidth=0)
+    axes.fill_between(steps, values.min(axis=0), values.max(axis=0), color=look["color"], alpha=0.15, linewidth=0)
 
 
 def _smooth(values: "np.ndarray", width: int) -> "np.ndarray":
@@ -93,7 +93,7 @@ def loss_curves(result: Result) -> "Figure | None":
         top.set_ylim(low - 0.06 * (high - low), high)
     top.set_title("Training loss (nats per token)")
     below.set_title(f"Difference to {result.baseline}, same seed (nats per token)")
-    below.set_xlabel(_axis(result))
+    _count_places(below, result)
     legend(figure, top, below)
     return figure
 
@@ -108,7 +108,7 @@ def _diverged(axes: "Axes", history: dict[str, list[float]], look: dict[str, Any
 
 
 def paired_curve(axes: "Axes", base: ArmResult, arm: ArmResult, look: dict[str, Any]) -> None:
-    """Arm - baseline by seed: smoothed over training batches (line, sd band) and on the validation set (markers)."""
+    """Arm - baseline by seed: over training batches, smoothed (line, band), and on the validation set (markers)."""
     import numpy as np
 
     for table, marker in (("history", False), ("validation", True)):
@@ -186,12 +186,7 @@ def max_vio_curves(result: Result) -> "Figure | None":
         drawn = True
         steps, values = curves
         smooth = _smooth(values, max(1, len(steps) // 25))
-        axes.plot(
-            steps, smooth.mean(axis=0), color=looks[name]["color"], linestyle=looks[name]["linestyle"], label=name
-        )
-        axes.fill_between(
-            steps, smooth.min(axis=0), smooth.max(axis=0), color=looks[name]["color"], alpha=0.15, linewidth=0
-        )
+        _band(axes, steps, smooth, looks[name], name)
     if not drawn:
         plt.close(figure)
         return None
@@ -206,7 +201,7 @@ def max_vio_curves(result: Result) -> "Figure | None":
             ha="right", va="bottom", fontsize=8, color=MUTED,
         )  # fmt: skip
     axes.set_title("MaxVio of the training batch (mean over layers)")
-    axes.set_xlabel(_axis(result))
+    _count_places(axes, result)
     legend(figure, axes)
     return figure
 

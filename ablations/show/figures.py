@@ -53,7 +53,7 @@ _FIGURES = {
     ),
     "loss": (
         loss_curves,
-        "Mean over seeds, band: one standard deviation. Lower panel: each seed minus the baseline of the same seed, "
+        "Mean over seeds, band: lowest to highest seed. Lower panel: each seed minus the baseline of the same seed, "
         "smoothed; markers are the validation set. A cross ends a diverged trial.",
     ),
     "lengths": (
@@ -61,7 +61,10 @@ _FIGURES = {
         "Effect against the length of the training, with simultaneous 95 % intervals: whether it fades, grows or turns "
         "round.",
     ),
-    "max_vio": (max_vio_curves, "How uneven the experts' load is during training; band: lowest to highest seed."),
+    "max_vio": (
+        max_vio_curves,
+        "How uneven the experts' load is in training. Mean over seeds, band: lowest to highest.",
+    ),
     "frontier": (
         frontier,
         "Loss against balance. Left: every searched point. Right: the confirmed arms, as paired differences with "

@@ -7,7 +7,7 @@ from ablations.judge.result import Result
 from ablations.record.summary import Summary, summaries
 from ablations.show.answer import answer
 from ablations.show.markup import number, text
-from ablations.show.page import ROOT_COLOURS
+from ablations.show.stylesheet import COLOURS
 
 STYLE = """
 * { box-sizing: border-box; }
@@ -95,7 +95,7 @@ def index_html(root: Path) -> str:
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>V3 Ablations: answers</title>\n<style>{ROOT_COLOURS}{STYLE}</style>\n</head>\n<body>\n<main>\n{body}\n"
+        f"<title>V3 Ablations: answers</title>\n<style>{COLOURS}{STYLE}</style>\n</head>\n<body>\n<main>\n{body}\n"
         f"</main>\n<script>{SCRIPT}</script>\n</body>\n</html>\n"
     )
 

@@ -1,4 +1,4 @@
-"""page.html: the result on one page that stands alone. No script, no external resource, light and dark.
+"""page.html: the result on one page that stands alone: no external resource, light and dark, whole without its script.
 
 The question and its verdicts come first, then the numbers and pictures that carry them, then what lets a reader doubt
 or repeat them: guards, search, deviations, the plan's hash, the environment, the commands.
@@ -15,6 +15,7 @@ from ablations.show.figures import Picture
 from ablations.show.markup import number, text
 from ablations.show.render import failure_lines
 from ablations.show.sections import TABLES, all_tables
+from ablations.show.stylesheet import COLOURS, SCRIPT, STYLE
 from ablations.show.table import Table
 
 FIGURES_AFTER = {
@@ -27,52 +28,8 @@ FIGURES_AFTER = {
 HEADS = {"constraint": "Training"}
 """Of figures that are not about the table before them."""
 
-ROOT_COLOURS = """
-:root { --paper: #ffffff; --panel: #f5f6f8; --ink: #1b1f24; --muted: #5d646d; --faint: #d5d9de;
-  --blue: #0072b2; --vermillion: #d55e00; --green: #009e73; --purple: #cc79a7; --orange: #e69f00; --sky: #56b4e9; }
-@media (prefers-color-scheme: dark) {
-  :root { --paper: #14171b; --panel: #1c2026; --ink: #e7eaee; --muted: #9aa3ad; --faint: #343a42;
-    --blue: #4aa3df; --vermillion: #f07f2e; --green: #2fc297; --purple: #dd94bd; --orange: #f0b429; --sky: #86cdf5; } }
-"""
-"""Light and dark, by the names that figures are recoloured to."""
-STYLE = """
-* { box-sizing: border-box; }
-html { color-scheme: light dark; }
-body { margin: 0; background: var(--paper); color: var(--ink); line-height: 1.5;
-  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
-main { max-width: 1120px; margin: 0 auto; padding: 40px 24px 80px; }
-h1 { font-size: 1.75rem; line-height: 1.25; margin: 4px 0 12px; max-width: 30em; text-wrap: balance; }
-h2 { font-size: 1.2rem; margin: 48px 0 12px; }
-p, li { max-width: 72ch; }
-.eyebrow, .note, figcaption, footer { color: var(--muted); font-size: .875rem; }
-.eyebrow { margin: 0; }
-.lead { font-size: 1.15rem; }
-.findings { padding-left: 1.2em; font-size: .9rem; color: var(--muted); } .findings li { margin: 3px 0; }
-.warning { border-left: 3px solid var(--vermillion); padding: 4px 0 4px 12px; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; width: 100%; }
-th, td { padding: 6px 12px 6px 0; text-align: right; white-space: nowrap; vertical-align: top;
-  border-bottom: 1px solid var(--faint); }
-th { color: var(--muted); font-weight: 600; vertical-align: bottom; white-space: normal; }
-th.word, td.word { text-align: left; }
-td.long { white-space: normal; min-width: 15em; }
-tr.standing td { color: var(--muted); }
-.claims { display: grid; gap: 12px; grid-template-columns: repeat(auto-fill, minmax(320px, 1fr));
-  padding: 0; margin: 0; }
-.claims li { list-style: none; background: var(--panel); border-radius: 6px; padding: 14px 16px; max-width: none; }
-.claims p { margin: 4px 0 0; }
-.outcome { font-weight: 700; }
-.agrees { color: var(--green); } .disagrees { color: var(--vermillion); } .void { color: var(--purple); }
-.not-resolved, .no-signal-here, .depends-on-the-length { color: var(--muted); }
-.claims dl { font-size: 1rem; margin: 8px 0; gap: 0 14px; font-variant-numeric: tabular-nums; }
-figure { margin: 28px 0; }
-figure svg { display: block; width: 100%; max-width: 760px; height: auto; }
-pre { background: var(--panel); border-radius: 6px; padding: 12px 16px; overflow-x: auto; font-size: .875rem; }
-code { font-family: ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: 4px 20px; font-size: .875rem; }
-dt { color: var(--muted); } dd { margin: 0; overflow-wrap: anywhere; }
-details summary { cursor: pointer; color: var(--muted); }
-"""
+FILES = {"table.md": "table.md", "table.csv": "table.csv", "plan.json": "plan.json", "../../index.html": "all results"}
+"""What lies beside a page, in runs/ and in results/."""
 
 _VARIABLES = {
     palette.INK: "--ink",
@@ -89,17 +46,18 @@ def page_html(result: Result, pictures: Sequence[Picture], commands: Sequence[st
     parts = [
         f'<p class="eyebrow">{text(result.sweep)} · scale={text(result.scale)} · {text(_extent(result))}</p>',
         f"<h1>{text(result.plan.question)}</h1>",
-        f'<p class="lead">{number(answer(result))}</p>',
-        f'<ul class="findings">{"".join(f"<li>{number(line)}</li>" for line in findings(result))}</ul>',
+        f'<p class="banner">{text(result.plan.note)}</p>' if result.plan.note else "",
+        f'<p class="lead">{number(answer(result).removesuffix(result.plan.note).rstrip())}</p>',
         *_warnings(result),
         *(part for name in TABLES for part in (_shown(result, name, tables.get(name)), *_figures(name, by_name))),
         _provenance(result, commands),
     ]
-    body = "\n".join(part for part in parts if part)
+    body = _with_contents("\n".join(part for part in parts if part))
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{text(title)}</title>\n<style>{ROOT_COLOURS}{STYLE}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+        f"<title>{text(title)}</title>\n<style>{COLOURS}{STYLE}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n"
+        f"<script>{SCRIPT}</script>\n</body>\n</html>\n"
     )
 
 
@@ -122,7 +80,7 @@ def _warnings(result: Result) -> list[str]:
 
 def _shown(result: Result, name: str, table: Table | None) -> str:
     if table is None:
-        return ""
+        return _findings(result) if name == "verdicts" else ""
     return _claims(result, table) if name == "verdicts" else _section(result, table)
 
 
@@ -132,24 +90,45 @@ def _figures(after: str, pictures: Mapping[str, Picture]) -> list[str]:
 
 
 def _claims(result: Result, table: Table) -> str:
-    """One card per claim; the paper's number beside the measured one."""
-    cards = []
+    """A line for each claim: verdict, claim, what was measured, the paper's number. Why, and the source, on demand."""
+    lines = []
     for verdict, row in zip(result.verdicts, table.rows, strict=True):
         claim, outcome, paper, paper_difference, measured, interval, why = row
-        facts = {"measured": measured, "95 %": interval, "paper": paper_difference}
-        shown = (f"<dt>{k}</dt><dd>{number(v)}</dd>" for k, v in facts.items() if v != numbers.ABSENT)
-        cards.append(
-            f'<li><span class="outcome {verdict.outcome.replace(" ", "-")}">{text(outcome)}</span>'
-            f"<p>{text(claim)}</p>"
-            f"<dl>{''.join(shown)}</dl>"
-            f'<p class="note">{number(why)}{number(" Paper: " + paper) if paper != numbers.ABSENT else ""}</p></li>'
+        beside = f"<small>paper {number(paper_difference)}</small>" if paper_difference != numbers.ABSENT else ""
+        source = f" Paper: {paper}" if paper != numbers.ABSENT else ""
+        numbers_of = " ".join(cell for cell in (measured, interval) if cell != numbers.ABSENT)
+        lines.append(
+            f'<li><details><summary><span class="outcome {verdict.outcome.replace(" ", "-")}">{text(outcome)}</span>'
+            f'<span>{text(claim)}</span><span class="measured">{number(numbers_of)}{beside}</span></summary>'
+            f'<p class="note">{number(why + source)}</p></details></li>'
         )
-    cards_html = f'<ul class="claims">{"".join(cards)}</ul>'
-    return f'<h2>{text(table.title)}</h2>\n{cards_html}\n<p class="note">{text(table.note)}</p>'
+    listed = f'<ul class="claims">{"".join(lines)}</ul>'
+    return f'<h2>{text(table.title)}</h2>\n{listed}\n<p class="note">{text(table.note)}</p>'
+
+
+def _findings(result: Result) -> str:
+    """Of a sweep that claims nothing: a line for each arm."""
+    return f"<ul>{''.join(f'<li>{number(line)}</li>' for line in findings(result))}</ul>"
+
+
+def _with_contents(body: str) -> str:
+    """Every section has a place of its own; behind the first one, which is what was found, stands a list of them."""
+    titles = re.findall(r"<h2>(.*?)</h2>", body)
+    for title in titles:
+        body = body.replace(f"<h2>{title}</h2>", f'<h2 id="{_slug(title)}">{title}</h2>', 1)
+    links = "".join(f'<a href="#{_slug(title)}">{title}</a>' for title in titles)
+    files = "".join(f'<a href="{place}">{name}</a>' for place, name in FILES.items())
+    second = f'<h2 id="{_slug(titles[min(1, len(titles) - 1)])}">'
+    return body.replace(second, f"<nav>{links}{files}</nav>\n{second}", 1)
+
+
+def _slug(title: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
 
 
 def _section(result: Result, table: Table) -> str:
-    head = "".join(f'<th scope="col"{_word(i, table)}>{text(c)}</th>' for i, c in enumerate(table.columns))
+    sorts = ' aria-sort="none"' if len(table.rows) > 2 else ""
+    head = "".join(f'<th scope="col"{sorts}{_word(i, table)}>{text(c)}</th>' for i, c in enumerate(table.columns))
     rows = []
     for row in table.rows:
         kind = result.arms[row[0]].kind if row[0] in result.arms else "arm"
@@ -170,14 +149,15 @@ def _word(index: int, table: Table, cell: str = "") -> str:
 
 
 def _figure(picture: Picture) -> str:
-    return f"<figure>{inline_svg(picture)}<figcaption>{text(picture.caption)}</figcaption></figure>"
+    raster = ' class="raster"' if b"<image" in picture.svg else ""
+    return f"<figure{raster}>{inline_svg(picture)}<figcaption>{text(picture.caption)}</figcaption></figure>"
 
 
 def inline_svg(picture: Picture) -> str:
     """The SVG as an element of the page: colours follow the page's, ids are its own, size is the page's to give."""
     svg = picture.svg.decode()
     svg = svg[svg.index("<svg") :]
-    for colour, variable in _VARIABLES.items():
+    for colour, variable in _VARIABLES.items() if b"<image" not in picture.svg else ():
         svg = re.sub(re.escape(colour) + r"\b", f"var({variable})", svg, flags=re.IGNORECASE)
     # Presentation attributes take no var(); only style does.
     svg = re.sub(r' (fill|stroke)="(var\(--\w+\))"', r' style="\1: \2"', svg)
@@ -197,11 +177,28 @@ def _sweep_file(result: Result) -> str:
     return f"<details><summary>The sweep's file, {name}</summary><pre><code>{text(written)}</code></pre></details>"
 
 
+def _papers(source: str) -> str:
+    """The source, with a link for each paper that it names by its number on arXiv."""
+    return re.sub(r"\b(\d{4}\.\d{5})\b", r'<a href="https://arxiv.org/abs/\1">\1</a>', text(source))
+
+
+def _arms(result: Result) -> str:
+    """What each arm sets beside the baseline, and what was chosen for it."""
+    base, rows = result.arms[result.baseline].plan.set, []
+    for arm in result.arms.values():
+        own = {key: value for key, value in arm.plan.set.items() if base.get(key) != value}
+        own |= {**arm.plan.solved, **arm.chosen}
+        said = ", ".join(f"{key}={value}" for key, value in sorted(own.items())) or "-"
+        rows.append(f"<tr><td class=word>{text(arm.name)}</td><td class='word long'>{text(said)}</td></tr>")
+    head = "<thead><tr><th class=word>arm</th><th class=word>keys</th></tr></thead>"
+    table = f'<div class="wide"><table>{head}<tbody>{"".join(rows)}</tbody></table></div>'
+    return f"<details><summary>What each arm sets that the baseline does not</summary>{table}</details>"
+
+
 def _provenance(result: Result, commands: Sequence[str]) -> str:
     facts = {
         "plan.json": f"SHA-256 {result.plan_sha}, written before the first trial",
         "decision rule": result.plan.decision_rule,
-        "source": result.plan.source,
         "search": result.plan.search,
         "code": result.plan.code,
         "data": result.plan.data,
@@ -209,6 +206,7 @@ def _provenance(result: Result, commands: Sequence[str]) -> str:
         **{str(key): value for key, value in sorted(result.environment.items())},
     }
     rows = "".join(f"<dt>{text(k)}</dt><dd>{text(v)}</dd>" for k, v in facts.items() if v not in (None, "", {}, []))
+    rows = f"<dt>source</dt><dd>{_papers(result.plan.source)}</dd>{rows}"
     deviations = "".join(f"<li>{text(line)}</li>" for line in result.deviations)
     unfinished = "".join(f"<li>{text(line)}</li>" for line in failure_lines(result))
     return "\n".join(
@@ -218,6 +216,7 @@ def _provenance(result: Result, commands: Sequence[str]) -> str:
             f"<h2>Trials that did not complete</h2>\n<ul>{unfinished}</ul>" if unfinished else "",
             "<h2>How to reproduce</h2>",
             f"<pre><code>{text(chr(10).join(commands))}</code></pre>",
+            _arms(result),
             _sweep_file(result),
             "<h2>Plan and environment</h2>",
             f"<dl>{rows}</dl>",

@@ -91,6 +91,10 @@ def _log_max_vio(axes: "Axes") -> None:
     axes.set_xlabel("MaxVio_global")
 
 
+MOST_LAYERS = 4
+"""Of more the first, the middle and the last are drawn."""
+
+
 def load_map(result: Result) -> "Figure | None":
     """Arms x experts per layer. Which expert is busy differs by seed, so experts are sorted by load before the mean."""
     import matplotlib.pyplot as plt
@@ -110,12 +114,18 @@ def load_map(result: Result) -> "Figure | None":
     for name, load in loads.items():
         wide[name][: len(load), : load.shape[1]] = load
     loads = wide
+    first = loads[next(iter(loads))]
+    if all(np.allclose(load, first, equal_nan=True) for load in loads.values()):
+        loads = {"every arm": first}
+    chosen = list(range(layers)) if layers <= MOST_LAYERS else [0, layers // 2, layers - 1]
     highest = max(1.5, max(float(np.nanmax(load)) for load in loads.values()))
-    height = 0.75 + layers * (0.42 + 0.26 * len(loads))
-    figure, axes = plt.subplots(layers, 1, figsize=(WIDTH, height), layout="constrained", squeeze=False, sharex=True)
+    height = 0.75 + len(chosen) * (0.42 + 0.26 * len(loads))
+    figure, axes = plt.subplots(
+        len(chosen), 1, figsize=(WIDTH, height), layout="constrained", squeeze=False, sharex=True
+    )
     image = None
-    for layer in range(layers):
-        panel = axes[layer][0]
+    for place, layer in enumerate(chosen):
+        panel = axes[place][0]
         image = panel.imshow(
             np.stack([load[layer] for load in loads.values()]), aspect="auto", cmap="PuOr_r", interpolation="nearest",
             norm=TwoSlopeNorm(1.0, 0.0, highest),

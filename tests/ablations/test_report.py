@@ -18,6 +18,7 @@ from ablations.files import read_json, write_json
 from ablations.judge.gather import load_published
 from ablations.record.documents import STATE, PlanDocument, SweepState
 from ablations.report import PUBLISHED, asked, main, publish, write_report
+from ablations.show.page import FILES
 from ablations.show.provenance import commands, commit
 from models.typed import ConfigError
 
@@ -300,6 +301,9 @@ class Page(HTMLParser):
         self.open: list[str] = []
         self.ids: list[str] = []
         self.links: list[str] = []
+        """What a browser fetches, or looks for in the page."""
+        self.leads: list[str] = []
+        """Where a reader may go."""
         self.tags: set[str] = set()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -310,7 +314,7 @@ class Page(HTMLParser):
             if key == "id":
                 self.ids.append(value or "")
             if key in ("src", "href", "xlink:href"):
-                self.links.append(value or "")
+                (self.leads if tag == "a" else self.links).append(value or "")
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.handle_starttag(tag, attrs)
@@ -324,8 +328,12 @@ class Page(HTMLParser):
 def test_page_stands_alone(page: str) -> None:
     parsed = Page()
     parsed.feed(page)
-    assert not parsed.open and not {"script", "link", "iframe"} & parsed.tags
+    assert not parsed.open and not {"link", "iframe"} & parsed.tags and page.count("<script") == 1
     assert all(link.startswith(("#", "data:")) for link in parsed.links)
+    elsewhere = {lead for lead in parsed.leads if not lead.startswith("#")}
+    assert {lead for lead in elsewhere if "//" not in lead} == set(FILES)
+    assert all(re.fullmatch(r"https://arxiv.org/abs/\d{4}\.\d{5}", lead) for lead in elsewhere - set(FILES))
+    assert {lead[1:] for lead in parsed.leads if lead.startswith("#")} <= set(parsed.ids)
     assert not re.search(r"@import|url\((?!#)", page)
     assert len(parsed.ids) == len(set(parsed.ids))
     assert {link[1:] for link in parsed.links if link.startswith("#")} <= set(parsed.ids)
@@ -333,17 +341,19 @@ def test_page_stands_alone(page: str) -> None:
 
 
 def test_page_puts_the_question_and_verdicts_first(page: str) -> None:
-    places = [
-        page.index(text) for text in ("<h1>Does auxiliary", "<h2>Verdicts", "<h2>Loss", "<h2>Guards", "<h2>How to")
-    ]
+    heads = (f">{title}</h2>" for title in ("Verdicts", "Loss", "Guards", "How to reproduce"))
+    places = [page.index("<h1>Does auxiliary"), *map(page.index, heads)]
+    assert places[1] < page.index("<nav>") < places[2]
     assert places == sorted(places)
     assert hashlib.sha256(b"").hexdigest() not in page and re.search(r"SHA-256 [0-9a-f]{64}", page)
     assert "prefers-color-scheme: dark" in page
 
 
 def test_figures_follow_the_pages_colours(page: str) -> None:
+    """Those with a raster in them, whose colours are fixed, keep all of their own on a light ground."""
     body = page[page.index("<body>") :]
-    assert "#0072b2" not in body.lower() and "#1b1f24" not in body.lower()
+    drawn = re.sub(r'<figure class="raster">.*?</figure>', "", body, flags=re.DOTALL)
+    assert drawn != body and "#0072b2" not in drawn.lower() and "#1b1f24" not in drawn.lower()
     for svg in re.findall(r"<svg.*?</svg>", body, flags=re.DOTALL):
         ET.fromstring(svg)
         assert not re.search(r' (fill|stroke)="var', svg)
@@ -354,7 +364,8 @@ def test_page_escapes_text(sweep_run: Any, tmp_path: Path) -> None:
     folder = sweep_run(tmp_path / "runs", seeds=2)
     dataclasses.replace(PlanDocument.read(folder), question="Is <b> & <script>alert(1)</script>?").write(folder)
     write_report(tmp_path / "runs", "moe_balance", "cpu", tmp_path / "results")
-    assert "<script>" not in (folder / "page.html").read_text()
+    page = (folder / "page.html").read_text()
+    assert "<script>alert" not in page and page.count("<script") == 1
 
 
 def test_a_sweep_of_dense_models_reports_no_balance(sweep_run: Any, tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ def test_page_and_table_show_the_same_tables(sweep_run: Any, tmp_path: Path, sta
     titles = [table.title for table in sections.all_tables(found).values()]
     assert "Balance by MoE layer" in titles and len(set(titles)) == len(titles) > 7
     in_md = re.findall(r"^## (.+)$", render.table_md(found), flags=re.M)
-    in_page = re.findall(r"<h2>(.+?)</h2>", page.page_html(found, [], []))
+    in_page = re.findall(r"<h2 id=.+?>(.+?)</h2>", page.page_html(found, [], []))
     assert [t for t in in_md if t in titles] == [t for t in in_page if t in titles] == titles
 
 

@@ -1,0 +1,82 @@
+"""How a result's page looks, and what its script adds: tables that can be sorted. Without it nothing is lost."""
+
+COLOURS = """
+:root { --paper: #ffffff; --panel: #f5f6f8; --ink: #1b1f24; --muted: #5d646d; --faint: #d5d9de;
+  --blue: #0072b2; --vermillion: #d55e00; --green: #009e73; --purple: #cc79a7; --orange: #e69f00; --sky: #56b4e9; }
+@media (prefers-color-scheme: dark) {
+  :root { --paper: #14171b; --panel: #1c2026; --ink: #e7eaee; --muted: #9aa3ad; --faint: #343a42;
+    --blue: #4aa3df; --vermillion: #f07f2e; --green: #2fc297; --purple: #dd94bd; --orange: #f0b429; --sky: #86cdf5; } }
+"""
+"""Light and dark, by the names that figures are recoloured to."""
+
+STYLE = """
+* { box-sizing: border-box; }
+html { color-scheme: light dark; }
+body { margin: 0; background: var(--paper); color: var(--ink); line-height: 1.5;
+  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
+main { max-width: 1120px; margin: 0 auto; padding: 40px 24px 80px; }
+h1 { font-size: 1.75rem; line-height: 1.25; margin: 4px 0 12px; max-width: 30em; text-wrap: balance; }
+h2 { font-size: 1.2rem; margin: 48px 0 12px; }
+p, li { max-width: 72ch; }
+.eyebrow, .note, figcaption, footer { color: var(--muted); font-size: .875rem; }
+.eyebrow { margin: 0; }
+.lead { font-size: 1.15rem; }
+nav { columns: 3 14em; font-size: .875rem; margin: 28px 0 0; padding: 14px 0; border-block: 1px solid var(--faint); }
+nav a { display: block; padding: 1px 0; break-inside: avoid; } a { color: var(--blue); }
+.warning { border-left: 3px solid var(--vermillion); padding: 4px 0 4px 12px; }
+.wide { overflow-x: auto; background:
+  linear-gradient(90deg, var(--paper) 30%, transparent) 0 0 / 40px 100% no-repeat local,
+  linear-gradient(270deg, var(--paper) 30%, transparent) 100% 0 / 40px 100% no-repeat local,
+  linear-gradient(90deg, var(--faint), transparent) 0 0 / 12px 100% no-repeat scroll,
+  linear-gradient(270deg, var(--faint), transparent) 100% 0 / 12px 100% no-repeat scroll; }
+th[aria-sort] { cursor: pointer; } th[aria-sort]:hover { color: var(--ink); }
+th[aria-sort=ascending]::after { content: " \\2191"; } th[aria-sort=descending]::after { content: " \\2193"; }
+table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; width: 100%; }
+th, td { padding: 6px 12px 6px 0; text-align: right; white-space: nowrap; vertical-align: top;
+  border-bottom: 1px solid var(--faint); }
+th { color: var(--muted); font-weight: 600; vertical-align: bottom; white-space: normal; }
+th.word, td.word { text-align: left; }
+td.long { white-space: normal; min-width: 15em; }
+tr.standing td { color: var(--muted); }
+.claims { padding: 0; margin: 0; }
+.claims li { list-style: none; max-width: none; border-bottom: 1px solid var(--faint); }
+.claims summary { display: grid; grid-template-columns: 8.5em minmax(0, 1fr) 15em; gap: 2px 16px; padding: 9px 0;
+  color: var(--ink); list-style: none; }
+.claims summary::-webkit-details-marker { display: none; }
+.claims summary:hover { background: var(--panel); }
+.claims .measured { font-variant-numeric: tabular-nums; text-align: right; font-size: .9rem; }
+.claims .measured small { display: block; color: var(--muted); }
+.claims details > p { margin: 0 0 12px 9.5em; }
+.outcome { font-weight: 700; font-size: .9rem; }
+.agrees { color: var(--green); } .disagrees { color: var(--vermillion); } .void { color: var(--purple); }
+.not-resolved, .no-signal-here, .depends-on-the-length { color: var(--muted); }
+figure { margin: 28px 0; }
+figure svg { display: block; width: 100%; max-width: 880px; height: auto; }
+figure.raster svg { background: #fff; border-radius: 6px; padding: 8px; }
+pre { background: var(--panel); border-radius: 6px; padding: 12px 16px; overflow-x: auto; font-size: .875rem; }
+code { font-family: ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: 4px 20px; font-size: .875rem; }
+dt { color: var(--muted); } dd { margin: 0; overflow-wrap: anywhere; }
+details summary { cursor: pointer; color: var(--muted); }
+.banner { background: var(--vermillion); color: #fff; border-radius: 6px; padding: 10px 16px; max-width: none; }
+@media (max-width: 720px) { main { padding: 24px 16px 60px; } h1 { font-size: 1.4rem; }
+  .claims summary { grid-template-columns: minmax(0, 1fr); } .claims .measured { text-align: left; }
+  .claims details > p { margin-left: 0; } }
+@media print { nav, .sorts { display: none; } h2 { break-after: avoid; } figure, .claims li { break-inside: avoid; } }
+"""
+SCRIPT = """
+for (const head of document.querySelectorAll("th[aria-sort]")) head.addEventListener("click", () => {
+  const up = head.getAttribute("aria-sort") !== "ascending", body = head.closest("table").tBodies[0];
+  const value = row => {
+    const cell = row.cells[head.cellIndex].textContent.replace(/\\u2212/g, "-").replace(/^[<[+]+/, "");
+    const size = { k: 1e3, M: 1e6, B: 1e9, T: 1e12 }[(cell.match(/^-?[\\d.]+([kMBT])/) || [])[1]] || 1;
+    return Number.isNaN(parseFloat(cell)) ? cell : parseFloat(cell) * size;
+  };
+  const order = (a, b) => typeof a === typeof b ? (a > b) - (a < b) : typeof a === "number" ? -1 : 1;
+  const rows = [...body.rows].sort((a, b) => order(value(a), value(b)) * (up ? 1 : -1));
+  for (const other of head.parentNode.cells)
+    if (other.hasAttribute("aria-sort")) other.setAttribute("aria-sort", "none");
+  head.setAttribute("aria-sort", up ? "ascending" : "descending");
+  body.append(...rows);
+});
+"""
