@@ -18,6 +18,7 @@ Exit code 0 where everything matches, 1 where something does not, 2 for what can
 """
 
 import contextlib
+import dataclasses
 import os
 import subprocess
 import sys
@@ -39,6 +40,7 @@ from ablations.record.audit import audit
 from ablations.record.documents import PLAN, ConfirmTrial, PlanDocument, SweepState
 from ablations.record.manifest import Manifest
 from ablations.record.record import RECORDS, Record, read_record
+from ablations.record.summary import summary_in
 from ablations.report import PAGES, write_pages
 from ablations.show.render import table_csv
 from ablations.show.table import Table
@@ -75,6 +77,8 @@ def reproduce(folder: Path, config: ReproduceConfig, words: Sequence[str]) -> bo
         return _tables(folder) and not findings
     manifest, document, state = Manifest.read(folder), PlanDocument.read(folder), SweepState.read(folder)
     wanted = chosen(document, state, config)
+    if manifest.partial:
+        wanted = [trial for trial in wanted if _place(folder, trial.id).is_file()]
     if config.code == "published" and not _is_here(document):
         return _in_worktree(manifest, folder, words)
     return _run(folder, document, state, wanted, config) and not findings
@@ -106,7 +110,9 @@ def _is_here(document: PlanDocument) -> bool:
 
 def _tables(folder: Path) -> bool:
     """Tables, page and figures, made anew from the records, against those that are published."""
-    result, right = load_published(folder), True
+    result, right, summary = load_published(folder), True, summary_in(folder)
+    if summary is not None:  # a copy may have another name than the result had
+        result = dataclasses.replace(result, run=summary.run)
     with tempfile.TemporaryDirectory(prefix="reproduce-") as scratch:
         fresh = Path(scratch)
         write_pages(result, fresh)
@@ -152,8 +158,12 @@ def _table(folder: Path, trials: Sequence[Again]) -> bool:
     return not differing
 
 
+def _place(folder: Path, id: str) -> Path:
+    return folder / RECORDS / f"{id}.json"
+
+
 def _record(folder: Path, id: str) -> Record:
-    path = folder / RECORDS / f"{id}.json"
+    path = _place(folder, id)
     if not path.is_file():
         raise ConfigError(f"{path}: is missing, so there is nothing to compare with; leave its arm or its seed out")
     return read_record(path)

@@ -56,10 +56,17 @@ class Summary:
         write_json(folder / SUMMARY, dataclasses.asdict(self))
 
 
+def summary_in(folder: Path) -> Summary | None:
+    """Of a run's folder; None where there is none that can be read."""
+    try:
+        return build(Summary, read_json(folder / SUMMARY))
+    except (ConfigError, OSError):
+        return None
+
+
 def summaries(root: Path) -> Iterator[tuple[Path, Summary]]:
-    """(folder, summary) of every run under runs/ or results/, by sweep and run. One that cannot be read is none."""
+    """(folder, summary) of every run under runs/ or results/, by sweep and run."""
     for path in sorted(root.glob(f"*/*/{SUMMARY}")):
-        try:
-            yield path.parent, build(Summary, read_json(path), str(path))
-        except (ConfigError, OSError):
-            continue
+        found = summary_in(path.parent)
+        if found is not None:
+            yield path.parent, found

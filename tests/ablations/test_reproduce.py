@@ -161,6 +161,18 @@ def zipped(published: Path, folder: Path) -> Path:
     return Path(shutil.make_archive(str(folder / "result"), "zip", published.parent, published.name))
 
 
+def test_a_copy_of_another_name_is_the_same_result(again: Any, published: Path, tmp_path: Path) -> None:
+    shutil.copytree(published, tmp_path / "from_a_colleague")
+    assert again("tables_only=true", place=tmp_path / "from_a_colleague")[0] == 0
+
+
+def test_of_a_partial_result_what_is_there_is_repeated(again: Any, published: Path) -> None:
+    (published / a_record(published)).unlink()
+    edit(published, MANIFEST, lambda found: found | {"partial": True, "files": hashes(published)})
+    code, lines = again("arm=bias")
+    assert code == 0 and " 5 trials, 5 of them the very same" in lines[-1], lines
+
+
 def test_a_zip_of_a_result_works_as_the_result(again: Any, published: Path, tmp_path: Path) -> None:
     code, lines = again("quick=true", place=zipped(published, tmp_path))
     assert code == 0 and "2 trials, 2 of them the very same" in lines[-1]
