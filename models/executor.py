@@ -38,9 +38,9 @@ class Executor(Protocol):
         mask says which targets count; the losses are means over those of the whole batch."""
         ...
 
-    def clip(self, parameters: Iterable[Tensor], limit: float) -> None:
+    def clip(self, parameters: Iterable[Tensor], limit: float) -> Tensor:
         """Scale gradients to a norm of at most `limit`: the norm of the whole model, of which `parameters` are those
-        in this process."""
+        in this process. Returns the norm that they had."""
         ...
 
 
@@ -132,8 +132,8 @@ class Microbatching:
                     load_LE = load_LE + last_LE
         return StepResult(losses, all_ranks(load_LE), last_LE)
 
-    def clip(self, parameters: Iterable[Tensor], limit: float) -> None:
-        nn.utils.clip_grad_norm_(parameters, limit)
+    def clip(self, parameters: Iterable[Tensor], limit: float) -> Tensor:
+        return nn.utils.clip_grad_norm_(parameters, limit)
 
     @torch.no_grad()
     def _count(self, parts: tuple[Tensor, ...]) -> list[Tensor]:

@@ -69,6 +69,8 @@ class LanguageModel(L.LightningModule):
         self.executor = executor_of(self.transformer, course.microbatches, rank, course.document_end)
         self.optim, self.course = optim, course
         self.result: StepResult | None = None
+        self.gradient_norm: float | None = None
+        """Of the last step, before it was clipped; None where nothing is clipped."""
         self._batch: Tensor | None = None
         self._recent: deque[float] = deque(maxlen=SPIKE_STEPS)
         self._lowest = math.inf
@@ -94,7 +96,8 @@ class LanguageModel(L.LightningModule):
     ) -> None:
         if gradient_clip_val is not None:
             groups = optimizer.param_groups  # the norm's bits depend on the order
-            self.executor.clip([p for group in groups for p in group["params"]], gradient_clip_val)
+            norm = self.executor.clip([p for group in groups for p in group["params"]], gradient_clip_val)
+            self.gradient_norm = float(norm)
 
     def progress(self, step: int) -> float:
         """The share of the training that is done before `step`."""

@@ -4,6 +4,7 @@ what is finished is a record on disk, and the rest follows from the plan."""
 import itertools
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from ablations.judge.distinct import apart
@@ -92,7 +93,7 @@ class Conductor:
                 raise ConfigError(f"{self.folder}: another plan has just begun here; start this one again")
             self.state = SweepState(deviations=self.state.deviations)
             document.write(self.folder)
-        self.state.plan_sha = sha_of(self.folder / PLAN)
+        self.state.plan_sha = self.trials.plan_sha = sha_of(self.folder / PLAN)
         if self.folder != self.usual and (self.usual / PLAN).is_file():
             others = listed(differing(PlanDocument.read(self.usual), document))
             self.progress.note(
@@ -174,8 +175,17 @@ class Conductor:
     def _wanted(self, chosen: Mapping[str, Point]) -> list[tuple[Trial, float]]:
         """The confirmation's trials up to this look, and on what share of the tokens."""
         plan, shares = self.plan, [*sorted(self.plan.sweep.horizons), 1.0]
-        arms = itertools.product(plan.seeds[: self.state.looked or None], plan.arms.values(), shares)
-        return [(self.trials.of(arm, "confirm", s, chosen[arm.name], share), share) for s, arm, share in arms]
+        places = list(itertools.product(plan.seeds[: self.state.looked or None], plan.arms.values(), shares))
+        made = {
+            (seed, arm.name, share): self.trials.of(arm, "confirm", seed, chosen[arm.name], share)
+            for seed, arm, share in places
+        }
+        wanted = []
+        for (seed, name, share), trial in made.items():
+            rival = made.get((seed, plan.rival(name), share))
+            against = rival.id if rival is not None and rival.id != trial.id else None
+            wanted.append((replace(trial, against=against), share))
+        return wanted
 
     def _mirror(self, chosen: Mapping[str, Point]) -> None:
         """A run for each trial that this sweep uses and has none for yet: another sweep has trained it, or W&B was not

@@ -86,6 +86,11 @@ class Plan:
         """After how many seeds the claims are looked at; empty where once, at the end."""
         return list(LOOKS) if self.config.seeds == "auto" else []
 
+    def rival(self, arm: str) -> str:
+        """What an arm is compared with where no claim says otherwise: the arm that it stands on, or the baseline."""
+        onto = self.sweep.arms[arm].onto if arm in self.sweep.arms else None
+        return onto or self.sweep.baseline
+
     def can_judge(self, claim: ExpectedConfig) -> bool:
         """Whether all the arms are here that a claim is about."""
         return all(name in self.arms for name in self.sweep.members(claim))

@@ -29,6 +29,8 @@ class Trial:
     seed: int
     keys: TrialKeys
     point: Point
+    against: str | None = None
+    """The id of the trial of the same seed that it is compared with."""
 
 
 class Trials:
@@ -47,6 +49,8 @@ class Trials:
         """`run`: the name of this run's folder. `fingerprint`: of the data that a stage learns from."""
         self.plan, self.runs, self.fingerprint, self.pool, self.progress = plan, runs, fingerprint, pool, progress
         self.cache = str(runs / "data")
+        self.plan_sha = ""
+        """Of plan.json, once that is written."""
         published = results_dir(plan.config) / plan.sweep.name / run
         partial = (published / MANIFEST).is_file() and Manifest.read(published).partial
         self._unfinished = [published / RECORDS] if partial else []
@@ -152,9 +156,12 @@ class Trials:
         trunk = self.trunk(trial)
         state = None if trunk is None else str(self.folder(trunk.id))
         own = TrialJob(trial.id, trial.keys, trial.seed, str(self.folder(trial.id)), self.cache, state)
-        labels = Labels(self.plan.sweep.name, self.plan.config.scale, trial.arm, trial.seed, trial.phase)
-        track = self.plan.config.track
-        return TrialRequest(own, labels, replace(track, mode=resolve_mode(track.mode)))
+        sweep, scale, track = self.plan.sweep, self.plan.config.scale, self.plan.config.track
+        labels = Labels(
+            sweep.name, scale, trial.arm, trial.seed, trial.phase, sweep.baseline, self.plan_sha, trial.point
+        )
+        against = None if trial.against is None else str(self.folder(trial.against))
+        return TrialRequest(own, labels, replace(track, mode=resolve_mode(track.mode)), against)
 
 
 def _failed(trial: Trial, reason: str) -> Record:

@@ -32,7 +32,7 @@ class Watcher(Protocol):
 
     def replay(self, rows: Sequence[Mapping[str, Any]], validation: Mapping[str, Sequence[float]]) -> None: ...
     def step(self, row: Mapping[str, Any]) -> None: ...
-    def validation(self, step: int, loss: float, max_vio: float) -> None: ...
+    def validation(self, step: int, tokens: float, loss: float, max_vio: float) -> None: ...
     def finish(self, record: Record | None) -> None: ...
 
 
@@ -43,7 +43,7 @@ class Unwatched:
 
     def step(self, row: Mapping[str, Any]) -> None: ...
 
-    def validation(self, step: int, loss: float, max_vio: float) -> None: ...
+    def validation(self, step: int, tokens: float, loss: float, max_vio: float) -> None: ...
 
     def finish(self, record: Record | None) -> None: ...
 
@@ -86,7 +86,7 @@ class Notes:
     def validated(self, step: int, tokens: int, loss: float, max_vio: float) -> None:
         for name, value in (("step", step), ("tokens", tokens), ("loss", loss), ("max_vio_global", max_vio)):
             self.validation[name].append(value)
-        self.watcher.validation(step, loss, max_vio)
+        self.watcher.validation(step, tokens, loss, max_vio)
 
     def history(self) -> Columns:
         """The step log's columns, thinned evenly to HISTORY_POINTS and the last step."""
@@ -128,6 +128,7 @@ class Recorder(L.Callback):
                 "max_vio": mean_max_vio(main),
                 "max_vio_layers": max_vio(main).tolist() if len(main) else [],
                 "lr": module.learning_rate(step - 1),
+                "gradient_norm": module.gradient_norm,
             }
         )
         if step in self._validate_steps:

@@ -18,6 +18,12 @@ class Labels:
     arm: str
     seed: int
     phase: Literal["search", "confirm"]
+    baseline: str = ""
+    """The arm that this one is compared with."""
+    plan: str = ""
+    """SHA-256 of the plan.json that asks for it."""
+    values: dict[str, float] = field(default_factory=dict)
+    """Searched keys."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,8 @@ class TrialRequest:
     trial: TrialJob
     labels: Labels
     track: TrackConfig
+    against: str | None = None
+    """The folder of the baseline's trial of the same seed, which it will be compared with."""
 
 
 @dataclass(frozen=True)

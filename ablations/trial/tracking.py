@@ -1,114 +1,34 @@
-"""Where a trial's numbers go while it trains: our own JSONL, which is the truth, and Weights & Biases, its mirror.
+"""The runs of Weights & Biases that mirror trials: which there are, where they lie, how they are opened and named.
 
-A run of W&B's holds what the step log and the record of a trial say, and nothing else: while the trial trains it is fed
-from them; it can be written from them later as well. A trial that two sweeps use has a run in each, and one that was
-interrupted has one history.
+A trial that two sweeps use has a run in each, and one that was interrupted has one history.
 """
 
 import contextlib
 import logging
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ablations.files import sha
-from ablations.record.record import RECORD, Record, read_record
-from ablations.record.steplog import read_steps
+from ablations.numbers import settings as settings_of
+from ablations.record.record import RECORD, read_record
+from ablations.record.steplog import STEPS, read_steps
+from ablations.trial.mirror import PAIRED, WHOLE, Mirror, define_metrics, goals
 from ablations.trial.requests import TrialRequest
 from ablations.trial.uploads import Settled, fall_back, mode_now, resolve_mode
 
 log = logging.getLogger(__name__)
 
 Report = Callable[[dict[str, Any]], None]
-POINTS = 200
-"""Steps of a trial that its run shows, at most about."""
-WHOLE = "whole"
-"""The file that marks a run's folder when everything is in it."""
-
-
-class Mirror:
-    """A trial as a W&B run. Whatever fails in it is passed to `failed`, once, and the trial goes on without.
-
-    open_run: opens it (None: there is none). steps: of the whole training.
-    """
-
-    def __init__(
-        self, open_run: Callable[[], Any] | None, steps: int = 1, failed: Callable[[str], None] = log.warning
-    ) -> None:
-        self._run: Any = None
-        self._every, self._steps, self._failed = max(1, steps // POINTS), steps, failed
-        if open_run is not None:
-            self._try(lambda: setattr(self, "_run", open_run()))
-
-    @property
-    def is_open(self) -> bool:
-        return self._run is not None
-
-    def replay(self, rows: Sequence[Mapping[str, Any]], validation: Mapping[str, Sequence[float]]) -> None:
-        """What a step log and a record's validation hold, in order."""
-        columns = (validation.get(name, []) for name in ("step", "loss", "max_vio_global"))
-        found = {int(step): (loss, vio) for step, loss, vio in zip(*columns, strict=True)}
-        for row in rows:
-            self.step(row)
-            if row["step"] in found:
-                self.validation(row["step"], *found[row["step"]])
-
-    def step(self, row: Mapping[str, Any]) -> None:
-        """A row of the step log."""
-        if row["step"] % self._every == 0 or row["step"] == self._steps:
-            layers = enumerate(row.get("max_vio_layers", []), start=1)
-            values = {
-                "train/loss": row["loss"],
-                "train/aux_loss": row["aux_loss"],
-                "train/max_vio_batch": row["max_vio"],
-                "train/lr": row["lr"],
-                **{f"train/max_vio_batch_layer{i}": value for i, value in layers},
-            }
-            self._log(values, row["step"])
-
-    def validation(self, step: int, loss: float, max_vio: float) -> None:
-        self._log({"validation/loss": loss, "validation/max_vio_global": max_vio}, step)
-
-    def finish(self, record: Record | None) -> None:
-        """End the run with what the record says; None: the trial failed, or was stopped."""
-        if self._run is not None and record is not None:
-            self._try(lambda: self._run.summary.update(_summary(record)))
-        if self._run is not None:
-            self._try(lambda: self._run.finish(exit_code=0 if record and record.status == "complete" else 1))
-        if self._run is not None and record is not None:
-            self._try(lambda: (Path(self._run.dir).parent / WHOLE).touch())
-        self._run = None
-
-    def _log(self, values: dict[str, float], step: int) -> None:
-        if self._run is not None:
-            self._try(lambda: self._run.log(values, step=step))
-
-    def _try(self, act: Callable[[], Any]) -> None:
-        try:
-            act()
-        except Exception as error:  # a tracker must never fail a trial, whatever it raises
-            self._run = None
-            self._failed(" ".join(f"{type(error).__name__}: {error}".split())[:200])
-
-
-def _summary(record: Record) -> dict[str, Any]:
-    scores = {
-        f"{task}/{name}": value
-        for task, row in record.scores.items()
-        for name, value in row.items()
-        if isinstance(value, int | float) and name not in ("n", "chance")
-    }
-    reason = {"reason": record.reason} if record.reason else {}
-    return {"status": record.status, **reason, **record.metrics, **scores, **record.timings}
 
 
 def open_mirror(request: TrialRequest, report: Report = lambda event: None) -> Mirror:
     """The mirror of a trial, or one that does nothing.
 
-    Group = sweep, job_type = arm. What fails first takes all trials of this command a step down, from online to offline
-    and from there to nothing, so that no other waits for the same network; `report` hears of it as a `note`.
+    What fails first takes all trials of this command a step down, from online to offline and from there to nothing, so
+    that no other waits for the same network; `report` hears of it as a `note`.
     """
     mode = mode_now(resolve_mode(request.track.mode), runs_of(request) / "wandb")
     mirror = _mirror_in(mode, request, report)
@@ -124,6 +44,7 @@ def open_mirror(request: TrialRequest, report: Report = lambda event: None) -> M
 def _mirror_in(mode: Settled, request: TrialRequest, report: Report) -> Mirror:
     folder, own = runs_of(request) / "wandb", run_id(request)
     steps = request.trial.keys.trained_steps
+    against = None if request.against is None else Path(request.against) / RECORD
 
     def failed(reason: str) -> None:
         text = fall_back(folder, mode, reason.replace(f" for run {own}", ""))
@@ -132,11 +53,11 @@ def _mirror_in(mode: Settled, request: TrialRequest, report: Report) -> Mirror:
 
     def open_run() -> Any:
         for earlier in _folders(folder, own) if mode == "offline" else []:
-            if not (earlier / WHOLE).exists():  # of a trial that was interrupted; its rows are logged again
+            if not _is_whole(earlier, request):  # the trial was interrupted, or had nothing to be compared with yet
                 shutil.rmtree(earlier, ignore_errors=True)
         return _open(mode, folder.parent, own, request)
 
-    return Mirror(None if mode == "disabled" else open_run, steps, failed)
+    return Mirror(None if mode == "disabled" else open_run, steps, failed, against)
 
 
 def mirror_record(request: TrialRequest, report: Report) -> None:
@@ -145,7 +66,7 @@ def mirror_record(request: TrialRequest, report: Report) -> None:
     record = read_record(folder / RECORD)
     thinned = [dict(zip(record.history, row, strict=True)) for row in zip(*record.history.values(), strict=True)]
     mirror = open_mirror(request, report)
-    mirror.replay(read_steps(folder / "steps.jsonl") or thinned, record.validation)
+    mirror.replay(read_steps(folder / STEPS) or thinned, record.validation)
     mirror.finish(record)
 
 
@@ -166,21 +87,23 @@ def _open(mode: Settled, runs: Path, own: str, request: TrialRequest) -> Any:
         finish_timeout=60,
         finish_timeout_raises=True,
     )
-    return wandb.init(
+    run = wandb.init(
         mode="online" if mode == "online" else "offline",
         dir=str(runs),
         project=track.project,
         entity=track.entity,
         id=own,
-        name=f"{labels.arm}-s{labels.seed}",
-        group=labels.sweep,
-        job_type=labels.arm,
-        tags=[labels.scale, labels.phase],
-        config={**asdict(trial.keys), **asdict(labels), "trial": trial.id},
+        name=" ".join([f"{labels.arm} s{labels.seed}", *([settings_of(labels.values)] if labels.values else [])]),
+        group=f"{labels.sweep}/{labels.scale}/{labels.arm}",
+        job_type=labels.phase,
+        tags=[labels.sweep, labels.scale, labels.arm],
+        config={**asdict(trial.keys), **asdict(labels), "trial": trial.id, "goals": goals()},
         resume="allow",
         reinit="create_new",
         settings=settings,
     )
+    define_metrics(run)
+    return run
 
 
 def runs_of(request: TrialRequest) -> Path:
@@ -190,12 +113,18 @@ def runs_of(request: TrialRequest) -> Path:
 
 def run_id(request: TrialRequest) -> str:
     """A trial may be used by several sweeps, and by several arms of one; each use is a run of its own."""
-    return sha([asdict(request.labels), request.trial.id])[:16]
+    labels = request.labels
+    return sha([labels.sweep, labels.scale, labels.arm, labels.seed, labels.phase, request.trial.id])[:16]
 
 
 def is_mirrored(request: TrialRequest) -> bool:
-    folders = _folders(runs_of(request) / "wandb", run_id(request))
-    return any((folder / WHOLE).exists() for folder in folders)
+    return any(_is_whole(folder, request) for folder in _folders(runs_of(request) / "wandb", run_id(request)))
+
+
+def _is_whole(folder: Path, request: TrialRequest) -> bool:
+    """Whether everything is in it, what the trial is compared with too."""
+    place = folder / WHOLE
+    return place.is_file() and (request.against is None or place.read_text() == PAIRED)
 
 
 def _folders(folder: Path, run: str) -> list[Path]:

@@ -36,8 +36,8 @@ class Pipelined:
                     on_the_way[way(action)] = leaving
         return chunks.result()
 
-    def clip(self, parameters: Iterable[Tensor], limit: float) -> None:
-        nn.utils.clip_grad_norm_(parameters, limit)
+    def clip(self, parameters: Iterable[Tensor], limit: float) -> Tensor:
+        return nn.utils.clip_grad_norm_(parameters, limit)
 
 
 def merged(schedule: Schedule) -> list[Action]:

@@ -96,13 +96,14 @@ class Ranked:
         named = dict(zip(result.losses, losses, strict=True))
         return StepResult(named, all_ranks(result.load_LE), all_ranks(result.last_load_LE))
 
-    def clip(self, parameters: Iterable[Tensor], limit: float) -> None:
+    def clip(self, parameters: Iterable[Tensor], limit: float) -> Tensor:
         """The norm is over all ranks; of a parameter's copies one counts."""
         own = [p for p in parameters if p.grad is not None]
         squares = [p.grad.double().square().sum() for p in own if id(p) in self.counted and p.grad is not None]
         none = torch.zeros((), dtype=torch.float64, device=next(self.model.parameters()).device)
         total = all_ranks(torch.stack(squares).sum() if squares else none)
         nn.utils.clip_grads_with_norm_(own, limit, total.sqrt())
+        return total.sqrt()
 
 
 class Mail:

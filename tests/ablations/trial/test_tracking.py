@@ -14,16 +14,19 @@ import pytest
 
 from ablations.config.schema import Mode, TrackConfig
 from ablations.config.trialkeys import TrainConfig, TrialKeys, with_overrides
+from ablations.judge.result import is_score
 from ablations.record.record import Record, read_record
 from ablations.record.steplog import StepLog, read_steps
 from ablations.sweep.jobs import KINDS
 from ablations.trial import requests
 from ablations.trial.job import TrialJob
+from ablations.trial.mirror import Mirror
 from ablations.trial.requests import Labels, TrialRequest
-from ablations.trial.tracking import Mirror, is_mirrored, mirror_record, open_mirror
+from ablations.trial.tracking import is_mirrored, mirror_record, open_mirror
 from ablations.trial.uploads import begin_tracking, destination, fallen_back, resolve_mode, wandb_places, written
 
-LABELS = Labels(sweep="moe_balance", scale="smoke", arm="bias", seed=1, phase="confirm")
+CHOSEN = {"model.moe.balance.update_speed": 0.01}
+LABELS = Labels("moe_balance", "smoke", "bias", 1, "confirm", "aux_loss", "ab" * 32, CHOSEN)
 
 
 def row(step: int) -> dict[str, float]:
@@ -87,14 +90,14 @@ class Broken:
 
 
 ONE_STEP = TrialKeys(train=TrainConfig(tokens=TrialKeys().tokens_per_step))
-ROW = {"step": 1, "loss": 1.0, "aux_loss": 0.0, "max_vio": 0.5, "lr": 0.1, "max_vio_layers": [0.5]}
+ROW = {"step": 1, "tokens": 256, "loss": 1.0, "aux_loss": 0.0, "max_vio": 0.5, "lr": 0.1, "max_vio_layers": [0.5]}
 RECORD = Record("id", 1, "complete", {}, metrics={"loss": 1.0})
 
 
 def use(mirror: Mirror) -> None:
     mirror.step(ROW)
     mirror.step(ROW)
-    mirror.validation(1, 1.0, 0.5)
+    mirror.validation(1, 256, 1.0, 0.5)
     mirror.finish(RECORD)
     mirror.finish(None)
 
@@ -105,7 +108,7 @@ def test_a_run_that_raises_is_noted_once_and_left_out(method):
     mirror = Mirror(lambda: broken, failed=heard.append)
     {
         "step": lambda: mirror.step(ROW),
-        "validation": lambda: mirror.validation(1, 1.0, 0.5),
+        "validation": lambda: mirror.validation(1, 256, 1.0, 0.5),
         "finish": lambda: mirror.finish(RECORD),
         "stop": lambda: mirror.finish(None),
     }[method]()
@@ -252,16 +255,22 @@ def history_of(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def check_run(folder: Path, record: Record) -> list[dict[str, Any]]:
-    """Exactly what the record says, step by step and once."""
+    """Exactly what the record says, step by step and once, and every number of it."""
     lines = inspect(folder)
-    history = history_of(lines)
+    history = [item for item in history_of(lines) if not any(name.startswith("paired/") for name in item)]
     assert [item["_step"] for item in history] == record.history["step"]
-    assert [item["train/loss"] for item in history] == pytest.approx(record.history["loss"])
+    assert [item["tokens"] for item in history] == record.history["tokens"]
+    for ours, theirs in (("loss", "loss"), ("aux_loss", "aux_loss"), ("lr", "lr"), ("max_vio", "max_vio_batch")):
+        assert [item[f"train/{theirs}"] for item in history] == pytest.approx(record.history[ours])
+    assert all(item["train/gradient_norm"] > 0 for item in history)
     validation = {item["_step"]: item["validation/loss"] for item in history if "validation/loss" in item}
     assert validation == pytest.approx(dict(zip(record.validation["step"], record.validation["loss"], strict=True)))
     summary = {name: x for line in lines if line["type"] == "summary" for name, x in line["summary"]["update"].items()}
     assert summary["status"] == "complete"
-    assert {name: summary[name] for name in record.metrics} == pytest.approx(record.metrics)
+    assert {name: summary[f"test/{name}"] for name in record.metrics} == pytest.approx(record.metrics)
+    scores = {f"test/{task}/{name}" for task, row in record.scores.items() for name in row if is_score(name, row[name])}
+    assert scores <= summary.keys()
+    assert summary["test/load_largest_layer1"] == pytest.approx(max(record.load[0]))
     assert not [name for item in history for name in item if name.startswith("load")]
     assert lines[-1]["exit"]["exit_code"] == 0
     return lines
@@ -272,12 +281,21 @@ def test_an_offline_run_holds_what_the_record_holds(trial, tmp_path):
     (folder,) = (tmp_path / "runs/wandb").glob("offline-run-*")
     lines = check_run(folder, record)
     (told,) = [line["run"] for line in lines if line["type"] == "run"]
-    wanted = {"run_group": "moe_balance", "job_type": "bias", "display_name": "bias-s1", "project": "p"}
+    wanted = {
+        "run_group": "moe_balance/smoke/bias",
+        "job_type": "confirm",
+        "display_name": "bias s1 u 0.01",
+        "project": "p",
+    }
     assert {name: told[name] for name in wanted} == wanted
-    assert set(told["tags"]) == {"smoke", "confirm"}
+    assert set(told["tags"]) == {"moe_balance", "smoke", "bias"}
     config = told["config"]["update"]
     assert config["model"]["moe"]["balance"]["kind"] == "bias"
     assert (config["seed"], config["trial"], config["optim"]["lr"]) == (1, record.id, record.config["optim"]["lr"])
+    assert (config["baseline"], config["plan"], config["arm"]) == ("aux_loss", "ab" * 32, "bias")
+    axes = {m.get("glob_name"): m.get("step_metric") for m in (line.get("metric", {}) for line in lines)}
+    assert [axes[group] for group in ("train/*", "validation/*", "paired/*")] == ["tokens"] * 3
+    assert config["goals"]["test/loss"] == "minimize" and config["goals"]["test/gradient_cosine"] == "maximize"
     said = written(tmp_path / "runs")
     assert said == f"W&B runs, offline: 1; to upload them: wandb sync {tmp_path}/runs/wandb/offline-run-*"
     command = said.rpartition(": ")[2].replace(
@@ -292,8 +310,29 @@ def test_an_offline_run_holds_what_the_record_holds(trial, tmp_path):
     assert is_mirrored(other)
     (second,) = set((tmp_path / "runs/wandb").glob("offline-run-*")) - {folder}
     (told,) = [line["run"] for line in check_run(second, record) if line["type"] == "run"]
-    assert (told["run_group"], told["job_type"]) == ("balance_scope", "baseline")
+    assert (told["run_group"], told["job_type"]) == ("balance_scope/smoke/baseline", "confirm")
     assert told["run_id"] != folder.name.rpartition("-")[2]
+
+
+def test_a_run_holds_its_differences_to_the_baselines_trial(trial, tmp_path):
+    """Written again, whole, where that trial ended later."""
+    base = replace(trial.trial, id="0" * 16, folder=str(tmp_path / "runs/trials" / ("0" * 16)))
+    keys = with_overrides(base.keys, {"train.perturb": 0.01}, "test")
+    pair = replace(trial, against=base.folder)
+    record = run(pair)
+    assert not is_mirrored(pair) and is_mirrored(trial)
+    rival = run(TrialRequest(replace(base, keys=keys), replace(LABELS, arm="aux_loss"), TrackConfig("disabled")))
+    mirror_record(pair, lambda event: None)
+    assert is_mirrored(pair)
+    (folder,) = (tmp_path / "runs/wandb").glob("offline-run-*")
+    lines = check_run(folder, record)
+    rows = [item for item in history_of(lines) if "paired/train_loss" in item]
+    assert [row["tokens"] for row in rows] == record.history["tokens"]
+    wanted = [a - b for a, b in zip(record.history["loss"], rival.history["loss"], strict=True)]
+    assert [row["paired/train_loss"] for row in rows] == pytest.approx(wanted) and any(wanted)
+    assert sum("paired/validation_loss" in item for item in history_of(lines)) == len(record.validation["step"])
+    summary = {name: x for line in lines if line["type"] == "summary" for name, x in line["summary"]["update"].items()}
+    assert summary["paired/test/loss"] == pytest.approx(record.metrics["loss"] - rival.metrics["loss"])
 
 
 class Killed(BaseException):
