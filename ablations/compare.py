@@ -9,7 +9,7 @@ the same batches, with a 95 % interval of this one comparison), and where they r
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from ablations.metrics import metric as metric_of
 from ablations.numbers import ABSENT as NOTHING
 from ablations.record.documents import PLAN
 from ablations.record.record import RECORD, RECORDS, Record, read_record
-from ablations.record.rundir import differing
 from ablations.show.table import Table
 from ablations.show.terminal import print_tables
 from models.streams import obeyed, spoken
@@ -142,11 +141,24 @@ def _changes(title: str, head: str, found: Sequence[Changed], heads: Sequence[st
     return Table(title, [head, *heads], rows, "" if rows else "Nothing.", words=(0, 1, 2))
 
 
+MOST = 40
+"""Characters of a value; of a list as many elements as fit, whole."""
+
+
 def _value(value: Any) -> str:
     if value is ABSENT:
         return NOTHING
-    text = f"{value:g}" if isinstance(value, float) else str(value)
-    return text if len(text) <= 40 else f"{text[:36]}..."
+    if isinstance(value, list) and value and not isinstance(value[0], dict):
+        parts = [_value(part) for part in value]
+        shown = [part for i, part in enumerate(parts) if len(", ".join(parts[: i + 1])) <= MOST] or parts[:1]
+        more = len(parts) - len(shown)
+        return ", ".join(shown) + (f" and {more} more" if more else "")
+    if isinstance(value, list):
+        return f"{len(value)} entries" if value else "[]"
+    if isinstance(value, int | float):
+        return f"{value:g}" if isinstance(value, float) else str(value)
+    text = str(value)
+    return text if len(text) <= MOST else f"{text[: MOST - 4]}..."
 
 
 def _outcomes(one: Sequence[Record], other: Sequence[Record], heads: Sequence[str]) -> Table:
@@ -169,32 +181,17 @@ def _how(pairs: int, same: bool) -> str:
     return "Not paired: " + ("no seed is common." if same else "they learned from other batches.")
 
 
+NOT_COMPARED = ("arms", "expected", "decision_rule", "command", "sweep_file", "contrasts")
+"""Parts of a plan that tables of their own, or the sweeps' files, show better."""
+
+
 def _plans(one: Result, other: Result, heads: Sequence[str]) -> Table:
-    names = differing(one.plan, other.plan)
-    sides = [asdict(result.plan) for result in (one, other)]
-    found = {change.name: change for change in changed(*sides)}
-    rows = [
-        Changed(name, *(_part(side, name) for side in sides)) if name not in found else found[name]
-        for name in names
-        if name not in ("arms", "expected", "decision_rule")
-    ]
-    left, right = set(one.arms), set(other.arms)
-    if left != right:
-        rows.append(
-            Changed("arms of one alone", *(", ".join(sorted(own)) or ABSENT for own in (left - right, right - left)))
-        )
+    found = changed(asdict(one.plan), asdict(other.plan))
+    rows = [replace(c, name=c.name.removeprefix("keys.")) for c in found if c.name.split(".")[0] not in NOT_COMPARED]
+    left, right = ({*result.arms} - {*twin.arms} for result, twin in ((one, other), (other, one)))
+    if left or right:
+        rows.append(Changed("arms of one alone", *(", ".join(sorted(own)) or ABSENT for own in (left, right))))
     return _changes("Planned otherwise", "", rows, heads)
-
-
-def _part(plan: dict[str, Any], name: str) -> Any:
-    """The value of a name of `differing`, which leaves out the group `keys`."""
-    for start in (plan, plan["keys"]):
-        value: Any = start
-        for part in name.split("."):
-            value = value.get(part, ABSENT) if isinstance(value, dict) else ABSENT
-        if value is not ABSENT:
-            return value
-    return ABSENT
 
 
 def _sweeps(one: Result, other: Result, heads: Sequence[str]) -> list[Table]:

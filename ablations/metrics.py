@@ -16,6 +16,7 @@ from models.typed import ConfigError, closest
 from tasks.evals.answers import BITS, MARGIN
 from tasks.evals.prepare import OUR_METRICS, OUR_TASKS
 
+BITS_PER_BYTE = "bits per byte"
 Direction = Literal["lower", "higher"]
 Part = Literal["experts", "mtp", "recipe"]
 
@@ -62,6 +63,11 @@ class Metric:
     yardstick: bool = False
     """Follows from sizes alone: shown beside a metric, never asked for."""
 
+    @property
+    def of_loss(self) -> bool:
+        """Whether it is a loss, in nats or in bits: what moves the loss moves it in proportion."""
+        return self.better == "lower" and self.unit in ("nats", BITS_PER_BYTE)
+
     @functools.cached_property
     def index(self) -> str | None:
         """`k`, `i` or `role` where the name stands for several."""
@@ -76,7 +82,7 @@ METRICS = (
     Metric("loss_by_file", "loss on files of the training packages", "nats", 4, "lower", always=True),
     Metric("train_loss", "training loss, last fifth", "nats", 4, "lower", always=True),
     Metric("loss_at_<i>", "loss at <i> % of the tokens", "nats", 4, "lower"),
-    Metric("bits_per_byte", "bits per byte", "bits per byte", 4, "lower", always=True),
+    Metric("bits_per_byte", "bits per byte", BITS_PER_BYTE, 4, "lower", always=True),
     Metric("max_vio_global", "MaxVio_global", "", 3, "lower", always=True, maximum="max_vio_max", needs="experts"),
     Metric("max_vio_batch", "MaxVio_batch", "", 3, "lower", always=True, maximum="max_vio_max", needs="experts"),
     Metric(
@@ -105,12 +111,12 @@ of the steps, where no text was seen twice; `loss_at_<i>`: of a shorter training
 own. Floor: what perfectly uniform routing shows on as many tokens; maximum: E/k - 1; `batch`: over the last tenth of
 training; `loss_error` is made from the curves of two trials."""
 
-AT_SHARE = "loss_at_"
+AT_A_SHARE = "loss_at_<i>"
 
 
 def at_shares(shares: Iterable[float]) -> dict[str, float]:
     """Metric -> share of the tokens, shortest first, of arms that are finished at several."""
-    return {f"{AT_SHARE}{round(100 * share)}": share for share in sorted(shares)}
+    return {AT_A_SHARE.replace("<i>", str(round(100 * share))): share for share in sorted(shares)}
 
 
 ALWAYS = tuple(metric.name for metric in METRICS if metric.always)
@@ -150,7 +156,8 @@ def score(name: str) -> Metric:
     task, _, what = name.partition("/")
     label = (task if what in task else f"{task} {what}").replace("_", " ")
     better: Direction | None = "higher" if _plain(what) in _HIGHER else "lower" if _plain(what) in _LOWER else None
-    return Metric(name, label, "", 4, better)
+    unit = BITS_PER_BYTE if _plain(what) in ("bits_per_byte", BITS) else ""
+    return Metric(name, label, unit, 4, better)
 
 
 def is_accuracy(name: str) -> bool:

@@ -11,11 +11,12 @@ the left, and rows that accept different numbers of drafts no rearranging: every
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from models.attention import LayerCache, MultiHeadLatentAttention, Places
+from models.attention import LayerCache, Places
 from models.kinds import attention_of
 from models.layers import inferring
 from models.mtp import ChainedModule, ParallelHead, handed_on
@@ -84,7 +85,7 @@ def absorbing(model: Transformer, on: bool = True) -> Iterator[None]:
     """MLA's cached attention in the absorbed form (V2 2.1.2). Raises ConfigError for attention that has none."""
     if on and (reason := attention_of(model.config).unabsorbed):
         raise ConfigError(f"absorb=True: {reason}")
-    attentions = [module for module in model.modules() if isinstance(module, MultiHeadLatentAttention)]
+    attentions: list[Any] = [module for module in model.modules() if hasattr(module, "absorb")]
     before = [attention.absorb for attention in attentions]
     for attention in attentions:
         attention.absorb = on

@@ -12,7 +12,6 @@ Hashes = NDArray[np.uint64]
 
 _ROOT = 0x9E3779B97F4A7C13
 """Base of the window polynomial modulo 2^64: odd and 3 modulo 8, so that its powers repeat as late as they can."""
-_MASK = 2**64 - 1
 _MAX_WORD = 64
 """Letters of a word beyond this one are hashed without their order."""
 _TABLE_BITS = 24

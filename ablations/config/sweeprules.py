@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from ablations.config.schema import ExpectedConfig, SweepConfig
 from ablations.config.trialkeys import TrialKeys, differing, value_of, with_overrides
-from ablations.metrics import AT_SHARE, METRICS, Parts, at_shares, check_measured, check_named
+from ablations.metrics import AT_A_SHARE, METRICS, Parts, at_shares, check_measured, check_named, indices
 from ablations.metrics import metric as metric_of
 from models.typed import ConfigError, closest
 
@@ -63,7 +63,7 @@ def check_sweep(sweep: SweepConfig) -> None:
             raise ConfigError(f"expected[{i}]: the same claim as expected[{same}]; each is judged once, keep one")
     for place, metric, _ in named_metrics(sweep):
         check_named(place, metric)
-        if metric.startswith(AT_SHARE) and metric not in at_shares(sweep.horizons):
+        if indices(AT_A_SHARE, [metric]) and metric not in at_shares(sweep.horizons):
             raise ConfigError(f"{place}={metric}: no arm is finished there (horizons={sweep.horizons}); add the share")
     share = sweep.search.constraint_max
     if (sweep.search.constraint_metric is None) != (share is None):

@@ -19,7 +19,7 @@ FARTHEST = 1.5
 def stretch(cost: float, token_fraction: float) -> float | None:
     """How many times farther an arm of this cost is moved than the control's slope was measured over, in ln(tokens):
     at most 1 within its range. None beyond `FARTHEST`, where nothing can be said."""
-    if max(cost, 1 / cost) > FARTHEST:
+    if cost <= 0 or max(cost, 1 / cost) > FARTHEST:
         return None
     return abs(math.log(cost) / math.log(token_fraction))
 

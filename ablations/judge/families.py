@@ -46,8 +46,9 @@ def look_of(arms: Mapping[str, ArmResult], plan: PlanDocument) -> Callable[[floa
 def pairs_of(arms: Mapping[str, ArmResult], plan: PlanDocument, metric: str) -> dict[Kind, list[Pair]]:
     """(arm, against), each pair of arms in one order and one family."""
     registered = {*arms, *plan.left_out, *plan.contrasts, NOTHING}
-    claimed = "loss" if metric in at_shares(plan.horizons) else metric  # a claim on the loss is asked there too
-    asked = [(c.arm, plan.rival(c)) for c in plan.expected if c.metric == claimed]
+    # What is claimed of the loss is asked of shorter trainings too.
+    claimed = {metric, "loss"} if metric in at_shares(plan.horizons) else {metric}
+    asked = [(c.arm, plan.rival(c)) for c in plan.expected if c.metric in claimed]
     asked = [(b, a) if a == plan.baseline else (a, b) for a, b in asked]  # as arms are shown
     pairs: dict[Kind, list[Pair]] = {"claim": [pair for pair in asked if set(pair) <= registered]}
     taken = {frozenset(pair) for pair in pairs["claim"]}

@@ -44,8 +44,7 @@ def verdicts_of(
             void=_void(claim, pair, aa, arms[plan.baseline]),
             control=_nonempty(family.get((control.name, plan.baseline))) if control is not None else None,
             aa=_nonempty(family.get((aa.name, plan.baseline))) if aa is not None else None,
-            # The bound is in nats of search loss: it says nothing about how well a load is balanced.
-            mistuning=_mistuning(pair, searched, plan.reach(claim)) if claim.metric == "loss" else None,
+            mistuning=_mistuning(pair, searched, plan.reach(claim) * _per_nat(claim.metric, arms[plan.baseline])),
             diverged={arm.name: len(gone) for arm in pair if (gone := arm.of_status("diverged"))},
             trials=len(pair[0].seeds),
         )
@@ -87,9 +86,20 @@ def _nonempty(difference: Difference | None) -> Difference | None:
     return difference if difference is not None and difference.n else None
 
 
+def _per_nat(name: str, baseline: ArmResult) -> float:
+    """How far a nat of loss moves a metric: those that are losses themselves in proportion, in whatever unit; the
+    others by nothing that is known, such as how well a load is balanced."""
+    if name == "loss" or not metric(name).of_loss:
+        return float(name == "loss")
+    value, loss = baseline.mean(name), baseline.mean("loss")
+    return value / loss if value and loss else 1.0
+
+
 def _mistuning(arms: list[ArmResult], searched: set[str], reach: float) -> float | None:
     """The largest bound of the arms, times what they can move the estimate by; infinite where an arm was searched and
-    has none."""
+    has none. None where that moves nothing, and where nothing was searched."""
+    if reach == 0:
+        return None
     bounds = [math.inf if arm.mistuning is None else arm.mistuning for arm in arms if arm.name in searched]
     return max(bounds) * reach if bounds else None
 

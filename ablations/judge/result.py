@@ -8,6 +8,7 @@ from typing import Any, Literal
 from ablations.config.schema import ExpectedConfig
 from ablations.judge.choice import Choice
 from ablations.judge.constraint import Held
+from ablations.judge.equal_cost import stretch
 from ablations.judge.stats import Difference, Edge, between, tokens_saved
 from ablations.judge.verdicts import Verdict
 from ablations.record.documents import (
@@ -145,14 +146,16 @@ class Result:
         return self.difference(arm.name, metric, arm.plan.onto)
 
     def tokens_equivalent(self, difference: Difference | None) -> float | None:
-        """The share of the training tokens that a loss difference is worth; positive saves tokens (method: costs)."""
+        """The share of the training tokens that a loss difference is worth; positive saves tokens (method: costs). None
+        where that is farther than the control's slope is followed."""
         if difference is None or difference.metric != "loss":
             return None
         control, fraction = self.diagnostic("control", self.is_branched(difference)), self.control_fraction
         if control is None or fraction is None:
             return None
         harm = self.difference(control.name, difference.metric)
-        return tokens_saved(difference.mean, harm, fraction) if harm else None
+        saved = tokens_saved(difference.mean, harm, fraction) if harm else None
+        return saved if saved is not None and stretch(1 - saved, fraction) is not None else None
 
     def is_branched(self, difference: Difference) -> bool:
         return branched(self.arms, self.baseline, (difference.arm, difference.against))

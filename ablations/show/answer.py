@@ -24,7 +24,7 @@ def answer(result: Result) -> str:
     pairs = list(zip(result.expected, result.verdicts, strict=True))
     of: dict[str, list[str]] = {}
     for expected, verdict in pairs:
-        of.setdefault(verdict.outcome, []).append(clause(expected, result) + _extent(expected, verdict))
+        of.setdefault(verdict.outcome, []).append(clause(expected, result) + _with_caveat(expected, verdict))
     parts = [_listed(of["agrees"])] if "agrees" in of else []
     for outcome, opening in (
         ("disagrees", "it is not so that "),
@@ -62,6 +62,14 @@ def _by(expected: ExpectedConfig) -> str:
         return ""
     unit = metric_of(expected.metric).unit
     return f" by at least {expected.margin:g}" + (f" {unit}" if unit else "")
+
+
+def _with_caveat(expected: ExpectedConfig, verdict: Verdict) -> str:
+    """Its extent, and what the verdict has to be read with."""
+    extent = _extent(expected, verdict)
+    if verdict.caveat is None or verdict.outcome == "void":
+        return extent
+    return f"{extent.removesuffix(')')}; {verdict.caveat})" if extent else f" ({verdict.caveat})"
 
 
 def _extent(expected: ExpectedConfig, verdict: Verdict) -> str:
@@ -212,7 +220,7 @@ def _effect(expected: ExpectedConfig, d: Difference, without_paper: bool) -> tup
     """How far the difference is taken to lie from the nearest edge of the claim's region."""
     digits = metric_of(expected.metric).digits
     value, whose = expected.paper_value, "the paper's"
-    if not value or without_paper:
+    if value is None or without_paper:
         value, whose = d.mean, "as measured"
     edges = [edge for edge in region_of(expected) if not math.isinf(edge)]
     return min((value - edge for edge in edges), key=abs), f"{numbers.signed(value, digits)}, {whose}"

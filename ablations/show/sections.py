@@ -5,8 +5,10 @@ from collections.abc import Callable
 
 from ablations import numbers
 from ablations.guards.meaning import MEANINGS
+from ablations.judge.equal_cost import FARTHEST, stretch
 from ablations.judge.judging import DIAGNOSTICS
 from ablations.judge.result import ArmResult, Result
+from ablations.judge.stats import Difference
 from ablations.metrics import indices
 from ablations.metrics import metric as metric_of
 from ablations.numbers import ABSENT
@@ -76,7 +78,7 @@ def loss_table(result: Result) -> Table:
                 seeds_cell(arm),
                 numbers.fixed(arm.mean(metric, common), places),
                 *difference_cells(d, places),
-                numbers.percent(result.tokens_equivalent(d), 1, sign=True),
+                worth(result, d),
                 numbers.fixed(d.resolvable if d else None, places),
                 numbers.fixed(arm.mean("bits_per_byte", common), 4),
                 numbers.fixed(d.correlation if d else None, 3),
@@ -88,7 +90,8 @@ def loss_table(result: Result) -> Table:
     ladder = " (or the arm that it stands on)" if any(arm.plan.onto for arm in result.arms.values()) else ""
     notes = [
         f"Means {_over(result)} on the test split; difference = arm - {result.baseline}{ladder}, paired by seed.",
-        "Worth in tokens: the training tokens that the difference saves (+) or costs (-), from the control's slope.",
+        "Worth in tokens: the training tokens that the difference saves (+) or costs (-), from the control's slope; "
+        f"left out where they would change by more than a factor of {FARTHEST:g}.",
         "Resolvable: the smallest effect that these pairs could have shown. Intervals hold together within a family: "
         "what claims are about, what nobody claims (exploratory), and what shows what can be seen (diagnostic).",
     ]
@@ -97,6 +100,14 @@ def loss_table(result: Result) -> Table:
     if metric == "loss" and (warning := still_falling(result)):
         notes.append(warning)
     return Table(metric_of(metric).label.capitalize(), columns, rows, " ".join(notes), words=(0, 1, 2, 11))
+
+
+def worth(result: Result, difference: Difference | None) -> str:
+    """In tokens; beyond what the control's slope was measured over, it says how far."""
+    saved, fraction = result.tokens_equivalent(difference), result.control_fraction
+    times = stretch(1 - saved, fraction) if saved is not None and fraction is not None else None
+    farther = f" (extrapolated {times:.1f}x)" if times is not None and times > 1.05 else ""
+    return numbers.percent(saved, 1, sign=True) + farther
 
 
 def _over(result: Result) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from ablations.compare import main
+from ablations.compare import _value, main
 from ablations.files import read_json, write_json
 from ablations.judge.sidebyside import changed, outcomes
 from ablations.record.documents import PLAN, SweepState
@@ -110,3 +110,18 @@ def test_what_cannot_be_compared_is_one_line(
     assert (code, out, err.count("\n")) == (2, "", 1)
     for part in parts:
         assert part in err
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ([0.00125, 0.0017677669, 0.0025, 0.0035355339, 0.005], "0.00125, 0.00176777, 0.0025, 0.00353553 and 1 more"),
+        ([0.5], "0.5"),
+        ([], "[]"),
+        ([{"a": 1}, {"a": 2}], "2 entries"),
+        (123456789, "123456789"),
+        ("x" * 60, "x" * 36 + "..."),
+    ],
+)
+def test_no_number_is_cut(value: Any, said: str) -> None:
+    assert _value(value) == said

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import models
 from models import generate
 from models.attention import MultiHeadLatentAttention
 from models.config import ModelConfig, RopeConfig
@@ -121,6 +122,19 @@ def test_absorbed_decoding_is_the_plain_one_and_expands_no_latent(
             logits, _ = decode(model, batch[:, first : first + width], starts, cache)
             assert largest(logits, expected[:, first : first + width]) < EXACT
     assert not any(module.absorb for module in model.modules() if isinstance(module, MultiHeadLatentAttention))
+
+
+def test_whatever_attention_can_absorb_is_asked_to() -> None:
+    """By what it can, and not by its class: a kind of somebody else's too."""
+
+    class Own(torch.nn.Module):
+        absorb = False
+
+    model = models.build("tiny")
+    model.model.layers[0].self_attn.own = Own()
+    with absorbing(model):
+        assert model.model.layers[0].self_attn.own.absorb
+    assert not model.model.layers[0].self_attn.own.absorb
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])

@@ -107,3 +107,14 @@ def test_mistuning_reaches_an_estimate_as_far_as_its_weights(result: Result) -> 
     assert outcomes == ["not resolved", "agrees"]
     wide = {name: dataclasses.replace(arm, mistuning=3.0) for name, arm in arms.items()}
     assert verdicts_of(wide, plan, families_of(wide, plan), {"bias"})[1].outcome == "not resolved"
+
+
+def test_what_a_rate_may_cost_counts_for_a_loss_in_any_unit(result: Result) -> None:
+    """The same loss in bits gets the same verdict; how well a load is balanced is another thing."""
+    score = "python_bits_per_byte/bits_per_byte"
+    claims = [ExpectedConfig("none", metric) for metric in ("loss", "bits_per_byte", score, "max_vio_global")]
+    plan = asked(result, *claims).plan
+    for bound, wanted in ((0.0, "disagrees"), (0.02, "not resolved"), (None, "not resolved")):
+        arms = {name: dataclasses.replace(arm, mistuning=bound) for name, arm in result.arms.items()}
+        outcomes = [v.outcome for v in verdicts_of(arms, plan, families_of(arms, plan), {"none"})]
+        assert outcomes == [wanted] * 3 + ["disagrees"], bound

@@ -13,6 +13,7 @@ from ablations.judge.gather import load_published, load_result
 from ablations.judge.result import Result
 from ablations.record.documents import PLAN, STATE, PlanDocument, SweepState
 from ablations.record.record import read_record
+from ablations.show.sections import worth
 from models.typed import ConfigError
 
 
@@ -148,6 +149,19 @@ def test_tokens_equivalent_has_the_right_sign(finished_run: Path) -> None:
     assert worse is not None and worse < 0
     assert control == pytest.approx(1 - 1 / 0.9)  # what it was given less
     assert result.tokens_equivalent(result.difference("none", "max_vio_global")) is None
+
+
+@pytest.mark.parametrize(("cost", "said"), [(0.9, "-"), (0.08, "-32.4 % (extrapolated 2.7x)"), (0.02, "-7.3 %")])
+def test_beyond_the_control_worth_in_tokens_says_how_far_and_beyond_a_factor_nothing(
+    sweep_run: Any, tmp_path: Path, cost: float, said: str
+) -> None:
+    """The control loses 0.03 on 90 % of the tokens."""
+    sweep_run(tmp_path)
+    result = load_result(tmp_path, "moe_balance", "cpu")
+    harm, fraction = result.difference("control"), result.control_fraction
+    assert harm is not None and fraction == 0.9
+    d = dataclasses.replace(result.difference("none"), mean=cost * harm.mean / 0.03)
+    assert worth(result, d) == said
 
 
 def test_published_records_answer_for_missing_ones(sweep_run: Any, tmp_path: Path) -> None:

@@ -32,7 +32,9 @@ def test_one_sentence_by_rule(sweep_run: Any, tmp_path: Path) -> None:
     )
     assert text.count(". ") <= 1 and render.table_md(result).splitlines()[4] == text
     shown = page.page_html(result, [], [])
-    assert shown.index("A bias keeps experts even") < shown.index("MaxVio_global of bias") < shown.index("<table>")
+    assert (
+        shown.index("A bias keeps experts even") < shown.index("bias has lower MaxVio_global") < shown.index("<table>")
+    )
 
 
 def test_by_how_much_at_least_is_said() -> None:
@@ -69,6 +71,18 @@ def test_a_papers_effect_that_an_interval_excludes_is_said_to_be(sweep_run: Any,
     assert "not the paper's" not in answer(found(sweep_run, tmp_path / "usual", CHEAPER))
     (row,) = remedies_table(result).rows
     assert row[1].endswith("as measured"), "nobody needs seeds for what is excluded already"
+
+
+def test_an_effect_of_nothing_is_a_papers_effect_too(sweep_run: Any, tmp_path: Path) -> None:
+    equal = {"arm": "bias", "against": "batch_aux_loss", "kind": "equal", "margin": 0.003, "paper_value": 0.0}
+    (row,) = remedies_table(found(sweep_run, tmp_path, equal)).rows
+    assert row[1] == "0.0000, the paper's" and int(row[2]) < 64
+
+
+def test_what_is_not_at_equal_balance_is_said_so_in_the_sentence(sweep_run: Any, tmp_path: Path) -> None:
+    result = found(sweep_run, tmp_path, NOWORSE | {"arm": "bias"}, EVEN, limit=0.02)
+    assert [v.caveat for v in result.verdicts] == ["not at equal balance", None]
+    assert "does no harm (to 0.00" in answer(result) and answer(result).count("; not at equal balance)") == 1
 
 
 def test_where_seeds_do_not_pay_another_design_is_named(sweep_run: Any, tmp_path: Path) -> None:
