@@ -18,15 +18,27 @@ from ablations.reproduce import main
 pytestmark = pytest.mark.usefixtures("quick_holm")
 
 
-@pytest.fixture
-def published(conduct: Any, runs: Path, without_figures: None) -> Path:
-    """A toy sweep's result, from trials that follow a formula."""
-    conduct("search_points=2", "seeds=3")
-    return publish(runs, "toy", "smoke", runs.parent / "results")
+MADE: list[Path] = []
+"""The result that all tests begin with, once it is made."""
 
 
 @pytest.fixture
-def again(published: Path, tmp_path: Path, data_cache: Path, capsys: Any) -> Callable[..., tuple[int, list[str]]]:
+def published(
+    request: pytest.FixtureRequest, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, pool: Any
+) -> Path:
+    """A toy sweep's result, from trials that follow a formula; a copy of the test's own."""
+    if not MADE:
+        for name in ("conduct", "without_figures"):
+            request.getfixturevalue(name)
+        request.getfixturevalue("conduct")("search_points=2", "seeds=3")
+        MADE.append(publish(request.getfixturevalue("runs"), "toy", "smoke", tmp_path_factory.mktemp("results")))
+    return Path(shutil.copytree(MADE[0], tmp_path / "results" / "toy" / "smoke"))
+
+
+@pytest.fixture
+def again(
+    published: Path, tmp_path: Path, data_cache: Path, without_figures: None, capsys: Any
+) -> Callable[..., tuple[int, list[str]]]:
     """`again(KEY=VALUE, ...)`: reproduces it; the exit code, and the lines that were said."""
     runs = tmp_path / "reproduced"
     runs.mkdir()
