@@ -6,6 +6,7 @@ published. Shown is what is set otherwise, key by key, what came out otherwise (
 the same batches, with a 95 % interval of this one comparison), and where they ran otherwise.
 """
 
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -64,7 +65,7 @@ def find(name: str, places: CompareConfig) -> Side:
     """Raises ConfigError where nothing, or more than one thing, has this name."""
     if ID.fullmatch(name) and "/" not in name:
         return Side(name, _trial(name, places))
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     for place in (Path(), places.runs_dir, places.results_dir):
         for folder, arm in ((place / path, ""), ((place / path).parent, path.name)):
             if (folder / PLAN).is_file():

@@ -4,6 +4,7 @@ A place is a runs folder, results/, one published result or the folder of one ru
 records say now.
 """
 
+import os
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from ablations.judge.result import is_score
 from ablations.record.documents import PLAN, STATE, SweepState
 from ablations.record.record import FORMAT, RECORD, RECORDS
 from ablations.record.steplog import STEPS, read_steps
+from ablations.record.summary import summary_in
 from models.typed import ConfigError, closest
 
 if typing.TYPE_CHECKING:
@@ -97,7 +99,7 @@ def load(place: str | Path = "runs", sweep: str | None = None, everything: bool 
 
     Raises ConfigError, with one line, where there are no records or one cannot be read.
     """
-    sources = list(_sources(Path(place).expanduser()))
+    sources = list(_sources(Path(os.path.expanduser(place)).resolve()))
     known = sorted({use.sweep for source in sources for uses in source.uses.values() for use in uses})
     if sweep is not None and sweep not in known:
         raise ConfigError(f"sweep={sweep}: no trial of it under {place}{closest(sweep, known)} (there is: {known})")
@@ -240,12 +242,18 @@ def _of_run(folder: Path, names: tuple[str, str] | None = None) -> Source:
     return Source([path for id in sorted(uses) if (path := trials / id / RECORD).is_file()], uses)
 
 
+def _names(folder: Path) -> tuple[str, str]:
+    """Of a run's sweep and of itself: what it says, and not what somebody has called a copy; else as it lies."""
+    summary = summary_in(folder)
+    return (summary.sweep, summary.run) if summary is not None else (folder.parent.name, folder.name)
+
+
 def _uses(folders: Mapping[Path, tuple[str, str] | None]) -> dict[str, list[Use]]:
     """By a trial's id; `folders` are of runs, which say their sweep's name and their own unless they are given them."""
     found: dict[str, list[Use]] = {}
     for folder, names in sorted(folders.items()):
         state = SweepState.read(folder)
-        sweep, run = names or (folder.parent.name, folder.name)
+        sweep, run = names or _names(folder)
         guards = {
             arm: ", ".join(g.name for g in results if not g.holds) or "passed" for arm, results in state.guards.items()
         }

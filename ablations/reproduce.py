@@ -3,8 +3,8 @@
 RESULT is the folder of one result, as in results/moe_balance/cpu, or a zip file of one; it may be anybody's. First it
 is looked through: files, hashes, plan and records. Then its trials run again from the sweep's file and the command in
 its plan, by the commit in its manifest (in a worktree, where that is not this checkout's code). Where a trial is the
-same trial (code, data, versions, instruction set), every number must be equal; elsewhere it must lie inside the
-interval that the result states.
+same trial (code, data, versions, instruction set), every number must be equal; elsewhere it must lie where a second
+estimate would, for all cells together in 95 % of reruns.
 
   arm=NAME          only this arm, and what it is compared with
   seed=N            only this seed
@@ -12,6 +12,7 @@ interval that the result states.
   tables_only=true  nothing is trained: tables, page and figures from the published records, byte for byte
   code=here         by this checkout's code, whatever the manifest says
   anyway=true       although the folder is not as it was published
+  trust=true        also where its plan names files of tasks or of text, which can run their author's code
   workers=N  runs_dir=runs/reproduced  progress=auto
 
 Exit code 0 where everything matches, 1 where something does not, 2 for what cannot be obeyed.
@@ -20,10 +21,13 @@ Exit code 0 where everything matches, 1 where something does not, 2 for what can
 import contextlib
 import dataclasses
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import typing
 import zipfile
+import zlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +37,7 @@ from ablations import numbers
 from ablations.command import parse
 from ablations.home import ROOT, check_house
 from ablations.judge.gather import load_published, load_with
-from ablations.judge.repeated import RIGHT, Again, Cell, cells, csv_cells
+from ablations.judge.repeated import RIGHT, Again, Cell, Mark, cells, csv_cells
 from ablations.judge.result import Result
 from ablations.metrics import metric as metric_of
 from ablations.record.audit import audit
@@ -47,6 +51,9 @@ from ablations.show.table import Table
 from models.streams import obeyed, spoken
 from models.typed import ConfigError, closest
 
+MOST_BYTES = 2_000_000_000
+"""That an archive of one result may unpack to."""
+
 
 @dataclass(frozen=True)
 class ReproduceConfig:
@@ -58,34 +65,38 @@ class ReproduceConfig:
     tables_only: bool = False
     code: Literal["published", "here"] = "published"
     anyway: bool = False
+    trust: bool = False
     workers: int | None = None
     runs_dir: Path = Path("runs/reproduced")
     progress: Literal["auto", "rich", "plain", "none"] = "auto"
 
 
-def reproduce(folder: Path, config: ReproduceConfig, words: Sequence[str]) -> bool:
-    """Whether everything matches. `words`: the command's, for the same command in a worktree."""
+def reproduce(folder: Path, config: ReproduceConfig, words: Sequence[str]) -> int:
+    """The exit code. `words`: the command's, for the same command in a worktree."""
     findings = audit(folder)
     for finding in findings:
         print(finding)
     if findings and not config.anyway:
         print(f"{folder}: {len(findings)} findings, so nothing is run (anyway=true goes on all the same)")
-        return False
+        return 1
     if not findings:
         print(f"{folder}: whole, every file as the manifest has it")
     if config.tables_only:
-        return _tables(folder) and not findings
+        return 0 if _tables(folder) and not findings else 1
     manifest, document, state = Manifest.read(folder), PlanDocument.read(folder), SweepState.read(folder)
     wanted = chosen(document, state, config)
     if manifest.partial:
         wanted = [trial for trial in wanted if _place(folder, trial.id).is_file()]
-    if config.code == "published" and not _is_here(document):
+    if not wanted:
+        raise ConfigError(f"{folder}: has no record of these trials, so there is nothing to compare with")
+    if config.code == "published" and document.sweep_file and not _is_here(document):
         return _in_worktree(manifest, folder, words)
-    return _run(folder, document, state, wanted, config) and not findings
+    return 0 if _run(folder, document, state, wanted, config) and not findings else 1
 
 
 def chosen(document: PlanDocument, state: SweepState, config: ReproduceConfig) -> list[ConfirmTrial]:
-    """The trials that are asked for, those of the baseline among them. Raises ConfigError where there are none."""
+    """The trials that are asked for, those of the arm that they are compared with among them. Raises ConfigError for an
+    arm or a seed that is not there."""
     arms, seeds = list(document.arms), sorted({trial.seed for trial in state.confirm})
     if config.arm is not None and config.arm not in arms:
         raise ConfigError(f"arm={config.arm}: no such arm{closest(config.arm, arms)} (arms: {', '.join(arms)})")
@@ -94,8 +105,8 @@ def chosen(document: PlanDocument, state: SweepState, config: ReproduceConfig) -
     own = {document.arms[config.arm].onto or document.baseline, config.arm} if config.arm else set(arms)
     if config.quick:
         claimed = [name for claim in document.expected for name in document.members(claim) if name in arms]
-        first = next((name for name in [*claimed, *arms] if name != document.baseline), document.baseline)
-        own = {document.baseline, config.arm or first}
+        arm = next(name for name in (config.arm, *claimed, *arms) if name not in (None, document.baseline))
+        own = {document.arms[arm].onto or document.baseline, arm}
         seeds = seeds[:1]
     if config.seed is not None:
         seeds = [config.seed]
@@ -134,7 +145,7 @@ def _run(
 ) -> bool:
     from ablations.sweep.again import Rerun, planned_again, run_again
 
-    rerun = Rerun(document, state, config.runs_dir.absolute(), config.workers, config.progress)
+    rerun = Rerun(document, state, config.runs_dir.absolute(), config.workers, config.progress, config.trust)
     plan = planned_again(rerun)
     search = f"; the search's {len(state.search)} trials stand as published" if state.search else ""
     print(f"runs {len(wanted)} of {len(state.confirm)} trials again, in {rerun.runs}{search}", flush=True)
@@ -142,6 +153,9 @@ def _run(
     result = load_published(folder)
     found = cells(result, trials)
     _show(result, trials, found)
+    if not found:
+        print("nothing could be compared: no trial is complete on both sides")
+        return False
     right = all(cell.mark in RIGHT for cell in found) and not any(t.same_trial and t.differing for t in trials)
     if len(trials) == len(state.confirm) and all(trial.same_trial for trial in trials):
         right &= _table(folder, trials)
@@ -171,18 +185,22 @@ def _record(folder: Path, id: str) -> Record:
 
 def _show(result: Result, trials: Sequence[Again], found: Sequence[Cell]) -> None:
     from ablations.show.terminal import print_tables
+    from ablations.sweep.again import why_other
 
     rows = [_row(cell) for cell in found if cell.mark != "equal"]
     if rows:
         columns = ["arm", "metric", "published", "again", "must lie in", ""]
-        note = "Differences to the baseline, where the result states one; else means over the same seeds."
+        note = "Differences to the baseline (published: over all seeds), else means over the same seeds."
         print_tables([Table("Cells that are not equal", columns, rows, note, words=(0, 1, 5))])
+    others = dict.fromkeys(why_other(trial.published) for trial in trials if not trial.same_trial)
+    for reason in others:
+        print(f"other trials than the published ones: {reason}")
     for trial in trials:
         if trial.same_trial and trial.differing:
             print(f"{trial.arm} seed {trial.seed}: the same trial, and other numbers: {', '.join(trial.differing)}")
         if trial.rerun.status != trial.published.status:
             print(f"{trial.arm} seed {trial.seed}: {trial.rerun.status} here, {trial.published.status} as published")
-    counts = {mark: sum(cell.mark == mark for cell in found) for mark in ("equal", "inside", "outside", "missing")}
+    counts = {mark: sum(cell.mark == mark for cell in found) for mark in typing.get_args(Mark)}
     same = sum(trial.same_trial for trial in trials)
     said = ", ".join(f"{count} {mark}" for mark, count in counts.items() if count or mark == "equal")
     print(
@@ -197,8 +215,8 @@ def _row(cell: Cell) -> list[str]:
     return [name, metric.label, *values, numbers.interval(cell.low, cell.high, metric.digits), cell.mark]
 
 
-def _in_worktree(manifest: Manifest, folder: Path, words: Sequence[str]) -> bool:
-    """The same command by the commit that the result was published from."""
+def _in_worktree(manifest: Manifest, folder: Path, words: Sequence[str]) -> int:
+    """The exit code of the same command by the commit that the result was published from."""
     commit = manifest.commit
     if commit is None:
         raise ConfigError(
@@ -218,7 +236,7 @@ def _in_worktree(manifest: Manifest, folder: Path, words: Sequence[str]) -> bool
             raise ConfigError(f"commit {commit[:12]}: has no such command yet; code=here runs it by this code")
         command = [sys.executable, "-P", "-m", "ablations.reproduce", *words, "code=here"]
         environment = {**os.environ, "PYTHONPATH": str(tree)}
-        return subprocess.run(command, env=environment).returncode == 0
+        return subprocess.run(command, env=environment).returncode
 
 
 @contextlib.contextmanager
@@ -243,8 +261,15 @@ def opened(place: Path) -> Iterator[Path]:
         return
     if not zipfile.is_zipfile(place):
         raise ConfigError(f"{place}: neither the folder of a published result nor a zip file of one")
-    with tempfile.TemporaryDirectory(prefix="reproduce-") as scratch, zipfile.ZipFile(place) as archive:
-        archive.extractall(scratch)  # names that lead out of it are cut by zipfile
+    with tempfile.TemporaryDirectory(prefix="reproduce-") as scratch:
+        try:
+            with zipfile.ZipFile(place) as archive:
+                size = sum(entry.file_size for entry in archive.infolist())
+                if size > MOST_BYTES:
+                    raise ConfigError(f"{place}: unpacks to {size:,} bytes; at most {MOST_BYTES:,}")
+                archive.extractall(scratch)  # names that lead out of it are cut by zipfile
+        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, zlib.error) as error:
+            raise ConfigError(f"{place}: cannot be unpacked ({error})") from None
         plans = sorted(Path(scratch).rglob(PLAN))
         if len(plans) != 1:
             raise ConfigError(f"{place}: holds {len(plans)} results; name a folder of one")
@@ -260,17 +285,22 @@ def main(arguments: list[str] | None = None) -> int:
 
     def work() -> int:
         check_house()
+        signal.signal(signal.SIGTERM, _interrupt)
         places = [word for word in words if "=" not in word]
         if len(places) != 1:
             raise ConfigError(f"reproduce: expected one result, as in results/moe_balance/cpu, not {len(places)}")
         config = parse(ReproduceConfig, [word for word in words if "=" in word])
-        place = Path(places[0]).expanduser()
+        place = Path(os.path.expanduser(places[0]))
         with opened(place) as folder:
             own = [word for word in words if "=" in word and word.partition("=")[0] not in ("code", "runs_dir")]
             again = [str(folder.absolute()), f"runs_dir={config.runs_dir.absolute()}", *own]
-            return 0 if reproduce(folder, config, again) else 1
+            return reproduce(folder, config, again)
 
     return obeyed(work, "stopped; what is finished is kept, and the same command goes on from here")
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -37,6 +37,8 @@ def build(name: str = "tiny", changes: Mapping[str, Any] | None = None, seed: in
         group = values
         for part in path:
             group = group.setdefault(part, {})
+            if not isinstance(group, dict):
+                raise ConfigError(f"{key}: {part} is a value and no group of keys")
         group[last] = value
     changed = built(ModelConfig, values, "model")
     resolved = resolve_dtype(changed.dtype, "cpu", changed.precision.recipe)

@@ -2,7 +2,9 @@
 
 A trial is the same trial where its id is: the same code, keys, data, versions and instruction set. Then every number
 must be equal, to the bit. Elsewhere rounding goes another way, and a training amplifies it like any other perturbation;
-then an arm's difference must lie inside the interval that the result states for it.
+then an arm's difference must lie where a second estimate of it would: about the published one, as far as the spread
+over seeds lets two such means differ, for all cells together in 95 % of reruns. (The stated interval is about the true
+mean: of a hundred faithful cells some always lie outside it.)
 """
 
 import csv
@@ -10,17 +12,17 @@ import io
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ablations.judge.result import ArmResult, Result, score_values
-from ablations.judge.stats import ROUNDING, Difference
+from ablations.judge.stats import ROUNDING
 from ablations.metrics import at_shares
 from ablations.metrics import metric as metric_of
 from ablations.record.record import Record
 
-Mark = Literal["equal", "inside", "outside", "missing"]
-RIGHT: tuple[Mark, ...] = ("equal", "inside")
+Mark = Literal["equal", "inside", "outside", "missing", "no error known"]
+RIGHT: tuple[Mark, ...] = ("equal", "inside", "no error known")
 
 
 @dataclass(frozen=True)
@@ -72,19 +74,21 @@ class Cell:
 
 
 def cells(result: Result, trials: Sequence[Again]) -> list[Cell]:
-    """Every metric and score of every arm that was run again, in the order of the result."""
-    found = []
-    for name, arm in result.arms.items():
-        own = [trial for trial in trials if trial.arm == name]
-        metrics = dict.fromkeys(metric for trial in own for side in trial.sides for metric in side)
-        found += [_cell(result, arm, metric, own, trials) for metric in metrics]
-    return found
+    """Every metric and score of the published records, for each arm that was run again, in the result's order."""
+    asked = [
+        (arm, metric)
+        for name, arm in result.arms.items()
+        for metric in dict.fromkeys(m for trial in trials if trial.arm == name for m in trial.sides[0])
+    ]
+    return [_cell(result, arm, metric, trials, len(asked)) for arm, metric in asked]
 
 
-def _cell(result: Result, arm: ArmResult, metric: str, own: Sequence[Again], every: Sequence[Again]) -> Cell:
+def _cell(result: Result, arm: ArmResult, metric: str, every: Sequence[Again], count: int) -> Cell:
+    """`count`: of all cells, which share the level."""
+    own = [trial for trial in every if trial.arm == arm.name]
     one, other = _by_seed(own, 0, metric), _by_seed(own, 1, metric)
     means = (_mean(one), _mean(other))
-    if not one or one.keys() != other.keys():
+    if one.keys() != other.keys():
         return Cell(arm.name, metric, *means, None, None, "missing")
     if one == other or all(trial.same_trial for trial in own):
         return Cell(arm.name, metric, *means, None, None, "equal" if one == other else "outside")
@@ -93,45 +97,38 @@ def _cell(result: Result, arm: ArmResult, metric: str, own: Sequence[Again], eve
     common = sorted(other.keys() & rivals.keys())
     if difference is not None and common:
         again = statistics.fmean(other[seed] - rivals[seed] for seed in common)
-        low, high = _stated(difference, len(common), means[0] or 0.0)
-        return Cell(arm.name, metric, difference.mean, again, low, high, _between(low, again, high), difference.against)
-    low, high = _of_mean(arm, metric, one)
-    again = statistics.fmean(other.values())
-    return Cell(arm.name, metric, means[0], again, low, high, _between(low, again, high))
+        span = reach(difference.sd, difference.n, len(common), count, means[0] or 0.0)
+        return _within(Cell(arm.name, metric, difference.mean, again, None, None, "outside", difference.against), span)
+    values = list(arm.values.get(metric, one).values())
+    sd = statistics.stdev(values) if len(values) > 1 else 0.0
+    span = reach(sd, len(values), len(other), count, means[0] or 0.0)
+    return _within(Cell(arm.name, metric, means[0], means[1], None, None, "outside"), span)
 
 
-def _between(low: float, value: float, high: float) -> Mark:
-    return "inside" if low <= value <= high else "outside"
+def reach(sd: float, n: int, again: int, cells: int, level: float = 0.0) -> float | None:
+    """How far a mean over `again` seeds may lie from one over `n` whose values spread by `sd`, in 95 % of reruns for so
+    many cells together. None where one seed shows no spread; where seeds differ by the rounding of values of this
+    `level` alone, as far as that goes."""
+    from scipy import stats
+
+    if n < 2:
+        return None
+    rounding = ROUNDING * abs(level)
+    return max(rounding, float(stats.t.isf(0.025 / cells, n - 1)) * sd * math.sqrt(1 / n + 1 / again))
+
+
+def _within(cell: Cell, span: float | None) -> Cell:
+    """The cell, marked by whether it lies within this of the published number."""
+    assert cell.published is not None and cell.rerun is not None
+    if span is None:
+        return replace(cell, mark="no error known")
+    low, high = cell.published - span, cell.published + span
+    return replace(cell, low=low, high=high, mark="inside" if low <= cell.rerun <= high else "outside")
 
 
 def _by_seed(trials: Sequence[Again], side: Literal[0, 1], metric: str) -> dict[int, float]:
     """Of the published records (0) or of those of the rerun (1)."""
     return {trial.seed: trial.sides[side][metric] for trial in trials if metric in trial.sides[side]}
-
-
-def _stated(difference: Difference, seeds: int, level: float) -> tuple[float, float]:
-    """The interval as it is stated, and as wide as fewer seeds would have made it; where none could be stated, because
-    the seeds differ by rounding alone, as far as rounding goes."""
-    if difference.low is None or difference.high is None:
-        rounding = ROUNDING * abs(level)
-        return difference.mean - rounding, difference.mean + rounding
-    wider = math.sqrt(max(1.0, difference.n / seeds))
-    return (
-        difference.mean - wider * (difference.mean - difference.low),
-        difference.mean + wider * (difference.high - difference.mean),
-    )
-
-
-def _of_mean(arm: ArmResult, metric: str, one: Mapping[int, float]) -> tuple[float, float]:
-    """Of an arm that is compared with nothing: 95 % about its mean over these seeds, from its spread over all."""
-    from scipy import stats
-
-    values = list(arm.values.get(metric, one).values())
-    centre = statistics.fmean(one.values())
-    if len(values) < 2:
-        return centre, centre
-    half = float(stats.t.isf(0.025, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(one))
-    return centre - half, centre + half
 
 
 def csv_cells(published: str, rerun: str) -> tuple[int, list[str]]:

@@ -58,8 +58,8 @@ def outcomes(one: Sequence[Record], other: Sequence[Record]) -> list[Outcome]:
     paired = same_batches(one, other)
     found = []
     for metric in left:
-        if metric not in right or find_metric(metric).yardstick:
-            continue
+        if metric not in right or find_metric(metric).yardstick or (metric == "train_loss" and not paired):
+            continue  # what a training's own loss is taken on is another yardstick for otherwise arranged text
         here, there = left[metric], right[metric]
         common = sorted(here.keys() & there.keys()) if paired else []
         if common:

@@ -40,9 +40,17 @@ def audit(folder: Path) -> list[Finding]:
     manifest = Manifest.read(folder)
     findings = _files(folder, manifest)
     try:
-        plan, state = PlanDocument.read(folder), SweepState.read(folder)
+        plan = PlanDocument.read(folder)
     except ConfigError as error:
         return [*findings, Finding("unreadable", PLAN, str(error))]
+    try:
+        state = SweepState.read(folder)
+    except ConfigError as error:
+        return [*findings, Finding("unreadable", STATE, str(error))]
+    if strange := sorted({trial.arm for trial in state.confirm} - (plan.arms.keys() & state.chosen.keys())):
+        findings.append(
+            Finding("inconsistent", STATE, f"trials of {', '.join(strange)}, which no plan or choice knows")
+        )
     return [*findings, *_plan(folder, manifest, plan, state), *_records(folder, manifest, state)]
 
 

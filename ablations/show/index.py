@@ -125,7 +125,7 @@ def _choice(name: str, options: Mapping[str, str]) -> str:
 def _bar(summary: Summary) -> str:
     """How many of the claims have which verdict; what is open stays pale."""
     parts = (
-        f'<i class="{style}" style="width: {100 * summary.outcomes[outcome] / summary.claims:.1f}%"></i>'
+        f'<i class="{style}" style="width: {100 * summary.outcomes[outcome] / max(1, summary.claims):.1f}%"></i>'
         for outcome, style in COLOURED.items()
         if outcome in summary.outcomes
     )

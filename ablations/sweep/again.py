@@ -2,24 +2,27 @@
 
 import dataclasses
 import shlex
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ablations.config.compose import compose
+from ablations.config.sweeprules import NAME
 from ablations.config.trialkeys import TrialKeys, differing, value_of
+from ablations.files import sha
 from ablations.judge.repeated import Again
 from ablations.launch.progress import Progress
 from ablations.record.documents import ConfirmTrial, PlanDocument, SweepState
 from ablations.record.record import Record
 from ablations.sweep.plan import Plan, Published
 from ablations.sweep.planning import make_plan
-from ablations.sweep.trials import Trial, Trials
+from ablations.sweep.trials import Trials, keys_of
 from ablations.sweep.workplace import check_writable, prepared_texts, started_pool
 from ablations.trial.identity import bits, code_hash
 from models.files import write_atomically
 from models.typed import ConfigError, build
+from tasks.evals.prepare import OUR_TASKS
 
 OTHERWISE = ("sweep", "search", "results_dir", "sweeps_dir", "runs_dir")
 """Words of the plan's command that a rerun says itself."""
@@ -35,33 +38,65 @@ class Rerun:
     """Takes trials, data and the sweep's file."""
     workers: int | None = None
     progress: str = "auto"
+    trust: bool = False
+    """Whether files that the result names may be opened."""
 
 
 def planned_again(rerun: Rerun) -> Plan:
-    """The plan, made anew; searched values are those of the result.
+    """The plan, made anew; searched values are those of the result. Nothing is read but its words: a result may be
+    anybody's, and what its plan names (files of tasks, of text) is opened only where `trust` says so.
 
-    Raises ConfigError where the result does not hold its sweep's file, or where that makes another plan here.
+    Raises ConfigError where the result does not hold its sweep's file, where that makes another plan here, or where it
+    names files.
     """
-    document = rerun.document
+    document, state = rerun.document, rerun.state
     if not document.sweep_file or not document.command:
         raise ConfigError(
             f"plan.json of sweep={document.sweep}: holds neither the sweep's file nor the command (it is of an earlier "
             "version), so that nothing can be run from it; tables_only=true rebuilds its tables"
         )
+    if not NAME.fullmatch(document.sweep):
+        raise ConfigError(f"plan.json: sweep={document.sweep}: not the name of a sweep (letters, digits, _ and -)")
+    check_writable(rerun.runs)
     file = rerun.runs / "sweeps" / f"{document.sweep}.yaml"
     write_atomically(file, document.sweep_file)
-    words = shlex.split(document.command)
-    own = [word for word in words[words.index("ablations.run") + 1 :] if word.partition("=")[0] not in OTHERWISE]
+    own = [word for word in _typed(document.command) if word.partition("=")[0] not in OTHERWISE]
     places = [f"results_dir={rerun.runs / 'none'}", f"runs_dir={rerun.runs}"]
     given = [f"sweep={document.sweep}", "search=fresh", *own, *places, "track.mode=disabled"]
     given += [f"launch.progress={rerun.progress}"]
     given += [f"launch.workers={rerun.workers}"] if rerun.workers is not None else []
     plan = make_plan(compose(given, file))
-    missing = sorted(document.arms.keys() - plan.arms.keys())
+    missing = sorted(document.arms.keys() - (plan.arms.keys() & state.chosen.keys()))
     if missing:
-        raise ConfigError(f"sweep={document.sweep}: makes no arm {', '.join(missing)} here, which the result has")
-    state = rerun.state
+        raise ConfigError(
+            f"sweep={document.sweep}: no arm {', '.join(missing)} comes of its file, which the result has"
+        )
+    if not rerun.trust:
+        _refuse_files(plan)
     return dataclasses.replace(plan, published=Published(state.chosen, state.mistuning, state.search))
+
+
+def _typed(command: str) -> list[str]:
+    """The words behind `python -m ablations.run`."""
+    try:
+        words = shlex.split(command)
+        return words[words.index("ablations.run") + 1 :]
+    except ValueError:
+        raise ConfigError(f"plan.json: command={command}: no command of ablations.run") from None
+
+
+def _refuse_files(plan: Plan) -> None:
+    """A task's file can run code, and a text's path can be of anything."""
+    for arm in plan.arms.values():
+        data = [stage.data for stage in arm.keys.stages]
+        named = {"eval.tasks": [task for task in arm.keys.eval.tasks if task not in OUR_TASKS]}
+        named |= {f"data.{name}": [v for d in data if (v := getattr(d, name))] for name in ("path", "name", "domains")}
+        for key, values in named.items():
+            if values:
+                raise ConfigError(
+                    f"arm {arm.name}: {key}={values[0]}: the result has this opened here, which can run its "
+                    "author's code; trust=true does so all the same"
+                )
 
 
 def run_again(
@@ -69,55 +104,54 @@ def run_again(
 ) -> list[Again]:
     """Train them, and what they branch off. `published`: the record of an id.
 
-    Raises ConfigError where a trial would be of other keys than its record has, which no number could tell from chance.
+    Raises ConfigError where a trial would be of other keys than its record has, or learn from another text: that no
+    number could tell from chance.
     """
-    check_writable(rerun.runs)
+    before = {trial: published(trial.id) for trial in wanted}
+    for trial, record in before.items():
+        point = rerun.state.chosen[trial.arm]
+        _check_keys(trial, keys_of(plan, plan.arms[trial.arm], "confirm", point, trial.share), record)
     with Progress(plan.config.launch.progress, plan.sweep.name) as progress:
-        fingerprint = prepared_texts(plan, rerun.runs / "data", progress.note)
+        text = prepared_texts(plan, rerun.runs / "data", progress.note)
+        for trial, record in before.items():
+            if record.data and sha(record.data) != sha(text(plan.arms[trial.arm].keys)):
+                raise ConfigError(
+                    f"arm {trial.arm} seed {trial.seed}: learns from another text here than its record did; install "
+                    "the versions of its commit's requirements.lock, of whose sources the text is made"
+                )
         with started_pool(plan, rerun.runs, rerun.runs / "logs", progress) as pool:
-            trials = Trials(plan, rerun.runs, plan.config.scale, fingerprint, pool, progress)
+            trials = Trials(plan, rerun.runs, plan.config.scale, text, pool, progress)
             made = {
                 trial: trials.of(
                     plan.arms[trial.arm], "confirm", trial.seed, rerun.state.chosen[trial.arm], trial.share
                 )
-                for trial in wanted
+                for trial in before
             }
-            before = {trial: published(trial.id) for trial in made}
-            for trial, own in made.items():
-                _check_keys(trial, own, before[trial])
-                if own.id != trial.id:
-                    other = why_other(before[trial], fingerprint(own.keys))
-                    progress.note(f"{trial.arm} seed {trial.seed}: another trial here ({other})")
             records = trials.run("reproduction", list(made.values()))
     return [Again(trial.arm, trial.seed, before[trial], records[own.id], trial.share) for trial, own in made.items()]
 
 
-def _check_keys(trial: ConfirmTrial, own: Trial, record: Record) -> None:
+def _check_keys(trial: ConfirmTrial, own: TrialKeys, record: Record) -> None:
     known = build(TrialKeys, record.config)  # a key that was not there yet had its default
-    other = differing(known, own.keys) or (["before"] if known.before != own.keys.before else [])
+    other = differing(known, own) or (["before"] if known.before != own.before else [])
     if other:
         name, more = other[0], f", and {len(other) - 1} more keys" if len(other) > 1 else ""
-        here, there = (
-            getattr(keys, name, None) if name == "before" else value_of(keys, name) for keys in (own.keys, known)
-        )
+        here, there = (getattr(keys, name, None) if name == "before" else value_of(keys, name) for keys in (own, known))
         raise ConfigError(
             f"arm {trial.arm} seed {trial.seed}: {name}={here} here, and {there} in its record{more}: the scale or "
             "defaults have changed since; run it from its own commit"
         )
 
 
-def why_other(record: Record, text: Mapping[str, Any]) -> str:
-    """What makes this another trial than the record's: each as `name here, there`."""
+def why_other(record: Record) -> str:
+    """What makes it another trial here than it was: each as `name here, there`."""
     now = {**bits(), "code": code_hash()}
     found = [
-        f"{name}: {_short(value)} here, {_short(record.environment.get(name))} there"
+        f"{name} {_short(value)} here, {_short(record.environment.get(name))} there"
         for name, value in now.items()
         if record.environment.get(name) != value
     ]
-    return (
-        ", ".join([*found, *(["the text is another"] if record.data != text else [])])
-        or "its keys are written otherwise"
-    )
+    return ", ".join(found) or "its keys are written otherwise"
 
 
 def _short(value: Any) -> str:

@@ -33,6 +33,17 @@ class Trial:
     """The id of the trial of the same seed that it is compared with."""
 
 
+def keys_of(
+    plan: Plan, arm: Arm, phase: Literal["search", "confirm"], point: Mapping[str, float], share: float = 1.0
+) -> TrialKeys:
+    """What a trial of the arm is trained with, at searched values and on a share of the tokens."""
+    changes: dict[str, Any] = dict(point)
+    if phase == "search":
+        changes |= {"eval.split": "validation", "eval.tasks": []}
+    keys = with_overrides(arm.keys, changes, f"arm {arm.name}")
+    return at_share(keys, share, plan.sweep.horizons) if phase == "confirm" and plan.sweep.horizons else keys
+
+
 class Trials:
     """Makes a plan's trials and runs them in the pool, in `runs/trials`; `run` returns a record for every one of them,
     whether it is complete, has diverged or failed."""
@@ -67,12 +78,7 @@ class Trials:
         share: float = 1.0,
     ) -> Trial:
         """`share`: of the tokens, one of the sweep's horizons or all."""
-        changes: dict[str, Any] = dict(point)
-        if phase == "search":
-            changes |= {"eval.split": "validation", "eval.tasks": []}
-        keys = with_overrides(arm.keys, changes, f"arm {arm.name}")
-        if phase == "confirm" and self.plan.sweep.horizons:
-            keys = at_share(keys, share, self.plan.sweep.horizons)
+        keys = keys_of(self.plan, arm, phase, point, share)
         return Trial(
             trial_id(keys, seed, [self.fingerprint(stage) for stage in keys.stages]),
             arm.name,

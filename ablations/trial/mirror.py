@@ -93,13 +93,15 @@ class Mirror:
 
     def finish(self, record: Record | None) -> None:
         """End the run with what the record says; None: the trial failed, or was stopped."""
-        paired = self._pair(record) if record is not None else False
+        paired = list[bool]()
+        if record is not None:
+            self._try(lambda: paired.append(self._pair(record)))
         if self._run is not None and record is not None:
             self._try(lambda: self._run.summary.update(_summary(record)))
         if self._run is not None:
             self._try(lambda: self._run.finish(exit_code=0 if record and record.status == "complete" else 1))
         if self._run is not None and record is not None:
-            self._try(lambda: (Path(self._run.dir).parent / WHOLE).write_text(PAIRED if paired else ""))
+            self._try(lambda: (Path(self._run.dir).parent / WHOLE).write_text(PAIRED if any(paired) else ""))
         self._run = None
 
     def _pair(self, record: Record) -> bool:

@@ -138,3 +138,13 @@ def test_a_trial_does_not_depend_on_frames() -> None:
     assert {"load", "curves"} <= set(dir(ablations))
     with pytest.raises(AttributeError, match="module ablations has no attribute lode"):
         ablations.lode  # noqa: B018
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_a_copy_says_whose_it_is(sweep_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep_run(tmp_path / "runs", seeds=2)
+    published = publish(tmp_path / "runs", "moe_balance", "cpu", tmp_path / "results")
+    shutil.copytree(published, tmp_path / "mine" / "a_copy")
+    assert set(ablations.load(tmp_path / "mine" / "a_copy")["sweep"]) == {"moe_balance"}
+    monkeypatch.chdir(published)
+    assert set(ablations.load(".")["run"]) == {"cpu"}

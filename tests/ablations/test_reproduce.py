@@ -6,9 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ablations.files import read_json, write_json
+from ablations.judge.repeated import reach
 from ablations.record.audit import audit
 from ablations.record.documents import PLAN, STATE
 from ablations.record.manifest import MANIFEST, hashes
@@ -262,3 +264,106 @@ def test_an_audit_names_what_was_done_to_a_folder(
 def test_hashes_are_of_all_files_but_the_manifest(published: Path) -> None:
     found = hashes(published)
     assert MANIFEST not in found and found[PLAN] == hashlib.sha256((published / PLAN).read_bytes()).hexdigest()
+
+
+def evil(published: Path, word: str, **changes: Any) -> None:
+    """As somebody would hand it on who wants more than it to be read."""
+    edit(published, PLAN, lambda plan: plan | {"command": f"{plan['command']} {word}"} | changes)
+    digest = hashlib.sha256((published / PLAN).read_bytes()).hexdigest()
+    edit(published, STATE, lambda state: state | {"plan_sha": digest})
+    edit(
+        published,
+        MANIFEST,
+        lambda found: found | {"plan_sha256": digest, "sweep": changes.get("sweep", "toy")},
+        honest=True,
+    )
+
+
+def test_nothing_that_a_result_names_is_opened_without_trust(again: Any, published: Path, tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "evil.py").write_text(f"open({str(tmp_path / 'EXECUTED')!r}, 'w')\ndef f(x): return x\n")
+    task = "task: evil\ndataset_path: json\nprocess_docs: !function evil.f\noutput_type: multiple_choice\n"
+    (tmp_path / "own" / "evil.yaml").write_text(task)
+    edit(published, PLAN, lambda plan: plan | {"command": plan["command"].replace("'eval.tasks=[]'", "")})
+    evil(published, f"'eval.tasks=[{tmp_path / 'own' / 'evil.yaml'}]'")
+    code, lines = again()
+    assert code == 2 and "which can run its author's code; trust=true" in lines[-1], lines
+    assert not (tmp_path / "EXECUTED").exists()
+
+
+@pytest.mark.parametrize("name", ["../../out", "/tmp/out", ".hidden", "a b"])
+def test_a_sweeps_name_leads_nowhere(again: Any, published: Path, tmp_path: Path, name: str) -> None:
+    evil(published, "", sweep=name)
+    before = sorted(tmp_path.rglob("*"))
+    code, lines = again()
+    assert code == 2 and "not the name of a sweep" in lines[-1] and sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("command", ["python -m ablations.report sweep=toy", "ablations.run 'sweep"])
+def test_a_plan_with_another_command_is_one_line(again: Any, published: Path, command: str) -> None:
+    edit(published, PLAN, lambda plan: plan | {"command": command})
+    code, lines = again("anyway=true")
+    assert code == 2 and "no command of ablations.run" in lines[-1]
+
+
+def test_nothing_compared_is_no_success(again: Any, published: Path) -> None:
+    for path in (published / "records").iterdir():
+        path.unlink()
+    edit(published, MANIFEST, lambda found: found | {"partial": True, "files": hashes(published)})
+    code, lines = again()
+    assert code == 2 and "nothing to compare with" in lines[-1]
+
+
+def test_only_what_the_published_record_has_must_be_there(again: Any, published: Path) -> None:
+    """Today's code may measure more."""
+    for path in (published / "records").iterdir():
+        edit(published, f"records/{path.name}", lambda r: r | {"metrics": {"loss": r["metrics"]["loss"]}})
+    edit(published, MANIFEST, lambda found: found | {"files": hashes(published), "code": "c" * 64})
+    edit(published, PLAN, lambda plan: plan | {"code": "c" * 64})
+    lines = again("anyway=true", "code=here", "quick=true")[1]
+    assert "2 cells: 2 equal" in lines[-1], lines
+
+
+def test_another_text_is_refused_and_not_compared(again: Any, published: Path) -> None:
+    edit(published, a_record(published), lambda record: record | {"data": {"sha256": "of another"}})
+    code, lines = again("anyway=true", "arm=bias")
+    assert code == 2 and "bias seed 1: learns from another text here" in lines[-1], lines
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"PK\x05\x06" + b"\0" * 18, "holds 0 results"),
+        (b"PK\x03\x04 cut", "neither the folder"),
+        (b"text", "neither the folder"),
+    ],
+)
+def test_an_archive_that_is_none_is_one_line(again: Any, tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "a.zip").write_bytes(content)
+    code, lines = again(place=tmp_path / "a.zip")
+    assert code == 2 and said in lines[-1]
+
+
+def test_a_damaged_or_huge_archive_is_one_line(
+    again: Any, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = zipped(published, tmp_path)
+    content = bytearray(whole.read_bytes())
+    content[200:400] = b"x" * 200
+    (tmp_path / "damaged.zip").write_bytes(content)
+    code, lines = again(place=tmp_path / "damaged.zip")
+    assert code == 2 and "cannot be unpacked" in lines[-1]
+    monkeypatch.setattr("ablations.reproduce.MOST_BYTES", 1000)
+    code, lines = again(place=whole)
+    assert code == 2 and "at most 1,000" in lines[-1]
+
+
+def test_a_faithful_rerun_lies_within_reach_of_all_cells_in_95_percent() -> None:
+    """Two estimates from seeds of their own, many cells at once; one seed says nothing."""
+    rng = np.random.default_rng(0)
+    for n, again, count in ((8, 8, 90), (8, 2, 20), (4, 4, 7)):
+        first, second = rng.normal(size=(1000, count, n)), rng.normal(size=(1000, count, again))
+        sds, apart = first.std(axis=-1, ddof=1), np.abs(first.mean(axis=-1) - second.mean(axis=-1))
+        outside = (apart > sds * reach(1.0, n, again, count)).any(axis=1).mean()
+        assert 0.02 < outside < 0.07, (n, again, count)
+    assert reach(0.0, 1, 1, 5) is None and reach(0.0, 4, 1, 5, level=4.0) == 4e-12

@@ -48,6 +48,7 @@ def test_a_checkpoint_is_loaded_with_its_tokenizer_and_goes_on_with_a_text(tmp_p
         ("tiny", {"atention.kind": "mha"}, "model.atention: no such key.*did you mean"),
         ("tiny", {"attention.kind": "mla2"}, "model.attention.kind=mla2"),
         ("tiny", {"moe.top_k": 99}, "top_k"),
+        ("tiny", {"attention.kind.x": "mha"}, "attention.kind.x: kind is a value"),
     ],
 )
 def test_a_wrong_model_is_one_line(size: str, changes: dict[str, object], said: str) -> None:

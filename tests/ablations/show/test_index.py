@@ -134,3 +134,8 @@ def test_run_without_a_word_lists_the_sweeps(capsys: Any, tmp_path: Path, monkey
     out, err = capsys.readouterr()
     assert err == "" and all(name in out for name in sweep_files(None))
     assert "claims settled" in out and "--help" in out and list(tmp_path.iterdir()) == []
+
+
+def test_a_summary_of_no_claim_that_counts_ends_no_list(tmp_path: Path) -> None:
+    put(tmp_path, outcomes={"agrees": 0})
+    assert "0 of 0 claims settled" in index_html(tmp_path)

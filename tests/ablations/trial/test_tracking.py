@@ -335,6 +335,19 @@ def test_a_run_holds_its_differences_to_the_baselines_trial(trial, tmp_path):
     assert summary["paired/test/loss"] == pytest.approx(record.metrics["loss"] - rival.metrics["loss"])
 
 
+def test_a_baseline_that_cannot_be_read_fails_no_trial(tmp_path):
+    (tmp_path / "record.json").write_text("{")
+    heard = list[str]()
+
+    class Open:
+        def __getattr__(self, name: str) -> Any:
+            return lambda *_, **__: None
+
+    mirror = Mirror(Open, failed=heard.append, against=tmp_path / "record.json")
+    mirror.finish(RECORD)
+    assert len(heard) == 1 and "not readable as JSON" in heard[0]
+
+
 class Killed(BaseException):
     pass
 
