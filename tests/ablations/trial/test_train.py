@@ -454,7 +454,7 @@ class Watching(Unwatched):
     def step(self, row: Any) -> None:
         self.steps.append(row["step"])
 
-    def validation(self, step: int, loss: float, max_vio: float) -> None:
+    def validation(self, step: int, tokens: float, loss: float, max_vio: float) -> None:
         self.validated.append(step)
 
 
