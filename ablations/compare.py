@@ -163,13 +163,13 @@ def _value(value: Any) -> str:
 
 
 def _outcomes(one: Sequence[Record], other: Sequence[Record], heads: Sequence[str]) -> Table:
-    rows = []
-    for found in outcomes(one, other):
+    rows, both = [], outcomes(one, other)
+    for found in both:
         metric = metric_of(found.metric)
         cells = [numbers.fixed(found.one, metric.digits), numbers.fixed(found.other, metric.digits)]
         difference = numbers.signed(found.difference, metric.digits)
         rows.append([metric.label, *cells, difference, numbers.interval(found.low, found.high, metric.digits)])
-    pairs = max((found.pairs for found in outcomes(one, other)), default=0)
+    pairs = max((found.pairs for found in both), default=0)
     note = "Nothing that both have." if not rows else _how(pairs, same_batches(one, other))
     return Table("What came out", ["metric", *heads, "second - first", "95 %"], rows, note)
 
@@ -199,12 +199,11 @@ def _sweeps(one: Result, other: Result, heads: Sequence[str]) -> list[Table]:
     """Arms that both have, by the first one's primary metric, and the claims that both judge."""
     metric, rows = metric_of(one.primary), []
     for arm, twin in shared_arms(one, other):
-        sides = [[a.records[seed] for seed in sorted(a.records)] for a in (arm, twin)]
-        for found in outcomes(*sides):
-            if found.metric == one.primary:
-                means = [numbers.fixed(value, metric.digits) for value in (found.one, found.other)]
-                interval = numbers.interval(found.low, found.high, metric.digits)
-                rows.append([arm.name, *means, numbers.signed(found.difference, metric.digits), interval])
+        left, right = ([a.records[seed] for seed in sorted(a.records)] for a in (arm, twin))
+        for found in outcomes(left, right, one.primary):
+            means = [numbers.fixed(value, metric.digits) for value in (found.one, found.other)]
+            interval = numbers.interval(found.low, found.high, metric.digits)
+            rows.append([arm.name, *means, numbers.signed(found.difference, metric.digits), interval])
     judged = [[claim.claim, claim.one, claim.other] for claim in claims(one, other)]
     return [
         Table(

@@ -15,6 +15,7 @@ import msgspec
 
 from ablations.config.trialkeys import TRIAL_GROUPS
 from ablations.judge.result import is_score
+from ablations.judge.sidebyside import leaves
 from ablations.record.documents import PLAN, STATE, SweepState
 from ablations.record.record import FORMAT, RECORD, RECORDS
 from ablations.record.steplog import STEPS, read_steps
@@ -180,7 +181,8 @@ def _row(path: Path, uses: Mapping[str, list[Use]], sweep: str | None, everythin
     row = {name: getattr(trial, name) for name in OWN}
     row |= {name: getattr(first, name, None) for name in OF_THE_SWEEP[:-1]}
     row["uses"] = tuple(map(str, own))
-    row |= dict(_leaves(trial.config, ""))
+    row["stages"] = len(trial.config.pop("before", ())) + 1  # what came before the last one is told by their number
+    row |= {name: _cell(value) for name, value in leaves(trial.config)}
     row |= trial.metrics
     row |= {
         f"{task}/{name}": value
@@ -192,17 +194,6 @@ def _row(path: Path, uses: Mapping[str, list[Use]], sweep: str | None, everythin
     row |= {ENVIRONMENT + name: _cell(value) for name, value in trial.environment.items()}
     row["path"] = str(path)
     return row
-
-
-def _leaves(config: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    """Dotted key -> value. What came before the last stage is told by the number of stages alone."""
-    for name, value in config.items():
-        if name == "before" and not prefix:
-            yield "stages", len(value) + 1
-        elif isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, _cell(value)
 
 
 def _cell(value: Any) -> Any:

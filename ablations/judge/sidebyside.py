@@ -4,9 +4,8 @@ Two arms are paired by seed where they learned from the same text in the same ba
 nothing in common, and the interval is Welch's, of two samples.
 """
 
-import itertools
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,17 +46,18 @@ class Outcome:
 
 def changed(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[Changed]:
     """The leaves of two nested mappings that differ, by dotted name."""
-    left, right = dict(_leaves(one, "")), dict(_leaves(other, ""))
+    left, right = dict(leaves(one)), dict(leaves(other))
     both = {name: (left.get(name, ABSENT), right.get(name, ABSENT)) for name in sorted({*left, *right})}
     return [Changed(name, here, there) for name, (here, there) in both.items() if here != there]
 
 
-def outcomes(one: Sequence[Record], other: Sequence[Record]) -> list[Outcome]:
-    """Of the metrics and scores that both sides have, over complete trials. Records of a side differ in seed alone."""
+def outcomes(one: Sequence[Record], other: Sequence[Record], only: str | None = None) -> list[Outcome]:
+    """Of the metrics and scores that both sides have, or of one, over complete trials. Records of a side differ in seed
+    alone."""
     left, right = _values(one), _values(other)
     paired = same_batches(one, other)
     found = []
-    for metric in left:
+    for metric in left if only is None else {only} & left.keys():
         if metric not in right or find_metric(metric).yardstick or (metric == "train_loss" and not paired):
             continue  # what a training's own loss is taken on is another yardstick for otherwise arranged text
         here, there = left[metric], right[metric]
@@ -75,7 +75,7 @@ def same_batches(one: Sequence[Record], other: Sequence[Record]) -> bool:
     if not one or not other:
         return False
     left, right = one[0], other[0]
-    own, theirs = dict(_leaves(left.config, "")), dict(_leaves(right.config, ""))
+    own, theirs = dict(leaves(left.config)), dict(leaves(right.config))
     return left.data == right.data and all(own.get(key) == theirs.get(key) for key in BATCHES)
 
 
@@ -123,8 +123,10 @@ def _interval(
     return float(interval.low), float(interval.high)
 
 
-def _leaves(values: Mapping[str, Any], prefix: str) -> "itertools.chain[tuple[str, Any]]":
-    return itertools.chain.from_iterable(
-        _leaves(value, f"{prefix}{name}.") if isinstance(value, Mapping) and value else [(prefix + name, value)]
-        for name, value in values.items()
-    )
+def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted name -> value of nested mappings; an empty one is a value."""
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

@@ -115,7 +115,7 @@ def load_map(result: Result) -> "Figure | None":
         wide[name][: len(load), : load.shape[1]] = load
     loads = wide
     first = loads[next(iter(loads))]
-    if all(np.allclose(load, first, equal_nan=True) for load in loads.values()):
+    if len(loads) > 1 and all(np.allclose(load, first, equal_nan=True) for load in loads.values()):
         loads = {"every arm": first}
     chosen = list(range(layers)) if layers <= MOST_LAYERS else [0, layers // 2, layers - 1]
     highest = max(1.5, max(float(np.nanmax(load)) for load in loads.values()))

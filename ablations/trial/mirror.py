@@ -52,6 +52,9 @@ class Mirror:
 
     def replay(self, rows: Sequence[Mapping[str, Any]], validation: Mapping[str, Sequence[float]]) -> None:
         """What a step log and a record's validation hold, in order."""
+        self._try(lambda: self._replay(rows, validation))
+
+    def _replay(self, rows: Sequence[Mapping[str, Any]], validation: Mapping[str, Sequence[float]]) -> None:
         columns = (validation.get(name, []) for name in ("step", "tokens", "loss", "max_vio_global"))
         found = {int(step): (tokens, loss, vio) for step, tokens, loss, vio in zip(*columns, strict=True)}
         for row in rows:

@@ -240,6 +240,10 @@ def extended(published: Path) -> None:
     edit(published, a_record(published), lambda record: record | {"remark": 1}, honest=True)
 
 
+def unchosen(published: Path) -> None:
+    edit(published, STATE, lambda state: state | {"chosen": {"aux_loss": {}}}, honest=True)
+
+
 @pytest.mark.parametrize(
     ("change", "kinds"),
     [
@@ -249,6 +253,7 @@ def extended(published: Path) -> None:
         (renamed, ["changed", "inconsistent", "inconsistent"]),
         (replanned, ["inconsistent", "inconsistent"]),
         (extended, ["unreadable"]),
+        (unchosen, ["inconsistent"]),
     ],
 )
 def test_an_audit_names_what_was_done_to_a_folder(

@@ -346,6 +346,8 @@ def test_a_baseline_that_cannot_be_read_fails_no_trial(tmp_path):
     mirror = Mirror(Open, failed=heard.append, against=tmp_path / "record.json")
     mirror.finish(RECORD)
     assert len(heard) == 1 and "not readable as JSON" in heard[0]
+    Mirror(Open, failed=heard.append).replay([{"step": 1, "loss": 1.0}], {"step": [1.0], "loss": [1.0]})
+    assert len(heard) == 2, "nor does a record of before tokens were counted"
 
 
 class Killed(BaseException):
