@@ -195,10 +195,10 @@ def no_speed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def training(pool: Any) -> Any:
-    """The pool in this process, with the real jobs."""
-    from ablations.sweep import jobs
+    """The pool in this process, with the real jobs; guards look at whole sweeps in their own tests."""
+    import quick_kinds
 
-    pool.kinds.update(jobs.KINDS)
+    pool.kinds.update(quick_kinds.KINDS)
     return pool
 
 
@@ -285,12 +285,13 @@ def numbers(runs: Path) -> dict[str, Any]:
 
 
 QUICK = """
-import sys
+import functools, sys
 import ablations.show.figures
 import ablations.sweep.conductor, ablations.sweep.workplace
 from ablations.run import main
 ablations.show.figures.draw_figures = lambda result: []
 ablations.sweep.conductor.Conductor._speed = lambda *_: None
+ablations.sweep.workplace.Pool = functools.partial(ablations.sweep.workplace.Pool, kinds_module="quick_kinds")
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -304,7 +305,7 @@ def test_kill_9_of_worker_and_scheduler_changes_nothing(training, tmp_path, data
     assert run.main(words(whole, *SWEEP)) == 0, "undisturbed, in this very process"
 
     given = words(killed, *SWEEP)
-    with started(["-m", "ablations.run", *given], killed.parent) as scheduler:
+    with started(["-c", QUICK, *given], killed.parent) as scheduler:
         (victim,) = wait_until(lambda: records(killed) and training_now(killed))
         (worker,) = workers_of(scheduler.pid)
         os.kill(worker, signal.SIGKILL)

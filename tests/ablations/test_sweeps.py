@@ -10,6 +10,7 @@ from ablations.home import ROOT
 from ablations.report import write_report
 from ablations.show.figures import _FIGURES as FIGURES
 from ablations.trial.requests import GuardsRequest
+from models.config import ModelConfig
 from models.typed import build
 
 SWEEPS = {path.stem: path for path in sorted((ROOT / "sweeps").glob("*.yaml"))}
@@ -54,17 +55,24 @@ ARMS = {
 
 OF_WHOLE_TRAININGS = {"moe_balance": {"aa_scratch"}, "precision": {"aa_scratch", "control_scratch"}}
 """Diagnostics of sweeps that have these beside their branches; a control where a claim on them needs one."""
-GUARDED = ("mtp_depth", "packing", "pipeline", "precision")
-"""Between them they have what guards look at; `benchmarks/guards.py` looks at every arm of all sweeps."""
+
+
+def guarded(model: ModelConfig) -> bool:
+    """Arms whose tables show what guards found; `benchmarks/guards.py` looks at every arm of all sweeps."""
+    return model.pipeline.schedule != "none" or model.precision.recipe == "fp8_tensor"
 
 
 @pytest.fixture
-def real(monkeypatch: pytest.MonkeyPatch, pool: Any, request: pytest.FixtureRequest) -> Any:
+def real(monkeypatch: pytest.MonkeyPatch, pool: Any) -> Any:
     """The inline pool with the real jobs."""
     from ablations.sweep import jobs
 
-    guarded = request.node.callspec.params["name"] in GUARDED
-    monkeypatch.setattr(pool, "kinds", jobs.KINDS if guarded else jobs.KINDS | {"guards": pool.kinds["guards"]})
+    def guards(arguments: dict[str, Any], report: Any) -> dict[str, Any]:
+        looks = jobs.KINDS if guarded(build(GuardsRequest, arguments).keys.model) else pool_kinds
+        return looks["guards"](arguments, report)
+
+    pool_kinds = pool.kinds
+    monkeypatch.setattr(pool, "kinds", jobs.KINDS | {"guards": guards})
     monkeypatch.setattr("ablations.trial.speed.CHUNK_ROUNDS", 1)
     monkeypatch.setattr("ablations.trial.speed.TRAINING_ROUNDS", 6)
     # A process for every arm of every sweep would take half a minute; test_speed.py measures memory.
