@@ -17,7 +17,7 @@ from ablations.command import keys_of, parse
 from ablations.home import ROOT, check_house
 from ablations.judge.gather import load_published, load_result
 from ablations.judge.result import Result
-from ablations.record.documents import PLAN, STATE, PlanDocument
+from ablations.record.documents import JOURNAL, PLAN, STATE, PlanDocument
 from ablations.record.manifest import MANIFEST, Manifest
 from ablations.record.record import RECORD, RECORDS, recorded_at
 from ablations.record.rundir import differing, folders_of_scale, listed
@@ -33,7 +33,7 @@ RUN = (PLAN, STATE, *PAGES)
 INDEX = "index.html"
 FRAME = "records.parquet"
 PUBLISHED = (*RUN, RECORDS, FRAME, MANIFEST)
-"""What a published folder holds."""
+"""What a published folder holds; the journal of a search, too, where there was one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +104,7 @@ def publish(
     source, trials = Path(runs_dir) / sweep / run, Path(runs_dir) / "trials"
     write_pages(result, source)
     with whole_folder(target) as fresh:
-        for name in RUN:
+        for name in (*RUN, JOURNAL):
             _copy(source / name, fresh / name)
         (fresh / RECORDS).mkdir()
         for trial_id in result.state.trial_ids:
@@ -123,7 +123,7 @@ def publish_again(sweep: str, run: str, results_dir: str | Path | None = None) -
     target = _results(results_dir) / sweep / run
     result, earlier = load_published(target), Manifest.read(target)
     with whole_folder(target) as fresh:
-        for name in (PLAN, STATE, RECORDS):
+        for name in (PLAN, STATE, JOURNAL, RECORDS):
             _copy(target / name, fresh / name)
         write_pages(result, fresh)
         _write_frame(fresh, result)

@@ -24,6 +24,8 @@ class Choice:
     """Searched keys whose best value is the last one on that side, or would lie beyond it."""
     notes: list[str] = field(default_factory=list)
     """What the result must say of it."""
+    best: Point = field(default_factory=dict)
+    """The searched point that it stands on."""
 
 
 def choose(name: str, measured: Mapping[Key, Measured], limit: float | None) -> Choice:
@@ -42,14 +44,14 @@ def choose(name: str, measured: Mapping[Key, Measured], limit: float | None) -> 
             notes.append(f"{name}: no searched point keeps the balance asked for; the best balanced one was taken")
     point = dict(best)
     if LEARNING_RATE not in point:
-        return Choice(point, 0.0, edges=edges(point, measured, limit), notes=notes)
+        return Choice(point, 0.0, edges=edges(point, measured, limit), notes=notes, best=point)
     found = vertex(curve(LEARNING_RATE, point, {key: m.losses for key, m in measured.items()}))
     at_edge = edges(point, measured, limit)
     if found is None:
-        return Choice(point, None, edges=at_edge, notes=notes)
+        return Choice(point, None, edges=at_edge, notes=notes, best=point)
     if found.dropped:
         left_out = ", ".join(f"{rate:g}" for rate in found.dropped)
         notes.append(f"{name}: the parabola leaves out {LEARNING_RATE}={left_out}, which diverged or lies past a cliff")
     if found.beyond is not None:
         at_edge[LEARNING_RATE] = found.beyond
-    return Choice({**point, LEARNING_RATE: found.rate}, found.excess, found, at_edge, notes)
+    return Choice({**point, LEARNING_RATE: found.rate}, found.excess, found, at_edge, notes, best=point)

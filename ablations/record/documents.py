@@ -17,7 +17,7 @@ from ablations.files import read_json, write_json
 from ablations.record.guardresult import GuardResult
 from models.typed import ConfigError, build
 
-PLAN, STATE = "plan.json", "state.json"
+PLAN, STATE, JOURNAL = "plan.json", "state.json", "optuna.journal"
 FORMAT: Final = 1
 ArmKind = Literal["arm", "aa", "control"]
 Point = dict[str, float]

@@ -13,7 +13,17 @@ from ablations.launch.lock import single_owner
 from ablations.launch.pool import Pool
 from ablations.launch.progress import Progress
 from ablations.launch.space import DiskFull, full_place
-from ablations.record.documents import PLAN, ConfirmTrial, PlanDocument, Point, SearchTrial, Speed, SweepState, sha_of
+from ablations.record.documents import (
+    JOURNAL,
+    PLAN,
+    ConfirmTrial,
+    PlanDocument,
+    Point,
+    SearchTrial,
+    Speed,
+    SweepState,
+    sha_of,
+)
 from ablations.record.record import RECORD, RECORDS, finished
 from ablations.record.rundir import differing, folder_of, listed
 from ablations.sweep.disk import check_room
@@ -131,7 +141,7 @@ class Conductor:
             self.state.search = [trial for trial in plan.published.search if trial.arm in chosen]
             self.state.mistuning = {n: nats for n, nats in plan.published.mistuning.items() if n in chosen}
         else:
-            choices, notes = search(plan, self.trials, self.folder / "optuna.journal", self._keep_search)
+            choices, notes = search(plan, self.trials, self.folder / JOURNAL, self._keep_search)
             for note in notes:
                 self._note(note)
             chosen = {name: choice.point for name, choice in choices.items()}

@@ -1,29 +1,28 @@
-"""The search of an arm's values: one Optuna study per arm, told by one scheduler, in index order.
+"""The search of an arm's values: a grid, of which one scheduler asks every point.
 
-Every arm has the same points of the shared keys and the same budget. The grid is enqueued, so that a killed search
-repeats nothing and no sampler's random start decides what an arm may try. Nothing is pruned; a diverging trial stops
-itself. Selection is ours: the least loss among the points that keep the balance that the sweep asks for.
+Every arm has the same points of the shared keys and the same budget, so that a killed search repeats nothing and no
+sampler's random start decides what an arm may try. Nothing is pruned; a diverging trial stops itself. Selection is
+ours: the least loss among the points that keep the balance that the sweep asks for. Optuna is told, a study for each
+arm, as points end.
 """
 
 import contextlib
 import dataclasses
-import math
-import os
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from ablations.config.trialkeys import with_overrides
 from ablations.config.trialrules import check
 from ablations.judge import grid
 from ablations.judge.choice import Choice, choose
-from ablations.judge.grid import Key, Measured, Point, key_of, measure
+from ablations.judge.grid import Measured, key_of, measure
 from ablations.metrics import share_of_maximum
 from ablations.record.documents import SearchTrial
 from ablations.record.record import Record
 from ablations.sweep.plan import Arm, Plan
+from ablations.sweep.studies import Studies
 from ablations.sweep.trials import Trial, Trials
-from models.files import set_aside
 from models.typed import ConfigError
 
 MAX_WIDENINGS = 2
@@ -86,15 +85,16 @@ def search(
             for point in arm.grid(plan.shared)
             for seed in plan.search_seeds(arm)
         ]
-        records = trials.run("search" + " widened" * bool(generation), asked)
+        records = trials.run("search" + " widened" * bool(generation), asked, _telling(plan, asked, studies))
         keep([_row(trial, records[trial.id], plan.sweep.search.constraint_metric) for trial in asked])
-        choices = {arm.name: _choice(plan, arm, asked, records, studies) for arm in plan.searched_arms}
+        choices = {arm.name: _choice(plan, arm, asked, records) for arm in plan.searched_arms}
         wider = widened(plan, choices)
         if wider is None:
             break
         if generation < MAX_WIDENINGS:
             trials.progress.note(f"an optimum is on the edge of its grid ({_on_edge(choices)}): widened")
             plan = wider
+    studies.mark(choices)
     if _on_edge(choices):
         notes = [f"the best searched value is still on the edge of its grid: {_on_edge(choices)}"]
     return choices, [*notes, *(note for choice in choices.values() for note in choice.notes)]
@@ -114,19 +114,38 @@ def _row(trial: Trial, record: Record, constraint: str | None) -> SearchTrial:
     return SearchTrial(trial.arm, trial.point, trial.seed, trial.id, loss, max_vio, share)
 
 
-def _choice(plan: Plan, arm: Arm, trials: list[Trial], records: Mapping[str, Record], studies: "Studies") -> Choice:
-    rule, points = plan.sweep.search, arm.grid(plan.shared)
+def _telling(plan: Plan, asked: Sequence[Trial], studies: Studies) -> Callable[[Trial, Record], None]:
+    """Hears of each trial that has ended, and tells its study of a point when the last one of it has."""
+    waiting = Counter((trial.arm, key_of(trial.point)) for trial in asked)
+    records = dict[str, Record]()
+
+    def ended(trial: Trial, record: Record) -> None:
+        arm, own = plan.arms[trial.arm], [t for t in asked if (t.arm, t.point) == (trial.arm, trial.point)]
+        records[trial.id] = record
+        waiting[trial.arm, key_of(trial.point)] -= 1
+        if trial.point and not waiting[trial.arm, key_of(trial.point)]:
+            found = _measured(plan, own, records)
+            studies.tell(arm, arm.grid(plan.shared), trial.point, found, [records[t.id] for t in own])
+
+    return ended
+
+
+def _choice(plan: Plan, arm: Arm, trials: list[Trial], records: Mapping[str, Record]) -> Choice:
+    points = arm.grid(plan.shared)
     if points == [{}]:
         return Choice({}, 0.0)
-    measured: dict[Key, Measured] = {}
-    ids: dict[Key, list[str]] = {}
-    for point in points:
-        own = [t for t in trials if t.arm == arm.name and t.point == point]
-        shares = [_share_of_max(records[t.id], rule.constraint_metric) for t in own]
-        measured[key_of(point)] = measure({t.seed: _metric(records[t.id], "loss") for t in own}, shares)
-        ids[key_of(point)] = [t.id for t in own]
-    studies.tell(arm, points, measured, ids)
-    return choose(arm.name, measured, rule.constraint_max if arm.search else None)
+    measured = {
+        key_of(point): _measured(plan, (t for t in trials if t.arm == arm.name and t.point == point), records)
+        for point in points
+    }
+    return choose(arm.name, measured, plan.sweep.search.constraint_max if arm.search else None)
+
+
+def _measured(plan: Plan, trials: Iterable[Trial], records: Mapping[str, Record]) -> Measured:
+    """One point, from its trials."""
+    own = [records[trial.id] for trial in trials]
+    shares = [_share_of_max(record, plan.sweep.search.constraint_metric) for record in own]
+    return measure({record.seed: _metric(record, "loss") for record in own}, shares)
 
 
 def _metric(record: Record, name: str) -> float | None:
@@ -135,87 +154,3 @@ def _metric(record: Record, name: str) -> float | None:
 
 def _share_of_max(record: Record, name: str | None) -> float | None:
     return share_of_maximum(record.metrics, name) if name is not None and record.status == "complete" else None
-
-
-class Studies:
-    """One Optuna study per arm in a JournalFile; only this process opens them.
-
-    The journal mirrors the records, for Optuna's own tools. One that is damaged is set aside, and a new one is filled
-    from the records as they are told again.
-    """
-
-    def __init__(self, plan: Plan, journal: Path, note: Callable[[str], None] = lambda text: None) -> None:
-        journal.parent.mkdir(parents=True, exist_ok=True)
-        _mend(journal)
-        try:
-            self._studies = _open(plan, journal)
-        except OSError:
-            raise
-        except Exception as error:  # whatever the replay of a damaged journal ends in
-            aside = set_aside(journal)
-            note(
-                f"{journal.name} is damaged ({type(error).__name__}): set aside as {aside.name}, made anew from records"
-            )
-            self._studies = _open(plan, journal)
-
-    def tell(
-        self, arm: Arm, points: list[Point], measured: Mapping[Any, Measured], trial_ids: Mapping[Any, Any]
-    ) -> None:
-        """Tell a generation's points in index order; those that the study has from the same trials are left alone.
-
-        A diverged point is told as pruned: it stopped itself. So `failed` is only what a killed scheduler left.
-        """
-        from optuna.trial import TrialState
-
-        study = self._studies[arm.name]
-        for _ in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-            study.ask()  # only a running trial can be told
-        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            study.tell(trial.number, state=TrialState.FAIL)
-        finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-        told = [(trial.user_attrs.get("trials"), trial.value) for trial in finished]
-        for point in points:
-            result, ids = measured[key_of(point)], list(trial_ids[key_of(point)])
-            if (ids, result.loss if math.isfinite(result.loss) else None) in told:
-                continue
-            study.enqueue_trial(point)
-            asked = study.ask()
-            for name, value in point.items():
-                asked.suggest_float(name, *_range(points, name), log=value > 0)
-            asked.set_user_attr("constraint_share_of_max", result.constraint if math.isfinite(result.loss) else None)
-            asked.set_user_attr("trials", ids)
-            if math.isfinite(result.loss):
-                study.tell(asked, result.loss)
-            else:
-                study.tell(asked, state=TrialState.PRUNED)
-
-
-def _open(plan: Plan, journal: Path) -> dict[str, Any]:
-    import optuna
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    storage = JournalStorage(JournalFileBackend(str(journal)))
-    return {
-        arm.name: optuna.create_study(
-            storage=storage,
-            study_name=f"{plan.sweep.name}/{plan.config.scale}/{arm.name}",
-            direction="minimize",
-            load_if_exists=True,
-        )
-        for arm in plan.searched_arms
-    }
-
-
-def _mend(journal: Path) -> None:
-    """Undo what a kill amid a write leaves: a lock that nobody holds (Optuna would wait 30 s for it), half a line."""
-    journal.with_name(journal.name + ".lock").unlink(missing_ok=True)
-    if journal.is_file():
-        content = journal.read_bytes()
-        os.truncate(journal, content.rfind(b"\n") + 1)
-
-
-def _range(points: list[Point], name: str) -> tuple[float, float]:
-    values = [point[name] for point in points]
-    return min(values), max(values)

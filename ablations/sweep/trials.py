@@ -88,9 +88,22 @@ class Trials:
             dict(point),
         )
 
-    def run(self, name: str, trials: list[Trial]) -> dict[str, Record]:
-        """Run what has no record yet, as the phase `name`; returns all records by id."""
-        records = {t.id: r for t in trials if (r := self._record(t.id)) is not None}
+    def run(
+        self, name: str, trials: list[Trial], ended: Callable[[Trial, Record], None] = lambda trial, record: None
+    ) -> dict[str, Record]:
+        """Run what has no record yet, as the phase `name`; returns all records by id. `ended` hears of each as soon as
+        it is there."""
+        records = dict[str, Record]()
+
+        def keep(id: str, record: Record | None) -> None:
+            if record is not None and id not in records:
+                records[id] = record
+                for trial in trials:
+                    if trial.id == id:
+                        ended(trial, record)
+
+        for id in dict.fromkeys(trial.id for trial in trials):
+            keep(id, self._record(id))
         todo = {t.id: t for t in trials if t.id not in records}
         if records and todo:
             self.progress.note(f"{name}: {len(records)} of {len(trials)} trials are on record already")
@@ -98,7 +111,8 @@ class Trials:
         if trunks:  # what of them is not there afterwards, its branches train themselves
             phase = name if name.startswith("trunks of ") else f"trunks of {name}"
             trained = self.run(phase, list(trunks.values()))
-            records |= {id: trained[id] for id in todo.keys() & trained.keys()}  # a trunk may be asked for by itself
+            for id in todo.keys() & trained.keys():  # a trunk may be asked for by itself
+                keep(id, trained[id])
             todo = {id: trial for id, trial in todo.items() if id not in records}
         if todo:
             seconds = {
@@ -113,11 +127,14 @@ class Trials:
             def heard(id: str, event: dict[str, Any]) -> None:
                 if event["event"] == "waiting":
                     self._say_waiting(todo[id], event["owner"])
+                if event["event"] == "done":
+                    keep(id, self._record(id))
                 self.progress.event(id, event)
 
             outcomes = self.pool.run(jobs, heard)
             for trial in todo.values():
-                records[trial.id] = self._outcome(trial, outcomes[trial.id].error)
+                if trial.id not in records:
+                    keep(trial.id, self._outcome(trial, outcomes[trial.id].error))
         for trial in trials:
             record = records[trial.id]
             if record.status != "complete":

@@ -92,7 +92,9 @@ def test_publishing_again_renders_and_keeps_where_it_came_from(
     sweep_run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sweep_run(tmp_path / "runs", seeds=2)
+    (tmp_path / "runs/moe_balance/cpu/optuna.journal").write_text("of a search\n")
     target = publish(tmp_path / "runs", "moe_balance", "cpu", tmp_path / "results")
+    assert (target / "optuna.journal").read_text() == "of a search\n"
     whole = {p.relative_to(target): p.read_bytes() for p in target.rglob("*") if p.is_file()}
     manifest = read_json(target / "manifest.json")
     write_json(target / "manifest.json", manifest | {"commit": "of then", "versions": {"torch": "of then"}})

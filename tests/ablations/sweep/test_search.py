@@ -1,11 +1,9 @@
-"""The search: which point is chosen, when the rates are widened, and what Optuna's journal holds after a kill."""
+"""The search: which point is chosen, when the rates are widened, and when Optuna hears of a point."""
 
 import dataclasses
-import json
 import math
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,7 +19,7 @@ from ablations.judge.grid import Measured, key_of, measure
 from ablations.record.record import Record
 from ablations.sweep.plan import Arm
 from ablations.sweep.planning import make_plan
-from ablations.sweep.search import Studies, search, widened
+from ablations.sweep.search import search, widened
 from ablations.sweep.trials import Trial
 
 RATE, STRENGTH = "optim.lr", "model.moe.balance.alpha"
@@ -251,13 +249,17 @@ class FakeTrials:
     def of(self, arm: Arm, phase: str, seed: int, point: dict[str, float]) -> Trial:
         return Trial(f"{arm.name} {seed} {sorted(point.items())}", arm.name, phase, seed, {}, dict(point))
 
-    def run(self, name: str, trials: list[Trial]) -> dict[str, Record]:
+    def run(self, name: str, trials: list[Trial], ended: Callable[[Trial, Record], None]) -> dict[str, Record]:
+        """Ended from the last to the first."""
         self.asked = trials
         balance = {"max_vio_global": 0.1, "max_vio_max": 3.0}
-        return {
+        records = {
             t.id: Record(t.id, t.seed, "complete", {}, metrics={"loss": self.loss(t.arm, t.point), **balance})
             for t in trials
         }
+        for trial in reversed(trials):
+            ended(trial, records[trial.id])
+        return records
 
 
 def best_at(rate: float, strength: float) -> Any:
@@ -289,148 +291,17 @@ def test_what_stays_on_an_edge_is_said(searching, tmp_path):
     assert notes == [f"the best searched value is still on the edge of its grid: {speed}=0.27 of bias (highest)"]
 
 
-class Journal:
-    """One arm's study over restarts of the scheduler."""
+def test_optuna_hears_of_every_point_and_of_what_was_taken(searching, tmp_path):
+    """Told as they ended; the journal is there for Optuna's own tools."""
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
 
-    def __init__(self, plan: Any, path: Path) -> None:
-        self.plan, self.path = plan, path
-        self.arm = plan.arms["bias"]
-        self.points = self.arm.grid(plan.shared)
-        self.measured = {key_of(p): one(4.0 + i, 0.1) for i, p in enumerate(self.points)}
-        self.ids = {key_of(p): [f"trial{i}"] for i, p in enumerate(self.points)}
-
-    def open(self) -> Any:
-        return Studies(self.plan, self.path)
-
-    def tell(self) -> Any:
-        """As a started scheduler does; returns the study."""
-        studies = self.open()
-        studies.tell(self.arm, self.points, self.measured, self.ids)
-        return studies._studies["bias"]
-
-    def rows(self) -> list[tuple[str, Any, Any, Any]]:
-        study = self.open()._studies["bias"]
-        return [(t.state.name, t.params, t.value, t.user_attrs.get("trials")) for t in study.trials]
-
-    @property
-    def expected(self) -> list[tuple[str, Any, Any, Any]]:
-        return [("COMPLETE", p, 4.0 + i, [f"trial{i}"]) for i, p in enumerate(self.points)]
-
-
-@pytest.fixture
-def journal(plan, tmp_path) -> Journal:
-    return Journal(plan("search=fresh"), tmp_path / "study" / "optuna.journal")
-
-
-def test_points_are_told_in_index_order_and_once(journal):
-    journal.measured = dict(reversed(journal.measured.items()))
-    journal.tell()
-    assert len(journal.points) == 4
-    assert journal.rows() == journal.expected
-    journal.tell()
-    assert journal.rows() == journal.expected
-
-
-def test_a_search_killed_amid_telling_is_completed(journal):
-    first_two = journal.points[:2]
-    studies = journal.open()
-    studies.tell(journal.arm, first_two, journal.measured, journal.ids)
-    study = journal.tell()
-    assert journal.rows() == journal.expected
-    assert study.best_params == journal.points[0]
-
-
-def test_a_diverged_point_is_told_once_and_as_no_value(journal):
-    journal.measured[key_of(journal.points[1])] = one(math.inf, math.inf)
-    journal.tell()
-    journal.tell()
-    states = [(state, params) for state, params, _, _ in journal.rows()]
-    assert states == [("PRUNED" if i == 1 else "COMPLETE", p) for i, p in enumerate(journal.points)]
-
-
-@pytest.mark.parametrize("left", ["enqueued", "asked", "labelled"])
-def test_what_a_kill_leaves_half_told_is_closed_and_told_again(journal, left):
-    study = journal.open()._studies["bias"]
-    study.enqueue_trial(journal.points[0])
-    if left != "enqueued":
-        asked = study.ask()
-        asked.suggest_float(RATE, 0.0025, 0.005, log=True)
-        if left == "labelled":
-            asked.set_user_attr("trials", ["trial0"])
-    journal.tell()
-    assert journal.rows()[0][0] == "FAIL"
-    assert journal.rows()[1:] == journal.expected
-
-
-def test_a_lock_and_half_a_line_of_a_killed_scheduler_do_no_harm(journal):
-    journal.tell()
-    journal.path.with_name("optuna.journal.lock").symlink_to(journal.path)
-    with journal.path.open("ab") as file:
-        file.write(b'{"op_code":4,"worker')
-    journal.points.append({RATE: 0.02, "model.moe.balance.update_speed": 0.003})
-    point = key_of(journal.points[-1])
-    journal.measured[point], journal.ids[point] = one(8.0, 0.1), ["trial4"]
-    journal.tell()  # would wait for 30 s, then read a broken line
-    assert journal.rows() == journal.expected
-
-
-def test_a_point_measured_by_other_trials_is_told_anew(journal):
-    journal.tell()
-    old = journal.expected
-    journal.ids = {key: [f"new{i}"] for i, key in enumerate(journal.ids)}
-    journal.tell()
-    assert journal.rows()[:4] == old
-    assert [ids for _, _, _, ids in journal.rows()[4:]] == [[f"new{i}"] for i in range(4)]
-
-
-DAMAGES: dict[str, Callable[[list[bytes]], list[bytes]]] = {
-    "no JSON in it": lambda lines: [*lines[:3], b"{oops\n", *lines[3:]],
-    "bytes that are no text": lambda lines: [*lines[:3], b"\xff\xfe\x00\n", *lines[3:]],
-    "another's": lambda lines: [b'{"name": "x"}\n'],
-    "a list": lambda lines: [b"[1, 2]\n"],
-    "an unknown operation": lambda lines: [*lines, b'{"op_code": 99, "worker_id": "a"}\n'],
-    "blocks lost": lambda lines: [b"\0" * 4096 + b"\n", *lines[len(lines) // 2 :]],
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_journal_is_set_aside_and_made_anew_from_what_is_told(journal, damage):
-    journal.tell()
-    damaged = b"".join(DAMAGES[damage](journal.path.read_bytes().splitlines(keepends=True)))
-    journal.path.write_bytes(damaged)
-    said: list[str] = []
-    studies = Studies(journal.plan, journal.path, said.append)
-    studies.tell(journal.arm, journal.points, journal.measured, journal.ids)
-    assert journal.rows() == journal.expected
-    (line,) = said
-    assert line.startswith("optuna.journal is damaged (") and "set aside as optuna.journal.damaged, made anew" in line
-    assert journal.path.with_name("optuna.journal.damaged").read_bytes() == damaged
-    journal.tell()
-    assert journal.rows() == journal.expected
-
-
-@pytest.mark.parametrize("operation", [0, 4, 6, 8])
-def test_lines_that_are_lost_are_told_again(journal, operation):
-    """Optuna passes over what hangs in the air: studies, trials, their values or labels."""
-    journal.tell()
-    lines = journal.path.read_bytes().splitlines(keepends=True)
-    journal.path.write_bytes(b"".join(line for line in lines if json.loads(line)["op_code"] != operation))
-    journal.tell()
-    assert [row for row in journal.rows() if row in journal.expected] == journal.expected
-
-
-def test_a_value_that_is_not_the_records_is_told_anew(journal):
-    journal.tell()
-    journal.path.write_bytes(journal.path.read_bytes().replace(b"[4.0]", b"[3.0]"))
-    journal.tell()
-    assert [value for _, _, value, _ in journal.rows()] == [3.0, 5.0, 6.0, 7.0, 4.0]
-
-
-def test_a_journal_that_cannot_be_read_is_no_damaged_one(journal, monkeypatch):
-    def refused(*_: Any) -> None:
-        raise PermissionError(13, "Permission denied", str(journal.path))
-
-    monkeypatch.setattr("ablations.sweep.search._open", refused)
-    with pytest.raises(PermissionError):
-        journal.open()
-    assert list(journal.path.parent.glob("*damaged*")) == []
+    choices, _ = search(searching, FakeTrials(best_at(0.004, 0.009)), tmp_path / "optuna.journal", lambda rows: None)
+    storage = JournalStorage(JournalFileBackend(str(tmp_path / "optuna.journal")))
+    study = optuna.load_study(study_name=f"{searching.sweep.name}/{searching.config.scale}/bias", storage=storage)
+    arm = searching.arms["bias"]
+    assert [trial.params for trial in study.trials] == list(reversed(arm.grid(searching.shared)))
+    assert study.best_params == choices["bias"].best
+    marked = study.user_attrs["chosen"]
+    assert study.trials[marked.pop("trial")].params == choices["bias"].best and marked == choices["bias"].point
