@@ -203,12 +203,13 @@ def _sweeps(one: Result, other: Result, heads: Sequence[str]) -> list[Table]:
         for found in outcomes(left, right, one.primary):
             means = [numbers.fixed(value, metric.digits) for value in (found.one, found.other)]
             interval = numbers.interval(found.low, found.high, metric.digits)
-            rows.append([arm.name, *means, numbers.signed(found.difference, metric.digits), interval])
+            paired = f"{found.pairs} seeds" if found.pairs else "no"
+            rows.append([arm.name, *means, numbers.signed(found.difference, metric.digits), interval, paired])
     judged = [[claim.claim, claim.one, claim.other] for claim in claims(one, other)]
     return [
         Table(
             metric.label.capitalize(),
-            ["arm", *heads, "second - first", "95 %"],
+            ["arm", *heads, "second - first", "95 %", "paired"],
             rows,
             "" if rows else "No arm is in both.",
         ),

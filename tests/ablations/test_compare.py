@@ -85,7 +85,7 @@ def test_two_sweeps(sweep_run: Any, tmp_path: Path, capsys: pytest.CaptureFixtur
     SweepState.read(folder).write(other)
     places = [f"runs_dir={tmp_path / 'runs'}", f"results_dir={tmp_path / 'results'}"]
     code, out, err = said(capsys, "moe_balance/cpu", "moe_balance/cpu@12345678", *places)
-    assert (code, err) == (0, "") and "eeee" in out
+    assert (code, err) == (0, "") and "eeee" in out and "3 seeds" in out
     assert out.count("bias against aux_loss: loss better") == 1 and "none against" not in out
     assert said(capsys, "moe_balance", "moe_balance/cpu", *places)[2] == (
         "error: moe_balance: fits several runs; name one of moe_balance/cpu, moe_balance/cpu@12345678\n"
