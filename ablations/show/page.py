@@ -172,7 +172,8 @@ def _word(index: int, table: Table, cell: str = "") -> str:
 
 
 def _figure(picture: Picture) -> str:
-    return f"<figure>{inline_svg(picture)}<figcaption>{text(picture.caption)}</figcaption></figure>"
+    caption = f"<figcaption>{text(picture.caption)}</figcaption>"
+    return f'<figure><div class="wide">{inline_svg(picture)}</div>{caption}</figure>'
 
 
 def inline_svg(picture: Picture) -> str:

@@ -13,15 +13,15 @@ STYLE = """
 * { box-sizing: border-box; }
 html { color-scheme: light dark; }
 body { margin: 0; background: var(--paper); color: var(--ink); line-height: 1.5;
-  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
-main { max-width: 1120px; margin: 0 auto; padding: 40px 24px 80px; }
+  font: 1rem/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
+main { max-width: 1200px; margin: 0 auto; padding: 40px 24px 80px; }
 h1 { font-size: 1.75rem; line-height: 1.25; margin: 4px 0 12px; max-width: 30em; text-wrap: balance; }
 h2 { font-size: 1.2rem; margin: 48px 0 12px; }
 p, li { max-width: 72ch; }
 .eyebrow, .note, figcaption, footer { color: var(--muted); font-size: .875rem; }
 .eyebrow { margin: 0; }
 .lead { font-size: 1.15rem; }
-nav { columns: 3 14em; font-size: .875rem; margin: 28px 0 0; padding: 14px 0; border-block: 1px solid var(--faint); }
+nav { columns: 3 10.5em; font-size: .875rem; margin: 28px 0 0; padding: 14px 0; border-block: 1px solid var(--faint); }
 nav a { display: block; padding: 1px 0; break-inside: avoid; } a { color: var(--blue); }
 .warning { border-left: 3px solid var(--vermillion); padding: 4px 0 4px 12px; }
 .wide { overflow-x: auto; background:
@@ -31,10 +31,12 @@ nav a { display: block; padding: 1px 0; break-inside: avoid; } a { color: var(--
   linear-gradient(270deg, var(--faint), transparent) 100% 0 / 12px 100% no-repeat scroll; }
 th[aria-sort] { cursor: pointer; } th[aria-sort]:hover { color: var(--ink); }
 th[aria-sort=ascending]::after { content: " \\2191"; } th[aria-sort=descending]::after { content: " \\2193"; }
-table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; width: 100%; }
+table { border-collapse: separate; border-spacing: 0; width: 100%; font-size: .875rem;
+  font-variant-numeric: tabular-nums; }
 th, td { padding: 6px 12px 6px 0; text-align: right; white-space: nowrap; vertical-align: top;
   border-bottom: 1px solid var(--faint); }
-th { color: var(--muted); font-weight: 600; vertical-align: bottom; white-space: normal; }
+th { color: var(--muted); font-weight: 600; vertical-align: bottom; white-space: normal; min-width: 4.2em; }
+th:first-child, td:first-child { position: sticky; left: 0; background: var(--paper); }
 th.word, td.word { text-align: left; }
 th.word:not(:first-child), td.word:not(:first-child) { padding-left: 12px; }
 td.long { white-space: normal; min-width: 15em; } td.loose { white-space: normal; min-width: 8em; }
@@ -52,7 +54,8 @@ tr.standing td { color: var(--muted); }
 .agrees { color: var(--green); } .disagrees { color: var(--vermillion); } .void { color: var(--purple); }
 .not-resolved, .no-signal-here, .depends-on-the-length { color: var(--muted); }
 figure { margin: 28px 0; }
-figure svg { display: block; width: 100%; max-width: 880px; height: auto; }
+figure svg { display: block; width: 100%; min-width: 640px; max-width: 880px; height: auto; }
+figcaption { margin-top: 6px; max-width: 90ch; }
 g.off { display: none; } tr.off { opacity: .35; }
 .arms:not([hidden]) { display: flex; flex-wrap: wrap; gap: 4px 16px; padding: 8px 0; background: var(--paper); }
 .arms label { display: flex; gap: 6px; align-items: center; font-size: .875rem; cursor: pointer; }
@@ -71,10 +74,10 @@ details summary { cursor: pointer; color: var(--muted); }
   html { font-size: 11px; } main { max-width: none; padding: 0; } nav, .arms:not([hidden]) { display: none; }
   details::details-content { content-visibility: visible; block-size: auto; } .claims summary { padding: 4px 0; }
   .wide { overflow: visible; background: none; } tr.off { opacity: 1; } g.off { display: inline; }
-  table { font-size: .8rem; } th, td { white-space: normal; padding-right: 6px; } td { overflow-wrap: anywhere; }
-  td.long, td.loose { min-width: 0; } pre { white-space: pre-wrap; overflow-wrap: anywhere; }
+  table { font-size: .8rem; } th, td { white-space: normal; padding: 3px 6px 3px 0; min-width: 0; }
+  td.long, td.loose { min-width: 0; } td.long, pre { overflow-wrap: anywhere; } pre { white-space: pre-wrap; }
   h2 { margin-top: 24px; break-after: avoid; } figure, tr, .claims li { break-inside: avoid; }
-  figure svg { max-width: 620px; } }
+  figure svg { min-width: 0; max-width: 620px; } }
 """
 SCRIPT = """
 const ABSENT = "-", SIZES = { k: 1e3, M: 1e6, B: 1e9, T: 1e12 };
