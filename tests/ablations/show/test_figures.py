@@ -17,6 +17,7 @@ from ablations.show.curves import length_curves, paired_curve
 from ablations.show.figures import Picture, draw_figures
 from ablations.show.loads import load_map
 from ablations.show.marks import mark, marked
+from ablations.show.palette import INK, look_of
 from ablations.show.points import forest, search_points
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -122,12 +123,33 @@ def test_what_is_drawn_of_an_arm_is_marked(result: Result, pictures: dict[str, P
     assert "aux_loss: mean of 6 seeds" in drawn_of(pictures["loss"], "aux_loss")
 
 
+def test_nothing_in_an_arms_colour_is_unmarked(result: Result, pictures: dict[str, Picture]) -> None:
+    colours = {look["color"]: name for name, look in look_of(result).items() if result.arms[name].kind == "arm"}
+    del colours[INK]
+
+    def unmarked(group: ET.Element, arms: str = "") -> list[str]:
+        found = []
+        for part in group:
+            marks = part.get("data-arm", arms)
+            if part.tag not in (f"{SVG}g", f"{SVG}defs"):
+                style = part.get("style", "")
+                found += [name for colour, name in colours.items() if colour in style and name not in marks.split()]
+            elif part.tag == f"{SVG}g" and "legend" not in part.get("id", ""):
+                found += unmarked(part, marks)
+        return found
+
+    assert {"bias", "none"} < set(colours.values())
+    for name in ("differences", "loss", "max_vio", "frontier"):
+        assert unmarked(ET.fromstring(pictures[name].svg)) == [], name
+
+
 def test_a_title_stays_within_its_mark_and_is_text() -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots()
     (points,) = axes.plot([1, 2], [1, 2], linestyle="", marker="o")
     mark(points, ["<b> & c", "d"], "<i>", "-1", "one too many")
+    axes.plot([2, 1], [1, 2], linestyle="", marker="o")
     svg = io.StringIO()
     figure.savefig(svg, format="svg")
     plt.close(figure)
