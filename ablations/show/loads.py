@@ -77,9 +77,10 @@ def _panel(axes: "Axes", loads: "Mapping[str, np.ndarray]", colours: "ScalarMapp
         cells = axes.broken_barh([(i - 0.47, 0.94) for i in range(len(load))], (row - 0.46, 0.92), linewidth=0)
         cells.set(array=load, cmap=colours.cmap, norm=colours.norm)
         mark(cells, [name], f"{name}: {load.max():.2f} to {load.min():.2f} of the mean load")
-        axes.annotate(
+        busiest = axes.annotate(
             f"{load.max():.2f}", (1.01, row), xycoords=("axes fraction", "data"), va="center", fontsize=8, color=MUTED
         )
+        mark(busiest, [name])
     axes.set_xlim(-0.5, experts - 0.5)
     axes.set_ylim(len(loads) - 0.5, -0.5)
     axes.grid(False)

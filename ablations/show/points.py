@@ -91,14 +91,14 @@ def search_points(result: Result) -> dict[str, list[tuple[float, float, bool]]]:
 
 
 def _log_max_vio(axes: "Axes") -> None:
-    """1, 2, 5 at each power of ten; where too few of them are in sight, whatever is round."""
-    from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
+    """1, 2 and 5 of each power of ten; where fewer than three of them are in sight, whatever is round."""
+    from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
     axes.set_xscale("log")
     low, high = axes.get_xlim()
-    steps = (LogLocator(subs=(1, 2, 5)), MaxNLocator(3))
-    seen = [[float(tick) for tick in step.tick_values(low, high) if low <= tick <= high] for step in steps]
-    axes.xaxis.set_major_locator(FixedLocator(seen[0] if len(seen[0]) > 2 else seen[1]))
+    powers = [digit * 10.0**power for power in range(-4, 4) for digit in (1, 2, 5)]
+    coarse, fine = ([t for t in ticks if low <= t <= high] for ticks in (powers, MaxNLocator(4).tick_values(low, high)))
+    axes.xaxis.set_major_locator(FixedLocator(coarse if len(coarse) > 2 else fine))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.tick_params(axis="x", labelsize=8.5)

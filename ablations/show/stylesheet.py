@@ -56,6 +56,7 @@ tr.standing td { color: var(--muted); }
 figure { margin: 28px 0; }
 figure svg { display: block; width: 100%; min-width: 640px; max-width: 880px; height: auto; }
 figcaption { margin-top: 6px; max-width: 90ch; }
+g[data-arm] use:not([style*=stroke]) { pointer-events: all; stroke-width: 6px; } /* small points: easier to hit */
 g.off { display: none; } tr.off { opacity: .35; }
 .arms:not([hidden]) { display: flex; flex-wrap: wrap; gap: 4px 16px; padding: 8px 0; background: var(--paper); }
 .arms label { display: flex; gap: 6px; align-items: center; font-size: .875rem; cursor: pointer; }

@@ -45,6 +45,15 @@ const overflow = view => [...view.document.querySelectorAll("body *")]
   .filter(part => !part.closest(".wide, pre, svg") && part.getBoundingClientRect().right > view.innerWidth + 1)
   .map(part => part.outerHTML.slice(0, 80));
 
+// What a pointer just beside each seed's point is told.
+const hovering = page => [...page.querySelectorAll("figure use title")].filter(title => words(title).includes(", seed "))
+  .map(title => {
+    title.parentNode.scrollIntoView({ block: "center" });
+    const box = title.parentNode.getBoundingClientRect();
+    const hit = page.elementFromPoint(box.right + 2, (box.top + box.bottom) / 2);
+    return [words(title), hit && hit.querySelector("title") ? words(hit.querySelector("title")) : ""];
+  });
+
 const filtering = page => {
   const input = page.getElementById("words"), seen = {};
   const shown = () => [...page.querySelectorAll("article")].filter(one => styled(one).display !== "none")
@@ -64,7 +73,7 @@ addEventListener("load", () => {
     const view = frame.contentWindow, page = frame.contentDocument;
     found[frame.id] = {
       tables: tables(page), hiding: hiding(page), sorting: sorting(page), filtering: filtering(page),
-      overflow: overflow(view), scrolls: page.documentElement.scrollWidth - view.innerWidth,
+      hovering: hovering(page), overflow: overflow(view), scrolls: page.documentElement.scrollWidth - view.innerWidth,
       scripts: page.querySelectorAll("script").length,
       fetched: view.performance.getEntriesByType("resource").map(one => one.name), failures: view.failures,
     };

@@ -135,6 +135,12 @@ def test_an_arm_that_is_switched_off_is_drawn_nowhere(seen: Seen) -> None:
     assert all(bias["before"]["bias"]["drawn"]), "in every figure"
 
 
+def test_a_seeds_point_says_its_value_to_a_pointer_beside_it(seen: Seen) -> None:
+    found = seen["page"]["hovering"]
+    assert {f"bias, seed {seed}" for seed in (0, 1)} <= {title.partition(":")[0] for title, _ in found}
+    assert all(hit.partition(", seed ")[0] == title.partition(", seed ")[0] for title, hit in found), "or a neighbour's"
+
+
 def test_markup_in_a_name_is_text(seen: Seen) -> None:
     page = seen["page"]
     assert page["scripts"] == 2, "the page's own and the harness's"
