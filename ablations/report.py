@@ -70,7 +70,7 @@ def write_index(root: Path) -> None:
     write_atomically(root / INDEX, index_html(root))
 
 
-def write_pages(result: Result, folder: Path) -> None:
+def write_pages(result: Result, folder: Path, published: bool = False) -> None:
     from ablations.show.figures import draw_figures
     from ablations.show.index import summary_of
     from ablations.show.page import page_html
@@ -83,7 +83,7 @@ def write_pages(result: Result, folder: Path) -> None:
     write_atomically(folder / "table.md", table_md(result))
     write_atomically(folder / "table.csv", table_csv(result))
     write_atomically(folder / "timings.csv", timings_csv(result))
-    write_atomically(folder / "page.html", page_html(result, pictures, commands(result)))
+    write_atomically(folder / "page.html", page_html(result, pictures, commands(result, published)))
     summary_of(result, [picture.name for picture in pictures]).write(folder)
 
 
@@ -102,7 +102,7 @@ def publish(
             f"missing; finish them with `{commands(result)[0]}`, or publish=partial publishes what is finished"
         )
     source, trials = Path(runs_dir) / sweep / run, Path(runs_dir) / "trials"
-    write_pages(result, source)
+    write_pages(result, source, published=True)
     with whole_folder(target) as fresh:
         for name in (*RUN, JOURNAL):
             _copy(source / name, fresh / name)
@@ -125,7 +125,7 @@ def publish_again(sweep: str, run: str, results_dir: str | Path | None = None) -
     with whole_folder(target) as fresh:
         for name in (PLAN, STATE, JOURNAL, RECORDS):
             _copy(target / name, fresh / name)
-        write_pages(result, fresh)
+        write_pages(result, fresh, published=True)
         _write_frame(fresh, result)
         again = manifest(result, fresh, earlier)
         dataclasses.replace(again, versions=earlier.versions, rendered=commit()).write(fresh)

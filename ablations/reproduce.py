@@ -126,7 +126,7 @@ def _tables(folder: Path) -> bool:
         result = dataclasses.replace(result, run=summary.run)
     with tempfile.TemporaryDirectory(prefix="reproduce-") as scratch:
         fresh = Path(scratch)
-        write_pages(result, fresh)
+        write_pages(result, fresh, published=True)
         for name in sorted({str(p.relative_to(root)) for root in (folder, fresh) for p in _pages(root)}):
             one, other = (root / name for root in (folder, fresh))
             same = one.is_file() and other.is_file() and one.read_bytes() == other.read_bytes()

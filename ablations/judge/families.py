@@ -73,6 +73,13 @@ def weighed(arms: Mapping[str, ArmResult], plan: PlanDocument, metric: str) -> d
     return {**found, NOTHING: {seed: 0.0 for values in found.values() for seed in values}}
 
 
+def by_seed(arms: Mapping[str, ArmResult], plan: PlanDocument, d: Difference) -> dict[int, float]:
+    """What a difference is the mean of: each seed's own."""
+    values = {arm.name: arm.values.get(d.metric, {}) for arm in arms.values()} | weighed(arms, plan, d.metric)
+    ours, theirs = values[d.arm], values[d.against]
+    return {seed: ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())}
+
+
 def _usual_rival(name: str, plan: PlanDocument) -> str:
     """What an arm is compared with where nobody has said: the one that it stands on, else the baseline."""
     if name in plan.contrasts:

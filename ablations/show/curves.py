@@ -8,7 +8,9 @@ from ablations import numbers
 from ablations.judge.result import ArmResult, Result
 from ablations.judge.stats import Difference
 from ablations.metrics import at_shares
+from ablations.show.marks import mark
 from ablations.show.palette import INK, MUTED, WIDTH, legend, look_of
+from ablations.show.table import difference_cells
 from models.uniform import max_vio_floor
 
 if typing.TYPE_CHECKING:
@@ -46,11 +48,18 @@ def _count_places(axes: "Axes", result: Result) -> None:
     axes.xaxis.set_major_formatter(lambda value, _: numbers.count(value) if value else "0")
 
 
-def _band(axes: "Axes", steps: "np.ndarray", values: "np.ndarray", look: dict[str, Any], name: str | None) -> None:
-    """Mean line, and all seeds around it."""
-    mean = values.mean(axis=0)
-    axes.plot(steps, mean, color=look["color"], linestyle=look["linestyle"], label=name)
-    axes.fill_between(steps, values.min(axis=0), values.max(axis=0), color=look["color"], alpha=0.15, linewidth=0)
+def _band(
+    axes: "Axes", steps: "np.ndarray", values: "np.ndarray", look: dict[str, Any], arm: str, named: bool = True,
+    crowd: int = 1,
+) -> None:  # fmt: skip
+    """Mean line, and all seeds around it, the paler the more arms there are. `named`: in the legend."""
+    label = arm if named else None
+    (line,) = axes.plot(steps, values.mean(axis=0), color=look["color"], linestyle=look["linestyle"], label=label)
+    band = axes.fill_between(
+        steps, values.min(axis=0), values.max(axis=0), color=look["color"], alpha=min(0.15, 0.7 / crowd), linewidth=0
+    )
+    mark(line, [arm], f"{arm}: mean of {len(values)} seeds")
+    mark(band, [arm], f"{arm}: lowest to highest of {len(values)} seeds")
 
 
 def _smooth(values: "np.ndarray", width: int) -> "np.ndarray":
@@ -77,9 +86,9 @@ def loss_curves(result: Result) -> "Figure | None":
             continue
         drawn = True
         steps, values = curves
-        _band(top, steps, _smooth(values, max(1, len(steps) // 20)), looks[name], name)
+        _band(top, steps, _smooth(values, max(1, len(steps) // 20)), looks[name], name, crowd=len(result.arms))
         for seed in arm.of_status("diverged"):
-            _diverged(top, arm.records[seed].history, looks[name])
+            _diverged(top, arm, seed, looks[name])
     for name, arm in result.arms.items():
         if name != result.baseline:
             paired_curve(below, base, arm, looks[name])
@@ -98,13 +107,16 @@ def loss_curves(result: Result) -> "Figure | None":
     return figure
 
 
-def _diverged(axes: "Axes", history: dict[str, list[float]], look: dict[str, Any]) -> None:
+def _diverged(axes: "Axes", arm: ArmResult, seed: int, look: dict[str, Any]) -> None:
     """A thin line to where the trial stopped, ended by a cross."""
+    history = arm.records[seed].history
     steps, losses = _places(history), history.get("loss", [])
     finite = [(s, v) for s, v in zip(steps, losses, strict=False) if math.isfinite(v)]
     if finite:
-        axes.plot(*zip(*finite, strict=True), color=look["color"], linewidth=0.6, alpha=0.8)
-        axes.plot(*finite[-1], marker="x", color=look["color"], markersize=6, clip_on=False)
+        drawn = axes.plot(*zip(*finite, strict=True), color=look["color"], linewidth=0.6, alpha=0.8)
+        drawn += axes.plot(*finite[-1], marker="x", color=look["color"], markersize=6, clip_on=False)
+        for artist in drawn:
+            mark(artist, [arm.name], f"{arm.name}, seed {seed}: diverged")
 
 
 def paired_curve(axes: "Axes", base: ArmResult, arm: ArmResult, look: dict[str, Any]) -> None:
@@ -125,13 +137,16 @@ def paired_curve(axes: "Axes", base: ArmResult, arm: ArmResult, look: dict[str, 
             continue
         values = np.array([[row[step] for step in steps] for row in rows])
         if marker:
-            axes.plot(
-                steps, values.mean(axis=0), color=look["color"], marker=look["marker"], markersize=4.5, linestyle="",
+            mean = values.mean(axis=0)
+            (points,) = axes.plot(
+                steps, mean, color=look["color"], marker=look["marker"], markersize=4.5, linestyle="",
                 markeredgewidth=1.2,
             )  # fmt: skip
+            at = zip(mean, steps, strict=True)
+            mark(points, [arm.name], *(f"{arm.name}: {numbers.signed(m, 4)} at {numbers.count(s)}" for m, s in at))
         else:
-            name = arm.name if arm.kind == "aa" else None  # The panel above names the others.
-            _band(axes, np.array(steps), _smooth(values, max(1, len(steps) // 10)), look, name)
+            named = arm.kind == "aa"  # The panel above names the others.
+            _band(axes, np.array(steps), _smooth(values, max(1, len(steps) // 10)), look, arm.name, named)
 
 
 def _arms_of(d: Difference) -> tuple[float, float]:
@@ -153,12 +168,15 @@ def length_curves(result: Result) -> "Figure | None":
     for i, arm in enumerate(shown):
         aside = 1.02 ** (i - (len(shown) - 1) / 2)  # so that intervals do not hide each other
         found = [(share * tokens * aside, result.usual(arm, name)) for share, name in zip(shares, names, strict=True)]
-        points = [(x, d.mean, _arms_of(d)) for x, d in found if d is not None]
+        points = [(x, d) for x, d in found if d is not None]
         if not points:
             continue
-        x, mean, bars = zip(*points, strict=True)
-        spans, look = list(zip(*bars, strict=True)), looks[arm.name]
-        axes.errorbar(x, mean, yerr=spans, linewidth=1.3, capsize=2.5, markersize=5, label=arm.name, **look)
+        x, mean = [x for x, _ in points], [d.mean for _, d in points]
+        spans, look = list(zip(*(_arms_of(d) for _, d in points), strict=True)), looks[arm.name]
+        drawn = axes.errorbar(x, mean, yerr=spans, linewidth=1.3, capsize=2.5, markersize=5, label=arm.name, **look)
+        for part in drawn.get_children():
+            mark(part, [arm.name])
+        mark(drawn.lines[0], [arm.name], *(f"{arm.name}: {' '.join(difference_cells(d, 4)[:2])}" for _, d in points))
     if not axes.containers:
         plt.close(figure)
         return None
@@ -186,7 +204,7 @@ def max_vio_curves(result: Result) -> "Figure | None":
         drawn = True
         steps, values = curves
         smooth = _smooth(values, max(1, len(steps) // 25))
-        _band(axes, steps, smooth, looks[name], name)
+        _band(axes, steps, smooth, looks[name], name, crowd=len(result.arms))
     if not drawn:
         plt.close(figure)
         return None

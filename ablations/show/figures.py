@@ -8,9 +8,11 @@ import io
 
 from ablations.judge.result import Result
 from ablations.show.curves import length_curves, loss_curves, max_vio_curves
+from ablations.show.loads import load_map
+from ablations.show.marks import marked
 from ablations.show.palette import STYLE
 from ablations.show.pipeline import memory, timelines
-from ablations.show.points import forest, frontier, load_map
+from ablations.show.points import forest, frontier
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,15 +43,16 @@ def draw_figures(result: Result) -> list[Picture]:
             figure.set_layout_engine("none")  # It is laid out; a second time would double the cost.
             figure.savefig(png, format="png", dpi=160, facecolor="white", metadata={"Software": None})
             plt.close(figure)
-            pictures.append(Picture(name, caption, svg.getvalue(), png.getvalue()))
+            pictures.append(Picture(name, caption, marked(svg.getvalue().decode()).encode(), png.getvalue()))
     return pictures
 
 
 _FIGURES = {
     "differences": (
         forest,
-        "Paired differences with simultaneous 95 % intervals. Shaded: where the claim would hold. Hollow diamond: the "
-        "paper's own difference. Grey: the control (a known harm) and the A/A arm (no change).",
+        "Paired differences with simultaneous 95 % intervals; the small points below each are its seeds. Shaded: where "
+        "the claim would hold. Hollow diamond: the paper's own difference. Grey: the control (a known harm) and the "
+        "A/A arm (no change).",
     ),
     "loss": (
         loss_curves,

@@ -36,6 +36,8 @@ nav a { color: var(--blue); margin-right: 1em; }
 .agrees { background: var(--green); } .disagrees { background: var(--vermillion); }
 .depends { background: var(--orange); }
 .warning { color: var(--vermillion); font-size: .875rem; }
+@media screen and (prefers-color-scheme: dark) {
+  article img { background: none; filter: invert(1) hue-rotate(180deg); } }
 @media (max-width: 760px) { main { padding: 24px 16px 60px; } article { grid-template-columns: minmax(0, 1fr); } }
 @media print { .filters { display: none; } article { break-inside: avoid; } }
 """

@@ -12,6 +12,7 @@ from ablations.judge.result import Result
 from ablations.show import palette
 from ablations.show.answer import answer, findings
 from ablations.show.figures import Picture
+from ablations.show.marks import tokens
 from ablations.show.markup import number, text
 from ablations.show.render import failure_lines
 from ablations.show.sections import TABLES, all_tables
@@ -49,7 +50,11 @@ def page_html(result: Result, pictures: Sequence[Picture], commands: Sequence[st
         f'<p class="banner">{text(result.plan.note)}</p>' if result.plan.note else "",
         f'<p class="lead">{number(answer(result).removesuffix(result.plan.note).rstrip())}</p>',
         *_warnings(result),
-        *(part for name in TABLES for part in (_shown(result, name, tables.get(name)), *_figures(name, by_name))),
+        *(
+            part
+            for name in TABLES
+            for part in (_shown(result, name, tables.get(name)), *_figures(result, name, by_name))
+        ),
         _provenance(result, commands),
     ]
     body = _with_contents("\n".join(part for part in parts if part))
@@ -84,9 +89,21 @@ def _shown(result: Result, name: str, table: Table | None) -> str:
     return _claims(result, table) if name == "verdicts" else _section(result, table)
 
 
-def _figures(after: str, pictures: Mapping[str, Picture]) -> list[str]:
+def _figures(result: Result, after: str, pictures: Mapping[str, Picture]) -> list[str]:
     drawn = [_figure(pictures[name]) for name in FIGURES_AFTER.get(after, ()) if name in pictures]
-    return [f"<h2>{HEADS[after]}</h2>", *drawn] if drawn and after in HEADS else drawn
+    if not drawn or after not in HEADS:
+        return drawn
+    return ["<section>", f"<h2>{HEADS[after]}</h2>", _toggles(result), *drawn, "</section>"]
+
+
+def _toggles(result: Result) -> str:
+    """A box for each arm, in its colour. They need the script, which shows them."""
+    boxes = "".join(
+        f'<label style="--arm: var({_VARIABLES[look["color"]]})"><input type="checkbox" checked autocomplete="off" '
+        f'data-arm="{tokens([name])}">{text(name)}</label>'
+        for name, look in palette.look_of(result).items()
+    )
+    return f'<div class="arms" role="group" aria-label="Arms shown" hidden>{boxes}</div>'
 
 
 def _claims(result: Result, table: Table) -> str:
@@ -131,33 +148,39 @@ def _section(result: Result, table: Table) -> str:
     head = "".join(f'<th scope="col"{sorts}{_word(i, table)}>{text(c)}</th>' for i, c in enumerate(table.columns))
     rows = []
     for row in table.rows:
-        kind = result.arms[row[0]].kind if row[0] in result.arms else "arm"
-        standing = "" if kind == "arm" else ' class="standing"'
         cells = (f"<td{_word(i, table, cell)}>{number(cell)}</td>" for i, cell in enumerate(row))
-        rows.append(f"<tr{standing}>{''.join(cells)}</tr>")
+        rows.append(f"<tr{_of_arm(result, row[0])}>{''.join(cells)}</tr>")
     body = f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
     if table.folded:
-        body = f"<details><summary>{len(table.rows)} points</summary>{body}</details>"
+        body = f"<details><summary>{len(table.rows)} rows</summary>{body}</details>"
     note = f'\n<p class="note">{text(table.note)}</p>' if table.note else ""
     return f"<h2>{text(table.title)}</h2>\n{body}{note}"
 
 
+def _of_arm(result: Result, cell: str) -> str:
+    """Attributes of a row that begins with an arm's name, which may say what that stands on."""
+    arm = result.arms.get(cell) or result.arms.get(cell.partition(" (onto ")[0])
+    if arm is None:
+        return ""
+    return f' data-arm="{tokens([arm.name])}"' + ("" if arm.kind == "arm" else ' class="standing"')
+
+
 def _word(index: int, table: Table, cell: str = "") -> str:
     if index not in table.words:
-        return ""
+        return ' class="loose"' if len(cell) > 20 and "(" in cell else ""
     return ' class="word long"' if len(cell) > 48 else ' class="word"'
 
 
 def _figure(picture: Picture) -> str:
-    raster = ' class="raster"' if b"<image" in picture.svg else ""
-    return f"<figure{raster}>{inline_svg(picture)}<figcaption>{text(picture.caption)}</figcaption></figure>"
+    caption = f"<figcaption>{text(picture.caption)}</figcaption>"
+    return f'<figure><div class="wide">{inline_svg(picture)}</div>{caption}</figure>'
 
 
 def inline_svg(picture: Picture) -> str:
     """The SVG as an element of the page: colours follow the page's, ids are its own, size is the page's to give."""
     svg = picture.svg.decode()
     svg = svg[svg.index("<svg") :]
-    for colour, variable in _VARIABLES.items() if b"<image" not in picture.svg else ():
+    for colour, variable in _VARIABLES.items():
         svg = re.sub(re.escape(colour) + r"\b", f"var({variable})", svg, flags=re.IGNORECASE)
     # Presentation attributes take no var(); only style does.
     svg = re.sub(r' (fill|stroke)="(var\(--\w+\))"', r' style="\1: \2"', svg)
@@ -183,16 +206,15 @@ def _papers(source: str) -> str:
 
 
 def _arms(result: Result) -> str:
-    """What each arm sets beside the baseline, and what was chosen for it."""
+    """What each arm sets that the baseline does not, with what was solved and chosen for it."""
     base, rows = result.arms[result.baseline].plan.set, []
     for arm in result.arms.values():
         own = {key: value for key, value in arm.plan.set.items() if base.get(key) != value}
         own |= {**arm.plan.solved, **arm.chosen}
         said = ", ".join(f"{key}={value}" for key, value in sorted(own.items())) or "-"
-        rows.append(f"<tr><td class=word>{text(arm.name)}</td><td class='word long'>{text(said)}</td></tr>")
-    head = "<thead><tr><th class=word>arm</th><th class=word>keys</th></tr></thead>"
-    table = f'<div class="wide"><table>{head}<tbody>{"".join(rows)}</tbody></table></div>'
-    return f"<details><summary>What each arm sets that the baseline does not</summary>{table}</details>"
+        rows.append([arm.name, said])
+    note = f"Beside {result.baseline}: what else is configured is the same for all."
+    return _section(result, Table("What each arm sets", ["arm", "keys"], rows, note, words=(0, 1)))
 
 
 def _provenance(result: Result, commands: Sequence[str]) -> str:
@@ -211,12 +233,12 @@ def _provenance(result: Result, commands: Sequence[str]) -> str:
     unfinished = "".join(f"<li>{text(line)}</li>" for line in failure_lines(result))
     return "\n".join(
         [
+            _arms(result),
             "<h2>Deviations from the plan</h2>",
             f"<ul>{deviations}</ul>" if deviations else "<p>None.</p>",
             f"<h2>Trials that did not complete</h2>\n<ul>{unfinished}</ul>" if unfinished else "",
             "<h2>How to reproduce</h2>",
             f"<pre><code>{text(chr(10).join(commands))}</code></pre>",
-            _arms(result),
             _sweep_file(result),
             "<h2>Plan and environment</h2>",
             f"<dl>{rows}</dl>",

@@ -1,4 +1,4 @@
-"""What came out at the end: differences with intervals, loss against balance, the experts' load."""
+"""What came out at the end: differences with intervals and each seed's own, loss against balance."""
 
 import math
 import statistics
@@ -6,15 +6,19 @@ import typing
 from typing import Any
 
 from ablations import numbers
+from ablations.judge.families import by_seed
 from ablations.judge.result import Result
 from ablations.judge.stats import Difference
 from ablations.judge.verdicts import region_of
 from ablations.metrics import metric as metric_of
+from ablations.show.marks import mark
 from ablations.show.palette import FAINT, INK, MUTED, WIDTH, legend, look_of
+from ablations.show.table import difference_cells
 
 if typing.TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 
 def frontier(result: Result) -> "Figure | None":
@@ -31,10 +35,11 @@ def frontier(result: Result) -> "Figure | None":
             look = looks.get(name, {"color": MUTED, "marker": "o"})
             for max_vio, loss, chosen in points:
                 face = look["color"] if chosen else "none"
-                left.plot(
+                (point,) = left.plot(
                     max_vio, loss, marker=look["marker"], linestyle="", markersize=8 if chosen else 5.5,
                     markerfacecolor=face, markeredgecolor=look["color"], markeredgewidth=1.3,
                 )  # fmt: skip
+                mark(point, [name], f"{name}: {loss:.4f} at MaxVio_global {max_vio:.3f}")
         left.set_title("Search: validation loss (filled: chosen)")
         _log_max_vio(left)
     drawn = False
@@ -48,10 +53,12 @@ def frontier(result: Result) -> "Figure | None":
         bar = None
         if d is not None and d.low is not None and d.high is not None:
             bar = [[mean - d.low], [d.high - mean]]
-        right.errorbar(
+        bars = right.errorbar(
             [balance], [mean], yerr=bar, color=looks[name]["color"], marker=looks[name]["marker"], markersize=7,
             linestyle="", linewidth=1.4, capsize=3, label=name,
         )  # fmt: skip
+        for part in bars.get_children():
+            mark(part, [name], f"{name}: {_said(d) if d else '0'} at MaxVio_global {balance:.3f}")
     if not drawn and not searched:
         plt.close(figure)
         return None
@@ -84,80 +91,29 @@ def search_points(result: Result) -> dict[str, list[tuple[float, float, bool]]]:
 
 
 def _log_max_vio(axes: "Axes") -> None:
+    """1, 2 and 5 of each power of ten; where fewer than three of them are in sight, whatever is round."""
+    from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+
     axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    powers = [digit * 10.0**power for power in range(-4, 4) for digit in (1, 2, 5)]
+    coarse, fine = ([t for t in ticks if low <= t <= high] for ticks in (powers, MaxNLocator(4).tick_values(low, high)))
+    axes.xaxis.set_major_locator(FixedLocator(coarse if len(coarse) > 2 else fine))
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:.0e}"[0] in "25" else "")
-    axes.tick_params(axis="x", which="both", labelsize=8.5)
+    axes.tick_params(axis="x", labelsize=8.5)
     axes.set_xlabel("MaxVio_global")
 
 
-MOST_LAYERS = 4
-"""Of more the first, the middle and the last are drawn."""
-
-
-def load_map(result: Result) -> "Figure | None":
-    """Arms x experts per layer. Which expert is busy differs by seed, so experts are sorted by load before the mean."""
-    import matplotlib.pyplot as plt
-    import numpy as np
-    from matplotlib.colors import TwoSlopeNorm
-
-    loads = {}
-    for name, arm in result.arms.items():
-        rows = [arm.records[seed].load for seed in arm.of_status("complete") if arm.records[seed].load]
-        if rows and arm.kind != "aa":
-            loads[name] = np.mean([np.sort(np.array(load), axis=1)[:, ::-1] for load in rows], axis=0)
-    if not loads:
-        return None
-    layers = max(len(load) for load in loads.values())
-    experts = max(load.shape[1] for load in loads.values())
-    wide = {name: np.full((layers, experts), np.nan) for name in loads}  # arms may differ in layers and experts
-    for name, load in loads.items():
-        wide[name][: len(load), : load.shape[1]] = load
-    loads = wide
-    first = loads[next(iter(loads))]
-    if len(loads) > 1 and all(np.allclose(load, first, equal_nan=True) for load in loads.values()):
-        loads = {"every arm": first}
-    chosen = list(range(layers)) if layers <= MOST_LAYERS else [0, layers // 2, layers - 1]
-    highest = max(1.5, max(float(np.nanmax(load)) for load in loads.values()))
-    height = 0.75 + len(chosen) * (0.42 + 0.26 * len(loads))
-    figure, axes = plt.subplots(
-        len(chosen), 1, figsize=(WIDTH, height), layout="constrained", squeeze=False, sharex=True
-    )
-    image = None
-    for place, layer in enumerate(chosen):
-        panel = axes[place][0]
-        image = panel.imshow(
-            np.stack([load[layer] for load in loads.values()]), aspect="auto", cmap="PuOr_r", interpolation="nearest",
-            norm=TwoSlopeNorm(1.0, 0.0, highest),
-        )  # fmt: skip
-        panel.grid(False)
-        panel.spines[:].set_visible(False)
-        panel.tick_params(which="both", length=0)
-        panel.set_yticks(range(len(loads)), list(loads))
-        panel.set_xticks(range(experts) if experts <= 16 else [0, experts - 1])
-        panel.set_xticklabels([str(tick + 1) for tick in panel.get_xticks()])
-        panel.set_xticks(np.arange(0.5, experts - 1), minor=True)
-        panel.set_yticks(np.arange(0.5, len(loads) - 1), minor=True)
-        panel.set_title(f"MoE layer {layer + 1}")
-        for row, load in enumerate(loads.values()):
-            if np.isnan(load[layer]).all():
-                continue
-            panel.annotate(
-                f"{np.nanmax(load[layer]):.2f}", (1.01, row), xycoords=("axes fraction", "data"), va="center",
-                fontsize=8, color=MUTED,
-            )  # fmt: skip
-    axes[-1][0].set_xlabel("experts, busiest first (the busiest one's load at the right)")
-    if image is not None:
-        bar = figure.colorbar(image, ax=axes[:, 0], shrink=min(1.0, 2.2 / height), pad=0.07, label="load / mean load")
-        bar.outline.set_visible(False)
-    return figure
+def _said(d: Difference) -> str:
+    """`+0.0041 [-0.0012, +0.0094]`"""
+    return " ".join(difference_cells(d, metric_of(d.metric).digits)[:2])
 
 
 def forest(result: Result) -> "Figure | None":
     """One panel per metric that a claim is about: differences, simultaneous intervals, regions, the paper's value."""
     import matplotlib.pyplot as plt
 
-    looks = look_of(result)
     metrics = list(dict.fromkeys([result.primary, *(e.metric for e in result.expected)]))
     # Beside what follows at the published dose, a slope per unit of the dose is in units of its own.
     slopes = {name for name in result.plan.contrasts if f"{name}_at" in result.plan.contrasts}
@@ -176,7 +132,7 @@ def forest(result: Result) -> "Figure | None":
     sides = {name: BETTER_SIDE[metric_of(name).better] for name in families}
     alike = len(set(sides.values())) == 1
     for panel, (name, rows) in zip(axes[:, 0], families.items(), strict=True):
-        _forest_panel(panel, rows, _claims(result, name), looks, result.baseline)
+        _forest_panel(panel, result, rows, _claims(result, name))
         known = metric_of(name)
         unit = f" ({known.unit})" if known.unit else ""
         panel.set_title(f"Difference in {known.label}{unit}" + ("" if alike else f"; {sides[name]}"))
@@ -210,14 +166,9 @@ def _claims(result: Result, metric: str) -> dict[tuple[str, str], Claimed]:
     return found
 
 
-def _forest_panel(
-    axes: "Axes",
-    rows: list[Difference],
-    claims: dict[tuple[str, str], Claimed],
-    looks: dict[str, dict[str, Any]],
-    baseline: str,
-) -> None:
-    ends = [0.0]
+def _forest_panel(axes: "Axes", result: Result, rows: list[Difference], claims: dict[tuple[str, str], Claimed]) -> None:
+    looks, own = look_of(result), [by_seed(result.arms, result.plan, d) for d in rows]
+    ends = [0.0, *(value for seeds in own for value in seeds.values() if math.isfinite(value))]
     for d in rows:
         ends += [end for end in (d.low, d.mean, d.high) if end is not None and math.isfinite(end)]
         claim = claims.get((d.arm, d.against))
@@ -225,6 +176,7 @@ def _forest_panel(
         ends += [end for end in (claim.region if claim else ()) if math.isfinite(end)]
     room = 0.08 * ((max(ends) - min(ends)) or 1.0)
     left, right = min(ends) - room, max(ends) + room
+    names = [d.arm if d.against in (result.baseline, "") else f"{d.arm} - {d.against}" for d in rows]
     for row, d in enumerate(rows):
         claim, look = claims.get((d.arm, d.against)), looks.get(d.arm, {"color": INK})
         if claim:
@@ -235,14 +187,31 @@ def _forest_panel(
                     claim.paper, row, marker="D", markersize=6, markerfacecolor="none", markeredgecolor=INK,
                     markeredgewidth=1.1, linestyle="",
                 )  # fmt: skip
+        drawn = axes.plot(d.mean, row, marker="o", color=look["color"], markersize=6, linestyle="")
         if d.low is not None and d.high is not None:
-            axes.plot([d.low, d.high], [row, row], color=look["color"], linewidth=2, solid_capstyle="butt")
-        axes.plot(d.mean, row, marker="o", color=look["color"], markersize=6, linestyle="")
+            drawn += axes.plot([d.low, d.high], [row, row], color=look["color"], linewidth=2, solid_capstyle="butt")
+        arms = [name for name in (d.arm, d.against) if name in result.arms and name != result.baseline]
+        for artist in drawn:
+            mark(artist, arms, f"{names[row]}: {_said(d)}")
+        mark(_seeds(axes, row, own[row], look), arms, *_said_of_seeds(d, own[row]))
     axes.axvline(0, color=INK, linewidth=0.9)
     axes.set_xlim(left, right)
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    names = [d.arm if d.against in (baseline, "") else f"{d.arm} - {d.against}" for d in rows]
     axes.set_yticks(range(len(rows)), names)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", visible=False)
     axes.spines["left"].set_visible(False)
+
+
+def _seeds(axes: "Axes", row: int, own: dict[int, float], look: dict[str, Any]) -> "Line2D":
+    """A small point for each seed, just below its row's interval."""
+    (points,) = axes.plot(
+        list(own.values()), [row + 0.24] * len(own), marker="o", markersize=2.8, markeredgewidth=0, linestyle="",
+        color=look["color"], alpha=0.6, zorder=1.5,
+    )  # fmt: skip
+    return points
+
+
+def _said_of_seeds(d: Difference, own: dict[int, float]) -> list[str]:
+    digits = metric_of(d.metric).digits
+    return [f"{d.arm}, seed {seed}: {numbers.signed(value, digits)}" for seed, value in own.items()]

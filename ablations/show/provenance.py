@@ -16,8 +16,9 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def commands(result: Result) -> list[str]:
-    """What repeats this result: the plan's own command, or one that names arms and seeds; then the report."""
+def commands(result: Result, published: bool = False) -> list[str]:
+    """What repeats this result: the plan's own command, or one that names arms and seeds; then the report; and what
+    runs a `published` one again and compares."""
     own = [name for name, arm in result.arms.items() if arm.kind == "arm"]
     built = [
         "python -m ablations.run",
@@ -28,7 +29,8 @@ def commands(result: Result) -> list[str]:
         "seeds=auto" if result.plan.looks else shlex.quote(f"seeds=[{','.join(map(str, result.seeds))}]"),
     ]
     which = f"scale={result.scale}" if result.run == result.scale else f"run={result.run}"
-    return [result.plan.command or " ".join(built), f"python -m ablations.report sweep={result.sweep} {which}"]
+    again = [f"python -m ablations.reproduce results/{result.sweep}/{result.run}"] if published else []
+    return [result.plan.command or " ".join(built), f"python -m ablations.report sweep={result.sweep} {which}", *again]
 
 
 def manifest(result: Result, folder: Path, made_by: Commit) -> Manifest:
@@ -45,7 +47,7 @@ def manifest(result: Result, folder: Path, made_by: Commit) -> Manifest:
         partial=bool(result.missing),
         trials={"planned": result.planned, "missing": len(result.missing), **counts},
         search_trials=len(result.search),
-        commands=commands(result),
+        commands=commands(result, published=True),
         sweep_file=result.plan.sweep_file or None,
         plan_sha256=result.plan_sha,
         code=result.plan.code,

@@ -1,6 +1,7 @@
 """Figures: the same result gives the same SVG, what is drawn is what the result holds, and nothing is needed."""
 
 import dataclasses
+import io
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,15 @@ import numpy as np
 import pytest
 
 from ablations.config.schema import ContrastConfig
-from ablations.judge.families import families_of
+from ablations.judge.families import by_seed, families_of
 from ablations.judge.gather import load_result
 from ablations.judge.result import Result
 from ablations.show.curves import length_curves, paired_curve
 from ablations.show.figures import Picture, draw_figures
-from ablations.show.points import forest, load_map, search_points
+from ablations.show.loads import load_map
+from ablations.show.marks import mark, marked
+from ablations.show.palette import INK, look_of
+from ablations.show.points import forest, search_points
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -86,10 +90,75 @@ def test_load_is_sorted_before_the_mean(result: Result) -> None:
 
     figure = load_map(result)
     assert figure is not None
-    image = figure.axes[0].images[0].get_array()
+    image = np.stack([np.asarray(row.get_array()) for row in figure.axes[0].collections])
     plt.close(figure)
-    assert image is not None and image.shape == (5, 16)
-    assert (image[:, :-1] >= image[:, 1:]).all()
+    assert image.shape == (5, 16)
+    assert (image[:, :-1] >= image[:, 1:]).all() and image.mean(axis=1) == pytest.approx(np.ones(5))
+
+
+def drawn_of(picture: Picture, arm: str) -> list[str]:
+    """The titles of all that is drawn of an arm."""
+    groups = [g for g in ET.fromstring(picture.svg).iter(f"{SVG}g") if arm in g.get("data-arm", "").split()]
+    return [title.text or "" for group in groups for title in group.iter(f"{SVG}title")]
+
+
+def test_every_seed_is_drawn_behind_its_interval_and_says_its_value(
+    result: Result, pictures: dict[str, Picture]
+) -> None:
+    d = result.difference("bias", "loss")
+    assert d is not None and d.low is not None and d.high is not None
+    own = by_seed(result.arms, result.plan, d)
+    assert len(own) == d.n == 6 and np.mean(list(own.values())) == pytest.approx(d.mean)
+    titles = [title.replace("\N{MINUS SIGN}", "-") for title in drawn_of(pictures["differences"], "bias")]
+    seeds = [f"bias, seed {seed}: {value:+.4f}" for seed, value in own.items()]
+    assert titles[:6] == seeds, "behind the interval: what is drawn first"
+    assert titles.count(f"bias: {d.mean:+.4f} [{d.low:+.4f}, {d.high:+.4f}]") == 2, "the mean and its interval"
+
+
+def test_what_is_drawn_of_an_arm_is_marked(result: Result, pictures: dict[str, Picture]) -> None:
+    for name in ("differences", "loss", "max_vio", "frontier", "load"):
+        assert drawn_of(pictures[name], "bias"), name
+        assert b'id="mark' not in pictures[name].svg
+    assert len(drawn_of(pictures["load"], "bias")) == 2, "a row in each layer"
+    assert "aux_loss: mean of 6 seeds" in drawn_of(pictures["loss"], "aux_loss")
+
+
+def test_nothing_in_an_arms_colour_is_unmarked(result: Result, pictures: dict[str, Picture]) -> None:
+    colours = {look["color"]: name for name, look in look_of(result).items() if result.arms[name].kind == "arm"}
+    del colours[INK]
+
+    def unmarked(group: ET.Element, arms: str = "") -> list[str]:
+        found = []
+        for part in group:
+            marks = part.get("data-arm", arms)
+            if part.tag not in (f"{SVG}g", f"{SVG}defs"):
+                style = part.get("style", "")
+                found += [name for colour, name in colours.items() if colour in style and name not in marks.split()]
+            elif part.tag == f"{SVG}g" and "legend" not in part.get("id", ""):
+                found += unmarked(part, marks)
+        return found
+
+    assert {"bias", "none"} < set(colours.values())
+    for name in ("differences", "loss", "max_vio", "frontier"):
+        assert unmarked(ET.fromstring(pictures[name].svg)) == [], name
+
+
+def test_a_title_stays_within_its_mark_and_is_text() -> None:
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots()
+    (points,) = axes.plot([1, 2], [1, 2], linestyle="", marker="o")
+    mark(points, ["<b> & c", "d"], "<i>", "-1", "one too many")
+    axes.plot([2, 1], [1, 2], linestyle="", marker="o")
+    svg = io.StringIO()
+    figure.savefig(svg, format="svg")
+    plt.close(figure)
+    (group,) = (g for g in ET.fromstring(marked(svg.getvalue())).iter(f"{SVG}g") if "data-arm" in g.attrib)
+    assert group.get("data-arm") == "%3Cb%3E%20%26%20c d"
+    assert [title.text for title in ET.fromstring(marked(svg.getvalue())).iter(f"{SVG}title")] == [
+        "<i>",
+        "\N{MINUS SIGN}1",
+    ]
 
 
 def test_the_effect_against_length_is_drawn_where_there_are_lengths(result: Result) -> None:

@@ -143,6 +143,15 @@ def test_failed_guard_is_named(sweep_run: Any, tmp_path: Path) -> None:
     assert table.note.startswith("Guards that this run did not have yet: yardstick, initialisation, size, ")
 
 
+def test_page_leads_to_the_guards_and_to_what_each_arm_sets(result: Result) -> None:
+    shown = page.page_html(result, [], [])
+    assert 'href="#guards"' in shown and 'href="#what-each-arm-sets"' in shown
+    _, _, section = shown.partition('<h2 id="what-each-arm-sets">')
+    rows = dict(re.findall(r'<tr data-arm="(\w+)".*?<td class="word[^>]*>([^<]*)</td></tr>', section))
+    assert rows["bias"] == "model.moe.balance.kind=bias, model.moe.balance.update_speed=0.01, optim.lr=0.005"
+    assert "kind" not in rows["aux_loss"] and "train.token_fraction=0.9" in rows["control"]
+
+
 @pytest.mark.parametrize("state", [{}, {"seeds": 1}])
 def test_page_and_table_show_the_same_tables(sweep_run: Any, tmp_path: Path, state: dict[str, Any]) -> None:
     sweep_run(tmp_path, **state)
