@@ -6,6 +6,7 @@ artifacts and an offline run can name none, so its lineage is in its config and 
 """
 
 import contextlib
+import io
 import os
 import shutil
 from collections.abc import Iterator
@@ -61,7 +62,7 @@ def mirror_result(result: Result, runs: Path, published: Path) -> str | None:
             return None
         for tried in ("online", "offline") if mode == "online" else (mode,):
             try:
-                with _places(runs):
+                with _places(runs), contextlib.redirect_stderr(io.StringIO()):  # silent as it is asked to be, it speaks
                     place = _write(tried, result, folder, runs, track, published)
                 return "; ".join([*failed, f"W&B run of the result: {place}"])
             except Exception as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from wandb_double import ENTITY, KEY, Double, Refusal
+from wandb_double import ENTITY, Double, Refusal, logged_in
 
 from ablations import dashboard
 from ablations.board.result_run import begin_run, mirror_result, result_id, trial_runs
@@ -37,15 +37,8 @@ def runs(finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture
 def double(monkeypatch: pytest.MonkeyPatch) -> Iterator[Double]:
-    """A server, and a login there."""
-    import wandb
-
-    with Double(projects={"p"}) as double:
-        monkeypatch.setenv("WANDB_BASE_URL", double.url)
-        monkeypatch.setenv("WANDB_API_KEY", KEY)
-        wandb.teardown()  # its service remembers another server
+    with logged_in(monkeypatch) as double:
         yield double
-        wandb.teardown()
 
 
 @pytest.fixture

@@ -4,12 +4,16 @@ It keeps projects, views, runs and files, and forgets them with its end. Operati
 as by a server of another version, so that a new call is seen.
 """
 
+import contextlib
 import json
 import re
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+import pytest
 
 KEY = "0" * 40
 ENTITY = "team"
@@ -66,6 +70,7 @@ class Double:
         """Raises KeyError for an operation that is not known."""
         return {
             "Viewer": self._viewer,
+            "ArtifactType": lambda _: {"project": {"artifact": None}},
             "Views": self._views,
             "ServerFeaturesQuery": lambda _: {"serverInfo": {"features": []}},
             "CreateProject": self._project,
@@ -157,6 +162,19 @@ class Double:
             for file in given["input"]["artifactFiles"]
         ]
         return {"createArtifactFiles": {"files": {"edges": nodes}}}
+
+
+@contextlib.contextmanager
+def logged_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Double]:
+    """A server with a project `p`, and a login there."""
+    import wandb
+
+    with Double(projects={"p"}) as double:
+        monkeypatch.setenv("WANDB_BASE_URL", double.url)
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        wandb.teardown()  # its service remembers another server
+        yield double
+        wandb.teardown()
 
 
 class _Handler(BaseHTTPRequestHandler):

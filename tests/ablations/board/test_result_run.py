@@ -9,12 +9,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from PIL import Image
+from wandb_double import ENTITY, Refusal, logged_in
 
-from ablations import report
+from ablations import report, run
 from ablations.board import result_run
 from ablations.board.result_run import JOB_TYPE, mirror_result, result_id, trial_runs
 from ablations.config.schema import Mode, TrackConfig
@@ -166,3 +168,32 @@ def test_without_the_server_it_is_written_offline(
     said = mirror_result(load_result(runs, "moe_balance", "cpu"), runs, tmp_path)
     (folder,) = (runs / "wandb").glob("offline-run-*")
     assert said is not None and said.endswith(f"ConnectionError: no network; W&B run of the result: {folder}")
+
+
+def test_on_a_server_it_is_one_run(
+    tracked: Tracked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    runs = tracked("online")
+    (runs / "moe_balance/cpu/page.html").write_text("<p>page</p>")
+    result, own = load_result(runs, "moe_balance", "cpu"), result_id("moe_balance", "cpu")
+    with logged_in(monkeypatch) as double:
+        said = [mirror_result(result, runs, tmp_path) for _ in range(2)]
+        assert said == [f"W&B run of the result: {double.url}/{ENTITY}/p/runs/{own}"] * 2
+        assert double.runs.keys() == {own} and double.runs[own]["jobType"] == JOB_TYPE
+        assert double.operations.count("RunResumeStatus") == 2, "opened again, not made anew"
+        double.refused["UpsertBucket"] = Refusal(403, "may not")
+        note = mirror_result(result, runs, tmp_path)
+    assert note is not None and "could not be written online: CommError: may not; W&B run of the result: " in note
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_a_sweep_s_end_writes_it(tracked: Tracked, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = tracked("offline")
+    config = SimpleNamespace(results_dir=tmp_path, track=TrackConfig("offline"))
+    plan = SimpleNamespace(sweep=SimpleNamespace(name="moe_balance"), config=config)
+    assert run._report(SimpleNamespace(plan=plan, runs=runs, folder=runs / "moe_balance/cpu")) == 0
+    (folder,) = (runs / "wandb").glob("offline-run-*")
+    lines = capsys.readouterr().out.splitlines()
+    assert f"W&B run of the result: {folder}" in lines
+    assert lines[-1].startswith("W&B runs, offline: 1; to upload them")
