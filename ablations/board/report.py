@@ -7,6 +7,7 @@ from ablations.board.sections import ANSWER, sections_of
 from ablations.board.workspace import COLUMNS, colours, panels, trials_of
 from ablations.judge.result import Result
 from ablations.show.answer import answer, findings
+from ablations.show.page import FIGURES_AFTER
 from ablations.show.provenance import commands
 from ablations.show.render import failure_lines, markdown
 from ablations.show.sections import TABLES, all_tables
@@ -22,7 +23,7 @@ MOST = 128
 
 
 def report_of(result: Result, entity: str, project: str) -> "Report":
-    """Asks the server which project that is."""
+    """The server is asked which project that is when it is saved."""
     import wandb_workspaces.reports.v2 as wr
 
     sections, tables = {section.name: section for section in sections_of([result])}, all_tables(result)
@@ -66,7 +67,7 @@ def _figures(result: Result, entity: str, project: str) -> Any:
 
     only = f"Config('sweep') == '{result.sweep}' and Config('run') == '{result.run}'"
     runs = wr.Runset(entity=entity, project=project, name="result", filters=only)
-    keys = [f"{FIGURES}/{name}" for name in ("differences", "loss", "lengths", "max_vio", "frontier", "load")]
+    keys = [f"{FIGURES}/{name}" for names in FIGURES_AFTER.values() for name in names]
     media = wr.MediaBrowser(media_keys=keys, num_columns=2, layout=wr.Layout(w=COLUMNS, h=16))
     return wr.PanelGrid(runsets=[runs], panels=[media], hide_run_sets=True)
 

@@ -9,7 +9,7 @@ import contextlib
 import io
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ def mirror_result(result: Result, runs: Path, published: Path) -> str | None:
     Returns what to say of it, whatever failed included; None where those went nowhere. `published`: a folder of records
     to fall back on.
     """
-    folder, failed = runs / result.sweep / result.run, list[str]()
+    folder, own, failed = runs / result.sweep / result.run, result_id(result.sweep, result.run), list[str]()
     try:
         track = remembered(folder)
         mode = "disabled" if track is None else mode_now(resolve_mode(track.mode), runs / "wandb")
@@ -62,7 +62,7 @@ def mirror_result(result: Result, runs: Path, published: Path) -> str | None:
             return None
         for tried in ("online", "offline") if mode == "online" else (mode,):
             try:
-                with _places(runs), contextlib.redirect_stderr(io.StringIO()):  # silent as it is asked to be, it speaks
+                with _apart(runs, own):
                     place = _write(tried, result, folder, runs, track, published)
                 return "; ".join([*failed, f"W&B run of the result: {place}"])
             except Exception as error:
@@ -86,22 +86,30 @@ def _let_go() -> None:
 
 
 @contextlib.contextmanager
-def _places(runs: Path) -> Iterator[None]:
-    """What belongs to no run lies beside the runs, as that of the workers."""
+def _apart(runs: Path, own: str) -> Iterator[None]:
+    """What W&B keeps of no run lies beside the runs, as that of the workers, and what it says in spite of its settings
+    is not heard. Copies of files that wait for an upload get a folder of this run's own, in place of the last time's.
+    """
     added = wandb_places(runs)
+    if "WANDB_DATA_DIR" in added:
+        copies = Path(added["WANDB_DATA_DIR"]) / own
+        shutil.rmtree(copies, ignore_errors=True)
+        added["WANDB_DATA_DIR"] = str(copies)
     os.environ.update(added)
     try:
-        yield
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
     finally:
         for name in added:
             os.environ.pop(name, None)
 
 
 def _write(mode: Settled, result: Result, folder: Path, runs: Path, track: TrackConfig, published: Path) -> str:
-    """Returns where it is."""
+    """Returns where it is. What was written before, here, is gone then."""
     own = result_id(result.sweep, result.run)
-    for earlier in folders_of(runs / "wandb", own) if mode == "offline" else []:
-        shutil.rmtree(earlier, ignore_errors=True)
+    earlier = folders_of(runs / "wandb", own)
+    if mode == "offline":  # of two of an id, which is to be sent?
+        _remove(earlier)
     run = begin_run(
         mode,
         runs,
@@ -134,7 +142,13 @@ def _write(mode: Settled, result: Result, folder: Path, runs: Path, track: Track
     said = str(run.url if mode == "online" else place)
     run.finish(exit_code=0)
     (place / WHOLE).write_text("")
+    _remove(earlier)
     return said
+
+
+def _remove(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _shown(result: Result, folder: Path) -> dict[str, Any]:

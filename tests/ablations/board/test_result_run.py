@@ -45,6 +45,11 @@ def tracked(finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     return remembering
 
 
+def copies(runs: Path) -> int:
+    """Files that wait for an upload."""
+    return sum(path.is_file() for path in (runs / "wandb/.home").rglob("*"))
+
+
 def reported(runs: Path) -> None:
     assert report.main(["sweep=moe_balance", f"runs_dir={runs}", f"results_dir={runs.parent / 'none'}"]) == 0
 
@@ -76,8 +81,10 @@ def test_the_run_holds_the_result_and_a_report_replaces_it(
 ) -> None:
     runs = tracked("offline")
     reported(runs)
+    copied = copies(runs)
     reported(runs)
     (folder,) = (runs / "wandb").glob("offline-run-*")
+    assert copied and copies(runs) == copied
     assert f"W&B run of the result: {folder}\n" in capsys.readouterr().out
     assert (folder / WHOLE).is_file() and folder.name.endswith(result_id("moe_balance", "cpu"))
     lines = inspect(folder)
@@ -152,25 +159,7 @@ def test_whatever_fails_is_one_note(tracked: Tracked, tmp_path: Path, monkeypatc
     assert (said := mirror_result(result, runs, tmp_path)) and said.startswith("note: no W&B run of the result: ")
 
 
-def test_without_the_server_it_is_written_offline(
-    tracked: Tracked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    runs = tracked("online")
-    write = result_run._write
-
-    def refuse(mode: Any, *rest: Any) -> str:
-        if mode == "online":
-            raise ConnectionError("no network")
-        return write(mode, *rest)
-
-    monkeypatch.setattr(result_run, "_write", refuse)
-    (runs / "moe_balance/cpu/page.html").write_text("<p>page</p>")
-    said = mirror_result(load_result(runs, "moe_balance", "cpu"), runs, tmp_path)
-    (folder,) = (runs / "wandb").glob("offline-run-*")
-    assert said is not None and said.endswith(f"ConnectionError: no network; W&B run of the result: {folder}")
-
-
-def test_on_a_server_it_is_one_run(
+def test_on_a_server_it_is_one_run_and_without_it_an_offline_one(
     tracked: Tracked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     runs = tracked("online")
@@ -181,9 +170,12 @@ def test_on_a_server_it_is_one_run(
         assert said == [f"W&B run of the result: {double.url}/{ENTITY}/p/runs/{own}"] * 2
         assert double.runs.keys() == {own} and double.runs[own]["jobType"] == JOB_TYPE
         assert double.operations.count("RunResumeStatus") == 2, "opened again, not made anew"
+        assert len(list((runs / "wandb").glob(f"run-*-{own}*"))) == 1
         double.refused["UpsertBucket"] = Refusal(403, "may not")
         note = mirror_result(result, runs, tmp_path)
-    assert note is not None and "could not be written online: CommError: may not; W&B run of the result: " in note
+    (folder,) = (runs / "wandb").glob(f"*run-*-{own}*")
+    assert note is not None and note.endswith(str(folder)) and folder.name.startswith("offline-")
+    assert "could not be written online: CommError: may not; W&B run of the result: " in note
     assert capfd.readouterr().err == ""
 
 
