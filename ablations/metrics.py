@@ -19,6 +19,7 @@ from tasks.evals.prepare import OUR_METRICS, OUR_TASKS
 BITS_PER_BYTE = "bits per byte"
 Direction = Literal["lower", "higher"]
 Part = Literal["experts", "mtp", "recipe"]
+Topic = Literal["loss", "balance", "precision", "speed"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,9 @@ _WANTING: dict[Part, str] = {
     "mtp": "that many MTP modules (the most is {most}; model.mtp.depth)",
     "recipe": "a named recipe of precision (model.precision.recipe)",
 }
+
+_TOPICS: dict[Part, Topic] = {"experts": "balance", "mtp": "speed", "recipe": "precision"}
+"""Of what is no loss. Drafts that are accepted are time that is saved."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,16 @@ class Metric:
     """The layer or the module, where a name says one."""
     yardstick: bool = False
     """Follows from sizes alone: shown beside a metric, never asked for."""
+
+    about: Topic | None = None
+    """Its topic, where neither its unit nor what it needs says so."""
+
+    @property
+    def topic(self) -> Topic | None:
+        """Under which it is looked for; None for what a model can do, a task's score."""
+        if self.of_loss:
+            return "loss"
+        return self.about or (_TOPICS[self.needs] if self.needs is not None else None)
 
     @property
     def of_loss(self) -> bool:
@@ -98,7 +112,7 @@ METRICS = (
     Metric("mtp_loss_<k>", "MTP loss at depth <k>", "nats", 4, "lower", needs="mtp"),
     Metric("mtp_acceptance_<k>", "MTP acceptance at depth <k>", "", 4, "higher", needs="mtp"),
     Metric("mtp_tokens_per_forward", "MTP tokens per forward", "", 4, "higher", needs="mtp"),
-    Metric("loss_error", "relative loss error", "", 5, "lower"),
+    Metric("loss_error", "relative loss error", "", 5, "lower", about="precision"),
     Metric("gradient_cosine", "gradient cosine", "", 5, "higher", needs="recipe"),
     Metric("unpromoted_error", "error of unpromoted adds", "", 4, "lower", needs="recipe"),
     Metric("saved_bytes_per_token", "saved bytes per token", "bytes", 0, "lower", needs="recipe"),

@@ -57,7 +57,7 @@ def write_report(runs_dir: str | Path, sweep: str, run: str, results_dir: str | 
     `runs_dir` are looked for in `results_dir` (default: results/ of the checkout), where a partial result may have been
     published. Raises ConfigError where no such run was planned.
     """
-    result = load_result(runs_dir, sweep, run, _results(results_dir) / sweep / run / RECORDS)
+    result = load_result(runs_dir, sweep, run, results_of(results_dir) / sweep / run / RECORDS)
     write_pages(result, Path(runs_dir) / sweep / run)
     write_index(Path(runs_dir))
     return result
@@ -94,7 +94,7 @@ def publish(
 
     Replaces what is there as a whole. Raises ConfigError where trials are missing and `partial` does not allow it.
     """
-    target = _results(results_dir) / sweep / run
+    target = results_of(results_dir) / sweep / run
     result = load_result(runs_dir, sweep, run, target / RECORDS)
     if result.missing and not partial:
         raise ConfigError(
@@ -113,14 +113,14 @@ def publish(
                 shutil.copyfile(record, fresh / RECORDS / f"{trial_id}.json")
         _write_frame(fresh, result)
         manifest(result, fresh, commit()).write(fresh)
-    write_index(_results(results_dir))
+    write_index(results_of(results_dir))
     return target
 
 
 def publish_again(sweep: str, run: str, results_dir: str | Path | None = None) -> Path:
     """Render a published result anew. Its manifest keeps the commit and versions that it was published from, and names
     the commit that it is `rendered` by. Raises ConfigError where nothing is published."""
-    target = _results(results_dir) / sweep / run
+    target = results_of(results_dir) / sweep / run
     result, earlier = load_published(target), Manifest.read(target)
     with whole_folder(target) as fresh:
         for name in (PLAN, STATE, JOURNAL, RECORDS):
@@ -129,7 +129,7 @@ def publish_again(sweep: str, run: str, results_dir: str | Path | None = None) -
         _write_frame(fresh, result)
         again = manifest(result, fresh, earlier)
         dataclasses.replace(again, versions=earlier.versions, rendered=commit()).write(fresh)
-    write_index(_results(results_dir))
+    write_index(results_of(results_dir))
     return target
 
 
@@ -141,7 +141,7 @@ def _write_frame(folder: Path, result: Result) -> None:
         frames.published(folder, result.sweep, result.run).to_parquet(temporary, index=False)
 
 
-def _results(results_dir: str | Path | None) -> Path:
+def results_of(results_dir: str | Path | None) -> Path:
     return Path(results_dir) if results_dir is not None else ROOT / "results"
 
 
@@ -207,7 +207,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _report(config: ReportConfig) -> None:
     run, runs, results = config.run or config.scale, config.runs_dir, config.results_dir
-    published = _results(results) / config.sweep / run
+    published = results_of(results) / config.sweep / run
     before = PlanDocument.read(published) if config.publish != "false" and (published / PLAN).is_file() else None
     if config.publish == "false":
         folder = runs / config.sweep / run
@@ -218,11 +218,15 @@ def _report(config: ReportConfig) -> None:
     else:
         folder = publish(runs, config.sweep, run, results, config.publish == "partial")
         result = load_result(runs, config.sweep, run, folder / RECORDS)
+    from ablations.board.result_run import mirror_result
+
     remarks = _remarks(folder, before) if config.publish != "false" else []
     print_result(result)
     for name in PAGES if config.publish == "false" else PUBLISHED:
         if (folder / name).exists():
             print(folder / name)
+    if config.publish == "false" and (said := mirror_result(result, runs, published / RECORDS)):
+        print(said)
     others = [f.name for f in folders_of_scale(folder.parent, result.scale) if f.name != run]
     if others:
         print(f"of other plans: {' '.join(f'run={name}' for name in others)}")

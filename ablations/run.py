@@ -76,7 +76,9 @@ def _list() -> None:
 
 
 def _report(conductor: Any) -> int:
-    from ablations.report import RUN, print_result, write_report
+    from ablations.board.result_run import mirror_result
+    from ablations.record.record import RECORDS
+    from ablations.report import RUN, print_result, results_of, write_report
     from ablations.trial.uploads import resolve_mode, written
 
     plan = conductor.plan
@@ -85,6 +87,9 @@ def _report(conductor: Any) -> int:
     for name in RUN:
         print(conductor.folder / name)
     print(f"trials and checkpoints: {conductor.runs / 'trials'}")
+    published = results_of(plan.config.results_dir) / plan.sweep.name / conductor.folder.name / RECORDS
+    if said := mirror_result(result, conductor.runs, published):
+        print(said)
     there = None if resolve_mode(plan.config.track.mode) == "disabled" else written(conductor.runs)
     if there:
         print(there)

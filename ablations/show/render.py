@@ -20,7 +20,7 @@ def table_md(result: Result) -> str:
     lines = [f"# {result.sweep}, scale={result.scale}", "", f"**{result.plan.question}**", ""]
     lines += [answer(result), "", *(f"- {line}" for line in findings(result)), ""]
     for table in all_tables(result).values():
-        lines += [f"## {table.title}", "", *_markdown(table), ""]
+        lines += [f"## {table.title}", "", *markdown(table), ""]
         if table.note:
             lines += [table.note, ""]
     lines += ["## Plan", "", f"`plan.json`, written before the first trial: SHA-256 `{result.plan_sha}`.", ""]
@@ -44,14 +44,20 @@ def failure_lines(result: Result) -> list[str]:
     return lines + [f"{arm}, seed {seed}: not run yet" for arm, seed in result.missing]
 
 
-def _markdown(table: Table) -> list[str]:
+def markdown(table: Table) -> list[str]:
+    """Its head and rows, a line each."""
     rule = [":--" if i in table.words else "--:" for i in range(len(table.columns))]
     rows = [table.columns, rule, *table.rows]
     return ["| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in rows]
 
 
 def table_csv(result: Result) -> str:
-    """One row per arm by name, floats as `repr`, nothing that depends on the clock: equal records, equal bytes."""
+    """`table_rows`, floats as `repr`: equal records, equal bytes."""
+    return _csv(table_rows(result))
+
+
+def table_rows(result: Result) -> list[dict[str, object]]:
+    """One per arm by name, with nothing that depends on the clock."""
     rows = []
     for arm in sorted(result.arms.values(), key=lambda arm: arm.name):
         row: dict[str, object] = {
@@ -72,7 +78,7 @@ def table_csv(result: Result) -> str:
             for name in ("n", "mean", "sd", "largest", "low", "high", "p", "p_holm", "correlation"):
                 row[f"{metric}_difference_{name}"] = getattr(d, name) if d else None
         rows.append(row)
-    return _csv(rows)
+    return rows
 
 
 def timings_csv(result: Result) -> str:

@@ -35,7 +35,7 @@ from ablations.sweep.trials import Trial, Trials
 from ablations.sweep.workplace import TextOf, check_writable, prepared_texts, started_pool
 from ablations.trial.requests import SpeedRequest, job
 from ablations.trial.tracking import is_mirrored
-from ablations.trial.uploads import begin_tracking, fallen_back, resolve_mode
+from ablations.trial.uploads import begin_tracking, fallen_back, remember, resolve_mode
 from models.typed import ConfigError, build
 
 
@@ -103,6 +103,7 @@ class Conductor:
                 raise ConfigError(f"{self.folder}: another plan has just begun here; start this one again")
             self.state = SweepState(deviations=self.state.deviations)
             document.write(self.folder)
+        remember(self.folder, self.plan.config.track)
         self.state.plan_sha = self.trials.plan_sha = sha_of(self.folder / PLAN)
         if self.folder != self.usual and (self.usual / PLAN).is_file():
             others = listed(differing(PlanDocument.read(self.usual), document))

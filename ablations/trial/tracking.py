@@ -11,17 +11,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ablations.config.schema import TrackConfig
 from ablations.files import sha
 from ablations.numbers import settings as settings_of
 from ablations.record.record import RECORD, read_record
 from ablations.record.steplog import STEPS, read_steps
 from ablations.trial.mirror import PAIRED, WHOLE, Mirror, define_metrics, goals
-from ablations.trial.requests import TrialRequest
+from ablations.trial.requests import Labels, TrialRequest
 from ablations.trial.uploads import Settled, fall_back, mode_now, resolve_mode
 
 log = logging.getLogger(__name__)
 
 Report = Callable[[dict[str, Any]], None]
+
+PLACE = "place"
+"""In a run's config: 0 for the baseline, 1 for other arms, so that it can be sorted first."""
 
 
 def open_mirror(request: TrialRequest, report: Report = lambda event: None) -> Mirror:
@@ -52,7 +56,7 @@ def _mirror_in(mode: Settled, request: TrialRequest, report: Report) -> Mirror:
         report({"event": "note", "text": text})
 
     def open_run() -> Any:
-        for earlier in _folders(folder, own) if mode == "offline" else []:
+        for earlier in folders_of(folder, own) if mode == "offline" else []:
             if not _is_whole(earlier, request):  # the trial was interrupted, or had nothing to be compared with yet
                 shutil.rmtree(earlier, ignore_errors=True)
         return _open(mode, folder.parent, own, request)
@@ -71,9 +75,33 @@ def mirror_record(request: TrialRequest, report: Report) -> None:
 
 
 def _open(mode: Settled, runs: Path, own: str, request: TrialRequest) -> Any:
+    labels, trial = request.labels, request.trial
+    run = begin_run(
+        mode,
+        runs,
+        own,
+        request.track,
+        name=" ".join([f"{labels.arm} s{labels.seed}", *([settings_of(labels.values)] if labels.values else [])]),
+        group=f"{labels.sweep}/{labels.scale}/{labels.arm}",
+        job_type=labels.phase,
+        tags=[labels.sweep, labels.scale, labels.arm],
+        config={
+            **asdict(trial.keys),
+            **asdict(labels),
+            "trial": trial.id,
+            "goals": goals(),
+            PLACE: int(labels.arm != labels.baseline),
+        },
+    )
+    define_metrics(run)
+    return run
+
+
+def begin_run(mode: Settled, runs: Path, own: str, track: TrackConfig, **what: Any) -> Any:
+    """A run of W&B under `runs`, of an id of our own; opened again it goes on where there is a server. `what`: as
+    `wandb.init` takes it."""
     import wandb
 
-    track, labels, trial = request.track, request.labels, request.trial
     (runs / "wandb").mkdir(parents=True, exist_ok=True)  # W&B would take a folder of the system's without a word
     settings = wandb.Settings(
         silent=True,
@@ -87,23 +115,17 @@ def _open(mode: Settled, runs: Path, own: str, request: TrialRequest) -> Any:
         finish_timeout=60,
         finish_timeout_raises=True,
     )
-    run = wandb.init(
+    return wandb.init(
         mode="online" if mode == "online" else "offline",
         dir=str(runs),
         project=track.project,
         entity=track.entity,
         id=own,
-        name=" ".join([f"{labels.arm} s{labels.seed}", *([settings_of(labels.values)] if labels.values else [])]),
-        group=f"{labels.sweep}/{labels.scale}/{labels.arm}",
-        job_type=labels.phase,
-        tags=[labels.sweep, labels.scale, labels.arm],
-        config={**asdict(trial.keys), **asdict(labels), "trial": trial.id, "goals": goals()},
         resume="allow",
         reinit="create_new",
         settings=settings,
+        **what,
     )
-    define_metrics(run)
-    return run
 
 
 def runs_of(request: TrialRequest) -> Path:
@@ -113,12 +135,15 @@ def runs_of(request: TrialRequest) -> Path:
 
 def run_id(request: TrialRequest) -> str:
     """A trial may be used by several sweeps, and by several arms of one; each use is a run of its own."""
-    labels = request.labels
-    return sha([labels.sweep, labels.scale, labels.arm, labels.seed, labels.phase, request.trial.id])[:16]
+    return id_of(request.labels, request.trial.id)
+
+
+def id_of(labels: Labels, trial: str) -> str:
+    return sha([labels.sweep, labels.scale, labels.arm, labels.seed, labels.phase, trial])[:16]
 
 
 def is_mirrored(request: TrialRequest) -> bool:
-    return any(_is_whole(folder, request) for folder in _folders(runs_of(request) / "wandb", run_id(request)))
+    return any(_is_whole(folder, request) for folder in folders_of(runs_of(request) / "wandb", run_id(request)))
 
 
 def _is_whole(folder: Path, request: TrialRequest) -> bool:
@@ -127,6 +152,6 @@ def _is_whole(folder: Path, request: TrialRequest) -> bool:
     return place.is_file() and (request.against is None or place.read_text() == PAIRED)
 
 
-def _folders(folder: Path, run: str) -> list[Path]:
-    """W&B's own, online and offline; a second one of a name gets a number."""
+def folders_of(folder: Path, run: str) -> list[Path]:
+    """W&B's own of a run, online and offline; a second one of a name gets a number."""
     return [*folder.glob(f"*run-*-{run}"), *folder.glob(f"*run-*-{run}-*")]

@@ -4,15 +4,19 @@ import contextlib
 import importlib.util
 import os
 import shlex
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal
 
 from ablations.config.schema import Mode, TrackConfig
 from ablations.files import read_json, write_json
+from models.typed import build
 
 Settled = Literal["offline", "online", "disabled"]
 """Where runs go, once `auto` is resolved."""
 FALLBACK = ".fallback.json"
+TRACK = "track.json"
+"""In a run's folder: where its trials' runs went, so that what is told of them later goes there too."""
 
 
 def resolve_mode(mode: Mode) -> Settled:
@@ -24,14 +28,20 @@ def resolve_mode(mode: Mode) -> Settled:
     for named in ("offline", "disabled", "online"):
         if os.environ.get("WANDB_MODE") == named:
             return named
+    return "online" if api_key() else "offline"
+
+
+def api_key() -> str | None:
+    """Of the login that W&B would use."""
     import netrc
 
-    if os.environ.get("WANDB_API_KEY"):
-        return "online"
+    if key := os.environ.get("WANDB_API_KEY"):
+        return key
     try:
-        return "online" if netrc.netrc(os.environ.get("NETRC")).authenticators(_host()) else "offline"
+        found = netrc.netrc(os.environ.get("NETRC")).authenticators(host())
     except (OSError, netrc.NetrcParseError):
-        return "offline"
+        return None
+    return found[2] if found else None
 
 
 def destination(track: TrackConfig, runs: Path) -> str:
@@ -41,7 +51,7 @@ def destination(track: TrackConfig, runs: Path) -> str:
         case "online":
             project = f"{track.entity}/{track.project}" if track.entity else track.project
             why = own or " (you are logged in; track.mode=offline uploads nothing)"
-            return f"uploaded to {_host()}, project {project}{why}"
+            return f"uploaded to {host()}, project {project}{why}"
         case "offline":
             return f"offline, in {runs / 'wandb'}{own or ' (no login is found; nothing is uploaded)'}"
     return "none" + (own or " (WANDB_MODE, or wandb is not installed)")
@@ -54,8 +64,12 @@ def written(runs: Path) -> str | None:
     return f"W&B runs, offline: {len(found)}; to upload them: wandb sync {place}" if found else None
 
 
-def _host() -> str:
-    return os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").partition("://")[2].partition("/")[0]
+def server() -> str:
+    return os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").rstrip("/")
+
+
+def host() -> str:
+    return server().partition("://")[2].partition("/")[0]
 
 
 def wandb_places(runs: Path) -> dict[str, str]:
@@ -66,6 +80,16 @@ def wandb_places(runs: Path) -> dict[str, str]:
     if not home.is_dir() or not os.access(home, os.W_OK):
         names += ["WANDB_CONFIG_DIR", "WANDB_CACHE_DIR"]
     return {name: str(own) for name in names if name not in os.environ}
+
+
+def remember(run: Path, track: TrackConfig) -> None:
+    """Say in a run's folder where the runs of its trials go."""
+    write_json(run / TRACK, asdict(replace(track, mode=resolve_mode(track.mode))))
+
+
+def remembered(run: Path) -> TrackConfig | None:
+    """None where the run was made before this was written. Raises ConfigError where the file is none of ours."""
+    return build(TrackConfig, read_json(run / TRACK)) if (run / TRACK).is_file() else None
 
 
 def begin_tracking(runs: Path) -> None:

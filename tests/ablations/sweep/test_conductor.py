@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from stand_in_kinds import asked
 
+from ablations.config.schema import TrackConfig
 from ablations.config.trialkeys import value_of
 from ablations.files import write_json
 from ablations.judge.gather import load_result
@@ -24,6 +25,7 @@ from ablations.sweep import guarding
 from ablations.sweep.disk import bytes_needed
 from ablations.sweep.guarding import GuardFailed
 from ablations.sweep.workplace import check_writable
+from ablations.trial.uploads import remembered
 from models.typed import ConfigError
 
 FRESH = ("search=fresh", "search_points=2", "search_seeds=2")
@@ -546,7 +548,9 @@ def test_every_trial_has_a_run_of_this_sweep_s_too(conduct, pool, runs, monkeypa
     written = set[str]()
     monkeypatch.setattr("ablations.sweep.conductor.is_mirrored", lambda given: given.trial.id in written)
     pool.kinds["mirror"] = lambda given, report: written.add(given["trial"]["id"]) or {}
-    state = conduct(*FRESH, "track.mode=offline").state
+    conductor = conduct(*FRESH, "track.mode=offline")
+    assert remembered(conductor.folder) == TrackConfig("offline"), "what the report goes by"
+    state = conductor.state
     used = {row.id for row in (*state.search, *state.confirm)}
     assert written == used and len(pool.ran["mirror"]) == len(used)
     lost = state.confirm[0].id
