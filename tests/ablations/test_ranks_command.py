@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from multiprocessing import forkserver
@@ -18,7 +17,6 @@ from ablations.config.trialkeys import TrialKeys, with_overrides
 from ablations.guards.arm import arm_guards
 from ablations.guards.schedule import schedule
 from ablations.guards.subject import Subject
-from ablations.home import ROOT
 from ablations.launch.ranks import Hardware, RankFailed, run_ranks
 from ablations.ranks import main
 from ablations.record.record import read_record
@@ -138,14 +136,15 @@ def test_what_cannot_be_trained_is_one_line_and_starts_nothing(
     assert said.out == "" and not (tmp_path / "runs").exists()
 
 
-def test_ranks_that_do_not_match_the_launcher_are_refused(tmp_path: Path) -> None:
-    environment = {**os.environ, "RANK": "0", "WORLD_SIZE": "3", "PYTHONPATH": str(ROOT)}
-    words = [*WORDS, f"runs_dir={tmp_path / 'runs'}", "arm=dualpipe_p2_m8"]
-    ran = subprocess.run(
-        [sys.executable, "-m", "ablations.ranks", *words], env=environment, capture_output=True, text=True
-    )
-    assert ran.returncode == 2 and ran.stderr.count("\n") == 1
-    assert "WORLD_SIZE=3: the pipeline has 2 ranks; start it with torchrun --nproc-per-node 2" in ran.stderr
+def test_ranks_that_do_not_match_the_launcher_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert main([*WORDS, f"runs_dir={tmp_path / 'runs'}", "arm=dualpipe_p2_m8"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "WORLD_SIZE=3: the pipeline has 2 ranks; start it with torchrun --nproc-per-node 2" in said
     assert not (tmp_path / "runs").exists()
 
 

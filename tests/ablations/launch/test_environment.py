@@ -59,13 +59,12 @@ def test_a_trial_is_the_same_under_any_launcher(
     labels = Labels("moe_balance", "smoke", "bias", 1, "confirm")
     quiet = TrialRequest(job("quiet"), labels, TrackConfig(mode="disabled"))
     hostile = TrialRequest(job("hostile"), labels, TrackConfig(mode="offline"))
-    for given in (quiet, hostile):
-        if given is hostile:
-            for name, value in HOSTILE.items():
-                monkeypatch.setenv(name, value)
-        with Pool(1, tmp_path / "logs", {"OMP_NUM_THREADS": "1", "WANDB_SILENT": "true"}) as pool:
-            outcome = pool.run([requests.job("trial", "trial", given)], lambda key, event: None)["trial"]
-        assert outcome.error is None, (tmp_path / "logs/worker-0.log").read_text()
+    run_trial(quiet.trial, lambda event: None)
+    for name, value in HOSTILE.items():
+        monkeypatch.setenv(name, value)
+    with Pool(1, tmp_path / "logs", {"OMP_NUM_THREADS": "1", "WANDB_SILENT": "true"}) as pool:
+        outcome = pool.run([requests.job("trial", "trial", hostile)], lambda key, event: None)["trial"]
+    assert outcome.error is None, (tmp_path / "logs/worker-0.log").read_text()
     one, other = (read_record(Path(given.trial.folder) / "record.json") for given in (quiet, hostile))
     assert (one.status, one.metrics, one.history, one.load) == (other.status, other.metrics, other.history, other.load)
     (run,) = (tmp_path / "wandb").glob("offline-run-*")

@@ -64,8 +64,8 @@ def test_schedules_on_real_ranks_train_as_one_process_does(tmp_path: Path) -> No
 
 
 def check_exact(name: str, cases_of_ranks: list[dict[str, Any]]) -> None:
-    """FP64: losses, gradients of the first step, and weights and biases after two clipped steps, with V3's schedule on
-    two ranks after four. Gathered, the model is whole and under its own names."""
+    """FP64: losses, first gradients, weights and biases after a clipped step on four ranks, after two on two
+    ranks, with V3's schedule after four. Gathered, the model is whole and under its own names."""
     for case in cases_of_ranks:
         assert case["gradients"] < 1e-12 and case["state"] < 1e-12 and case["losses"] < 1e-12, (name, case)
         assert case["loads"] and case["copies"] and case["parameters"] == case["counted"], (name, case)
