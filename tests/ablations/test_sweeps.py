@@ -17,6 +17,8 @@ SWEEPS = {path.stem: path for path in sorted((ROOT / "sweeps").glob("*.yaml"))}
 QUICK = ("sweeps_dir=null", "search=fresh", "search_points=1", "search_seeds=1", "seeds=2", "arms=null")
 SEARCHED = ("attention", "moe_balance")
 """The others search in the same way; pinning their learning rate saves the suite a quarter of the time."""
+TIMED = ("attention", "moe_balance", "mtp_depth", "pipeline")
+"""With lm-eval scores and their checkpoints, from which arms decode; the others train alone."""
 DRAWN = ("moe_balance", "pipeline")
 """Between them they have every figure but that of lengths; matplotlib costs more than the trials."""
 TOO_SHORT = {("masked", "packed"), ("v3", "v3_frozen_bias")}
@@ -63,7 +65,7 @@ def guarded(model: ModelConfig) -> bool:
 
 
 @pytest.fixture
-def real(monkeypatch: pytest.MonkeyPatch, pool: Any) -> Any:
+def real(monkeypatch: pytest.MonkeyPatch, pool: Any, request: pytest.FixtureRequest) -> Any:
     """The inline pool with the real jobs."""
     from ablations.sweep import jobs
 
@@ -72,7 +74,10 @@ def real(monkeypatch: pytest.MonkeyPatch, pool: Any) -> Any:
         return looks["guards"](arguments, report)
 
     pool_kinds = pool.kinds
-    monkeypatch.setattr(pool, "kinds", jobs.KINDS | {"guards": guards})
+    timed = request.node.callspec.params["name"] in TIMED
+    monkeypatch.setattr(
+        pool, "kinds", jobs.KINDS | {"guards": guards} | ({} if timed else {"speed": pool_kinds["speed"]})
+    )
     monkeypatch.setattr("ablations.trial.speed.CHUNK_ROUNDS", 1)
     monkeypatch.setattr("ablations.trial.speed.TRAINING_ROUNDS", 6)
     # A process for every arm of every sweep would take half a minute; test_speed.py measures memory.
@@ -87,7 +92,8 @@ def test_a_sweep_runs_the_whole_way(name: str, conduct: Any, runs: Path, monkeyp
         monkeypatch.setattr("ablations.show.figures.draw_figures", lambda result: [])
     pinned = [] if name in SEARCHED else ["optim.lr=0.0035"]
     pinned = SHORTER.get(name, pinned)
-    conductor = conduct(f"sweep={name}", *QUICK, *pinned, "eval.tasks=[python_bits_per_byte]", "eval.items=2")
+    scored = ["eval.tasks=[python_bits_per_byte]", "eval.items=2"] if name in TIMED else []
+    conductor = conduct(f"sweep={name}", *QUICK, *pinned, *scored)
     result = write_report(runs, name, "smoke", None)
     sweep = read_sweep(SWEEPS[name])
     usual = {name for name, arm in sweep.arms.items() if not arm.optional}
@@ -108,7 +114,8 @@ def test_a_sweep_runs_the_whole_way(name: str, conduct: Any, runs: Path, monkeyp
     assert same <= TOO_SHORT or name == "pipeline", f"arms that differ in name only: {same}"
     depths = {n: arm.records[first].config["model"]["mtp"]["depth"] for n, arm in result.arms.items()}
     drafting = {n for n, depth in depths.items() if depth and len(set(depths.values())) > 1}
-    assert {n for n, arm in result.arms.items() if arm.speed and arm.speed.speculative_speedup} == drafting
+    drafted = {n for n, arm in result.arms.items() if arm.speed and arm.speed.speculative_speedup}
+    assert drafted == (drafting if name in TIMED else set())
     drawn = {path.stem for path in (runs / name / "smoke/figures").glob("*.svg")}
     elsewhere = {"lengths"} | ({"timelines", "memory"} if name == "moe_balance" else set())
     assert drawn == ({*FIGURES} - elsewhere if name in DRAWN else set())
