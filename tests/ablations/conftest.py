@@ -244,7 +244,7 @@ def _searched(name: str, rule: SearchConfig) -> list[SearchTrial]:
     return trials
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", autouse=True)
 def quick_holm() -> Iterator[None]:
     """statsmodels collects garbage on every call of Holm: 0.2 s while all modules are looked through each time."""
     with pytest.MonkeyPatch.context() as patch:

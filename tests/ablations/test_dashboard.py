@@ -20,7 +20,6 @@ from ablations.trial.mirror import WHOLE
 from ablations.trial.uploads import remember
 
 pytest.importorskip("wandb_workspaces")
-pytestmark = pytest.mark.usefixtures("quick_holm")
 
 
 @pytest.fixture

@@ -22,8 +22,6 @@ from ablations.show.page import FILES
 from ablations.show.provenance import commands, commit
 from models.typed import ConfigError
 
-pytestmark = pytest.mark.usefixtures("quick_holm")
-
 
 @pytest.fixture(scope="module")
 def published(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -17,9 +17,6 @@ from ablations.record.manifest import MANIFEST, hashes
 from ablations.report import PAGES, publish
 from ablations.reproduce import main
 
-pytestmark = pytest.mark.usefixtures("quick_holm")
-
-
 MADE: list[Path] = []
 """The result that all tests begin with, once it is made."""
 

@@ -202,7 +202,7 @@ def training(pool: Any) -> Any:
     return pool
 
 
-@pytest.mark.usefixtures("no_figures", "no_speed", "quick_holm")
+@pytest.mark.usefixtures("no_figures", "no_speed")
 def test_a_diverged_trial_is_shown_and_the_sweep_goes_on(training, runs, capsys):
     trial = training.kinds["trial"]
 

@@ -26,7 +26,6 @@ from ablations.show.figures import Picture
 from ablations.trial.mirror import WHOLE
 from ablations.trial.uploads import TRACK, remember, remembered
 
-pytestmark = pytest.mark.usefixtures("quick_holm")
 Tracked = Callable[[Mode], Path]
 
 

@@ -82,7 +82,6 @@ def test_the_cell_itself_says_that_it_is_extrapolated(ends: tuple[float, float, 
     assert said[0].startswith(f"{ends[1]:.2f}"), "the cost itself is known"
 
 
-@pytest.mark.usefixtures("quick_holm")
 def test_the_table_says_what_is_known(sweep_run: Any, tmp_path: Path) -> None:
     """Of equal FLOPs: times alone, an interval that holds those at both ends; nothing where the control is not seen."""
     folder = sweep_run(tmp_path)

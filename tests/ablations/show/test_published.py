@@ -17,7 +17,6 @@ PUBLISHED = {path.parts[-3]: path.parent for path in sorted((ROOT / "results").g
 
 
 @pytest.mark.parametrize("sweep", PUBLISHED)
-@pytest.mark.usefixtures("quick_holm")
 def test_tables_are_made_of_the_records(sweep: str) -> None:
     """To the letter; the numbers of table.csv to nine digits, because sums differ between processors in the last."""
     folder = PUBLISHED[sweep]

@@ -17,7 +17,6 @@ from ablations.record.documents import SweepState
 from ablations.report import publish
 from models.typed import ConfigError
 
-pytestmark = pytest.mark.usefixtures("quick_holm")
 PINNED = ("optim.lr=0.005", "model.moe.balance.alpha=0.01", "model.moe.balance.update_speed=0.01", "seeds=auto")
 
 

@@ -13,8 +13,6 @@ from ablations.show.sections import sensitivity_table, verdict_table
 from ablations.sweep.announce import describe
 from models.typed import ConfigError
 
-pytestmark = pytest.mark.usefixtures("quick_holm")
-
 BRANCH = """
 question: Does it matter from here on?
 source: none

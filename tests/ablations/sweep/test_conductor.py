@@ -31,9 +31,6 @@ from models.typed import ConfigError
 FRESH = ("search=fresh", "search_points=2", "search_seeds=2")
 
 
-pytestmark = pytest.mark.usefixtures("quick_holm")
-
-
 def load(runs: Path, published: Path | None = None) -> Result:
     return load_result(runs, "toy", "smoke", published)
 

@@ -22,8 +22,6 @@ from ablations.trial.job import TrialJob
 from ablations.trial.train import run_trial
 from models.typed import ConfigError
 
-pytestmark = pytest.mark.usefixtures("quick_holm")
-
 WSD = {"optim.schedule": "wsd", "optim.warmup_fraction": 0.1, "optim.decay_fraction": 0.5, "optim.final_lr_ratio": 0.0}
 SHARES = [0.25, 0.5]
 SWEEP = """
