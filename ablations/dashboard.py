@@ -82,7 +82,8 @@ def dashboard(config: DashboardConfig) -> list[str]:
     check_package()
     folder = config.runs_dir / result.sweep / result.run
     track = remembered(folder) or TrackConfig()
-    entity, project = config.entity or track.entity, config.project or track.project
+    entity = config.entity or track.entity or os.environ.get("WANDB_ENTITY")
+    project = config.project or track.project
     results = others(config, result)
     if resolve_mode("auto") != "online":
         made = {view.name: specification(view) for view in _views(result, results, entity or "", project)}

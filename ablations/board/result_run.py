@@ -9,7 +9,7 @@ import contextlib
 import io
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from ablations import numbers
 from ablations.config.schema import TrackConfig
 from ablations.files import sha
 from ablations.judge.result import Result
+from ablations.launch.environment import worker_environment
 from ablations.record.documents import PLAN, STATE
 from ablations.record.record import RECORD, RECORDS, recorded_at
 from ablations.show.answer import answer, claim
@@ -25,7 +26,7 @@ from ablations.show.render import table_rows
 from ablations.trial.mirror import WHOLE
 from ablations.trial.requests import Labels
 from ablations.trial.tracking import begin_run, folders_of, id_of
-from ablations.trial.uploads import Settled, mode_now, remembered, resolve_mode, wandb_places
+from ablations.trial.uploads import Settled, mode_later, mode_now, remembered, wandb_places
 
 JOB_TYPE = "result"
 FIGURES = "figures"
@@ -33,9 +34,9 @@ FILES = (PLAN, STATE, "table.csv", "timings.csv", "page.html")
 """Of the run's folder, in the artifact."""
 
 
-def result_id(sweep: str, run: str) -> str:
-    """Of the result's run: one for each folder under runs/<sweep>."""
-    return sha([sweep, run, JOB_TYPE])[:16]
+def result_id(result: Result) -> str:
+    """Of the result's run: one for each folder under runs/<sweep>, and for each plan where a project is shared."""
+    return sha([result.sweep, result.run, result.plan_sha, JOB_TYPE])[:16]
 
 
 def trial_runs(result: Result) -> dict[str, dict[str, Any]]:
@@ -54,10 +55,10 @@ def mirror_result(result: Result, runs: Path, published: Path) -> str | None:
     Returns what to say of it, whatever failed included; None where those went nowhere. `published`: a folder of records
     to fall back on.
     """
-    folder, own, failed = runs / result.sweep / result.run, result_id(result.sweep, result.run), list[str]()
+    folder, own, failed = runs / result.sweep / result.run, result_id(result), list[str]()
     try:
         track = remembered(folder)
-        mode = "disabled" if track is None else mode_now(resolve_mode(track.mode), runs / "wandb")
+        mode = "disabled" if track is None else mode_now(mode_later(track), runs / "wandb")
         if track is None or mode == "disabled":
             return None
         for tried in ("online", "offline") if mode == "online" else (mode,):
@@ -79,7 +80,7 @@ def _reason(error: Exception) -> str:
 
 def _let_go() -> None:
     """W&B's service holds on to the id of a run that it could not open, or end."""
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(Exception, SystemExit):  # it exits where its service does
         import wandb
 
         wandb.teardown()
@@ -89,24 +90,31 @@ def _let_go() -> None:
 def _apart(runs: Path, own: str) -> Iterator[None]:
     """What W&B keeps of no run lies beside the runs, as that of the workers, and what it says in spite of its settings
     is not heard. Copies of files that wait for an upload get a folder of this run's own, in place of the last time's.
+    No variable that another program has left makes this run a part of something else.
     """
+    before = dict(os.environ)
     added = wandb_places(runs)
     if "WANDB_DATA_DIR" in added:
         copies = Path(added["WANDB_DATA_DIR"]) / own
         shutil.rmtree(copies, ignore_errors=True)
         added["WANDB_DATA_DIR"] = str(copies)
-    os.environ.update(added)
+    _become(worker_environment(before, added))
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             yield
     finally:
-        for name in added:
-            os.environ.pop(name, None)
+        _become(before)
+
+
+def _become(variables: Mapping[str, str]) -> None:
+    for name in os.environ.keys() - variables.keys():
+        del os.environ[name]
+    os.environ.update(variables)
 
 
 def _write(mode: Settled, result: Result, folder: Path, runs: Path, track: TrackConfig, published: Path) -> str:
     """Returns where it is. What was written before, here, is gone then."""
-    own = result_id(result.sweep, result.run)
+    own = result_id(result)
     earlier = folders_of(runs / "wandb", own)
     if mode == "offline":  # of two of an id, which is to be sent?
         _remove(earlier)
@@ -136,7 +144,8 @@ def _write(mode: Settled, result: Result, folder: Path, runs: Path, track: Track
         run.summary.update(_summary(result))
         run.log_artifact(_artifact(result, folder, runs, published))
     except BaseException:
-        run.finish(exit_code=1)
+        with contextlib.suppress(Exception):  # what stopped it is what is told
+            run.finish(exit_code=1)
         raise
     place = Path(run.dir).parent
     said = str(run.url if mode == "online" else place)

@@ -14,11 +14,13 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ablations.board.result_run import result_id, trial_runs
 from ablations.judge.result import Result
+from ablations.launch.environment import worker_environment
 from ablations.trial.mirror import WHOLE
 from ablations.trial.tracking import folders_of
 from ablations.trial.uploads import api_key, host, server, wandb_places
@@ -44,12 +46,12 @@ _VIEWS = """query Views($entity: String!, $project: String!, $type: String!, $na
 def ask(query: str, **variables: Any) -> dict[str, Any]:
     """What the server answers to a GraphQL query of ours. Raises ConfigError, in one line, where it does not."""
     token = base64.b64encode(f"api:{api_key()}".encode()).decode()
-    headers = {"Content-Type": "application/json", "Authorization": f"Basic {token}"}
     body = json.dumps({"query": query, "variables": variables}).encode()
-    request = urllib.request.Request(f"{server()}/graphql", body, headers)
     try:
+        request = urllib.request.Request(f"{server()}/graphql", body, {"Content-Type": "application/json"})
+        request.add_unredirected_header("Authorization", f"Basic {token}")  # a key goes to no other host
         with urllib.request.urlopen(request, timeout=SECONDS) as response:
-            answer = json.load(response)
+            answer = dict(json.load(response))
     except urllib.error.HTTPError as error:
         if error.code == 401:
             raise ConfigError(
@@ -57,7 +59,7 @@ def ask(query: str, **variables: Any) -> dict[str, Any]:
                 f"brings a new one; {NOTHING}"
             ) from None
         raise ConfigError(f"{host()}: it answered {error.code} {error.reason}; {NOTHING}") from None
-    except (OSError, ValueError) as error:  # no network, no such host, no answer in time, none of ours
+    except (OSError, ValueError, TypeError, HTTPException) as error:  # no network, no host, no answer, none of ours
         reason = getattr(error, "reason", None) or error
         raise ConfigError(
             f"{host()}: not reached ({reason}); without a network, WANDB_MODE=offline writes the workspace's "
@@ -130,7 +132,7 @@ def offline_runs(result: Result, runs: Path) -> tuple[list[Path], int]:
 
     W&B marks what it has sent. A run that is not whole is still being written, or will be written again.
     """
-    ids = [*trial_runs(result), result_id(result.sweep, result.run)]
+    ids = [*trial_runs(result), result_id(result)]
     found = sorted({folder for own in ids for folder in folders_of(runs / "wandb", own)})
     whole = [folder for folder in found if folder.name.startswith("offline-") and (folder / WHOLE).is_file()]
     waiting = [folder for folder in whole if not is_sent(folder)]
@@ -144,7 +146,8 @@ def is_sent(folder: Path) -> bool:
 def upload(folders: Sequence[Path], runs: Path, entity: str, project: str) -> None:
     """Raises ConfigError where some did not arrive; those that did are not sent again."""
     command = [sys.executable, "-P", "-m", "wandb", "sync", "--entity", entity, "--project", project]
-    environment = os.environ | wandb_places(runs) | {"WANDB_DIR": str(runs)}  # its log would lie in this directory
+    places = wandb_places(runs) | {"WANDB_DIR": str(runs)}  # its log would lie in this directory
+    environment = worker_environment(os.environ, places)
     done = subprocess.run([*command, *map(str, folders)], capture_output=True, text=True, env=environment)
     left = [folder for folder in folders if not is_sent(folder)]
     if done.returncode or left:

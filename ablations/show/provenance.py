@@ -29,7 +29,8 @@ def commands(result: Result, published: bool = False) -> list[str]:
         "seeds=auto" if result.plan.looks else shlex.quote(f"seeds=[{','.join(map(str, result.seeds))}]"),
     ]
     which = f"scale={result.scale}" if result.run == result.scale else f"run={result.run}"
-    again = [f"python -m ablations.reproduce results/{result.sweep}/{result.run}"] if published else []
+    how = "" if result.plan.sweep_file else " tables_only=true"  # plans of before do not hold what they were made of
+    again = [f"python -m ablations.reproduce results/{result.sweep}/{result.run}{how}"] if published else []
     return [result.plan.command or " ".join(built), f"python -m ablations.report sweep={result.sweep} {which}", *again]
 
 

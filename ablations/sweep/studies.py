@@ -10,6 +10,7 @@ from typing import Any
 
 from ablations.judge.choice import Choice
 from ablations.judge.grid import Measured, Point
+from ablations.record.documents import JOURNAL
 from ablations.record.record import Record
 from ablations.sweep.plan import Arm, Plan
 from models.files import set_aside
@@ -21,11 +22,12 @@ CHOSEN = "chosen"
 class Studies:
     """Only this process opens them.
 
-    A journal that is damaged is set aside, and a new one is filled from the records as they are told again.
+    A journal that is damaged is set aside, and a new one is filled from the records as they are told again. One that
+    fails while trials run (another program may write in it too) is told no more until the next start.
     """
 
     def __init__(self, plan: Plan, journal: Path, note: Callable[[str], None] = lambda text: None) -> None:
-        self._rule = plan.sweep.search
+        self._rule, self._note, self._works = plan.sweep.search, note, True
         journal.parent.mkdir(parents=True, exist_ok=True)
         _mend(journal)
         try:
@@ -39,12 +41,25 @@ class Studies:
             )
             self._studies = _open(plan, journal)
 
+    def _try(self, act: Callable[[], None]) -> None:
+        if self._works:
+            try:
+                act()
+            except Exception as error:  # it decides nothing, so nothing of it ends a search
+                self._works = False
+                self._note(f"{JOURNAL} is told no more: {' '.join(f'{type(error).__name__}: {error}'.split())[:200]}")
+
     def tell(self, arm: Arm, points: Sequence[Point], point: Point, found: Measured, records: Sequence[Record]) -> None:
         """A point of `points`, all of whose trials have ended; one that the study has from the same trials is left
         alone. A diverged point is told as pruned: it stopped itself.
 
         In one write, so that a kill leaves it told or untold. Its duration is that of its trials, one after the other.
         """
+        self._try(lambda: self._tell(arm, points, point, found, records))
+
+    def _tell(
+        self, arm: Arm, points: Sequence[Point], point: Point, found: Measured, records: Sequence[Record]
+    ) -> None:
         from optuna.distributions import FloatDistribution
         from optuna.trial import TrialState, create_trial
 
@@ -68,6 +83,9 @@ class Studies:
 
     def mark(self, choices: Mapping[str, Choice]) -> None:
         """What was taken: Optuna's best trial, with the learning rate of the vertex."""
+        self._try(lambda: self._mark(choices))
+
+    def _mark(self, choices: Mapping[str, Choice]) -> None:
         for name, choice in choices.items():
             study = self._studies[name]
             numbers = [trial.number for trial in study.trials if trial.params == choice.best]

@@ -1,5 +1,6 @@
 """Where Weights & Biases runs go: to a server or to a folder, as asked for, or as far down as something failed."""
 
+import configparser
 import contextlib
 import importlib.util
 import os
@@ -15,6 +16,8 @@ from models.typed import build
 Settled = Literal["offline", "online", "disabled"]
 """Where runs go, once `auto` is resolved."""
 FALLBACK = ".fallback.json"
+OWN_HOSTS = ("api.forge.coreweave.com", "api.wandb.ai")
+"""Two names of W&B's own server, the newer first: a login under either is one."""
 TRACK = "track.json"
 """In a run's folder: where its trials' runs went, so that what is told of them later goes there too."""
 
@@ -25,10 +28,14 @@ def resolve_mode(mode: Mode) -> Settled:
         return "disabled"
     if mode != "auto":
         return mode
+    return _of_environment() or ("online" if api_key() else "offline")
+
+
+def _of_environment() -> Settled | None:
     for named in ("offline", "disabled", "online"):
         if os.environ.get("WANDB_MODE") == named:
             return named
-    return "online" if api_key() else "offline"
+    return None
 
 
 def api_key() -> str | None:
@@ -38,10 +45,11 @@ def api_key() -> str | None:
     if key := os.environ.get("WANDB_API_KEY"):
         return key
     try:
-        found = netrc.netrc(os.environ.get("NETRC")).authenticators(host())
+        known = netrc.netrc(os.environ.get("NETRC"))
     except (OSError, netrc.NetrcParseError):
         return None
-    return found[2] if found else None
+    found = [known.authenticators(name) for name in (OWN_HOSTS if host() in OWN_HOSTS else (host(),))]
+    return next((login[2] for login in found if login), None)
 
 
 def destination(track: TrackConfig, runs: Path) -> str:
@@ -65,7 +73,21 @@ def written(runs: Path) -> str | None:
 
 
 def server() -> str:
-    return os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").rstrip("/")
+    """Where W&B goes: as the environment says, or what `wandb login --host` has written, or by its own default."""
+    settings = configparser.ConfigParser(interpolation=None)
+    folder = Path(os.environ.get("WANDB_CONFIG_DIR", "~/.config/wandb")).expanduser()
+    with contextlib.suppress(OSError, UnicodeDecodeError, configparser.Error):
+        settings.read(folder / "settings")
+    written = settings.get("default", "base_url", fallback="")
+    return (os.environ.get("WANDB_BASE_URL") or written or _default_server()).rstrip("/")
+
+
+def _default_server() -> str:
+    with contextlib.suppress(ImportError, AttributeError):  # of versions that have another place for it
+        from wandb.sdk.lib import urls
+
+        return str(urls.DEFAULT_BASE_URL)
+    return f"https://{OWN_HOSTS[-1]}"
 
 
 def host() -> str:
@@ -90,6 +112,11 @@ def remember(run: Path, track: TrackConfig) -> None:
 def remembered(run: Path) -> TrackConfig | None:
     """None where the run was made before this was written. Raises ConfigError where the file is none of ours."""
     return build(TrackConfig, read_json(run / TRACK)) if (run / TRACK).is_file() else None
+
+
+def mode_later(track: TrackConfig) -> Settled:
+    """Of what a later command tells: as its trials went, unless WANDB_MODE says otherwise by now."""
+    return _of_environment() or resolve_mode(track.mode)
 
 
 def begin_tracking(runs: Path) -> None:

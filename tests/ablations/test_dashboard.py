@@ -3,7 +3,9 @@
 import json
 import shutil
 import socket
+import threading
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,15 @@ pytest.importorskip("wandb_workspaces")
 @pytest.fixture
 def runs(finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of a finished sweep's runs/, tracked offline, without a login."""
-    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_DATA_DIR", "WANDB_DIR", "NETRC"):
+    for name in (
+        "WANDB_MODE",
+        "WANDB_API_KEY",
+        "WANDB_BASE_URL",
+        "WANDB_ENTITY",
+        "WANDB_DATA_DIR",
+        "WANDB_DIR",
+        "NETRC",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     runs = tmp_path / "runs"
@@ -73,6 +83,42 @@ def test_without_a_login_the_specification_is_written(asked: Any, runs: Path) ->
     assert {view["project"] for view in written.values()} == {"p"}, "where the run's trials went"
 
 
+def test_whose_trials_went_to_a_team_goes_there_too(asked: Any, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_ENTITY", "team")
+    assert asked("sweep=moe_balance")[0] == 0
+    written = json.loads((runs / "moe_balance/cpu" / SPECIFICATION).read_text())
+    assert {view["entity"] for view in written.values()} == {"team"}
+
+
+def test_a_key_goes_to_no_host_that_an_answer_names(asked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a proxy before a server answers, which wants another login first."""
+    seen = list[tuple[str, str | None]]()
+
+    class Proxy(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            seen.append((self.path, self.headers["Authorization"]))
+            self.send_response(302)
+            self.send_header("Location", "/login")
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            seen.append((self.path, self.headers["Authorization"]))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"[1]")
+
+        def log_message(self, *_: Any) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Proxy) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{proxy.server_port}")
+        monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+        code, out, (line,) = asked()
+        proxy.shutdown()
+    assert (code, out, line.count("not reached")) == (2, [], 1)
+    assert [(path, bool(key)) for path, key in seen] == [("/graphql", True), ("/login", False)]
+
+
 def test_offline_is_obeyed_with_a_login_too(asked: Any, double: Double, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     code, out, _ = asked()
@@ -97,7 +143,7 @@ def test_views_runs_and_report_are_there_once(asked: Any, runs: Path, double: Do
     assert out[0] == "uploading 2 runs, 0 are there"
     assert [line.rpartition("?")[0] for line in out[1:3]] == [f"{double.url}/{ENTITY}/p"] * 2
     assert "/reports/" in out[3] and len(out) == 4
-    assert double.projects == {"p"} and double.runs.keys() == {first, result_id("moe_balance", "cpu")}
+    assert double.projects == {"p"} and double.runs.keys() == {first, result_id(result)}
     assert [row["train/loss"] for row in double.runs[first]["history"]] == [1.0]
     assert "moe_balance-cpu" in [artifact["artifactCollectionName"] for artifact in double.artifacts]
     kinds = [view["type"] for view in double.views.values()]

@@ -85,7 +85,7 @@ def test_the_run_holds_the_result_and_a_report_replaces_it(
     (folder,) = (runs / "wandb").glob("offline-run-*")
     assert copied and copies(runs) == copied
     assert f"W&B run of the result: {folder}\n" in capsys.readouterr().out
-    assert (folder / WHOLE).is_file() and folder.name.endswith(result_id("moe_balance", "cpu"))
+    assert (folder / WHOLE).is_file() and folder.name.endswith(result_id(load_result(runs, "moe_balance", "cpu")))
     lines = inspect(folder)
     (told,) = [line["run"] for line in lines if line["type"] == "run"]
     assert (told["job_type"], told["project"], told["display_name"]) == (JOB_TYPE, "p", "moe_balance cpu")
@@ -165,7 +165,10 @@ def test_on_a_server_it_is_one_run_and_without_it_an_offline_one(
     for trial in sorted((runs / "trials").iterdir())[3:]:
         shutil.rmtree(trial)  # the fewer files, the quicker
     (runs / "moe_balance/cpu/page.html").write_text("<p>page</p>")
-    result, own = load_result(runs, "moe_balance", "cpu"), result_id("moe_balance", "cpu")
+    result = load_result(runs, "moe_balance", "cpu")
+    own = result_id(result)
+    for name in ("WANDB_SWEEP_ID", "WANDB_RUN_ID"):  # of an agent around the command
+        monkeypatch.setenv(name, "foreign")
     with logged_in(monkeypatch) as double:
         said = [mirror_result(result, runs, tmp_path) for _ in range(2)]
         assert said == [f"W&B run of the result: {double.url}/{ENTITY}/p/runs/{own}"] * 2
@@ -174,6 +177,7 @@ def test_on_a_server_it_is_one_run_and_without_it_an_offline_one(
         assert len(list((runs / "wandb").glob(f"run-*-{own}*"))) == 1
         double.refused["UpsertBucket"] = Refusal(403, "may not")
         note = mirror_result(result, runs, tmp_path)
+    assert os.environ["WANDB_RUN_ID"] == "foreign"
     (folder,) = (runs / "wandb").glob(f"*run-*-{own}*")
     assert note is not None and note.endswith(str(folder)) and folder.name.startswith("offline-")
     assert "could not be written online: CommError: may not; W&B run of the result: " in note

@@ -84,7 +84,7 @@ WRONG = [
     ([*MOE, "seeds=[]"], ["seeds=[]: must not be empty"]),
     ([*MOE, "seeds=[1,-1]"], ["seeds[1]=-1: must not be negative"]),
     ([*MOE, "seeds=[1,2,1]"], ["seeds=[1, 2, 1]: 1 stands in it twice"]),
-    ([*MOE, "seeds=2000"], ["seeds=2000 (so many are 16 to 2015): 1000 is a search seed"]),
+    ([*MOE, "seeds=2000"], ["seeds=2000 (so many are 8 to 2007): 1000 is a search seed"]),
     ([*MOE, "search_points=0"], ["search_points=0: must be at least 1"]),
     ([*MOE, "search_points=-1"], ["search_points=-1: must be at least 1"]),
     ([*MOE, "search_seeds=0"], ["search_seeds=0: must be at least 1"]),

@@ -15,6 +15,7 @@ from ablations.config.schema import TrackConfig
 from ablations.config.trialkeys import value_of
 from ablations.files import write_json
 from ablations.judge.gather import load_result
+from ablations.judge.grid import key_of
 from ablations.judge.result import Result
 from ablations.launch.space import DiskFull
 from ablations.record.documents import PLAN, STATE, PlanDocument, SweepState
@@ -24,6 +25,7 @@ from ablations.show.sections import guards_table
 from ablations.sweep import guarding
 from ablations.sweep.disk import bytes_needed
 from ablations.sweep.guarding import GuardFailed
+from ablations.sweep.studies import Studies
 from ablations.sweep.workplace import check_writable
 from ablations.trial.uploads import remembered
 from models.typed import ConfigError
@@ -592,3 +594,20 @@ def test_a_disk_that_fills_up_is_one_line(conduct, pool, runs, monkeypatch):
     with pytest.raises(DiskFull) as caught:
         conduct(*FRESH)
     assert caught.value.filename == str(runs) and "the disk is full" in caught.value.strerror
+
+
+def test_optuna_hears_of_a_point_while_others_wait(conduct, pool, monkeypatch):
+    heard, tell = [], Studies.tell
+
+    def listening(self, arm, points, point, found, records):
+        heard.append((arm.name, point, len(pool.ran["trial"]), [record.id for record in records]))
+        tell(self, arm, points, point, found, records)
+
+    monkeypatch.setattr(Studies, "tell", listening)
+    search = conduct("search=fresh").state.search
+    points = {(row.arm, key_of(row.point)): [] for row in search}
+    for row in search:
+        points[row.arm, key_of(row.point)].append(row.id)
+    assert {(arm, key_of(point)): ids for arm, point, _, ids in heard} == points and len(heard) == len(points)
+    started = [count for _, _, count, _ in heard]
+    assert started[0] < started[-1] and len({row.id for row in search}) >= started[-1], "one after the other"

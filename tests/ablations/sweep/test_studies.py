@@ -168,6 +168,24 @@ def test_a_value_that_is_not_the_records_is_told_anew(journal):
     assert [value for _, _, value, _ in journal.rows()] == [3.0, 5.0, 6.0, 7.0, 4.0]
 
 
+def test_a_journal_that_fails_while_trials_run_is_told_no_more(journal):
+    """As where a study is deleted in a dashboard: it decides nothing, so it ends nothing."""
+    import optuna
+
+    said: list[str] = []
+    studies = Studies(journal.plan, journal.path, said.append)
+    study = studies._studies["bias"]
+    optuna.delete_study(study_name=study.study_name, storage=study._storage)
+    for point in journal.points:
+        record = Record("trial", 1000, "complete", {})
+        studies.tell(journal.arm, journal.points, point, journal.measured[key_of(point)], [record])
+    studies.mark({"bias": choose("bias", journal.measured, None)})
+    (line,) = said
+    assert line.startswith("optuna.journal is told no more: ")
+    journal.tell()
+    assert journal.rows() == journal.expected, "and all of it at the next start"
+
+
 def test_a_journal_that_cannot_be_read_is_no_damaged_one(journal, monkeypatch):
     def refused(*_: Any) -> None:
         raise PermissionError(13, "Permission denied", str(journal.path))

@@ -23,7 +23,17 @@ from ablations.trial.job import TrialJob
 from ablations.trial.mirror import Mirror
 from ablations.trial.requests import Labels, TrialRequest
 from ablations.trial.tracking import is_mirrored, mirror_record, open_mirror
-from ablations.trial.uploads import begin_tracking, destination, fallen_back, resolve_mode, wandb_places, written
+from ablations.trial.uploads import (
+    begin_tracking,
+    destination,
+    fallen_back,
+    host,
+    mode_later,
+    resolve_mode,
+    server,
+    wandb_places,
+    written,
+)
 
 CHOSEN = {"model.moe.balance.update_speed": 0.01}
 LABELS = Labels("moe_balance", "smoke", "bias", 1, "confirm", "aux_loss", "ab" * 32, CHOSEN)
@@ -207,7 +217,7 @@ def test_without_a_home_wandb_keeps_everything_beside_the_runs(monkeypatch, tmp_
 
 
 def test_auto_is_offline_without_a_login(monkeypatch, tmp_path):
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "NETRC"):
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "NETRC", "WANDB_BASE_URL", "WANDB_CONFIG_DIR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert resolve_mode("auto") == "offline"
@@ -216,12 +226,18 @@ def test_auto_is_offline_without_a_login(monkeypatch, tmp_path):
     netrc.write_text("machine api.wandb.ai\n  login user\n  password secret\n")
     netrc.chmod(0o600)
     assert resolve_mode("auto") == "online"
+    netrc.write_text(f"machine {host()}\n  login user\n  password secret\n")
+    assert resolve_mode("auto") == "online", "under the name that the installed W&B has for its server"
+    (tmp_path / ".config/wandb").mkdir(parents=True)
+    (tmp_path / ".config/wandb/settings").write_text("[default]\nbase_url = https://own.example\n")
+    assert (server(), resolve_mode("auto")) == ("https://own.example", "offline")
     netrc.write_text("nonsense {")
     assert resolve_mode("auto") == "offline"
     monkeypatch.setenv("WANDB_API_KEY", "secret")
     assert resolve_mode("auto") == "online"
+    assert mode_later(TrackConfig("online")) == "online"
     monkeypatch.setenv("WANDB_MODE", "offline")
-    assert resolve_mode("auto") == "offline"
+    assert resolve_mode("auto") == mode_later(TrackConfig("online")) == "offline"
 
 
 @pytest.fixture
