@@ -38,9 +38,7 @@ def open_mirror(request: TrialRequest, report: Report = lambda event: None) -> M
     mirror = _mirror_in(mode, request, report)
     if mirror.is_open or mode != "online":
         return mirror
-    with contextlib.suppress(
-        Exception, SystemExit
-    ):  # W&B's service holds on to the id of the run that it could not open
+    with contextlib.suppress(Exception, SystemExit):  # its service holds on to the id of what it could not open
         import wandb
 
         wandb.teardown()
