@@ -282,11 +282,13 @@ def test_reproduction_names_search_arms_and_seeds(published: Path) -> None:
     run = commands(load_published(published))[0]
     assert run.startswith("python -m ablations.run sweep=moe_balance scale=cpu search=fresh")
     assert "'seeds=[0,1,2,3,4,5]'" in run and "none" in run and "control" not in run
-    again = "python -m ablations.reproduce results/moe_balance/cpu"
-    assert (
-        again in (published / "page.html").read_text() and again in read_json(published / "manifest.json")["commands"]
-    )
-    assert again not in commands(load_published(published)), "it is not in results/ yet"
+    result = load_published(published)
+    again = "python -m ablations.reproduce results/moe_balance/cpu tables_only=true"
+    assert again in (published / "page.html").read_text()
+    assert read_json(published / "manifest.json")["commands"][-1] == again, "whose plan holds no sweep's file"
+    held = dataclasses.replace(result, plan=dataclasses.replace(result.plan, sweep_file="question: ..."))
+    assert commands(held, published=True)[-1] == "python -m ablations.reproduce results/moe_balance/cpu"
+    assert "reproduce" not in " ".join(commands(result)), "it is not in results/ yet"
 
 
 def test_the_report_of_another_plan_names_its_run(published: Path) -> None:

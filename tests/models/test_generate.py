@@ -280,7 +280,7 @@ def with_gains(model: Transformer) -> Transformer:
     return model
 
 
-@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("depth", [1, 3])
 @pytest.mark.parametrize("style", ["chained", "parallel"])
 @pytest.mark.parametrize("kind", ["agreeing", "random", "before_norm", "after_norm"])
 def test_drafts_and_acceptance_are_those_of_whole_forwards(
