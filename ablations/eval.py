@@ -6,6 +6,7 @@ Prints a table, and one JSON object as the last line.
 """
 
 import dataclasses
+import functools
 import json
 import sys
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from torch import Tensor
 
+    from tasks.skills.data import SkillData
     from tasks.splits import Document
 
 CHECKPOINT_FILES = ("config.json", "model.safetensors", "tokenizer.json")
@@ -133,8 +135,19 @@ class CheckpointData:
         from tasks.batches import prepared_before
         from tasks.corpora import load_splits
 
+        if self.config.source == "skill":
+            return self._skill.documents(split)
         packed = prepared_before(self.config, self.vocab_size, self.cache_dir)
         return load_splits(self.config)[split] if packed is None else packed.documents(split)
+
+    def questions(self, split: Literal["validation", "test"]) -> list[dict[str, Any]]:
+        return self._skill.questions(split) if self.config.source == "skill" else []
+
+    @functools.cached_property
+    def _skill(self) -> "SkillData":
+        from tasks.skills.data import SkillData
+
+        return SkillData(self.config, self.vocab_size)
 
 
 def _check_files(folder: Path) -> None:

@@ -18,7 +18,7 @@ from tasks.evals.prepare import OUR_METRICS, OUR_TASKS
 
 BITS_PER_BYTE = "bits per byte"
 Direction = Literal["lower", "higher"]
-Part = Literal["experts", "mtp", "recipe"]
+Part = Literal["experts", "mtp", "recipe", "skill"]
 Topic = Literal["loss", "balance", "precision", "speed"]
 
 
@@ -30,15 +30,23 @@ class Parts:
     mtp_depth: int = 0
     recipe: bool = False
     """Whether its precision is a named recipe."""
+    skill: bool = False
+    """Whether it learns a skill, which asks and is answered."""
 
     def of(self, part: Part) -> int:
-        return {"experts": self.moe_layers, "mtp": self.mtp_depth, "recipe": int(self.recipe)}[part]
+        return {
+            "experts": self.moe_layers,
+            "mtp": self.mtp_depth,
+            "recipe": int(self.recipe),
+            "skill": int(self.skill),
+        }[part]
 
 
 _WANTING: dict[Part, str] = {
     "experts": "that many MoE layers (the most is {most}; model.n_layers, model.first_k_dense, model.feed_forward)",
     "mtp": "that many MTP modules (the most is {most}; model.mtp.depth)",
     "recipe": "a named recipe of precision (model.precision.recipe)",
+    "skill": "a skill to learn, whose answers are counted (data.source=skill)",
 }
 
 _TOPICS: dict[Part, Topic] = {"experts": "balance", "mtp": "speed", "recipe": "precision"}
@@ -75,7 +83,7 @@ class Metric:
         """Under which it is looked for; None for what a model can do, a task's score."""
         if self.of_loss:
             return "loss"
-        return self.about or (_TOPICS[self.needs] if self.needs is not None else None)
+        return self.about or (_TOPICS.get(self.needs) if self.needs is not None else None)
 
     @property
     def of_loss(self) -> bool:
@@ -112,6 +120,15 @@ METRICS = (
     Metric("mtp_loss_<k>", "MTP loss at depth <k>", "nats", 4, "lower", needs="mtp"),
     Metric("mtp_acceptance_<k>", "MTP acceptance at depth <k>", "", 4, "higher", needs="mtp"),
     Metric("mtp_tokens_per_forward", "MTP tokens per forward", "", 4, "higher", needs="mtp"),
+    Metric("answer_nats", "nats of an answer", "nats an answer", 4, "lower", needs="skill"),
+    Metric("answer_nats_level<i>", "nats of an answer at level <i>", "nats an answer", 4, "lower", needs="skill"),
+    Metric("answer_accuracy", "answers right", "", 4, "higher", needs="skill"),
+    Metric("answer_accuracy_level<i>", "answers right at level <i>", "", 4, "higher", needs="skill"),
+    Metric("answer_chance", "answers right by chance", "", 4, None, yardstick=True, needs="skill"),
+    Metric("answer_ceiling", "answers right at best", "", 4, None, yardstick=True, needs="skill"),
+    Metric("item_accuracy", "items with all answers right", "", 4, "higher", needs="skill"),
+    Metric("tokens_to_half", "tokens until half is right", "tokens", 0, "lower", needs="skill"),
+    Metric("reached_half", "came to half", "", 3, "higher", needs="skill"),
     Metric("loss_error", "relative loss error", "", 5, "lower", about="precision"),
     Metric("gradient_cosine", "gradient cosine", "", 5, "higher", needs="recipe"),
     Metric("unpromoted_error", "error of unpromoted adds", "", 4, "lower", needs="recipe"),

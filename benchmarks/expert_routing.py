@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from ablations.config.trialkeys import TrialKeys
     from models.transformer import Transformer
-    from tasks.batches import PackedData
+    from tasks.prepared import Data
 
 EXPERTS, TOP_K, NODES = 64, 8, 8
 ARMS: dict[str, tuple[int, str]] = {
@@ -82,7 +82,7 @@ def arm_keys(arm: str, steps: int, quick: bool) -> "TrialKeys":
 
 
 def trained(
-    arm: str, keys: "TrialKeys", seed: int, data: "PackedData", folder: Path
+    arm: str, keys: "TrialKeys", seed: int, data: "Data", folder: Path
 ) -> tuple["Transformer", dict[str, Any]]:
     """The arm's model from `folder`, trained first unless it lies there with the same keys, seed and data; and what its
     config.json says. Other code does not train it again: config.json names the code that did."""
@@ -115,11 +115,12 @@ def trained(
     return model.eval(), extra
 
 
-def train(arm: str, keys: "TrialKeys", seed: int, data: "PackedData") -> "Transformer":
+def train(arm: str, keys: "TrialKeys", seed: int, data: "Data") -> "Transformer":
     """A bare loop over a trial's executor, clipping, optimizer, schedule and balance update. Raises Diverged."""
     import torch
 
     from ablations.trial.train import build_model
+    from models.batch import Batch
     from models.executor import update_routers
     from models.module import Diverged
 
@@ -129,7 +130,8 @@ def train(arm: str, keys: "TrialKeys", seed: int, data: "PackedData") -> "Transf
     recent, started = 0.0, time.monotonic()
     for step, (first, count) in enumerate(keys.batches):
         optimizer.zero_grad(set_to_none=True)
-        result = module.executor.step(data.train_sequences(seed, first, count), module.progress(step))
+        tokens = Batch.of(data.train_sequences(seed, first, count)).tokens_BT1
+        result = module.executor.step(tokens, module.progress(step))
         loss = float(result.losses["loss"])
         if not math.isfinite(loss):
             raise Diverged(step + 1, f"{arm}: loss is not finite")
@@ -145,18 +147,19 @@ def train(arm: str, keys: "TrialKeys", seed: int, data: "PackedData") -> "Transf
     return model
 
 
-def route(model: "Transformer", data: "PackedData", split: str, tokens: int) -> Routed:
+def route(model: "Transformer", data: "Data", split: str, tokens: int) -> Routed:
     """On windows spread evenly over the split; attention as in training."""
     import torch
 
+    from models.batch import Batch
     from models.layers import inferring
     from models.loss import language_model_loss
 
     total, count = 0.0, 0
     chosen: list[Tensor] = []
     with inferring(model):
-        for batch in data.evaluation_batches(split, tokens):
-            output, targets = model(batch[:, :-1]), batch[:, 1:]
+        for tokens_BT1, _ in map(Batch.of, data.evaluation_batches(split, tokens)):
+            output, targets = model(tokens_BT1[:, :-1]), tokens_BT1[:, 1:]
             total += float(language_model_loss(output.logits, targets)) * targets.numel()
             count += targets.numel()
             chosen.append(torch.stack([routing.experts_NK for routing in output.routings]))

@@ -10,6 +10,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from models.batch import Batch
 from models.config import ModelConfig, OptimConfig
 from models.executor import StepResult, update_routers
 from models.optim import adamw, lr_ratio
@@ -71,18 +72,19 @@ class LanguageModel(L.LightningModule):
         self.result: StepResult | None = None
         self.gradient_norm: float | None = None
         """Of the last step, before it was clipped; None where nothing is clipped."""
-        self._batch: Tensor | None = None
+        self._batch: Batch | None = None
         self._recent: deque[float] = deque(maxlen=SPIKE_STEPS)
         self._lowest = math.inf
 
-    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Tensor | Batch, batch_idx: int) -> Tensor:
         """The executor works in `backward`; Lightning only needs a scalar to hand over."""
-        self._batch = batch
-        return torch.zeros((), device=batch.device)
+        self._batch = Batch.of(batch)
+        return torch.zeros((), device=self._batch.tokens_BT1.device)
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         assert self._batch is not None
-        self.result = self.executor.step(self._batch, self.progress(self.global_step))
+        tokens, mask = self._batch
+        self.result = self.executor.step(tokens, self.progress(self.global_step), mask)
         self._check(float(self.result.losses["loss"]))
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:

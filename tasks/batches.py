@@ -33,7 +33,10 @@ if TYPE_CHECKING:
 
 Tokens = NDArray[np.unsignedinteger]
 
-NOT_OF_THE_TEXT = ("seq_len", "batch_size", "ramp_from", "ramp_over", "mask_documents", "domain_per")
+NOT_OF_THE_TEXT = (
+    "seq_len", "batch_size", "ramp_from", "ramp_over", "mask_documents", "domain_per", "skill", "settings",
+    "answers_only",
+)  # fmt: skip
 """Keys of `data` that say how the packed tokens are used, not what they are."""
 _MANIFEST = "manifest.json"
 _BLOCK = 1 << 20
@@ -59,6 +62,9 @@ class PackedData:
         self._tokens: dict[str, Tokens] = {split: np.load(folder / f"{split}.npy", mmap_mode="r") for split in SPLITS}
         self._orders: dict[tuple[int, int], NDArray[np.int64]] = {}
 
+    skill = None
+    """Text has none."""
+
     def tokens(self, split: str) -> Tokens:
         """All tokens of a split of `tasks.corpora.SPLITS`, end of text after each document; shape (tokens,).
 
@@ -72,6 +78,14 @@ class PackedData:
             raise ValueError(f"documents of {split!r} are not kept; only those of validation and test")
         with (self._folder / f"{split}.jsonl").open(encoding="utf-8", newline="\n") as lines:
             return [Document(**json.loads(line)) for line in lines]
+
+    def shared(self, split: str) -> float:
+        """Share of a held-out split's 32-token windows that the training part holds."""
+        return separation.shared_ngrams(self.tokens("train"), self.tokens(split))
+
+    def questions(self, split: str) -> list[dict[str, Any]]:
+        """Text asks nothing."""
+        return []
 
     def windows(self, split: str) -> int:
         """How many windows of `seq_len` targets a split holds; neighbours share one token, as target and as input."""

@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from models.typed import Above, AtLeast, AtMost, Distinct, NotEmpty
 
@@ -14,9 +14,10 @@ END_OF_TEXT_ID = 0
 class DataConfig:
     """Text, how it is cut into sequences, and how many sequences make one optimizer batch."""
 
-    source: Literal["python_packages", "stdlib", "text", "hf", "domains"] = "python_packages"
+    source: Literal["python_packages", "stdlib", "text", "hf", "domains", "skill"] = "python_packages"
     """`python_packages`: the pinned sympy and networkx sources. `stdlib`: this Python's library. `text`: local files
-    at `path`. `hf`: the dataset `name`, streamed. `domains`: several kinds of text in equal shares."""
+    at `path`. `hf`: the dataset `name`, streamed. `domains`: several kinds of text in equal shares.
+    `skill`: no text, but sequences drawn from a rule, without end."""
     path: str | None = None
     """For `text`: a .txt or .jsonl file (field `text`), optionally .gz, or a folder of them."""
     name: str | None = None
@@ -26,6 +27,12 @@ class DataConfig:
     kinds that come with the installation."""
     domain_per: Literal["sequence", "batch"] = "sequence"
     """For `domains`: whether each sequence is of one of them, or all sequences of an optimizer batch are."""
+    skill: str | None = None
+    """For `skill`: its name (tasks/skills/chosen.py)."""
+    settings: dict[str, Any] | None = None
+    """For `skill`: how hard it is, by its own fields; null: as they are."""
+    answers_only: bool = False
+    """For `skill`: the loss is that of the answers, and what is there to be read is not learned."""
     max_bytes: Annotated[int, Above(0)] | None = None
     """Keep only about this much text, in equal shares of every split (smoke runs, streams)."""
     seq_len: Annotated[int, AtLeast(1), AtMost(1_000_000)] = 128
@@ -43,7 +50,7 @@ class DataConfig:
     """Training attention stays within a document. Off, as in V3 4.1: a token sees whatever stands before it in its
     sequence."""
 
-    def __hash__(self) -> int:  # a dict, of domains, has none
+    def __hash__(self) -> int:  # dicts have none
         return hash(json.dumps(asdict(self), sort_keys=True))
 
 

@@ -6,7 +6,8 @@ from typing import Any
 import lightning
 import torch
 
-from tasks.batches import PackedData
+from models.batch import Batch
+from tasks.prepared import Data
 
 
 class BatchStream:
@@ -15,7 +16,7 @@ class BatchStream:
     It has a length, so Lightning fetches no batch ahead, and `state_dict` names the batch after the last one taken.
     """
 
-    def __init__(self, data: PackedData, seed: int, batches: Sequence[tuple[int, int]]) -> None:
+    def __init__(self, data: Data, seed: int, batches: Sequence[tuple[int, int]]) -> None:
         self.data, self.seed, self.batches = data, seed, batches
         self.step = 0
         """The next batch."""
@@ -24,7 +25,7 @@ class BatchStream:
         """Batches of the whole training, not of its remainder: Lightning counts the resumed ones itself."""
         return len(self.batches)
 
-    def __iter__(self) -> Iterator[torch.Tensor]:
+    def __iter__(self) -> Iterator[torch.Tensor | Batch]:
         while self.step < len(self.batches):
             self.step += 1
             yield self.data.train_sequences(self.seed, *self.batches[self.step - 1])
@@ -39,7 +40,7 @@ class BatchStream:
 class TextDataModule(lightning.LightningDataModule):
     """Training batches (batch_size, seq_len + 1) of one trial. Validation is the trial's own, on a fixed set."""
 
-    def __init__(self, data: PackedData, seed: int, batches: Sequence[tuple[int, int]]) -> None:
+    def __init__(self, data: Data, seed: int, batches: Sequence[tuple[int, int]]) -> None:
         super().__init__()
         self.data, self.seed, self.batches = data, seed, batches
 

@@ -192,10 +192,14 @@ def named_metrics(sweep: SweepConfig) -> list[tuple[str, str, list[str]]]:
 def check_metrics_exist(sweep: SweepConfig, resolved: Mapping[str, TrialKeys], file: str) -> None:
     """Raise ConfigError for a metric that no trial of the arms, given as their trial keys, will have."""
     for place, metric, arms in named_metrics(sweep):
-        models = [resolved[arm].model for arm in arms if arm in resolved]
-        parts = [Parts(m.moe_layers, m.mtp.depth, m.precision.recipe != "auto") for m in models]
+        parts = [_parts(resolved[arm]) for arm in arms if arm in resolved]
         if parts:  # an arm left out claims nothing
             check_measured(f"{file}: {place}", metric, resolved[sweep.baseline].eval.tasks, parts)
+
+
+def _parts(keys: TrialKeys) -> Parts:
+    model = keys.model
+    return Parts(model.moe_layers, model.mtp.depth, model.precision.recipe != "auto", keys.data.source == "skill")
 
 
 def check_keys(sweep: SweepConfig, file: str) -> None:

@@ -7,6 +7,7 @@ from models.rules import check_length, validate
 from models.typed import ConfigError
 from tasks.config import DataConfig
 from tasks.fim import reserved
+from tasks.skills.chosen import check_skill
 from tasks.tokenizer import require_vocab
 
 MOST_STEPS = 1_000_000
@@ -47,7 +48,10 @@ def _check_stage(stage: Stage) -> None:
             f"data.batch_size={data.batch_size}: must divide evenly into {name}={count}; "
             f"the next that does is {-(-data.batch_size // count) * count}"
         )
-    require_vocab(stage.model.vocab_size, reserved(data.fim_rate))
+    if data.source == "skill":
+        check_skill(data, stage.model.vocab_size)
+    else:
+        require_vocab(stage.model.vocab_size, reserved(data.fim_rate))
     check_pipeline(stage.model, count)
     _check_tokens(stage)
     _check_source(data)
@@ -73,13 +77,31 @@ def _check_tokens(stage: Stage) -> None:
 
 
 def _check_source(data: DataConfig) -> None:
-    for source, name, wanted in (("text", "path", "FILE_OR_FOLDER"), ("hf", "name", "DATASET")):
+    for source, name, wanted in (
+        ("text", "path", "FILE_OR_FOLDER"),
+        ("hf", "name", "DATASET"),
+        ("skill", "skill", "NAME"),
+    ):
         value = getattr(data, name)
         if data.source == source and not value:
             raise ConfigError(f"data.source={source}: needs data.{name}={wanted}")
         if data.source != source and value is not None:
             raise ConfigError(f"data.{name}={value}: is read with data.source={source} only; add data.source={source}")
+    if data.source == "skill":
+        _check_no_text(data)
+    else:
+        for name, default in (("settings", None), ("answers_only", False)):
+            if (value := getattr(data, name)) != default:
+                raise ConfigError(f"data.{name}={value}: is read with data.source=skill only; add data.source=skill")
     _check_domains(data)
+
+
+def _check_no_text(data: DataConfig) -> None:
+    for name, default in (("fim_rate", None), ("mask_documents", False)):
+        if (value := getattr(data, name)) != default:
+            raise ConfigError(
+                f"data.{name}={value}: is about documents, which data.source=skill has none of; leave it out"
+            )
 
 
 def _check_domains(data: DataConfig) -> None:

@@ -15,7 +15,7 @@ from ablations.guards.sizes import initialisation, size
 from ablations.guards.start import determinism, start
 from ablations.guards.subject import Subject
 from ablations.record.guardresult import GuardResult
-from tasks.batches import PackedData
+from tasks.prepared import Data
 
 
 def _always(keys: TrialKeys) -> bool:
@@ -53,7 +53,7 @@ GUARDS = (
 
 
 def arm_guards(
-    keys: TrialKeys, seed: int, data: PackedData, at: Callable[[str], None] = lambda name: None
+    keys: TrialKeys, seed: int, data: Data, at: Callable[[str], None] = lambda name: None
 ) -> list[GuardResult]:
     """What they find on real batches. `at` hears of each of GUARDS before its turn."""
     subject, results = Subject(keys, seed, data), list[GuardResult]()

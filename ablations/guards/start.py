@@ -11,6 +11,7 @@ from ablations.config.trialkeys import Stage
 from ablations.guards.subject import Subject
 from ablations.record.guardresult import Fact, GuardResult
 from ablations.trial.bare import train_steps
+from models.batch import Batch
 from models.module import LanguageModel
 
 START_TOLERANCE = 0.5
@@ -65,7 +66,7 @@ def trained(subject: Subject) -> list[Tensor]:
     """The parameters after the first steps."""
     keys, module = subject.keys, subject.module()
     batches = [subject.data.train_sequences(subject.seed, *batch) for batch in keys.batches[:STEPS]]
-    train_steps(module, [batch.to(keys.train.device) for batch in batches], keys)
+    train_steps(module, [Batch.of(batch).to(keys.train.device) for batch in batches], keys)
     return [p.detach() for p in module.transformer.parameters()]
 
 

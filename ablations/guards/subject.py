@@ -10,12 +10,13 @@ from torch import Tensor
 
 from ablations.config.trialkeys import TrialKeys
 from ablations.trial.train import build_model
+from models.batch import Batch
 from models.config import ModelConfig, PrecisionConfig
 from models.executor import Executor
 from models.module import LanguageModel
 from models.pipeline.chosen import executor_of
 from models.transformer import Transformer, initialise
-from tasks.batches import PackedData
+from tasks.prepared import Data
 
 SHORT, LONG = 32, 256
 """Tokens of a row, at most, where FP64 takes many passes, and where it takes a few."""
@@ -25,19 +26,22 @@ SHORT, LONG = 32, 256
 class Subject:
     keys: TrialKeys
     seed: int
-    data: PackedData
+    data: Data
 
     @functools.cached_property
     def batch(self) -> Tensor:
-        """The first of the training, (B, T + 1)."""
-        return self.data.train_sequences(self.seed, *self.keys.batches[0])
+        """The tokens of the first of the training, (B, T + 1)."""
+        return self._tokens(*self.keys.batches[0])
 
     @functools.cached_property
     def few(self) -> Tensor:
         """A row or two for each microbatch, in whole sequences where they are not too long for FP64."""
         rows = min(2, max(1, self.keys.data.batch_size // self.keys.microbatches)) * self.keys.microbatches
-        first = self.data.train_sequences(self.seed, 0, max(2, rows))
+        first = self._tokens(0, max(2, rows))
         return first[:, : max(LONG, self.keys.model.mtp.depth + 2) + 1]
+
+    def _tokens(self, first: int, count: int) -> Tensor:
+        return Batch.of(self.data.train_sequences(self.seed, first, count)).tokens_BT1
 
     @functools.cached_property
     def short(self) -> Tensor:

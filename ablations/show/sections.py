@@ -21,6 +21,7 @@ from ablations.show.pipeline import pipeline_table
 from ablations.show.precision import precision_table
 from ablations.show.scores import scores_table
 from ablations.show.searched import chosen_table, search_table
+from ablations.show.skill import levels_table, skill_table
 from ablations.show.table import Table, difference_cells
 
 
@@ -214,6 +215,8 @@ TABLES: dict[str, Callable[[Result], Table]] = {
     "lengths": lengths_table,
     "estimates": estimates_table,
     "other text": other_text_table,
+    "skill": skill_table,
+    "levels": levels_table,
     "balance": balance_table,
     "layers": layer_table,
     "constraint": constraint_table,

@@ -14,8 +14,8 @@ from ablations.launch.progress import Progress
 from ablations.sweep.plan import Plan
 from ablations.trial.uploads import wandb_places
 from models.typed import ConfigError
-from tasks.batches import PackedData, prepare
 from tasks.evals.prepare import OUR_TASKS, prepare_tasks
+from tasks.prepared import Data, prepare_data
 
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 32)}
 """glibc returns large buffers to the kernel after every use; keeping them saves 7,000 page faults per training step."""
@@ -41,7 +41,7 @@ def check_writable(folder: Path) -> None:
 def prepared_texts(plan: Plan, cache: Path, note: Callable[[str], None]) -> TextOf:
     """Prepare the corpora, and the tasks that trials are scored on: what cannot be had shows before anything is
     trained."""
-    texts, tried = dict[str, PackedData](), set[str]()
+    texts, tried = dict[str, Data](), set[str]()
     for arm in plan.arms.values():
         for stage in arm.keys.stages:
             if _text_key(stage) not in texts:
@@ -55,8 +55,11 @@ def prepared_texts(plan: Plan, cache: Path, note: Callable[[str], None]) -> Text
     return lambda stage: found[_text_key(stage)]
 
 
-def _prepared(stage: Stage, cache: Path, note: Callable[[str], None]) -> PackedData:
-    data = prepare(stage.data, stage.model.vocab_size, cache, note)
+def _prepared(stage: Stage, cache: Path, note: Callable[[str], None]) -> Data:
+    data = prepare_data(stage.data, stage.model.vocab_size, cache, note)
+    if data.skill is not None:
+        note(f"data skill: {stage.data.skill}, {len(data.skill.words)} words, chance {data.skill.chance:.3f}")
+        return data
     tokens = data.fingerprint["tokens"]
     other = data.fingerprint.get("pinned") is False  # null where no bytes are published
     pinned = " (not the pinned versions: other bytes)" if other else ""

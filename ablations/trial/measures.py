@@ -4,26 +4,32 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ablations.config.trialkeys import TrialKeys
 from models.balance import max_vio
-from models.evaluation import evaluate, evaluate_mtp, mean_max_vio
+from models.batch import Batch
+from models.evaluation import Answers, evaluate, evaluate_answers, evaluate_mtp, mean_max_vio
 from models.transformer import Transformer
 from models.uniform import max_vio_floor
-from tasks.batches import PackedData
 from tasks.config import END_OF_TEXT_ID
+from tasks.prepared import Data, items_of
+
+HALF = 0.5
+"""Of the answers: that they are right is learned by then."""
 
 
-def test_metrics(keys: TrialKeys, data: PackedData, model: Transformer) -> tuple[dict[str, float], list[list[float]]]:
+def test_metrics(keys: TrialKeys, data: Data, model: Transformer) -> tuple[dict[str, float], list[list[float]]]:
     """Metrics and relative load (L, E) on `eval.split`."""
     device, document_end = keys.train.device, END_OF_TEXT_ID if keys.eval.mask_documents else None
 
-    def batches() -> Iterator[Tensor]:
-        return (batch.to(device) for batch in data.evaluation_batches(keys.eval.split, keys.eval.tokens))
+    def batches() -> Iterator[Batch]:
+        found = data.evaluation_batches(keys.eval.split, keys.eval.tokens)
+        return (Batch.of(batch).to(device) for batch in found)
 
     nbytes = sum(
-        int(data.token_bytes[batch[:, 1:].numpy()].sum())
+        int(data.token_bytes[counted(Batch.of(batch)).numpy()].sum())
         for batch in data.evaluation_batches(keys.eval.split, keys.eval.tokens)
     )
     found = evaluate(model, batches(), document_end)
@@ -33,8 +39,8 @@ def test_metrics(keys: TrialKeys, data: PackedData, model: Transformer) -> tuple
         "bits_per_byte": found.loss * found.tokens / math.log(2) / max(1, nbytes),
     }
     if keys.eval.split == "test" and data.windows("by_file"):
-        second = (batch.to(device) for batch in data.evaluation_batches("by_file", max(1, keys.eval.tokens // 4)))
-        metrics["loss_by_file"] = evaluate(model, second, document_end).loss
+        second = data.evaluation_batches("by_file", max(1, keys.eval.tokens // 4))
+        metrics["loss_by_file"] = evaluate(model, (Batch.of(b).to(device) for b in second), document_end).loss
     if len(load):
         metrics |= {
             "max_vio_global": mean_max_vio(load),
@@ -48,11 +54,55 @@ def test_metrics(keys: TrialKeys, data: PackedData, model: Transformer) -> tuple
         metrics["mtp_tokens_per_forward"] = further.tokens_per_forward
         for k, (loss, accepted) in enumerate(zip(further.losses, further.acceptance, strict=True), start=1):
             metrics |= {f"mtp_loss_{k}": loss, f"mtp_acceptance_{k}": accepted}
+    answered = answers_of(data, model, keys.eval.split, keys.eval.tokens, device)
+    if answered is not None:
+        assert data.skill is not None
+        metrics["item_accuracy"] = answered.whole
+        metrics |= {"answer_chance": data.skill.chance, "answer_ceiling": data.skill.ceiling}
+        for name, values in (("answer_nats", answered.nats), ("answer_accuracy", answered.right)):
+            metrics |= {name if level is None else f"{name}_level{level}": value for level, value in values.items()}
     relative = load.double() / load.double().mean(dim=-1, keepdim=True).clamp_min(1e-12)
     return metrics, relative.tolist()
 
 
-def precision_metrics(keys: TrialKeys, data: PackedData, model: Transformer) -> dict[str, float]:
+def counted(batch: Batch) -> Tensor:
+    """The targets that count, in a row."""
+    targets = batch.tokens_BT1[:, 1:]
+    return targets.flatten() if batch.mask_BT is None else targets[batch.mask_BT]
+
+
+def answers_of(data: Data, model: Transformer, split: str, tokens: int, device: str) -> Answers | None:
+    """On about as many tokens of a skill's split; None for text, which asks nothing."""
+    if data.skill is None:
+        return None
+    return evaluate_answers(
+        model,
+        (
+            (
+                Batch(torch.from_numpy(items.tokens_NT1), torch.from_numpy(items.answers_NT)).to(device),
+                torch.from_numpy(items.levels_N).to(device),
+            )
+            for items in items_of(data, split, tokens)
+        ),
+    )
+
+
+def until_half(validation: dict[str, list[float]]) -> dict[str, float]:
+    """The tokens after which half of the answers were right, between two validations by a straight line; where they
+    never were, all tokens (the value is censored), and `reached_half` is 0. Empty for text."""
+    tokens, right = validation.get("tokens", []), validation.get("answer_accuracy", [])
+    if not right:
+        return {}
+    before, share = 0.0, 0.0
+    for now, value in zip(tokens, right, strict=True):
+        if value >= HALF:
+            place = before + (now - before) * (HALF - share) / (value - share)
+            return {"tokens_to_half": place, "reached_half": 1.0}
+        before, share = now, value
+    return {"tokens_to_half": tokens[-1], "reached_half": 0.0}
+
+
+def precision_metrics(keys: TrialKeys, data: Data, model: Transformer) -> dict[str, float]:
     """What a named recipe does to the trained model, on one microbatch of held-out text; empty without one."""
     if keys.model.precision.recipe == "auto":
         return {}
@@ -60,7 +110,8 @@ def precision_metrics(keys: TrialKeys, data: PackedData, model: Transformer) -> 
 
     rows = max(1, keys.data.batch_size // keys.microbatches)
     tokens = rows * keys.data.seq_len
-    batch = next(iter(data.evaluation_batches(keys.eval.split, tokens, rows))).to(keys.train.device)
+    batch = Batch.of(next(iter(data.evaluation_batches(keys.eval.split, tokens, rows)))).tokens_BT1
+    batch = batch.to(keys.train.device)
     found = probe(model, batch, keys.document_end)
     metrics = {"gradient_cosine": found.gradient_cosine, "saved_bytes_per_token": found.saved_bytes_per_token}
     if found.unpromoted_error is not None:
@@ -74,7 +125,7 @@ def precision_metrics(keys: TrialKeys, data: PackedData, model: Transformer) -> 
     return metrics
 
 
-def training_loss(keys: TrialKeys, data: PackedData, rows: list[dict[str, Any]]) -> dict[str, float]:
+def training_loss(keys: TrialKeys, data: Data, rows: list[dict[str, Any]]) -> dict[str, float]:
     """The loss of the last fifth of the last stage's steps, by their tokens: on text that was new when it was scored,
     hence empty where the training has come to a second epoch."""
     if keys.sequences > data.epoch:

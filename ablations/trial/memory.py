@@ -116,10 +116,11 @@ def _peak_bytes(keys: TrialKeys, cache: str) -> float:
 
     from ablations.trial.bare import train_steps
     from ablations.trial.train import build_model, open_data
+    from models.batch import Batch
 
     torch.set_num_threads(keys.train.threads)
     before = reset_peak()
-    batch = open_data(keys, cache).train_batch(0, 0).to(keys.train.device)
+    batch = Batch.of(open_data(keys, cache).train_batch(0, 0)).to(keys.train.device)
     train_steps(build_model(keys, 0).to(keys.train.device), [batch] * min(2, keys.steps), keys)
     if keys.train.device == "cuda":
         return float(torch.cuda.max_memory_allocated())

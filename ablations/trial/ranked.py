@@ -25,9 +25,9 @@ from ablations.trial.train import (
 from models.module import Diverged
 from models.pipeline.ranks import Ranked, whole_state
 from models.transformer import Transformer
-from tasks.batches import prepare
 from tasks.datamodule import TextDataModule
 from tasks.evals.prepare import prepare_tasks
+from tasks.prepared import prepare_data
 
 
 class RankRecorder(Recorder):
@@ -43,7 +43,7 @@ def prepared(keys: TrialKeys, seed: int, runs: Path, quiet: bool = False) -> Tri
     """The job, with the corpus in the cache: id and folder need its fingerprint."""
     say = (lambda text: None) if quiet else (lambda text: print(text, file=sys.stderr, flush=True))
     cache = runs / "data"
-    data = prepare(keys.data, keys.model.vocab_size, cache, say)
+    data = prepare_data(keys.data, keys.model.vocab_size, cache, say)
     prepare_tasks(data, keys.eval, cache, say)
     identity = trial_id(keys, seed, [data.fingerprint], RANKED_TRIAL)
     folder = runs / "ranks" / identity

@@ -11,13 +11,15 @@ import lightning as L
 from ablations.config.trialkeys import TrialKeys
 from ablations.record.record import Record
 from ablations.record.steplog import StepLog
+from ablations.trial.measures import answers_of
 from models.balance import max_vio
+from models.batch import Batch
 from models.evaluation import evaluate, mean_max_vio
 from models.files import whole_file
 from models.module import LanguageModel
 from models.transformer import Transformer
-from tasks.batches import PackedData
 from tasks.config import END_OF_TEXT_ID
+from tasks.prepared import Data
 
 Report = Callable[[dict[str, Any]], None]
 REPORT_SECONDS = 0.5
@@ -101,7 +103,7 @@ class Notes:
 class Recorder(L.Callback):
     """Notes every step of one stage, validates on a fixed set, and writes the resumable checkpoint."""
 
-    def __init__(self, notes: Notes, number: int, data: PackedData, folder: Path) -> None:
+    def __init__(self, notes: Notes, number: int, data: Data, folder: Path) -> None:
         """`number`: of the stage, from 0. Steps and tokens are counted on from the stages before it."""
         self.notes, self.number, self.data, self.folder = notes, number, data, folder
         self.stage = notes.keys.stages[number]
@@ -141,10 +143,13 @@ class Recorder(L.Callback):
         """On the validation split, whatever `eval.split` says, a quarter of `eval.tokens`."""
         scored, device = self.notes.keys.eval, self.stage.train.device
         tokens = max(self.stage.data.seq_len, scored.tokens // 4)
-        batches = (batch.to(device) for batch in self.data.evaluation_batches("validation", tokens))
+        batches = (Batch.of(batch).to(device) for batch in self.data.evaluation_batches("validation", tokens))
         found = evaluate(model, batches, END_OF_TEXT_ID if scored.mask_documents else None)
         seen = self.tokens_before + self.stage.tokens_after(step)
         self.notes.validated(self.steps_before + step, seen, found.loss, mean_max_vio(found.load_LE))
+        answered = answers_of(self.data, model, "validation", tokens, device)
+        if answered is not None:
+            self.notes.validation.setdefault("answer_accuracy", []).append(answered.right[None])
 
     def state_dict(self) -> dict[str, Any]:
         columns = {name: list(column) for name, column in self.notes.validation.items()}

@@ -14,6 +14,7 @@ from ablations.config.trialkeys import TrialKeys
 from ablations.record.documents import Chunks
 from ablations.trial.bare import train_steps
 from ablations.trial.train import build_model, open_data
+from models.batch import Batch
 from models.checkpoint import load_checkpoint
 from models.config import PipelineConfig
 from models.generate import greedy
@@ -22,7 +23,7 @@ from models.optim import adamw
 from models.pipeline.measure import chunk_seconds
 from models.speculative import self_speculative
 from models.transformer import Transformer, initialise, resolve_dtype
-from tasks.batches import PackedData
+from tasks.prepared import Data
 
 TRAINING_ROUNDS = 15
 DECODING_ROUNDS = 3
@@ -42,7 +43,7 @@ def training_speed(arms: Mapping[str, TrialKeys], cache: str, at: At = lambda wh
     seconds: dict[str, list[float]] = {}
     for name, keys in arms.items():
         at(f"first step of {name}")
-        batch = open_data(keys, cache).train_batch(0, 0).to(keys.train.device)
+        batch = Batch.of(open_data(keys, cache).train_batch(0, 0)).to(keys.train.device)
         module = build_model(keys, 0).to(keys.train.device)
         optimizer = adamw(module.transformer, keys.optim, keys.model.precision.moments)
         step = partial(train_steps, module, [batch], keys, optimizer)
@@ -113,17 +114,18 @@ def chunk_costs(arms: Mapping[str, TrialKeys], cache: str) -> dict[str, Chunks]:
             data = open_data(keys, cache)
             model = Transformer(fast)
             initialise(model, 0, fast.std)
-            rows = data.train_batch(0, 0)[: keys.data.batch_size // keys.microbatches].to(keys.train.device)
+            rows = Batch.of(data.train_batch(0, 0)).tokens_BT1[: keys.data.batch_size // keys.microbatches]
+            rows = rows.to(keys.train.device)
             stages = keys.model.pipeline.stages
             known[same] = chunk_seconds(model.to(keys.train.device), stages, rows, CHUNK_ROUNDS, keys.document_end)
         found[name] = known[same]
     return found
 
 
-def _prompts(data: PackedData, keys: TrialKeys) -> torch.Tensor:
+def _prompts(data: Data, keys: TrialKeys) -> torch.Tensor:
     """The beginnings of windows of the test split, (PROMPTS, seq_len / 2)."""
     windows = next(islice(data.evaluation_batches("test", PROMPTS * keys.data.seq_len, PROMPTS), 1))
-    return windows[:, : keys.data.seq_len - keys.data.seq_len // 2]
+    return Batch.of(windows).tokens_BT1[:, : keys.data.seq_len - keys.data.seq_len // 2]
 
 
 def _timed(work: Callable[[], T], device: str) -> tuple[float, T]:

@@ -27,7 +27,7 @@ from ablations.record.steplog import STEPS, StepLog, read_steps
 from ablations.trial.branch import hand_on
 from ablations.trial.identity import TRIAL, environment
 from ablations.trial.job import TrialJob
-from ablations.trial.measures import batch_metrics, precision_metrics, test_metrics, training_loss
+from ablations.trial.measures import batch_metrics, precision_metrics, test_metrics, training_loss, until_half
 from ablations.trial.recorder import RESUME, Notes, Recorder, Report, Unwatched, Watcher
 from models.checkpoint import load_checkpoint, save_checkpoint
 from models.files import remove_unfinished, whole_file, write_atomically
@@ -35,9 +35,9 @@ from models.layers import inferring
 from models.module import Course, Diverged, LanguageModel
 from models.transformer import Transformer
 from models.typed import ConfigError
-from tasks.batches import PackedData, prepare
 from tasks.config import DataConfig
 from tasks.datamodule import TextDataModule
+from tasks.prepared import Data, prepare_data
 
 STATE = "state.ckpt"
 """What a trial that was stopped on its way leaves for others to go on from."""
@@ -47,14 +47,14 @@ TRAINED = "trained.json"
 log = logging.getLogger(__name__)
 
 
-def open_data(stage: Stage, cache: str) -> PackedData:
+def open_data(stage: Stage, cache: str) -> Data:
     """The packed corpus that a stage learns from; kept, since a worker runs many trials on it."""
     return _opened(stage.data, stage.model.vocab_size, cache)
 
 
 @functools.lru_cache(maxsize=4)
-def _opened(config: DataConfig, vocab_size: int, cache: str) -> PackedData:
-    return prepare(config, vocab_size, Path(cache))
+def _opened(config: DataConfig, vocab_size: int, cache: str) -> Data:
+    return prepare_data(config, vocab_size, Path(cache))
 
 
 def run_trial(job: TrialJob, report: Report, watched: Callable[[], Watcher] = Unwatched) -> Record:
@@ -184,7 +184,7 @@ def finish(base: Record, job: TrialJob, model: Transformer, notes: Notes, train_
     return record
 
 
-def _measured(base: Record, keys: TrialKeys, data: PackedData, model: Transformer, notes: Notes) -> Record:
+def _measured(base: Record, keys: TrialKeys, data: Data, model: Transformer, notes: Notes) -> Record:
     """The record of a finished training, without scores."""
     started = time.monotonic()
     metrics, load = test_metrics(keys, data, model)
@@ -192,7 +192,7 @@ def _measured(base: Record, keys: TrialKeys, data: PackedData, model: Transforme
         reason = f"loss on the {keys.eval.split} split is not finite after the last step"
         return dataclasses.replace(base, status="diverged", reason=reason, history=notes.history())
     metrics |= training_loss(keys, data, notes.steps.rows) | batch_metrics(keys, notes.steps.rows)
-    metrics |= precision_metrics(keys, data, model)
+    metrics |= precision_metrics(keys, data, model) | until_half(notes.validation)
     return dataclasses.replace(
         base,
         metrics=metrics,

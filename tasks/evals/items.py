@@ -196,6 +196,15 @@ def write_items(task: str, documents: Sequence["Document"], folder: Path) -> Pat
     return path
 
 
+def write_given(task: str, items: Sequence[Item], folder: Path) -> Path:
+    """The JSONL file with items that the data itself has, written if it is not there yet."""
+    lines = "".join(json.dumps(item, sort_keys=True) + "\n" for item in items)
+    path = folder / f"{task}-{hashlib.sha256(lines.encode()).hexdigest()[:16]}.jsonl"
+    if not path.exists():
+        write_atomically(path, lines)
+    return path
+
+
 def read_items(path: Path) -> list[Item]:
     with path.open(encoding="utf-8") as file:
         return [json.loads(line) for line in file]

@@ -26,7 +26,13 @@ if TYPE_CHECKING:
     from tasks.splits import Document
 
 HERE = Path(__file__).parent
-OUR_METRICS = {"python_bits_per_byte": ("bits_per_byte",), "python_cloze": ("acc", "acc_norm", BITS, MARGIN)}
+ASKED = "skill_answers"
+"""Our own task whose items are not of documents: a skill's."""
+OUR_METRICS = {
+    "python_bits_per_byte": ("bits_per_byte",),
+    "python_cloze": ("acc", "acc_norm", BITS, MARGIN),
+    ASKED: ("acc", "perplexity"),
+}
 """Of our own tasks, by name; as their files in this folder say, and what is said of every multiple choice."""
 OUR_TASKS = tuple(OUR_METRICS)
 Report = Callable[[str], None]
@@ -42,6 +48,7 @@ class HeldOut(Protocol):
     @property
     def fingerprint(self) -> dict[str, Any]: ...
     def documents(self, split: Literal["validation", "test"]) -> "Sequence[Document]": ...
+    def questions(self, split: Literal["validation", "test"]) -> Sequence[dict[str, Any]]: ...
 
 
 def prepare_tasks(data: HeldOut, config: EvalConfig, cache_dir: Path, report: Report | None = None) -> None:
@@ -165,10 +172,12 @@ def _item_files(
     files = _WRITTEN.setdefault(key, {})
     missing = [name for name in ours if name not in files or not files[name].exists()]
     if missing:
-        from tasks.evals.items import write_items
+        from tasks.evals.items import write_given, write_items
 
-        documents = data.documents(config.split)
-        files.update({name: write_items(name, documents, cache_dir / "evals") for name in missing})
+        if ASKED in missing:
+            files[ASKED] = write_given(ASKED, data.questions(config.split), cache_dir / "evals")
+        documents = data.documents(config.split) if missing != [ASKED] else []
+        files.update({n: write_items(n, documents, cache_dir / "evals") for n in missing if n != ASKED})
     for name in ours:
         if not files[name].stat().st_size:
             raise ConfigError(_no_item(name, data.documents(config.split), config.split))
@@ -182,6 +191,8 @@ _WRITTEN: dict[tuple[str, str, str], dict[str, Path]] = {}
 def _no_item(name: str, documents: "Sequence[Document]", split: str) -> str:
     from tasks.evals.items import WANTED
 
+    if name == ASKED:
+        return f"eval.tasks={name}: text asks nothing; take data.source=skill, or leave the task out"
     sizes = sorted(len(line.encode()) for document in documents for line in document.text.split("\n") if line.strip())
     found = f"{len(sizes):,} lines of {sizes[0]:,} to {sizes[-1]:,} bytes" if sizes else "no line"
     return (

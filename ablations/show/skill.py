@@ -1,0 +1,53 @@
+"""The tables of a skill: what was learned of it, how soon, and at which of its levels."""
+
+from ablations import numbers
+from ablations.judge.result import Result
+from ablations.metrics import indices
+from ablations.show.table import Table, difference_cells
+
+
+def skill_table(result: Result) -> Table:
+    """Answers, read between chance and ceiling; empty where nothing was asked."""
+    rows = []
+    for arm in result.arms.values():
+        rows.append(
+            [
+                arm.name,
+                numbers.fixed(arm.mean("answer_nats"), 4),
+                *difference_cells(result.usual(arm, "answer_nats"), 4),
+                numbers.percent(arm.mean("answer_accuracy"), 1),
+                numbers.percent(arm.mean("item_accuracy"), 1),
+                numbers.count(arm.mean("tokens_to_half")),
+                _reached(arm.values.get("reached_half", {})),
+                numbers.count(arm.plan.kv_bytes),
+            ]
+        )
+    asked = [arm for arm in result.arms.values() if arm.mean("answer_nats") is not None]
+    columns = ["arm", "nats of an answer", "difference", "95 % interval", "Holm p", "answers right", "whole items"]
+    columns += ["tokens until half is right", "seeds that came so far", "KV bytes per token"]
+    base = result.arms[result.baseline]
+    chance, ceiling = (numbers.percent(base.mean(f"answer_{name}"), 1) for name in ("chance", "ceiling"))
+    note = (
+        f"On the test items; whoever has not learned it gets {chance} of the answers right, whoever has {ceiling}. "
+        "Tokens: between two validations, by a straight line; of a seed that did not come so far, all of its training."
+    )
+    return Table("Skill", columns, rows if asked else [], note)
+
+
+def levels_table(result: Result) -> Table:
+    """By how hard an item is."""
+    levels = indices("answer_accuracy_level<i>", {name for arm in result.arms.values() for name in arm.values})
+    rows = []
+    for arm in result.arms.values():
+        cells = [
+            f"{numbers.percent(arm.mean(f'answer_accuracy_level{i}'), 1)} "
+            f"({numbers.fixed(arm.mean(f'answer_nats_level{i}'), 3)})"
+            for i in levels
+        ]
+        rows.append([arm.name, *cells])
+    columns = ["arm", *(f"level {i}" for i in levels)]
+    return Table("Skill by level", columns, rows if len(levels) > 1 else [], "Answers right, and nats of an answer.")
+
+
+def _reached(seeds: dict[int, float]) -> str:
+    return f"{sum(value == 1 for value in seeds.values())}/{len(seeds)}" if seeds else numbers.ABSENT

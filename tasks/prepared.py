@@ -1,0 +1,76 @@
+"""What a model learns from, whatever it is drawn from: text that was packed before, or a skill without end."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.batch import Batch
+from tasks.batches import prepare
+from tasks.config import DataConfig
+from tasks.corpora import Report
+from tasks.skills.data import SkillData
+from tasks.skills.skill import Items, Skill
+from tasks.splits import Document
+
+if TYPE_CHECKING:
+    import torch
+    from tokenizers import Tokenizer
+
+
+class Data(Protocol):
+    """A training set and its held-out splits, for one length of sequence."""
+
+    seq_len: int
+    batch_size: int
+    vocab_size: int
+    tokenizer: "Tokenizer"
+    token_bytes: NDArray[np.int32]
+    """Bytes of text per token id, shape (vocab_size,)."""
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What the numbers depend on."""
+
+    @property
+    def epoch(self) -> int:
+        """Training sequences that are read before one is read again."""
+
+    @property
+    def skill(self) -> Skill | None:
+        """Of which sequences have answers."""
+
+    def windows(self, split: str) -> int:
+        """How many sequences a split holds."""
+
+    def train_batch(self, seed: int, step: int) -> "torch.Tensor | Batch":
+        """Batch `step` (from 0) of a training without a ramp."""
+
+    def train_sequences(self, seed: int, first: int, count: int) -> "torch.Tensor | Batch":
+        """Training sequences `first` .. `first + count - 1` of a seed: inputs and shifted targets."""
+
+    def evaluation_batches(self, split: str, tokens: int, rows: int = 32) -> "Iterator[torch.Tensor | Batch]":
+        """Fixed sequences with about `tokens` targets in all, at most `rows` at once."""
+
+    def documents(self, split: str) -> list[Document]:
+        """The texts of `validation` or `test`."""
+
+    def questions(self, split: str) -> list[dict[str, Any]]:
+        """Of a skill's items: `context`, and the `answer` behind it."""
+
+    def shared(self, split: str) -> float:
+        """How much of a held-out split the training part holds, as a share."""
+
+
+def prepare_data(config: DataConfig, vocab_size: int, cache_dir: Path, report: Report | None = None) -> Data:
+    """As `data` says, with a vocabulary of `vocab_size` tokens. Raises ConfigError where it cannot be had."""
+    if config.source == "skill":
+        return SkillData(config, vocab_size)
+    return prepare(config, vocab_size, cache_dir, report)
+
+
+def items_of(data: Data, split: str, tokens: int) -> Iterator[Items]:
+    """Those that `evaluation_batches` has, of a skill; nothing of a text."""
+    return data.evaluation_items(split, tokens) if isinstance(data, SkillData) else iter(())

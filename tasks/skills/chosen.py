@@ -1,0 +1,34 @@
+"""Which skills there are, by the names that `data.skill` takes."""
+
+import dataclasses
+from typing import cast
+
+from models.typed import ConfigError, build, closest
+from tasks.config import DataConfig
+from tasks.skills.recall import Recall
+from tasks.skills.skill import Skill
+
+SKILLS: dict[str, type] = {"recall": Recall}
+
+
+def skill_of(config: DataConfig) -> Skill:
+    """As `data.skill` and `data.settings` say. Raises ConfigError for a setting that it does not have."""
+    if config.skill not in SKILLS:
+        names = ", ".join(SKILLS)
+        raise ConfigError(f"data.skill={config.skill}: expected one of {names}{closest(str(config.skill), SKILLS)}")
+    return cast(Skill, build(SKILLS[config.skill], config.settings or {}, "data.settings"))
+
+
+def check_skill(config: DataConfig, vocab_size: int) -> None:
+    """Raise ConfigError where no item can be made so, or the model has no token for each word."""
+    skill = skill_of(config)
+    skill.check(config.seq_len)
+    if len(skill.words) > vocab_size:
+        raise ConfigError(
+            f"model.vocab_size={vocab_size}: data.skill={config.skill} has {len(skill.words)} words; raise it"
+        )
+
+
+def settings_of(skill: Skill) -> dict[str, object]:
+    """All of them, those that nobody has set included."""
+    return dataclasses.asdict(skill)  # type: ignore[call-overload]
