@@ -81,9 +81,7 @@ def arm_keys(arm: str, steps: int, quick: bool) -> "TrialKeys":
     return check(with_overrides(base, changes, f"arm {arm}"))
 
 
-def trained(
-    arm: str, keys: "TrialKeys", seed: int, data: "Data", folder: Path
-) -> tuple["Transformer", dict[str, Any]]:
+def trained(arm: str, keys: "TrialKeys", seed: int, data: "Data", folder: Path) -> tuple["Transformer", dict[str, Any]]:
     """The arm's model from `folder`, trained first unless it lies there with the same keys, seed and data; and what its
     config.json says. Other code does not train it again: config.json names the code that did."""
     from ablations.files import sha

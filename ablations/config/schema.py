@@ -51,6 +51,7 @@ Knob = Literal[
     "model.intermediate_size",
     "model.n_layers",
     "model.attention.n_heads",
+    "model.attention.kv_lora_rank",
     "train.token_fraction",
 ]
 

@@ -36,6 +36,7 @@ SHORTER = {
     "v3_ladder": ["arms=[experts,fine]"],
     "v3_leave_one_out": ["arms=[without_fine]"],
     "v3_screen": ["train.tokens=1536", "arms=[run_16]"],
+    "recall": ["arms=[mla]"],
 }
 """Two steps and arms, and a layer for each rank: a pipeline sets its own sizes, in FP64, and its arms differ in little.
 Half the steps where every product is emulated; of the screen the run that has all its toggles on; of a dose one end;
@@ -52,6 +53,7 @@ ARMS = {
     "schedule": {"cosine", "v3", "v3_ramp"},
     "v3_ladder": {"dense", "experts", "fine"},
     "v3_leave_one_out": {"v3", "without_fine"},
+    "recall": {"mqa", "mla"},
 }
 """What is left of those."""
 
@@ -130,6 +132,7 @@ def test_a_sweep_runs_the_whole_way(name: str, conduct: Any, runs: Path, monkeyp
         assert sizes["mqa"] < sizes["gqa"] < sizes["mha"] and sizes["mla"] < sizes["gqa"], sizes
         assert all(arm.speed.decode_tokens_per_second > 0 for arm in result.arms.values())
         assert "decoded tokens/s" in table
+    assert ("## Skill" in table) == (name == "recall")
     assert ("## Precision" in table) == (name in ("precision", "v3_screen"))
     assert ("## Pipeline" in table) == (name == "pipeline")
     if name == "precision":

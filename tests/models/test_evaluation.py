@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.evaluation import evaluate, evaluate_mtp, mean_max_vio
+from models.batch import Batch
+from models.evaluation import evaluate, evaluate_answers, evaluate_mtp, mean_max_vio
 from models.transformer import Transformer
 
 Built = Callable[..., Transformer]
@@ -51,6 +52,55 @@ def test_evaluate_is_the_loop_by_hand(built: Built, tokens: Tokens) -> None:
     np.testing.assert_allclose(found.entropy_L.numpy(), entropy / count, rtol=1e-12)
     assert 0 < found.entropy_L.max() <= math.log(6)
     assert mean_max_vio(found.load_LE) == pytest.approx(np.mean(loads.max(1) / loads.mean(1) - 1))
+
+
+def test_of_a_masked_batch_the_counted_targets_are_the_loss(built: Built, tokens: Tokens) -> None:
+    """All tokens are routed, whichever count."""
+    model, batches = built({"moe.balance.kind": "bias"}), unequal(tokens)
+    masks = [
+        torch.arange(batch[:, 1:].numel()).reshape(batch[:, 1:].shape) % 3 == i % 2 for i, batch in enumerate(batches)
+    ]
+    found = evaluate(model, map(Batch, batches, masks))
+    with torch.no_grad():
+        losses = [-log_p(model(b[:, :-1]).logits) for b in batches]
+    counted = [
+        row[np.arange(len(row)), target][keep]
+        for batch, mask, rows in zip(batches, masks, losses, strict=True)
+        for row, target, keep in zip(rows, batch[:, 1:].numpy(), mask.numpy(), strict=True)
+    ]
+    assert found.tokens == sum(map(len, counted)) < evaluate(model, batches).tokens
+    assert found.loss == pytest.approx(np.concatenate(counted).mean(), rel=1e-12)
+    assert found.load_LE.tolist() == evaluate(model, batches).load_LE.tolist()
+    assert torch.equal(found.entropy_L, evaluate(model, batches).entropy_L)
+
+
+def test_answers_are_counted_by_level(built: Built, tokens: Tokens) -> None:
+    model = built()
+    batches = unequal(tokens)
+    masks = [
+        torch.rand(b[:, 1:].shape, generator=torch.Generator().manual_seed(i)) < 0.3 for i, b in enumerate(batches)
+    ]
+    levels = [torch.tensor([2, 5, 2, 9]), torch.tensor([5, 5, 9, 2]), torch.tensor([9])]
+    nats: dict[int, list[float]] = {}
+    right: dict[int, list[bool]] = {}
+    whole = []
+    for batch, mask, own in zip(batches, masks, levels, strict=True):
+        with torch.no_grad():
+            rows = log_p(model(batch[:, :-1]).logits)
+        for row, targets, keep, level in zip(rows, batch[:, 1:].numpy(), mask.numpy(), own.tolist(), strict=True):
+            places = np.flatnonzero(keep)
+            nats.setdefault(level, []).extend(-row[places, targets[places]])
+            hits = row[places].argmax(-1) == targets[places]
+            right.setdefault(level, []).extend(hits)
+            whole.append(hits.all())
+    found = evaluate_answers(model, ((Batch(b, m), level) for b, m, level in zip(batches, masks, levels, strict=True)))
+    assert found.nats.keys() == found.right.keys() == {None, 2, 5, 9}
+    for level in (2, 5, 9):
+        assert found.nats[level] == pytest.approx(np.mean(nats[level]), rel=1e-5)
+        assert found.right[level] == pytest.approx(np.mean(right[level]))
+    assert found.nats[None] == pytest.approx(np.mean(np.concatenate(list(nats.values()))), rel=1e-5)
+    assert found.right[None] == pytest.approx(np.mean(np.concatenate(list(right.values()))))
+    assert found.whole == pytest.approx(np.mean(whole))
 
 
 def test_a_model_without_experts_has_max_vio_zero(built: Built, tokens: Tokens) -> None:
