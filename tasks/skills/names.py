@@ -1,7 +1,7 @@
 """Induction in stories (Gloeckle et al. 2404.19737, section 4.1): names of two random pieces, which come again.
 
-    once there was a little fox named Ka Lom . in the forest lived a shy bear called Ru Bi .
-    Ru [Bi] gave Ka [Lom] a red ball . one day Ka [Lom] went to the river .
+    Ka Lo was a shy fox . here lived Ru Bi the bear . once came a wolf named Ne Zu .
+    Ru [Bi] gave Ka [Lo] a red ball . then Ne [Zu] ran to the river . Ka [Lo] met Ru [Bi] .
 
 A name's first piece cannot be foretold; the second can, once the name was read. There, the stories are of children's
 books and the names alone are replaced; here, the stories too are made, of sentences with gaps. First each character is
@@ -21,32 +21,32 @@ from models.typed import AtLeast, AtMost, ConfigError, Distinct, NotEmpty
 from tasks.skills.skill import END_WORD, Items, distinct, packed
 
 INTRODUCTIONS = (
-    "once there was a MOOD ANIMAL named @ .",
-    "in the PLACE lived a MOOD ANIMAL called @ .",
-    "a MOOD ANIMAL came , and its name was @ .",
+    "@ was a MOOD ANIMAL .",
+    "here lived @ the ANIMAL .",
+    "once came a ANIMAL named @ .",
 )
 """@: a character, by name. In capitals: any word of that kind."""
 OF_ONE = (
-    "one day @ went to the PLACE .",
-    "then @ found a LOOK THING in the PLACE .",
-    "@ was very MOOD , because the THING was LOOK .",
-    "@ put the THING into a LOOK box .",
-    "the LOOK THING was for @ , who was MOOD .",
-    "and so @ slept in the PLACE .",
+    "@ was MOOD .",
+    "@ found a LOOK THING .",
+    "then @ ran to the PLACE .",
+    "the THING was for @ .",
+    "in the PLACE @ slept .",
+    "one day @ lost the THING .",
 )
 OF_TWO = (
-    "@ and @ played with the LOOK THING .",
+    "@ met @ .",
+    "@ and @ were MOOD .",
     "@ gave @ a LOOK THING .",
-    "one day @ saw @ near the PLACE .",
-    "then @ asked @ for the THING .",
-    "@ was MOOD , but @ was not .",
-    "@ told @ about a LOOK THING .",
+    "then @ played with @ .",
+    "@ told @ about the THING .",
+    "near the PLACE @ saw @ .",
 )
 KINDS = {
-    "ANIMAL": ["fox", "bear", "cat", "dog", "mouse", "rabbit", "owl", "duck", "frog", "hen"],
+    "ANIMAL": ["fox", "bear", "cat", "dog", "mouse", "rabbit", "wolf", "duck", "frog", "hen"],
     "PLACE": ["forest", "garden", "river", "house", "field", "hill", "lake", "barn", "park", "village"],
     "THING": ["ball", "cake", "book", "hat", "boat", "kite", "flower", "apple", "drum", "lamp"],
-    "LOOK": ["red", "blue", "big", "small", "old", "new", "shiny", "round", "soft", "lost"],
+    "LOOK": ["red", "blue", "big", "small", "green", "new", "shiny", "round", "soft", "tiny"],
     "MOOD": ["happy", "sad", "shy", "brave", "kind", "proud", "tired", "hungry", "quiet", "little"],
 }
 SYLLABLES = [f"{a}{b}{c}" for c in ("", *"lmnrs") for b in "aeiou" for a in "BDFGHJKLMNPRSTVWZ"]
@@ -63,11 +63,11 @@ class Names:
     ceiling: ClassVar[float] = 1.0
 
     characters: Annotated[list[Annotated[int, AtLeast(2)]], NotEmpty(), Distinct()] = field(
-        default_factory=lambda: [3, 4, 5, 6]
+        default_factory=lambda: [3, 4, 6, 8]
     )
-    sentences: Annotated[int, AtLeast(3), AtMost(10_000)] = 10
+    sentences: Annotated[int, AtLeast(3), AtMost(10_000)] = 14
     """Of a story, those that introduce a character among them."""
-    pieces: Annotated[int, AtLeast(4), AtMost(len(SYLLABLES))] = 256
+    pieces: Annotated[int, AtLeast(4), AtMost(len(SYLLABLES))] = 64
     """That names are made of. No two of a story share one."""
 
     @property
