@@ -5,10 +5,18 @@ from typing import cast
 
 from models.typed import ConfigError, build, closest
 from tasks.config import DataConfig
+from tasks.skills.automaton import Automaton
+from tasks.skills.grammar import Grammar
+from tasks.skills.names import Names
 from tasks.skills.recall import Recall
 from tasks.skills.skill import Skill
 
-SKILLS: dict[str, type] = {"recall": Recall}
+SKILLS: dict[str, type] = {
+    "recall": Recall,
+    "automaton": Automaton,
+    "grammar": Grammar,
+    "names": Names,
+}
 
 
 def skill_of(config: DataConfig) -> Skill:

@@ -77,3 +77,14 @@ def mask_at(places: NDArray[np.int64], seq_len: int) -> NDArray[np.bool_]:
     mask = np.zeros((len(places), seq_len), dtype=bool)
     np.put_along_axis(mask, places, True, axis=1)
     return mask
+
+
+def packed(
+    values_NW: NDArray[np.int64], there_NW: NDArray[np.bool_], length: int, beyond: int = END
+) -> NDArray[np.int64]:
+    """Of each row what is there, without gaps from its beginning on, and `beyond` behind it; shape (N, length). No row
+    has more than fits."""
+    out = np.full((len(values_NW), length), beyond)
+    rows, _ = np.nonzero(there_NW)
+    out[rows, (np.cumsum(there_NW, axis=1) - 1)[there_NW]] = values_NW[there_NW]
+    return out
