@@ -5,10 +5,20 @@ from typing import cast
 
 from models.typed import ConfigError, build, closest
 from tasks.config import DataConfig
+from tasks.skills.chain import Chain
+from tasks.skills.hops import Hops
+from tasks.skills.polynomial import Polynomial
 from tasks.skills.recall import Recall
 from tasks.skills.skill import Skill
+from tasks.skills.star import Star
 
-SKILLS: dict[str, type] = {"recall": Recall}
+SKILLS: dict[str, type] = {
+    "recall": Recall,
+    "star": Star,
+    "hops": Hops,
+    "chain": Chain,
+    "polynomial": Polynomial,
+}
 
 
 def skill_of(config: DataConfig) -> Skill:

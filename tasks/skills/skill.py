@@ -6,7 +6,7 @@ a measure of the skill's own (its level), so that scores can be read against bot
 """
 
 from collections.abc import Sequence
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +67,14 @@ class Skill(Protocol):
         """`count` sequences. Everything random comes from `rng`."""
 
 
+@runtime_checkable
+class WrittenOut(Protocol):
+    """A skill that writes more than its answers, on the way to them: `data.answers_only` learns that too."""
+
+    def learned(self, items: Items) -> NDArray[np.bool_]:
+        """(N, T): the targets to learn, the answers among them."""
+
+
 def distinct(rng: np.random.Generator, rows: int, of: int, count: int) -> NDArray[np.int64]:
     """`count` different numbers below `of` in each row, in random order; shape (rows, count)."""
     return np.argsort(rng.random((rows, of)), axis=1)[:, :count]
@@ -77,3 +85,20 @@ def mask_at(places: NDArray[np.int64], seq_len: int) -> NDArray[np.bool_]:
     mask = np.zeros((len(places), seq_len), dtype=bool)
     np.put_along_axis(mask, places, True, axis=1)
     return mask
+
+
+def behind(word: int, tokens_NT1: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """The targets that come behind the first `word` of each sequence, up to the end of its item."""
+    passed_NT = np.cumsum(tokens_NT1[:, :-1] == word, axis=1) > 0
+    within: NDArray[np.bool_] = passed_NT & (tokens_NT1[:, 1:] != END)
+    return within
+
+
+GAP = -1
+
+
+def closed_up(slots_NS: NDArray[np.int64], seq_len: int) -> NDArray[np.int64]:
+    """(N, T + 1): what is no GAP, in its order, and END behind it."""
+    order = np.argsort(slots_NS == GAP, axis=1, kind="stable")[:, : seq_len + 1]
+    tokens = np.take_along_axis(slots_NS, order, axis=1)
+    return np.pad(np.where(tokens == GAP, END, tokens), ((0, 0), (0, seq_len + 1 - tokens.shape[1])))
