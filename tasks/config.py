@@ -32,7 +32,8 @@ class DataConfig:
     settings: dict[str, Any] | None = None
     """For `skill`: how hard it is, by its own fields; null: as they are."""
     answers_only: bool = False
-    """For `skill`: the loss is that of the answers, and what is there to be read is not learned."""
+    """For `skill`: the loss is that of the answers and of what is written on the way to them; what is there to be read
+    is not learned."""
     max_bytes: Annotated[int, Above(0)] | None = None
     """Keep only about this much text, in equal shares of every split (smoke runs, streams)."""
     seq_len: Annotated[int, AtLeast(1), AtMost(1_000_000)] = 128

@@ -6,16 +6,24 @@ from typing import cast
 from models.typed import ConfigError, build, closest
 from tasks.config import DataConfig
 from tasks.skills.automaton import Automaton
+from tasks.skills.chain import Chain
 from tasks.skills.grammar import Grammar
+from tasks.skills.hops import Hops
 from tasks.skills.names import Names
+from tasks.skills.polynomial import Polynomial
 from tasks.skills.recall import Recall
 from tasks.skills.skill import Skill
+from tasks.skills.star import Star
 
 SKILLS: dict[str, type] = {
     "recall": Recall,
     "automaton": Automaton,
     "grammar": Grammar,
     "names": Names,
+    "star": Star,
+    "hops": Hops,
+    "chain": Chain,
+    "polynomial": Polynomial,
 }
 
 

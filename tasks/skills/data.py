@@ -18,7 +18,7 @@ from models.typed import ConfigError
 from tasks.config import DataConfig
 from tasks.separation import mix
 from tasks.skills.chosen import check_skill, settings_of, skill_of
-from tasks.skills.skill import END, Items, Skill
+from tasks.skills.skill import END, Items, Skill, WrittenOut
 from tasks.splits import Document
 
 if TYPE_CHECKING:
@@ -104,8 +104,8 @@ class SkillData:
 
     def text(self, tokens: NDArray[np.int64]) -> str:
         """Of a sequence, without what is left behind its item."""
-        ends = np.flatnonzero(tokens != END)
-        return "".join(f" {self.skill.words[token]}" for token in tokens[: ends[-1] + 1]) if len(ends) else ""
+        ends, words = np.flatnonzero(tokens != END), self.skill.words
+        return "".join(f" {words[token]}" for token in tokens[: ends[-1] + 1]) if len(ends) else ""
 
     def shared(self, split: str) -> float:
         """Share of a split's first items that are among the first of the training."""
@@ -116,8 +116,11 @@ class SkillData:
     def _batch(self, items: Items) -> Batch:
         import torch
 
-        mask = torch.from_numpy(items.answers_NT) if self.config.answers_only else None
-        return Batch(torch.from_numpy(items.tokens_NT1), mask)
+        tokens = torch.from_numpy(items.tokens_NT1)
+        if not self.config.answers_only:
+            return Batch(tokens)
+        learned = self.skill.learned(items) if isinstance(self.skill, WrittenOut) else items.answers_NT
+        return Batch(tokens, torch.from_numpy(learned))
 
     def _items(self, split: str, seed: int, first: int, count: int) -> Items:
         blocks = range(first // BLOCK, (first + count - 1) // BLOCK + 1)

@@ -6,7 +6,7 @@ a measure of the skill's own (its level), so that scores can be read against bot
 """
 
 from collections.abc import Sequence
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +67,14 @@ class Skill(Protocol):
         """`count` sequences. Everything random comes from `rng`."""
 
 
+@runtime_checkable
+class WrittenOut(Protocol):
+    """A skill that writes more than its answers, on the way to them: `data.answers_only` learns that too."""
+
+    def learned(self, items: Items) -> NDArray[np.bool_]:
+        """(N, T): the targets to learn, the answers among them."""
+
+
 def distinct(rng: np.random.Generator, rows: int, of: int, count: int) -> NDArray[np.int64]:
     """`count` different numbers below `of` in each row, in random order; shape (rows, count)."""
     return np.argsort(rng.random((rows, of)), axis=1)[:, :count]
@@ -79,12 +87,21 @@ def mask_at(places: NDArray[np.int64], seq_len: int) -> NDArray[np.bool_]:
     return mask
 
 
-def packed(
-    values_NW: NDArray[np.int64], there_NW: NDArray[np.bool_], length: int, beyond: int = END
-) -> NDArray[np.int64]:
-    """Of each row what is there, without gaps from its beginning on, and `beyond` behind it; shape (N, length). No row
-    has more than fits."""
-    out = np.full((len(values_NW), length), beyond)
+GAP = -1
+"""Where a token may stand and none does."""
+
+
+def packed(values_NW: NDArray[np.int64], there_NW: NDArray[np.bool_], length: int) -> NDArray[np.int64]:
+    """Of each row what is there, without gaps from its beginning on, and END behind it; shape (N, length). No row has
+    more than fits."""
+    out = np.full((len(values_NW), length), END)
     rows, _ = np.nonzero(there_NW)
     out[rows, (np.cumsum(there_NW, axis=1) - 1)[there_NW]] = values_NW[there_NW]
     return out
+
+
+def behind(word: int, tokens_NT1: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """The targets that come behind the first `word` of each sequence, up to the end of its item."""
+    passed_NT = np.cumsum(tokens_NT1[:, :-1] == word, axis=1) > 0
+    within: NDArray[np.bool_] = passed_NT & (tokens_NT1[:, 1:] != END)
+    return within

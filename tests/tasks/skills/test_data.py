@@ -12,6 +12,7 @@ from tasks.config import DataConfig
 from tasks.skills import data as skills_data
 from tasks.skills.chosen import SKILLS
 from tasks.skills.data import BLOCK, SkillData
+from tasks.skills.skill import WrittenOut
 
 V = 512
 
@@ -52,6 +53,16 @@ def test_of_few_items_each_side_has_its_own_or_none() -> None:
     assert data.shared("test") == 0
     with pytest.raises(ConfigError, match="has too few items so for a test split"):
         list(made(seq_len=4, pairs=[1], keys=2).evaluation_items("test", 4))
+
+
+@pytest.mark.parametrize("name", SKILLS)
+def test_the_answers_are_learned_and_what_is_written_on_the_way(name: str) -> None:
+    data = made(name)
+    items, batch = (next(found("test", 32 * 128)) for found in (data.evaluation_items, data.evaluation_batches))
+    assert batch.mask_BT is not None and torch.equal(batch.tokens_BT1, torch.from_numpy(items.tokens_NT1))
+    answers = torch.from_numpy(items.answers_NT)
+    assert answers.any(dim=1).all() and not (answers & ~batch.mask_BT).any()
+    assert isinstance(data.skill, WrittenOut) or torch.equal(answers, batch.mask_BT)
 
 
 @pytest.mark.parametrize("name", SKILLS)

@@ -1,0 +1,89 @@
+"""k-hop retrieval (2402.09268 section 4, in the form of Depo, 2512.17351): a ring, each step of it shown once, and what
+lies k steps behind a node.
+
+    c a  d b  a d  b c   2> a [b]  2> c [d]
+    `---- steps ----'    `- two hops from each
+
+One hop is associative recall; each further one looks up what the last one found. Steps are shown in random order. (In
+the k-hop induction heads of 2402.09268 every hop goes back in the text, so that layers can double what they have found
+and log k of them do; here half of the hops go forward, which only the tokens behind all steps can follow.)
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar
+
+import numpy as np
+
+from models.typed import AtLeast, AtMost, ConfigError, Distinct, NotEmpty
+from tasks.skills.skill import END, END_WORD, Items, distinct, mask_at
+
+
+@dataclass(frozen=True)
+class Hops:
+    """A sequence has one of the numbers of `hops`, all of them equally often."""
+
+    level: ClassVar[str] = "hops"
+    ceiling: ClassVar[float] = 1.0
+
+    hops: Annotated[list[int], NotEmpty(), Distinct()] = field(default_factory=lambda: [1, 2, 3])
+    nodes: Annotated[int, AtLeast(3), AtMost(10_000)] = 8
+    """On the ring."""
+    names: Annotated[int, AtLeast(3), AtMost(10_000)] = 24
+    """Different nodes, of which each ring has some."""
+    asked: Annotated[int, AtLeast(1), AtMost(10_000)] = 6
+    """Nodes from which hops are asked, each once."""
+
+    @property
+    def words(self) -> Sequence[str]:
+        return [END_WORD, *(f"{hops}>" for hops in self.hops), *(f"n{i}" for i in range(self.names))]
+
+    @property
+    def chance(self) -> float:
+        """Of a guess among the nodes of the ring that are left: each is one answer only, and none leads to itself."""
+        right = 0.0
+        for before in range(self.asked):
+            left = self.nodes - before
+            was_answer = before / (self.nodes - 1)
+            right += was_answer / left + ((1 - was_answer) / (left - 1) if left > 1 else 0)
+        return right / self.asked
+
+    def check(self, seq_len: int) -> None:
+        least, most = min(self.hops), max(self.hops)
+        if least < 1:
+            raise ConfigError(f"data.settings.hops={self.hops}: {least} hops lead nowhere; at least 1")
+        if most >= self.nodes:
+            raise ConfigError(
+                f"data.settings.hops={self.hops}: {most} hops lead once around a ring of nodes={self.nodes}; fewer, or "
+                "more nodes"
+            )
+        if self.nodes > self.names:
+            raise ConfigError(
+                f"data.settings.nodes={self.nodes}: a ring has more nodes than there are (names={self.names})"
+            )
+        if self.asked > self.nodes:
+            raise ConfigError(f"data.settings.asked={self.asked}: each node is asked once, and there are {self.nodes}")
+        if (wanted := 2 * self.nodes + 3 * self.asked - 1) > seq_len:
+            raise ConfigError(
+                f"data.settings.nodes={self.nodes}: their ring, and what is asked, take {wanted} tokens of "
+                f"data.seq_len={seq_len}; lower nodes or asked, or lengthen it"
+            )
+
+    def draw(self, rng: np.random.Generator, count: int, seq_len: int) -> Items:
+        which = rng.integers(len(self.hops), size=count)
+        levels = np.array(self.hops)[which]
+        ring = 1 + len(self.hops) + distinct(rng, count, self.names, self.nodes)
+
+        def at(places: np.ndarray) -> np.ndarray:
+            return np.take_along_axis(ring, places % self.nodes, axis=1)
+
+        shown = distinct(rng, count, self.nodes, self.nodes)
+        asked = distinct(rng, count, self.nodes, self.asked)
+        words = np.broadcast_to(1 + which[:, None], asked.shape)
+        steps = np.stack([at(shown), at(shown + 1)], axis=2).reshape(count, -1)
+        questions = np.stack([words, at(asked), at(asked + levels[:, None])], axis=2).reshape(count, -1)
+        tokens = np.full((count, seq_len + 1), END)
+        tokens[:, : 2 * self.nodes] = steps
+        tokens[:, 2 * self.nodes : 2 * self.nodes + 3 * self.asked] = questions
+        keys = 2 * self.nodes + 1 + 3 * np.arange(self.asked)
+        return Items(tokens, mask_at(np.broadcast_to(keys, asked.shape), seq_len), levels)
