@@ -9,9 +9,9 @@ has changed. Where a scale has the results of several plans, `run=` names the fo
 import dataclasses
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ablations.command import keys_of, parse
 from ablations.home import ROOT, check_house
@@ -26,6 +26,9 @@ from ablations.show.provenance import commands, commit, manifest
 from models.files import whole_file, whole_folder, write_atomically
 from models.streams import obeyed, spoken
 from models.typed import ConfigError
+
+if TYPE_CHECKING:
+    from ablations.show.page import Link
 
 PAGES = ("table.md", "table.csv", "timings.csv", "page.html", SUMMARY, "figures")
 """What `write_report` leaves in the run's folder, beside what it was made from."""
@@ -57,8 +60,10 @@ def write_report(runs_dir: str | Path, sweep: str, run: str, results_dir: str | 
     `runs_dir` are looked for in `results_dir` (default: results/ of the checkout), where a partial result may have been
     published. Raises ConfigError where no such run was planned.
     """
+    from ablations.board.links import links_of
+
     result = load_result(runs_dir, sweep, run, results_of(results_dir) / sweep / run / RECORDS)
-    write_pages(result, Path(runs_dir) / sweep / run)
+    write_pages(result, Path(runs_dir) / sweep / run, links=links_of(result, Path(runs_dir)))
     write_index(Path(runs_dir))
     return result
 
@@ -70,7 +75,10 @@ def write_index(root: Path) -> None:
     write_atomically(root / INDEX, index_html(root))
 
 
-def write_pages(result: Result, folder: Path, published: bool = False) -> None:
+def write_pages(
+    result: Result, folder: Path, published: bool = False, links: "Mapping[str, Sequence[Link]] | None" = None
+) -> None:
+    """`links`: by arm, to its trials' runs in W&B; a published page, which its records alone make again, has none."""
     from ablations.show.figures import draw_figures
     from ablations.show.index import summary_of
     from ablations.show.page import page_html
@@ -83,7 +91,7 @@ def write_pages(result: Result, folder: Path, published: bool = False) -> None:
     write_atomically(folder / "table.md", table_md(result))
     write_atomically(folder / "table.csv", table_csv(result))
     write_atomically(folder / "timings.csv", timings_csv(result))
-    write_atomically(folder / "page.html", page_html(result, pictures, commands(result, published)))
+    write_atomically(folder / "page.html", page_html(result, pictures, commands(result, published), links))
     summary_of(result, [picture.name for picture in pictures]).write(folder)
 
 

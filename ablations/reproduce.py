@@ -21,6 +21,8 @@ Exit code 0 where everything matches, 1 where something does not, 2 for what can
 import contextlib
 import dataclasses
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -242,7 +244,8 @@ def _in_worktree(manifest: Manifest, folder: Path, words: Sequence[str]) -> int:
 @contextlib.contextmanager
 def _worktree(commit: str) -> Iterator[Path]:
     git = ["git", "-C", str(ROOT), "worktree"]
-    with tempfile.TemporaryDirectory(prefix="reproduce-") as scratch:
+    _remove_left_trees(git)
+    with tempfile.TemporaryDirectory(prefix=f"reproduce-{os.getpid()}-") as scratch:
         tree = Path(scratch) / "tree"
         done = subprocess.run([*git, "add", "--detach", str(tree), commit], capture_output=True, text=True)
         if done.returncode:
@@ -251,6 +254,26 @@ def _worktree(commit: str) -> Iterator[Path]:
             yield tree
         finally:
             subprocess.run([*git, "remove", "--force", str(tree)], capture_output=True)
+
+
+def _remove_left_trees(git: Sequence[str]) -> None:
+    """Those of processes that were killed before they could."""
+    listed = subprocess.run([*git, "list", "--porcelain"], capture_output=True, text=True).stdout
+    for tree in (Path(line.removeprefix("worktree ")) for line in listed.splitlines() if line.startswith("worktree ")):
+        owner = re.fullmatch(r"reproduce-(\d+)-\w+", tree.parent.name)
+        if owner and not _lives(int(owner[1])):
+            subprocess.run([*git, "remove", "--force", str(tree)], capture_output=True)
+            shutil.rmtree(tree.parent, ignore_errors=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 @contextlib.contextmanager

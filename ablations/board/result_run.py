@@ -23,13 +23,15 @@ from ablations.record.record import RECORD, RECORDS, recorded_at
 from ablations.show.answer import answer, claim
 from ablations.show.provenance import commands
 from ablations.show.render import table_rows
-from ablations.trial.mirror import WHOLE
+from ablations.trial.mirror import close_folder
 from ablations.trial.requests import Labels
 from ablations.trial.tracking import begin_run, folders_of, id_of
 from ablations.trial.uploads import Settled, mode_later, mode_now, remembered, wandb_places
 
 JOB_TYPE = "result"
 FIGURES = "figures"
+CHECKPOINT = "checkpoint"
+"""Of a trial's folder: kept where its model is scored on tasks."""
 FILES = (PLAN, STATE, "table.csv", "timings.csv", "page.html")
 """Of the run's folder, in the artifact."""
 
@@ -142,17 +144,15 @@ def _write(mode: Settled, result: Result, folder: Path, runs: Path, track: Track
     try:
         run.log(_shown(result, folder))
         run.summary.update(_summary(result))
-        run.log_artifact(_artifact(result, folder, runs, published))
+        run.log_artifact(_artifact(result, folder, runs, track, published))
     except BaseException:
         with contextlib.suppress(Exception):  # what stopped it is what is told
             run.finish(exit_code=1)
         raise
-    place = Path(run.dir).parent
-    said = str(run.url if mode == "online" else place)
     run.finish(exit_code=0)
-    (place / WHOLE).write_text("")
+    close_folder(run)
     _remove(earlier)
-    return said
+    return str(run.url if mode == "online" else Path(run.dir).parent)
 
 
 def _remove(folders: Iterable[Path]) -> None:
@@ -211,7 +211,7 @@ def _summary(result: Result) -> dict[str, Any]:
     }
 
 
-def _artifact(result: Result, folder: Path, runs: Path, published: Path) -> Any:
+def _artifact(result: Result, folder: Path, runs: Path, track: TrackConfig, published: Path) -> Any:
     import wandb
 
     metadata = {"plan": result.plan_sha, "trials": trial_runs(result), "deviations": result.deviations}
@@ -223,4 +223,7 @@ def _artifact(result: Result, folder: Path, runs: Path, published: Path) -> Any:
         record = recorded_at(runs / "trials" / trial / RECORD, published / f"{trial}.json")
         if record is not None:
             artifact.add_file(str(record), name=f"{RECORDS}/{trial}.json")
+    for trial in sorted({trial.id for trial in result.state.confirm}) if track.checkpoints else []:
+        for file in sorted((runs / "trials" / trial / CHECKPOINT).glob("*")):  # never written again: no copy is made
+            artifact.add_file(str(file), name=f"{CHECKPOINT}s/{trial}/{file.name}", policy="immutable")
     return artifact

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ablations.board.result_run import result_id, trial_runs
 from ablations.judge.result import Result
 from ablations.launch.environment import worker_environment
-from ablations.trial.mirror import WHOLE
+from ablations.trial.mirror import URL, WHOLE
 from ablations.trial.tracking import folders_of
 from ablations.trial.uploads import api_key, host, server, wandb_places
 from models.typed import ConfigError
@@ -127,15 +127,15 @@ def save_report(report: "Report") -> str:
         return str(report.url)
 
 
-def offline_runs(result: Result, runs: Path) -> tuple[list[Path], int]:
-    """Folders of this sweep's runs that wait for an upload, and how many have been uploaded.
+def offline_runs(result: Result, runs: Path) -> tuple[dict[Path, str], int]:
+    """Folders of this sweep's runs that wait for an upload, with the runs' ids; and how many have been uploaded.
 
     W&B marks what it has sent. A run that is not whole is still being written, or will be written again.
     """
     ids = [*trial_runs(result), result_id(result)]
-    found = sorted({folder for own in ids for folder in folders_of(runs / "wandb", own)})
-    whole = [folder for folder in found if folder.name.startswith("offline-") and (folder / WHOLE).is_file()]
-    waiting = [folder for folder in whole if not is_sent(folder)]
+    found = sorted((folder, own) for own in ids for folder in folders_of(runs / "wandb", own))
+    whole = {f: own for f, own in found if f.name.startswith("offline-") and (f / WHOLE).is_file()}
+    waiting = {folder: own for folder, own in whole.items() if not is_sent(folder)}
     return waiting, len(whole) - len(waiting)
 
 
@@ -143,12 +143,19 @@ def is_sent(folder: Path) -> bool:
     return any(folder.glob("*.wandb.synced"))
 
 
-def upload(folders: Sequence[Path], runs: Path, entity: str, project: str) -> None:
-    """Raises ConfigError where some did not arrive; those that did are not sent again."""
+def upload(folders: Mapping[Path, str], runs: Path, entity: str, project: str) -> None:
+    """`folders`: of runs, with their ids. Raises ConfigError where some did not arrive; those that did are not sent
+    again, and their folders say where they are."""
+    from wandb import Settings
+
     command = [sys.executable, "-P", "-m", "wandb", "sync", "--entity", entity, "--project", project]
     places = wandb_places(runs) | {"WANDB_DIR": str(runs)}  # its log would lie in this directory
     environment = worker_environment(os.environ, places)
     done = subprocess.run([*command, *map(str, folders)], capture_output=True, text=True, env=environment)
+    for folder, own in folders.items():
+        if is_sent(folder):
+            place = Settings(base_url=server(), entity=entity, project=project, run_id=own)
+            (folder / URL).write_text(place.run_url)
     left = [folder for folder in folders if not is_sent(folder)]
     if done.returncode or left:
         said = [line for line in (done.stderr + done.stdout).splitlines() if "rror" in line] or ["no reason was given"]

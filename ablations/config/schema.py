@@ -31,6 +31,8 @@ class TrackConfig:
     """`auto`: online with a login, else offline."""
     project: Text = "v3-ablations"
     entity: Text | None = None
+    checkpoints: bool = False
+    """Keep the confirmation's checkpoints in the artifact of the result's run."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from ablations.show.markup import number
 
 if typing.TYPE_CHECKING:
     from matplotlib.artist import Artist
+    from matplotlib.container import Container
 
 
 def tokens(arms: Iterable[str]) -> str:
@@ -25,8 +26,18 @@ def mark(artist: "Artist", arms: Iterable[str], *said: str) -> None:
     artist.set_gid("|".join([f"mark {tokens(arms)}", *(quote(text, safe="") for text in said)]))
 
 
+def mark_as(parts: "Iterable[Artist]", drawn: "Artist | Container") -> None:
+    """`parts` are of the arms that what was `drawn` is of, where it is marked: they come and go with it."""
+    gids = (part.get_gid() for part in (drawn.get_children() if isinstance(drawn, tuple) else [drawn]))
+    gid = next((gid for gid in gids if gid and gid.startswith("mark ")), None)
+    if gid is not None:
+        for part in parts:
+            part.set_gid(gid.partition("|")[0])
+
+
 def marked(svg: str) -> str:
     """An SVG whose marks have become attributes and titles."""
+    svg = re.sub(r'<g id="mark [^"]*"/>', "", svg)  # of what draws nothing
     plain, *parts = re.split(r'<g id="mark ([^"]*)">', svg)
     for inside, rest in zip(parts[::2], parts[1::2], strict=True):
         arms, *said = inside.split("|")

@@ -6,6 +6,7 @@ or repeat them: guards, search, deviations, the plan's hash, the environment, th
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from ablations import numbers
 from ablations.judge.result import Result
@@ -40,8 +41,20 @@ _VARIABLES = {
 }
 
 
-def page_html(result: Result, pictures: Sequence[Picture], commands: Sequence[str]) -> str:
-    """`commands`: what a reader types to repeat this result."""
+class Link(NamedTuple):
+    """What is read, and where it leads."""
+
+    text: str
+    url: str
+
+
+def page_html(
+    result: Result,
+    pictures: Sequence[Picture],
+    commands: Sequence[str],
+    links: Mapping[str, Sequence[Link]] | None = None,
+) -> str:
+    """`commands`: what a reader types to repeat this result. `links`: by arm, to where else its trials can be seen."""
     by_name = {picture.name: picture for picture in pictures}
     title, tables = f"{result.sweep} ({result.scale})", all_tables(result)
     parts = [
@@ -55,7 +68,7 @@ def page_html(result: Result, pictures: Sequence[Picture], commands: Sequence[st
             for name in TABLES
             for part in (_shown(result, name, tables.get(name)), *_figures(result, name, by_name))
         ),
-        _provenance(result, commands),
+        _provenance(result, commands, links or {}),
     ]
     body = _with_contents("\n".join(part for part in parts if part))
     return (
@@ -217,7 +230,18 @@ def _arms(result: Result) -> str:
     return _section(result, Table("What each arm sets", ["arm", "keys"], rows, note, words=(0, 1)))
 
 
-def _provenance(result: Result, commands: Sequence[str]) -> str:
+def _links(links: Mapping[str, Sequence[Link]]) -> str:
+    """Of runs on a W&B server."""
+    lines = [
+        f"<dt>{text(name)}</dt><dd>"
+        + " ".join(f'<a href="{text(link.url)}">{text(link.text)}</a>' for link in own)
+        + "</dd>"
+        for name, own in links.items()
+    ]
+    return f"<h2>Runs in Weights &amp; Biases</h2>\n<dl>{''.join(lines)}</dl>" if lines else ""
+
+
+def _provenance(result: Result, commands: Sequence[str], links: Mapping[str, Sequence[Link]]) -> str:
     facts = {
         "plan.json": f"SHA-256 {result.plan_sha}, written before the first trial",
         "decision rule": result.plan.decision_rule,
@@ -234,6 +258,7 @@ def _provenance(result: Result, commands: Sequence[str]) -> str:
     return "\n".join(
         [
             _arms(result),
+            _links(links),
             "<h2>Deviations from the plan</h2>",
             f"<ul>{deviations}</ul>" if deviations else "<p>None.</p>",
             f"<h2>Trials that did not complete</h2>\n<ul>{unfinished}</ul>" if unfinished else "",

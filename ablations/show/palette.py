@@ -8,6 +8,7 @@ import typing
 from typing import Any
 
 from ablations.judge.result import Result
+from ablations.show.marks import mark_as
 
 if typing.TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -70,14 +71,20 @@ def look_of(result: Result) -> dict[str, dict[str, Any]]:
 
 
 def legend(figure: "Figure", *panels: "Axes") -> None:
-    """One legend above the panels, from the names that they drew."""
+    """One legend above the panels, from the names that they drew; a name is of the arm that it is drawn for."""
+    from matplotlib.offsetbox import HPacker, TextArea
+
     named: dict[str, Any] = {}
     for axes in panels:
         handles, labels = axes.get_legend_handles_labels()
         named |= dict(zip(labels, handles, strict=True))
     widest = 0.5 + 0.07 * max(map(len, named), default=0)  # inches, handle and gap included
     columns = max(1, min(len(named), 6, int(WIDTH / widest)))
-    figure.legend(
+    shown = figure.legend(
         list(named.values()), list(named), loc="outside upper left", ncols=columns, handlelength=1.8,
         columnspacing=1.4, fontsize=8.5, borderaxespad=0.2,
     )  # fmt: skip
+    for entry in shown.findobj(HPacker):
+        text = next((part for part in entry.get_children() if isinstance(part, TextArea)), None)
+        if text is not None:
+            mark_as(entry.findobj(), named[text.get_text()])

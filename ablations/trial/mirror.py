@@ -22,6 +22,16 @@ POINTS = 200
 WHOLE = "whole"
 """The file that marks a run's folder when everything is in it; it says PAIRED where the differences are, too."""
 PAIRED = "paired"
+URL = "url"
+"""The file in a run's folder that says where it is, of one that is on a server."""
+
+
+def close_folder(run: Any, said: str = "") -> None:
+    """Mark a finished run's folder as whole, and say in it where the run is, where a server has it."""
+    folder = Path(run.dir).parent
+    if not folder.name.startswith("offline-"):
+        (folder / URL).write_text(run.url or "")
+    (folder / WHOLE).write_text(said)
 
 
 class Mirror:
@@ -104,7 +114,7 @@ class Mirror:
         if self._run is not None:
             self._try(lambda: self._run.finish(exit_code=0 if record and record.status == "complete" else 1))
         if self._run is not None and record is not None:
-            self._try(lambda: (Path(self._run.dir).parent / WHOLE).write_text(PAIRED if any(paired) else ""))
+            self._try(lambda: close_folder(self._run, PAIRED if any(paired) else ""))
         self._run = None
 
     def _pair(self, record: Record) -> bool:

@@ -13,11 +13,13 @@ import pytest
 from wandb_double import ENTITY, Double, Refusal, logged_in
 
 from ablations import dashboard
+from ablations.board.links import links_of
 from ablations.board.result_run import begin_run, mirror_result, result_id, trial_runs
 from ablations.board.server import offline_runs
 from ablations.config.schema import TrackConfig
 from ablations.dashboard import SPECIFICATION, main
 from ablations.judge.gather import load_result
+from ablations.show.page import Link
 from ablations.trial.mirror import WHOLE
 from ablations.trial.uploads import remember
 
@@ -159,7 +161,14 @@ def test_views_runs_and_report_are_there_once(asked: Any, runs: Path, double: Do
     code, again, err = asked("sweep=moe_balance", "report=true")
     assert (code, again, err) == (0, out[1:], [])
     assert len(double.views) == 3 and "UpsertBucket" not in double.operations
-    assert offline_runs(result, runs) == ([], 2)
+    assert offline_runs(result, runs) == ({}, 2)
+
+    places = {own: f"{double.url}/{ENTITY}/p/runs/{own}" for own in (first, result_id(result))}
+    (arm, seed) = (trial_runs(result)[first][name] for name in ("arm", "seed"))
+    assert links_of(result, runs) == {
+        "all": [Link("result", places[result_id(result)])],
+        arm: [Link(f"seed {seed}", places[first])],
+    }
 
 
 REFUSALS = {

@@ -1,7 +1,9 @@
 """A published result run again: what is looked through first, what is compared, and what makes it fail."""
 
 import hashlib
+import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ablations import reproduce
 from ablations.files import read_json, write_json
 from ablations.judge.repeated import reach
 from ablations.record.audit import audit
@@ -166,6 +169,24 @@ def test_other_code_is_run_by_its_commit_or_refused(
     assert code == 2
     for part in parts:
         assert part in lines[-1]
+
+
+def test_what_a_killed_command_left_in_git_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    git = ["git", "-C", str(tmp_path / "house")]
+    subprocess.run(["git", "init", "-q", str(tmp_path / "house")], check=True)
+    own = ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", "begin"]
+    subprocess.run([*git, *own], check=True)
+    names = (f"reproduce-{dead.pid}-a", f"reproduce-{os.getpid()}-b", "c")
+    left, held, other = (tmp_path / name / "tree" for name in names)
+    for tree in (left, held, other):
+        subprocess.run([*git, "worktree", "add", "-q", "--detach", str(tree)], check=True)
+    monkeypatch.setattr(reproduce, "ROOT", tmp_path / "house")
+    with reproduce._worktree("HEAD") as tree:
+        assert tree.is_dir() and held.is_dir() and other.is_dir() and not left.parent.exists()
+    listed = subprocess.run([*git, "worktree", "list"], capture_output=True, text=True, check=True).stdout
+    assert len(listed.splitlines()) == 3 and str(left) not in listed and str(tree) not in listed
 
 
 def zipped(published: Path, folder: Path) -> Path:

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,12 +19,14 @@ from wandb_double import ENTITY, Refusal, logged_in
 
 from ablations import report, run
 from ablations.board import result_run
+from ablations.board.links import links_of
 from ablations.board.result_run import JOB_TYPE, mirror_result, result_id, trial_runs
 from ablations.config.schema import Mode, TrackConfig
 from ablations.judge.gather import load_result
 from ablations.record.record import RECORDS
 from ablations.show.figures import Picture
-from ablations.trial.mirror import WHOLE
+from ablations.show.page import Link
+from ablations.trial.mirror import URL, WHOLE
 from ablations.trial.uploads import TRACK, remember, remembered
 
 Tracked = Callable[[Mode], Path]
@@ -129,6 +132,43 @@ def test_the_run_holds_the_result_and_a_report_replaces_it(
 
 
 @pytest.mark.usefixtures("without_figures")
+def test_a_page_leads_to_the_runs_that_are_on_a_server(tracked: Tracked) -> None:
+    runs = tracked("disabled")
+    result = load_result(runs, "moe_balance", "cpu")
+    own = {(trial["arm"], trial["seed"]): id for id, trial in trial_runs(result).items()}
+    said = {0: "https://host/team/p/runs/a?b&c", 1: "javascript:alert(1)", 2: 'https://host/"><script>'}
+    for seed, url in said.items():
+        folder = runs / "wandb" / f"run-20260101_000000-{own['bias', seed]}"
+        folder.mkdir(parents=True)
+        (folder / URL).write_text(url)
+    reported(runs)
+    page = (runs / "moe_balance/cpu/page.html").read_text()
+    section = page[page.index(">Runs in Weights &amp; Biases</h2>") :].partition("<h2")[0]
+    assert re.findall('<a href="(.*?)">(.*?)</a>', section) == [
+        ("https://host/team/p/runs/a?b&amp;c", "seed 0"),
+        ("https://host/&quot;&gt;&lt;script&gt;", "seed 2"),
+    ]
+    assert "<dt>bias</dt>" in section and "<dt>none</dt>" not in section
+
+
+@pytest.mark.usefixtures("drawn")
+def test_checkpoints_go_along_where_they_are_asked_for(tracked: Tracked) -> None:
+    runs = tracked("offline")
+    confirm = sorted({trial.id for trial in load_result(runs, "moe_balance", "cpu").state.confirm})
+    for trial in confirm[:2]:
+        (runs / "trials" / trial / "checkpoint").mkdir()
+        (runs / "trials" / trial / "checkpoint" / "model.safetensors").write_bytes(b"weights")
+    for asked in (False, True):
+        remember(runs / "moe_balance/cpu", TrackConfig("offline", "p", checkpoints=asked))
+        reported(runs)
+        (folder,) = (runs / "wandb").glob("offline-run-*")
+        told = [line["artifact"] for line in inspect(folder) if "artifact" in line]
+        (artifact,) = [one for one in told if one["type"] == JOB_TYPE]
+        kept = [entry["path"] for entry in artifact["manifest"]["contents"] if "model" in entry["path"]]
+        assert kept == [f"checkpoints/{trial}/model.safetensors" for trial in confirm[:2] if asked]
+
+
+@pytest.mark.usefixtures("without_figures")
 def test_runs_that_went_nowhere_have_none(tracked: Tracked, capsys: pytest.CaptureFixture[str]) -> None:
     runs = tracked("disabled")
     reported(runs)
@@ -174,7 +214,9 @@ def test_on_a_server_it_is_one_run_and_without_it_an_offline_one(
         assert said == [f"W&B run of the result: {double.url}/{ENTITY}/p/runs/{own}"] * 2
         assert double.runs.keys() == {own} and double.runs[own]["jobType"] == JOB_TYPE
         assert double.operations.count("RunResumeStatus") == 2, "opened again, not made anew"
-        assert len(list((runs / "wandb").glob(f"run-*-{own}*"))) == 1
+        (folder,) = (runs / "wandb").glob(f"run-*-{own}*")
+        place = f"{double.url}/{ENTITY}/p/runs/{own}"
+        assert links_of(result, runs) == {"all": [Link("result", place)]}
         double.refused["UpsertBucket"] = Refusal(403, "may not")
         note = mirror_result(result, runs, tmp_path)
     assert os.environ["WANDB_RUN_ID"] == "foreign"
