@@ -74,10 +74,13 @@ class EvalConfig:
 def ramped(sequences: int, data: DataConfig, multiple: int) -> list[tuple[int, int]]:
     """(first sequence, sequences) of each batch: growing linearly in the sequences seen from `ramp_from` to the whole
     `batch_size`, in multiples of `multiple` (the microbatches). The last batch takes what is left."""
+    if data.ramp_from == 1:
+        size = max(multiple, round(data.batch_size / multiple) * multiple)
+        return [(first, min(size, sequences - first)) for first in range(0, sequences, size)]
     batches, first = [], 0
     over = data.ramp_over * sequences
     while first < sequences:
-        share = 1.0 if data.ramp_from == 1 else data.ramp_from + (1 - data.ramp_from) * min(1.0, first / over)
+        share = data.ramp_from + (1 - data.ramp_from) * min(1.0, first / over)
         size = max(multiple, round(share * data.batch_size / multiple) * multiple)
         batches.append((first, min(size, sequences - first)))
         first += size

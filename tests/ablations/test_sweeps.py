@@ -28,15 +28,15 @@ SHORTER = {
     "pipeline": ["train.tokens=1024", "arms=[dualpipe_p4_m8]", "model.n_layers=4"],
     "packing": ["arms=[masked,fim]"],
     "precision": ["train.tokens=1024", "optim.lr=0.0035", "arms=[v3,fp8_tensor]"],
-    "balance_scope": ["arms=[strong_batch,bias_local]"],
+    "balance_scope": ["train.tokens=1536", "arms=[strong_batch,bias_local]"],
     "mtp_depth": ["optim.lr=0.0035", "arms=[chained_2,parallel_1]"],
     "experts": ["optim.lr=0.0035", "arms=[fine,dense]"],
     "gating": ["optim.lr=0.0035", "arms=[softmax,groups]"],
     "schedule": ["optim.lr=0.0035", "arms=[v3,v3_ramp]"],
-    "v3_ladder": ["arms=[experts,fine]"],
-    "v3_leave_one_out": ["arms=[without_fine]"],
+    "v3_ladder": ["train.tokens=1536", "arms=[experts,fine]"],
+    "v3_leave_one_out": ["train.tokens=1536", "arms=[without_fine]"],
     "v3_screen": ["train.tokens=1536", "arms=[run_16]"],
-    "recall": ["arms=[mla]"],
+    "recall": ["train.tokens=2048", "arms=[mla]"],
 }
 """Two steps and arms, and a layer for each rank: a pipeline sets its own sizes, in FP64, and its arms differ in little.
 Half the steps where every product is emulated; of the screen the run that has all its toggles on; of a dose one end;
