@@ -5,10 +5,20 @@ from typing import cast
 
 from models.typed import ConfigError, build, closest
 from tasks.config import DataConfig
+from tasks.skills.copy import Copy
+from tasks.skills.fuzzy import Fuzzy
+from tasks.skills.noisy import Noisy
+from tasks.skills.phonebook import Phonebook
 from tasks.skills.recall import Recall
 from tasks.skills.skill import Skill
 
-SKILLS: dict[str, type] = {"recall": Recall}
+SKILLS: dict[str, type] = {
+    "recall": Recall,
+    "copy": Copy,
+    "fuzzy": Fuzzy,
+    "noisy": Noisy,
+    "phonebook": Phonebook,
+}
 
 
 def skill_of(config: DataConfig) -> Skill:
