@@ -24,12 +24,12 @@ def skill_table(result: Result) -> Table:
         )
     asked = [arm for arm in result.arms.values() if arm.mean("answer_nats") is not None]
     columns = ["arm", "nats of an answer", "difference", "95 % interval", "Holm p", "answers right", "whole items"]
-    columns += ["tokens until half is right", "seeds that came so far", "KV bytes per token"]
+    columns += ["tokens until halfway", "seeds that came so far", "KV bytes per token"]
     base = result.arms[result.baseline]
     chance, ceiling = (numbers.percent(base.mean(f"answer_{name}"), 1) for name in ("chance", "ceiling"))
     note = (
         f"On the test items; whoever has not learned it gets {chance} of the answers right, whoever has {ceiling}. "
-        "Tokens: between two validations, by a straight line; of a seed that did not come so far, all of its training."
+        "Halfway between these, between two validations by a straight line; of a seed that did not come so far, all tokens."
     )
     return Table("Skill", columns, rows if asked else [], note)
 
@@ -46,7 +46,12 @@ def levels_table(result: Result) -> Table:
         ]
         rows.append([arm.name, *cells])
     columns = ["arm", *(f"level {i}" for i in levels)]
-    return Table("Skill by level", columns, rows if len(levels) > 1 else [], "Answers right, and nats of an answer.")
+    return Table(
+        "Skill by level",
+        columns,
+        rows if len(levels) > 1 else [],
+        "Answers right, and nats of an answer. Chance differs by level.",
+    )
 
 
 def _reached(seeds: dict[int, float]) -> str:

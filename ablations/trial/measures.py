@@ -15,9 +15,7 @@ from models.transformer import Transformer
 from models.uniform import max_vio_floor
 from tasks.config import END_OF_TEXT_ID
 from tasks.prepared import Data, items_of
-
-HALF = 0.5
-"""Of the answers: that they are right is learned by then."""
+from tasks.skills.skill import Skill
 
 
 def test_metrics(keys: TrialKeys, data: Data, model: Transformer) -> tuple[dict[str, float], list[list[float]]]:
@@ -87,16 +85,16 @@ def answers_of(data: Data, model: Transformer, split: str, tokens: int, device: 
     )
 
 
-def until_half(validation: dict[str, list[float]]) -> dict[str, float]:
-    """The tokens after which half of the answers were right, between two validations by a straight line; where they
-    never were, all tokens (the value is censored), and `reached_half` is 0. Empty for text."""
-    tokens, right = validation.get("tokens", []), validation.get("answer_accuracy", [])
-    if not right:
+def until_half(skill: Skill | None, validation: dict[str, list[float]]) -> dict[str, float]:
+    """The tokens after which half of the way from chance to the ceiling was done, between two validations by a straight
+    line; where it never was, all tokens (the value is censored), and `reached_half` is 0. Empty for text."""
+    if skill is None:
         return {}
-    before, share = 0.0, 0.0
+    tokens, right, half = validation["tokens"], validation["answer_accuracy"], (skill.chance + skill.ceiling) / 2
+    before, share = 0.0, skill.chance
     for now, value in zip(tokens, right, strict=True):
-        if value >= HALF:
-            place = before + (now - before) * (HALF - share) / (value - share)
+        if value >= half:
+            place = before + (now - before) * (half - share) / (value - share)
             return {"tokens_to_half": place, "reached_half": 1.0}
         before, share = now, value
     return {"tokens_to_half": tokens[-1], "reached_half": 0.0}

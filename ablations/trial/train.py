@@ -192,7 +192,7 @@ def _measured(base: Record, keys: TrialKeys, data: Data, model: Transformer, not
         reason = f"loss on the {keys.eval.split} split is not finite after the last step"
         return dataclasses.replace(base, status="diverged", reason=reason, history=notes.history())
     metrics |= training_loss(keys, data, notes.steps.rows) | batch_metrics(keys, notes.steps.rows)
-    metrics |= precision_metrics(keys, data, model) | until_half(notes.validation)
+    metrics |= precision_metrics(keys, data, model) | until_half(data.skill, notes.validation)
     return dataclasses.replace(
         base,
         metrics=metrics,

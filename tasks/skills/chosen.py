@@ -7,9 +7,13 @@ from models.typed import ConfigError, build, closest
 from tasks.config import DataConfig
 from tasks.skills.automaton import Automaton
 from tasks.skills.chain import Chain
+from tasks.skills.copy import Copy
+from tasks.skills.fuzzy import Fuzzy
 from tasks.skills.grammar import Grammar
 from tasks.skills.hops import Hops
 from tasks.skills.names import Names
+from tasks.skills.noisy import Noisy
+from tasks.skills.phonebook import Phonebook
 from tasks.skills.polynomial import Polynomial
 from tasks.skills.recall import Recall
 from tasks.skills.skill import Skill
@@ -24,6 +28,10 @@ SKILLS: dict[str, type] = {
     "hops": Hops,
     "chain": Chain,
     "polynomial": Polynomial,
+    "copy": Copy,
+    "fuzzy": Fuzzy,
+    "noisy": Noisy,
+    "phonebook": Phonebook,
 }
 
 

@@ -18,6 +18,7 @@ from ablations.trial.train import build_model, open_data, run_trial
 from models.batch import Batch
 from models.checkpoint import load_checkpoint
 from models.layers import inferring
+from tasks.skills.chain import Chain
 from tasks.skills.data import SkillData
 
 torch.set_num_threads(1)
@@ -114,11 +115,13 @@ def test_it_goes_on_after_a_kill_with_the_same_bits(job: Jobs, learned: tuple[Tr
 @pytest.mark.parametrize(
     ("right", "found"),
     [
-        ([0.25, 0.75, 0.4], {"tokens_to_half": 150.0, "reached_half": 1.0}),
-        ([0.5, 0.9, 0.9], {"tokens_to_half": 100.0, "reached_half": 1.0}),
-        ([0.1, 0.2, 0.49], {"tokens_to_half": 300.0, "reached_half": 0.0}),
+        ([0.5, 0.75, 0.4], {"tokens_to_half": 150.0, "reached_half": 1.0}),
+        ([0.625, 0.9, 0.9], {"tokens_to_half": 100.0, "reached_half": 1.0}),
+        ([0.1, 0.2, 0.62], {"tokens_to_half": 300.0, "reached_half": 0.0}),
     ],
 )
 def test_half_is_found_between_validations_or_censored(right: list[float], found: dict[str, float]) -> None:
-    assert until_half({"tokens": [100.0, 200.0, 300.0], "answer_accuracy": right}) == pytest.approx(found)
-    assert until_half({"tokens": [100.0], "loss": [1.0]}) == {}
+    """Of a skill with a chance of 1/4 and a ceiling of 1."""
+    seen = {"tokens": [100.0, 200.0, 300.0], "answer_accuracy": right}
+    assert until_half(Chain(modulus=4), seen) == pytest.approx(found)
+    assert until_half(None, {"tokens": [100.0], "loss": [1.0]}) == {}
