@@ -29,7 +29,8 @@ def skill_table(result: Result) -> Table:
     chance, ceiling = (numbers.percent(base.mean(f"answer_{name}"), 1) for name in ("chance", "ceiling"))
     note = (
         f"On the test items; whoever has not learned it gets {chance} of the answers right, whoever has {ceiling}. "
-        "Halfway between these, between two validations by a straight line; of a seed that did not come so far, all tokens."
+        "Halfway: between these two, by a straight line from one validation to the next; of a seed that did not come "
+        "so far, all tokens."
     )
     return Table("Skill", columns, rows if asked else [], note)
 
