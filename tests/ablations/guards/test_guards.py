@@ -32,6 +32,7 @@ from models.layers import KEPT, Linear
 from models.precision.quantise import Rounding
 from models.transformer import Output, Transformer, initialise
 from models.typed import ConfigError
+from tasks.batches import PackedData
 
 torch.set_num_threads(1)
 
@@ -459,7 +460,9 @@ def split_data(share: float, which: str = "test") -> SimpleNamespace:
     copied = int(4_000 * share)
     leaked = np.concatenate([train[500 : 500 + copied], own[copied:]])
     splits = {"train": train, "validation": own, "test": own, "by_file": own[:0], which: leaked}
-    return SimpleNamespace(tokens=lambda split: splits[split])
+    text: Any = SimpleNamespace(skill=None, tokens=splits.get, windows=lambda split: len(splits[split]))
+    text.shared = lambda split: PackedData.shared(text, split)
+    return text
 
 
 def test_separation_stops_a_leaked_test_split(data):

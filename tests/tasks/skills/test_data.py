@@ -65,6 +65,11 @@ def test_the_answers_are_learned_and_what_is_written_on_the_way(name: str) -> No
     assert isinstance(data.skill, WrittenOut) or torch.equal(answers, batch.mask_BT)
 
 
+def test_items_that_both_sides_have_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(skills_data, "_is_of", lambda split, tokens: np.ones(len(tokens), dtype=bool))
+    assert made(seq_len=4, pairs=[1], keys=6).shared("test") == 1
+
+
 @pytest.mark.parametrize("name", SKILLS)
 def test_its_words_are_tokens(name: str) -> None:
     data = made(name)
