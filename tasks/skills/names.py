@@ -1,10 +1,10 @@
 """Induction in stories (Gloeckle et al. 2404.19737, section 4.1): names of two random pieces, which come again.
 
-    Ka Lo was a shy fox . here lived Ru Bi the bear . once came a wolf named Ne Zu .
-    Ru [Bi] gave Ka [Lo] a red ball . then Ne [Zu] ran to the river . Ka [Lo] met Ru [Bi] .
+    Ka -lo was a shy fox . here lived Ru -bi the bear . once came a wolf named Ne -zu .
+    Ru [-bi] gave Ka [-lo] a red ball . then Ne [-zu] ran to the river . Ka [-lo] met Ru [-bi] .
 
-A name's first piece cannot be foretold; the second can, once the name was read. There, the stories are of children's
-books and the names alone are replaced; here, the stories too are made, of sentences with gaps. First each character is
+A name's first piece cannot be foretold; the second can, once the name was read. There, the stories are of a corpus and
+the names alone are replaced; here, the stories too are made, of sentences with gaps. First each character is
 introduced, then each sentence is about one or two of them. Who holds the second pieces, and not whose they are, can
 still strike out the one that the sentence had: that guess is chance.
 """
@@ -67,12 +67,13 @@ class Names:
     )
     sentences: Annotated[int, AtLeast(3), AtMost(10_000)] = 14
     """Of a story, those that introduce a character among them."""
-    pieces: Annotated[int, AtLeast(4), AtMost(len(SYLLABLES))] = 64
-    """That names are made of. No two of a story share one."""
+    pieces: Annotated[int, AtLeast(2), AtMost(len(SYLLABLES))] = 32
+    """That a name can begin with, and as many that it can end with. No two names of a story share one."""
 
     @property
     def words(self) -> Sequence[str]:
-        return [*story_words(), *SYLLABLES[: self.pieces]]
+        pieces = SYLLABLES[: self.pieces]
+        return [*story_words(), *pieces, *(f"-{piece.lower()}" for piece in pieces)]
 
     @property
     def chance(self) -> float:
@@ -82,9 +83,9 @@ class Names:
 
     def check(self, seq_len: int) -> None:
         most = max(self.characters)
-        if 2 * most > self.pieces:
+        if most > self.pieces:
             raise ConfigError(
-                f"data.settings.characters={self.characters}: {most} names have more pieces than there are "
+                f"data.settings.characters={self.characters}: {most} names begin with more pieces than there are "
                 f"(pieces={self.pieces})"
             )
         if most >= self.sentences:
@@ -103,7 +104,8 @@ class Names:
     def draw(self, rng: np.random.Generator, count: int, seq_len: int) -> Items:
         levels = rng.choice(np.array(self.characters), count)
         known, most = levels[:, None], max(self.characters)
-        names = len(story_words()) + distinct(rng, count, self.pieces, 2 * most).reshape(count, most, 2)
+        firsts, seconds = (distinct(rng, count, self.pieces, most) for _ in range(2))
+        names = len(story_words()) + np.stack([firsts, self.pieces + seconds], axis=-1)
         place, shape = np.arange(self.sentences), (count, self.sentences)
         new, first = place < known, len(INTRODUCTIONS)
         patterns = _patterns()

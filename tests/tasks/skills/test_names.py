@@ -13,7 +13,7 @@ from models.typed import ConfigError
 from tasks.skills.names import INTRODUCTIONS, KINDS, OF_ONE, OF_TWO, SYLLABLES, Names
 from tasks.skills.skill import Items
 
-SMALL = {"pieces": 12, "characters": [2, 4], "sentences": 7}
+SMALL = {"pieces": 7, "characters": [2, 4], "sentences": 7}
 
 
 def reference(rng: random.Random, skill: Names, characters: int) -> str:
@@ -25,16 +25,16 @@ def reference(rng: random.Random, skill: Names, characters: int) -> str:
         story.append(text)
     for kind, words in KINDS.items():
         story = [re.sub(kind, lambda _, own=words: rng.choice(own), text) for text in story]
-    pieces = rng.sample(SYLLABLES[: skill.pieces], 2 * characters)
-    names = [f"{pieces[2 * i]} {pieces[2 * i + 1]}" for i in who]
+    firsts, seconds = (rng.sample(SYLLABLES[: skill.pieces], characters) for _ in range(2))
+    names = [f"{firsts[i]} -{seconds[i].lower()}" for i in who]
     return re.sub("@", lambda _: names.pop(0), " ".join(story))
 
 
 def mentions(words: list[str]) -> list[int]:
-    """Places of the names' first pieces: what is written with a capital comes in twos."""
-    capitals = [i for i, word in enumerate(words) if word[0].isupper()]
-    assert all(b == a + 1 for a, b in zip(capitals[::2], capitals[1::2], strict=True))
-    return capitals[::2]
+    """Places of the names' first pieces, which have a capital; a second one, which has a hyphen, is behind each."""
+    firsts, seconds = ([i for i, word in enumerate(words) if fits(word[0])] for fits in (str.isupper, "-".__eq__))
+    assert [i + 1 for i in firsts] == seconds
+    return firsts
 
 
 def texts(skill: Names, items: Items) -> list[list[str]]:
@@ -90,7 +90,7 @@ def test_every_sentence_is_one_of_those_written_down() -> None:
     for text in (*INTRODUCTIONS, *OF_ONE, *OF_TWO):
         for kind, words in KINDS.items():
             text = text.replace(kind, f"(?:{'|'.join(words)})")
-        forms.append(re.compile(text.replace(" .", "").replace("@", "[A-Z][a-z]+ [A-Z][a-z]+")))
+        forms.append(re.compile(text.replace(" .", "").replace("@", "[A-Z][a-z]+ -[a-z]+")))
     seen = Counter[int]()
     for words in texts(skill, skill.draw(np.random.default_rng(4), 300, 128)):
         sentences = " ".join(words).split(" .")
@@ -127,7 +127,7 @@ def test_levels_come_equally_often() -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"pieces": 10}, "characters=[3, 4, 6, 8]: 8 names have more pieces than there are (pieces=10)"),
+        ({"pieces": 7}, "characters=[3, 4, 6, 8]: 8 names begin with more pieces than there are (pieces=7)"),
         ({"sentences": 8}, "characters=[3, 4, 6, 8]: 8 leave no sentence to name one again"),
         ({"sentences": 15}, "sentences=15: up to 132 tokens do not fit into data.seq_len=128"),
     ],
