@@ -138,7 +138,9 @@ class CheckpointData:
         if self.config.source == "skill":
             return self._skill.documents(split)
         packed = prepared_before(self.config, self.vocab_size, self.cache_dir)
-        return load_splits(self.config)[split] if packed is None else packed.documents(split)
+        if packed is None:
+            return load_splits(self.config, None, self.cache_dir).held_out(split)
+        return packed.documents(split)
 
     def questions(self, split: Literal["validation", "test"]) -> list[dict[str, Any]]:
         return self._skill.questions(split) if self.config.source == "skill" else []

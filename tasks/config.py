@@ -19,9 +19,13 @@ class DataConfig:
     at `path`. `hf`: the dataset `name`, streamed. `domains`: several kinds of text in equal shares.
     `skill`: no text, but sequences drawn from a rule, without end."""
     path: str | None = None
-    """For `text`: a .txt or .jsonl file (field `text`), optionally .gz, or a folder of them."""
+    """For `text`: a .txt or .jsonl file, plain or .gz or .zst, or a .parquet file, or a folder of them. A .txt file is
+    one document; one of more than 32 MB is many."""
     name: str | None = None
-    """For `hf`: what `datasets.load_dataset` takes."""
+    """For `hf`: fineweb_edu, wikitext, tinystories or codeparrot, or any OWNER/SET[:SUBSET] of the hub; @REVISION
+    behind it pins a commit. Of it, the first `max_bytes` (50 MB where that is null) are streamed."""
+    text_field: str = "text"
+    """For `text`, `hf`, and files of `domains`: the field of a row that is learned from."""
     domains: Annotated[dict[str, str], NotEmpty()] | None = None
     """For `domains`: name -> `PACKAGE/*.SUFFIX` for files of an installed package, or what `path` takes. null: six
     kinds that come with the installation."""

@@ -7,43 +7,41 @@ A split is a property of a document, never of how much is kept: `max_bytes` thin
 
 import hashlib
 import platform
-from collections.abc import Callable
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from models.typed import ConfigError
 from tasks.config import DataConfig
+from tasks.division import HELD_OUT, HELD_OUT_BYTES, Division, allowance, divide, thin, thinned
+from tasks.hub import stream
+from tasks.progress import Progress, Report
+from tasks.reading import Rows, domain_texts, read_texts
 from tasks.sources import (
     PACKAGES,
     SourceFile,
     decode,
-    domain_texts,
     domains_of,
     hidden_files,
     of_a_package,
     package_files,
     package_versions,
     read,
-    read_texts,
     stdlib_files,
-    stream,
 )
 from tasks.splits import (
     DIVIDED,
-    HELD_OUT,
     MAX_SHARED,
     SPLITS,
     Document,
+    Documents,
+    Joined,
     Splits,
     cut,
-    divide,
     drop_near_copies,
-    rank,
     size_of,
-    thin,
-    thinned,
 )
-
-Report = Callable[[str], None]
+from tasks.spool import Spool, rank
 
 PACKAGES_SHA256 = "49b0bd0ef0cd08e5619b9d53b57b7925030d9dd6b90b8d8a4b6064290310b80b"
 """Over names and bytes of all .py files of the two packages, in `PACKAGES`' versions: 2,112 files, 32,639,577 bytes."""
@@ -68,14 +66,16 @@ BY_FILE = 0.04
 """Share of the files of what is learned from that the second test set takes."""
 
 
-def load_splits(config: DataConfig, report: Report | None = None) -> Splits:
+def load_splits(config: DataConfig, report: Report | None = None, cache: Path | None = None) -> Splits:
     """Read the corpus that `config` names, divide it, thin it, and drop held-out near-copies of training text.
 
+    Rows of a streamed dataset are kept under `cache`, and texts that memory need not hold lie on its disk meanwhile.
     Raises ConfigError where a source is missing, unreadable, undecodable, or leaves a split without text.
     """
     if config.max_bytes is not None and config.max_bytes < 1:
         raise ConfigError(f"data.max_bytes={config.max_bytes}: must be at least 1; null keeps everything")
     say = report or (lambda _: None)
+    scratch = cache if cache is not None and cache.is_dir() else None
     match config.source:
         case "python_packages":
             say("reading sympy and networkx")
@@ -86,25 +86,29 @@ def load_splits(config: DataConfig, report: Report | None = None) -> Splits:
         case "text":
             hidden = len(hidden_files(config))
             say(f"reading {config.path}" + (f" (hidden text files left out: {hidden})" if hidden else ""))
-            documents = [Document(name, text) for name, text in read_texts(config)]
-            splits = _divided(documents, {"source": "text", "versions": {}}, config)
+            rows = Rows(_source_key(config))
+            spool = _spooled(read_texts(config, rows), rows, scratch, say)
+            splits = _divided(spool, {"source": "text", "versions": {}}, rows, config, say)
         case "hf":
-            say(f"streaming {config.name}")
-            rows, versions = stream(config)
-            documents = [Document(name, text) for name, text in rows]
-            splits = _divided(documents, {"source": "hf", "name": config.name, "versions": versions}, config)
+            if cache is None:
+                raise ValueError("data.source=hf: rows are kept in a cache folder, and none is given")
+            rows = Rows(_source_key(config))
+            texts, origin = stream(config, cache, rows, say)
+            say(f"reading {origin['name']}")
+            spool = _spooled(texts, rows, cache, say)
+            splits = _divided(spool, {"source": "hf", **origin}, rows, config, say)
         case "domains":
             say(f"reading {', '.join(domains_of(config))}")
-            splits = _domains(config)
+            splits = _domains(config, scratch, say)
         case _:
             raise AssertionError(config.source)
-    thinned = config.max_bytes is not None and size_of(splits) + _CUT >= config.max_bytes
-    _require_text(splits, config, thinned, "")
+    whole = splits
+    _require_text(splits, config, whole, "")
     if splits.origin["split"] != "position":
         say("comparing the splits")
-        splits = drop_near_copies(splits)
+        splits = drop_near_copies(splits, say)
         _require_text(
-            splits, config, thinned, f" that shares at most {MAX_SHARED:.0%} of its 13-grams with the training part"
+            splits, config, whole, f" that shares at most {MAX_SHARED:.0%} of its 13-grams with the training part"
         )
     return splits
 
@@ -176,20 +180,23 @@ def _learned_or_not(name: str) -> str:
     return "by_file" if rank(f"by file: {name}") < BY_FILE * 2**64 else "train"
 
 
-def _domains(config: DataConfig) -> Splits:
+def _domains(config: DataConfig, scratch: Path | None, say: Report) -> Splits:
     """Each domain divided by itself, and every split of it as large as the smallest domain's, in the order of names."""
-    where, divided = domains_of(config), dict[str, tuple[dict[str, list[Document]], str]]()
+    where, divided, left_out = domains_of(config), dict[str, Division](), 0
     for name, place in where.items():
-        documents = [Document(*t, domain=name) for t in domain_texts(config, name) if t[1].strip()]
-        if not documents:
-            raise ConfigError(f"data.domains={{{name}: {place}}}: holds no text; name other files, or leave it out")
-        divided[name] = divide(documents, None, HELD_OUT_OF_DOMAINS)
-    sizes = {s: min(_bytes_of(parts[s]) for parts, _ in divided.values()) for s in SPLITS}
+        rows = Rows(f"data.domains={{{name}: {place}}}")
+        spool = _spooled(domain_texts(config, name, rows), rows, scratch, say, name)
+        if not len(spool):
+            raise ConfigError(f"{rows.key}: holds no text; name other files, or leave it out")
+        divided[name], left_out = divide(spool, HELD_OUT_OF_DOMAINS), left_out + rows.malformed
+    sizes = {s: min(division.size(s) for division in divided.values()) for s in SPLITS}
     whole = len(where) * sum(sizes.values())
     share = 1.0 if config.max_bytes is None else min(1.0, config.max_bytes / whole)
-    parts: dict[str, list[Document]] = {
-        s: [d for found, _ in divided.values() for d in thinned({s: found[s]}, round(share * sizes[s]))[s]]
-        for s in SPLITS
+    wanted = {split: round(share * size) for split, size in sizes.items()}
+    capped = {s: len(where) * wanted[s] for s in SPLITS[1:] if len(where) * wanted[s] > HELD_OUT_BYTES}
+    wanted |= dict.fromkeys(capped, HELD_OUT_BYTES // len(where))
+    parts = {
+        s: Joined([d.keep(s, allowance(d.size(s), d.size(s), wanted[s])) for d in divided.values()]) for s in SPLITS
     }
     origin = {
         "source": "domains",
@@ -197,34 +204,61 @@ def _domains(config: DataConfig) -> Splits:
         "pinned": None,
         "sha256": None,
         "domains": {name: place if of_a_package(place) else None for name, place in where.items()},  # no local paths
-        "split": {name: rule for name, (_, rule) in divided.items()},
+        "split": {name: division.rule for name, division in divided.items()},
     }
-    return Splits(**parts, origin=origin)
+    return _splits(parts, origin, left_out, capped, say)
 
 
-def _bytes_of(documents: list[Document]) -> int:
-    return sum(len(document.text.encode()) for document in documents)
+def _spooled(
+    texts: Iterable[tuple[str, str]], rows: Rows, scratch: Path | None, say: Report, domain: str = ""
+) -> Spool:
+    """The documents that are not blank."""
+    progress = Progress(say, "reading")
+    try:
+        spool = Spool(scratch, domain)
+        for name, text in progress.through(texts, lambda document: len(document[1])):
+            if text.strip():
+                spool.add(name, text)
+    except OSError as error:  # of the spool: those of the source are ConfigErrors
+        raise ConfigError(
+            f"{rows.key}: the text cannot be laid down in {scratch or 'the folder for temporary files'} "
+            f"({error.strerror or error}); free as much room there as the text takes"
+        ) from None
+    if left_out := rows.check():
+        say(left_out)
+    return spool
 
 
-def _divided(documents: list[Document], origin: dict[str, Any], config: DataConfig) -> Splits:
-    documents = [document for document in documents if document.text.strip()]
-    if not documents:
+def _divided(spool: Spool, origin: dict[str, Any], rows: Rows, config: DataConfig, say: Report) -> Splits:
+    if not len(spool):
         raise ConfigError(f"{_source_key(config)}: holds no text")
-    parts, rule = divide(documents, config.max_bytes)
-    return Splits(**parts, origin={**origin, "pinned": None, "sha256": None, "split": rule})
+    division = divide(spool)
+    kept, capped = thinned(division, config.max_bytes)
+    origin = {**origin, "pinned": None, "sha256": None, "split": division.rule}
+    return _splits(kept, origin, rows.malformed, capped, say)
+
+
+def _splits(
+    parts: Mapping[str, Documents], origin: dict[str, Any], malformed: int, capped: dict[str, int], say: Report
+) -> Splits:
+    """The held-out parts are read into memory. What was left out is in the origin where there is any."""
+    for split, size in capped.items():
+        say(f"{split}: {HELD_OUT_BYTES / 1e6:.0f} MB are kept of {size / 1e6:,.0f} MB")
+    origin |= ({"malformed": malformed} if malformed else {}) | ({"held_out_before": capped} if capped else {})
+    return Splits(parts["train"], **{split: list(parts[split]) for split in SPLITS[1:]}, origin=origin)
 
 
 _CUT = 16
 """Bytes that thinning to `max_bytes` may fall short by: four in each split, a character being cut nowhere."""
 
 
-def _require_text(splits: Splits, config: DataConfig, thinned: bool, which: str) -> None:
-    """`thinned`: `max_bytes` has taken text away, so that a split may be empty for that."""
+def _require_text(splits: Splits, config: DataConfig, whole: Splits, which: str) -> None:
+    """`whole`: the splits as thinned to `max_bytes`, which may be why one of them is empty."""
     for split in DIVIDED:
         if any(document.text for document in splits[split]):
             continue
         key, fix = _source_key(config), "add text, or choose another source"
-        if thinned:
+        if config.max_bytes is not None and size_of(whole) + _CUT >= config.max_bytes:
             key, fix = f"data.max_bytes={config.max_bytes}", "raise it"
         raise ConfigError(f"{key}: the {split} split is left without text{which}; {fix}")
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from models.batch import Batch
 from tasks.batches import prepare
 from tasks.config import DataConfig
-from tasks.corpora import Report
+from tasks.progress import Report
 from tasks.skills.data import SkillData
 from tasks.skills.skill import Items, Skill
 from tasks.splits import Document

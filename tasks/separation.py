@@ -5,8 +5,12 @@ split (GPT-3's 13-gram rule, 2005.14165 appendix C, softened to a share), and to
 Both compare 64-bit hashes of windows, so a chance match among 10^7 windows has a probability of about 10^-5.
 """
 
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 from numpy.typing import NDArray
+
+from tasks.threads import cores, in_turn
 
 Hashes = NDArray[np.uint64]
 
@@ -15,6 +19,10 @@ _ROOT = 0x9E3779B97F4A7C13
 _MAX_WORD = 64
 """Letters of a word beyond this one are hashed without their order."""
 _TABLE_BITS = 24
+_SHIFT = np.uint64(64 - _TABLE_BITS)
+_BLOCK = 1 << 18
+"""Bytes, or tokens, that are hashed at once."""
+_BORDER = b" \xff "
 
 
 def mix(values: NDArray[np.unsignedinteger]) -> Hashes:
@@ -54,31 +62,52 @@ def _join(first: Hashes, n_first: int, second: Hashes, n_second: int) -> Hashes:
     return first[:count] * np.uint64(pow(_ROOT, n_second, 2**64)) + second[n_first : n_first + count]
 
 
-def contained(needles: Hashes, haystack: Hashes) -> NDArray[np.bool_]:
-    """Which needles occur in the haystack; shape of `needles`.
+class Sought:
+    """Which of some hashes occur among others that pass by in blocks: a table over their leading bits sheds nearly all
+    of the (far more numerous) others, and only the sought ones are sorted."""
 
-    Only the needles are sorted: a table over their leading bits first sheds nearly all of the (far longer) haystack.
-    """
-    shift = np.uint64(64 - _TABLE_BITS)
-    table = np.zeros(1 << _TABLE_BITS, dtype=np.bool_)
-    table[needles >> shift] = True
-    candidates = np.unique(haystack[table[haystack >> shift]])
-    if not len(candidates):
-        return np.zeros(len(needles), dtype=np.bool_)
-    place = np.minimum(np.searchsorted(candidates, needles), len(candidates) - 1)
-    found: NDArray[np.bool_] = candidates[place] == needles
-    return found
+    def __init__(self, needles: Hashes) -> None:
+        self._sorted = np.unique(needles)
+        self._seen = np.zeros(len(self._sorted), dtype=np.bool_)
+        self._table = np.zeros(1 << _TABLE_BITS, dtype=np.bool_)
+        self._table[self._sorted >> _SHIFT] = True
+
+    def look(self, block: Hashes) -> None:
+        """Find the sought ones in one block of the others."""
+        if not len(self._sorted):
+            return
+        candidates = block[self._table[block >> _SHIFT]]
+        place = self._places(candidates)
+        self._seen[place[self._sorted[place] == candidates]] = True
+
+    def found(self, needles: Hashes) -> NDArray[np.bool_]:
+        """Which of these, all of them sought, were found; shape of `needles`."""
+        return self._seen[self._places(needles)]
+
+    def _places(self, hashes: Hashes) -> NDArray[np.intp]:
+        return np.minimum(np.searchsorted(self._sorted, hashes), len(self._sorted) - 1)
+
+
+def contained(needles: Hashes, haystack: Hashes) -> NDArray[np.bool_]:
+    """Which needles occur in the haystack; shape of `needles`."""
+    sought = Sought(needles)
+    sought.look(haystack)
+    return sought.found(needles)
 
 
 def shared_ngrams(train: NDArray[np.unsignedinteger], held_out: NDArray[np.unsignedinteger], n: int = 32) -> float:
     """Share (0 to 1) of the held-out part's windows of `n` tokens that occur anywhere in the training tokens.
 
-    0.0 where the held-out part is shorter than one window.
+    0.0 where the held-out part is shorter than one window. The training tokens, which may be mapped from a file larger
+    than memory, are hashed block by block.
     """
     needles = window_hashes(held_out, n)
     if not len(needles):
         return 0.0
-    return float(contained(needles, window_hashes(train, n)).mean())
+    sought = Sought(needles)
+    for begin in range(0, len(train), _BLOCK):
+        sought.look(window_hashes(train[begin : begin + _BLOCK + n - 1], n))
+    return float(sought.found(needles).mean())
 
 
 def word_ngrams(text: str, n: int) -> Hashes:
@@ -86,16 +115,56 @@ def word_ngrams(text: str, n: int) -> Hashes:
 
     A word is a run of letters, digits, underscores and non-ASCII bytes; everything else only separates.
     """
-    data = np.frombuffer(text.encode(), dtype=np.uint8)
-    in_word = _IS_WORD[data]
-    letters = np.flatnonzero(in_word)
+    return window_hashes(np.concatenate([_words(block) for block in _blocks(text.encode())]), n)
+
+
+def word_ngram_blocks(texts: Iterable[str], n: int) -> Iterator[Hashes]:
+    """The hashes that `word_ngrams` has of all texts, in blocks of bounded size.
+
+    Also those of windows across two texts, which no text can hold: between two stands a byte, as a word of its own,
+    that UTF-8 does not have.
+    """
+    before = np.empty(0, dtype=np.uint64)
+    for words in in_turn(_words, (block for data in _joined(texts) for block in _blocks(data)), cores()):
+        words = np.concatenate([before, words])
+        yield window_hashes(words, n)
+        before = words[max(0, len(words) - (n - 1)) :]
+
+
+def _joined(texts: Iterable[str]) -> Iterator[bytes]:
+    """Many short texts as one, or every array operation would be over a few words."""
+    waiting = bytearray()
+    for text in texts:
+        waiting += text.encode() + _BORDER
+        if len(waiting) >= _BLOCK:
+            yield bytes(waiting)
+            waiting.clear()
+    yield bytes(waiting)
+
+
+def _blocks(data: bytes) -> Iterator[bytes]:
+    """Parts of a long text that end between words: hashing takes 60 times the memory of what it sees."""
+    begin = 0
+    while len(data) - begin > 2 * _BLOCK:
+        end = begin + _BLOCK
+        between = max(data.rfind(space, begin, end) for space in (b" ", b"\n"))
+        end = between if between > begin else end  # a word as long as that may be cut
+        yield data[begin:end]
+        begin = end
+    yield data[begin:]
+
+
+def _words(data: bytes) -> Hashes:
+    """A hash of every word."""
+    letters_of = np.frombuffer(data, dtype=np.uint8)
+    letters = np.flatnonzero(_IS_WORD[letters_of])
     if not len(letters):
         return np.empty(0, dtype=np.uint64)
     opens = np.flatnonzero(np.diff(letters, prepend=-2) > 1)
     lengths = np.diff(opens, append=len(letters))
     offset = np.arange(len(letters)) - np.repeat(opens, lengths)
-    values = _LETTER[data[letters]] * _POWERS[np.minimum(offset, _MAX_WORD - 1)]
-    return window_hashes(np.add.reduceat(values, opens), n)
+    values = _LETTER[letters_of[letters]] * _POWERS[np.minimum(offset, _MAX_WORD - 1)]
+    return np.add.reduceat(values, opens)
 
 
 _IS_WORD = np.array([chr(b).isalnum() or b == ord("_") or b >= 128 for b in range(256)], dtype=np.bool_)

@@ -1,18 +1,15 @@
-"""Files and streams that text is read from: installed packages, the standard library, local files, datasets.
+"""Files that text is read from: of installed packages, of the standard library, and a user's own.
 
 Nothing here decides what is learned from and what is held out. Whatever a user can get wrong ends in a ConfigError.
 """
 
-import gzip
 import hashlib
 import importlib.metadata
 import importlib.util
-import json
 import os
 import platform
 import sysconfig
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,14 +30,9 @@ DOMAINS = {
 """Where `data.domains` is null: kinds of text that come with what the lock installs."""
 LONGEST_OF_A_PACKAGE = 20_000
 """Characters of a document in a domain of a package's files: one long table must not be all of it."""
-HF_BYTES = 50_000_000
-"""How much of a streamed dataset is taken without `max_bytes`."""
 
 _NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
-_TEXT_SUFFIXES = (".txt", ".jsonl", ".txt.gz", ".jsonl.gz")
-_BYTE_ORDER_MARK = "\ufeff"
-"""Some editors begin a UTF-8 file with it; it is no part of the text."""
-_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+_TEXT_SUFFIXES = (".txt", ".jsonl", ".txt.gz", ".jsonl.gz", ".txt.zst", ".jsonl.zst", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -115,7 +107,7 @@ def text_files(config: DataConfig) -> list[SourceFile]:
 
 def _path(config: DataConfig) -> str:
     if config.path is None:
-        raise ConfigError("data.path=null: data.source=text needs a .txt or .jsonl file (or .gz), or a folder of them")
+        raise ConfigError("data.path=null: data.source=text needs a .txt, .jsonl or .parquet file, or a folder of them")
     return config.path
 
 
@@ -175,101 +167,6 @@ def domain_files(config: DataConfig, name: str) -> list[SourceFile]:
     return files
 
 
-def domain_texts(config: DataConfig, name: str) -> Iterator[tuple[str, str]]:
-    """(name, text) of a domain's documents, the long ones of a package cut after a line end."""
-    where = domains_of(config)[name]
-    key = f"data.domains={{{name}: {where}}}"
-    if not of_a_package(where):
-        yield from ((f"{name}/{document}", text) for document, text in _texts_at(where, key))
-        return
-    for file in domain_files(config, name):
-        text = decode(read(file, key), file.name, key)
-        begin = text[:LONGEST_OF_A_PACKAGE]
-        yield f"{name}/{file.name}", text if begin == text else begin[: begin.rfind("\n") + 1] or begin
-
-
-def read_texts(config: DataConfig) -> Iterator[tuple[str, str]]:
-    """(name, text) of every document at `data.path`: a .txt file is one, a .jsonl file holds one per line."""
-    yield from _texts_at(_path(config), f"data.path={config.path}")
-
-
-def _texts_at(where: str, key: str) -> Iterator[tuple[str, str]]:
-    for file in _files_at(where, key):
-        data = read(file, key)
-        if file.name.endswith(".gz"):
-            try:
-                data = gzip.decompress(data)
-            except (OSError, EOFError, zlib.error) as error:
-                raise ConfigError(f"{key}: {file.name} is not a whole gzip file ({error})") from None
-        if data.startswith(_UTF_16) or b"\0" in data:
-            raise ConfigError(
-                f"{key}: {file.name} is not UTF-8 text, but UTF-16 or no text at all (it holds zero bytes, or begins "
-                "as UTF-16 does); convert it, as with `iconv -f UTF-16 -t UTF-8`, or leave it out"
-            )
-        text = decode(data, file.name, key).removeprefix(_BYTE_ORDER_MARK)
-        if not file.name.removesuffix(".gz").endswith(".jsonl"):
-            yield file.name, text
-            continue
-        for number, line in enumerate(text.split("\n"), start=1):
-            if line.strip():
-                yield (f"{file.name}:{number}", _json_text(line, f"{key}: {file.name} line {number}"))
-
-
-def _json_text(line: str, where: str) -> str:
-    try:
-        row = json.loads(line.removeprefix(_BYTE_ORDER_MARK))  # one may stand where files were joined, too
-    except (ValueError, RecursionError):
-        raise ConfigError(f"{where} is not JSON; every line holds one object with a field `text`") from None
-    return _text_of(row, where)
-
-
-def _text_of(row: Any, where: str) -> str:
-    """The field `text` of a data set's row; ConfigError says what stands there instead."""
-    if not isinstance(row, dict):
-        raise ConfigError(f"{where} is no object; every line holds one with a string in a field `text`")
-    if "text" not in row:
-        fields = ", ".join(map(str, row)) or "none"
-        raise ConfigError(f"{where} has no field `text` (fields: {fields}); name the field that is learned from so")
-    text = row["text"]
-    if not isinstance(text, str):
-        found = "null" if text is None else f"of type {type(text).__name__}"
-        raise ConfigError(f"{where}: the field `text` is {found}, expected a string; leave such rows out, or fill them")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ConfigError(f"{where} escapes half a character (a lone surrogate), which is no text") from None
-    return text.removeprefix(_BYTE_ORDER_MARK)
-
-
-def stream(config: DataConfig) -> tuple[list[tuple[str, str]], dict[str, str]]:
-    """The first `max_bytes` (default 50 MB) of a dataset's `train` split. `name` may carry a subset: `owner/set:en`."""
-    if config.name is None:
-        raise ConfigError("data.name=null: data.source=hf needs the name of a dataset")
-    try:
-        import datasets
-    except ImportError:
-        raise ConfigError("data.source=hf: needs the package datasets; pip install datasets") from None
-    name, _, subset = config.name.partition(":")
-    budget = config.max_bytes or HF_BYTES
-    documents: list[tuple[str, str]] = []
-    try:
-        for row in datasets.load_dataset(name, subset or None, split="train", streaming=True):
-            text = _text_of(row, f"data.name={config.name}: row {len(documents)}")
-            documents.append((f"{config.name}:{len(documents)}", text))
-            budget -= len(text.encode())
-            if budget <= 0:
-                break
-    except ConfigError:
-        raise
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [""])[0][:200]
-        raise ConfigError(
-            f"data.name={config.name}: the dataset cannot be streamed ({type(error).__name__}: {reason}); "
-            f"check the name and the network, or use data.source=text"
-        ) from None
-    return documents, {"datasets": datasets.__version__}
-
-
 def _list(root: Path, suffixes: tuple[str, ...], prefix: str, skip: Iterable[str]) -> list[SourceFile]:
     """All files under `root` with one of the suffixes, sorted by name; folders named in `skip` are not entered."""
     files = []
@@ -300,9 +197,10 @@ def read(file: SourceFile, key: str) -> bytes:
         raise ConfigError(f"{key}: {file.name} cannot be read ({error.strerror})") from None
 
 
-def decode(data: bytes, name: str, key: str) -> str:
-    """UTF-8, strictly: replaced characters would change the bytes that a score is divided by."""
+def decode(data: bytes, name: str, key: str, begin: int = 0) -> str:
+    """UTF-8, strictly: replaced characters would change the bytes that a score is divided by. `begin`: of the data in
+    the file."""
     try:
         return data.decode()
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{key}: {name} is not UTF-8 text (byte {error.start}); convert it") from None
+        raise ConfigError(f"{key}: {name} is not UTF-8 text (byte {begin + error.start}); convert it") from None

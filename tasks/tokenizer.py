@@ -11,17 +11,20 @@ from numpy.typing import NDArray
 
 from models.typed import ConfigError
 from models.vocabulary import END_OF_TEXT as END_OF_TEXT
+from tasks.threads import in_turn
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+Tokens = NDArray[np.unsignedinteger]
 Segment = tuple[str, int]
 """A text and the id of the special token that stands after it."""
 
 _BYTES = 256
 
-_BATCH_CHARACTERS = 4_000_000
-"""Text encoded at once: enough to keep all cores busy, little enough not to hold every token as a Python integer."""
+_BATCH_CHARACTERS = 2_000_000
+"""Text encoded at once: enough to keep all cores busy, little enough for memory, of which a token takes 100 bytes."""
+_BATCHES_AT_ONCE = 2
 _PIECE_CHARACTERS = 1_000_000
 MAX_RUN = 4096
 """Characters without a space, or of nothing but space, that the trainer sees at once: its time is quadratic in them,
@@ -96,31 +99,41 @@ def token_dtype(vocab_size: int) -> np.dtype[np.unsignedinteger]:
     return np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
 
 
-def encode_packed(tokenizer: "Tokenizer", segments: Iterable[Segment]) -> NDArray[np.unsignedinteger]:
+def encode_packed(tokenizer: "Tokenizer", segments: Iterable[Segment]) -> Tokens:
     """All segments in one array, each text followed by its special token; shape (tokens,), dtype `token_dtype`."""
-    dtype = token_dtype(tokenizer.get_vocab_size())
-    packed: list[NDArray[np.unsignedinteger]] = []
-    batch: list[str] = []
-    after: list[list[int]] = []
+    blocks = list(encode_blocks(tokenizer, segments))
+    return np.concatenate(blocks) if blocks else np.empty(0, dtype=token_dtype(tokenizer.get_vocab_size()))
 
-    def flush() -> None:
-        for encoding, special in zip(tokenizer.encode_batch_fast(batch), after, strict=True):
-            packed.append(np.array(encoding.ids + special, dtype=dtype))
-        batch.clear()
-        after.clear()
+
+def encode_blocks(tokenizer: "Tokenizer", segments: Iterable[Segment]) -> Iterator[Tokens]:
+    """What `encode_packed` has, in turn, in blocks of bounded size.
+
+    All cores encode one batch, while the next is read and the last is made an array.
+    """
+    dtype = token_dtype(tokenizer.get_vocab_size())
+
+    def encode(batch: list[tuple[str, list[int]]]) -> Tokens:
+        encodings = tokenizer.encode_batch_fast([text for text, _ in batch])
+        arrays = [np.array(e.ids + after, dtype=dtype) for e, (_, after) in zip(encodings, batch, strict=True)]
+        return np.concatenate(arrays)
 
     with _all_cores():
-        waiting = 0
-        for text, special in segments:
-            pieces = list(_pieces(text))
-            batch += pieces
-            after += [[]] * (len(pieces) - 1) + [[special]]
-            waiting += len(text)
-            if waiting > _BATCH_CHARACTERS:
-                flush()
-                waiting = 0
-        flush()
-    return np.concatenate(packed) if packed else np.empty(0, dtype=dtype)
+        yield from in_turn(encode, _batches(segments), _BATCHES_AT_ONCE)
+
+
+def _batches(segments: Iterable[Segment]) -> Iterator[list[tuple[str, list[int]]]]:
+    """Texts, and the tokens after each."""
+    batch: list[tuple[str, list[int]]] = []
+    waiting = 0
+    for text, special in segments:
+        *begin, end = _pieces(text)
+        batch += [(piece, []) for piece in begin] + [(end, [special])]
+        waiting += len(text)
+        if waiting > _BATCH_CHARACTERS:
+            yield batch
+            batch, waiting = [], 0
+    if batch:
+        yield batch
 
 
 def _pieces(text: str) -> Iterator[str]:

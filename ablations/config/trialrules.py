@@ -87,6 +87,8 @@ def _check_source(data: DataConfig) -> None:
             raise ConfigError(f"data.source={source}: needs data.{name}={wanted}")
         if data.source != source and value is not None:
             raise ConfigError(f"data.{name}={value}: is read with data.source={source} only; add data.source={source}")
+    if data.text_field != "text" and data.source not in ("text", "hf", "domains"):
+        raise ConfigError(f"data.text_field={data.text_field}: is of rows, which data.source={data.source} has none of")
     if data.source == "skill":
         _check_no_text(data)
     else:

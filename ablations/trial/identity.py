@@ -103,7 +103,7 @@ def trial_id(keys: TrialKeys, seed: int, texts: Sequence[Mapping[str, Any]], ent
 
 def _without_places(stage: dict[str, Any]) -> dict[str, Any]:
     """Where the text lies does not matter, what it says does: the fingerprint has its hash, and the domains' names."""
-    places = ("path", "name", "domains")
+    places = ("path", "name", "text_field", "domains")
     return {**stage, "data": {key: value for key, value in stage["data"].items() if key not in places}}
 
 

@@ -270,7 +270,9 @@ def test_a_trials_own_documents_come_out_of_its_cache(
     words = [f"checkpoint={checkpoint}", "eval.items=10", "eval.tasks=[python_cloze]"]
     prepare(build(DataConfig, saved["data"], "data"), VOCAB, tmp_path / "cached" / "data")
     read, load_splits = [], corpora.load_splits
-    monkeypatch.setattr(corpora, "load_splits", lambda config: (read.append(config), load_splits(config))[1])
+    monkeypatch.setattr(
+        corpora, "load_splits", lambda config, *rest: (read.append(config), load_splits(config, *rest))[1]
+    )
     scores = []
     for runs in ("cached", "fresh"):
         assert command.main([*words, f"runs_dir={tmp_path / runs}"]) == 0

@@ -1,8 +1,10 @@
 """Packed data: batches as a pure function, and a cache that is whole or absent."""
 
 import dataclasses
+import hashlib
 import json
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -13,11 +15,14 @@ import pytest
 import torch
 
 from models.typed import ConfigError
-from tasks import batches
+from tasks import cache as folders
+from tasks import packing, progress
 from tasks.batches import PackedData, prepare
 from tasks.config import DataConfig
 from tasks.corpora import load_splits
-from tasks.splits import SPLITS
+from tasks.fim import FIM_TOKENS, arrange
+from tasks.splits import SPLITS, Document
+from tasks.tokenizer import encode_packed, train_tokenizer
 
 VOCAB = 300
 ROOT = Path(__file__).parents[2]
@@ -105,7 +110,7 @@ def test_fingerprint_tells_texts_apart_and_machines_not(data: PackedData, config
 def test_second_call_does_not_read_the_corpus(
     data: PackedData, config: DataConfig, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batches, "load_splits", lambda *_: pytest.fail("the corpus was read again"))
+    monkeypatch.setattr(packing, "load_splits", lambda *_: pytest.fail("the corpus was read again"))
     assert prepare(config, VOCAB, cache).fingerprint == data.fingerprint
     assert [path.name for path in cache.iterdir()] == [data._folder.name]
 
@@ -167,8 +172,8 @@ def test_a_slower_process_takes_the_faster_ones_cache(
     def overtaken(folder: Path) -> None:
         shutil.copytree(data._folder, folder)
 
-    monkeypatch.setattr(batches, "remove_unfinished", overtaken)
-    monkeypatch.setattr(batches, "whole_folder", lambda _: pytest.fail("what is there already was written again"))
+    monkeypatch.setattr(folders, "remove_unfinished", overtaken)
+    monkeypatch.setattr(packing, "whole_folder", lambda _: pytest.fail("what is there already was written again"))
     assert prepare(config, VOCAB, tmp_path).fingerprint == data.fingerprint
     assert [path.name for path in tmp_path.iterdir()] == [data._folder.name]
 
@@ -212,10 +217,70 @@ def test_unwritable_cache_folder(config: DataConfig, tmp_path: Path) -> None:
         prepare(config, VOCAB, tmp_path / "file" / "cache")
 
 
-def test_progress_is_reported(config: DataConfig, tmp_path: Path) -> None:
+def test_progress_is_reported(config: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[str] = []
+    monkeypatch.setattr(progress, "SECONDS", 0.0)
     prepare(config, VOCAB, tmp_path, heard.append)
+    for what in ("reading", "comparing the splits", "encoding"):
+        assert any(re.fullmatch(what + r": 0( of 0)? MB, \d+\.\d MB/s", line) for line in heard)
     assert "training the tokenizer" in heard and "encoding" in heard
+    heard.clear()
+    monkeypatch.setattr(progress, "SECONDS", 1e9)
+    prepare(config, VOCAB, tmp_path / "other", heard.append)
+    assert len(heard) == 4 and not any("MB/s" in line for line in heard), "not more often than that"
+
+
+def test_a_tokenizer_that_the_tokens_were_not_made_with_is_one_line(
+    data: PackedData, config: DataConfig, tmp_path: Path
+) -> None:
+    """A damaged one is noticed by its checksum; this one was put there, with a manifest to go with it."""
+    shutil.copytree(data._folder, tmp_path / data._folder.name)
+    path = tmp_path / data._folder.name / "tokenizer.json"
+    path.write_text(path.read_text().replace('"unk_token":null', '"unk_token":"a"', 1))
+    manifest = json.loads((path.parent / "manifest.json").read_text())
+    manifest["files"]["tokenizer.json"] = folders._checksum(path)
+    (path.parent / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ConfigError, match="is not the tokenizer that its tokens were made with") as error:
+        prepare(config, VOCAB, tmp_path)
+    assert str(error.value).startswith(f"{path.parent}: ") and "\n" not in str(error.value)
+
+
+def test_tokens_are_written_as_numpy_would_in_whatever_blocks(tmp_path: Path) -> None:
+    for dtype, count in ((np.dtype("<u2"), 0), (np.dtype("<u2"), 12_345), (np.dtype("<u4"), 3)):
+        tokens = np.arange(count).astype(dtype)
+        np.save(tmp_path / "whole.npy", tokens)
+        blocks = (tokens[begin : begin + 1000] for begin in range(0, count, 1000))
+        found = folders.write_tokens(tmp_path / "blocks.npy", blocks, dtype)
+        assert (tmp_path / "blocks.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
+        assert found == (count, hashlib.sha256(tokens.tobytes()).hexdigest())
+
+
+def test_what_fails_leaves_no_folder_behind_and_what_was_there_stays(tmp_path: Path) -> None:
+    absent = DataConfig(source="text", path=str(tmp_path / "absent.txt"))
+    with pytest.raises(ConfigError), folders.making(tmp_path / "a/b/c/corpus", print):
+        assert (tmp_path / "a/b/c").is_dir()
+        load_splits(absent)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "a/other").mkdir(parents=True)
+    with pytest.raises(ConfigError), folders.making(tmp_path / "a/b/corpus", print):
+        load_splits(absent)
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["other"]
+
+
+def test_the_tokenizer_sees_a_sample_of_long_text_and_lengths_are_bounded_by_bytes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    documents = [Document(f"d{i}", f"{i} é" * 20) for i in range(100)]
+    survey = packing.Survey(documents, 1.0, progress.Progress(None, ""))
+    assert "".join(packing._sample(documents, survey, 300)) == "".join(document.text for document in documents)
+    monkeypatch.setattr(packing, "_SAMPLE_CHARACTERS", 1001)
+    monkeypatch.setattr(packing, "_SAMPLE_CHARACTERS_PER_TOKEN", 3)
+    for vocab, most in ((300, 1001), (500, 1500)):
+        sample = list(packing._sample(documents, survey, vocab))
+        assert sum(map(len, sample)) == most and len(sample) < 40
+    bytes_alone = train_tokenizer([], 260, FIM_TOKENS)
+    segments = [segment for d in documents for segment in arrange(d.name, d.text, 1.0)]
+    assert survey.most_tokens == len(encode_packed(bytes_alone, segments))
 
 
 def test_no_window_runs_over_the_end(data: PackedData) -> None:

@@ -158,7 +158,7 @@ def test_only_the_chosen_training_documents_are_rearranged(
 
 
 def test_parts_are_tokenized_apart_at_characters(packed: dict[float | None, PackedData], config: DataConfig) -> None:
-    data, document = packed[1.0], load_splits(config).train[0]
+    data, document = packed[1.0], next(iter(load_splits(config).train))
     expected = [
         token
         for text, special in arrange(document.name, document.text, 1.0)

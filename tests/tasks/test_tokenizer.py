@@ -50,6 +50,16 @@ def test_packing_ends_every_document(trained: Tokenizer, monkeypatch: pytest.Mon
     assert trained.decode(in_pieces.tolist()) == "".join(TEXTS) + "x" * 100
 
 
+def test_tokens_come_in_blocks_and_little_is_read_ahead(trained: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_BATCH_CHARACTERS", 200)
+    read = []
+    blocks = module.encode_blocks(trained, ((read.append(text) or text, 0) for text in TEXTS))
+    first = next(blocks)
+    assert 0 < len("".join(read)) < 4 * 300 and (first == 0).sum() > 1
+    whole = encode_packed(trained, [(text, 0) for text in TEXTS])
+    assert (np.concatenate([first, *blocks]) == whole).all() and len(read) == len(TEXTS)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     unit=st.text(

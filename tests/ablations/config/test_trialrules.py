@@ -28,6 +28,10 @@ RULES: list[tuple[dict[str, Any], list[str]]] = [
     ({"data.source": "text"}, ["data.source=text: needs data.path="]),
     ({"data.source": "hf"}, ["data.source=hf: needs data.name="]),
     ({"data.path": "x.txt"}, ["is read with data.source=text only"]),
+    (
+        {"data.text_field": "content"},
+        ["data.text_field=content: is of rows, which data.source=python_packages has none"],
+    ),
     ({"data.domains": {"a": "x.txt", "b": "y.txt"}}, ["data.domains=", "is read with data.source=domains only"]),
     ({"data.domain_per": "batch"}, ["data.domain_per=batch: is read with data.source=domains only"]),
     ({"data.source": "domains", "data.domains": {"a": "x.txt"}}, ["data.domains=", "two or more"]),

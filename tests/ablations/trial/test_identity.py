@@ -135,7 +135,12 @@ def test_every_key_of_a_trial_counts_in_every_stage(plan):
     ids["another text before"] = trial_id(two, 0, [{"text_sha256": "other"}, *DATA])
     ids["another text last"] = trial_id(two, 0, [*DATA, {"text_sha256": "other"}])
     ids["three"] = trial_id(dataclasses.replace(keys, before=[first, first]), 0, DATA * 3)
-    places = ["data.path", "data.name", "data.domains"]  # where the text lies; what it says is in its fingerprint
+    places = [
+        "data.path",
+        "data.name",
+        "data.text_field",
+        "data.domains",
+    ]  # where the text lies; what it says is in its fingerprint
     assert {trial_id(changed_at(keys, name), 0, DATA) for name in places} == {ids["one"]}
     for name in set(trial_leaves()) - set(places):
         other = changed_at(keys, name)

@@ -1,0 +1,222 @@
+"""Datasets of the Hugging Face hub, streamed: the rows so far stay on this machine, of one revision.
+
+Rows are kept in Parquet files, each with the place in the stream behind it. A stream that was interrupted goes on
+there, asking for more of it streams only the rest, and what is there is read without any network.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from models.files import hold, whole_file, write_atomically
+from models.typed import ConfigError, closest
+from tasks.config import DataConfig
+from tasks.progress import Progress, Report
+from tasks.reading import Rows, opened_table, text_of
+
+if TYPE_CHECKING:
+    from datasets import IterableDataset
+
+HF_BYTES = 50_000_000
+"""How much of a dataset is taken without `max_bytes`."""
+SHARD_BYTES = 8_000_000
+"""Text of one file of rows: what an interruption may lose."""
+_HAVE = b"have"
+_SOURCE = "source.json"
+
+
+@dataclass(frozen=True)
+class HubText:
+    """Where the text of a dataset is."""
+
+    repository: str
+    subset: str | None = None
+    text_field: str = "text"
+    split: str = "train"
+    heading: str | None = None
+    """Where a document is many rows: what its first row looks like."""
+    revision: str | None = None
+    """A commit, or null for the newest when it is first asked for."""
+
+    @property
+    def label(self) -> str:
+        """Repository and subset, without places of this machine."""
+        name = Path(self.repository).name if Path(self.repository).is_dir() else self.repository
+        return f"{name}:{self.subset}" if self.subset else name
+
+
+PRESETS = {
+    "fineweb_edu": HubText("HuggingFaceFW/fineweb-edu", "sample-10BT"),
+    "wikitext": HubText("Salesforce/wikitext", "wikitext-103-raw-v1", heading=r" = [^=].*[^=] = \n?"),
+    "tinystories": HubText("roneneldan/TinyStories"),
+    "codeparrot": HubText("codeparrot/codeparrot-clean", text_field="content"),
+}
+
+
+@dataclass(frozen=True)
+class Have:
+    """What the files hold up to one of them, and the stream's state behind it."""
+
+    rows: int = 0
+    bytes: int = 0
+    state: dict[str, Any] | None = None
+    ended: bool = False
+    """The dataset has no more rows."""
+
+
+def hub_text(config: DataConfig) -> HubText:
+    """What `data.name` names: a preset or OWNER/SET[:SUBSET], and @REVISION behind it where one is asked for."""
+    if config.name is None:
+        raise ConfigError(f"data.name=null: data.source=hf needs {', '.join(PRESETS)} or OWNER/SET[:SUBSET]")
+    name, _, revision = config.name.partition("@")
+    repository, _, subset = name.partition(":")
+    found = PRESETS.get(name) or HubText(repository, subset or None)
+    own_field = found.text_field if config.text_field == "text" else config.text_field
+    return replace(found, text_field=own_field, revision=revision or None)
+
+
+def stream(
+    config: DataConfig, cache: Path, rows: Rows, report: Report
+) -> tuple[Iterator[tuple[str, str]], dict[str, Any]]:
+    """(name, text) of the documents in the first `max_bytes` (default 50 MB), and what is known of their origin.
+
+    Raises ConfigError where they are not all in `cache` and the rest cannot be streamed.
+    """
+    text = hub_text(config)
+    wanted = config.max_bytes or HF_BYTES
+    parts = [text.repository, text.subset, text.split, text.text_field, text.revision]
+    folder = cache / f"hub-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]}"
+    try:
+        with hold(cache / f".{folder.name}.lock", lambda owner: report(f"process {owner} streams it; waiting")):
+            source = _fill(folder, text, wanted, rows.key, report)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ConfigError(f"{cache}: rows cannot be kept there ({reason}); choose another runs_dir") from None
+    documents = _rows(folder, text, wanted, rows)
+    return (documents if text.heading is None else _under_headings(documents, text.heading)), source
+
+
+def _fill(folder: Path, text: HubText, wanted: int, key: str, report: Report) -> dict[str, Any]:
+    """Stream what is missing of `wanted` bytes; returns the origin of all that is there."""
+    shards = _shards(folder)
+    have, number = _have(shards[-1], key) if shards else Have(), len(shards)
+    source = folder / _SOURCE
+    if have.ended or have.bytes >= wanted:
+        return dict(json.loads(source.read_bytes()))
+    report(f"streaming {text.label}" + (f" on from row {have.rows:,}" if have.rows else ""))
+    try:
+        if not source.is_file():
+            write_atomically(source, json.dumps(_origin(text)))
+        origin: dict[str, Any] = json.loads(source.read_bytes())
+        rows = _opened(text, origin["revision"], key)
+        if have.state is not None:
+            rows.load_state_dict(have.state)
+        progress = Progress(report, f"streaming {text.label}", wanted - have.bytes)
+        texts: list[str | None] = []
+        size = 0
+        for row in rows:
+            found = text_of(row, text.text_field)
+            texts.append(found if isinstance(found, str) else None)
+            added = len(found.encode()) if isinstance(found, str) else 0
+            size += added
+            progress.add(added)
+            if size >= SHARD_BYTES or have.bytes + size >= wanted:
+                have = Have(have.rows + len(texts), have.bytes + size, rows.state_dict())
+                _write(folder / f"{number:05}.parquet", texts, have)
+                number, texts, size = number + 1, [], 0
+                if have.bytes >= wanted:
+                    return origin
+        have = Have(have.rows + len(texts), have.bytes + size, rows.state_dict(), ended=True)
+        _write(folder / f"{number:05}.parquet", texts, have)
+        return origin
+    except ConfigError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0][:200]
+        kept = f"{have.rows:,} rows are kept, and the same command goes on from there; " if have.rows else ""
+        near = "" if "/" in text.repository else closest(text.repository, PRESETS)
+        raise ConfigError(
+            f"{key}: the dataset cannot be streamed ({type(error).__name__}: {reason}); {kept}check the name and the "
+            f"network, or use data.source=text{near}"
+        ) from None
+
+
+def _origin(text: HubText) -> dict[str, Any]:
+    """The revision that all rows will be of, and whatever else says which rows they are."""
+    import datasets
+
+    if (local := Path(text.repository)).is_dir():
+        files = sorted((str(p.relative_to(local)), p.stat().st_size) for p in local.rglob("*") if p.is_file())
+        revision: str | None = hashlib.sha256(json.dumps(files).encode()).hexdigest()
+    else:
+        from huggingface_hub import HfApi
+
+        revision = HfApi().dataset_info(text.repository, revision=text.revision).sha
+    versions = {"datasets": datasets.__version__}
+    return {"name": text.label, "hub_split": text.split, "revision": revision, "versions": versions}
+
+
+def _opened(text: HubText, revision: str, key: str) -> "IterableDataset":
+    import datasets
+
+    pinned = None if Path(text.repository).is_dir() else revision
+    rows = datasets.load_dataset(text.repository, text.subset, split=text.split, streaming=True, revision=pinned)
+    fields = rows.column_names or list(next(iter(rows), {}))
+    if text.text_field not in fields:
+        raise ConfigError(
+            f"{key}: has no field `{text.text_field}` (fields: {', '.join(fields)}); name the one that is learned from "
+            "by data.text_field"
+        )
+    return rows.select_columns([text.text_field])
+
+
+def _write(path: Path, texts: list[str | None], have: Have) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    table = pa.table({"text": pa.array(texts, pa.large_string())})
+    table = table.replace_schema_metadata({_HAVE: json.dumps(have.__dict__)})
+    with whole_file(path) as temporary:
+        parquet.write_table(table, temporary, compression="zstd", row_group_size=1000)
+
+
+def _shards(folder: Path) -> list[Path]:
+    return sorted(folder.glob("[0-9]*.parquet"))
+
+
+def _have(shard: Path, key: str) -> Have:
+    with opened_table(shard, shard.name, f"{key}: {shard.parent}, which may be removed") as table:
+        return Have(**json.loads(table.schema_arrow.metadata[_HAVE]))
+
+
+def _rows(folder: Path, text: HubText, wanted: int, rows: Rows) -> Iterator[tuple[str, str]]:
+    """(name, text) of the kept rows, up to the one with which there are `wanted` bytes."""
+    for shard in _shards(folder):
+        with opened_table(shard, shard.name, f"{rows.key}: {folder}, which may be removed") as table:
+            for batch in table.iter_batches(batch_size=64):
+                for found in batch.column(0).to_pylist():
+                    rows.read += 1
+                    if found is None:
+                        rows.leave_out(f"row {rows.read - 1}", f"has no text in its field `{text.text_field}`")
+                        continue
+                    yield f"{text.label}:{rows.read - 1}", found
+                    wanted -= len(found.encode())
+                    if wanted <= 0:
+                        return
+
+
+def _under_headings(rows: Iterator[tuple[str, str]], heading: str) -> Iterator[tuple[str, str]]:
+    """Rows joined to documents, each from one heading to the next: paragraphs of one text belong on one side."""
+    begin, parts = "", list[str]()
+    for name, text in rows:
+        if re.fullmatch(heading, text) and parts:
+            yield begin, "".join(parts)
+            parts = []
+        begin = begin if parts else name
+        parts.append(text)
+    if parts:
+        yield begin, "".join(parts)
