@@ -1,5 +1,6 @@
 """Sequences of a skill: the same for equal (seed, i), never on two sides, and the same text to lm-eval."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -85,6 +86,15 @@ def test_its_words_are_tokens(name: str) -> None:
 def test_words_are_different_and_without_blanks(name: str) -> None:
     words = made(name).skill.words
     assert len({*words}) == len(words) and not any(set(word) & set(" \n\t") or not word for word in words)
+
+
+def test_the_docs_have_every_skill_with_its_chance_and_ceiling() -> None:
+    lines = (Path(__file__).parents[3] / "docs/skills.md").read_text().splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| `")]
+    assert {row[0].strip("`") for row in rows if row[0] != "`data.skill`"} == {*SKILLS}
+    for name, made in SKILLS.items():
+        (row,) = (row for row in rows if row[0] == f"`{name}`")
+        assert (row[3], row[4]) == (f"{made().chance:.3f}", f"{made().ceiling:.3g}")
 
 
 def test_all_is_learned_where_not_the_answers_alone_are() -> None:
