@@ -87,6 +87,8 @@ def stream(
     Raises ConfigError where they are not all in `cache` and the rest cannot be streamed.
     """
     text = hub_text(config)
+    if (local := Path(text.repository)).is_dir():  # it may change between two calls, and its rows are then others
+        text = replace(text, revision=_listing(local))
     wanted = config.max_bytes or HF_BYTES
     parts = [text.repository, text.subset, text.split, text.text_field, text.revision]
     folder = cache / f"hub-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]}"
@@ -149,15 +151,19 @@ def _origin(text: HubText) -> dict[str, Any]:
     """The revision that all rows will be of, and whatever else says which rows they are."""
     import datasets
 
-    if (local := Path(text.repository)).is_dir():
-        files = sorted((str(p.relative_to(local)), p.stat().st_size) for p in local.rglob("*") if p.is_file())
-        revision: str | None = hashlib.sha256(json.dumps(files).encode()).hexdigest()
-    else:
+    revision = text.revision
+    if not Path(text.repository).is_dir():
         from huggingface_hub import HfApi
 
         revision = HfApi().dataset_info(text.repository, revision=text.revision).sha
     versions = {"datasets": datasets.__version__}
     return {"name": text.label, "hub_split": text.split, "revision": revision, "versions": versions}
+
+
+def _listing(folder: Path) -> str:
+    """Stands for the revision of a folder of this machine."""
+    files = sorted((str(p.relative_to(folder)), p.stat().st_size) for p in folder.rglob("*") if p.is_file())
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()
 
 
 def _opened(text: HubText, revision: str, key: str) -> "IterableDataset":

@@ -251,7 +251,8 @@ def opened_table(path: Path, name: str, key: str) -> "Iterator[ParquetFile]":
     from pyarrow import parquet
 
     try:
-        with parquet.ParquetFile(path, buffer_size=1 << 20) as table:  # without a buffer, a row group is read at once
+        # Otherwise a whole row group is read at once, which may be the file.
+        with parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as table:
             yield table
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = (str(error).strip().splitlines() or [""])[0][:200]

@@ -61,7 +61,8 @@ def source_state(config: DataConfig) -> dict[str, Any]:
         case "skill":  # its code stands for it
             files, versions = [], {}
         case "hf":  # a stream shows no state; its cached copy stands for it
-            files, versions = [], {}
+            local = Path(config.name or "")
+            files, versions = _list(local, ("",), "", set()) if config.name and local.is_dir() else [], {}
         case _:
             raise AssertionError(config.source)
     listing = "".join(f"{file.path}\0{file.size}\0{file.mtime_ns}\0" for file in files)

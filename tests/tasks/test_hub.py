@@ -129,8 +129,12 @@ def test_a_dataset_is_packed_and_named_by_its_revision(repository: str, tmp_path
     assert (found["source"], found["name"], found["hub_split"]) == ("hf", "set", "train")
     assert len(found["revision"]) == 64 and str(tmp_path) not in str(found) and repository not in str(found)
     assert sum(found["documents"].values()) == 300 and "streaming set" in said
-    other = prepare(of(write(tmp_path / "set", [*TEXTS[:299], "another"]), seq_len=8), 270, tmp_path / "cache")
-    assert other.fingerprint["revision"] != found["revision"]
+    own = write(tmp_path / "set", list(TEXTS))
+    same = prepare(of(own, seq_len=8), 270, tmp_path / "cache").fingerprint
+    assert same == found, "a copy of it elsewhere"
+    parquet.write_table(pa.table({"id": [0], "text": ["another"]}), Path(own) / "train-00000-of-00003.parquet")
+    changed = prepare(of(own, seq_len=8), 270, tmp_path / "cache").fingerprint
+    assert changed["revision"] != found["revision"] and sum(changed["documents"].values()) == 201
 
 
 def test_a_field_that_is_not_there_and_a_set_that_is_not_are_one_line(tmp_path: Path) -> None:
