@@ -19,7 +19,7 @@ from tasks.evals.prepare import OUR_METRICS, OUR_TASKS
 BITS_PER_BYTE = "bits per byte"
 Direction = Literal["lower", "higher"]
 Part = Literal["experts", "mtp", "recipe", "skill"]
-Topic = Literal["loss", "balance", "precision", "speed"]
+Topic = Literal["loss", "skill", "balance", "precision", "speed"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ _WANTING: dict[Part, str] = {
     "skill": "a skill to learn, whose answers are counted (data.source=skill)",
 }
 
-_TOPICS: dict[Part, Topic] = {"experts": "balance", "mtp": "speed", "recipe": "precision"}
+_TOPICS: dict[Part, Topic] = {"experts": "balance", "mtp": "speed", "recipe": "precision", "skill": "skill"}
 """Of what is no loss. Drafts that are accepted are time that is saved."""
 
 
@@ -83,7 +83,7 @@ class Metric:
         """Under which it is looked for; None for what a model can do, a task's score."""
         if self.of_loss:
             return "loss"
-        return self.about or (_TOPICS.get(self.needs) if self.needs is not None else None)
+        return self.about or (_TOPICS[self.needs] if self.needs is not None else None)
 
     @property
     def of_loss(self) -> bool:

@@ -176,7 +176,7 @@ def test_a_disk_that_is_full_and_a_reader_that_is_gone(runs, monkeypatch, capsys
     def fail(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr("ablations.sweep.workplace.prepare", fail)
+    monkeypatch.setattr("ablations.sweep.workplace.prepare_data", fail)
     assert run.main(words(runs)) == 2
     assert capsys.readouterr().err == line
 
