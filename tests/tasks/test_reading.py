@@ -19,7 +19,7 @@ from tasks.corpora import load_splits
 from tasks.reading import Rows, read_texts
 from tasks.splits import SPLITS
 
-SHARED = Path("/work/shared/data")
+SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 
 def prose(seed: int, words: int = 30) -> str:
