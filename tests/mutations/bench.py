@@ -76,7 +76,9 @@ class Bench:
         own = np.asarray(self.data.tokens("test"))[:2000].copy()
         own[: int(share * len(own))] = train[: int(share * len(own))]
         splits = {split: np.asarray(self.data.tokens(split)) for split in SPLITS} | {"test": own}
-        return [separation(SimpleNamespace(tokens=splits.__getitem__))]  # type: ignore[arg-type]
+        text: Any = SimpleNamespace(skill=None, tokens=splits.__getitem__, windows=lambda split: len(splits[split]))
+        text.shared = lambda split: PackedData.shared(text, split)
+        return [separation(text)]
 
     def finished(self, arms: Mapping[str, Mapping[str, Any]]) -> list[GuardResult]:
         """Guards of finished trials: arms are trained for a few steps, the first one is the baseline."""
