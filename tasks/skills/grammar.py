@@ -10,8 +10,8 @@
     clause(0) -> noun_X (by noun_Y)? verb -X
 
 Nouns are of classes X, as those of many languages are, and the ending of a verb is that of its subject's class. A noun
-behind `by` is nobody's subject. Agreeing with the nearest noun takes no grammar: that guess, a verb's own in a clause
-without `by` alone, is chance.
+behind `by` is nobody's subject. Two guesses take no grammar: to agree with the nearest noun, which is right of the
+innermost verb where no `by` is, and with the sentence's first, which is right of the last. The better one is chance.
 """
 
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ class Grammar:
     ceiling: ClassVar[float] = 1.0
 
     depths: Annotated[list[Annotated[int, AtLeast(0)]], NotEmpty(), Distinct()] = field(
-        default_factory=lambda: [0, 1, 2, 3]
+        default_factory=lambda: [1, 2, 3, 4]
     )
     """Clauses within clauses of a sentence: what lies between the first noun and the last verb."""
     clauses: Annotated[int, AtLeast(1), AtMost(100_000)] = 20
@@ -59,9 +59,13 @@ class Grammar:
 
     @property
     def chance(self) -> float:
-        blind = 1 / self.classes
-        right = [self.sentences(d) * (1 - self.by + self.by * blind + d * blind) for d in self.depths]
-        return sum(right) / sum(self.sentences(d) * (d + 1) for d in self.depths)
+        return max(self._guessed(1 - self.by + self.by / self.classes), self._guessed(1))
+
+    def _guessed(self, own: float) -> float:
+        """Share of the endings that a guess gets which is right of one verb of a sentence with probability `own`, of the
+        others blindly."""
+        right = sum(self.sentences(depth) * (own + depth / self.classes) for depth in self.depths)
+        return right / sum(self.sentences(depth) * (depth + 1) for depth in self.depths)
 
     def sentences(self, depth: int) -> int:
         """Of a sequence."""
