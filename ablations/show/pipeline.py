@@ -14,7 +14,7 @@ from ablations.numbers import ABSENT
 from ablations.record.guardresult import GuardResult
 from ablations.show.table import Table
 from models.config import ModelConfig, PipelineConfig
-from models.pipeline.parts import rank_parameters, schedule_of
+from models.pipeline.rules import schedule_of
 from models.pipeline.schedules import Overlapped, Schedule
 from models.pipeline.simulate import StageCosts, Timeline, simulate
 from models.typed import build
@@ -52,6 +52,8 @@ def pipeline_table(result: Result) -> Table:
 
 
 def _row(arm: ArmResult, config: ModelConfig, schedule: Schedule) -> list[str]:
+    from models.pipeline.parts import rank_parameters  # needs torch, which nothing else here does
+
     timeline = simulate(schedule, StageCosts(arm.chunks))
     waiting = simulate(schedule, StageCosts(arm.chunks, exchange=EXCHANGE))
     hidden = simulate(schedule, StageCosts(arm.chunks, exchange=EXCHANGE, hidden=True))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from models.executor import StepResult
 from models.layers import cast_once
-from models.pipeline.parts import schedule_of
+from models.pipeline.rules import schedule_of
 from models.pipeline.schedules import Action, Schedule, parts
 from models.pipeline.simulate import Costs, simulate
 from models.pipeline.stages import Chunks, stages_of

@@ -4,17 +4,11 @@ import torch
 from torch import nn
 
 from models.config import ModelConfig
-from models.pipeline.rules import check_pipeline
-from models.pipeline.schedules import Schedule, make_schedule
+from models.pipeline.rules import schedule_of
+from models.pipeline.schedules import Schedule
 from models.pipeline.split import split
 from models.pipeline.stages import uses_embedding_again
 from models.transformer import Transformer
-
-
-def schedule_of(config: ModelConfig, microbatches: int) -> Schedule:
-    """The one that `model.pipeline` names. Raises ConfigError."""
-    check_pipeline(config)
-    return make_schedule(config.pipeline.schedule, config.pipeline.stages, microbatches)
 
 
 def stages_holding(name: str, config: ModelConfig, stages: int) -> set[int]:

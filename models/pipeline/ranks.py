@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from models.executor import StepResult, all_ranks
 from models.layers import cast_once
 from models.pipeline.inprocess import sender, way
-from models.pipeline.parts import held_stages, holders, schedule_of
+from models.pipeline.parts import held_stages, holders
+from models.pipeline.rules import schedule_of
 from models.pipeline.schedules import Action, Schedule, parts
 from models.pipeline.stages import Chunks, Stage, can_split, stages_of
 from models.transformer import Transformer

@@ -1,7 +1,7 @@
 """What no pipeline can be: its schedule, its stages, what they need of the model. Each line names key and fix."""
 
 from models.config import ModelConfig, PipelineConfig
-from models.pipeline.schedules import make_schedule, ranks_of
+from models.pipeline.schedules import Schedule, make_schedule, ranks_of
 from models.pipeline.split import split
 from models.typed import ConfigError
 
@@ -28,3 +28,9 @@ def check_pipeline(config: ModelConfig, microbatches: int | None = None) -> None
         )
     if microbatches is not None:
         make_schedule(p.schedule, p.stages, microbatches)
+
+
+def schedule_of(config: ModelConfig, microbatches: int) -> Schedule:
+    """The one that `model.pipeline` names. Raises ConfigError."""
+    check_pipeline(config)
+    return make_schedule(config.pipeline.schedule, config.pipeline.stages, microbatches)

@@ -62,8 +62,7 @@ class Grammar:
         return max(self._guessed(1 - self.by + self.by / self.classes), self._guessed(1))
 
     def _guessed(self, own: float) -> float:
-        """Share of the endings that a guess gets which is right of one verb of a sentence with probability `own`, of the
-        others blindly."""
+        """Share of the endings that a guess gets: one of a sentence with probability `own`, the others blindly."""
         right = sum(self.sentences(depth) * (own + depth / self.classes) for depth in self.depths)
         return right / sum(self.sentences(depth) * (depth + 1) for depth in self.depths)
 

@@ -19,8 +19,9 @@ from pipelines import MICROBATCHES, largest_difference, piped, train, variant
 from torch import Tensor
 
 from models.pipeline.chosen import executor_of
-from models.pipeline.parts import partial_model, rank_parameters, schedule_of
+from models.pipeline.parts import partial_model, rank_parameters
 from models.pipeline.ranks import Ranked, whole_state
+from models.pipeline.rules import schedule_of
 from models.pipeline.schedules import SCHEDULES
 from models.transformer import Transformer, initialise
 

@@ -13,8 +13,9 @@ from pipelines import MICROBATCHES, train, variant
 from rank_cases import cases
 
 from models.executor import Microbatching
-from models.pipeline.parts import holders, schedule_of
+from models.pipeline.parts import holders
 from models.pipeline.ranks import messages
+from models.pipeline.rules import schedule_of
 from models.pipeline.schedules import SCHEDULES, make_schedule
 from models.transformer import Transformer, initialise
 
