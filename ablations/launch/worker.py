@@ -18,6 +18,7 @@ import threading
 import traceback
 from typing import Any
 
+from ablations.launch.lean import lean
 from ablations.launch.space import full_place
 
 
@@ -38,7 +39,8 @@ def main(module: str) -> None:
     threading.Thread(target=_receive, args=(requests, jobs), daemon=True).start()
     send = _Sender(replies)
     try:
-        kinds = importlib.import_module(module).KINDS
+        with lean():
+            kinds = importlib.import_module(module).KINDS
     except BaseException as error:
         _log(traceback.format_exc())
         send({"type": "broken", "error": _one_line(error)})

@@ -1,0 +1,26 @@
+"""What a worker imports for nothing."""
+
+import subprocess
+import sys
+
+from ablations.home import ROOT
+
+
+def test_lightning_comes_without_packages_that_no_training_needs() -> None:
+    """And without it they would come; they are there for whoever asks, and for Lightning's own checks afterwards."""
+    script = """
+import sys
+from ablations.launch.lean import UNUSED, lean
+if sys.argv[1] == "lean":
+    with lean():
+        import ablations.sweep.jobs
+import ablations.sweep.jobs
+print(*sorted({*UNUSED, "scipy.signal"} & {*sys.modules}))
+import transformers
+from lightning_utilities.core.imports import RequirementCache, package_available
+assert transformers.__version__ and package_available("scipy") and RequirementCache("transformers>=4.4.0")
+"""
+    for how, found in (("lean", ""), ("whole", "matplotlib scipy scipy.signal transformers")):
+        words = [sys.executable, "-c", script, how]
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+        assert (done.stdout.strip(), done.stderr) == (found, ""), how
