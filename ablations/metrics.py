@@ -75,6 +75,9 @@ class Metric:
     yardstick: bool = False
     """Follows from sizes alone: shown beside a metric, never asked for."""
 
+    jump: bool = False
+    """It comes all at once, in some seeds and not in others: no t holds for it, and it has no interval."""
+
     about: Topic | None = None
     """Its topic, where neither its unit nor what it needs says so."""
 
@@ -122,13 +125,13 @@ METRICS = (
     Metric("mtp_tokens_per_forward", "MTP tokens per forward", "", 4, "higher", needs="mtp"),
     Metric("answer_nats", "nats of an answer", "nats an answer", 4, "lower", needs="skill"),
     Metric("answer_nats_level<i>", "nats of an answer at level <i>", "nats an answer", 4, "lower", needs="skill"),
-    Metric("answer_accuracy", "answers right", "", 4, "higher", needs="skill"),
-    Metric("answer_accuracy_level<i>", "answers right at level <i>", "", 4, "higher", needs="skill"),
+    Metric("answer_accuracy", "answers right", "", 4, "higher", needs="skill", jump=True),
+    Metric("answer_accuracy_level<i>", "answers right at level <i>", "", 4, "higher", needs="skill", jump=True),
     Metric("answer_chance", "answers right by chance", "", 4, None, yardstick=True, needs="skill"),
     Metric("answer_ceiling", "answers right at best", "", 4, None, yardstick=True, needs="skill"),
-    Metric("item_accuracy", "items with all answers right", "", 4, "higher", needs="skill"),
-    Metric("tokens_to_half", "tokens until halfway", "tokens", 0, "lower", needs="skill"),
-    Metric("reached_half", "came halfway", "", 3, "higher", needs="skill"),
+    Metric("item_accuracy", "items with all answers right", "", 4, "higher", needs="skill", jump=True),
+    Metric("tokens_to_half", "tokens until halfway", "tokens", 0, "lower", needs="skill", jump=True),
+    Metric("reached_half", "came halfway", "", 3, "higher", needs="skill", jump=True),
     Metric("loss_error", "relative loss error", "", 5, "lower", about="precision"),
     Metric("gradient_cosine", "gradient cosine", "", 5, "higher", needs="recipe"),
     Metric("unpromoted_error", "error of unpromoted adds", "", 4, "lower", needs="recipe"),
@@ -143,6 +146,8 @@ own. Floor: what perfectly uniform routing shows on as many tokens; maximum: E/k
 training; `loss_error` is made from the curves of two trials."""
 
 AT_A_SHARE = "loss_at_<i>"
+COUNTED = "reached_half"
+"""1 or 0: what is compared is of how many seeds."""
 
 
 def at_shares(shares: Iterable[float]) -> dict[str, float]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from ablations.config.schema import ExpectedConfig, SweepConfig
 from ablations.config.trialkeys import TrialKeys, differing, value_of, with_overrides
-from ablations.metrics import AT_A_SHARE, METRICS, Parts, at_shares, check_measured, check_named, indices
+from ablations.metrics import AT_A_SHARE, COUNTED, METRICS, Parts, at_shares, check_measured, check_named, indices
 from ablations.metrics import metric as metric_of
 from models.typed import ConfigError, closest
 
@@ -170,11 +170,29 @@ def _check_claim(claim: ExpectedConfig, place: str, sweep: SweepConfig) -> None:
             "two designs cannot be compared, only either with the baseline"
         )
     check_named(f"{place}.metric", claim.metric, directional=claim.kind in ("better", "not_worse"))
+    _check_jump(claim, place, estimate)
     if claim.kind in ("equal", "not_worse", "identical") and claim.margin is None:
         raise ConfigError(f"{place}.margin: missing; kind {claim.kind} needs a margin above 0")
     region = claim.region
     if claim.kind == "value" and not (region is not None and len(region) == 2 and region[0] < region[1]):
         raise ConfigError(f"{place}.region={region}: kind value needs [low, high]")
+
+
+def _check_jump(claim: ExpectedConfig, place: str, estimate: bool) -> None:
+    """Raise ConfigError for a claim that would be judged by a t over what comes as a jump."""
+    if not metric_of(claim.metric).jump or claim.kind == "identical":
+        return
+    if claim.metric != COUNTED:
+        raise ConfigError(
+            f"{place}.metric={claim.metric}: comes as a jump that some seeds have and others have not, so that no t "
+            f"holds for it; claim answer_nats, or {COUNTED}, which is counted"
+        )
+    if claim.kind != "better" or claim.margin or estimate:
+        given = f"kind={claim.kind}" if claim.kind != "better" else f"margin={claim.margin}"
+        raise ConfigError(
+            f"{place}: {'an estimate' if estimate else given}: seeds are counted for metric={COUNTED}, and two counts "
+            "tell only which arm has more; claim kind better, of two arms, without a margin"
+        )
 
 
 def named_metrics(sweep: SweepConfig) -> list[tuple[str, str, list[str]]]:

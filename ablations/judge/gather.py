@@ -72,7 +72,7 @@ def _gather(folder: Path, find: Callable[[str], Record | None]) -> Result:
     deviations = list(state.deviations)
     if state.plan_sha and state.plan_sha != plan_sha:
         deviations.append(f"{PLAN} is not the plan that these trials were run under (its hash differs)")
-    if plan.decision_rule != decision_rule(plan.looks):
+    if plan.decision_rule != decision_rule(plan.looks, plan.expected):
         deviations.append(f"the verdicts follow the decision rule of a later version, not that of {PLAN}")
     arms = _with_late_guards(arms, plan, state)
     families = families_of(arms, plan)

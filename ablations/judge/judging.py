@@ -8,11 +8,12 @@ from ablations.config.schema import ExpectedConfig
 from ablations.judge import grid
 from ablations.judge.choice import choose
 from ablations.judge.constraint import Constraint, held
+from ablations.judge.counts import counts_of
 from ablations.judge.distinct import same_numbers
 from ablations.judge.result import ArmResult, branched, diagnostic
 from ablations.judge.stats import Difference, Family, between
 from ablations.judge.verdicts import Beside, Verdict, Void, at_every_length, verdict
-from ablations.metrics import at_shares, metric
+from ablations.metrics import COUNTED, at_shares, metric
 from ablations.record.documents import PlanDocument, SearchTrial
 
 DIAGNOSTICS: tuple[Literal["aa"], Literal["control"]] = ("aa", "control")
@@ -48,6 +49,10 @@ def verdicts_of(
             diverged={arm.name: len(gone) for arm in pair if (gone := arm.of_status("diverged"))},
             trials=len(pair[0].seeds),
         )
+        if claim.metric == COUNTED:
+            came = {arm.name: arm.values.get(COUNTED, {}) for arm in arms.values()}
+            aa_counts = None if aa is None else counts_of(came[aa.name], came[plan.baseline])
+            beside = dataclasses.replace(beside, counts=counts_of(came[claim.arm], came[against]), aa_counts=aa_counts)
         found = verdict(claim, difference, beside)
         found = dataclasses.replace(found, difference=_nonempty(found.difference))
         earlier = [between(families[name], claim.arm, against) for name in at_shares(plan.horizons)]

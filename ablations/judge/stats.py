@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from ablations.metrics import metric as metric_of
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -46,7 +48,8 @@ class Difference:
     """The largest paired difference, without its sign; 0.0 where n = 0. A claim of identity is judged by it."""
     low: float | None
     """Ends of the simultaneous 1 - alpha interval of the family. None: unbounded, because no error can be estimated
-    (n < 2, or differences whose spread is no more than the rounding of the values)."""
+    (n < 2, or differences whose spread is no more than the rounding of the values), or because the metric comes as a
+    jump."""
     high: float | None
     p: float
     """Two-sided paired t; 1.0 where the interval is unbounded."""
@@ -170,7 +173,7 @@ def _difference(arm: str, against: str, metric: str, both: "np.ndarray", m: int,
         "correlation": _correlation(both) if n > 1 else 0.0,
         "resolvable": None,
     }
-    if n < 2:
+    if n < 2 or metric_of(metric).jump:
         return row
     if not paired.any():  # the same bits in both arms: nothing to resolve
         return row | {"low": 0.0, "high": 0.0, "resolvable": 0.0}

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ablations.config.schema import ExpectedConfig
+from ablations.judge.counts import COUNTS_RULE, Counts
 from ablations.judge.stats import Difference, seeds_needed
+from ablations.metrics import COUNTED
 from ablations.metrics import metric as metric_of
 from ablations.numbers import interval, signed, size
 from models.typed import ConfigError
@@ -45,9 +47,11 @@ LOOKS_RULE = (
 )
 
 
-def decision_rule(looks: Sequence[int]) -> str:
-    """Of a plan, which looks after so many seeds; empty where it looks but once."""
-    return DECISION_RULE + (LOOKS_RULE.format(looks=", ".join(map(str, looks))) if looks else "")
+def decision_rule(looks: Sequence[int], expected: Sequence[ExpectedConfig]) -> str:
+    """Of a plan with these claims, which looks after so many seeds; empty where it looks but once."""
+    counted = any(claim.metric == COUNTED for claim in expected)
+    spent = LOOKS_RULE.format(looks=", ".join(map(str, looks))) if looks else ""
+    return DECISION_RULE + spent + (COUNTS_RULE if counted else "")
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,10 @@ class Beside:
     """Arm -> how many of its trials diverged, of those that the difference is made of, where any did ..."""
     trials: int = 0
     """... of so many each."""
+    counts: Counts | None = None
+    """Of the two arms, where the claim is on how many seeds came halfway ..."""
+    aa_counts: Counts | None = None
+    """... and of the A/A arm and the baseline."""
 
 
 def verdict(expected: ExpectedConfig, difference: Difference, beside: Beside) -> Verdict:
@@ -203,6 +211,8 @@ def _judge(
     measured = f"{difference.name} is {_numbers(difference)}"
     if beside.diverged:
         return _beside_divergence(expected, difference, beside, measured)
+    if beside.counts is not None:
+        return _counted(difference, beside.counts, beside.aa_counts)
     if difference.low is None or difference.high is None:
         cause = "one error bar needs two seeds" if difference.n < 2 else "it does not vary, so its error is unknown"
         return "not resolved", f"{measured}: {cause}"
@@ -265,6 +275,24 @@ def _identical(margin: float, difference: Difference, aa: Difference | None, div
             f"{measured}, but {aa.arm}, with changed weights, differs by no more than {aa.largest:.1e}",
         )
     return "agrees", f"{measured}; {aa.arm}, whose weights are changed by 1e-6, differs by up to {aa.largest:.1e}"
+
+
+def _counted(difference: Difference, counts: Counts, aa: Counts | None) -> tuple[Outcome, str]:
+    level = difference.alpha / difference.comparisons / 2
+    if aa is not None and aa.apart(level):
+        return "void", (
+            f"{aa.mine} of {aa.of} seeds of the A/A arm came halfway and {aa.theirs} of the arm that it repeats: the "
+            f"sweep tells identical arms apart in {difference.metric}"
+        )
+    more = counts.mine >= counts.theirs
+    p = counts.p_more if more else counts.p_fewer
+    measured = (
+        f"{counts.mine} of {counts.of} seeds of {difference.arm} came halfway, {counts.theirs} of "
+        f"{difference.against}: Fisher's exact p is {p:.2g}"
+    )
+    if p > level:
+        return "not resolved", f"{measured}, above {level:.2g}"
+    return ("agrees" if more else "disagrees"), f"{measured}, not above {level:.2g}"
 
 
 def place_of(low: float, high: float, edges: tuple[float, float]) -> Outcome:

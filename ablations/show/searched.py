@@ -26,7 +26,7 @@ def chosen_table(result: Result) -> Table:
         "strength. It may cost: by how much its loss lies above the best within the searched range, at most (95 %); "
         "unknown where the vertex lies outside, or one seed leaves no error to judge by."
     )
-    if result.plan.decision_rule != decision_rule(result.plan.looks):
+    if result.plan.decision_rule != decision_rule(result.plan.looks, result.plan.expected):
         note = (
             "A learning rate is the best searched one. What it may cost was estimated under the plan's own rule, from "
             "a parabola through three points: no bound, as later plans have."

@@ -38,7 +38,7 @@ def registered(plan: Plan, data_fingerprint: Mapping[str, Any]) -> PlanDocument:
         contrasts=plan.contrasts,
         expected=sweep.expected,
         matched=sweep.matched,
-        decision_rule=decision_rule(plan.looks),
+        decision_rule=decision_rule(plan.looks, sweep.expected),
         code=code_hash(),
         data=sha(data_fingerprint),
         keys=plan.baseline.keys,
