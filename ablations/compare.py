@@ -47,10 +47,19 @@ class Side:
 
     name: str
     what: Record | ArmResult | Result
+    run: str = ""
+    """`sweep/run` of an arm."""
 
     @property
     def kind(self) -> str:
         return KINDS[type(self.what)]
+
+    @property
+    def head(self) -> str:
+        """Which of the runs that a short name may mean."""
+        if isinstance(self.what, Result):
+            return f"{self.what.sweep}/{self.what.run}"
+        return f"{self.run}/{self.what.name}" if isinstance(self.what, ArmResult) else self.name
 
     @property
     def records(self) -> list[Record]:
@@ -70,7 +79,7 @@ def find(name: str, places: CompareConfig) -> Side:
         for folder, arm in ((place / path, ""), ((place / path).parent, path.name)):
             if (folder / PLAN).is_file():
                 result = _result(folder, places)
-                return Side(name, _arm(result, arm, name) if arm else result)
+                return Side(name, _arm(result, arm, name) if arm else result, f"{result.sweep}/{result.run}")
         runs = sorted(found.parent for found in (place / path).glob(f"*/{PLAN}"))
         if len(runs) == 1:
             return Side(name, _result(runs[0], places))
@@ -117,7 +126,9 @@ def tables(one: Side, other: Side) -> list[Table]:
     """What differs. Raises ConfigError where a trial is compared with a sweep, and the like."""
     if one.kind != other.kind:
         raise ConfigError(f"{one.name} is {one.kind} and {other.name} is {other.kind}: name two of a kind")
-    heads = [one.name, other.name]
+    heads = [one.head, other.head]
+    if heads[0] == heads[1]:
+        heads = [one.name, other.name]
     if isinstance(one.what, Result) and isinstance(other.what, Result):
         found = [_plans(one.what, other.what, heads), *_sweeps(one.what, other.what, heads)]
     else:
@@ -134,7 +145,13 @@ def _config(side: Side) -> dict[str, Any]:
 
 
 def _environment(side: Side) -> dict[str, Any]:
-    return next((record.environment for record in side.records if record.status == "complete"), {})
+    """Where records differ in a part, all that they have of it."""
+    found: dict[str, list[Any]] = {}
+    for record in side.records:
+        for name, value in record.environment.items():
+            if record.status == "complete" and value not in found.setdefault(name, []):
+                found[name].append(value)
+    return {name: values[0] if len(values) == 1 else values for name, values in found.items()}
 
 
 def _changes(title: str, head: str, found: Sequence[Changed], heads: Sequence[str]) -> Table:
@@ -227,7 +244,7 @@ def main(arguments: list[str] | None = None) -> int:
     def work() -> int:
         check_house()
         names = [word for word in words if "=" not in word]
-        if len(names) != 2:
+        if len(names) != 2 or not all(names):
             raise ConfigError(
                 f"compare: expected two names, as in `moe_balance/cpu/bias moe_balance/cpu/none`, not {len(names)}"
             )

@@ -6,6 +6,7 @@ sent to runs/NAME/SCALE/workspace.json. Needs `pip install -e '.[dashboard]'`.
 """
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -72,6 +73,16 @@ def others(config: DashboardConfig, result: Result) -> list[Result]:
     return sorted(found, key=lambda one: one.sweep)
 
 
+def _check_names(entity: str | None, project: str) -> None:
+    """Raise ConfigError for what W&B takes for no team's or project's name."""
+    if entity is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", entity):
+        raise ConfigError(
+            f"entity={entity}: a user's or team's name has letters, digits, ., - and _; leave it out for yours"
+        )
+    if not re.fullmatch(r"[^/\\#?%:]{1,128}", project):
+        raise ConfigError(f"project={project}: a project's name has 1 to 128 characters, and none of /\\#?%:")
+
+
 def dashboard(config: DashboardConfig) -> list[str]:
     """What to say at the end. Raises ConfigError where it cannot be made."""
     result = load(config, config.sweep, config.run or config.scale)
@@ -84,6 +95,7 @@ def dashboard(config: DashboardConfig) -> list[str]:
     track = remembered(folder) or TrackConfig()
     entity = config.entity or track.entity or os.environ.get("WANDB_ENTITY")
     project = config.project or track.project
+    _check_names(entity, project)
     results = others(config, result)
     if resolve_mode("auto") != "online":
         made = {view.name: specification(view) for view in _views(result, results, entity or "", project)}

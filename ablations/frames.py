@@ -17,6 +17,7 @@ from ablations.config.trialkeys import TRIAL_GROUPS
 from ablations.judge.result import is_score
 from ablations.judge.sidebyside import leaves
 from ablations.record.documents import PLAN, STATE, SweepState
+from ablations.record.manifest import Manifest, hashes
 from ablations.record.record import FORMAT, RECORD, RECORDS
 from ablations.record.steplog import STEPS, read_steps
 from ablations.record.summary import summary_in
@@ -144,6 +145,8 @@ def curves(frame: "pandas.DataFrame") -> "pandas.DataFrame":
     import pandas
 
     own = ["id", "sweep", "run", "arm", "seed"]
+    if lacking := [name for name in (*own, "path") if name not in frame.columns]:
+        raise ConfigError(f"curves: the frame has no column {lacking[0]}; give the rows of `ablations.load` whole")
     parts = []
     for trial in frame[[*own, "path"]].itertuples(index=False):
         steps = pandas.DataFrame(_steps(Path(trial.path)))
@@ -228,9 +231,24 @@ def _of_run(folder: Path, names: tuple[str, str] | None = None) -> Source:
     """Of one published result, or of one run, whose trials lie beside all others. `names`: of its sweep and itself."""
     uses = _uses({folder: names})
     if (folder / RECORDS).is_dir():
+        if names is None:
+            _check_whole(folder)
         return Source(sorted((folder / RECORDS).glob("*.json")), uses)
     trials = folder.parent.parent / "trials"
     return Source([path for id in sorted(uses) if (path := trials / id / RECORD).is_file()], uses)
+
+
+def _check_whole(folder: Path) -> None:
+    """Raise ConfigError where a published result's records are not those that its manifest names."""
+    named = {name: digest for name, digest in Manifest.read(folder).files.items() if name.startswith(f"{RECORDS}/")}
+    there = hashes(folder, RECORDS)
+    for name in sorted(named.keys() | there.keys()):
+        if named.get(name) != there.get(name):
+            what = "missing" if name not in there else "not in its manifest" if name not in named else "changed"
+            raise ConfigError(
+                f"{folder / name}: {what} since it was published; `python -m ablations.reproduce {folder} "
+                "tables_only=true` says all that is"
+            )
 
 
 def _names(folder: Path) -> tuple[str, str]:

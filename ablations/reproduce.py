@@ -15,7 +15,8 @@ estimate would, for all cells together in 95 % of reruns.
   trust=true        also where its plan names files of tasks or of text, which can run their author's code
   workers=N  runs_dir=runs/reproduced  progress=auto
 
-Exit code 0 where everything matches, 1 where something does not, 2 for what cannot be obeyed.
+Exit code 0 where everything matches, 1 where something does not, 2 for what cannot be obeyed: a folder that is not as
+it was published, too.
 """
 
 import contextlib
@@ -30,10 +31,10 @@ import tempfile
 import typing
 import zipfile
 import zlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from ablations import numbers
 from ablations.command import parse
@@ -44,14 +45,14 @@ from ablations.judge.result import Result
 from ablations.metrics import metric as metric_of
 from ablations.record.audit import audit
 from ablations.record.documents import PLAN, ConfirmTrial, PlanDocument, SweepState
-from ablations.record.manifest import Manifest
+from ablations.record.manifest import MANIFEST, Manifest
 from ablations.record.record import RECORDS, Record, read_record
 from ablations.record.summary import summary_in
 from ablations.report import PAGES, write_pages
 from ablations.show.render import table_csv
 from ablations.show.table import Table
 from models.streams import obeyed, spoken
-from models.typed import ConfigError, closest
+from models.typed import AtLeast, ConfigError, closest
 
 MOST_BYTES = 2_000_000_000
 """That an archive of one result may unpack to."""
@@ -68,7 +69,7 @@ class ReproduceConfig:
     code: Literal["published", "here"] = "published"
     anyway: bool = False
     trust: bool = False
-    workers: int | None = None
+    workers: Annotated[int, AtLeast(1)] | None = None
     runs_dir: Path = Path("runs/reproduced")
     progress: Literal["auto", "rich", "plain", "none"] = "auto"
 
@@ -79,8 +80,10 @@ def reproduce(folder: Path, config: ReproduceConfig, words: Sequence[str]) -> in
     for finding in findings:
         print(finding)
     if findings and not config.anyway:
-        print(f"{folder}: {len(findings)} findings, so nothing is run (anyway=true goes on all the same)")
-        return 1
+        raise ConfigError(
+            f"{folder}: not as it was published ({len(findings)} of the findings above), so nothing is run; "
+            "anyway=true goes on all the same"
+        )
     if not findings:
         print(f"{folder}: whole, every file as the manifest has it")
     if config.tables_only:
@@ -92,7 +95,7 @@ def reproduce(folder: Path, config: ReproduceConfig, words: Sequence[str]) -> in
     if not wanted:
         raise ConfigError(f"{folder}: has no record of these trials, so there is nothing to compare with")
     if config.code == "published" and document.sweep_file and not _is_here(document):
-        return _in_worktree(manifest, folder, words)
+        return _in_worktree(manifest, document, folder, words)
     return 0 if _run(folder, document, state, wanted, config) and not findings else 1
 
 
@@ -145,11 +148,15 @@ def _pages(folder: Path) -> Iterator[Path]:
 def _run(
     folder: Path, document: PlanDocument, state: SweepState, wanted: Collection[ConfirmTrial], config: ReproduceConfig
 ) -> bool:
-    from ablations.sweep.again import Rerun, planned_again, run_again
+    from ablations.sweep.again import Rerun, planned_again, run_again, why_other
 
     rerun = Rerun(document, state, config.runs_dir.absolute(), config.workers, config.progress, config.trust)
     plan = planned_again(rerun)
     search = f"; the search's {len(state.search)} trials stand as published" if state.search else ""
+    for reason in dict.fromkeys(why_other(_record(folder, trial.id)) for trial in wanted):
+        print(
+            "as its records have it: code, versions and instruction set" if reason is None else f"otherwise: {reason}"
+        )
     print(f"runs {len(wanted)} of {len(state.confirm)} trials again, in {rerun.runs}{search}", flush=True)
     trials = run_again(rerun, plan, wanted, lambda id: _record(folder, id))
     result = load_published(folder)
@@ -196,7 +203,7 @@ def _show(result: Result, trials: Sequence[Again], found: Sequence[Cell]) -> Non
         print_tables([Table("Cells that are not equal", columns, rows, note, words=(0, 1, 5))])
     others = dict.fromkeys(why_other(trial.published) for trial in trials if not trial.same_trial)
     for reason in others:
-        print(f"other trials than the published ones: {reason}")
+        print(f"other trials than the published ones: {reason or 'their keys are written otherwise'}")
     for trial in trials:
         if trial.same_trial and trial.differing:
             print(f"{trial.arm} seed {trial.seed}: the same trial, and other numbers: {', '.join(trial.differing)}")
@@ -217,7 +224,7 @@ def _row(cell: Cell) -> list[str]:
     return [name, metric.label, *values, numbers.interval(cell.low, cell.high, metric.digits), cell.mark]
 
 
-def _in_worktree(manifest: Manifest, folder: Path, words: Sequence[str]) -> int:
+def _in_worktree(manifest: Manifest, document: PlanDocument, folder: Path, words: Sequence[str]) -> int:
     """The exit code of the same command by the commit that the result was published from."""
     commit = manifest.commit
     if commit is None:
@@ -225,9 +232,7 @@ def _in_worktree(manifest: Manifest, folder: Path, words: Sequence[str]) -> int:
             f"{folder}: its code is not this checkout's, and its commit is not known ({manifest.commit_unknown}); "
             "code=here runs it by this code"
         )
-    if subprocess.run(
-        ["git", "-C", str(ROOT), "cat-file", "-e", f"{commit}^{{commit}}"], capture_output=True
-    ).returncode:
+    if not _has(commit):
         raise ConfigError(
             f"{folder}: was published from commit {commit}, which is not in this clone; fetch it, or code=here runs it "
             "by this code"
@@ -236,9 +241,26 @@ def _in_worktree(manifest: Manifest, folder: Path, words: Sequence[str]) -> int:
     with _worktree(commit) as tree:
         if not (tree / "ablations" / "reproduce.py").is_file():
             raise ConfigError(f"commit {commit[:12]}: has no such command yet; code=here runs it by this code")
-        command = [sys.executable, "-P", "-m", "ablations.reproduce", *words, "code=here"]
         environment = {**os.environ, "PYTHONPATH": str(tree)}
+        if (code := _code_of(environment)) != document.code:
+            raise ConfigError(
+                f"{folder}: commit {commit[:12]} trains by other code ({code[:12]}) than its plan names "
+                f"({document.code[:12]}); code=here runs it by this checkout's"
+            )
+        command = [sys.executable, "-P", "-m", "ablations.reproduce", *words, "code=here"]
         return subprocess.run(command, env=environment).returncode
+
+
+def _has(commit: str) -> bool:
+    words = ["git", "-C", str(ROOT), "cat-file", "-e", f"{commit}^{{commit}}"]
+    return subprocess.run(words, capture_output=True).returncode == 0
+
+
+def _code_of(environment: Mapping[str, str]) -> str:
+    """The hash of what trains, of the tree in `environment`'s path."""
+    script = "from ablations.trial.identity import code_hash; print(code_hash())"
+    done = subprocess.run([sys.executable, "-P", "-c", script], env=environment, capture_output=True, text=True)
+    return done.stdout.strip() or "not to be had"
 
 
 @contextlib.contextmanager
@@ -296,6 +318,8 @@ def opened(place: Path) -> Iterator[Path]:
         plans = sorted(Path(scratch).rglob(PLAN))
         if len(plans) != 1:
             raise ConfigError(f"{place}: holds {len(plans)} results; name a folder of one")
+        if not (plans[0].parent / MANIFEST).is_file():
+            raise ConfigError(f"{place}: holds no {MANIFEST} beside its {PLAN}, so it is no published result")
         yield plans[0].parent
 
 

@@ -2,8 +2,10 @@
 that nothing here computes: two fifths of what a worker spends on imports."""
 
 import contextlib
+import importlib
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError
+from typing import Any
 
 UNUSED = ("matplotlib", "scipy", "transformers")
 
@@ -12,11 +14,10 @@ UNUSED = ("matplotlib", "scipy", "transformers")
 def lean() -> Iterator[None]:
     """What Lightning and torchmetrics are first imported in: they take these packages for not installed. Whoever
     imports one of them gets it, here too."""
-    from lightning_utilities.core import imports
-
+    imports: Any = importlib.import_module("lightning_utilities.core.imports")
     version, available = imports._version, imports.package_available
 
-    def version_of(name: str) -> str:
+    def version_of(name: str) -> Any:
         if name in UNUSED:
             raise PackageNotFoundError(name)
         return version(name)

@@ -83,7 +83,8 @@ def _records(folder: Path, manifest: Manifest, state: SweepState) -> list[Findin
     places = {path.stem: path for path in sorted((folder / RECORDS).glob("*.json"))}
     confirmed = {trial.id: trial for trial in state.confirm}
     for id in sorted(confirmed.keys() - places.keys()):
-        if not manifest.partial:
+        told = f"{RECORDS}/{id}.json" in manifest.files  # as a file that is missing
+        if not manifest.partial and not told:
             trial = confirmed[id]
             found.append(Finding("missing", f"{RECORDS}/{id}.json", f"of arm {trial.arm}, seed {trial.seed}"))
     for id, path in places.items():

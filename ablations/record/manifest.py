@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, Self
@@ -11,6 +12,7 @@ from models.typed import ConfigError, build
 
 MANIFEST = "manifest.json"
 FORMAT: Final = 1
+COMMIT = re.compile("[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -58,13 +60,18 @@ class Manifest(Commit):
         values = read_json(path)
         if isinstance(values, dict) and values.get("format", FORMAT) != FORMAT:
             raise ConfigError(f"{path}: format={values['format']}: this version reads format {FORMAT}")
-        return build(cls, values, str(path))
+        manifest = build(cls, values, str(path))
+        if manifest.commit is not None and not COMMIT.fullmatch(manifest.commit):
+            raise ConfigError(f"{path}: commit={manifest.commit}: must be the 40 digits of one, or null")
+        if manifest.commit is None and not manifest.commit_unknown:
+            raise ConfigError(f"{path}: commit=null: commit_unknown must say why it is not known")
+        return manifest
 
     def write(self, folder: Path) -> None:
         write_json(folder / MANIFEST, dataclasses.asdict(self))
 
 
-def hashes(folder: Path) -> dict[str, str]:
-    """Path in the folder -> SHA-256 of every file but the manifest."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
+def hashes(folder: Path, part: str = ".") -> dict[str, str]:
+    """Path in the folder -> SHA-256 of every file but the manifest; of a `part` of it, of what lies there."""
+    files = sorted(path for path in (folder / part).rglob("*") if path.is_file() and path != folder / MANIFEST)
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}

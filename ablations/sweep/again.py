@@ -143,15 +143,16 @@ def _check_keys(trial: ConfirmTrial, own: TrialKeys, record: Record) -> None:
         )
 
 
-def why_other(record: Record) -> str:
-    """What makes it another trial here than it was: each as `name here, there`."""
+def why_other(record: Record) -> str | None:
+    """What of code, versions and instruction set makes it another trial here than it was: each as `name here, there`.
+    None where nothing of them does."""
     now = {**bits(), "code": code_hash()}
     found = [
         f"{name} {_short(value)} here, {_short(record.environment.get(name))} there"
         for name, value in now.items()
         if record.environment.get(name) != value
     ]
-    return ", ".join(found) or "its keys are written otherwise"
+    return ", ".join(found) or None
 
 
 def _short(value: Any) -> str:

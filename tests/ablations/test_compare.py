@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import shutil
 import statistics
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from ablations.compare import _value, main
+from ablations.compare import CompareConfig, Side, _environment, _value, find, main
 from ablations.files import read_json, write_json
+from ablations.judge.result import ArmResult
 from ablations.judge.sidebyside import changed, outcomes
 from ablations.record.documents import PLAN, SweepState
 from ablations.record.record import Record
@@ -61,6 +63,28 @@ def test_two_arms(finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     code, out, err = said(capsys, "moe_balance/cpu/bias", "moe_balance/cpu/none", *places)
     assert (code, err) == (0, "")
     assert "Paired by seed, 6 of them" in out and "MaxVio_global" in out and "python cloze acc" in out
+    assert "moe_balance/cpu/bias" in out
+
+
+def test_a_short_name_is_shown_as_what_it_was_taken_for(
+    sweep_run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run that is under way comes before what is published under the same name."""
+    folder = sweep_run(tmp_path / "runs", seeds=2)
+    shutil.copytree(folder, folder.parent.parent / "gating" / "smoke")
+    places = [f"runs_dir={tmp_path / 'runs'}", f"results_dir={tmp_path / 'results'}"]
+    code, out, _ = said(capsys, "moe_balance", "gating", *places)
+    assert code == 0 and "moe_balance/cpu" in out and "moe_balance/smoke" in out
+
+
+def test_an_arm_of_two_machines_shows_both(finished_run: Path) -> None:
+    arm = find("moe_balance/cpu/bias", CompareConfig(finished_run, finished_run)).what
+    assert isinstance(arm, ArmResult)
+    records = {
+        seed: dataclasses.replace(r, environment={**r.environment, "cpu": seed % 2}) for seed, r in arm.records.items()
+    }
+    side = Side("bias", dataclasses.replace(arm, records=records))
+    assert _environment(side)["cpu"] == [0, 1] and _environment(side)["torch"] == "2.13.0"
 
 
 def test_two_trials_by_the_beginning_of_their_ids(
@@ -96,6 +120,7 @@ def test_two_sweeps(sweep_run: Any, tmp_path: Path, capsys: pytest.CaptureFixtur
     ("words", "parts"),
     [
         (["moe_balance/cpu"], ["expected two names", "not 1"]),
+        (["moe_balance/cpu", ""], ["expected two names"]),
         (["moe_balance/cpu", "moe_balance/cpu/bias"], ["is a sweep", "is an arm", "two of a kind"]),
         (["moe_balance/cpu/bias", "moe_balance/cpu/biass"], ["biass: no such arm", "did you mean bias"]),
         (["moe_balanc", "moe_balance/cpu"], ["no sweep, arm or trial of this name", "did you mean moe_balance"]),

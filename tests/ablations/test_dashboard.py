@@ -235,6 +235,8 @@ def test_runs_that_do_not_arrive_are_told(asked: Any, runs: Path, double: Double
         (["sweep=moe_balance", "report=maybe"], "report=maybe"),
         (["sweep=moe_balance", "run=../elsewhere"], "run=../elsewhere"),
         (["scale=cpu"], "sweep: name the sweep to show"),
+        (["sweep=moe_balance", "entity=a/../b"], "entity=a/../b: a user's or team's name has letters"),
+        (["sweep=moe_balance", "project=a/b"], "project=a/b: a project's name has 1 to 128 characters"),
     ],
 )
 def test_what_cannot_be_shown_is_one_line(words: list[str], wanted: str, asked: Any, runs: Path) -> None:

@@ -103,6 +103,31 @@ def test_what_cannot_be_loaded_is_one_line(sweep_run: Any, tmp_path: Path) -> No
         assert "\n" not in str(caught.value)
 
 
+def test_a_published_result_that_was_changed_is_not_loaded(sweep_run: Any, tmp_path: Path) -> None:
+    """By its hashes, which are cheap; what else was changed, reproducing it says."""
+    sweep_run(tmp_path / "runs", seeds=2)
+    published = publish(tmp_path / "runs", "moe_balance", "cpu", tmp_path / "results")
+    record = sorted((published / "records").glob("*.json"))[0]
+    whole = record.read_bytes()
+    record.write_bytes(whole.replace(b"0", b"1", 1))
+    with pytest.raises(ConfigError, match=f"{record.name}: changed since it was published"):
+        ablations.load(tmp_path / "results")
+    record.unlink()
+    with pytest.raises(ConfigError, match=f"{record.name}: missing since it was published"):
+        ablations.load(published)
+    record.write_bytes(whole)
+    (record.parent / "ffff.json").write_bytes(whole)
+    with pytest.raises(ConfigError, match="ffff.json: not in its manifest since it was published"):
+        ablations.load(published)
+
+
+def test_curves_need_the_rows_of_load() -> None:
+    import pandas
+
+    with pytest.raises(ConfigError, match="curves: the frame has no column path; give the rows"):
+        ablations.curves(pandas.DataFrame({name: [] for name in ("id", "sweep", "run", "arm", "seed")}))
+
+
 def test_curves_are_every_step_of_a_run_and_the_history_of_a_published_one(sweep_run: Any, tmp_path: Path) -> None:
     sweep_run(tmp_path, seeds=2)
     frame = ablations.load(tmp_path)

@@ -1,10 +1,11 @@
 """A published result run again: what is looked through first, what is compared, and what makes it fail."""
 
+import contextlib
 import hashlib
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from ablations import reproduce
 from ablations.files import read_json, write_json
+from ablations.home import ROOT
 from ablations.judge.repeated import reach
 from ablations.record.audit import audit
 from ablations.record.documents import PLAN, STATE
@@ -91,8 +93,8 @@ def test_an_edited_number_is_found_and_stops_it(again: Any, published: Path) -> 
     name = a_record(published)
     edit(published, name, worse)
     code, lines = again()
-    assert (code, lines[0]) == (1, f"changed: {name}: its SHA-256 is not the manifest's")
-    assert "anyway=true goes on" in lines[1]
+    assert (code, lines[0]) == (2, f"changed: {name}: its SHA-256 is not the manifest's")
+    assert len(lines) == 2 and "not as it was published" in lines[1] and "anyway=true goes on" in lines[1]
     code, lines = again("anyway=true", "arm=bias")
     assert code == 1 and any("bias seed 1: the same trial, and other numbers: loss" in line for line in lines)
 
@@ -136,6 +138,9 @@ def test_elsewhere_a_number_must_lie_in_its_interval(
         code, lines = again("arm=aa")
         assert (code, wanted[1] in lines[-1]) == (wanted[0], True), lines
         assert "0 of them the very same" in lines[-1]
+        said = [line.split(":")[0].split(" ")[0] for line in lines]
+        assert "otherwise: instruction_set AVX9 here" in lines[said.index("otherwise")]
+        assert said.index("otherwise") < said.index("runs"), "before anything is trained"
 
 
 def test_other_keys_than_the_records_are_refused(again: Any, published: Path) -> None:
@@ -158,6 +163,9 @@ def test_a_plan_without_its_sweep_is_refused(again: Any, published: Path) -> Non
             {"commit": None, "commit_unknown": "there is no git here"},
             ["its commit is not known (there is no git here)"],
         ),
+        ({"commit": None, "commit_unknown": None}, ["commit=null: commit_unknown must say why"]),
+        ({"commit": "HEAD"}, ["manifest.json: commit=HEAD: must be the 40 digits of one"]),
+        ({"commit": "--output=x"}, ["commit=--output=x: must be the 40 digits of one"]),
     ],
 )
 def test_other_code_is_run_by_its_commit_or_refused(
@@ -169,6 +177,28 @@ def test_other_code_is_run_by_its_commit_or_refused(
     assert code == 2
     for part in parts:
         assert part in lines[-1]
+
+
+def test_a_commit_of_other_code_than_the_plans_is_refused(
+    again: Any, published: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A manifest may name any commit; what trains there must be what the plan was made with."""
+    edit(published, PLAN, lambda plan: plan | {"code": "c" * 64})
+    edit(published, MANIFEST, lambda found: found | {"commit": "d" * 40})
+
+    @contextlib.contextmanager
+    def here(commit: str) -> Iterator[Path]:
+        assert commit == "d" * 40
+        yield ROOT
+
+    monkeypatch.setattr(reproduce, "_worktree", here)
+    monkeypatch.setattr(reproduce, "_has", lambda commit: True)
+    code, lines = again("anyway=true")
+    assert (
+        code == 2
+        and "commit dddddddddddd trains by other code" in lines[-1]
+        and "than its plan names (cccc" in lines[-1]
+    )
 
 
 def test_what_a_killed_command_left_in_git_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,7 +246,7 @@ def test_a_zip_of_a_result_works_as_the_result(again: Any, published: Path, tmp_
         (["arm=bais"], ["arm=bais: no such arm", "did you mean bias"]),
         (["seed=9"], ["seed=9: not among this result's seeds (0, 1, 2)"]),
         (["sead=9"], ["sead: no such key"]),
-        (["workers=0"], ["launch.workers=0"]),
+        (["workers=0"], ["error: workers=0: must be at least 1"]),
         (["other"], ["expected one result", "not 2"]),
     ],
 )
@@ -265,7 +295,7 @@ def unchosen(published: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "kinds"),
     [
-        (removed, ["missing", "missing"]),
+        (removed, ["missing"]),
         (strange, ["unknown"]),
         (truncated, ["changed", "unreadable"]),
         (renamed, ["changed", "inconsistent", "inconsistent"]),
