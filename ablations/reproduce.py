@@ -94,7 +94,9 @@ def reproduce(folder: Path, config: ReproduceConfig, words: Sequence[str]) -> in
         wanted = [trial for trial in wanted if _place(folder, trial.id).is_file()]
     if not wanted:
         raise ConfigError(f"{folder}: has no record of these trials, so there is nothing to compare with")
-    if config.code == "published" and document.sweep_file and not _is_here(document):
+    if not document.sweep_file:
+        document = _with_origin(manifest, document, folder)
+    elif config.code == "published" and not _is_here(document):
         return _in_worktree(manifest, document, folder, words)
     return 0 if _run(folder, document, state, wanted, config) and not findings else 1
 
@@ -222,6 +224,23 @@ def _row(cell: Cell) -> list[str]:
     name = f"{cell.arm} - {cell.against}" if cell.against else cell.arm
     values = [numbers.signed(value, metric.digits) for value in (cell.published, cell.rerun)]
     return [name, metric.label, *values, numbers.interval(cell.low, cell.high, metric.digits), cell.mark]
+
+
+def _with_origin(manifest: Manifest, document: PlanDocument, folder: Path) -> PlanDocument:
+    """A plan of an earlier version, which holds neither: with the sweep's file as its commit has it, and the manifest's
+    command. That commit has no `reproduce`, so that these are run by this checkout's code."""
+    commit, name = manifest.commit, f"sweeps/{manifest.sweep}.yaml"
+    commands = [command for command in manifest.commands if " -m ablations.run " in command]
+    if commit is None or not commands or not _has(commit):
+        raise ConfigError(
+            f"{folder}: its plan is of an earlier version, without the sweep's file, and its commit ({commit}) is not "
+            "in this clone; fetch it, or rebuild its tables alone, tables_only=true"
+        )
+    shown = subprocess.run(["git", "-C", str(ROOT), "show", f"{commit}:{name}"], capture_output=True, text=True)
+    if shown.returncode:
+        raise ConfigError(f"{folder}: commit {commit[:12]} has no {name}, which its plan was made of")
+    print(f"its plan is of an earlier version: {name} is that of commit {commit[:12]}, and the code this checkout's")
+    return dataclasses.replace(document, sweep_file=shown.stdout, command=commands[0])
 
 
 def _in_worktree(manifest: Manifest, document: PlanDocument, folder: Path, words: Sequence[str]) -> int:

@@ -31,9 +31,10 @@ ELSEWHERE = {"sweep.seeds": "seeds", "sweep.search.seeds": "search_seeds", "swee
 """What of a sweep can be chosen for one run, and by which key."""
 
 
-def compose(overrides: list[str], sweep_file: Path | None = None) -> Config:
-    """The checked config of `KEY=VALUE ...`; `sweep_file` is read in the place of the one that has the sweep's name.
-    Raises ConfigError, one line; writes nothing."""
+def compose(overrides: list[str], sweep_file: Path | None = None, instead: Mapping[str, Any] | None = None) -> Config:
+    """The checked config of `KEY=VALUE ...`; `sweep_file` is read in the place of the one that has the sweep's name,
+    and `instead` gives trial keys by their dotted names in place of the scale's. Raises ConfigError, one line; writes
+    nothing."""
     given = parse(overrides)
     given |= {key: _folder(key, given[key]) for key in FOLDERS if given.get(key) is not None}
     name, sweeps_dir = given.pop("sweep", ""), given.get("sweeps_dir")
@@ -49,6 +50,7 @@ def compose(overrides: list[str], sweep_file: Path | None = None) -> Config:
         values |= _size(given.pop("model")) | {"model.dtype": values.get("model.dtype", "auto")}
     if given.get("raise_sizes", values.get("raise_sizes", True)):
         values |= raised(sweep, nested(values))
+    values |= instead or {}
     explicit = {key for key in given if key.split(".")[0] in TRIAL_GROUPS}
     config = build(Config, nested({**values, **sweep.common, **given}))
     tasks = [os.path.expanduser(task) for task in config.eval.tasks]

@@ -2,14 +2,14 @@
 
 import dataclasses
 import shlex
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ablations.config.compose import compose
 from ablations.config.sweeprules import NAME
-from ablations.config.trialkeys import TrialKeys, differing, value_of
+from ablations.config.trialkeys import TrialKeys, differing, value_of, with_overrides
 from ablations.files import sha
 from ablations.judge.repeated import Again
 from ablations.launch.progress import Progress
@@ -21,6 +21,7 @@ from ablations.sweep.trials import Trials, keys_of
 from ablations.sweep.workplace import check_writable, prepared_texts, started_pool
 from ablations.trial.identity import bits, code_hash
 from models.files import write_atomically
+from models.precision.products import resolve_kernels
 from models.typed import ConfigError, build
 from tasks.evals.prepare import OUR_TASKS
 
@@ -66,6 +67,10 @@ def planned_again(rerun: Rerun) -> Plan:
     given += [f"launch.progress={rerun.progress}"]
     given += [f"launch.workers={rerun.workers}"] if rerun.workers is not None else []
     plan = make_plan(compose(given, file))
+    if instead := _otherwise_set(document, plan, own):
+        said = ", ".join(f"{key}={value}" for key, value in sorted(instead.items()))
+        print(f"as its plan has it, and not as the scale, a default or this machine would: {said}")
+        plan = make_plan(compose(given, file, instead))
     missing = sorted(document.arms.keys() - (plan.arms.keys() & state.chosen.keys()))
     if missing:
         raise ConfigError(
@@ -74,6 +79,15 @@ def planned_again(rerun: Rerun) -> Plan:
     if not rerun.trust:
         _refuse_files(plan)
     return dataclasses.replace(plan, published=Published(state.chosen, state.mistuning, state.search))
+
+
+def _otherwise_set(document: PlanDocument, plan: Plan, words: Sequence[str]) -> dict[str, Any]:
+    """The published baseline's keys of which neither the sweep's file nor a word of the command says anything, and that
+    are other ones here."""
+    sweep, keys = plan.sweep, plan.baseline.keys
+    baseline = sweep.arms[sweep.baseline]
+    said = {*sweep.common, *sweep.search.keys, *baseline.set, *baseline.search, *(w.partition("=")[0] for w in words)}
+    return {key: value_of(document.keys, key) for key in differing(document.keys, keys) if key not in said}
 
 
 def _typed(command: str) -> list[str]:
@@ -133,6 +147,8 @@ def run_again(
 
 def _check_keys(trial: ConfirmTrial, own: TrialKeys, record: Record) -> None:
     known = build(TrialKeys, record.config)  # a key that was not there yet had its default
+    settled = {"model.precision.kernels": resolve_kernels(known.model.precision.kernels)}  # once was left to the trial
+    known = with_overrides(known, settled, "")
     other = differing(known, own) or (["before"] if known.before != own.before else [])
     if other:
         name, more = other[0], f", and {len(other) - 1} more keys" if len(other) > 1 else ""
