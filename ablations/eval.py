@@ -22,6 +22,7 @@ from models.streams import obeyed, spoken
 from models.typed import ConfigError, build
 from models.vocabulary import END_OF_TEXT
 from tasks.config import DataConfig, EvalConfig
+from tasks.evals.presets import PRESETS, preset
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -42,7 +43,8 @@ Scores a checkpoint folder (config.json, model.safetensors, tokenizer.json) on l
   device=cpu        or cuda
   runs_dir=runs     its cache/ keeps prepared data, evaluation items and downloads
 {groups}
-eval.tasks names any lm-eval task, or the path of a task's YAML file. The data keys start from the checkpoint's own.
+eval.tasks names any lm-eval task, or the path of a task's YAML file; eval=NAME takes a preset's tasks ({presets}).
+The data keys start from the checkpoint's own.
 Example: python -m ablations.eval checkpoint=runs/trials/ID/checkpoint eval.tasks=[python_cloze,blimp] eval.items=100
 """
 
@@ -72,11 +74,18 @@ class Request:
 
 def request_of(words: Sequence[str]) -> Request:
     """Raises ConfigError for a word that is no KEY=VALUE, an unknown key, or a wrong value."""
+    words = [_tasks_of(word) for word in words]
     asked = parse(EvalCommand, words, UNUSED)
     if asked.checkpoint is None:
         raise ConfigError("checkpoint: missing; give the folder of a checkpoint, checkpoint=PATH")
     overrides = nested(given(EvalCommand, words, UNUSED)).get("data", {})
     return Request(asked.checkpoint, asked.device, asked.runs_dir, asked.eval, overrides)
+
+
+def _tasks_of(word: str) -> str:
+    """A preset's name as the tasks that it stands for; any other word as it is."""
+    key, _, name = word.partition("=")
+    return f"eval.tasks=[{','.join(preset(name))}]" if key == "eval" else word
 
 
 def evaluate(request: Request) -> dict[str, Any]:
@@ -90,7 +99,7 @@ def evaluate(request: Request) -> dict[str, Any]:
     from tasks.evals.prepare import check_tasks, prepare_tasks
     from tasks.evals.score import score
 
-    check_tasks(request.eval.tasks)
+    check_tasks(request.eval.tasks, request.eval.data_dir)
     from models.checkpoint import load_checkpoint
 
     model, saved = load_checkpoint(request.checkpoint)
@@ -234,7 +243,7 @@ def _number(value: float | None) -> str:
 
 def usage() -> str:
     groups = [line for line in keys_of(EvalCommand, UNUSED) if "." in line.partition("=")[0]]
-    return USAGE.format(groups="\n".join(f"  {line}" for line in groups))
+    return USAGE.format(groups="\n".join(f"  {line}" for line in groups), presets=", ".join(PRESETS))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal
 
 from models.typed import Above, AtLeast, AtMost, Distinct, NotEmpty
+from tasks.evals.presets import PRESETS
 
 END_OF_TEXT_ID = 0
 """Stands after each document."""
@@ -67,8 +68,11 @@ class EvalConfig:
     """Search trials are scored on `validation`, confirmation trials on `test`, which nothing is chosen on."""
     tokens: Annotated[int, Above(0)] = 65536
     """Tokens of the split that loss, bits per byte and MaxVio_global are taken on."""
-    tasks: Annotated[list[str], Distinct()] = field(default_factory=lambda: ["python_bits_per_byte", "python_cloze"])
-    """lm-eval tasks: our two by these names, or any that lm-eval knows."""
+    tasks: Annotated[list[str], Distinct()] = field(default_factory=lambda: list(PRESETS["quick"]))
+    """lm-eval tasks: our two by these names, or any that lm-eval knows; `eval=NAME` names a list of them."""
+    data_dir: Annotated[str, NotEmpty()] | None = None
+    """A folder with copies of standard tasks' data (docs/benchmarks.md), which are then read there and not from the
+    network; null: lm-eval downloads them."""
     mask_documents: bool = False
     """Measure with attention that stays within documents, however the model was trained."""
     items: Annotated[int, Above(0)] | None = 1000

@@ -53,10 +53,10 @@ def compose(overrides: list[str], sweep_file: Path | None = None, instead: Mappi
     values |= instead or {}
     explicit = {key for key in given if key.split(".")[0] in TRIAL_GROUPS}
     config = build(Config, nested({**values, **sweep.common, **given}))
-    tasks = [os.path.expanduser(task) for task in config.eval.tasks]
+    tasks, copies = [os.path.expanduser(task) for task in config.eval.tasks], config.eval.data_dir
     config = dataclasses.replace(
         config,
-        eval=dataclasses.replace(config.eval, tasks=tasks),
+        eval=dataclasses.replace(config.eval, tasks=tasks, data_dir=copies and os.path.expanduser(copies)),
         sweep=without(sweep, explicit),
         overrides=tuple(overrides),
         sweep_text=path.read_text(encoding="utf-8"),

@@ -18,6 +18,7 @@ from ablations.config.schema import ArmConfig, Config, ExpectedConfig, MatchedCo
 from ablations.config.sweepfile import SCALES, default_scale, read_yaml, scale_names, sweep_files
 from ablations.metrics import METRICS
 from models.typed import ConfigError
+from tasks.evals.presets import PRESETS
 
 _WIDTH, _CHOICES_WIDTH = 118, 72
 _USAGE = """\
@@ -42,7 +43,7 @@ Examples
 
 def help_text() -> str:
     """Usage, sweeps, scales, keys, examples. Imports neither torch nor Hydra."""
-    parts = [_USAGE, _sweeps(), _scales(), _keys(), _EXAMPLES]
+    parts = [_USAGE, _sweeps(), _scales(), _presets(), _keys(), _EXAMPLES]
     return "\n".join(parts)
 
 
@@ -63,6 +64,11 @@ def _scales() -> str:
         first = (SCALES / f"{name}.yaml").read_text().partition("\n")[0]
         lines.append(_entry(name, first.lstrip("# "), 24))
     return "\n".join(lines) + "\n"
+
+
+def _presets() -> str:
+    lines = ["Tasks that trials are scored on (eval=, in place of eval.tasks)"]
+    return "\n".join([*lines, *(_entry(name, ", ".join(tasks), 24) for name, tasks in PRESETS.items())]) + "\n"
 
 
 def _keys() -> str:

@@ -104,6 +104,7 @@ def _refuse_files(plan: Plan) -> None:
     for arm in plan.arms.values():
         data = [stage.data for stage in arm.keys.stages]
         named = {"eval.tasks": [task for task in arm.keys.eval.tasks if task not in OUR_TASKS]}
+        named |= {"eval.data_dir": [arm.keys.eval.data_dir] if arm.keys.eval.data_dir else []}
         named |= {f"data.{name}": [v for d in data if (v := getattr(d, name))] for name in ("path", "name", "domains")}
         for key, values in named.items():
             if values:

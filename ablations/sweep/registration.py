@@ -15,7 +15,7 @@ from tasks.evals.fingerprint import task_fingerprint
 
 def registered(plan: Plan, data_fingerprint: Mapping[str, Any]) -> PlanDocument:
     """plan.json."""
-    sweep = plan.sweep
+    sweep, scored = plan.sweep, plan.baseline.keys.eval
     return PlanDocument(
         sweep=sweep.name,
         scale=plan.config.scale,
@@ -43,7 +43,7 @@ def registered(plan: Plan, data_fingerprint: Mapping[str, Any]) -> PlanDocument:
         data=sha(data_fingerprint),
         keys=plan.baseline.keys,
         bits=bits(),
-        task_files=list(task_fingerprint(plan.baseline.keys.eval.tasks).values()),
+        task_files=list(task_fingerprint(scored.tasks, scored.data_dir).values()),
         left_out=[name for name, arm in sweep.arms.items() if name not in plan.arms and not arm.optional],
         values={arm.name: plan.published.chosen[arm.name] for arm in plan.searched_arms} if plan.published else {},
         command=command(plan),

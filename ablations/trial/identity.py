@@ -71,7 +71,7 @@ def bits() -> dict[str, Any]:
 
 def environment(keys: TrialKeys, entry: str = TRIAL) -> dict[str, Any]:
     """For the record: what the bits depend on, and the processor's name, which no id holds."""
-    task_files = task_fingerprint(keys.eval.tasks)
+    task_files = task_fingerprint(keys.eval.tasks, keys.eval.data_dir)
     return {
         **bits(),
         "code": code_hash(entry),
@@ -91,10 +91,10 @@ def trial_id(keys: TrialKeys, seed: int, texts: Sequence[Mapping[str, Any]], ent
         raise ValueError("model.dtype=auto must be resolved before a trial gets its id")
     content = {
         "stages": [_without_places(dataclasses.asdict(stage)) for stage in keys.stages],
-        "eval": dataclasses.asdict(keys.eval),
+        "eval": {key: value for key, value in dataclasses.asdict(keys.eval).items() if key != "data_dir"},
         "seed": seed,
         "texts": texts,
-        "task_files": task_fingerprint(keys.eval.tasks),
+        "task_files": task_fingerprint(keys.eval.tasks, keys.eval.data_dir),
         "code": code_hash(entry),
         "bits": bits(),
     }

@@ -1,8 +1,8 @@
 """What a task file's scores depend on: its content and that of every file that it leads to.
 
 A score is kept under its trial's id, so the id must change when somebody edits a task. Our own tasks and lm-eval's are
-left to the hash of our code and to lm-eval's version. Files are read as text alone: neither lm-eval nor what a task
-would call is imported.
+left to the hash of our code and to lm-eval's version, but not the data that `eval.data_dir` gives them. Files are read
+as text alone: neither lm-eval nor what a task would call is imported.
 """
 
 import ast
@@ -12,6 +12,8 @@ import importlib.util
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
+
+from tasks.evals.local import existing_files
 
 NO_DATA = (".py", ".pyc", ".yaml", ".yml", ".md")
 MOST_BESIDE = 1000
@@ -26,15 +28,27 @@ def is_task_file(name: str) -> bool:
     return name.endswith((".yaml", ".yml"))
 
 
-def task_fingerprint(names: Sequence[str]) -> dict[str, str]:
-    """sha256 per entry of `names` that is a file, over that file and those it leads to, wherever they lie.
+def task_fingerprint(names: Sequence[str], data_dir: str | None = None) -> dict[str, str]:
+    """sha256 per entry of `names` that is a file, over that file and those it leads to, wherever they lie; and, where
+    `eval.data_dir` is given, per standard task over its data there.
 
     Followed are `include`, the files and folders that the data set's keys and its metadata name, the modules of
     `!function` with whatever data lie in the task's folder, and of a module: what it imports from its own folder, and
     the files there whose names its strings spell out. An absent file has no content; a file that cannot be parsed leads
     nowhere (whoever loads the task says what is wrong with it).
     """
-    return {name: _closure_hash(Path(name).expanduser()) for name in names if is_task_file(name)}
+    files = {name: _closure_hash(Path(name).expanduser()) for name in names if is_task_file(name)}
+    return files | ({} if data_dir is None else _copies(names, data_dir))
+
+
+def _copies(names: Sequence[str], data_dir: str) -> dict[str, str]:
+    found = {}
+    for name in names:
+        if copies := existing_files(name, data_dir):
+            stats = ((path, path.stat()) for path in copies)
+            contents = [_content_hash(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats]
+            found[name] = hashlib.sha256("\0".join(contents).encode()).hexdigest()
+    return found
 
 
 def _closure_hash(start: Path) -> str:

@@ -5,6 +5,7 @@ data and its metrics is done once, with a stand-in for the model. Our own tasks 
 of Hugging Face, and do not pay for lm-eval's index of all standard tasks (3 s).
 """
 
+import contextlib
 import difflib
 import functools
 import json
@@ -18,6 +19,7 @@ from tasks.config import EvalConfig
 from tasks.evals.answers import BITS, MARGIN
 from tasks.evals.fingerprint import is_task_file, task_fingerprint
 from tasks.evals.harness import evaluate, hugging_face_caches, quiet, seeded
+from tasks.evals.local import benchmark_of, local_datasets, local_files
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
@@ -35,6 +37,8 @@ OUR_METRICS = {
 }
 """Of our own tasks, by name; as their files in this folder say, and what is said of every multiple choice."""
 OUR_TASKS = tuple(OUR_METRICS)
+REFERENCES = ("humaneval_reference", "mbpp_reference")
+"""Our own tasks on standard data: code, whose reference solutions are scored and nothing is run."""
 Report = Callable[[str], None]
 
 
@@ -61,7 +65,7 @@ def prepare_tasks(data: HeldOut, config: EvalConfig, cache_dir: Path, report: Re
     if not config.tasks:
         return
     (report or (lambda _: None))(f"trying the tasks {', '.join(config.tasks)}")
-    check_tasks(config.tasks)
+    check_tasks(config.tasks, config.data_dir)
     load_tasks(data, config, cache_dir)
     for name in config.tasks:
         if name not in OUR_TASKS:  # once they have an item, nothing else of ours can fail
@@ -74,11 +78,11 @@ def load_tasks(data: HeldOut, config: EvalConfig, cache_dir: Path) -> dict[str, 
         raise ConfigError(f"eval.items={config.items}: must be at least 1, or null for all")
     names = tuple(dict.fromkeys(config.tasks))
     item_files = _item_files(names, data, config, cache_dir)
-    contents = task_fingerprint(names)
+    contents = task_fingerprint(names, config.data_dir)
     loaded: dict[str, dict[str, Any]] = {"tasks": {}, "groups": {}, "group_map": {}}
     origin: dict[str, str] = {}
     for name in names:
-        part = _load(name, item_files, cache_dir, contents.get(name))
+        part = _load(name, item_files, cache_dir, contents.get(name), config.data_dir if _is_standard(name) else None)
         for member in (*part["tasks"], *part["groups"]):
             _refuse_twins(origin, member, name)
         for kind, members in loaded.items():
@@ -118,8 +122,9 @@ def _rehearse(name: str, tasks: dict[str, Any], items: int | None) -> None:
             )
 
 
-def check_tasks(names: Sequence[str]) -> None:
-    """Raise ConfigError for a task that neither we nor lm-eval have. Downloads nothing.
+def check_tasks(names: Sequence[str], data_dir: str | None = None) -> None:
+    """Raise ConfigError for a task that neither we nor lm-eval have, that runs code, or whose data `data_dir` lacks.
+    Downloads nothing.
 
     A name may also be the path of a task's YAML file. Only names that are not ours cost lm-eval's index (3 s, once per
     process).
@@ -127,15 +132,45 @@ def check_tasks(names: Sequence[str]) -> None:
     origin: dict[str, str] = {}
     for name in dict.fromkeys(names):
         _refuse_twins(origin, _check_file(name) if is_task_file(name) else name, name)
-        if name in OUR_TASKS or is_task_file(name):
+        if not _is_standard(name):
             continue
-        slip = difflib.get_close_matches(name, OUR_TASKS, n=1, cutoff=0.85)
-        if slip:  # no need to wait for lm-eval's index
-            raise ConfigError(f"eval.tasks={name}: no such task; did you mean {slip[0]}?")
-        known = _standard_tasks().all_tasks
-        if name not in known:
-            near = closest(name, OUR_TASKS) or closest(name, known)
-            raise ConfigError(f"eval.tasks={name}: lm-eval has no such task{near} (ours: {', '.join(OUR_TASKS)})")
+        if name not in REFERENCES:
+            _check_standard(name)
+        if data_dir is not None:
+            local_files(name, data_dir)
+
+
+def _is_standard(name: str) -> bool:
+    """Whether its data are a hub's, or a copy of those."""
+    return name not in OUR_TASKS and not is_task_file(name)
+
+
+def _check_standard(name: str) -> None:
+    ours = (*OUR_TASKS, *REFERENCES)
+    slip = difflib.get_close_matches(name, ours, n=1, cutoff=0.85)
+    if slip:  # no need to wait for lm-eval's index
+        raise ConfigError(f"eval.tasks={name}: no such task; did you mean {slip[0]}?")
+    known = _manager(name)
+    if name not in known.all_tasks:
+        near = closest(name, ours) or closest(name, known.all_tasks)
+        raise ConfigError(f"eval.tasks={name}: lm-eval has no such task{near} (ours: {', '.join(ours)})")
+    _refuse_code(name, known)
+
+
+def _refuse_code(name: str, known: "TaskManager") -> None:
+    """Before the task is loaded, which would run its module."""
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    entry = known.task_index.get(name)
+    path = None if entry is None else entry.yaml_path
+    if path is not None and load_yaml(path, resolve_func=False).get("unsafe_code"):
+        raise ConfigError(_runs_code(name))
+
+
+def _runs_code(name: str) -> str:
+    near = [reference for reference in REFERENCES if name.startswith(reference.partition("_")[0])]
+    instead = f"take {near[0]}, which scores the reference solutions" if near else "leave it out"
+    return f"eval.tasks={name}: runs code that the model writes, and there is no sandbox here to run it in; {instead}"
 
 
 def _check_file(name: str) -> str:
@@ -150,6 +185,26 @@ def _check_file(name: str) -> str:
     if entry is None:
         raise ConfigError(f"eval.tasks={name}: there is no such file, or it names no task")
     return str(entry.name)
+
+
+def _manager(name: str) -> "TaskManager":
+    """lm-eval's, which knows a standard task if there is one: of the well-known ones without the index of all."""
+    benchmark = benchmark_of(name)
+    if benchmark is not None and benchmark.folder is not None:
+        few = _tasks_in(benchmark.folder)
+        if name in few.all_tasks:
+            return few
+    return _standard_tasks()
+
+
+@functools.cache
+def _tasks_in(folder: str) -> "TaskManager":
+    """Those that one of lm-eval's folders holds."""
+    import lm_eval.tasks
+
+    with quiet():
+        place = Path(lm_eval.tasks.__file__).parent / folder
+        return lm_eval.tasks.TaskManager(include_path=place, include_defaults=False)
 
 
 @functools.lru_cache(maxsize=1)
@@ -202,15 +257,21 @@ def _no_item(name: str, documents: "Sequence[Document]", split: str) -> str:
 
 
 @functools.lru_cache(maxsize=64)
-def _load(name: str, item_files: tuple[tuple[str, str], ...], cache_dir: Path, content: str | None) -> dict[str, Any]:
-    """The task or group of one entry of eval.tasks, with its data. `content`: of the file, where it is one."""
+def _load(
+    name: str, item_files: tuple[tuple[str, str], ...], cache_dir: Path, content: str | None, data_dir: str | None
+) -> dict[str, Any]:
+    """The task or group of one entry of eval.tasks, with its data, which are in `data_dir` if one is given. `content`:
+    of the file that it is, or of those data."""
     from lm_eval.tasks import TaskManager
 
     ours = TaskManager(include_path=HERE, include_defaults=False, metadata={"item_files": dict(item_files)})
-    with quiet(), seeded(), hugging_face_caches(cache_dir / "huggingface"):
-        manager = ours if name in OUR_TASKS or is_task_file(name) else _standard_tasks()
+    copies = contextlib.nullcontext() if data_dir is None else local_datasets(name, data_dir)
+    with quiet(), seeded(), hugging_face_caches(cache_dir / "huggingface"), copies:
+        manager = _manager(name) if _is_standard(name) and name not in REFERENCES else ours
         try:
             part: Any = manager.load([name])
+        except ConfigError:
+            raise
         except Exception as error:  # whatever a data set's loader, the network or a task's own code raises
             fix = "see to the network and the files that it names" if isinstance(error, OSError) else "mend the task"
             raise ConfigError(
@@ -218,7 +279,7 @@ def _load(name: str, item_files: tuple[tuple[str, str], ...], cache_dir: Path, c
             ) from error
     unsafe = [task for task, object in part["tasks"].items() if getattr(object, "UNSAFE_CODE", False)]
     if unsafe:
-        raise ConfigError(f"eval.tasks={unsafe[0]}: runs code that the model writes, which is not allowed here")
+        raise ConfigError(_runs_code(unsafe[0]))
     return {kind: part.get(kind) or {} for kind in ("tasks", "groups", "group_map")}
 
 

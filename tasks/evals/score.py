@@ -44,7 +44,7 @@ def score(
     """
     if not config.tasks:
         return {}
-    check_tasks(config.tasks)
+    check_tasks(config.tasks, config.data_dir)
     tasks = load_tasks(data, config, cache_dir)
     from tasks.evals.lm import HarnessLM
 

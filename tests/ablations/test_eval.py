@@ -83,7 +83,7 @@ def test_scores_a_checkpoint_and_ends_with_one_line_of_json(
     checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [f"checkpoint={checkpoint}", f"runs_dir={tmp_path}/runs", "eval.items=10", "data.max_bytes=900000"]
-    assert command.main(arguments) == 0
+    assert command.main([*arguments, "eval=quick"]) == 0
     out, err = capfd.readouterr()
     assert err == ""
     *lines, last = out.splitlines()
@@ -109,6 +109,8 @@ def test_scores_a_checkpoint_and_ends_with_one_line_of_json(
         (["checkpoint=x", "eval.tokens=5"], "eval.tokens: no such key"),
         (["checkpoint=x", "eval.items=five"], "eval.items=five: expected int"),
         (["checkpoint=x", "eval.tasks=python_cloze"], "eval.tasks=python_cloze: expected a list"),
+        (["checkpoint=x", "eval=quik"], "eval=quik: no such preset; did you mean quick?"),
+        (["checkpoint=x", "eval=quick", "eval.tasks=[piqa]"], "eval.tasks: given twice"),
         (["checkpoint=x", "data.source=stdlb"], "did you mean stdlib?"),
         (["checkpoint=x", "data.seq_len=[1"], "data.seq_len=[1: not a value"),
         (["chekpoint=x"], "chekpoint: no such key; did you mean checkpoint?"),

@@ -344,6 +344,12 @@ def test_nothing_that_a_result_names_is_opened_without_trust(again: Any, publish
     assert not (tmp_path / "EXECUTED").exists()
 
 
+def test_a_folder_of_benchmarks_is_not_opened_without_trust(again: Any, published: Path, tmp_path: Path) -> None:
+    evil(published, f"'eval.data_dir={tmp_path}'")
+    code, lines = again()
+    assert code == 2 and f"eval.data_dir={tmp_path}: the result has this opened here" in lines[-1], lines
+
+
 @pytest.mark.parametrize("name", ["../../out", "/tmp/out", ".hidden", "a b"])
 def test_a_sweeps_name_leads_nowhere(again: Any, published: Path, tmp_path: Path, name: str) -> None:
     evil(published, "", sweep=name)

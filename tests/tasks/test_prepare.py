@@ -222,13 +222,13 @@ def test_eval_items_is_at_least_one(tmp_path: Path) -> None:
 @pytest.fixture
 def index(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """lm-eval's index of all standard tasks costs seconds."""
-    known = SimpleNamespace(all_tasks=("hellaswag", "lambada_openai", "piqa"))
+    known = SimpleNamespace(all_tasks=("hellaswag", "lambada_openai", "piqa", "boolq"), task_index={})
     monkeypatch.setattr(prepare, "_standard_tasks", lambda: known)
     yield
 
 
 def test_unknown_task_names_the_nearest(index: None, tmp_path: Path) -> None:
-    check_tasks(["python_cloze", "python_bits_per_byte", "piqa"])
+    check_tasks(["python_cloze", "python_bits_per_byte", "piqa", "boolq"])
     with pytest.raises(ConfigError, match=r"eval.tasks=hellaswagg: .*did you mean hellaswag"):
         check_tasks(["hellaswagg"])
     with pytest.raises(ConfigError, match="did you mean python_cloze"):
@@ -239,13 +239,13 @@ def test_unknown_task_names_the_nearest(index: None, tmp_path: Path) -> None:
 
 def test_a_data_set_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def load(names: list[str]) -> Any:
-        raise ConnectionError("Couldn't reach 'baber/piqa' on the Hub\nsecond line")
+        raise ConnectionError("Couldn't reach 'google/boolq' on the Hub\nsecond line")
 
-    known = SimpleNamespace(all_tasks=("piqa",), load=load)
+    known = SimpleNamespace(all_tasks=("boolq",), task_index={}, load=load)
     monkeypatch.setattr(prepare, "_standard_tasks", lambda: known)
-    told = refused(["piqa"], tmp_path)
+    told = refused(["boolq"], tmp_path)
     assert told.startswith(
-        "eval.tasks=piqa: cannot be loaded with its data (ConnectionError: Couldn't reach 'baber/piqa'"
+        "eval.tasks=boolq: cannot be loaded with its data (ConnectionError: Couldn't reach 'google/boolq'"
     )
     assert "network" in told
 

@@ -90,6 +90,9 @@ WRONG = [
     ([*MOE, "search_seeds=0"], ["search_seeds=0: must be at least 1"]),
     ([*MOE, "arms=[bias,bias]"], ["bias stands in it twice"]),
     ([*MOE, "eval.tasks=[piqa,piqa]"], ["piqa stands in it twice"]),
+    ([*MOE, "eval=smal_lm"], ["eval=smal_lm: no such preset; did you mean small_lm?"]),
+    ([*MOE, "eval=small_lm", "eval.tasks=[piqa]"], ["eval.tasks: given twice"]),
+    ([*MOE, "eval.data_dir="], ["eval.data_dir=: must not be empty"]),
     ([*MOE, "seeds=[7,1001]"], ["1001 is a search seed"]),
     ([*MOE, "seeds=atuo"], ["seeds=atuo: expected one of auto; did you mean auto?"]),
     ([*MOE, "seeds=[auto,3]"], ["expected a whole number or a list of whole numbers or one of auto"]),
@@ -314,3 +317,14 @@ def test_a_file_can_stand_in_for_the_sweep_of_its_name(folder: Callable[..., lis
     with pytest.raises(ConfigError, match="share the name"):
         compose(["sweep=moe_balance", f"sweeps_dir={tmp_path}"])
     assert compose(["sweep=moe_balance"], tmp_path / "moe_balance.yaml").sweep.question == "What was it then?"
+
+
+def test_a_presets_name_is_its_tasks() -> None:
+    assert compose(MOE).eval == compose([*MOE, "eval=quick"]).eval
+    assert compose([*MOE, "eval=small_lm", "eval.items=7"]).eval.tasks[:2] == ["blimp", "hellaswag"]
+    assert compose([*MOE, "eval={items: 7}"]).eval.items == 7
+
+
+def test_a_home_is_expanded_in_the_folder_of_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert compose([*MOE, "eval.data_dir=~/copies"]).eval.data_dir == "/home/me/copies"

@@ -140,6 +140,7 @@ def test_every_key_of_a_trial_counts_in_every_stage(plan):
         "data.name",
         "data.text_field",
         "data.domains",
+        "eval.data_dir",
     ]  # where the text lies; what it says is in its fingerprint
     assert {trial_id(changed_at(keys, name), 0, DATA) for name in places} == {ids["one"]}
     for name in set(trial_leaves()) - set(places):
@@ -203,6 +204,22 @@ def test_a_scored_task_counts_by_its_content(plan, tmp_path):
     (tmp_path / "other.py").write_text("# a comment\n")
     assert trial_id(keys, 0, DATA) in ids
     assert list(environment(keys)["task_files"]) == [str(tmp_path / "mine.yaml")]
+
+
+def test_a_standard_task_counts_by_the_copy_of_its_data(plan, tmp_path):
+    """And without one the keys of an id are those that they were before there were copies."""
+    keys = with_overrides(plan().baseline.keys, {"eval.tasks": ["python_cloze", "piqa"]}, "test")
+    ids = {trial_id(keys, 0, DATA)}
+    for place, text in (("here", "a"), ("there", "a"), ("there", "b")):
+        (tmp_path / place / "piqa").mkdir(parents=True, exist_ok=True)
+        (tmp_path / place / "piqa" / "validation.jsonl").write_text(text)
+        ids.add(trial_id(with_overrides(keys, {"eval.data_dir": str(tmp_path / place)}, "test"), 0, DATA))
+    assert len(ids) == 3
+    copied = with_overrides(keys, {"eval.data_dir": str(tmp_path / "here")}, "test")
+    assert list(environment(copied)["task_files"]) == ["piqa"]
+    ours = with_overrides(copied, {"eval.tasks": ["python_cloze"]}, "test")
+    unread = with_overrides(keys, {"eval.tasks": ["python_cloze"]}, "test")
+    assert trial_id(ours, 0, DATA) == trial_id(unread, 0, DATA), "nothing of the folder is read"
 
 
 def test_an_id_is_sixteen_digits_and_knows_no_order(plan):

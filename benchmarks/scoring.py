@@ -1,0 +1,293 @@
+"""Scoring against lm-eval's own `hf` model of the same checkpoint, converted: are the answers equal, and how fast?
+
+    python -m benchmarks.scoring eval.data_dir=DATA                       # some minutes on one core
+    python -m benchmarks.scoring eval.data_dir=DATA checkpoint=runs/trials/ID/checkpoint items=1000
+
+Both sides score the same items of standard benchmarks (docs/benchmarks.md) in FP32, in one process on one thread, in
+turns; the turn of each that took the processor least counts, and of `hf` the best of several batch sizes. A
+log-likelihood is equal where it differs by at most 1e-4 nats; for that `hf` adds up in FP64, since in FP32 a text of
+8,000 tokens would round by more. An answer is flipped where `acc` of an item differs. Without a checkpoint the weights
+are random, wide enough to have answers, and the tokenizer is learned from the benchmarks' text. The last line is one
+JSON object.
+
+Where two experts' affinities for a token are equal to FP32's last bits, two implementations choose differently, and the
+log-likelihood jumps: a few tokens in a hundred thousand, which the texts of wikitext are long enough to meet.
+"""
+
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lm_eval.api.model import LM
+
+from ablations.command import keys_of, parse
+from models.streams import obeyed, spoken
+from models.typed import ConfigError
+from tasks.evals.harness import quiet
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+    from tokenizers import Tokenizer
+
+    from models.transformer import Transformer
+
+TASKS = ("hellaswag", "blimp", "piqa", "arc_easy", "lambada_openai", "wikitext")
+TOLERANCE = 1e-4
+WIDE = 0.06
+"""Of random weights: their logits differ by about one nat."""
+
+
+@dataclass(frozen=True)
+class EvalKeys:
+    """Where the benchmarks lie."""
+
+    data_dir: str | None = None
+    tasks: list[str] = field(default_factory=lambda: list(TASKS))
+
+
+@dataclass(frozen=True)
+class Command:
+    """The command's keys."""
+
+    eval: EvalKeys = field(default_factory=EvalKeys)
+    checkpoint: Path | None = None
+    size: str = "small"
+    """Of the random model, where there is no checkpoint."""
+    length: int = 512
+    """Tokens that the random model takes."""
+    items: int = 100
+    """Of each task; a group's tasks share them."""
+    turns: int = 3
+    batch_sizes: list[int] = field(default_factory=lambda: [1, 16])
+    """Of `hf`."""
+
+
+class Timed(LM):
+    """An LM, with the processor's seconds that its answers took and the answers themselves."""
+
+    def __init__(self, inner: Any) -> None:
+        super().__init__()
+        self.inner, self.seconds = inner, 0.0
+        self.answers: list[float] = []
+
+    def _asked(self, kind: str, requests: "list[Instance]") -> list[Any]:
+        started = time.process_time()
+        found: list[Any] = getattr(self.inner, kind)(requests)
+        self.seconds += time.process_time() - started
+        self.answers += [float(answer[0] if isinstance(answer, tuple) else answer) for answer in found]
+        return found
+
+    def loglikelihood(self, requests: "list[Instance]", disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        return self._asked("loglikelihood", requests)
+
+    def loglikelihood_rolling(self, requests: "list[Instance]", disable_tqdm: bool = False) -> list[float]:
+        return self._asked("loglikelihood_rolling", requests)
+
+    def generate_until(self, requests: "list[Instance]", disable_tqdm: bool = False) -> list[str]:
+        raise NotImplementedError("likelihoods alone are compared")
+
+
+@dataclass
+class Equality:
+    """One task's answers, ours against theirs."""
+
+    task: str
+    items: int
+    answers: int
+    largest: float
+    """Difference of two log-likelihoods, in nats."""
+    equal: float
+    """Share of those within TOLERANCE."""
+    flipped: int
+    """Items whose `acc` differs."""
+    scores: float
+    """Largest relative difference of two scores."""
+    seconds: float = 0.0
+    theirs: float = 0.0
+
+    @property
+    def ratio(self) -> float:
+        return self.theirs / self.seconds
+
+
+def scored(lm: LM, tasks: dict[str, Any], items: int) -> tuple[Timed, dict[str, Any]]:
+    """lm-eval's results of one side."""
+    from tasks.evals.harness import evaluate
+
+    timed = Timed(lm)
+    return timed, evaluate(timed, tasks, items, 0)
+
+
+def equality(task: str, ours: tuple[Timed, dict[str, Any]], theirs: tuple[Timed, dict[str, Any]]) -> Equality:
+    """Of answers to the same requests. Raises ValueError where they were asked different ones."""
+    (own, found), (other, expected) = ours, theirs
+    if len(own.answers) != len(other.answers):
+        raise ValueError(f"{task}: {len(own.answers)} answers against {len(other.answers)}")
+    differences = [abs(a - b) for a, b in zip(own.answers, other.answers, strict=True)]
+    flipped = items = 0
+    relative = [0.0]
+    for name, samples in found["samples"].items():
+        items += len(samples)
+        pairs = zip(samples, expected["samples"][name], strict=True)
+        flipped += sum(a.get("acc") != b.get("acc") for a, b in pairs)
+        for metric, value in found["results"][name].items():
+            if isinstance(value, float) and "stderr" not in metric:
+                before = expected["results"][name][metric]
+                relative.append(abs(value - before) / max(abs(before), 1e-12))
+    within = sum(difference <= TOLERANCE for difference in differences) / len(differences)
+    return Equality(task, items, len(differences), max(differences), within, flipped, max(relative))
+
+
+def random_checkpoint(folder: Path, size_name: str, length: int, texts: Sequence[str]) -> None:
+    """A model of a named size with wide random weights, and a tokenizer of the texts."""
+    from dataclasses import replace
+
+    from models.checkpoint import save_checkpoint
+    from models.sizes import size
+    from models.transformer import Transformer, initialise
+    from tasks.tokenizer import train_tokenizer
+
+    config = replace(size(size_name)[0], dtype="float32")
+    model = Transformer(config)
+    initialise(model, 0, WIDE)
+    save_checkpoint(folder, model, {"data": {"seq_len": length}})
+    (folder / "tokenizer.json").write_text(train_tokenizer(texts, config.vocab_size).to_str(), encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Sides:
+    """The same checkpoint as it is and converted."""
+
+    model: "Transformer"
+    tokenizer: "Tokenizer"
+    length: int
+    converted: Path
+
+    @staticmethod
+    def of(checkpoint: Path, place: Path) -> "Sides":
+        from models.checkpoint import load_checkpoint
+        from models.convert import to_hf
+        from tasks.tokenizer import load_tokenizer
+
+        model, saved = load_checkpoint(checkpoint)
+        to_hf(checkpoint, place)
+        tokenizer = load_tokenizer((checkpoint / "tokenizer.json").read_text(encoding="utf-8"))
+        return Sides(model.eval(), tokenizer, saved["data"]["seq_len"], place)
+
+    def ours(self) -> LM:
+        """With nothing kept of an earlier turn."""
+        from tasks.evals import lm
+
+        lm._cached_encoder.cache_clear()
+        return lm.HarnessLM(lambda tokens: self.model(tokens).logits, self.tokenizer, self.length)
+
+    def theirs(self, batch_size: int = 16, adds_in: str | None = None) -> LM:
+        """As `lm_eval --model hf` makes it; `adds_in` is its `softmax_dtype`."""
+        from lm_eval.models.huggingface import HFLM
+
+        with quiet():
+            return HFLM(
+                pretrained=str(self.converted),
+                device="cpu",
+                dtype="float32",
+                softmax_dtype=adds_in,
+                batch_size=batch_size,
+            )
+
+
+def compare(sides: Sides, command: Command, report: Callable[[str], None]) -> list[Equality]:
+    """Every task's equality and seconds."""
+    from models.layers import inferring
+
+    found = []
+    exact, their = sides.theirs(adds_in="float64"), [sides.theirs(size) for size in command.batch_sizes]
+    for task in command.eval.tasks:
+        loaded, items = _loaded(task, command)
+        expected = scored(exact, loaded, items)
+        seconds, their_seconds = list[float](), list[float]()
+        for turn in range(command.turns):
+            with inferring(sides.model):
+                own = scored(sides.ours(), loaded, items)
+            seconds.append(own[0].seconds)
+            their_seconds += [scored(lm, loaded, items)[0].seconds for lm in their]
+            report(f"{task}: turn {turn + 1} of {command.turns}")
+        row = equality(task, own, expected)
+        row.seconds, row.theirs = min(seconds), min(their_seconds)
+        found.append(row)
+    return found
+
+
+def _loaded(task: str, command: Command) -> tuple[dict[str, Any], int]:
+    """The task, and how many items of it, or of each task of a group, to ask."""
+    from tasks.config import EvalConfig
+    from tasks.evals.prepare import load_tasks
+
+    config = EvalConfig(tasks=[task], data_dir=command.eval.data_dir, items=None)
+    loaded = load_tasks(None, config, Path(tempfile.gettempdir()) / "v3_ablations_scoring")  # type: ignore[arg-type]
+    return loaded, max(1, command.items // len(loaded["tasks"]))
+
+
+def texts_of(command: Command) -> list[str]:
+    """What a tokenizer is learned from: the beginning of each task's own items."""
+    found = []
+    for task in command.eval.tasks:
+        loaded, _ = _loaded(task, command)
+        for made in list(loaded["tasks"].values())[:4]:
+            with quiet():
+                found += [json.dumps(row, ensure_ascii=False) for row in made.eval_docs.select(range(60))]
+    return found
+
+
+def table(rows: Sequence[Equality]) -> str:
+    lines = [
+        f"{'task':16} {'items':>6} {'answers':>8} {'largest':>9} {'equal':>8} {'flipped':>8} {'scores':>8} {'ratio':>6}"
+    ]
+    for row in rows:
+        lines.append(
+            f"{row.task:16} {row.items:6} {row.answers:8} {row.largest:9.1e} {row.equal:8.2%} {row.flipped:8} "
+            f"{row.scores:8.1e} {row.ratio:6.2f}"
+        )
+    return "\n".join(lines)
+
+
+def run(words: Sequence[str]) -> dict[str, Any]:
+    """Everything that is printed, as one object. Raises ConfigError for what cannot be compared."""
+    command = parse(Command, words)
+    if command.eval.data_dir is None:
+        raise ConfigError("eval.data_dir: missing; name the folder of the benchmarks (docs/benchmarks.md)")
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    import torch
+
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as place:
+        checkpoint = command.checkpoint
+        if checkpoint is None:
+            checkpoint = Path(place) / "random"
+            random_checkpoint(checkpoint, command.size, command.length, texts_of(command))
+        sides = Sides.of(checkpoint, Path(place) / "converted")
+        rows = compare(sides, command, lambda text: print(text, file=sys.stderr, flush=True))
+    print(table(rows))
+    return {"tasks": [{**vars(row), "ratio": row.ratio} for row in rows], "tolerance": TOLERANCE}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    words = sys.argv[1:] if arguments is None else arguments
+    if not words or {"-h", "--help"} & set(words):
+        print(__doc__, *keys_of(Command), sep="\n  ")
+        return 0
+
+    def work() -> int:
+        print(json.dumps(run(words)))
+        return 0
+
+    return obeyed(work)
+
+
+if __name__ == "__main__":
+    sys.exit(spoken(main))
