@@ -217,10 +217,15 @@ def claim(expected: ExpectedConfig, against: str) -> str:
 
 
 def brief(expected: ExpectedConfig, against: str) -> str:
-    """The claim in as few words as say the same."""
-    words, by = claim(expected, against), _by(expected)
-    words = words.removesuffix(by).replace(f"{expected.arm} is ", f"{expected.arm} ", 1)
-    return f"{words} by \N{GREATER-THAN OR EQUAL TO}\N{NO-BREAK SPACE}{expected.margin:g}" if by else words
+    """The claim in as few words as say the same: `late_bias below aux_loss in loss by >= 0.0025`."""
+    metric, by = metric_of(expected.metric), ""
+    if expected.kind == "better" and against:
+        if expected.margin is not None:
+            by = f" by \N{GREATER-THAN OR EQUAL TO}\N{NO-BREAK SPACE}{expected.margin:g}"
+        side = "above" if metric.better == "higher" else "below"
+        return f"{expected.arm} {side} {against} in {metric.label}{by}"
+    words = claim(expected, against).replace(f"{expected.arm} is ", f"{expected.arm} ", 1)
+    return words.replace(" at most ", " \N{LESS-THAN OR EQUAL TO}\N{NO-BREAK SPACE}", 1)
 
 
 def _claimed_estimate(expected: ExpectedConfig, name: str) -> str:

@@ -1,5 +1,7 @@
 """A page's claims, one a line: a mark, the claim in few words, what was measured. The rest of each is folded."""
 
+import re
+
 from ablations import numbers
 from ablations.judge.result import Result
 from ablations.show.answer import brief, findings
@@ -29,12 +31,17 @@ def claims(result: Result, table: Table) -> str:
         lines.append(
             f'<li><details><summary><span class="outcome {verdict.outcome.replace(" ", "-")}">'
             f"<b>{MARKS[verdict.outcome]}</b><span>{verdict.outcome}</span></span>"
-            f'<span class="words">{number(brief(expected, result.plan.rival(expected)))}{caveat}</span>'
+            f'<span class="words">{_whole(number(brief(expected, result.plan.rival(expected))))}{caveat}</span>'
             f'<span class="measured">{number(found)}</span>{beside}</summary>'
             f'<p class="note">{number(" ".join(part for part in told if part))}</p></details></li>'
         )
     note = f'<details class="note"><summary>How to read them</summary><p class="note">{text(table.note)}</p></details>'
     return f'<h2>{text(table.title)}</h2>\n<ul class="claims">{"".join(lines)}</ul>\n{note if table.note else ""}'
+
+
+def _whole(words: str) -> str:
+    """`1e-09` is not broken behind its hyphen."""
+    return re.sub(r"\b\d+e-\d+", r'<span class="whole">\g<0></span>', words)
 
 
 def _has(cell: str) -> bool:

@@ -97,11 +97,12 @@ def legend(figure: "Figure", *panels: "Axes") -> None:
     for axes in panels:
         handles, labels = axes.get_legend_handles_labels()
         named |= dict(zip(labels, handles, strict=True))
-    widest = 0.5 + 0.07 * max(map(len, named), default=0)  # inches, handle and gap included
+    size, letter, handle = (7.5, 0.06, 0.42) if is_narrow() else (8.5, 0.07, 0.5)
+    widest = handle + letter * max(map(len, named), default=0)  # inches, gap included
     columns = max(1, min(len(named), 6, int(width() / widest)))
     shown = figure.legend(
         list(named.values()), list(named), loc="outside upper left", ncols=columns, handlelength=1.8,
-        columnspacing=1.4, fontsize=8.5, borderaxespad=0.2,
+        columnspacing=1.4, fontsize=size, borderaxespad=0.2,
     )  # fmt: skip
     for entry in shown.findobj(HPacker):
         text = next((part for part in entry.get_children() if isinstance(part, TextArea)), None)

@@ -49,7 +49,7 @@ tr.standing td { color: var(--muted); }
 .claims summary:hover { background: var(--panel); }
 .claims .measured { font-variant-numeric: tabular-nums; text-align: right; font-size: .9rem; }
 .claims small { color: var(--muted); } .claims .paper { text-align: right; }
-.claims .words small::before { content: "\\b7\\a0"; }
+.claims .words small, .whole { white-space: nowrap; } .claims .words small::before { content: "\\b7\\a0"; }
 .claims details > p { margin: 0 0 12px calc(8em + 16px); }
 details.note { margin-top: 8px; }
 .outcome { font-weight: 700; font-size: .9rem; } .outcome b { display: inline-block; width: 1.4em; }
@@ -75,10 +75,10 @@ details summary { cursor: pointer; color: var(--muted); }
 @media screen and (max-width: 760px) { main { padding: 16px 16px 60px; } h1 { font-size: 1.3rem; text-wrap: pretty; }
   .lead { font-size: 1.02rem; } h2 { margin-top: 32px; } .lead + h2 { margin-top: 16px; }
   .broad { display: none; } .narrow, .hint { display: block; }
-  .claims summary { display: flow-root; position: relative; padding: 6px 0 6px 1.5em; font-size: .84rem;
+  .claims summary { display: flow-root; position: relative; padding: 6px 0 6px 1.4em; font-size: .82rem;
     line-height: 1.35; }
-  .claims .measured { float: right; font-size: .8rem; line-height: 1.42; margin-left: .5em; }
-  .claims .words small { font-size: .72rem; }
+  .claims .measured { float: right; font-size: .75rem; line-height: 1.47; margin-left: .5em; }
+  .claims .words small { font-size: .7rem; } .claims .words small::before { content: none; }
   .outcome b { position: absolute; left: 0; width: auto; }
   .outcome span { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
   .claims .paper { display: none; } .claims details > p { margin: 0 0 10px 1.7em; } }

@@ -10,7 +10,7 @@ from ablations.judge.families import families_of
 from ablations.judge.gather import load_result
 from ablations.judge.result import Result
 from ablations.show import page, render
-from ablations.show.answer import answer, claim, remedies_table
+from ablations.show.answer import answer, brief, claim, remedies_table
 from ablations.show.claims import MARKS
 from ablations.show.markup import number
 from ablations.show.sections import loss_table, verdict_table
@@ -76,7 +76,7 @@ def test_a_page_leads_with_the_answer_and_shows_each_claim_on_a_line(sweep_run: 
         assert len(said[0]) < 125
         assert ("not at equal balance" in line) == (verdict.caveat is not None)
     assert [verdict.caveat is None for verdict in result.verdicts[:2]] == [True, False]
-    assert "than aux_loss by \N{GREATER-THAN OR EQUAL TO}\N{NO-BREAK SPACE}0.002" in lines[2][0]
+    assert "bias below aux_loss in loss by \N{GREATER-THAN OR EQUAL TO}\N{NO-BREAK SPACE}0.002" in lines[2][0]
     assert "paper \N{MINUS SIGN}0.0050" in lines[2][0] and "by at least 0.002 nats" in lines[2][1]
 
 
@@ -84,6 +84,17 @@ def test_by_how_much_at_least_is_said() -> None:
     by = ExpectedConfig("bias", kind="better", margin=0.0025)
     assert claim(by, "aux_loss") == "bias has lower loss than aux_loss by at least 0.0025 nats"
     assert "by at least" not in claim(ExpectedConfig("bias"), "aux_loss")
+
+
+def test_a_claim_is_as_brief_as_its_margin_allows() -> None:
+    same = ExpectedConfig("bias", metric="loss", kind="identical", margin=1e-9)
+    at_most = "\N{LESS-THAN OR EQUAL TO}\N{NO-BREAK SPACE}"
+    assert brief(same, "none") == "bias identical to none in loss, to 1e-09"
+    assert brief(ExpectedConfig("bias", kind="better"), "none") == "bias below none in loss"
+    assert (
+        brief(ExpectedConfig("bias", kind="not_worse", margin=0.01), "none") == f"bias {at_most}0.01 above none in loss"
+    )
+    assert brief(ExpectedConfig("is", kind="equal", margin=0.01), "at") == "is within 0.01 of at in loss"
 
 
 def test_a_claim_without_a_clause_says_itself(sweep_run: Any, tmp_path: Path) -> None:
