@@ -89,5 +89,5 @@ def _panel(axes: "Axes", loads: "Mapping[str, np.ndarray]", colours: "ScalarMapp
     axes.spines[:].set_visible(False)
     axes.tick_params(which="both", length=0)
     axes.set_yticks(range(len(loads)), list(loads))
-    ticks = list(range(experts)) if experts <= 16 else [0, experts - 1]
+    ticks = list(range(experts)) if experts <= (8 if is_narrow() else 16) else [0, experts - 1]
     axes.set_xticks(ticks, [str(tick + 1) for tick in ticks])
