@@ -59,7 +59,9 @@ def odd_page(tmp_path_factory: pytest.TempPathFactory, quick_holm: None) -> str:
     runs = tmp_path_factory.mktemp("odd")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(conftest.ARMS, ODD, conftest.ARMS["batch_aux_loss"])
-        conftest.write_run(runs, seeds=3, arms=("aux_loss", "bias", ODD, "control", "aa"), diverged=(("bias", 2),))
+        arms, long = ("aux_loss", "bias", ODD, "control", "aa"), {"arm": ODD, "kind": "better", "margin": 0.0025}
+        claims = [claim for claim in conftest.EXPECTED if {claim["arm"], claim.get("against", "bias")} <= {*arms}]
+        conftest.write_run(runs, seeds=3, arms=arms, expected=[*claims, long], diverged=(("bias", 2),))
     result = load_result(runs, "moe_balance", "cpu")
     pictures = draw_figures(result)
     pictures.append(dataclasses.replace(pictures[1], name=PICTURES[-1], narrow=None))  # as one that has no narrow form
@@ -123,7 +125,7 @@ def test_pictures_are_as_broad_as_the_column(seen: Seen) -> None:
 
 def test_a_claim_has_one_line_and_on_a_phone_at_most_two(seen: Seen) -> None:
     page, phone = (seen[name]["layout"]["claims"] for name in ("page", "phone"))
-    assert len(page) == len(phone) == 4
+    assert len(page) == len(phone) >= 3
     assert max(page) < 2 and max(phone) < 3, "in lines, padding included"
 
 
