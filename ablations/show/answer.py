@@ -17,30 +17,69 @@ from ablations.show.table import Table
 
 MOST_SEEDS = 64
 """More than so many are no advice: the question needs another design, or more tokens."""
+MOST_TOLD = 3
+"""Of more claims the first are told, those on the primary metric before others, and the rest are counted."""
+OPENINGS = {
+    "agrees": ("", ""),
+    "disagrees": ("it is not so that ", "that "),
+    "not resolved": ("open is whether ", "whether "),
+    "depends on the length": ("it depends on the length of the training whether ", "whether "),
+    "no signal here": ("nothing could be seen of whether ", "whether "),
+    "void": ("nothing was measured of whether ", "whether "),
+}
+"""Before the first clause of those with an outcome, and before each other."""
+COUNTED = {
+    "agrees": ("agrees", "agree"),
+    "disagrees": ("disagrees", "disagree"),
+    "not resolved": ("is not resolved", "are not resolved"),
+    "depends on the length": ("depends on the length", "depend on the length"),
+    "no signal here": ("shows no signal", "show no signal"),
+    "void": ("is void", "are void"),
+}
+"""What one claim does, and what several do."""
 
 
-def answer(result: Result) -> str:
-    """`A bias keeps experts even; open is whether it costs less than an auxiliary loss (-0.0590 to +0.0319 nats).`"""
-    pairs = list(zip(result.expected, result.verdicts, strict=True))
+def answer(result: Result, extents: bool = True) -> str:
+    """`A bias keeps experts even; open is whether it costs less than an auxiliary loss (-0.0590 to +0.0319 nats).`
+
+    What the sweep claims first is said first. `extents`: with how large a thing may be, where no interval stands near.
+    """
+    told, others = _told(result)
     of: dict[str, list[str]] = {}
-    for expected, verdict in pairs:
-        of.setdefault(verdict.outcome, []).append(clause(expected, result) + _with_caveat(expected, verdict))
-    parts = [_listed(of["agrees"])] if "agrees" in of else []
-    for outcome, opening in (
-        ("disagrees", "it is not so that "),
-        ("not resolved", "open is whether "),
-        ("depends on the length", "it depends on the length of the training whether "),
-        ("no signal here", "nothing could be seen of whether "),
-        ("void", "nothing was measured of whether "),
-    ):
-        if outcome in of:
-            joint = "that " if outcome == "disagrees" else "whether "
-            parts.append(opening + _listed(of[outcome], joint))
+    for expected, verdict in told:
+        extent = _extent(expected, verdict) if extents else ""
+        of.setdefault(verdict.outcome, []).append(clause(expected, result) + _with_caveat(extent, verdict))
+    parts = [OPENINGS[outcome][0] + _listed(clauses, OPENINGS[outcome][1]) for outcome, clauses in of.items()]
     text = "; ".join(parts) or _without_claims(result)
     whole = text[0].upper() + text[1:] if text.split(" ")[0] not in result.arms else text
     if result.missing:
         whole = f"So far ({result.planned - len(result.missing)} of {result.planned} trials): {text}"
-    return f"{whole}.{f' {result.plan.note}' if result.plan.note else ''}"
+    return " ".join(part for part in (f"{whole}.", _counted(others), result.plan.note) if part)
+
+
+def _told(result: Result) -> tuple[list[tuple[ExpectedConfig, Verdict]], list[Verdict]]:
+    """The claims that the answer tells, in the order in which the sweep makes them, and the verdicts that it counts."""
+    pairs = list(zip(result.expected, result.verdicts, strict=True))
+    ranked = sorted(range(len(pairs)), key=lambda place: pairs[place][0].metric != result.primary)
+    told = set(ranked[:MOST_TOLD])
+    return [pairs[place] for place in sorted(told)], [pairs[place][1] for place in sorted({*ranked} - told)]
+
+
+def _counted(verdicts: list[Verdict]) -> str:
+    """`Of the other 6 claims, 5 agree (1 not at equal balance) and 1 is not resolved.`"""
+    counts = []
+    for outcome, (one, several) in COUNTED.items():
+        alike = [verdict for verdict in verdicts if verdict.outcome == outcome]
+        caveats = [verdict.caveat for verdict in alike if verdict.caveat is not None and outcome != "void"]
+        counted = [f"{caveats.count(caveat)} {caveat}" for caveat in dict.fromkeys(caveats)]
+        aside = ", ".join(caveats if len(alike) == 1 else counted)
+        if alike:
+            does = one if len(alike) == 1 else several
+            counts.append((len(alike), does + (f" ({aside})" if aside else "")))
+    if len(counts) <= 1:
+        return "".join(f"The other {f'{count} claims' if count > 1 else 'claim'} {does}." for count, does in counts)
+    listed = [f"{count} {does}" for count, does in counts]
+    return f"Of the other {len(verdicts)} claims, {', '.join(listed[:-1])} and {listed[-1]}."
 
 
 def _listed(clauses: list[str], joint: str = "") -> str:
@@ -64,9 +103,8 @@ def _by(expected: ExpectedConfig) -> str:
     return f" by at least {expected.margin:g}" + (f" {unit}" if unit else "")
 
 
-def _with_caveat(expected: ExpectedConfig, verdict: Verdict) -> str:
-    """Its extent, and what the verdict has to be read with."""
-    extent = _extent(expected, verdict)
+def _with_caveat(extent: str, verdict: Verdict) -> str:
+    """The extent, and what the verdict has to be read with."""
     if verdict.caveat is None or verdict.outcome == "void":
         return extent
     return f"{extent.removesuffix(')')}; {verdict.caveat})" if extent else f" ({verdict.caveat})"
@@ -176,6 +214,18 @@ def claim(expected: ExpectedConfig, against: str) -> str:
         return f"{expected.arm} is identical to {against} in {name}, to {expected.margin:g}"
     low, high = expected.region or [0.0, 0.0]
     return f"{expected.arm} minus {against} in {name} lies in [{low:g}, {high:g}]"
+
+
+def brief(expected: ExpectedConfig, against: str) -> str:
+    """The claim in as few words as say the same: `late_bias below aux_loss in loss by >= 0.0025`."""
+    metric, by = metric_of(expected.metric), ""
+    if expected.kind == "better" and against:
+        if expected.margin is not None:
+            by = f" by \N{GREATER-THAN OR EQUAL TO}\N{NO-BREAK SPACE}{expected.margin:g}"
+        side = "above" if metric.better == "higher" else "below"
+        return f"{expected.arm} {side} {against} in {metric.label}{by}"
+    words = claim(expected, against).replace(f"{expected.arm} is ", f"{expected.arm} ", 1)
+    return words.replace(" at most ", " \N{LESS-THAN OR EQUAL TO}\N{NO-BREAK SPACE}", 1)
 
 
 def _claimed_estimate(expected: ExpectedConfig, name: str) -> str:

@@ -9,7 +9,7 @@ from ablations.judge.result import ArmResult, Result
 from ablations.judge.stats import Difference
 from ablations.metrics import at_shares
 from ablations.show.marks import mark
-from ablations.show.palette import INK, MUTED, WIDTH, legend, look_of
+from ablations.show.palette import INK, MUTED, legend, look_of, width
 from ablations.show.table import difference_cells
 from models.uniform import max_vio_floor
 
@@ -77,7 +77,7 @@ def loss_curves(result: Result) -> "Figure | None":
     looks = look_of(result)
     base = result.arms[result.baseline]
     figure, (top, below) = plt.subplots(
-        2, 1, figsize=(WIDTH, 5.6), sharex=True, layout="constrained", height_ratios=[1.15, 1]
+        2, 1, figsize=(width(), 5.6), sharex=True, layout="constrained", height_ratios=[1.15, 1]
     )
     drawn = False
     for name, arm in result.arms.items():
@@ -164,7 +164,7 @@ def length_curves(result: Result) -> "Figure | None":
     names = [*at_shares(result.plan.horizons), "loss"]
     tokens = result.arms[result.baseline].plan.tokens
     shown = [arm for name, arm in result.arms.items() if name != result.baseline]
-    figure, axes = plt.subplots(figsize=(WIDTH, 3.6), layout="constrained")
+    figure, axes = plt.subplots(figsize=(width(), 3.6), layout="constrained")
     for i, arm in enumerate(shown):
         aside = 1.02 ** (i - (len(shown) - 1) / 2)  # so that intervals do not hide each other
         found = [(share * tokens * aside, result.usual(arm, name)) for share, name in zip(shares, names, strict=True)]
@@ -195,7 +195,7 @@ def max_vio_curves(result: Result) -> "Figure | None":
     import matplotlib.pyplot as plt
 
     looks = look_of(result)
-    figure, axes = plt.subplots(figsize=(WIDTH, 3.5), layout="constrained")
+    figure, axes = plt.subplots(figsize=(width(), 3.5), layout="constrained")
     drawn = False
     for name, arm in result.arms.items():
         curves = _curves(arm, "max_vio")

@@ -5,14 +5,18 @@ Text stays text in the SVG, so that `page.py` can recolour it for a dark page. E
 
 import dataclasses
 import io
+import typing
 
 from ablations.judge.result import Result
 from ablations.show.curves import length_curves, loss_curves, max_vio_curves
 from ablations.show.loads import load_map
 from ablations.show.marks import marked
-from ablations.show.palette import STYLE
+from ablations.show.palette import NARROW_STYLE, STYLE
 from ablations.show.pipeline import memory, timelines
 from ablations.show.points import forest, frontier
+
+if typing.TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +27,8 @@ class Picture:
     caption: str
     svg: bytes
     png: bytes
+    narrow: bytes | None = None
+    """The SVG that fits a phone; a picture that has no such form is scrolled there."""
 
 
 def draw_figures(result: Result) -> list[Picture]:
@@ -38,13 +44,34 @@ def draw_figures(result: Result) -> list[Picture]:
             figure = draw(result)
             if figure is None:
                 continue
-            svg, png = io.BytesIO(), io.BytesIO()
-            figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+            svg, png = _svg(figure), io.BytesIO()
             figure.set_layout_engine("none")  # It is laid out; a second time would double the cost.
             figure.savefig(png, format="png", dpi=160, facecolor="white", metadata={"Software": None})
             plt.close(figure)
-            pictures.append(Picture(name, caption, marked(svg.getvalue().decode()).encode(), png.getvalue()))
-    return pictures
+            pictures.append(Picture(name, caption, svg, png.getvalue()))
+    with matplotlib.rc_context(NARROW_STYLE):
+        return [_with_narrow(picture, result) for picture in pictures]
+
+
+def _svg(figure: "Figure") -> bytes:
+    svg = io.BytesIO()
+    figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+    return marked(svg.getvalue().decode()).encode()
+
+
+def _with_narrow(picture: Picture, result: Result) -> Picture:
+    import matplotlib.pyplot as plt
+
+    figure = _FIGURES[picture.name][0](result) if picture.name not in BROAD else None
+    if figure is None:
+        return picture
+    narrow = _svg(figure)
+    plt.close(figure)
+    return dataclasses.replace(picture, narrow=narrow)
+
+
+BROAD = ("timelines", "memory")
+"""Figures of so much detail that they have no narrow form."""
 
 
 _FIGURES = {
@@ -70,8 +97,8 @@ _FIGURES = {
     ),
     "frontier": (
         frontier,
-        "Loss against balance. Left: every searched point. Right: the confirmed arms, as paired differences with "
-        "simultaneous intervals.",
+        "Loss against balance: every searched point, and the confirmed arms, as paired differences with simultaneous "
+        "intervals.",
     ),
     "timelines": (
         timelines,

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ablations import numbers
-from ablations.show.palette import COLOURS, FAINT, INK, MUTED, WIDTH
+from ablations.show.palette import COLOURS, FAINT, INK, MUTED, width
 from models.pipeline.schedules import Action, Overlapped, Schedule, parts
 from models.pipeline.simulate import Timed, Timeline
 
@@ -107,12 +107,12 @@ def _panels(
     from matplotlib.figure import Figure
 
     heights = [row * len(timeline.ranks) for row, timeline in zip(rows, timelines.values(), strict=True)]
-    width, height = 72 * WIDTH, top + sum(TITLE + h + BETWEEN for h in heights) - BETWEEN + AXIS
-    figure, panels, at = Figure(figsize=(WIDTH, height / 72)), [], height - top
+    across, height = 72 * width(), top + sum(TITLE + h + BETWEEN for h in heights) - BETWEEN + AXIS
+    figure, panels, at = Figure(figsize=(width(), height / 72)), [], height - top
     end = max(timeline.end for timeline in timelines.values())
     for timeline, row, panel in zip(timelines.values(), rows, heights, strict=True):
         at -= TITLE + panel
-        axes = figure.add_axes((LEFT / width, at / height, 1 - (LEFT + RIGHT) / width, panel / height))
+        axes = figure.add_axes((LEFT / across, at / height, 1 - (LEFT + RIGHT) / across, panel / height))
         at -= BETWEEN
         count = len(timeline.ranks)
         axes.set_xlim(0, end)
@@ -175,7 +175,7 @@ def _places(timed: Timed) -> list[tuple[Action, float]]:
 
 def _has_room(axes: "Axes", spans: "list[Span]", number: int, height: float) -> bool:
     """Whether `number` fits into each of these bars."""
-    points = (72 * WIDTH - LEFT - RIGHT) / axes.get_xlim()[1]
+    points = (72 * width() - LEFT - RIGHT) / axes.get_xlim()[1]
     narrowest = points * min(end - start for start, end, _ in spans)
     return height >= 0.9 * NUMBER and narrowest >= DIGIT * NUMBER * len(str(number)) + 1.0
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from ablations.judge.result import Result
 from ablations.show.marks import mark
-from ablations.show.palette import COLOURS, MUTED, WIDTH
+from ablations.show.palette import COLOURS, MUTED, is_narrow, width
 
 if typing.TYPE_CHECKING:
     import numpy as np
@@ -39,13 +39,15 @@ def load_map(result: Result) -> "Figure | None":
     colours = _colours(max(1.5, max(float(load.max()) for load in loads.values())))
     height = 0.75 + len(chosen) * (0.42 + 0.26 * len(loads))
     figure, axes = plt.subplots(
-        len(chosen), 1, figsize=(WIDTH, height), layout="constrained", squeeze=False, sharex=True
+        len(chosen), 1, figsize=(width(), height), layout="constrained", squeeze=False, sharex=True
     )
     for place, layer in enumerate(chosen):
         axes[place][0].set_title(f"MoE layer {layer + 1}")
         _panel(axes[place][0], {name: load[layer] for name, load in loads.items() if layer < len(load)}, colours)
-    axes[-1][0].set_xlabel("experts, busiest first (the busiest one's load at the right)")
-    bar = figure.colorbar(colours, ax=axes[:, 0], shrink=min(1.0, 2.2 / height), pad=0.07, label="load / mean load")
+    joint = "\n" if is_narrow() else " "
+    axes[-1][0].set_xlabel(f"experts, busiest first{joint}(the busiest one's load at the right)")
+    where, share, pad = ("bottom", 1.0, 0.02) if is_narrow() else ("right", min(1.0, 2.2 / height), 0.07)
+    bar = figure.colorbar(colours, ax=axes[:, 0], shrink=share, pad=pad, label="load / mean load", location=where)
     bar.outline.set_visible(False)
     return figure
 
@@ -87,5 +89,5 @@ def _panel(axes: "Axes", loads: "Mapping[str, np.ndarray]", colours: "ScalarMapp
     axes.spines[:].set_visible(False)
     axes.tick_params(which="both", length=0)
     axes.set_yticks(range(len(loads)), list(loads))
-    ticks = list(range(experts)) if experts <= 16 else [0, experts - 1]
+    ticks = list(range(experts)) if experts <= (8 if is_narrow() else 16) else [0, experts - 1]
     axes.set_xticks(ticks, [str(tick + 1) for tick in ticks])

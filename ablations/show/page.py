@@ -4,6 +4,7 @@ The question and its verdicts come first, then the numbers and pictures that car
 or repeat them: guards, search, deviations, the plan's hash, the environment, the commands.
 """
 
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -11,7 +12,8 @@ from typing import NamedTuple
 from ablations import numbers
 from ablations.judge.result import Result
 from ablations.show import palette
-from ablations.show.answer import answer, findings
+from ablations.show.answer import answer
+from ablations.show.claims import arm_by_arm, claims
 from ablations.show.figures import Picture
 from ablations.show.marks import tokens
 from ablations.show.markup import number, text
@@ -61,7 +63,7 @@ def page_html(
         f'<p class="eyebrow">{text(result.sweep)} · scale={text(result.scale)} · {text(_extent(result))}</p>',
         f"<h1>{text(result.plan.question)}</h1>",
         f'<p class="banner">{text(result.plan.note)}</p>' if result.plan.note else "",
-        f'<p class="lead">{number(answer(result).removesuffix(result.plan.note).rstrip())}</p>',
+        f'<p class="lead">{number(answer(result, extents=False).removesuffix(result.plan.note).rstrip())}</p>',
         *_warnings(result),
         *(
             part
@@ -98,8 +100,8 @@ def _warnings(result: Result) -> list[str]:
 
 def _shown(result: Result, name: str, table: Table | None) -> str:
     if table is None:
-        return _findings(result) if name == "verdicts" else ""
-    return _claims(result, table) if name == "verdicts" else _section(result, table)
+        return arm_by_arm(result) if name == "verdicts" else ""
+    return claims(result, table) if name == "verdicts" else _section(result, table)
 
 
 def _figures(result: Result, after: str, pictures: Mapping[str, Picture]) -> list[str]:
@@ -117,28 +119,6 @@ def _toggles(result: Result) -> str:
         for name, look in palette.look_of(result).items()
     )
     return f'<div class="arms" role="group" aria-label="Arms shown" hidden>{boxes}</div>'
-
-
-def _claims(result: Result, table: Table) -> str:
-    """A line for each claim: verdict, claim, what was measured, the paper's number. Why, and the source, on demand."""
-    lines = []
-    for verdict, row in zip(result.verdicts, table.rows, strict=True):
-        claim, outcome, paper, paper_difference, measured, interval, why = row
-        beside = f"<small>paper {number(paper_difference)}</small>" if paper_difference != numbers.ABSENT else ""
-        source = f" Paper: {paper}" if paper != numbers.ABSENT else ""
-        numbers_of = " ".join(cell for cell in (measured, interval) if cell != numbers.ABSENT)
-        lines.append(
-            f'<li><details><summary><span class="outcome {verdict.outcome.replace(" ", "-")}">{text(outcome)}</span>'
-            f'<span>{text(claim)}</span><span class="measured">{number(numbers_of)}{beside}</span></summary>'
-            f'<p class="note">{number(why + source)}</p></details></li>'
-        )
-    listed = f'<ul class="claims">{"".join(lines)}</ul>'
-    return f'<h2>{text(table.title)}</h2>\n{listed}\n<p class="note">{text(table.note)}</p>'
-
-
-def _findings(result: Result) -> str:
-    """Of a sweep that claims nothing: a line for each arm."""
-    return f"<ul>{''.join(f'<li>{number(line)}</li>' for line in findings(result))}</ul>"
 
 
 def _with_contents(body: str) -> str:
@@ -185,8 +165,14 @@ def _word(index: int, table: Table, cell: str = "") -> str:
 
 
 def _figure(picture: Picture) -> str:
+    """Broad, and narrow for a phone; where there is no narrow form, a phone says that there is more at the right."""
     caption = f"<figcaption>{text(picture.caption)}</figcaption>"
-    return f'<figure><div class="wide">{inline_svg(picture)}</div>{caption}</figure>'
+    if picture.narrow is None:
+        hint = '<p class="hint">The picture is wider than the window: scroll it sideways.</p>'
+        return f'<figure>{hint}<div class="wide only">{inline_svg(picture)}</div>{caption}</figure>'
+    narrow = inline_svg(dataclasses.replace(picture, name=f"{picture.name}-narrow", svg=picture.narrow))
+    forms = f'<div class="broad">{inline_svg(picture)}</div><div class="narrow">{narrow}</div>'
+    return f"<figure>{forms}{caption}</figure>"
 
 
 def inline_svg(picture: Picture) -> str:
@@ -200,9 +186,15 @@ def inline_svg(picture: Picture) -> str:
     svg = re.sub(r'\bid="', f'id="{picture.name}-', svg)
     svg = svg.replace("url(#", f"url(#{picture.name}-").replace('href="#', f'href="#{picture.name}-')
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    # Nobody sees less than a tenth of a point; a half of a page's bytes would be digits beyond it.
+    svg = re.sub(r' (?:d|x|y)="[^"]*"', lambda places: re.sub(r"-?\d+\.\d\d+", _to_a_tenth, places[0]), svg)
     opening, rest = svg.split(">", 1)
     opening = re.sub(r' (width|height)="[^"]*"', "", opening)
     return f'{opening} role="img" aria-label="{text(picture.caption)}">{rest}'
+
+
+def _to_a_tenth(found: re.Match[str]) -> str:
+    return f"{float(found[0]):.1f}".removesuffix(".0")
 
 
 def _sweep_file(result: Result) -> str:

@@ -17,8 +17,8 @@ if typing.TYPE_CHECKING:
 INK, MUTED, FAINT = "#1b1f24", "#6b727b", "#d5d9de"
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
-WIDTH = 7.0
-"""Inches; at 100 dpi the 700 pixels that a page gives a figure."""
+WIDTH, NARROW = 9.5, 3.9
+"""Inches: of a figure in a page's column, and of one on a phone, so that type is about as large as the page's."""
 
 STYLE: Any = {
     "font.family": "sans-serif",
@@ -46,10 +46,29 @@ STYLE: Any = {
     "lines.linewidth": 1.5,
     "svg.fonttype": "none",
     "svg.hashsalt": "v3-ablations",
+    "figure.figsize": (WIDTH, 4.0),
     "figure.facecolor": "none",
     "axes.facecolor": "none",
     "savefig.facecolor": "none",
 }
+NARROW_STYLE: Any = STYLE | {
+    "figure.figsize": (NARROW, 4.0),
+    "font.size": 8.5,
+    "axes.labelsize": 8.5,
+    "axes.titlesize": 8.5,
+    "path.simplify_threshold": 0.8,
+}
+
+
+def width() -> float:
+    """Inches that a figure of the style in force has."""
+    import matplotlib
+
+    return float(matplotlib.rcParams["figure.figsize"][0])
+
+
+def is_narrow() -> bool:
+    return width() < 5.0
 
 
 def look_of(result: Result) -> dict[str, dict[str, Any]]:
@@ -78,11 +97,12 @@ def legend(figure: "Figure", *panels: "Axes") -> None:
     for axes in panels:
         handles, labels = axes.get_legend_handles_labels()
         named |= dict(zip(labels, handles, strict=True))
-    widest = 0.5 + 0.07 * max(map(len, named), default=0)  # inches, handle and gap included
-    columns = max(1, min(len(named), 6, int(WIDTH / widest)))
+    size, letter, handle = (7.5, 0.06, 0.42) if is_narrow() else (8.5, 0.07, 0.5)
+    widest = handle + letter * max(map(len, named), default=0)  # inches, gap included
+    columns = max(1, min(len(named), 6, int(width() / widest)))
     shown = figure.legend(
         list(named.values()), list(named), loc="outside upper left", ncols=columns, handlelength=1.8,
-        columnspacing=1.4, fontsize=8.5, borderaxespad=0.2,
+        columnspacing=1.4, fontsize=size, borderaxespad=0.2,
     )  # fmt: skip
     for entry in shown.findobj(HPacker):
         text = next((part for part in entry.get_children() if isinstance(part, TextArea)), None)

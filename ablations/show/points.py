@@ -12,7 +12,7 @@ from ablations.judge.stats import Difference
 from ablations.judge.verdicts import region_of
 from ablations.metrics import metric as metric_of
 from ablations.show.marks import mark
-from ablations.show.palette import FAINT, INK, MUTED, WIDTH, legend, look_of
+from ablations.show.palette import FAINT, INK, MUTED, is_narrow, legend, look_of, width
 from ablations.show.table import difference_cells
 
 if typing.TYPE_CHECKING:
@@ -27,10 +27,12 @@ def frontier(result: Result) -> "Figure | None":
 
     looks = look_of(result)
     searched = search_points(result)
-    figure, axes = plt.subplots(1, 2 if searched else 1, figsize=(WIDTH, 3.6), layout="constrained", squeeze=False)
-    right = axes[0][-1]
+    panels = 2 if searched else 1
+    shape, height = ((panels, 1), 2.6 * panels + 0.4) if is_narrow() else ((1, panels), 3.6)
+    figure, axes = plt.subplots(*shape, figsize=(width(), height), layout="constrained", squeeze=False)
+    right = axes.flat[-1]
     if searched:
-        left = axes[0][0]
+        left = axes.flat[0]
         for name, points in searched.items():
             look = looks.get(name, {"color": MUTED, "marker": "o"})
             for max_vio, loss, chosen in points:
@@ -126,7 +128,7 @@ def forest(result: Result) -> "Figure | None":
         return None
     heights = [max(2, len(rows)) for rows in families.values()]
     figure, axes = plt.subplots(
-        len(families), 1, figsize=(WIDTH, 0.8 + sum(0.36 * h + 0.6 for h in heights)), layout="constrained",
+        len(families), 1, figsize=(width(), 0.8 + sum(0.32 * h + 0.6 for h in heights)), layout="constrained",
         squeeze=False, height_ratios=heights,
     )  # fmt: skip
     sides = {name: BETTER_SIDE[metric_of(name).better] for name in families}

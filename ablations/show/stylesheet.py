@@ -20,7 +20,7 @@ h2 { font-size: 1.2rem; margin: 48px 0 12px; }
 p, li { max-width: 72ch; }
 .eyebrow, .note, figcaption, footer { color: var(--muted); font-size: .875rem; }
 .eyebrow { margin: 0; }
-.lead { font-size: 1.15rem; }
+.lead { font-size: 1.15rem; line-height: 1.45; margin: 0 0 1rem; }
 nav { columns: 3 10.5em; font-size: .875rem; margin: 28px 0 0; padding: 14px 0; border-block: 1px solid var(--faint); }
 nav a { display: block; padding: 1px 0; break-inside: avoid; } a { color: var(--blue); }
 .warning { border-left: 3px solid var(--vermillion); padding: 4px 0 4px 12px; }
@@ -43,18 +43,23 @@ td.long { white-space: normal; min-width: 15em; } td.loose { white-space: normal
 tr.standing td { color: var(--muted); }
 .claims { padding: 0; margin: 0; }
 .claims li { list-style: none; max-width: none; border-bottom: 1px solid var(--faint); }
-.claims summary { display: grid; grid-template-columns: 8.5em minmax(0, 1fr) 15em; gap: 2px 16px; padding: 9px 0;
-  color: var(--ink); list-style: none; }
+.claims summary { display: grid; grid-template-columns: 8em minmax(0, 1fr) max-content 8em; gap: 2px 16px;
+  align-items: baseline; padding: 7px 0; color: var(--ink); list-style: none; }
 .claims summary::-webkit-details-marker { display: none; }
 .claims summary:hover { background: var(--panel); }
 .claims .measured { font-variant-numeric: tabular-nums; text-align: right; font-size: .9rem; }
-.claims .measured small { display: block; color: var(--muted); }
-.claims details > p { margin: 0 0 12px 9.5em; }
-.outcome { font-weight: 700; font-size: .9rem; }
+.claims small { color: var(--muted); } .claims .paper { text-align: right; }
+.claims .words small, .whole { white-space: nowrap; } .claims .words small::before { content: "\\b7\\a0"; }
+.claims details > p { margin: 0 0 12px calc(8em + 16px); }
+details.note { margin-top: 8px; }
+.outcome { font-weight: 700; font-size: .9rem; } .outcome b { display: inline-block; width: 1.4em; }
 .agrees { color: var(--green); } .disagrees { color: var(--vermillion); } .void { color: var(--purple); }
 .not-resolved, .no-signal-here, .depends-on-the-length { color: var(--muted); }
 figure { margin: 28px 0; }
-figure svg { display: block; width: 100%; min-width: 640px; max-width: 880px; height: auto; }
+figure svg { display: block; width: 100%; height: auto; }
+.wide.only svg { min-width: 720px; }
+.narrow, .hint { display: none; } .narrow svg { max-width: 460px; }
+.hint { color: var(--muted); font-size: .8rem; margin: 0 0 4px; }
 figcaption { margin-top: 6px; max-width: 90ch; }
 g[data-arm] use:not([style*=stroke]) { pointer-events: all; stroke-width: 6px; } /* small points: easier to hit */
 g.off { display: none; } tr.off { opacity: .35; }
@@ -67,10 +72,17 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: 4px 20px; font-
 dt { color: var(--muted); } dd { margin: 0; overflow-wrap: anywhere; }
 details summary { cursor: pointer; color: var(--muted); }
 .banner { background: var(--vermillion); color: #fff; border-radius: 6px; padding: 10px 16px; max-width: none; }
-@media (max-width: 720px) { main { padding: 24px 16px 60px; } h1 { font-size: 1.4rem; }
-  .claims summary { grid-template-columns: minmax(0, 1fr); } .claims .measured { text-align: left; }
-  .claims details > p { margin-left: 0; } }
-@media (min-width: 721px) { .arms { position: sticky; top: 0; } }
+@media screen and (max-width: 760px) { main { padding: 16px 16px 60px; } h1 { font-size: 1.3rem; text-wrap: pretty; }
+  .lead { font-size: 1.02rem; } h2 { margin-top: 32px; } .lead + h2 { margin-top: 16px; }
+  .broad { display: none; } .narrow, .hint { display: block; }
+  .claims summary { display: flow-root; position: relative; padding: 6px 0 6px 1.4em; font-size: .82rem;
+    line-height: 1.35; }
+  .claims .measured { float: right; font-size: .75rem; line-height: 1.47; margin-left: .5em; }
+  .claims .words small { font-size: .7rem; } .claims .words small::before { content: none; }
+  .outcome b { position: absolute; left: 0; width: auto; }
+  .outcome span { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
+  .claims .paper { display: none; } .claims details > p { margin: 0 0 10px 1.7em; } }
+@media screen and (min-width: 761px) { .arms { position: sticky; top: 0; } }
 @media print {
   html { font-size: 11px; } main { max-width: none; padding: 0; } nav, .arms:not([hidden]) { display: none; }
   details::details-content { content-visibility: visible; block-size: auto; } .claims summary { padding: 4px 0; }
@@ -78,7 +90,7 @@ details summary { cursor: pointer; color: var(--muted); }
   table { font-size: .8rem; } th, td { white-space: normal; padding: 3px 6px 3px 0; min-width: 0; }
   td.long, td.loose { min-width: 0; } td.long, pre { overflow-wrap: anywhere; } pre { white-space: pre-wrap; }
   h2 { margin-top: 24px; break-after: avoid; } figure, tr, .claims li { break-inside: avoid; }
-  figure svg { min-width: 0; max-width: 620px; } }
+  figure svg, .wide.only svg { min-width: 0; max-width: 620px; } }
 """
 SCRIPT = """
 const ABSENT = "-", SIZES = { k: 1e3, M: 1e6, B: 1e9, T: 1e12 };

@@ -45,8 +45,24 @@ const overflow = view => [...view.document.querySelectorAll("body *")]
   .filter(part => !part.closest(".wide, pre, svg") && part.getBoundingClientRect().right > view.innerWidth + 1)
   .map(part => part.outerHTML.slice(0, 80));
 
+// Where the pictures that are seen stand, what of them a reader can only reach sideways, and how many lines claims have.
+const layout = (view, page) => {
+  const column = page.querySelector("main"), seen = part => part.getBoundingClientRect().width > 0;
+  const lines = part => Math.round(part.getBoundingClientRect().height / parseFloat(styled(part).lineHeight) * 10) / 10;
+  return {
+    column: column ? column.clientWidth - 2 * parseFloat(styled(column).paddingLeft) : 0,
+    pictures: [...page.querySelectorAll("figure svg")].filter(seen).map(svg => {
+      const { top, left, right, width } = svg.getBoundingClientRect();
+      return { top: top + view.scrollY, left, right, width,
+        hinted: [...svg.closest("figure").querySelectorAll(".hint")].some(seen) };
+    }),
+    claims: [...page.querySelectorAll(".claims summary")].map(lines),
+  };
+};
+
 // What a pointer just beside each seed's point is told.
-const hovering = page => [...page.querySelectorAll("figure use title")].filter(title => words(title).includes(", seed "))
+const hovering = page => [...page.querySelectorAll("figure use title")]
+  .filter(title => words(title).includes(", seed ") && title.parentNode.getBoundingClientRect().width)
   .map(title => {
     title.parentNode.scrollIntoView({ block: "center" });
     const box = title.parentNode.getBoundingClientRect();
@@ -72,7 +88,7 @@ addEventListener("load", () => {
   for (const frame of document.querySelectorAll("iframe")) {
     const view = frame.contentWindow, page = frame.contentDocument;
     found[frame.id] = {
-      tables: tables(page), hiding: hiding(page), sorting: sorting(page), filtering: filtering(page),
+      layout: layout(view, page), tables: tables(page), hiding: hiding(page), sorting: sorting(page), filtering: filtering(page),
       hovering: hovering(page), overflow: overflow(view), scrolls: page.documentElement.scrollWidth - view.innerWidth,
       scripts: page.querySelectorAll("script").length,
       fetched: view.performance.getEntriesByType("resource").map(one => one.name), failures: view.failures,

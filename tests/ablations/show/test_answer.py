@@ -1,6 +1,7 @@
 """The sentence that a result begins with, and what would settle what it leaves open."""
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ from ablations.judge.families import families_of
 from ablations.judge.gather import load_result
 from ablations.judge.result import Result
 from ablations.show import page, render
-from ablations.show.answer import answer, claim, remedies_table
-from ablations.show.sections import loss_table
+from ablations.show.answer import answer, brief, claim, remedies_table
+from ablations.show.claims import MARKS
+from ablations.show.markup import number
+from ablations.show.sections import loss_table, verdict_table
 
 EVEN = {"arm": "bias", "metric": "max_vio_global", "kind": "better", "says": "a bias keeps experts even"}
 CHEAPER = {"arm": "bias", "kind": "better", "paper_value": -0.005, "says": "it costs less than an auxiliary loss"}
@@ -26,21 +29,72 @@ def found(sweep_run: Any, runs: Path, *claims: dict[str, Any], **more: Any) -> R
 def test_one_sentence_by_rule(sweep_run: Any, tmp_path: Path) -> None:
     result = found(sweep_run, tmp_path, EVEN, NOWORSE, CHEAPER, FREE)
     text = answer(result)
-    assert text.startswith("A bias keeps experts even, and counting over the batch does no harm (to 0.00")
-    assert (
-        "; it is not so that no balancing is best; open is whether it costs less than an auxiliary loss (-0.0" in text
+    assert text.startswith("Counting over the batch does no harm (to 0.00")
+    assert "; open is whether it costs less than an auxiliary loss (-0.0" in text
+    assert text.endswith(" nats); it is not so that no balancing is best. The other claim agrees.")
+    assert text.count(". ") == 1 and render.table_md(result).splitlines()[4] == text
+
+
+def test_what_the_sweep_claims_first_is_said_first(sweep_run: Any, tmp_path: Path) -> None:
+    text = answer(found(sweep_run, tmp_path, CHEAPER, EVEN, FREE))
+    assert text.startswith("Open is whether it costs less than an auxiliary loss (")
+    assert text.endswith("; a bias keeps experts even; it is not so that no balancing is best.")
+
+
+def test_of_many_claims_the_first_on_the_primary_metric_are_told_and_the_others_counted(
+    sweep_run: Any, tmp_path: Path
+) -> None:
+    worse = NOWORSE | {"arm": "bias"}
+    result = found(sweep_run, tmp_path, EVEN, EVEN, CHEAPER, NOWORSE, FREE, worse, CHEAPER, limit=0.02)
+    text = answer(result)
+    assert text.startswith("Open is whether") and "experts even" not in text and text.count("does no harm") == 1
+    assert text.endswith(
+        ". Of the other 4 claims, 3 agree (1 not at equal balance) and 1 is not resolved (not at equal balance)."
+    ), "whatever a verdict has to be read with is counted too"
+
+
+def test_where_few_claims_are_on_the_primary_metric_others_are_told_too(sweep_run: Any, tmp_path: Path) -> None:
+    text = answer(found(sweep_run, tmp_path, EVEN, EVEN, EVEN, FREE))
+    assert text == (
+        "A bias keeps experts even, and a bias keeps experts even; it is not so that no balancing is best. "
+        "The other claim agrees."
     )
-    assert text.count(". ") <= 1 and render.table_md(result).splitlines()[4] == text
+
+
+def test_a_page_leads_with_the_answer_and_shows_each_claim_on_a_line(sweep_run: Any, tmp_path: Path) -> None:
+    result = found(sweep_run, tmp_path, EVEN, NOWORSE | {"arm": "bias"}, CHEAPER | {"margin": 0.002}, FREE, limit=0.02)
     shown = page.page_html(result, [], [])
-    assert (
-        shown.index("A bias keeps experts even") < shown.index("bias has lower MaxVio_global") < shown.index("<table>")
-    )
+    assert shown.index('class="lead"') < shown.index('class="claims"') < shown.index("<table>")
+    (lead,) = re.findall(r'<p class="lead">(.*?)</p>', shown)
+    assert "[" not in lead and "to +" not in lead, "what stands just below is not told twice"
+    lines = re.findall(r"<li><details><summary>(.*?)</summary><p class=.note.>(.*?)</p>", shown)
+    assert len(lines) == len(result.verdicts) == 4
+    for verdict, row, (line, folded) in zip(result.verdicts, verdict_table(result).rows, lines, strict=True):
+        said = [re.sub(r"<.*?>", "", part) for part in (line, folded)]
+        assert MARKS[verdict.outcome] + verdict.outcome in said[0] and number(f"{row[4]} {row[5]}") in said[0]
+        assert number(row[0]) in said[1] and number(row[6]) in said[1]
+        assert len(said[0]) < 125
+        assert ("not at equal balance" in line) == (verdict.caveat is not None)
+    assert [verdict.caveat is None for verdict in result.verdicts[:2]] == [True, False]
+    assert "bias below aux_loss in loss by \N{GREATER-THAN OR EQUAL TO}\N{NO-BREAK SPACE}0.002" in lines[2][0]
+    assert "paper \N{MINUS SIGN}0.0050" in lines[2][0] and "by at least 0.002 nats" in lines[2][1]
 
 
 def test_by_how_much_at_least_is_said() -> None:
     by = ExpectedConfig("bias", kind="better", margin=0.0025)
     assert claim(by, "aux_loss") == "bias has lower loss than aux_loss by at least 0.0025 nats"
     assert "by at least" not in claim(ExpectedConfig("bias"), "aux_loss")
+
+
+def test_a_claim_is_as_brief_as_its_margin_allows() -> None:
+    same = ExpectedConfig("bias", metric="loss", kind="identical", margin=1e-9)
+    at_most = "\N{LESS-THAN OR EQUAL TO}\N{NO-BREAK SPACE}"
+    assert brief(same, "none") == "bias identical to none in loss, to 1e-09"
+    assert brief(ExpectedConfig("bias", kind="better"), "none") == "bias below none in loss"
+    assert (
+        brief(ExpectedConfig("bias", kind="not_worse", margin=0.01), "none") == f"bias {at_most}0.01 above none in loss"
+    )
+    assert brief(ExpectedConfig("is", kind="equal", margin=0.01), "at") == "is within 0.01 of at in loss"
 
 
 def test_a_claim_without_a_clause_says_itself(sweep_run: Any, tmp_path: Path) -> None:

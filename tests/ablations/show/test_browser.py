@@ -4,6 +4,7 @@ One Chromium opens all pages, each in a frame of one harness; browser.js uses th
 """
 
 import csv
+import dataclasses
 import html
 import json
 import re
@@ -25,6 +26,8 @@ CHROMIUM = next((path for path in map(shutil.which, NAMES) if path), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=f"none of {', '.join(NAMES)} is here")
 
 PUBLISHED = ROOT / "results" / "attention" / "cpu"
+PICTURES = ("differences", "loss", "max_vio", "frontier", "load", "timelines")
+"""In the order in which the odd page has them."""
 ODD = "<script>alert(1)</script>"
 WIDTHS = {"page": 1280, "phone": 390, "sizes": 600, "published": 390, "index": 1280, "index_phone": 390}
 LISTEN = """<script>
@@ -56,9 +59,14 @@ def odd_page(tmp_path_factory: pytest.TempPathFactory, quick_holm: None) -> str:
     runs = tmp_path_factory.mktemp("odd")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(conftest.ARMS, ODD, conftest.ARMS["batch_aux_loss"])
-        conftest.write_run(runs, seeds=3, arms=("aux_loss", "bias", ODD, "control", "aa"), diverged=(("bias", 2),))
+        arms, long = ("aux_loss", "bias", ODD, "control", "aa"), {"arm": ODD, "kind": "better", "margin": 0.0025}
+        claims = [claim for claim in conftest.EXPECTED if {claim["arm"], claim.get("against", "bias")} <= {*arms}]
+        conftest.write_run(runs, seeds=3, arms=arms, expected=[*claims, long], diverged=(("bias", 2),))
     result = load_result(runs, "moe_balance", "cpu")
-    return page_html(result, draw_figures(result), [f"echo {ODD}"])
+    pictures = draw_figures(result)
+    pictures.append(dataclasses.replace(pictures[1], name=PICTURES[-1], narrow=None))  # as one that has no narrow form
+    assert {picture.name for picture in pictures} == set(PICTURES)
+    return page_html(result, pictures, [f"echo {ODD}"])
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +102,31 @@ def test_nothing_fails_and_nothing_is_fetched(seen: Seen, name: str) -> None:
 @pytest.mark.parametrize("name", WIDTHS)
 def test_nothing_but_tables_and_figures_is_wider_than_the_window(seen: Seen, name: str) -> None:
     assert seen[name]["overflow"] == [] and seen[name]["scrolls"] <= 0
+
+
+def test_a_phone_shows_each_picture_whole_or_says_that_there_is_more(seen: Seen) -> None:
+    phone, page = seen["phone"]["layout"]["pictures"], seen["page"]["layout"]["pictures"]
+    assert len(phone) == len(page) == len(PICTURES), "one form of each"
+    for picture, name in zip(phone, PICTURES, strict=True):
+        assert picture["hinted"] == (name == "timelines")
+        assert picture["left"] >= 0 and (picture["right"] > WIDTHS["phone"]) == picture["hinted"]
+    assert not any(picture["hinted"] for picture in page)
+
+
+def test_the_first_picture_stands_within_a_phones_first_screens(seen: Seen) -> None:
+    assert seen["phone"]["layout"]["pictures"][0]["top"] <= 1250
+
+
+def test_pictures_are_as_broad_as_the_column(seen: Seen) -> None:
+    layout = seen["page"]["layout"]
+    assert layout["column"] > 1100
+    assert all(picture["width"] >= 0.98 * layout["column"] for picture in layout["pictures"])
+
+
+def test_a_claim_has_one_line_and_on_a_phone_at_most_two(seen: Seen) -> None:
+    page, phone = (seen[name]["layout"]["claims"] for name in ("page", "phone"))
+    assert len(page) == len(phone) >= 3
+    assert max(page) < 2 and max(phone) < 3, "in lines, padding included"
 
 
 def test_tables_sort_by_value_and_back(seen: Seen) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from ablations.show.curves import length_curves, paired_curve
 from ablations.show.figures import Picture, draw_figures
 from ablations.show.loads import load_map
 from ablations.show.marks import mark, marked
-from ablations.show.palette import INK, look_of
+from ablations.show.page import inline_svg
+from ablations.show.palette import INK, NARROW, WIDTH, look_of
 from ablations.show.points import forest, search_points
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -40,6 +42,27 @@ def words(picture: Picture) -> list[str]:
 def test_all_are_drawn_as_svg_and_png(pictures: dict[str, Picture]) -> None:
     assert list(pictures) == ["differences", "loss", "max_vio", "frontier", "load"]
     assert all(picture.png.startswith(b"\x89PNG") for picture in pictures.values())
+
+
+def test_each_has_a_narrow_form_that_shows_as_much(pictures: dict[str, Picture]) -> None:
+    for picture in pictures.values():
+        assert picture.narrow is not None
+        narrow = dataclasses.replace(picture, svg=picture.narrow)
+        sizes = [float(ET.fromstring(form.svg).attrib["viewBox"].split()[2]) for form in (picture, narrow)]
+        assert sizes == [72 * WIDTH, 72 * NARROW]
+        broad, slim = (re.findall(r'data-arm="([^"]*)"', form.svg.decode()) for form in (picture, narrow))
+        assert set(broad) == set(slim) != set(), picture.name
+
+
+def test_a_pages_figure_gives_up_digits_that_nobody_sees_and_no_others(pictures: dict[str, Picture]) -> None:
+    picture = pictures["differences"]
+    inside, titles = inline_svg(picture), re.findall(r"<title>[^<]*</title>", picture.svg.decode())
+    assert titles and all(title in inside for title in titles)
+    assert len(inside) < 1.15 * len(picture.svg) and not re.search(r' d="[^"]*\.\d\d', inside)
+    places = [re.findall(r'<use [^>]* x="([-\d.]+)" y="([-\d.]+)"', form) for form in (picture.svg.decode(), inside)]
+    assert len(places[0]) == len(places[1]) > 20
+    for full, short in zip(*places, strict=True):
+        assert all(abs(float(a) - float(b)) <= 0.051 for a, b in zip(full, short, strict=True))
 
 
 def test_svg_repeats_byte_for_byte(finished_run: Path, pictures: dict[str, Picture]) -> None:

@@ -20,7 +20,7 @@ from ablations.show.bars import CompactPath, Span
 from ablations.show.figures import Picture
 from ablations.show.gantt import ACTIONS, FIRST, SECOND, held, memory_figure, peak, timeline_figure
 from ablations.show.page import inline_svg
-from ablations.show.palette import FAINT, STYLE
+from ablations.show.palette import FAINT, STYLE, WIDTH
 from models.pipeline.schedules import SCHEDULES, make_schedule, parts
 from models.pipeline.simulate import Costs, Timeline, simulate
 
@@ -129,7 +129,7 @@ def test_the_svg_holds_all_bars_at_their_places(figure: Figure, timelines: Mappi
     empty, steps = np.concatenate(strokes[True]), np.concatenate(strokes[False])
     everything = [pair for name in timelines for pair in bars(figure, name)]
     assert len(empty) + len(steps) == len(everything) > 3000
-    width = 72 * 7.0 * figure.axes[0].get_position().width / max(t.end for t in timelines.values())
+    width = 72 * WIDTH * figure.axes[0].get_position().width / max(t.end for t in timelines.values())
     assert empty.sum() / width == pytest.approx(
         sum(t.bubble(rank) for t in timelines.values() for rank in range(len(t.ranks))), rel=1e-3
     )
