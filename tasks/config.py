@@ -11,6 +11,11 @@ END_OF_TEXT_ID = 0
 """Stands after each document."""
 
 
+Order = Literal["mixed", "easy_to_hard", "hard_to_easy", "staged"]
+MOST_ORDERED = 200_000_000
+"""Tokens of a training that is put into another order than it is drawn in: they are held in memory."""
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """Text, how it is cut into sequences, and how many sequences make one optimizer batch."""
@@ -52,6 +57,9 @@ class DataConfig:
     fim_rate: Annotated[float, AtLeast(0), AtMost(1)] | None = None
     """Share of the training documents that are rearranged to prefix, suffix, middle (V3 4.1: 0.1, by document). 0 keeps
     the three tokens in the vocabulary without using them; null has no such tokens."""
+    order: Order = "mixed"
+    """In which order the training's sequences come, each once in any: as they are drawn; by how hard they are, a
+    skill's by level, text by how rare its tokens are; or `staged`: easy ones, then middling ones too, then all."""
     mask_documents: bool = False
     """Training attention stays within a document. Off, as in V3 4.1: a token sees whatever stands before it in its
     sequence."""

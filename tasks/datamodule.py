@@ -7,6 +7,8 @@ import lightning
 import torch
 
 from models.batch import Batch
+from tasks.config import Order
+from tasks.order import Sequences, in_order
 from tasks.prepared import Data
 
 
@@ -16,7 +18,7 @@ class BatchStream:
     It has a length, so Lightning fetches no batch ahead, and `state_dict` names the batch after the last one taken.
     """
 
-    def __init__(self, data: Data, seed: int, batches: Sequence[tuple[int, int]]) -> None:
+    def __init__(self, data: Sequences, seed: int, batches: Sequence[tuple[int, int]]) -> None:
         self.data, self.seed, self.batches = data, seed, batches
         self.step = 0
         """The next batch."""
@@ -40,9 +42,10 @@ class BatchStream:
 class TextDataModule(lightning.LightningDataModule):
     """Training batches (batch_size, seq_len + 1) of one trial. Validation is the trial's own, on a fixed set."""
 
-    def __init__(self, data: Data, seed: int, batches: Sequence[tuple[int, int]]) -> None:
+    def __init__(self, data: Data, seed: int, batches: Sequence[tuple[int, int]], order: Order = "mixed") -> None:
         super().__init__()
-        self.data, self.seed, self.batches = data, seed, batches
+        self.data, self.seed, self.batches, self.order = data, seed, batches, order
 
     def train_dataloader(self) -> BatchStream:
-        return BatchStream(self.data, self.seed, self.batches)
+        last, count = self.batches[-1]
+        return BatchStream(in_order(self.data, self.seed, last + count, self.order), self.seed, self.batches)

@@ -5,7 +5,7 @@ from models.config import OptimConfig
 from models.pipeline.rules import check_pipeline
 from models.rules import check_length, validate
 from models.typed import ConfigError
-from tasks.config import DataConfig
+from tasks.config import MOST_ORDERED, DataConfig
 from tasks.fim import reserved
 from tasks.skills.chosen import check_skill
 from tasks.tokenizer import require_vocab
@@ -35,6 +35,13 @@ def _check_place(trunk: Stage, stage: Stage) -> None:
             f"trunk's ({trunk.data.batch_size} of {trunk.data.seq_len}), in whose place this goes on after step "
             f"{trunk.stop}; keep its batches, or compare from scratch"
         )
+    order = stage.data.order
+    if order != trunk.data.order or (order != "mixed" and stage.sequences != trunk.sequences):
+        raise ConfigError(
+            f"data.order={order}: of {stage.sequences:,} sequences, in the place of a trunk that had the first of "
+            f"{trunk.sequences:,} in order {trunk.data.order}: some would come twice and others never; compare from "
+            "scratch"
+        )
 
 
 def _check_stage(stage: Stage) -> None:
@@ -54,6 +61,7 @@ def _check_stage(stage: Stage) -> None:
         require_vocab(stage.model.vocab_size, reserved(data.fim_rate))
     check_pipeline(stage.model, count)
     _check_tokens(stage)
+    _check_order(stage)
     _check_source(data)
     _check_schedule(stage.optim)
     kernels = stage.model.precision.kernels
@@ -73,6 +81,21 @@ def _check_tokens(stage: Stage) -> None:
         raise ConfigError(
             f"train.tokens={train.tokens}: {stage.tokens // stage.tokens_per_step:,} batches of data.batch_size x "
             f"data.seq_len = {stage.tokens_per_step} tokens; at most {MOST_STEPS:,}"
+        )
+
+
+def _check_order(stage: Stage) -> None:
+    data = stage.data
+    if data.order == "mixed":
+        return
+    if stage.tokens > MOST_ORDERED:
+        raise ConfigError(
+            f"data.order={data.order}: holds the training's {stage.tokens:,} tokens in memory; at most "
+            f"{MOST_ORDERED:,}, so lower train.tokens, or take data.order=mixed"
+        )
+    if data.domain_per == "batch":
+        raise ConfigError(
+            f"data.order={data.order}: would take data.domain_per=batch's batches apart; take data.domain_per=sequence"
         )
 
 

@@ -142,7 +142,7 @@ def _train(job: TrialJob, watcher: Watcher, report: Report) -> Record:
                 module.transformer.load_state_dict(state)
             data = open_data(stage, job.cache)
             trainer = trainer_of(stage, folder, [Recorder(notes, number, data, folder)])
-            batches = TextDataModule(data, job.seed, stage.batches)
+            batches = TextDataModule(data, job.seed, stage.batches, stage.data.order)
             trainer.fit(module, batches, ckpt_path=checkpoint, weights_only=True)
             state = module.transformer.state_dict()
     except Diverged as diverged:

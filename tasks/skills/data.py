@@ -76,6 +76,10 @@ class SkillData:
         """Training sequences `first` .. `first + count - 1` of a seed."""
         return self._batch(self._items("train", seed, first, count))
 
+    def train_levels(self, seed: int, first: int, count: int) -> NDArray[np.int64]:
+        """Of the same sequences, how hard each is."""
+        return self._items("train", seed, first, count).levels_N
+
     def evaluation_batches(self, split: str, tokens: int, rows: int = 32) -> Iterator[Batch]:
         """Fixed sequences with about `tokens` targets in all, at most `rows` at once."""
         return (self._batch(items) for items in self.evaluation_items(split, tokens, rows))

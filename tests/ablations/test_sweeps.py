@@ -38,6 +38,7 @@ SHORTER = {
     "v3_screen": ["train.tokens=1536", "arms=[run_16]"],
     "recall": ["train.tokens=2048", "arms=[mla]"],
     "memory": ["train.tokens=2048", "arms=[finer,dense]"],
+    "curriculum": ["train.tokens=2048", "arms=[easy_to_hard,staged]"],
 }
 """Two steps and arms, and a layer for each rank: a pipeline sets its own sizes, in FP64, and its arms differ in little.
 Half the steps where every product is emulated; of the screen the run that has all its toggles on; of a dose one end;
@@ -56,6 +57,7 @@ ARMS = {
     "v3_leave_one_out": {"v3", "without_fine"},
     "recall": {"mqa", "mla"},
     "memory": {"gshard", "finer", "dense"},
+    "curriculum": {"mixed", "easy_to_hard", "staged"},
 }
 """What is left of those."""
 
@@ -134,7 +136,7 @@ def test_a_sweep_runs_the_whole_way(name: str, conduct: Any, runs: Path, monkeyp
         assert sizes["mqa"] < sizes["gqa"] < sizes["mha"] and sizes["mla"] < sizes["gqa"], sizes
         assert all(arm.speed.decode_tokens_per_second > 0 for arm in result.arms.values())
         assert "decoded tokens/s" in table
-    assert ("## Skill" in table) == (name in ("recall", "memory"))
+    assert ("## Skill" in table) == (name in ("recall", "memory", "curriculum"))
     assert ("## Precision" in table) == (name in ("precision", "v3_screen"))
     assert ("## Pipeline" in table) == (name == "pipeline")
     if name == "precision":
