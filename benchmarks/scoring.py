@@ -10,8 +10,8 @@ log-likelihood is equal where it differs by at most 1e-4 nats; for that `hf` add
 are random, wide enough to have answers, and the tokenizer is learned from the benchmarks' text. The last line is one
 JSON object.
 
-Where two experts' affinities for a token are equal to FP32's last bits, two implementations choose differently, and the
-log-likelihood jumps: a few tokens in a hundred thousand, which the texts of wikitext are long enough to meet.
+Over the thousands of tokens of a text of wikitext, rounding may add up to more than that; and where two experts are
+nearly equal for a token, two implementations may choose differently, and the log-likelihood jumps.
 """
 
 import json

@@ -401,7 +401,8 @@ def test_our_own_tasks_are_not_scored_in_trees(tokenizer: Tokenizer, documents: 
     mine = tmp_path / "mine.yaml"
     mine.write_text(
         f"task: mine\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {tmp_path / 'rows.jsonl'}}}}}\n"
-        "test_split: test\noutput_type: multiple_choice\ndoc_to_text: q\ndoc_to_choice: options\ndoc_to_target: answer\n"
+        "test_split: test\noutput_type: multiple_choice\ndoc_to_text: q\n"
+        "doc_to_choice: options\ndoc_to_target: answer\n"
     )
     asked = []
 
