@@ -101,6 +101,7 @@ def evaluate(request: Request) -> dict[str, Any]:
 
     check_tasks(request.eval.tasks, request.eval.data_dir)
     from models.checkpoint import load_checkpoint
+    from models.trees import tree_logits
 
     model, saved = load_checkpoint(request.checkpoint)
     learned_from = _data_of(request.checkpoint, saved)
@@ -117,7 +118,8 @@ def evaluate(request: Request) -> dict[str, Any]:
     cache_dir = request.runs_dir / "data"  # the trials' own
     data = CheckpointData(tokenizer, config, vocab_size, cache_dir)
     prepare_tasks(data, request.eval, cache_dir)
-    scores = score(logits, data, request.eval, cache_dir, request.device, end_of_text)
+    trees = functools.partial(tree_logits, model) if document_end is None else None
+    scores = score(logits, data, request.eval, cache_dir, request.device, end_of_text, trees)
     return {"checkpoint": str(request.checkpoint), "split": request.eval.split, "scores": scores}
 
 

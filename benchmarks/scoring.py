@@ -4,14 +4,14 @@
     python -m benchmarks.scoring eval.data_dir=DATA checkpoint=runs/trials/ID/checkpoint items=1000
 
 Both sides score the same items of standard benchmarks (docs/benchmarks.md) in FP32, in one process on one thread, in
-turns; the turn of each that took the processor least counts, and of `hf` the best of several batch sizes. A
+turns; the turn of each that took the processor least counts. `hf` has a batch size, 1 unless it is told another. A
 log-likelihood is equal where it differs by at most 1e-4 nats; for that `hf` adds up in FP64, since in FP32 a text of
 8,000 tokens would round by more. An answer is flipped where `acc` of an item differs. Without a checkpoint the weights
 are random, wide enough to have answers, and the tokenizer is learned from the benchmarks' text. The last line is one
 JSON object.
 
-Where two experts' affinities for a token are equal to FP32's last bits, two implementations choose differently, and the
-log-likelihood jumps: a few tokens in a hundred thousand, which the texts of wikitext are long enough to meet.
+Over the thousands of tokens of a text of wikitext, rounding may add up to more than that; and where two experts are
+nearly equal for a token, two implementations may choose differently, and the log-likelihood jumps.
 """
 
 import json
@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,11 +110,13 @@ class Equality:
     scores: float
     """Largest relative difference of two scores."""
     seconds: float = 0.0
-    theirs: float = 0.0
+    theirs: dict[int, float] = field(default_factory=dict)
+    """Seconds by batch size."""
 
     @property
-    def ratio(self) -> float:
-        return self.theirs / self.seconds
+    def ratios(self) -> dict[int, float]:
+        """Their seconds over ours, by batch size."""
+        return {size: seconds / self.seconds for size, seconds in self.theirs.items()}
 
 
 def scored(lm: LM, tasks: dict[str, Any], items: int) -> tuple[Timed, dict[str, Any]]:
@@ -182,10 +185,16 @@ class Sides:
 
     def ours(self) -> LM:
         """With nothing kept of an earlier turn."""
+        from models.trees import tree_logits
         from tasks.evals import lm
 
         lm._cached_encoder.cache_clear()
-        return lm.HarnessLM(lambda tokens: self.model(tokens).logits, self.tokenizer, self.length)
+        return lm.HarnessLM(
+            lambda tokens: self.model(tokens).logits,
+            self.tokenizer,
+            self.length,
+            tree_logits=partial(tree_logits, self.model),
+        )
 
     def theirs(self, batch_size: int = 16, adds_in: str | None = None) -> LM:
         """As `lm_eval --model hf` makes it; `adds_in` is its `softmax_dtype`."""
@@ -206,19 +215,19 @@ def compare(sides: Sides, command: Command, report: Callable[[str], None]) -> li
     from models.layers import inferring
 
     found = []
-    exact, their = sides.theirs(adds_in="float64"), [sides.theirs(size) for size in command.batch_sizes]
+    exact, their = sides.theirs(adds_in="float64"), {size: sides.theirs(size) for size in command.batch_sizes}
     for task in command.eval.tasks:
         loaded, items = _loaded(task, command)
         expected = scored(exact, loaded, items)
-        seconds, their_seconds = list[float](), list[float]()
+        seconds, theirs = float("inf"), dict.fromkeys(their, float("inf"))
         for turn in range(command.turns):
             with inferring(sides.model):
                 own = scored(sides.ours(), loaded, items)
-            seconds.append(own[0].seconds)
-            their_seconds += [scored(lm, loaded, items)[0].seconds for lm in their]
+            seconds = min(seconds, own[0].seconds)
+            theirs = {size: min(theirs[size], scored(lm, loaded, items)[0].seconds) for size, lm in their.items()}
             report(f"{task}: turn {turn + 1} of {command.turns}")
         row = equality(task, own, expected)
-        row.seconds, row.theirs = min(seconds), min(their_seconds)
+        row.seconds, row.theirs = seconds, theirs
         found.append(row)
     return found
 
@@ -245,14 +254,13 @@ def texts_of(command: Command) -> list[str]:
 
 
 def table(rows: Sequence[Equality]) -> str:
-    lines = [
-        f"{'task':16} {'items':>6} {'answers':>8} {'largest':>9} {'equal':>8} {'flipped':>8} {'scores':>8} {'ratio':>6}"
-    ]
+    """One line per task; the last columns are `ratios`."""
+    titles = ("items", "answers", "largest", "equal", "flipped", "scores", *(f"x of {size}" for size in rows[0].theirs))
+    lines = [f"{'task':16}" + "".join(f"{title:>9}" for title in titles)]
     for row in rows:
-        lines.append(
-            f"{row.task:16} {row.items:6} {row.answers:8} {row.largest:9.1e} {row.equal:8.2%} {row.flipped:8} "
-            f"{row.scores:8.1e} {row.ratio:6.2f}"
-        )
+        cells = [f"{row.items}", f"{row.answers}", f"{row.largest:.1e}", f"{row.equal:.2%}", f"{row.flipped}"]
+        cells += [f"{row.scores:.1e}", *(f"{ratio:.2f}" for ratio in row.ratios.values())]
+        lines.append(f"{row.task:16}" + "".join(f"{cell:>9}" for cell in cells))
     return "\n".join(lines)
 
 
@@ -273,7 +281,7 @@ def run(words: Sequence[str]) -> dict[str, Any]:
         sides = Sides.of(checkpoint, Path(place) / "converted")
         rows = compare(sides, command, lambda text: print(text, file=sys.stderr, flush=True))
     print(table(rows))
-    return {"tasks": [{**vars(row), "ratio": row.ratio} for row in rows], "tolerance": TOLERANCE}
+    return {"tasks": [{**vars(row), "ratios": row.ratios} for row in rows], "tolerance": TOLERANCE}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

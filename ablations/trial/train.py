@@ -208,6 +208,7 @@ class ScoringFailed(Exception):
 
 
 def _scored(record: Record, job: TrialJob, model: Transformer) -> Record:
+    from models.trees import tree_logits
     from tasks.evals.score import score
 
     keys, started = job.keys, time.monotonic()
@@ -219,6 +220,7 @@ def _scored(record: Record, job: TrialJob, model: Transformer) -> Record:
                 keys.eval,
                 Path(job.cache),
                 keys.train.device,
+                tree_logits=functools.partial(tree_logits, model) if keys.document_end is None else None,
             )
     except Exception as error:  # whatever a task's data or lm-eval raises
         raise ScoringFailed(

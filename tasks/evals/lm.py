@@ -17,12 +17,15 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from torch import Tensor
 
 from models.typed import ConfigError
+from tasks.evals.trees import TreeLogits, Window, forwards, grown
 from tasks.tokenizer import END_OF_TEXT
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
     from tokenizers import Tokenizer
 
+TREE_TOKENS = 1024
+"""Of one call: on a CPU more of them only leave the caches."""
 MAX_NEW_TOKENS = 256
 """lm-eval's own default."""
 
@@ -38,21 +41,13 @@ def _cached_encoder(tokenizer: "Tokenizer") -> Callable[[str], tuple[int, ...]]:
     return encode
 
 
-@dataclass(frozen=True)
-class Window:
-    """One row: the logits at its last len(targets) positions predict `targets`."""
-
-    request: int
-    inputs: list[int]
-    targets: list[int]
-
-
 class HarnessLM(TemplateLM):
     """Greedy, deterministic, without a KV cache; one process, one device.
 
     `logits` maps tokens (B, T) to logits (B, T, V), causally. `max_length` is the longest T it takes: longer contexts
     lose their beginning. `batch_tokens` bounds B * T of one call. `end_of_text` is the tokenizer's token that ends a
-    text, and stands before one. Raises ConfigError where the tokenizer lacks it.
+    text, and stands before one. With `tree_logits` likelihoods are scored in trees (tasks/evals/trees.py). Raises
+    ConfigError where the tokenizer lacks the token.
     """
 
     def __init__(
@@ -63,8 +58,10 @@ class HarnessLM(TemplateLM):
         device: str | torch.device = "cpu",
         batch_tokens: int = 8192,
         end_of_text: str = END_OF_TEXT,
+        tree_logits: TreeLogits | None = None,
     ) -> None:
         super().__init__()
+        self.tree_logits = tree_logits
         self.logits = logits
         self.tokenizer: Tokenizer = tokenizer
         self.max_length = max_length
@@ -123,16 +120,30 @@ class HarnessLM(TemplateLM):
         """Sums over the windows of each request; a request without windows scores (0.0, True)."""
         totals = torch.zeros(n_requests, dtype=torch.float64)
         misses = torch.zeros(n_requests, dtype=torch.float64)
-        for rows in self._batches(sorted(windows, key=lambda window: -len(window.inputs))):
-            logits_NV, row_N = self._logits_at_targets(rows)
-            target_N = torch.tensor(list(itertools.chain.from_iterable(row.targets for row in rows)))
+        for logits_NV, target_N, request_N in (
+            self._in_rows(windows) if self.tree_logits is None else self._in_trees(windows)
+        ):
             target_N = target_N.to(logits_NV.device)
             best_N = logits_NV.argmax(-1)
             scores_N = logits_NV.float().log_softmax(-1).gather(-1, target_N[:, None])[:, 0]
-            request_N = torch.tensor([row.request for row in rows])[row_N]
             totals.index_add_(0, request_N, scores_N.double().cpu())
             misses.index_add_(0, request_N, (best_N != target_N).double().cpu())
         return [(total, miss == 0) for total, miss in zip(totals.tolist(), misses.tolist(), strict=True)]
+
+    def _in_rows(self, windows: list[Window]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Logits (N, V), target and request (N,) of all predictions, in some batches; each window is read by itself."""
+        for rows in self._batches(sorted(windows, key=lambda window: -len(window.inputs))):
+            logits_NV, row_N = self._logits_at_targets(rows)
+            target_N = torch.tensor(list(itertools.chain.from_iterable(row.targets for row in rows)))
+            yield logits_NV, target_N, torch.tensor([row.request for row in rows])[row_N]
+
+    def _in_trees(self, windows: list[Window]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """The same; what windows share is read once."""
+        assert self.tree_logits is not None
+        for forward in forwards(grown(windows), TREE_TOKENS, self._end):
+            inputs = (forward.tokens_BT, forward.depths_BT, forward.sees_BTT, forward.rows_N, forward.columns_N)
+            moved = [None if x is None else x.to(self._device) for x in inputs]
+            yield self.tree_logits(*moved), forward.targets_N, forward.requests_N  # type: ignore[arg-type]
 
     def _batches(self, windows: list[Window]) -> Iterator[list[Window]]:
         """Consecutive windows, longest first, so that rows * longest stays within batch_tokens."""

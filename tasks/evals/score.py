@@ -5,18 +5,20 @@ the loaded tasks in memory (`tasks.evals.prepare`).
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.config import EvalConfig
 from tasks.evals.answers import answers
 from tasks.evals.harness import evaluate
-from tasks.evals.prepare import HeldOut, check_tasks, load_tasks
+from tasks.evals.prepare import OUR_TASKS, HeldOut, check_tasks, load_tasks
 from tasks.tokenizer import END_OF_TEXT
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from tasks.evals.trees import TreeLogits
 
 BOOTSTRAP_DRAWS = 1000
 """For the few standard metrics whose standard error has no closed form."""
@@ -31,6 +33,7 @@ def score(
     cache_dir: Path,
     device: str = "cpu",
     end_of_text: str = END_OF_TEXT,
+    tree_logits: "TreeLogits | None" = None,
 ) -> dict[str, dict[str, Any]]:
     """Per task (and per group, where one is named): lm-eval's metrics by plain name, and what is needed to read them.
 
@@ -39,8 +42,9 @@ def score(
     string of 0/1 per item in document order), and of multiple choice `chance` (accuracy of a uniform guess),
     `answer_bits_per_byte` and `answer_margin` (tasks/evals/answers.py).
 
-    `logits` maps tokens (B, T <= data.seq_len) to logits (B, T, V); `end_of_text` is the token that ends a text. Raises
-    ConfigError for a task that does not exist or whose data cannot be had.
+    `logits` maps tokens (B, T <= data.seq_len) to logits (B, T, V); `end_of_text` is the token that ends a text. With
+    `tree_logits`, standard tasks read once what their requests share; our own are computed as they always were, to the
+    bit. Raises ConfigError for a task that does not exist or whose data cannot be had.
     """
     if not config.tasks:
         return {}
@@ -48,9 +52,27 @@ def score(
     tasks = load_tasks(data, config, cache_dir)
     from tasks.evals.lm import HarnessLM
 
-    lm = HarnessLM(logits, data.tokenizer, data.seq_len, device, end_of_text=end_of_text)
-    results = evaluate(lm, tasks, config.items, BOOTSTRAP_DRAWS)
-    return {name: _plain(row, results["samples"].get(name, [])) for name, row in results["results"].items()}
+    scores: dict[str, dict[str, Any]] = {}
+    for part, trees in _parts(tasks, tree_logits):
+        lm = HarnessLM(logits, data.tokenizer, data.seq_len, device, end_of_text=end_of_text, tree_logits=trees)
+        results = evaluate(lm, part, config.items, BOOTSTRAP_DRAWS)
+        scores |= {name: _plain(row, results["samples"].get(name, [])) for name, row in results["results"].items()}
+    return scores
+
+
+def _parts(
+    tasks: dict[str, Any], tree_logits: "TreeLogits | None"
+) -> "Iterator[tuple[dict[str, Any], TreeLogits | None]]":
+    """Our own tasks and the rest, each with what it is scored by; those that there are."""
+    if tree_logits is None:
+        yield tasks, None
+        return
+    own = {name: task for name, task in tasks["tasks"].items() if name in OUR_TASKS}
+    rest = {name: task for name, task in tasks["tasks"].items() if name not in OUR_TASKS}
+    if own:
+        yield {"tasks": own, "groups": {}, "group_map": {}}, None
+    if rest:
+        yield {**tasks, "tasks": rest}, tree_logits
 
 
 def _plain(row: dict[str, Any], samples: list[dict[str, Any]]) -> dict[str, Any]:

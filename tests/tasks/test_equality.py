@@ -42,5 +42,5 @@ def test_scores_are_those_of_their_model(task: str, command: Command, sides: Sid
     (row,) = compare(sides, replace(command, eval=EvalKeys(str(SHARED), [task]), items=items), lambda _: None)
     assert row.items == (67 if task == "blimp" else items)
     assert row.flipped == 0 and row.scores < 1e-5
-    if task != "wikitext":  # long enough for two experts that are equal to the last bits
+    if task != "wikitext":  # where rounding adds up over thousands of tokens
         assert row.largest <= TOLERANCE and row.equal == 1

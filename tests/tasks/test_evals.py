@@ -392,3 +392,27 @@ def test_a_task_file_of_ones_own(
     broken.write_text("task: my_broken\n" + head.replace("questions", "absent") + choice)
     with pytest.raises(ConfigError, match=r"broken.yaml: cannot be loaded with its data"):
         score.score(causal_model(), Data(tokenizer, documents, "own"), EvalConfig(tasks=[str(broken)]), tmp_path)
+
+
+def test_our_own_tasks_are_not_scored_in_trees(tokenizer: Tokenizer, documents: list[Document], tmp_path: Path) -> None:
+    """Published scores of theirs are of texts read one by one; other tasks may read once what texts share."""
+    rows = [{"q": "1 + 1 =", "options": ["2", "3"], "answer": 0}] * 3
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(
+        f"task: mine\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {tmp_path / 'rows.jsonl'}}}}}\n"
+        "test_split: test\noutput_type: multiple_choice\ndoc_to_text: q\n"
+        "doc_to_choice: options\ndoc_to_target: answer\n"
+    )
+    asked = []
+
+    def trees(tokens: torch.Tensor, depths: Any, sees: Any, rows_N: torch.Tensor, columns_N: torch.Tensor) -> Any:
+        asked.append(len(rows_N))
+        return torch.zeros(len(rows_N), VOCAB)
+
+    data, ours = Data(tokenizer, documents, "apart"), EvalConfig(items=5)
+    plain = score.score(causal_model(), data, ours, tmp_path)
+    assert score.score(causal_model(), data, ours, tmp_path, tree_logits=trees) == plain and not asked
+    both = EvalConfig(items=5, tasks=[str(mine), *ours.tasks])
+    found = score.score(causal_model(), data, both, tmp_path, tree_logits=trees)
+    assert asked and found["mine"]["n"] == 3 and {name: found[name] for name in plain} == plain

@@ -1,0 +1,41 @@
+"""Texts that begin alike, read together: their common beginning once, then each one's own rest, all in one row.
+
+Letters as in layers.py, and N asked positions over all rows. A row is a tree of tokens in any order in which a token
+comes after the one before it in its text. Each stands at its text's own position and sees its text's own past, so every
+logit is the one that the text would have alone.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from models.attention import Places
+from models.kinds import attention_of
+from models.rope import rope_turns
+from models.transformer import Transformer
+
+
+def tree_logits(
+    model: Transformer,
+    tokens_BT: Tensor,
+    depths_BT: Tensor | None,
+    sees_BTT: Tensor | None,
+    rows_N: Tensor,
+    columns_N: Tensor,
+) -> Tensor:
+    """(N, V): what follows the tokens at (rows_N, columns_N). Only these go through the head.
+
+    `depths_BT`: each token's position in its text. `sees_BTT`: whether a token (of the second dimension) sees another
+    (of the third); each sees itself. Both None where every row is one text. Call it within `inferring(model)`.
+    """
+    if depths_BT is None or sees_BTT is None:
+        places = model.places(tokens_BT)
+    else:
+        turns = rope_turns(depths_BT, attention_of(model.config).rope_dim, model.config.rope, model.dtype)
+        mask = torch.zeros(sees_BTT.shape, dtype=model.dtype, device=sees_BTT.device)
+        places = Places(turns, mask.masked_fill_(~sees_BTT, -math.inf))
+    x = model.model.embed_tokens(tokens_BT, model.dtype)
+    x, _ = model.through(range(model.config.n_layers), x, places)
+    logits: Tensor = model.lm_head(model.model.norm(x[rows_N, columns_N]))
+    return logits
