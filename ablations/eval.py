@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from tasks.skills.data import SkillData
-    from tasks.splits import Document
+    from tasks.text.splits import Document
 
 CHECKPOINT_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 UNUSED = ("eval.tokens",)
@@ -143,8 +143,8 @@ class CheckpointData:
         return dataclasses.asdict(self.config)
 
     def documents(self, split: Literal["validation", "test"]) -> "Sequence[Document]":
-        from tasks.batches import prepared_before
-        from tasks.corpora import load_splits
+        from tasks.text.batches import prepared_before
+        from tasks.text.corpora import load_splits
 
         if self.config.source == "skill":
             return self._skill.documents(split)
@@ -182,7 +182,7 @@ def _data_of(folder: Path, saved: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tokenizer(folder: Path) -> "Tokenizer":
-    from tasks.tokenizer import load_tokenizer
+    from tasks.text.tokenizer import load_tokenizer
 
     try:
         return load_tokenizer((folder / "tokenizer.json").read_text(encoding="utf-8"))

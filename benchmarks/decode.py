@@ -175,8 +175,8 @@ def open_checkpoint(folder: Path, runs_dir: Path, prompts: int) -> tuple["Transf
     from models.checkpoint import load_checkpoint
     from models.typed import ConfigError
     from models.typed import build as typed
-    from tasks.batches import prepare
     from tasks.config import DataConfig
+    from tasks.text.batches import prepare
 
     model, extra = load_checkpoint(folder)
     if not model.config.mtp.depth:

@@ -22,7 +22,7 @@ from ablations.sweep.plan import config_guards
 from ablations.sweep.planning import make_plan
 from models.streams import obeyed, spoken
 from models.typed import ConfigError
-from tasks.batches import prepare
+from tasks.text.batches import prepare
 
 
 def main(words: list[str]) -> int:

@@ -154,7 +154,7 @@ def random_checkpoint(folder: Path, size_name: str, length: int, texts: Sequence
     from models.checkpoint import save_checkpoint
     from models.sizes import size
     from models.transformer import Transformer, initialise
-    from tasks.tokenizer import train_tokenizer
+    from tasks.text.tokenizer import train_tokenizer
 
     config = replace(size(size_name)[0], dtype="float32")
     model = Transformer(config)
@@ -176,7 +176,7 @@ class Sides:
     def of(checkpoint: Path, place: Path) -> "Sides":
         from models.checkpoint import load_checkpoint
         from models.convert import to_hf
-        from tasks.tokenizer import load_tokenizer
+        from tasks.text.tokenizer import load_tokenizer
 
         model, saved = load_checkpoint(checkpoint)
         to_hf(checkpoint, place)

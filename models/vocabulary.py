@@ -1,6 +1,6 @@
 """What the files of a tokenizer say to one who only holds the weights: the tokens' ids, and which token ends a text.
 
-Nothing is encoded here (tasks/tokenizer.py does); the files are Hugging Face's, read as JSON.
+Nothing is encoded here (tasks/text/tokenizer.py does); the files are Hugging Face's, read as JSON.
 """
 
 import json

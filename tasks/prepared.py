@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.batch import Batch
-from tasks.batches import prepare
 from tasks.config import DataConfig
 from tasks.progress import Report
 from tasks.skills.data import SkillData
 from tasks.skills.skill import Items, Skill
-from tasks.splits import Document
+from tasks.text.batches import prepare
+from tasks.text.splits import Document
 
 if TYPE_CHECKING:
     import torch

@@ -6,9 +6,9 @@ from models.pipeline.rules import check_pipeline
 from models.rules import check_length, validate
 from models.typed import ConfigError
 from tasks.config import MOST_ORDERED, DataConfig
-from tasks.fim import reserved
 from tasks.skills.chosen import check_skill
-from tasks.tokenizer import require_vocab
+from tasks.text.fim import reserved
+from tasks.text.tokenizer import require_vocab
 
 MOST_STEPS = 1_000_000
 """Of a trial; V3's own training took 235,000 (14.8T tokens in batches of 63M)."""

@@ -2,7 +2,7 @@
 
 from ablations.record.guardresult import GuardResult
 from tasks.prepared import Data
-from tasks.splits import SPLITS
+from tasks.text.splits import SPLITS
 
 SEPARATION_LIMIT = 0.05
 """Largest share of held-out 32-token windows that the training part may hold."""

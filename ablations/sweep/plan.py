@@ -17,7 +17,7 @@ from ablations.record.guardresult import GuardResult
 from ablations.sweep.horizons import at_share
 from ablations.sweep.matching import budget, isolation
 from models.cost import Cost, cost
-from tasks.batches import cached_tokens
+from tasks.text.batches import cached_tokens
 
 AA: Final = "aa"
 CONTROL: Final = "control"

@@ -5,7 +5,7 @@ import os
 
 from ablations.sweep.plan import Plan
 from models.typed import ConfigError
-from tasks.sources import source_state
+from tasks.text.sources import source_state
 
 DAY_MINUTES = 24 * 60
 CROWD = 4

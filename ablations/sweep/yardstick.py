@@ -7,10 +7,10 @@ from typing import Any
 from ablations.config.trialkeys import TrialKeys, differing
 from ablations.record.guardresult import Fact, GuardResult
 from ablations.sweep.plan import Arm, Plan
-from tasks.splits import SPLITS
+from tasks.text.splits import SPLITS
 
 Fingerprint = Mapping[str, Any]
-"""Of prepared data (`tasks.batches.PackedData.fingerprint`)."""
+"""Of prepared data (`tasks.text.batches.PackedData.fingerprint`)."""
 
 
 def yardstick(arm: TrialKeys, baseline: TrialKeys, text: Fingerprint, base_text: Fingerprint) -> GuardResult:

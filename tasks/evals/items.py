@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from models.files import write_atomically
 
 if TYPE_CHECKING:
-    from tasks.splits import Document
+    from tasks.text.splits import Document
 
 Item = dict[str, Any]
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from models.typed import ConfigError
 from tasks.evals.trees import TreeLogits, Window, forwards, grown
-from tasks.tokenizer import END_OF_TEXT
+from tasks.text.tokenizer import END_OF_TEXT
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance

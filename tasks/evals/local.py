@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models.typed import ConfigError
-from tasks.reading import opened_table
+from tasks.text.reading import opened_table
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
     from tokenizers import Tokenizer
 
-    from tasks.splits import Document
+    from tasks.text.splits import Document
 
 HERE = Path(__file__).parent
 ASKED = "skill_answers"
@@ -43,7 +43,7 @@ Report = Callable[[str], None]
 
 
 class HeldOut(Protocol):
-    """What is needed of the data: `tasks.batches.PackedData` has it."""
+    """What is needed of the data: `tasks.text.batches.PackedData` has it."""
 
     @property
     def tokenizer(self) -> "Tokenizer": ...

@@ -13,7 +13,7 @@ from tasks.config import EvalConfig
 from tasks.evals.answers import answers
 from tasks.evals.harness import evaluate
 from tasks.evals.prepare import OUR_TASKS, HeldOut, check_tasks, load_tasks
-from tasks.tokenizer import END_OF_TEXT
+from tasks.text.tokenizer import END_OF_TEXT
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from models.batch import Batch
 from models.typed import ConfigError
 from tasks.config import DataConfig
-from tasks.separation import mix
 from tasks.skills.chosen import check_skill, settings_of, skill_of
 from tasks.skills.skill import END, Items, Skill, WrittenOut
-from tasks.splits import Document
+from tasks.text.separation import mix
+from tasks.text.splits import Document
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -36,7 +36,7 @@ SAMPLE = 4096
 
 
 class SkillData:
-    """Has what `tasks.batches.PackedData` has, of a skill."""
+    """Has what `tasks.text.batches.PackedData` has, of a skill."""
 
     def __init__(self, config: DataConfig, vocab_size: int) -> None:
         """Raises ConfigError where the skill cannot be made so, or has no item for one of the splits."""

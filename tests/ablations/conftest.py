@@ -269,7 +269,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, quick_holm: None) -> 
 @pytest.fixture(scope="session", autouse=True)
 def listed_once() -> Iterator[None]:
     """The installed packages' files, which every plan and every trial's data ask for, stay as they are."""
-    from tasks import sources
+    from tasks.text import sources
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sources, "package_files", functools.cache(sources.package_files))
@@ -279,8 +279,8 @@ def listed_once() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def data_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The token cache of `scale=smoke`, made once for all tests."""
-    from tasks.batches import prepare
     from tasks.config import DataConfig
+    from tasks.text.batches import prepare
 
     cache = tmp_path_factory.mktemp("smoke") / "data"
     prepare(DataConfig(max_bytes=2_000_000, seq_len=32, batch_size=8), 512, cache)

@@ -17,10 +17,10 @@ from models.config import ModelConfig
 from models.convert import main as convert
 from models.transformer import Transformer, initialise
 from models.typed import ConfigError, build
-from tasks import corpora
-from tasks.batches import prepare
 from tasks.config import DataConfig
-from tasks.tokenizer import END_OF_TEXT
+from tasks.text import corpora
+from tasks.text.batches import prepare
+from tasks.text.tokenizer import END_OF_TEXT
 
 VOCAB = 280
 

@@ -13,7 +13,7 @@ from models.config import OptimConfig
 from models.generate import greedy
 from models.module import Course, LanguageModel
 from models.typed import ConfigError
-from tasks.tokenizer import train_tokenizer
+from tasks.text.tokenizer import train_tokenizer
 
 
 def test_a_built_model_is_that_of_a_trial() -> None:

@@ -24,7 +24,7 @@ from models.generate import greedy
 from models.transformer import Transformer, initialise
 from models.typed import build
 from tasks.evals.lm import HarnessLM
-from tasks.tokenizer import END_OF_TEXT, load_tokenizer, train_tokenizer
+from tasks.text.tokenizer import END_OF_TEXT, load_tokenizer, train_tokenizer
 
 LENGTH = 48
 TEXT = "\n\n".join((ROOT / name).read_text() for name in ("models/moe.py", "models/attention.py"))

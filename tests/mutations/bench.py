@@ -23,8 +23,8 @@ from ablations.sweep.yardstick import yardstick
 from ablations.trial.bare import train_steps
 from ablations.trial.measures import test_metrics
 from ablations.trial.train import build_model
-from tasks.batches import PackedData
-from tasks.splits import SPLITS
+from tasks.text.batches import PackedData
+from tasks.text.splits import SPLITS
 
 ARMS: dict[str, dict[str, Any]] = {
     "bias": {},

@@ -14,7 +14,7 @@ torch.set_num_threads(1)
 def bench(tmp_path_factory: pytest.TempPathFactory):
     from bench import Bench
 
-    from tasks.batches import prepare
     from tasks.config import DataConfig
+    from tasks.text.batches import prepare
 
     return Bench(prepare(DataConfig(max_bytes=400_000, seq_len=32, batch_size=8), 512, tmp_path_factory.mktemp("text")))

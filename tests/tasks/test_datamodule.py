@@ -8,9 +8,9 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from tasks.batches import PackedData, prepare
 from tasks.config import DataConfig, ramped
 from tasks.datamodule import BatchStream, TextDataModule
+from tasks.text.batches import PackedData, prepare
 
 STEPS = 12
 PLAIN = [(4 * t, 4) for t in range(STEPS)]

@@ -18,7 +18,7 @@ from tasks.config import EvalConfig
 from tasks.evals import items, prepare, score
 from tasks.evals.answers import answers
 from tasks.evals.lm import HarnessLM
-from tasks.splits import Document
+from tasks.text.splits import Document
 
 torch.set_num_threads(1)
 VOCAB = 300
@@ -81,7 +81,7 @@ def causal_model(seed: int = 0, width: int = 8) -> Any:
 
 
 class Data:
-    """What `score` needs of tasks.batches.PackedData."""
+    """What `score` needs of tasks.text.batches.PackedData."""
 
     seq_len = 32
 

@@ -8,11 +8,11 @@ import torch
 
 from models.batch import Batch
 from models.typed import ConfigError
-from tasks.batches import PackedData, prepare
 from tasks.config import DataConfig, Order
 from tasks.datamodule import TextDataModule
 from tasks.order import in_order, permutation, rarity
 from tasks.skills.data import SkillData
+from tasks.text.batches import PackedData, prepare
 
 ORDERED: tuple[Order, ...] = ("easy_to_hard", "hard_to_easy", "staged")
 COUNT, SEED = 96, 3

@@ -18,7 +18,7 @@ from tasks.evals import items, prepare
 from tasks.evals.harness import seeded
 from tasks.evals.prepare import check_tasks, prepare_tasks
 from tasks.evals.score import score
-from tasks.splits import Document
+from tasks.text.splits import Document
 
 CHOICE = "output_type: multiple_choice\ndoc_to_text: q\ndoc_to_choice: options\ndoc_to_target: answer\n"
 GENERATE = (
@@ -34,7 +34,7 @@ CODE = [
 
 
 class Data:
-    """What is needed of tasks.batches.PackedData; `read` says which documents were asked for."""
+    """What is needed of tasks.text.batches.PackedData; `read` says which documents were asked for."""
 
     seq_len = 32
 

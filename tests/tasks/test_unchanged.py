@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import tokenizers
 
-from tasks.batches import prepare
 from tasks.config import DataConfig
-from tasks.sources import PACKAGES, package_versions
+from tasks.text.batches import prepare
+from tasks.text.sources import PACKAGES, package_versions
 
 
 def prose(seed: int, words: int = 60) -> str:

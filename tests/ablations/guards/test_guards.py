@@ -32,7 +32,7 @@ from models.layers import KEPT, Linear
 from models.precision.quantise import Rounding
 from models.transformer import Output, Transformer, initialise
 from models.typed import ConfigError
-from tasks.batches import PackedData
+from tasks.text.batches import PackedData
 
 torch.set_num_threads(1)
 

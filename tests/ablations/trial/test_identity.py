@@ -53,7 +53,7 @@ def test_comments_docstrings_and_layout_do_not_count(checkout):
     [
         ("models/config.py", "/ self.d_model**0.5", "/ self.d_model**0.6"),
         ("models/optim.py", "def adamw(", "def adamw_(\n    "),
-        ("tasks/batches.py", "kind=\"stable\"", "kind=\"heapsort\""),
+        ("tasks/text/batches.py", "kind=\"stable\"", "kind=\"heapsort\""),
         ("ablations/trial/recorder.py", "HISTORY_POINTS = 200", "HISTORY_POINTS = 201"),
         ("ablations/trial/recorder.py", "scored.tokens // 4", "scored.tokens // 2"),
         ("ablations/trial/measures.py", "keys.steps // 10", "keys.steps // 5"),

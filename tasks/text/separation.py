@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.threads import cores, in_turn
+from tasks.text.threads import cores, in_turn
 
 Hashes = NDArray[np.uint64]
 

@@ -13,14 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.typed import ConfigError
-from tasks.batches import PackedData, _key, prepare
 from tasks.config import END_OF_TEXT_ID, DataConfig, EvalConfig
-from tasks.corpora import load_splits
 from tasks.evals.lm import HarnessLM
 from tasks.evals.score import score
-from tasks.fim import FIM_BEGIN_ID, FIM_END_ID, FIM_HOLE_ID, FIM_TOKENS, arrange, rearranges
-from tasks.splits import SPLITS
-from tasks.tokenizer import END_OF_TEXT
+from tasks.text.batches import PackedData, _key, prepare
+from tasks.text.corpora import load_splits
+from tasks.text.fim import FIM_BEGIN_ID, FIM_END_ID, FIM_HOLE_ID, FIM_TOKENS, arrange, rearranges
+from tasks.text.splits import SPLITS
+from tasks.text.tokenizer import END_OF_TEXT
 
 VOCAB = 320
 RATES = (None, 0.0, 0.1, 1.0)
@@ -203,12 +203,12 @@ def test_a_vocabulary_without_room_is_refused(config: DataConfig, tmp_path: Path
 def test_another_process_draws_the_same(config: DataConfig, packed: dict[float | None, PackedData]) -> None:
     """PYTHONHASHSEED and numpy's generators have no part in it."""
     code = (
-        "import sys; from tasks.fim import rearranges, arrange\n"
+        "import sys; from tasks.text.fim import rearranges, arrange\n"
         "names = [f'package/module_{i}.py' for i in range(200)]\n"
         "print([rearranges(n, 0.5) for n in names], [arrange(n, 'abcdefgh', 1.0) for n in names])\n"
         "assert 'torch' not in sys.modules"
     )
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     here = ([rearranges(n, 0.5) for n in NAMES[:200]], [arrange(n, "abcdefgh", 1.0) for n in NAMES[:200]])
     assert done.stdout.strip() == f"{here[0]} {here[1]}"

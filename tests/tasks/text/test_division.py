@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks import corpora, division, separation
 from tasks.config import DataConfig
-from tasks.corpora import load_splits
-from tasks.division import divide, leading_bytes, thinned
-from tasks.splits import SPLITS, Document, Joined
-from tasks.spool import Spool, rank
+from tasks.text import corpora, division, separation
+from tasks.text.corpora import load_splits
+from tasks.text.division import divide, leading_bytes, thinned
+from tasks.text.splits import SPLITS, Document, Joined
+from tasks.text.spool import Spool, rank
 
 
 def spooled(texts: dict[str, str]) -> Spool:

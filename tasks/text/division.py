@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.splits import DIVIDED, SPLITS, Kept
-from tasks.spool import Spool, rank
+from tasks.text.splits import DIVIDED, SPLITS, Kept
+from tasks.text.spool import Spool, rank
 
 HELD_OUT = 0.05
 """Share of validation, and of test, where documents or positions are divided."""

@@ -14,8 +14,8 @@ from numpy.lib import format as npy
 from models.files import hold, remove_unfinished
 from models.typed import ConfigError
 from tasks.progress import Report
-from tasks.splits import SPLITS, Document
-from tasks.tokenizer import Tokens
+from tasks.text.splits import SPLITS, Document
+from tasks.text.tokenizer import Tokens
 
 TOKENIZER = "tokenizer.json"
 _MANIFEST = "manifest.json"

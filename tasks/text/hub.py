@@ -16,7 +16,7 @@ from models.files import hold, whole_file, write_atomically
 from models.typed import ConfigError, closest
 from tasks.config import DataConfig
 from tasks.progress import Progress, Report
-from tasks.reading import Rows, opened_table, text_of
+from tasks.text.reading import Rows, opened_table, text_of
 
 if TYPE_CHECKING:
     from datasets import IterableDataset

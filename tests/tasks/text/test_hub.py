@@ -16,13 +16,13 @@ import pytest
 from pyarrow import parquet
 
 from models.typed import ConfigError
-from tasks import hub
-from tasks.batches import prepare
 from tasks.config import DataConfig
-from tasks.corpora import load_splits
-from tasks.hub import PRESETS, hub_text, stream
-from tasks.reading import Rows
-from tasks.splits import SPLITS
+from tasks.text import hub
+from tasks.text.batches import prepare
+from tasks.text.corpora import load_splits
+from tasks.text.hub import PRESETS, hub_text, stream
+from tasks.text.reading import Rows
+from tasks.text.splits import SPLITS
 
 
 def prose(seed: int, words: int = 60) -> str:

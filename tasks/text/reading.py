@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from models.typed import ConfigError
 from tasks.config import DataConfig
-from tasks.sources import (
+from tasks.text.sources import (
     LONGEST_OF_A_PACKAGE,
     SourceFile,
     decode,

@@ -13,7 +13,7 @@ tokenizer is trained on the text as it was, so that it is the same at every rate
 import hashlib
 
 from tasks.config import END_OF_TEXT_ID
-from tasks.tokenizer import Segment
+from tasks.text.tokenizer import Segment
 
 FIM_TOKENS = ("<|fim_begin|>", "<|fim_hole|>", "<|fim_end|>")
 FIM_BEGIN_ID, FIM_HOLE_ID, FIM_END_ID = (END_OF_TEXT_ID + i for i in (1, 2, 3))

@@ -12,14 +12,14 @@ import pytest
 from pyarrow import parquet
 
 from models.typed import ConfigError
-from tasks import reading
-from tasks.batches import prepare
 from tasks.config import DataConfig
-from tasks.corpora import load_splits
-from tasks.reading import Rows, read_texts
-from tasks.splits import SPLITS
+from tasks.text import reading
+from tasks.text.batches import prepare
+from tasks.text.corpora import load_splits
+from tasks.text.reading import Rows, read_texts
+from tasks.text.splits import SPLITS
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
+SHARED = Path(__file__).parents[4] / "shared" / "data"
 
 
 def prose(seed: int, words: int = 30) -> str:

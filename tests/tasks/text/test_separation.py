@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from tasks import separation
-from tasks.separation import Sought, contained, shared_ngrams, window_hashes, word_ngram_blocks, word_ngrams
+from tasks.text import separation
+from tasks.text.separation import Sought, contained, shared_ngrams, window_hashes, word_ngram_blocks, word_ngrams
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 13, 32])

@@ -13,11 +13,11 @@ from typing import Any
 
 from models.typed import ConfigError
 from tasks.config import DataConfig
-from tasks.division import HELD_OUT, HELD_OUT_BYTES, Division, allowance, divide, thin, thinned
-from tasks.hub import stream
 from tasks.progress import Progress, Report
-from tasks.reading import Rows, domain_texts, read_texts
-from tasks.sources import (
+from tasks.text.division import HELD_OUT, HELD_OUT_BYTES, Division, allowance, divide, thin, thinned
+from tasks.text.hub import stream
+from tasks.text.reading import Rows, domain_texts, read_texts
+from tasks.text.sources import (
     PACKAGES,
     SourceFile,
     decode,
@@ -29,7 +29,7 @@ from tasks.sources import (
     read,
     stdlib_files,
 )
-from tasks.splits import (
+from tasks.text.splits import (
     DIVIDED,
     MAX_SHARED,
     SPLITS,
@@ -41,7 +41,7 @@ from tasks.splits import (
     drop_near_copies,
     size_of,
 )
-from tasks.spool import Spool, rank
+from tasks.text.spool import Spool, rank
 
 PACKAGES_SHA256 = "49b0bd0ef0cd08e5619b9d53b57b7925030d9dd6b90b8d8a4b6064290310b80b"
 """Over names and bytes of all .py files of the two packages, in `PACKAGES`' versions: 2,112 files, 32,639,577 bytes."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from models.typed import ConfigError
 from models.vocabulary import END_OF_TEXT as END_OF_TEXT
-from tasks.threads import in_turn
+from tasks.text.threads import in_turn
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

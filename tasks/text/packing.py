@@ -15,14 +15,14 @@ import numpy as np
 
 from models.files import whole_folder
 from models.typed import ConfigError
-from tasks import cache, fim, tokenizer
 from tasks.config import END_OF_TEXT_ID, DataConfig
-from tasks.corpora import load_splits
-from tasks.division import allowance, leading_bytes
 from tasks.progress import Progress, Report
-from tasks.splits import SPLITS, Document, Documents
-from tasks.spool import rank
-from tasks.tokenizer import Segment, Tokens
+from tasks.text import cache, fim, tokenizer
+from tasks.text.corpora import load_splits
+from tasks.text.division import allowance, leading_bytes
+from tasks.text.splits import SPLITS, Document, Documents
+from tasks.text.spool import rank
+from tasks.text.tokenizer import Segment, Tokens
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -64,8 +64,8 @@ class Written:
 
 
 def pack(config: DataConfig, vocab_size: int, folder: Path, report: Report) -> dict[str, Any]:
-    """Make the cache folder, and return its fingerprint. Raises ConfigError as `tasks.batches.prepare`, and OSError
-    where the folder cannot be written."""
+    """Make the cache folder, and return its fingerprint. Raises ConfigError as `tasks.text.batches.prepare` does, and
+    OSError where the folder cannot be written."""
     splits = load_splits(config, report, folder.parent)
     progress = Progress(report, "counting")
     surveys = {s: Survey(splits[s], config.fim_rate if s == "train" else None, progress) for s in SPLITS}

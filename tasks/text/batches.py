@@ -17,14 +17,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.typed import ConfigError
-from tasks import cache, corpora, division, fim, hub, packing, reading, separation, sources, splits, spool, tokenizer
 from tasks.config import DataConfig
-from tasks.domains import domain_of_windows, one_domain_a_batch
-from tasks.packing import pack, require_windows
 from tasks.progress import Report
-from tasks.separation import mix
-from tasks.splits import SPLITS, Document
-from tasks.tokenizer import Tokens
+from tasks.text import (
+    cache,
+    corpora,
+    division,
+    fim,
+    hub,
+    packing,
+    reading,
+    separation,
+    sources,
+    splits,
+    spool,
+    tokenizer,
+)
+from tasks.text.domains import domain_of_windows, one_domain_a_batch
+from tasks.text.packing import pack, require_windows
+from tasks.text.separation import mix
+from tasks.text.splits import SPLITS, Document
+from tasks.text.tokenizer import Tokens
 
 if TYPE_CHECKING:
     import torch
@@ -58,7 +71,7 @@ class PackedData:
     """Text has none."""
 
     def tokens(self, split: str) -> Tokens:
-        """All tokens of a split of `tasks.corpora.SPLITS`, end of text after each document; shape (tokens,).
+        """All tokens of a split of `tasks.text.corpora.SPLITS`, end of text after each document; shape (tokens,).
 
         Of `train`, a share of the documents is rearranged to be filled in the middle where there is `data.fim_rate`.
         """

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, pre_tokenizers
 
 from models.typed import ConfigError
-from tasks import tokenizer as module
-from tasks.tokenizer import END_OF_TEXT, MAX_RUN, encode_packed, load_tokenizer, token_bytes, train_tokenizer
+from tasks.text import tokenizer as module
+from tasks.text.tokenizer import END_OF_TEXT, MAX_RUN, encode_packed, load_tokenizer, token_bytes, train_tokenizer
 
 TEXTS = [f"def function_{i}(argument):\n    return argument * {i * i}\r\n" for i in range(200)]
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from models.typed import ConfigError
-from tasks.batches import PackedData, prepare
 from tasks.config import DataConfig
-from tasks.corpora import load_splits
-from tasks.domains import domain_of_windows, one_domain_a_batch
-from tasks.sources import DOMAINS
-from tasks.splits import SPLITS
+from tasks.text.batches import PackedData, prepare
+from tasks.text.corpora import load_splits
+from tasks.text.domains import domain_of_windows, one_domain_a_batch
+from tasks.text.sources import DOMAINS
+from tasks.text.splits import SPLITS
 
 LETTERS, DIGITS = "abcdefgh", "01234567"
 BATCH = 4

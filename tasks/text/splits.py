@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.progress import Progress, Report
-from tasks.separation import Sought, word_ngram_blocks, word_ngrams
-from tasks.spool import Spool
+from tasks.text.separation import Sought, word_ngram_blocks, word_ngrams
+from tasks.text.spool import Spool
 
 SPLITS = ("train", "validation", "test", "by_file")
 """`by_file` is a second test set, of files from the very packages or modules that are learned from. It is empty where

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from models.typed import ConfigError
-from tasks import corpora
 from tasks.config import DataConfig
-from tasks.corpora import load_splits
-from tasks.division import thin
-from tasks.reading import read_texts
-from tasks.sources import PACKAGES
-from tasks.splits import SPLITS, Document, Splits, drop_near_copies
+from tasks.text import corpora
+from tasks.text.corpora import load_splits
+from tasks.text.division import thin
+from tasks.text.reading import read_texts
+from tasks.text.sources import PACKAGES
+from tasks.text.splits import SPLITS, Document, Splits, drop_near_copies
 
 
 def prose(seed: int, words: int = 60) -> str:

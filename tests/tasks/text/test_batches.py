@@ -15,17 +15,18 @@ import pytest
 import torch
 
 from models.typed import ConfigError
-from tasks import cache as folders
-from tasks import packing, progress
-from tasks.batches import PackedData, prepare
+from tasks import progress
 from tasks.config import DataConfig
-from tasks.corpora import load_splits
-from tasks.fim import FIM_TOKENS, arrange
-from tasks.splits import SPLITS, Document
-from tasks.tokenizer import encode_packed, train_tokenizer
+from tasks.text import cache as folders
+from tasks.text import packing
+from tasks.text.batches import PackedData, prepare
+from tasks.text.corpora import load_splits
+from tasks.text.fim import FIM_TOKENS, arrange
+from tasks.text.splits import SPLITS, Document
+from tasks.text.tokenizer import encode_packed, train_tokenizer
 
 VOCAB = 300
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +156,8 @@ def test_a_kill_while_writing_leaves_no_half_cache(
 
 def test_two_processes_preparing_at_once(config: DataConfig, data: PackedData, tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from tasks.batches import prepare; from tasks.config import DataConfig\n"
+        "import sys; from pathlib import Path\n"
+        "from tasks.text.batches import prepare; from tasks.config import DataConfig\n"
         f"data = prepare(DataConfig(**{dataclasses.asdict(config)!r}), {VOCAB}, Path(sys.argv[1]))\n"
         "assert 'torch' not in sys.modules; print(data.fingerprint['tokens_sha256']['train'])"
     )

@@ -1,0 +1,1 @@
+"""Text as what a model learns from: read, divided into splits, tokenized, packed into sequences, and kept."""
