@@ -248,7 +248,8 @@ def _in_worktree(manifest: Manifest, document: PlanDocument, folder: Path, words
     commit = manifest.commit
     if commit is None:
         raise ConfigError(
-            f"{folder}: its code is not this checkout's, and its commit is not known ({manifest.commit_unknown}); "
+            f"{folder}: its code is not this checkout's, and its commit is not known "
+            f"({manifest.commit_unknown or 'nobody says why'}); "
             "code=here runs it by this code"
         )
     if not _has(commit):

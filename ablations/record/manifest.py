@@ -63,8 +63,6 @@ class Manifest(Commit):
         manifest = build(cls, values, str(path))
         if manifest.commit is not None and not COMMIT.fullmatch(manifest.commit):
             raise ConfigError(f"{path}: commit={manifest.commit}: must be the 40 digits of one, or null")
-        if manifest.commit is None and not manifest.commit_unknown:
-            raise ConfigError(f"{path}: commit=null: commit_unknown must say why it is not known")
         return manifest
 
     def write(self, folder: Path) -> None:

@@ -95,12 +95,12 @@ def test_publishing_again_renders_and_keeps_where_it_came_from(
     assert (target / "optuna.journal").read_text() == "of a search\n"
     whole = {p.relative_to(target): p.read_bytes() for p in target.rglob("*") if p.is_file()}
     manifest = read_json(target / "manifest.json")
-    write_json(target / "manifest.json", manifest | {"commit": "of then", "versions": {"torch": "of then"}})
+    write_json(target / "manifest.json", manifest | {"commit": "0" * 40, "versions": {"torch": "of then"}})
     (target / "table.md").write_text("older words")
     words = ["sweep=moe_balance", "publish=again", f"results_dir={tmp_path / 'results'}", f"runs_dir={tmp_path / 'no'}"]
     assert main(words) == 0 and str(target / "table.md") in capsys.readouterr().out
     again = read_json(target / "manifest.json")
-    assert again["commit"] == "of then" and again["versions"] == {"torch": "of then"}
+    assert again["commit"] == "0" * 40 and again["versions"] == {"torch": "of then"}
     assert again["rendered"]["commit"] == manifest["commit"] and again["files"] == manifest["files"]
     now = {p.relative_to(target): p.read_bytes() for p in target.rglob("*") if p.is_file()}
     assert {name for name in whole if now.get(name) != whole[name]} == {

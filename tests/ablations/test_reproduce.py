@@ -152,7 +152,7 @@ def test_other_keys_than_the_records_are_refused(again: Any, published: Path) ->
 def test_a_plan_without_its_sweep_is_refused(again: Any, published: Path) -> None:
     edit(published, PLAN, lambda plan: plan | {"sweep_file": ""})
     code, lines = again("anyway=true")
-    assert code == 2 and "holds neither the sweep's file nor the command" in lines[-1]
+    assert code == 2 and "has no sweeps/toy.yaml, which its plan was made of" in lines[-1]
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_a_plan_without_its_sweep_is_refused(again: Any, published: Path) -> Non
             {"commit": None, "commit_unknown": "there is no git here"},
             ["its commit is not known (there is no git here)"],
         ),
-        ({"commit": None, "commit_unknown": None}, ["commit=null: commit_unknown must say why"]),
+        ({"commit": None, "commit_unknown": None}, ["its commit is not known (nobody says why)"]),
         ({"commit": "HEAD"}, ["manifest.json: commit=HEAD: must be the 40 digits of one"]),
         ({"commit": "--output=x"}, ["commit=--output=x: must be the 40 digits of one"]),
     ],

@@ -102,7 +102,7 @@ def test_the_run_holds_the_result_and_a_report_replaces_it(
         for name, text in wanted.items():
             if isinstance(row[name], int | float):
                 numbers += 1
-                assert float(text) == row[name], f"{wanted['arm']}: {name}"
+                assert float(text) == pytest.approx(row[name], rel=1e-9), f"{wanted['arm']}: {name}"
             else:
                 assert (row[name] or "") == text
     assert numbers > 300

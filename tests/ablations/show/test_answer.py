@@ -154,5 +154,5 @@ def test_a_rung_is_shown_against_the_one_it_stands_on(sweep_run: Any, tmp_path: 
     step = families["loss"]["bias", "none"]
     assert result.usual(climbed["bias"]) == step and ("bias", "aux_loss") not in families["loss"]
     row = next(row for row in loss_table(result).rows if row[0] == "bias (onto none)")
-    assert row[4] == f"{step.mean:+.4f}" and f"{step.mean!r}" in render.table_csv(result)
+    assert row[4] == f"{step.mean:+.4f}" and f"{step.mean:.10g}" in render.table_csv(result)
     assert "or the arm that it stands on" in loss_table(result).note
