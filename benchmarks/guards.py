@@ -22,7 +22,7 @@ from ablations.sweep.plan import config_guards
 from ablations.sweep.planning import make_plan
 from models.streams import obeyed, spoken
 from models.typed import ConfigError
-from tasks.text.batches import prepare
+from tasks.prepared import prepare_data
 
 
 def main(words: list[str]) -> int:
@@ -43,7 +43,7 @@ def main(words: list[str]) -> int:
         arms: dict[str, float] = {}
         slowest = ("", 0.0)
         for arm in plan.arms.values():
-            data = prepare(arm.keys.data, arm.keys.model.vocab_size, Path(runs) / "data")
+            data = prepare_data(arm.keys.data, arm.keys.model.vocab_size, Path(runs) / "data")
             subject, results = Subject(arm.keys, plan.seeds[0], data), config_guards(plan, arm)
             arms[arm.name] = 0.0
             for guard in GUARDS:
