@@ -109,3 +109,23 @@ def test_what_cannot_be_ordered_is_one_line() -> None:
         with pytest.raises(ConfigError, match=said) as error:
             check(with_overrides(TrialKeys(), {"data.order": "staged", **words}, "here"))
         assert "\n" not in str(error.value)
+
+
+def test_what_goes_on_in_a_trunks_place_keeps_its_order() -> None:
+    """Else what the trunk has had would come again, and what it has not never would."""
+    from dataclasses import replace
+
+    from ablations.config.trialkeys import Stage, TrialKeys, with_overrides
+    from ablations.config.trialrules import check
+
+    def of(order: Order, tokens: int) -> TrialKeys:
+        return with_overrides(TrialKeys(), {"data.order": order, "train.tokens": tokens}, "here")
+
+    def going_on(trunk: TrialKeys, keys: TrialKeys) -> TrialKeys:
+        return replace(keys, before=[Stage(trunk.model, trunk.data, trunk.optim, trunk.train, until=0.5)])
+
+    same = of("staged", 409_600)
+    check(going_on(same, same))
+    for trunk, keys in ((of("mixed", 409_600), same), (of("staged", 819_200 - 409_600 // 2), same)):
+        with pytest.raises(ConfigError, match=r"data.order=staged: .* some would come twice and others never"):
+            check(going_on(trunk, keys))
