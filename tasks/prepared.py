@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from models.batch import Batch
 from tasks.config import DataConfig
+from tasks.drawn import Items
 from tasks.progress import Report
 from tasks.skills.data import SkillData
-from tasks.skills.skill import Items, Skill
+from tasks.skills.skill import Skill
 from tasks.text.batches import prepare
 from tasks.text.splits import Document
 

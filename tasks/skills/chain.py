@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.typed import AtLeast, AtMost, ConfigError, Distinct, NotEmpty
-from tasks.skills.skill import END_WORD, GAP, Items, behind, distinct, packed
+from tasks.drawn import END_WORD, GAP, Items, distinct, packed
+from tasks.skills.skill import behind
 
 NAMES = "abcdefghijklmnopqrstuvwxyz"
 STOP, EQUALS, ASK, PLUS, MINUS, TIMES, ZERO = 1, 2, 3, 4, 5, 6, 7

@@ -15,8 +15,8 @@ from typing import Annotated, ClassVar
 import numpy as np
 
 from models.typed import AtLeast, AtMost, ConfigError, Distinct, NotEmpty
+from tasks.drawn import END_WORD, Items
 from tasks.skills.guess import commonest
-from tasks.skills.skill import END_WORD, Items
 
 BLANK, ASK = 1, 2
 FIRST = 3

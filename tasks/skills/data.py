@@ -7,7 +7,7 @@ sides, however few a skill has. Items are drawn by the block and kept for a whil
 import functools
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,21 +16,17 @@ from numpy.typing import NDArray
 from models.batch import Batch
 from models.typed import ConfigError
 from tasks.config import DataConfig
+from tasks.drawn import DRAWS, HELD_OUT, Items, dice, hashes, is_of
 from tasks.skills.chosen import check_skill, settings_of, skill_of
-from tasks.skills.skill import END, Items, Skill, WrittenOut
-from tasks.text.separation import mix
+from tasks.skills.skill import Skill, WrittenOut
 from tasks.text.splits import Document
+from tasks.words import text_of, word_bytes, word_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 BLOCK = 256
 """Sequences that are drawn at once."""
-HELD_OUT = {"test": (0, 2), "validation": (2, 4)}
-"""Sixteenths of the items, by their hash."""
-SIXTEENTHS = 16
-DRAWS = 64
-"""Times that a block is drawn again before a skill has too few items for a split."""
 SAMPLE = 4096
 """Items of a split that are looked through for those of another, and that lm-eval's tasks are made of, at most."""
 
@@ -47,7 +43,7 @@ class SkillData:
         self.epoch = 2**62
         self._block = functools.lru_cache(maxsize=8)(self._drawn)
         self.tokenizer: Tokenizer = word_tokenizer(self.skill.words, vocab_size)
-        self.token_bytes = _token_bytes(self.skill.words, vocab_size)
+        self.token_bytes = word_bytes(self.skill.words, vocab_size)
 
     @functools.cached_property
     def fingerprint(self) -> dict[str, Any]:
@@ -108,13 +104,12 @@ class SkillData:
 
     def text(self, tokens: NDArray[np.int64]) -> str:
         """Of a sequence, without what is left behind its item."""
-        ends, words = np.flatnonzero(tokens != END), self.skill.words
-        return "".join(f" {words[token]}" for token in tokens[: ends[-1] + 1]) if len(ends) else ""
+        return text_of(tokens, self.skill.words)
 
     def shared(self, split: str) -> float:
         """Share of a split's first items that are among the first of the training."""
-        learned = set(_hashes(self._items("train", 0, 0, SAMPLE).tokens_NT1).tolist())
-        held = _hashes(self._items(split, 0, 0, SAMPLE).tokens_NT1).tolist()
+        learned = set(hashes(self._items("train", 0, 0, SAMPLE).tokens_NT1).tolist())
+        held = hashes(self._items(split, 0, 0, SAMPLE).tokens_NT1).tolist()
         return sum(item in learned for item in held) / len(held)
 
     def _batch(self, items: Items) -> Batch:
@@ -133,12 +128,11 @@ class SkillData:
 
     def _drawn(self, split: str, seed: int, block: int) -> Items:
         """BLOCK items of the split. Others are drawn too, and thrown away."""
-        digest = hashlib.sha256(f"{split}/{seed}/{block}".encode()).digest()
-        rng = np.random.Generator(np.random.Philox(int.from_bytes(digest[:16], "little")))
+        rng = dice(split, seed, block)
         kept, there = list[Items](), 0
         for _ in range(DRAWS):
             items = self.skill.draw(rng, BLOCK if split == "train" else 4 * BLOCK, self.seq_len)
-            own = np.flatnonzero(_is_of(split, items.tokens_NT1))
+            own = np.flatnonzero(is_of(split, hashes(items.tokens_NT1)))
             kept.append(items.rows(own))
             there += len(own)
             if there >= BLOCK:
@@ -149,48 +143,8 @@ class SkillData:
         )
 
 
-def _is_of(split: str, tokens_NT1: NDArray[np.int64]) -> NDArray[np.bool_]:
-    lot = _hashes(tokens_NT1) % np.uint64(SIXTEENTHS)
-    if split == "train":
-        held: NDArray[np.bool_] = lot >= max(end for _, end in HELD_OUT.values())
-        return held
-    begin, end = HELD_OUT[split]
-    within: NDArray[np.bool_] = (lot >= begin) & (lot < end)
-    return within
-
-
-def _hashes(tokens_NT1: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Of each sequence, the same on every machine."""
-    width = tokens_NT1.shape[1]
-    weights = mix(np.arange(1, width + 1, dtype=np.uint64)) | np.uint64(1)
-    with np.errstate(over="ignore"):
-        found: NDArray[np.uint64] = mix((mix(tokens_NT1.astype(np.uint64) + np.uint64(1)) * weights).sum(axis=1))
-    return found
-
-
 def _hash(items: Items) -> str:
     digest = hashlib.sha256(json.dumps([list(column.shape) for column in items]).encode())
     for column in items:
         digest.update(np.ascontiguousarray(column.astype("<i8")).tobytes())
     return digest.hexdigest()
-
-
-def word_tokenizer(words: Sequence[str], vocab_size: int) -> "Tokenizer":
-    """A token for each word and the blank before it; the first word is a special token. What a skill leaves of the
-    vocabulary has names of its own."""
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-
-    named = [words[0], *(f" {word}" for word in words[1:])]
-    named += [f" <{i}>" for i in range(len(named), vocab_size)]
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(named)}, unk_token=words[0]))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r" \S+"), "isolated")
-    tokenizer.decoder = decoders.Fuse()
-    tokenizer.add_special_tokens([words[0]])
-    tokenizer.encode_special_tokens = True
-    return tokenizer
-
-
-def _token_bytes(words: Sequence[str], vocab_size: int) -> NDArray[np.int32]:
-    """Bytes of text that each token stands for; 0 for the special one."""
-    sizes = np.array([0, *(len(f" {word}".encode()) for word in words[1:])], dtype=np.int32)
-    return np.pad(sizes, (0, vocab_size - len(words)))

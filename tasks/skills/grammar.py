@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.typed import AtLeast, AtMost, ConfigError, Distinct, NotEmpty
-from tasks.skills.skill import END, END_WORD, Items, packed
+from tasks.drawn import END, END_WORD, Items, packed
 
 STOP, THAT, BY = 1, 2, 3
 FIRST = 4

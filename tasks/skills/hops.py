@@ -16,7 +16,8 @@ from typing import Annotated, ClassVar
 import numpy as np
 
 from models.typed import AtLeast, AtMost, ConfigError, Distinct, NotEmpty
-from tasks.skills.skill import END, END_WORD, Items, distinct, mask_at
+from tasks.drawn import END, END_WORD, Items, distinct
+from tasks.skills.skill import mask_at
 
 
 @dataclass(frozen=True)

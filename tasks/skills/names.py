@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.typed import AtLeast, AtMost, ConfigError, Distinct, NotEmpty
-from tasks.skills.skill import END_WORD, Items, distinct, packed
+from tasks.drawn import END_WORD, Items, distinct, packed
 
 INTRODUCTIONS = (
     "@ was a MOOD ANIMAL .",

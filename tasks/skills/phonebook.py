@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.typed import AtLeast, AtMost, ConfigError, Distinct, NotEmpty
-from tasks.skills.skill import END, END_WORD, Items, distinct
+from tasks.drawn import END, END_WORD, Items, distinct
 
 FIRST = 1
 

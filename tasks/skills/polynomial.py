@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.typed import AtLeast, AtMost, ConfigError, Distinct, NotEmpty
-from tasks.skills.skill import END_WORD, GAP, Items, behind, packed
+from tasks.drawn import END_WORD, GAP, Items, packed
+from tasks.skills.skill import behind
 
 Operator = Literal["negate", "add", "multiply", "compose"]
 SIGNS: dict[Operator, str] = {"negate": "-", "add": "+", "multiply": "*", "compose": "o"}

@@ -14,7 +14,8 @@ from typing import Annotated, ClassVar
 import numpy as np
 
 from models.typed import Above, AtLeast, AtMost, ConfigError, Distinct, NotEmpty
-from tasks.skills.skill import END_WORD, Items, distinct, mask_at
+from tasks.drawn import END_WORD, Items, distinct
+from tasks.skills.skill import mask_at
 
 BLANK = 1
 FIRST = 2

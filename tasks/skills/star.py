@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.typed import AtLeast, AtMost, ConfigError, Distinct, NotEmpty
-from tasks.skills.skill import END, END_WORD, Items, behind, distinct
+from tasks.drawn import END, END_WORD, Items, distinct
+from tasks.skills.skill import behind
 
 BAR, SLASH, EQUALS, FIRST = 1, 2, 3, 4
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from models.typed import ConfigError
+from tasks.drawn import Items
 from tasks.skills.chain import NAMES, Chain
-from tasks.skills.skill import Items
 
 STATEMENTS, MODULUS, LENGTH = 5, 9, 48
 

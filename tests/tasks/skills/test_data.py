@@ -68,7 +68,7 @@ def test_the_answers_are_learned_and_what_is_written_on_the_way(name: str) -> No
 
 
 def test_items_that_both_sides_have_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(skills_data, "_is_of", lambda split, tokens: np.ones(len(tokens), dtype=bool))
+    monkeypatch.setattr(skills_data, "is_of", lambda split, hashes: np.ones(len(hashes), dtype=bool))
     assert made(seq_len=4, pairs=[1], keys=6).shared("test") == 1
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from models.typed import ConfigError
+from tasks.drawn import Items
 from tasks.skills.hops import Hops
-from tasks.skills.skill import Items
 
 NAMES, NODES, ASKED, LENGTH = 9, 7, 4, 26
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from models.typed import ConfigError
+from tasks.drawn import Items
 from tasks.skills.names import INTRODUCTIONS, KINDS, OF_ONE, OF_TWO, SYLLABLES, Names
-from tasks.skills.skill import Items
 
 SMALL = {"pieces": 7, "characters": [2, 4], "sentences": 7}
 

@@ -8,9 +8,9 @@ import pytest
 
 from models.typed import ConfigError, build
 from tasks.config import DataConfig
+from tasks.drawn import Items
 from tasks.skills.data import SkillData
 from tasks.skills.phonebook import Phonebook
-from tasks.skills.skill import Items
 
 Fact = tuple[tuple[int, ...], tuple[int, ...]]
 

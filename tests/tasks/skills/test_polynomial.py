@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from models.typed import ConfigError
+from tasks.drawn import Items
 from tasks.skills.polynomial import Polynomial
-from tasks.skills.skill import Items
 
 Tree = Any
 """An operand's coefficients, or an operator with its trees."""

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from models.typed import ConfigError
+from tasks.drawn import Items
 from tasks.skills.recall import Recall
-from tasks.skills.skill import Items
 
 KEYS, PAIRS, LENGTH = 12, 4, 32
 

@@ -9,8 +9,8 @@ import pytest
 
 from models.typed import ConfigError
 from tasks.config import DataConfig
+from tasks.drawn import Items
 from tasks.skills.data import SkillData
-from tasks.skills.skill import Items
 from tasks.skills.star import Star
 
 NODES, DEGREE, PATH = 12, 2, 4
