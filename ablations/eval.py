@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from torch import Tensor
 
+    from tasks.problems.data import ProblemData
     from tasks.skills.data import SkillData
     from tasks.text.splits import Document
 
@@ -146,21 +147,21 @@ class CheckpointData:
         from tasks.text.batches import prepared_before
         from tasks.text.corpora import load_splits
 
-        if self.config.source == "skill":
-            return self._skill.documents(split)
+        if self._drawn is not None:
+            return self._drawn.documents(split)
         packed = prepared_before(self.config, self.vocab_size, self.cache_dir)
         if packed is None:
             return load_splits(self.config, None, self.cache_dir).held_out(split)
         return packed.documents(split)
 
     def questions(self, split: Literal["validation", "test"]) -> list[dict[str, Any]]:
-        return self._skill.questions(split) if self.config.source == "skill" else []
+        return self._drawn.questions(split) if self._drawn is not None else []
 
     @functools.cached_property
-    def _skill(self) -> "SkillData":
-        from tasks.skills.data import SkillData
+    def _drawn(self) -> "SkillData | ProblemData | None":
+        from tasks.prepared import drawn_data
 
-        return SkillData(self.config, self.vocab_size)
+        return drawn_data(self.config, self.vocab_size)
 
 
 def _check_files(folder: Path) -> None:

@@ -31,7 +31,7 @@ class Parts:
     recipe: bool = False
     """Whether its precision is a named recipe."""
     skill: bool = False
-    """Whether it learns a skill, which asks and is answered."""
+    """Whether it learns a skill or a problem, which asks and is answered."""
 
     def of(self, part: Part) -> int:
         return {
@@ -46,7 +46,7 @@ _WANTING: dict[Part, str] = {
     "experts": "that many MoE layers (the most is {most}; model.n_layers, model.first_k_dense, model.feed_forward)",
     "mtp": "that many MTP modules (the most is {most}; model.mtp.depth)",
     "recipe": "a named recipe of precision (model.precision.recipe)",
-    "skill": "a skill to learn, whose answers are counted (data.source=skill)",
+    "skill": "a skill to learn, whose answers are counted (data.source=skill or problem)",
 }
 
 _TOPICS: dict[Part, Topic] = {"experts": "balance", "mtp": "speed", "recipe": "precision", "skill": "skill"}

@@ -20,10 +20,11 @@ MOST_ORDERED = 200_000_000
 class DataConfig:
     """Text, how it is cut into sequences, and how many sequences make one optimizer batch."""
 
-    source: Literal["python_packages", "stdlib", "text", "hf", "domains", "skill"] = "python_packages"
+    source: Literal["python_packages", "stdlib", "text", "hf", "domains", "skill", "problem"] = "python_packages"
     """`python_packages`: the pinned sympy and networkx sources. `stdlib`: this Python's library. `text`: local files
     at `path`. `hf`: the dataset `name`, streamed. `domains`: several kinds of text in equal shares.
-    `skill`: no text, but sequences drawn from a rule, without end."""
+    `skill`: no text, but sequences drawn from a rule, without end. `problem`: questions with written-out solutions,
+    whose answers a rule judges."""
     path: str | None = None
     """For `text`: a .txt or .jsonl file, plain or .gz or .zst, or a .parquet file, or a folder of them. A .txt file is
     one document; one of more than 32 MB is many."""
@@ -39,11 +40,15 @@ class DataConfig:
     """For `domains`: whether each sequence is of one of them, or all sequences of an optimizer batch are."""
     skill: str | None = None
     """For `skill`: its name (tasks/skills/chosen.py)."""
+    problem: str | None = None
+    """For `problem`: its name (tasks/problems/chosen.py)."""
+    template: Literal["plain", "chat"] = "plain"
+    """For `problem`: whether questions and answers stand as they are, or behind the markers of a chat."""
     settings: dict[str, Any] | None = None
-    """For `skill`: how hard it is, by its own fields; null: as they are."""
+    """For `skill` and `problem`: how hard it is, by its own fields; null: as they are."""
     answers_only: bool = False
-    """For `skill`: the loss is that of the answers and of what is written on the way to them; what is there to be read
-    is not learned."""
+    """For `skill` and `problem`: the loss is that of the answers and of what is written on the way to them; what is
+    there to be read is not learned."""
     max_bytes: Annotated[int, Above(0)] | None = None
     """Keep only about this much text, in equal shares of every split (smoke runs, streams)."""
     seq_len: Annotated[int, AtLeast(1), AtMost(1_000_000)] = 128
@@ -58,8 +63,9 @@ class DataConfig:
     """Share of the training documents that are rearranged to prefix, suffix, middle (V3 4.1: 0.1, by document). 0 keeps
     the three tokens in the vocabulary without using them; null has no such tokens."""
     order: Order = "mixed"
-    """In which order the training's sequences come, each once in any: as they are drawn; by how hard they are, a
-    skill's by level, text by how rare its tokens are; or `staged`: easy ones, then middling ones too, then all."""
+    """In which order the training's sequences come, each once in any: as they are drawn; by how hard they are, of
+    skills and problems by level, text by how rare its tokens are; or `staged`: easy ones, then middling ones too, then
+    all."""
     mask_documents: bool = False
     """Training attention stays within a document. Off, as in V3 4.1: a token sees whatever stands before it in its
     sequence."""

@@ -6,8 +6,8 @@ see the same by the end.
     staged         easy ones for 1/9 of the training, easy and middling ones until 7/18 of it, then all that are left:
                    the easiest third is spread evenly over the three stages, the middle one over the last two
 
-A skill's sequence is as hard as its level. One of text is as hard as its tokens are rare: the mean of -log of their
-shares in this training.
+A skill's sequence is as hard as its level, a problem's as its questions on average. One of text is as hard as its
+tokens are rare: the mean of -log of their shares in this training.
 """
 
 from typing import Protocol, runtime_checkable
@@ -32,7 +32,7 @@ class Sequences(Protocol):
 class Levelled(Sequences, Protocol):
     """One that knows how hard each is."""
 
-    def train_levels(self, seed: int, first: int, count: int) -> NDArray[np.int64]: ...
+    def train_levels(self, seed: int, first: int, count: int) -> NDArray[np.int64] | NDArray[np.float64]: ...
 
 
 def in_order(data: Sequences, seed: int, count: int, order: Order) -> Sequences:

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from models.batch import Batch
 from tasks.config import DataConfig
-from tasks.drawn import Items
+from tasks.drawn import Asked, Items
+from tasks.problems.data import ProblemData
 from tasks.progress import Report
 from tasks.skills.data import SkillData
-from tasks.skills.skill import Skill
 from tasks.text.batches import prepare
 from tasks.text.splits import Document
 
@@ -40,8 +40,8 @@ class Data(Protocol):
         """Training sequences that are read before one is read again."""
 
     @property
-    def skill(self) -> Skill | None:
-        """Of which sequences have answers."""
+    def skill(self) -> Asked | None:
+        """Of what has answers: words, and between what the share of right ones lies."""
 
     def windows(self, split: str) -> int:
         """How many sequences a split holds."""
@@ -59,7 +59,7 @@ class Data(Protocol):
         """The texts of `validation` or `test`."""
 
     def questions(self, split: str) -> list[dict[str, Any]]:
-        """Of a skill's items: `context`, and the `answer` behind it."""
+        """Of the items of a skill or a problem: `context`, and the `answer` behind it."""
 
     def shared(self, split: str) -> float:
         """How much of a held-out split the training part holds, as a share."""
@@ -67,11 +67,16 @@ class Data(Protocol):
 
 def prepare_data(config: DataConfig, vocab_size: int, cache_dir: Path, report: Report | None = None) -> Data:
     """As `data` says, with a vocabulary of `vocab_size` tokens. Raises ConfigError where it cannot be had."""
+    return drawn_data(config, vocab_size) or prepare(config, vocab_size, cache_dir, report)
+
+
+def drawn_data(config: DataConfig, vocab_size: int) -> "SkillData | ProblemData | None":
+    """What needs no text; None where it is text that is learned from."""
     if config.source == "skill":
         return SkillData(config, vocab_size)
-    return prepare(config, vocab_size, cache_dir, report)
+    return ProblemData(config, vocab_size) if config.source == "problem" else None
 
 
 def items_of(data: Data, split: str, tokens: int) -> Iterator[Items]:
-    """Those that `evaluation_batches` has, of a skill; nothing of a text."""
-    return data.evaluation_items(split, tokens) if isinstance(data, SkillData) else iter(())
+    """Of a skill or a problem, in as many rows as `evaluation_batches` has; nothing of a text."""
+    return data.evaluation_items(split, tokens) if isinstance(data, SkillData | ProblemData) else iter(())

@@ -216,8 +216,8 @@ def check_metrics_exist(sweep: SweepConfig, resolved: Mapping[str, TrialKeys], f
 
 
 def _parts(keys: TrialKeys) -> Parts:
-    model = keys.model
-    return Parts(model.moe_layers, model.mtp.depth, model.precision.recipe != "auto", keys.data.source == "skill")
+    model, asked = keys.model, keys.data.source in ("skill", "problem")
+    return Parts(model.moe_layers, model.mtp.depth, model.precision.recipe != "auto", asked)
 
 
 def check_keys(sweep: SweepConfig, file: str) -> None:

@@ -6,6 +6,7 @@ from models.pipeline.rules import check_pipeline
 from models.rules import check_length, validate
 from models.typed import ConfigError
 from tasks.config import MOST_ORDERED, DataConfig
+from tasks.problems.chosen import check_problem
 from tasks.skills.chosen import check_skill
 from tasks.text.fim import reserved
 from tasks.text.tokenizer import require_vocab
@@ -57,6 +58,8 @@ def _check_stage(stage: Stage) -> None:
         )
     if data.source == "skill":
         check_skill(data, stage.model.vocab_size)
+    elif data.source == "problem":
+        check_problem(data, stage.model.vocab_size)
     else:
         require_vocab(stage.model.vocab_size, reserved(data.fim_rate))
     check_pipeline(stage.model, count)
@@ -104,6 +107,7 @@ def _check_source(data: DataConfig) -> None:
         ("text", "path", "FILE_OR_FOLDER"),
         ("hf", "name", "DATASET"),
         ("skill", "skill", "NAME"),
+        ("problem", "problem", "NAME"),
     ):
         value = getattr(data, name)
         if data.source == source and not value:
@@ -112,20 +116,25 @@ def _check_source(data: DataConfig) -> None:
             raise ConfigError(f"data.{name}={value}: is read with data.source={source} only; add data.source={source}")
     if data.text_field != "text" and data.source not in ("text", "hf", "domains"):
         raise ConfigError(f"data.text_field={data.text_field}: is of rows, which data.source={data.source} has none of")
-    if data.source == "skill":
-        _check_no_text(data)
-    else:
-        for name, default in (("settings", None), ("answers_only", False)):
-            if (value := getattr(data, name)) != default:
-                raise ConfigError(f"data.{name}={value}: is read with data.source=skill only; add data.source=skill")
+    _check_drawn(data)
     _check_domains(data)
 
 
-def _check_no_text(data: DataConfig) -> None:
-    for name, default in (("fim_rate", None), ("mask_documents", False)):
+def _check_drawn(data: DataConfig) -> None:
+    """What is drawn from a rule has keys of its own, and none of documents; a problem's instances are such."""
+    for name, default, read, why in (
+        ("settings", None, ("skill", "problem"), "is read with data.source=skill or problem only"),
+        ("answers_only", False, ("skill", "problem"), "is read with data.source=skill or problem only"),
+        ("template", "plain", ("problem",), "is read with data.source=problem only"),
+    ):
+        if (value := getattr(data, name)) != default and data.source not in read:
+            raise ConfigError(f"data.{name}={value}: {why}; add data.source={read[-1]}")
+    without = {"skill": (("fim_rate", None), ("mask_documents", False)), "problem": (("fim_rate", None),)}
+    for name, default in without.get(data.source, ()):
         if (value := getattr(data, name)) != default:
             raise ConfigError(
-                f"data.{name}={value}: is about documents, which data.source=skill has none of; leave it out"
+                f"data.{name}={value}: is about documents of text, which data.source={data.source} has none of; "
+                "leave it out"
             )
 
 

@@ -58,7 +58,8 @@ def prepared_texts(plan: Plan, cache: Path, note: Callable[[str], None]) -> Text
 def _prepared(stage: Stage, cache: Path, note: Callable[[str], None]) -> Data:
     data = prepare_data(stage.data, stage.model.vocab_size, cache, note)
     if data.skill is not None:
-        note(f"data skill: {stage.data.skill}, {len(data.skill.words)} words, chance {data.skill.chance:.3f}")
+        name = f"{stage.data.source}: {getattr(stage.data, stage.data.source)}"
+        note(f"data {name}, {len(data.skill.words)} words, chance {data.skill.chance:.3f}")
         return data
     tokens = data.fingerprint["tokens"]
     other = data.fingerprint.get("pinned") is False  # null where no bytes are published

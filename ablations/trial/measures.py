@@ -14,8 +14,8 @@ from models.evaluation import Answers, evaluate, evaluate_answers, evaluate_mtp,
 from models.transformer import Transformer
 from models.uniform import max_vio_floor
 from tasks.config import END_OF_TEXT_ID
+from tasks.drawn import Asked
 from tasks.prepared import Data, items_of
-from tasks.skills.skill import Skill
 
 
 def test_metrics(keys: TrialKeys, data: Data, model: Transformer) -> tuple[dict[str, float], list[list[float]]]:
@@ -85,7 +85,7 @@ def answers_of(data: Data, model: Transformer, split: str, tokens: int, device: 
     )
 
 
-def until_half(skill: Skill | None, validation: dict[str, list[float]]) -> dict[str, float]:
+def until_half(skill: Asked | None, validation: dict[str, list[float]]) -> dict[str, float]:
     """The tokens after which half of the way from chance to the ceiling was done, between two validations by a straight
     line; where it never was, all tokens (the value is censored), and `reached_half` is 0. Empty for text."""
     if skill is None:

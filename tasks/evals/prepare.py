@@ -247,7 +247,7 @@ def _no_item(name: str, documents: "Sequence[Document]", split: str) -> str:
     from tasks.evals.items import WANTED
 
     if name == ASKED:
-        return f"eval.tasks={name}: text asks nothing; take data.source=skill, or leave the task out"
+        return f"eval.tasks={name}: text asks nothing; take data.source=skill or problem, or leave the task out"
     sizes = sorted(len(line.encode()) for document in documents for line in document.text.split("\n") if line.strip())
     found = f"{len(sizes):,} lines of {sizes[0]:,} to {sizes[-1]:,} bytes" if sizes else "no line"
     return (

@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 NOT_OF_THE_TEXT = (
-    "seq_len", "batch_size", "ramp_from", "ramp_over", "mask_documents", "domain_per", "skill", "settings",
-    "answers_only",
+    "seq_len", "batch_size", "ramp_from", "ramp_over", "mask_documents", "domain_per", "skill", "problem",
+    "template", "settings", "answers_only",
 )  # fmt: skip
 """Keys of `data` that say how the packed tokens are used, not what they are."""
 

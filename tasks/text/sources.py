@@ -58,7 +58,7 @@ def source_state(config: DataConfig) -> dict[str, Any]:
         case "domains":
             files = [file for name in domains_of(config) for file in domain_files(config, name)]
             versions = {}
-        case "skill":  # its code stands for it
+        case "skill" | "problem":  # its code stands for it
             files, versions = [], {}
         case "hf":  # a stream shows no state; its cached copy stands for it
             local = Path(config.name or "")
