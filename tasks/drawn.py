@@ -5,6 +5,7 @@ drawn: of its hash. So nothing is on two sides, however little there is to draw.
 """
 
 import hashlib
+import math
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
@@ -68,6 +69,11 @@ class Asked(Protocol):
 def distinct(rng: np.random.Generator, rows: int, of: int, count: int) -> NDArray[np.int64]:
     """`count` different numbers below `of` in each row, in random order; shape (rows, count)."""
     return np.argsort(rng.random((rows, of)), axis=1)[:, :count]
+
+
+def factors(modulus: int) -> NDArray[np.int64]:
+    """Those but 1 that leave a product modulo `modulus` one-to-one."""
+    return np.array([i for i in range(2, modulus) if math.gcd(i, modulus) == 1])
 
 
 def packed(values_NW: NDArray[np.int64], there_NW: NDArray[np.bool_], length: int) -> NDArray[np.int64]:

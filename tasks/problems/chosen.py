@@ -5,11 +5,17 @@ from typing import cast
 
 from models.typed import ConfigError, build, closest
 from tasks.config import DataConfig
+from tasks.problems.countdown import Countdown
+from tasks.problems.modchain import ModChain
 from tasks.problems.problem import Problem
+from tasks.problems.sorting import Sorting
 from tasks.problems.sums import Sums
 
 PROBLEMS: dict[str, type] = {
     "sums": Sums,
+    "modchain": ModChain,
+    "sorting": Sorting,
+    "countdown": Countdown,
 }
 AROUND = 3
 """Tokens around a question and its answer, of either template at most: two markers and the end."""

@@ -105,9 +105,10 @@ class Sums(Shares):
             slots_NDC[:] = GAP
         decided_NDC = np.zeros(slots_NDC.shape, dtype=bool)
         decided_NDC[:, :, 4:6] = True
-        slots = np.concatenate([slots_NDC.reshape(count, -1), np.full((count, 1), SO), written], axis=1)
-        in_result = np.full(written.shape, style == "short")
-        decided = np.concatenate([decided_NDC.reshape(count, -1), np.zeros((count, 1), bool), in_result], axis=1)
+        trace, of_trace = (part.reshape(count, width * COLUMN) for part in (slots_NDC, decided_NDC))
+        so, of_result = np.full((count, 1), SO), np.full(written.shape, style == "short")
+        slots = np.concatenate([trace, so, written], axis=1)
+        decided = np.concatenate([of_trace, so != SO, of_result], axis=1)
         return Answers.of(slots, decided, self.longest[1])
 
     def judge(self, question: Sequence[int], answer: Sequence[int]) -> Judgement:

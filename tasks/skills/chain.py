@@ -8,7 +8,6 @@ Every step is one-to-one (no product with what shares a factor with the modulus)
 all numbers are as likely, and remain so to whoever does not do the whole chain.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
@@ -17,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.typed import AtLeast, AtMost, ConfigError, Distinct, NotEmpty
-from tasks.drawn import END_WORD, GAP, Items, distinct, packed
+from tasks.drawn import END_WORD, GAP, Items, distinct, factors, packed
 from tasks.skills.skill import behind
 
 NAMES = "abcdefghijklmnopqrstuvwxyz"
@@ -111,9 +110,9 @@ class Chain:
 
     def _numbers(self, rng: np.random.Generator, parents: np.ndarray, operators: np.ndarray) -> NDArray[np.int64]:
         """Of each statement. None leaves a value as it was."""
-        factors = np.array([i for i in range(2, self.modulus) if math.gcd(i, self.modulus) == 1])
+        units = factors(self.modulus)
         terms = rng.integers(1, self.modulus, parents.shape)
-        made = np.where(operators == TIMES, factors[rng.integers(len(factors), size=parents.shape)], terms)
+        made = np.where(operators == TIMES, units[rng.integers(len(units), size=parents.shape)], terms)
         return np.where(parents < 0, rng.integers(self.modulus, size=parents.shape), made)
 
     def _values(self, parents: np.ndarray, operators: np.ndarray, numbers: np.ndarray) -> NDArray[np.int64]:

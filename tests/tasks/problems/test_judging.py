@@ -1,8 +1,12 @@
 """Every problem's judge: right answers are right, spoiled ones are what an independent evaluator says, and nothing
 raises."""
 
+import ast
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +25,46 @@ def sums_says(question: Words, result: Words) -> tuple[bool, bool]:
     return formatted and int("".join(result)) == int(first) + int(second), formatted
 
 
-SAYS: dict[str, Callable[[Words, Words], tuple[bool, bool]]] = {"sums": sums_says}
+def modchain_says(question: Words, result: Words) -> tuple[bool, bool]:
+    """The whole chain in one go, parentheses around all that is before a sign; the modulus last."""
+    if len(result) != 1 or not result[0].isdigit():
+        return False, False
+    first, *rest = question[:-1]
+    text = first
+    for operator, number in zip(rest[::2], rest[1::2], strict=True):
+        text = f"({text} {operator} {number})"
+    return eval(text) % 11 == int(result[0]), True
+
+
+def sorting_says(question: Words, result: Words) -> tuple[bool, bool]:
+    formatted = bool(result) and all(word.isdigit() for word in result)
+    numbers = [int(word) for word in result] if formatted else []
+    kept = Counter(result) == Counter(question[:-1])
+    return formatted and kept and all(a <= b for a, b in pairwise(numbers)), formatted
+
+
+def countdown_says(question: Words, result: Words) -> tuple[bool, bool]:
+    """Python's own parser and value, of what has no operators but ours, and no sign before a number."""
+    if not result or any(not word.isdigit() and word not in "+-*()" for word in result):
+        return False, False
+    try:
+        tree = ast.parse(" ".join(result), mode="eval")
+    except SyntaxError:
+        return False, False
+    allowed = (ast.Expression, ast.BinOp, ast.Constant, ast.Add, ast.Sub, ast.Mult)
+    if not all(isinstance(node, allowed) for node in ast.walk(tree)):
+        return False, False
+    *numbers, _, target, _ = question
+    used = Counter(word for word in result if word.isdigit())
+    return used == Counter(numbers) and eval(compile(tree, "", "eval")) == int(target), True
+
+
+SAYS: dict[str, Callable[[Words, Words], tuple[bool, bool]]] = {
+    "sums": sums_says,
+    "modchain": modchain_says,
+    "sorting": sorting_says,
+    "countdown": countdown_says,
+}
 
 
 def said(name: str, problem: Problem, question: Sequence[int], answer: Sequence[int]) -> Judgement:
@@ -81,6 +124,16 @@ def test_each_style_is_judged_as_what_it_is(name: str, style: Style) -> None:
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize("style", ["steps", "short", "wrong"])
+def test_of_no_questions_there_are_no_answers(name: str, style: Style) -> None:
+    problem: Problem = PROBLEMS[name]()
+    questions = problem.draw(np.random.default_rng(0), 0)
+    found = problem.solved(np.random.default_rng(0), questions, style)
+    assert found.tokens_NA.shape == found.decided_NA.shape == (0, problem.longest[1])
+    assert problem.same(questions).shape == (0, problem.longest[0])
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
 def test_mutants_are_judged_as_an_independent_evaluator_does(name: str) -> None:
     problem: Problem = PROBLEMS[name]()
     rng, right, unformatted = np.random.default_rng(6), 0, 0
@@ -100,5 +153,13 @@ def test_garbage_is_judged_and_never_raises(name: str) -> None:
     question, _ = cases(problem, "steps", 1)[0]
     for answer in garbage(rng, len(problem.words), 3000):
         assert problem.judge(question, answer) == said(name, problem, question, answer)
+    assert SAYS.keys() == PROBLEMS.keys()
     for long in ([3] + [5] * 5000, [5] * 5000, [3] * 5000, []):
         assert not problem.judge(question, long).right
+
+
+def test_the_docs_have_every_problem_with_its_levels_and_chance() -> None:
+    lines = (Path(__file__).parents[3] / "docs/problems.md").read_text().splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| `")]
+    found = {row[0].strip("`"): (row[3], row[4]) for row in rows if row[0] != "`data.problem`"}
+    assert found == {name: (made.level, f"{made().chance:.3f}") for name, made in PROBLEMS.items()}
