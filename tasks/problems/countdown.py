@@ -154,7 +154,7 @@ class Countdown(Shares):
             value = np.select([kind == which for which in KINDS], made)
             values.append(value)
         values_NFJ = np.stack(values, axis=2)
-        kept: NDArray[np.bool_] = ((values_NFJ >= 0) & (values_NFJ <= self.most)).all(axis=2)
+        kept: NDArray[np.bool_] = np.all((values_NFJ >= 0) & (values_NFJ <= self.most), axis=2)
         return values_NFJ, kept
 
     def _solved(

@@ -60,7 +60,7 @@ class Sums(Shares):
         levels = rng.choice(np.array(self.digits), count)
         width = max(self.digits)
         bounds = [np.array([of(d) for d in range(width + 1)])[levels, None] for of in (_begin, _end)]
-        numbers_N2 = rng.integers(*bounds, (count, 2))
+        numbers_N2 = rng.integers(bounds[0], bounds[1], (count, 2))
         tokens = np.full((count, self.longest[0]), END)
         for level in self.digits:
             rows = np.flatnonzero(levels == level)
@@ -159,7 +159,7 @@ def _one_digit_changed(
     rng: np.random.Generator, numbers_N: NDArray[np.int64], levels_N: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     """Of each number one digit, below the one that the last column carries, is another one."""
-    power = 10 ** rng.integers(levels_N)
+    power: NDArray[np.int64] = np.power(10, rng.integers(levels_N))
     digit = numbers_N // power % 10
     changed: NDArray[np.int64] = numbers_N + ((digit + rng.integers(1, 10, len(digit))) % 10 - digit) * power
     return changed
