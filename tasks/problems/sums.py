@@ -159,10 +159,10 @@ def _one_digit_changed(
     rng: np.random.Generator, numbers_N: NDArray[np.int64], levels_N: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     """Of each number one digit, below the one that the last column carries, is another one."""
-    power: NDArray[np.int64] = np.power(10, rng.integers(levels_N))
-    digit = numbers_N // power % 10
-    changed: NDArray[np.int64] = numbers_N + ((digit + rng.integers(1, 10, len(digit))) % 10 - digit) * power
-    return changed
+    power = (10 ** np.arange(MOST_DIGITS))[rng.integers(levels_N)]
+    digit: NDArray[np.int64] = numbers_N // power % 10
+    other: NDArray[np.int64] = (digit + rng.integers(1, 10, len(digit))) % 10
+    return numbers_N + (other - digit) * power
 
 
 def _number(digits: Sequence[int]) -> int:
