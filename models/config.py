@@ -234,6 +234,10 @@ class PrecisionConfig:
     scale_rounding: Literal["exact", "power_of_two"] = "exact"
     """Scales as FP32 numbers, or rounded up to a power of two."""
     keep_high: KeepHighConfig = field(default_factory=KeepHighConfig)
+    outliers: Annotated[float, AtLeast(1), AtMost(2.0**40)] = 1.0
+    """Channel outliers that leave the function as it is (the reverse of 2211.10438 eq. 3): before the operands of a
+    product behind a norm are rounded, the first channel of its input is multiplied by this power of two and the
+    matrix's column divided by it. Weights, gradients and optimizer see nothing of it but the rounding. 1: none."""
     e5m6_after_attention: bool = False
     """The input of the projection after attention is kept for the backward pass in E5M6 with power-of-two scales
     (V3 3.3.3: on)."""

@@ -4,6 +4,7 @@ A key's own range stands at its field (models/config.py), the rules of a pipelin
 """
 
 import dataclasses
+import math
 
 from models.config import ROLES, ModelConfig, MoEConfig, PrecisionConfig, RopeConfig
 from models.kinds import attention_of
@@ -126,6 +127,12 @@ def _check_precision(config: ModelConfig) -> None:
                     f"{name}={value}: has no effect with model.precision.recipe={p.recipe}; "
                     f"add model.precision.recipe=fp8_block"
                 )
+    mantissa, exponent = math.frexp(p.outliers)
+    if mantissa != 0.5:
+        raise ConfigError(
+            f"model.precision.outliers={p.outliers:g}: must be a power of two, so that nothing but rounding sees it; "
+            f"the nearest {2.0 ** (exponent - 1):g} or {2.0**exponent:g}"
+        )
     if p.fp8 and p.kernels in ("torch", "triton"):
         _check_kernels(config)
 

@@ -11,6 +11,7 @@ from models.layers import Embedding, Linear, RMSNorm, Rounded
 from models.moe import Experts, Router
 from models.precision.experts import QuantisedExperts
 from models.precision.linear import Site, through
+from models.precision.outliers import site_after_norm
 from models.precision.products import Emulated, EmulatedLimited, EmulatedLoop, Products
 from models.precision.recipe import resolve
 
@@ -21,14 +22,15 @@ def attach(model: nn.Module, config: PrecisionConfig, experts_backend: str, dtyp
     have roundings of their own."""
     recipe, keep = resolve(config), config.keep_high
     products = products_of(config, experts_backend, dtype)
-    plain, after_attention = Site(recipe, products), Site(recipe, products, kept=recipe.after_attention)
+    after_norm, plain = site_after_norm(recipe, products), Site(recipe, products)
+    sites = {"o_proj": Site(recipe, products, kept=recipe.after_attention), "down_proj": plain}  # no norm before these
     for name, module in model.named_modules():
         if isinstance(module, Linear) and not (keep.head and name == "lm_head"):
-            module.low = after_attention if name.endswith("o_proj") else plain
+            module.low = sites.get(name.rpartition(".")[2], after_norm)
         elif isinstance(module, Experts):
             module.low = QuantisedExperts(recipe, products)
         elif isinstance(module, Router) and not keep.router:
-            module.low = plain
+            module.low = after_norm
     kept = {Embedding: keep.embedding, RMSNorm: keep.norms, Core: keep.attention_core}
     for module in model.modules():
         if isinstance(module, Rounded) and not any(high for kind, high in kept.items() if isinstance(module, kind)):

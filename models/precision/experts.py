@@ -9,6 +9,7 @@ from torch import Tensor
 from models.layers import swiglu, swiglu_backward
 from models.moe import Experts, Layout
 from models.precision.linear import Kept, Site, through
+from models.precision.outliers import site_after_norm
 from models.precision.products import Products
 from models.precision.quantise import Codes, quantise
 from models.precision.recipe import Recipe, sent
@@ -28,7 +29,7 @@ class QuantisedExperts:
         """What the experts send back, and the gradient of their inputs."""
         self.recompute = replace(recipe.activation, granularity="tile") if config.recompute_swiglu else None
         """How the inputs of SwiGLU are kept, from which its output is then made again."""
-        self.gate_up = Site(recipe, products, activation=self.dispatch[0], sent_back=self.combine[1])
+        self.gate_up = site_after_norm(recipe, products, activation=self.dispatch[0], sent_back=self.combine[1])
         self.down = Site(recipe, products, gradient=self.dispatch[1])
 
     def __call__(self, experts: Experts, x_ND: Tensor, layout: Layout) -> Tensor:

@@ -80,9 +80,14 @@ class Site:
     ) -> Tensor:
         call = _Call(self, *self._weights(owner, name, x.dtype), layout, gather, x.dtype, kept.restore)
         y: Tensor = _ToInput.apply(x, operand, call)
-        zero: Tensor = _ToWeight.apply(getattr(owner, name), call, y.shape, *kept.tensors)
+        zero: Tensor = _ToWeight.apply(self.master(owner, name), call, y.shape, *kept.tensors)
         both: Tensor = _Both.apply(y, zero)
         return both
+
+    def master(self, owner: nn.Module, name: str) -> Tensor:
+        """The matrix that is multiplied by, before anything is rounded."""
+        matrix: Tensor = getattr(owner, name)
+        return matrix
 
     @torch.no_grad()
     def input(self, rows: Tensor) -> tuple[Any, Kept]:
@@ -101,7 +106,7 @@ class Site:
         cache, key = getattr(owner, "_cast", None), f"{name}:quantised"
         if cache is not None and key in cache:
             return cache[key]
-        master, rounding = getattr(owner, name).detach(), self.recipe.weight
+        master, rounding = self.master(owner, name).detach(), self.recipe.weight
         forward = self.products.operand(master, rounding, dtype)
         if rounding.granularity in ("block", "tensor"):  # the same codes whichever way they are summed
             backward = self.products.transposed(forward)

@@ -39,6 +39,7 @@ SHORTER = {
     "recall": ["train.tokens=2048", "arms=[mla]"],
     "memory": ["train.tokens=2048", "arms=[finer,dense]"],
     "curriculum": ["train.tokens=2048", "arms=[easy_to_hard,staged]"],
+    "outliers": ["train.tokens=1024", "arms=[tensor_18,tile_18]"],
 }
 """Two steps and arms, and a layer for each rank: a pipeline sets its own sizes, in FP64, and its arms differ in little.
 Half the steps where every product is emulated; of the screen the run that has all its toggles on; of a dose one end;
@@ -58,6 +59,7 @@ ARMS = {
     "recall": {"mqa", "mla"},
     "memory": {"gshard", "finer", "dense"},
     "curriculum": {"mixed", "easy_to_hard", "staged"},
+    "outliers": {"fp32", "tensor_18", "tile_18"},
 }
 """What is left of those."""
 

@@ -49,6 +49,7 @@ CHANGES = {
     "block": {"block": 6},
     "accumulation": {"accumulation": "limited"},
     "scale rounding": {"scale_rounding": "power_of_two"},
+    "outliers": {"outliers": 2.0**16},
     "dispatch": {"dispatch": "fp8"},
     "combine": {"combine": "fp8"},
     **{f"{part.name} low": {"keep_high": KeepHighConfig(**{part.name: False})} for part in fields(KeepHighConfig)},
