@@ -102,6 +102,8 @@ def evaluate(request: Request) -> dict[str, Any]:
 
     check_tasks(request.eval.tasks, request.eval.data_dir)
     from models.checkpoint import load_checkpoint
+    from models.generate import Decoding
+    from models.layers import inferring
     from models.trees import tree_logits
 
     model, saved = load_checkpoint(request.checkpoint)
@@ -119,8 +121,9 @@ def evaluate(request: Request) -> dict[str, Any]:
     cache_dir = request.runs_dir / "data"  # the trials' own
     data = CheckpointData(tokenizer, config, vocab_size, cache_dir)
     prepare_tasks(data, request.eval, cache_dir)
-    trees = functools.partial(tree_logits, model) if document_end is None else None
-    scores = score(logits, data, request.eval, cache_dir, request.device, end_of_text, trees)
+    faster = [functools.partial(made, model) if document_end is None else None for made in (tree_logits, Decoding)]
+    with inferring(model):
+        scores = score(logits, data, request.eval, cache_dir, request.device, end_of_text, *faster)
     return {"checkpoint": str(request.checkpoint), "split": request.eval.split, "scores": scores}
 
 

@@ -185,6 +185,7 @@ class Sides:
 
     def ours(self) -> LM:
         """With nothing kept of an earlier turn."""
+        from models.generate import Decoding
         from models.trees import tree_logits
         from tasks.evals import lm
 
@@ -194,6 +195,7 @@ class Sides:
             self.tokenizer,
             self.length,
             tree_logits=partial(tree_logits, self.model),
+            decoder=partial(Decoding, self.model),
         )
 
     def theirs(self, batch_size: int = 16, adds_in: str | None = None) -> LM:

@@ -5,6 +5,7 @@ Letters beside those of layers.py: L cached positions, G key and value heads, h 
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,6 +43,12 @@ class LayerCache:
         for buffer, row in zip(self.buffers, rows, strict=True):
             buffer[batch, places.positions_BT] = row
         return tuple(buffer[:, : places.mask_BTL.shape[-1]] for buffer in self.buffers)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """These rows alone, in this order, laid out as before."""
+        for buffer in self.buffers:
+            buffer[: len(rows)] = buffer[list(rows)]
+        self.buffers = tuple(buffer[: len(rows)] for buffer in self.buffers)
 
     @property
     def nbytes(self) -> int:

@@ -57,6 +57,12 @@ class Cache:
         """Keys and values, or latents and RoPE keys, of all layers (`models.cost`: kv_bytes x batch x length)."""
         return sum(layer.nbytes for layer in (*self.layers, *self.modules))
 
+    def keep(self, rows: Sequence[int]) -> None:
+        """These rows alone, in this order; the others' places are free no sooner than the whole cache."""
+        self.batch = len(rows)
+        for layer in (*self.layers, *self.modules):
+            layer.keep(rows)
+
     def places(self, starts: Sequence[int], width: int) -> Places:
         """Of `width` tokens per row, the first one of row b at position `starts[b]`.
 
@@ -126,6 +132,33 @@ def greedy(model: Transformer, prompts: Prompts, new_tokens: int, absorb: bool =
     return torch.cat(chosen, dim=1)
 
 
+class Decoding:
+    """Prompts of any lengths and what is said after them, one token each at a time; what was read stays cached.
+
+    Each prompt may be followed by `room` tokens. `logits_BV`, of each row's next token, are those of reading every row
+    anew, up to rounding. Call it within `inferring(model)`. Raises ConfigError for prompts that the model cannot take.
+    """
+
+    def __init__(self, model: Transformer, prompts: Sequence[Sequence[int]], room: int) -> None:
+        tokens_BP, self._lengths = batched(model, [torch.tensor(prompt) for prompt in prompts], room)
+        self._model, self._cache = model, Cache(model, len(prompts), tokens_BP.shape[1] + room)
+        with torch.no_grad():
+            normed, _ = prefill(model, tokens_BP, tokens_BP.shape[1], self._cache)
+            self.logits_BV = model.lm_head(last(normed, self._lengths))[:, 0]
+
+    def read(self, tokens: Sequence[int]) -> None:
+        """One more token of each row."""
+        tokens_B1 = torch.tensor(tokens, device=self.logits_BV.device).unsqueeze(1)
+        with absorbing(self._model, attention_of(self._model.config).absorbs):
+            logits, _ = decode(self._model, tokens_B1, self._lengths, self._cache)
+        self._lengths, self.logits_BV = [length + 1 for length in self._lengths], logits[:, 0]
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these rows alone, in this order."""
+        self._cache.keep(rows)
+        self._lengths, self.logits_BV = [self._lengths[row] for row in rows], self.logits_BV[list(rows)]
+
+
 def mtp_modules(model: Transformer) -> list[ChainedModule | ParallelHead]:
     """The MTP modules, depth 1 first."""
     if not model.config.mtp.depth:
@@ -175,10 +208,14 @@ def prefill(model: Transformer, tokens_BL: Tensor, length: int, cache: Cache) ->
 
 def most_likely(model: Transformer, normed_BTD: Tensor, lengths: Sequence[int]) -> Tensor:
     """(B, 1): the choice after the first `lengths[b]` hidden states of each row. Only these go through the head."""
-    at = torch.tensor(lengths, device=normed_BTD.device) - 1
-    final = normed_BTD[torch.arange(len(at), device=at.device), at].unsqueeze(1)
-    logits: Tensor = model.lm_head(final)
+    logits: Tensor = model.lm_head(last(normed_BTD, lengths))
     return logits.argmax(dim=-1)
+
+
+def last(hidden_BTD: Tensor, lengths: Sequence[int]) -> Tensor:
+    """(B, 1, D): of the first `lengths[b]` hidden states of each row, the last one."""
+    at = torch.tensor(lengths, device=hidden_BTD.device) - 1
+    return hidden_BTD[torch.arange(len(at), device=at.device), at].unsqueeze(1)
 
 
 def batched(model: Transformer, prompts: Prompts, new_tokens: int) -> tuple[Tensor, list[int]]:

@@ -208,10 +208,12 @@ class ScoringFailed(Exception):
 
 
 def _scored(record: Record, job: TrialJob, model: Transformer) -> Record:
+    from models.generate import Decoding
     from models.trees import tree_logits
     from tasks.evals.score import score
 
     keys, started = job.keys, time.monotonic()
+    whole = keys.document_end is None  # what follows reaches back over the ends of documents
     try:
         with inferring(model):
             scores = score(
@@ -220,7 +222,8 @@ def _scored(record: Record, job: TrialJob, model: Transformer) -> Record:
                 keys.eval,
                 Path(job.cache),
                 keys.train.device,
-                tree_logits=functools.partial(tree_logits, model) if keys.document_end is None else None,
+                tree_logits=functools.partial(tree_logits, model) if whole else None,
+                decoder=functools.partial(Decoding, model) if whole else None,
             )
     except Exception as error:  # whatever a task's data or lm-eval raises
         raise ScoringFailed(

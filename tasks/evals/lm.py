@@ -6,9 +6,7 @@ causal, so what stands to the right of a position does not reach it.
 
 import functools
 import itertools
-import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +15,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from torch import Tensor
 
 from models.typed import ConfigError
+from tasks.evals.drafts import Decoder, Draft, Rereading, batches, greedy_arguments, write
 from tasks.evals.trees import TreeLogits, Window, forwards, grown
 from tasks.text.tokenizer import END_OF_TEXT
 
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
 
 TREE_TOKENS = 1024
 """Of one call: on a CPU more of them only leave the caches."""
-MAX_NEW_TOKENS = 256
-"""lm-eval's own default."""
 
 
 @functools.lru_cache(maxsize=2)
@@ -42,12 +39,12 @@ def _cached_encoder(tokenizer: "Tokenizer") -> Callable[[str], tuple[int, ...]]:
 
 
 class HarnessLM(TemplateLM):
-    """Greedy, deterministic, without a KV cache; one process, one device.
+    """Greedy, deterministic; one process, one device.
 
     `logits` maps tokens (B, T) to logits (B, T, V), causally. `max_length` is the longest T it takes: longer contexts
     lose their beginning. `batch_tokens` bounds B * T of one call. `end_of_text` is the tokenizer's token that ends a
-    text, and stands before one. With `tree_logits` likelihoods are scored in trees (tasks/evals/trees.py). Raises
-    ConfigError where the tokenizer lacks the token.
+    text, and stands before one. With `tree_logits` likelihoods are scored in trees (tasks/evals/trees.py), with
+    `decoder` texts are generated with a cache. Raises ConfigError where the tokenizer lacks the token.
     """
 
     def __init__(
@@ -59,9 +56,11 @@ class HarnessLM(TemplateLM):
         batch_tokens: int = 8192,
         end_of_text: str = END_OF_TEXT,
         tree_logits: TreeLogits | None = None,
+        decoder: Decoder | None = None,
     ) -> None:
         super().__init__()
         self.tree_logits = tree_logits
+        self.decoder = decoder
         self.logits = logits
         self.tokenizer: Tokenizer = tokenizer
         self.max_length = max_length
@@ -174,61 +173,20 @@ class HarnessLM(TemplateLM):
     @torch.no_grad()
     def generate_until(self, requests: list["Instance"], disable_tqdm: bool = False) -> list[str]:
         """Greedy text up to a stop string (left out), the end token, or the request's number of new tokens."""
-        drafts = [self._draft(*greedy_arguments(request)) for request in requests]
-        by_length = sorted(drafts, key=lambda draft: -len(draft.tokens))
-        rows_per_batch = max(1, self.batch_tokens // self.max_length)
-        for first in range(0, len(drafts), rows_per_batch):
-            batch = by_length[first : first + rows_per_batch]
-            while unfinished := [draft for draft in batch if not draft.done]:
-                rows = [draft.tokens[-self.max_length :] for draft in unfinished]
-                logits_BTV = self._padded_logits(rows)
-                last_B = torch.tensor([len(row) - 1 for row in rows], device=logits_BTV.device)
-                next_B = logits_BTV[torch.arange(len(rows), device=logits_BTV.device), last_B].argmax(-1)
-                for draft, token in zip(unfinished, next_B.tolist(), strict=True):
-                    self._extend(draft, token)
+        drafts = []
+        for context, arguments in map(greedy_arguments, requests):
+            tokens = self.tok_encode(context) or [self.prefix_token_id]
+            drafts.append(Draft.of(tokens, arguments, self.max_length))
+        for batch in batches(drafts, self.batch_tokens):
+            prompts, room = [draft.context for draft in batch], max(draft.budget for draft in batch)
+            decoding = self.decoder(prompts, room) if self.decoder else Rereading(self._last_logits, prompts)
+            write(batch, decoding, self._end, self.tok_decode)
         return [draft.text for draft in drafts]
 
-    def _draft(self, context: str, arguments: dict[str, Any]) -> "Draft":
-        until = arguments.get("until") or []
-        names = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
-        budget = next((int(arguments[name]) for name in names if arguments.get(name) is not None), MAX_NEW_TOKENS)
-        tokens = self.tok_encode(context) or [self.prefix_token_id]
-        return Draft(tokens, len(tokens), [until] if isinstance(until, str) else list(until), budget, done=budget < 1)
-
-    def _extend(self, draft: "Draft", token: int) -> None:
-        if token == self._end:
-            draft.done = True
-            return
-        draft.tokens.append(token)
-        draft.text = self.tok_decode(draft.tokens[draft.start :])
-        stops = [at for at in (draft.text.find(stop) for stop in draft.stops if stop) if at >= 0]
-        if stops:
-            draft.text = draft.text[: min(stops)]
-        draft.done = bool(stops) or len(draft.tokens) - draft.start == draft.budget
-
-
-@dataclass
-class Draft:
-    """A text being generated: `tokens` is the context up to `start`, then what is new."""
-
-    tokens: list[int]
-    start: int
-    stops: list[str]
-    budget: int
-    text: str = ""
-    done: bool = False
-
-
-def greedy_arguments(request: "Instance") -> tuple[str, dict[str, Any]]:
-    """The context and the arguments of a generation that greedy decoding answers; ConfigError where it would not."""
-    context, arguments = request.args[:2]
-    for name, greedy in (("do_sample", (None, False)), ("num_beams", (None, 1)), ("num_return_sequences", (None, 1))):
-        if arguments.get(name) not in greedy:
-            raise ConfigError(
-                f"{request.task_name or 'the task'} wants answers generated with {name}={arguments[name]}, and only "
-                f"greedy decoding is here; set its generation_kwargs.{name} to {json.dumps(greedy[1])}, or leave it out"
-            )
-    return context, arguments
+    def _last_logits(self, rows: list[list[int]]) -> Tensor:
+        logits_BTV = self._padded_logits(rows)
+        last_B = torch.tensor([len(row) - 1 for row in rows], device=logits_BTV.device)
+        return logits_BTV[torch.arange(len(rows), device=logits_BTV.device), last_B]
 
 
 class StandIn(LM):

@@ -18,6 +18,7 @@ from tasks.text.tokenizer import END_OF_TEXT
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from tasks.evals.drafts import Decoder
     from tasks.evals.trees import TreeLogits
 
 BOOTSTRAP_DRAWS = 1000
@@ -34,6 +35,7 @@ def score(
     device: str = "cpu",
     end_of_text: str = END_OF_TEXT,
     tree_logits: "TreeLogits | None" = None,
+    decoder: "Decoder | None" = None,
 ) -> dict[str, dict[str, Any]]:
     """Per task (and per group, where one is named): lm-eval's metrics by plain name, and what is needed to read them.
 
@@ -44,7 +46,8 @@ def score(
 
     `logits` maps tokens (B, T <= data.seq_len) to logits (B, T, V); `end_of_text` is the token that ends a text. With
     `tree_logits`, standard tasks read once what their requests share; our own are computed as they always were, to the
-    bit. Raises ConfigError for a task that does not exist or whose data cannot be had.
+    bit. With `decoder`, texts are generated with a cache. Raises ConfigError for a task that does not exist or whose
+    data cannot be had.
     """
     if not config.tasks:
         return {}
@@ -54,7 +57,9 @@ def score(
 
     scores: dict[str, dict[str, Any]] = {}
     for part, trees in _parts(tasks, tree_logits):
-        lm = HarnessLM(logits, data.tokenizer, data.seq_len, device, end_of_text=end_of_text, tree_logits=trees)
+        lm = HarnessLM(
+            logits, data.tokenizer, data.seq_len, device, end_of_text=end_of_text, tree_logits=trees, decoder=decoder
+        )
         results = evaluate(lm, part, config.items, BOOTSTRAP_DRAWS)
         scores |= {name: _plain(row, results["samples"].get(name, [])) for name, row in results["results"].items()}
     return scores

@@ -203,7 +203,7 @@ class Scoring:
     def __init__(self, *errors: BaseException) -> None:
         self.errors = list(errors)
 
-    def __call__(self, logits: Any, data: Any, *_: Any, tree_logits: Any = None) -> dict[str, dict[str, Any]]:
+    def __call__(self, logits: Any, data: Any, *_: Any, **__: Any) -> dict[str, dict[str, Any]]:
         if self.errors:
             raise self.errors.pop(0)
         batch = next(iter(data.evaluation_batches("test", 512)))
