@@ -220,15 +220,17 @@ def _check_cuda() -> None:
 
 def table(scores: dict[str, dict[str, Any]]) -> str:
     """One line per task and metric."""
-    lines = [("task", "metric", "value", "stderr", "chance", "items")]
+    lines = [("task", "metric", "value", "stderr", "95 % over documents", "chance", "items")]
     for task, row in scores.items():
         for metric, value in row.items():
-            if metric in ("n", "chance", "items") or _is_stderr(metric):
+            if metric in ("n", "chance", "items") or _is_stderr(metric) or isinstance(value, list | dict):
                 continue
             name, comma, answer_filter = metric.partition(",")
             error = row.get(f"{name}_stderr{comma}{answer_filter}")
             chance = row.get("chance") if is_accuracy(f"{task}/{metric}") else None
-            lines.append((task, metric, _number(value), _number(error), _number(chance), str(row.get("n", ""))))
+            interval = " .. ".join(map(_number, row.get(f"{metric}_interval", ())))
+            cells = (_number(value), _number(error), interval, _number(chance), str(row.get("n", "")))
+            lines.append((task, metric, *cells))
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
         "  ".join(

@@ -39,7 +39,8 @@ class Record:
     validation: dict[str, list[float]] = field(default_factory=dict)
     """Columns of equal length: `step`, `tokens`, `loss`, `max_vio_global`."""
     scores: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """lm-eval task -> {metric: value, metric_stderr: value or null, `items`: per-item results as a string of 0/1}."""
+    """lm-eval task -> {metric: value, metric_stderr: value or null, `items`: per-item results as a string of 0/1,
+    `documents`: columns of nats and of what perplexities divide them by}, and more (tasks/evals/score.py)."""
     timings: dict[str, float] = field(default_factory=dict)
     """`train_s`, `eval_s`, `tokens_per_second`. Never compared for equality."""
     data: dict[str, Any] = field(default_factory=dict)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.config import EvalConfig
 from tasks.evals.answers import answers
 from tasks.evals.harness import evaluate
+from tasks.evals.perplexities import by_document
 from tasks.evals.prepare import OUR_TASKS, HeldOut, check_tasks, load_tasks
 from tasks.text.tokenizer import END_OF_TEXT
 
@@ -41,8 +42,9 @@ def score(
 
     `<metric>` is a float, or None where it is not finite; `<metric>_stderr` a float or None where lm-eval has none.
     A task with several answer filters keeps lm-eval's `metric,filter` names. Besides: `n` items scored, `items` (a
-    string of 0/1 per item in document order), and of multiple choice `chance` (accuracy of a uniform guess),
-    `answer_bits_per_byte` and `answer_margin` (tasks/evals/answers.py).
+    string of 0/1 per item in document order), of multiple choice `chance` (accuracy of a uniform guess),
+    `answer_bits_per_byte` and `answer_margin` (tasks/evals/answers.py), and of perplexities `documents` and
+    `<metric>_interval` (tasks/evals/perplexities.py).
 
     `logits` maps tokens (B, T <= data.seq_len) to logits (B, T, V); `end_of_text` is the token that ends a text. With
     `tree_logits`, standard tasks read once what their requests share; our own are computed as they always were, to the
@@ -94,6 +96,7 @@ def _plain(row: dict[str, Any], samples: list[dict[str, Any]]) -> dict[str, Any]
     if min(counts) > 1 and "acc" in plain and "acc_mutual_info" not in plain:
         plain["chance"] = sum(1 / count for count in counts) / len(counts)
         plain |= answers(samples)
+    plain |= by_document(samples)
     for metric in PER_ITEM:
         values = [sample.get(metric) for sample in samples]
         if all(value in (0, 1) for value in values):
