@@ -3,7 +3,8 @@
 A and B are of one kind: a sweep's run (`moe_balance`, `moe_balance/cpu`, `results/moe_balance/cpu`), an arm of one
 (`moe_balance/cpu/bias`), or a trial (its id, or the beginning of it); what lies under runs/ comes before what is
 published. Shown is what is set otherwise, key by key, what came out otherwise (paired by seed, where both learned from
-the same batches, with a 95 % interval of this one comparison), and where they ran otherwise.
+the same batches, with a 95 % interval of this one comparison; scores also item by item, over seeds and items crossed),
+and where they ran otherwise.
 """
 
 import os
@@ -17,6 +18,7 @@ from typing import Any
 from ablations import numbers
 from ablations.command import keys_of, parse
 from ablations.home import ROOT, check_house
+from ablations.judge.crossed import item_by_item
 from ablations.judge.gather import load_published, load_result
 from ablations.judge.result import ArmResult, Result
 from ablations.judge.sidebyside import ABSENT, Changed, changed, claims, outcomes, same_batches, shared_arms
@@ -135,6 +137,7 @@ def tables(one: Side, other: Side) -> list[Table]:
         found = [
             _changes("Set otherwise", "key", changed(_config(one), _config(other)), heads),
             _outcomes(one.records, other.records, heads),
+            *_items(one.records, other.records, heads),
         ]
     environments = changed(_environment(one), _environment(other))
     return [*found, _changes("Where they ran otherwise", "", environments, heads)]
@@ -189,6 +192,22 @@ def _outcomes(one: Sequence[Record], other: Sequence[Record], heads: Sequence[st
     pairs = max((found.pairs for found in both), default=0)
     note = "Nothing that both have." if not rows else _how(pairs, same_batches(one, other))
     return Table("What came out", ["metric", *heads, "second - first", "95 %"], rows, note)
+
+
+def _items(one: Sequence[Record], other: Sequence[Record], heads: Sequence[str]) -> list[Table]:
+    """Nothing where no outcomes of items were kept, as of trials of an earlier version."""
+    rows, found = [], item_by_item(one, other)
+    for score in found:
+        means = [numbers.fixed(value, 4) for value in (score.one, score.other)]
+        interval = numbers.interval(score.low, score.high, 4)
+        rows.append([score.score, *means, numbers.signed(score.difference, 4), interval, f"{score.p:.3f}"])
+        rows[-1].append(str(score.items))
+    if not rows:
+        return []
+    note = "Over seeds and items crossed: would other seeds, asked other items, differ as well?"
+    if found[0].seeds == 1:
+        note = "Of these two checkpoints, over items: McNemar's test, and of documents a t. Nothing is said of seeds."
+    return [Table("Item by item", ["score", *heads, "second - first", "95 %", "p", "items"], rows, note)]
 
 
 def _how(pairs: int, same: bool) -> str:

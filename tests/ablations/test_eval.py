@@ -91,7 +91,7 @@ def test_scores_a_checkpoint_and_ends_with_one_line_of_json(
     assert result["split"] == "test"
     assert list(result["scores"]) == ["python_bits_per_byte", "python_cloze"]
     assert len(result["scores"]["python_cloze"]["items"]) == 10
-    assert lines[0].split() == ["task", "metric", "value", "stderr", *"95 % over documents".split(), "chance", "items"]
+    assert lines[0].startswith("task  ") and lines[0].endswith("stderr  95 % over documents  chance  items")
     row = next(line.split() for line in lines if line.split()[:2] == ["python_cloze", "acc"])
     assert row[2] == f"{result['scores']['python_cloze']['acc']:.4f}"
     assert row[4:] == ["0.2500", "10"]
