@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,6 +67,8 @@ class Command:
     turns: int = 3
     batch_sizes: list[int] = field(default_factory=lambda: [1, 16])
     """Of `hf`."""
+    bf16_items: int = 0
+    """Of each task, which both sides score in BF16 too; 0: none."""
 
 
 class Timed(LM):
@@ -94,6 +96,19 @@ class Timed(LM):
         raise NotImplementedError("likelihoods alone are compared")
 
 
+@dataclass(frozen=True)
+class LowPrecision:
+    """One task in BF16, on fewer items; what flips is against our FP32."""
+
+    items: int
+    flipped: int
+    flipped_theirs: int
+    seconds_fp32: float
+    seconds: float
+    seconds_theirs: float
+    """At the first of the batch sizes."""
+
+
 @dataclass
 class Equality:
     """One task's answers, ours against theirs."""
@@ -112,6 +127,8 @@ class Equality:
     seconds: float = 0.0
     theirs: dict[int, float] = field(default_factory=dict)
     """Seconds by batch size."""
+
+    bf16: "LowPrecision | None" = None
 
     @property
     def ratios(self) -> dict[int, float]:
@@ -133,24 +150,25 @@ def equality(task: str, ours: tuple[Timed, dict[str, Any]], theirs: tuple[Timed,
     if len(own.answers) != len(other.answers):
         raise ValueError(f"{task}: {len(own.answers)} answers against {len(other.answers)}")
     differences = [abs(a - b) for a, b in zip(own.answers, other.answers, strict=True)]
-    flipped = items = 0
     relative = [0.0]
-    for name, samples in found["samples"].items():
-        items += len(samples)
-        pairs = zip(samples, expected["samples"][name], strict=True)
-        flipped += sum(a.get("acc") != b.get("acc") for a, b in pairs)
+    for name in found["samples"]:
         for metric, value in found["results"][name].items():
             if isinstance(value, float) and "stderr" not in metric:
                 before = expected["results"][name][metric]
                 relative.append(abs(value - before) / max(abs(before), 1e-12))
     within = sum(difference <= TOLERANCE for difference in differences) / len(differences)
-    return Equality(task, items, len(differences), max(differences), within, flipped, max(relative))
+    items = sum(map(len, found["samples"].values()))
+    return Equality(task, items, len(differences), max(differences), within, flipped(found, expected), max(relative))
+
+
+def flipped(found: dict[str, Any], expected: dict[str, Any]) -> int:
+    """Items of which one side is right and the other is not."""
+    pairs = (zip(found["samples"][name], expected["samples"][name], strict=True) for name in found["samples"])
+    return sum(a.get("acc") != b.get("acc") for rows in pairs for a, b in rows)
 
 
 def random_checkpoint(folder: Path, size_name: str, length: int, texts: Sequence[str]) -> None:
     """A model of a named size with wide random weights, and a tokenizer of the texts."""
-    from dataclasses import replace
-
     from models.checkpoint import save_checkpoint
     from models.sizes import size
     from models.transformer import Transformer, initialise
@@ -171,6 +189,7 @@ class Sides:
     tokenizer: "Tokenizer"
     length: int
     converted: Path
+    dtype: str = "float32"
 
     @staticmethod
     def of(checkpoint: Path, place: Path) -> "Sides":
@@ -198,6 +217,14 @@ class Sides:
             decoder=partial(Decoding, self.model),
         )
 
+    def in_bf16(self) -> "Sides":
+        """The same weights, rounded as BF16's products round them."""
+        from models.transformer import Transformer
+
+        model = Transformer(replace(self.model.config, dtype="bfloat16"))
+        model.load_state_dict(self.model.state_dict())
+        return replace(self, model=model.eval(), dtype="bfloat16")
+
     def theirs(self, batch_size: int = 16, adds_in: str | None = None) -> LM:
         """As `lm_eval --model hf` makes it; `adds_in` is its `softmax_dtype`."""
         from lm_eval.models.huggingface import HFLM
@@ -206,7 +233,7 @@ class Sides:
             return HFLM(
                 pretrained=str(self.converted),
                 device="cpu",
-                dtype="float32",
+                dtype=self.dtype,
                 softmax_dtype=adds_in,
                 batch_size=batch_size,
             )
@@ -230,8 +257,26 @@ def compare(sides: Sides, command: Command, report: Callable[[str], None]) -> li
             report(f"{task}: turn {turn + 1} of {command.turns}")
         row = equality(task, own, expected)
         row.seconds, row.theirs = seconds, theirs
+        if command.bf16_items:
+            row.bf16 = in_bf16(sides, task, command)
         found.append(row)
     return found
+
+
+def in_bf16(sides: Sides, task: str, command: Command) -> LowPrecision:
+    """Both sides' answers in BF16 against ours in FP32, one turn each."""
+    from models.layers import inferring
+
+    loaded, items = _loaded(task, replace(command, items=command.bf16_items))
+    low = sides.in_bf16()
+    with inferring(sides.model):
+        fp32, expected = scored(sides.ours(), loaded, items)
+    with inferring(low.model):
+        own, found = scored(low.ours(), loaded, items)
+    other, theirs = scored(low.theirs(command.batch_sizes[0]), loaded, items)
+    count = sum(map(len, found["samples"].values()))
+    flips = (flipped(side, expected) for side in (found, theirs))
+    return LowPrecision(count, *flips, fp32.seconds, own.seconds, other.seconds)
 
 
 def _loaded(task: str, command: Command) -> tuple[dict[str, Any], int]:
@@ -263,6 +308,14 @@ def table(rows: Sequence[Equality]) -> str:
         cells = [f"{row.items}", f"{row.answers}", f"{row.largest:.1e}", f"{row.equal:.2%}", f"{row.flipped}"]
         cells += [f"{row.scores:.1e}", *(f"{ratio:.2f}" for ratio in row.ratios.values())]
         lines.append(f"{row.task:16}" + "".join(f"{cell:>9}" for cell in cells))
+    if low := [(row.task, row.bf16) for row in rows if row.bf16 is not None]:
+        lines.append(
+            f"\n{'in BF16':16}" + "".join(f"{t:>9}" for t in ("items", "flipped", "theirs", "s FP32", "s", "s hf"))
+        )
+    for task, cells in low:
+        counts = "".join(f"{value:>9}" for value in (cells.items, cells.flipped, cells.flipped_theirs))
+        seconds = (cells.seconds_fp32, cells.seconds, cells.seconds_theirs)
+        lines.append(f"{task:16}{counts}" + "".join(f"{value:>9.2f}" for value in seconds))
     return "\n".join(lines)
 
 
@@ -283,7 +336,7 @@ def run(words: Sequence[str]) -> dict[str, Any]:
         sides = Sides.of(checkpoint, Path(place) / "converted")
         rows = compare(sides, command, lambda text: print(text, file=sys.stderr, flush=True))
     print(table(rows))
-    return {"tasks": [{**vars(row), "ratios": row.ratios} for row in rows], "tolerance": TOLERANCE}
+    return {"tasks": [{**asdict(row), "ratios": row.ratios} for row in rows], "tolerance": TOLERANCE}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

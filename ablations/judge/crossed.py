@@ -96,7 +96,7 @@ def compared(score: str, one: Answers, other: Answers) -> Crossed:
 def interval(d_SI: NDArray[np.float64], alpha: float = 0.05) -> tuple[float | None, float | None, float]:
     """Ends and two-sided p of the mean of a two-way layout of random seeds and random items, by its mean squares and
     Satterthwaite's degrees of freedom. The variance is no less than what either alone makes it. One seed: a t over
-    items. Equal arms differ in 3.5 to 5.5 % of simulations (the tests repeat them), where pooling makes it 6 to 21 %."""
+    items. Equal arms differ in 3.5 to 5.5 % of simulations (the tests repeat them), and pooled in 6 to 21 %."""
     from scipy import stats
 
     (seeds, items), mean = d_SI.shape, float(d_SI.mean())

@@ -10,7 +10,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import pytest
 import torch
 
-from benchmarks.scoring import TASKS, TOLERANCE, Command, EvalKeys, Sides, compare, random_checkpoint, texts_of
+from benchmarks.scoring import TASKS, TOLERANCE, Command, EvalKeys, Sides, compare, random_checkpoint, table, texts_of
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 ITEMS = 4
@@ -44,3 +44,13 @@ def test_scores_are_those_of_their_model(task: str, command: Command, sides: Sid
     assert row.flipped == 0 and row.scores < 1e-5
     if task != "wikitext":  # where rounding adds up over thousands of tokens
         assert row.largest <= TOLERANCE and row.equal == 1
+
+
+def test_bf16_is_counted_apart(command: Command, sides: Sides) -> None:
+    """Rounded weights are no longer the same; so few items flip, if any, that only what is counted is tested."""
+    asked = replace(command, eval=EvalKeys(str(SHARED), ["piqa"]), items=1, bf16_items=6)
+    (row,) = compare(sides, asked, lambda _: None)
+    assert row.bf16 is not None and (row.items, row.bf16.items) == (1, 6)
+    assert row.bf16.flipped <= 6 and min(row.bf16.seconds, row.bf16.seconds_theirs) > 0
+    assert "in BF16" in table([row]) and "in BF16" not in table([replace(row, bf16=None)])
+    assert sides.in_bf16().model.dtype == torch.bfloat16 and sides.model.dtype == torch.float32
