@@ -22,17 +22,19 @@ Momentum = Annotated[float, AtLeast(0), Below(1)]
 class RopeConfig:
     """Rotary positions (2104.09864), and how they reach beyond the trained length.
 
-    `linear` divides every position by `factor`; `yarn` (2309.00071; V3 4.3) does so only for the slow frequencies and
-    sharpens the softmax. `none` is plain RoPE. Nothing here is trained: a trained model can be switched to another
+    `linear` divides every position by `factor` (2306.15595); `ntk` raises theta so that the slowest pair is divided by
+    it and the fastest one is kept (2309.00071 eq. 14); `yarn` (2309.00071; V3 4.3) divides only the slow frequencies,
+    and sharpens the softmax. `none` is plain RoPE. Nothing here is trained: a trained model can be switched to another
     scaling (`Transformer.set_rope`).
     """
 
     theta: Annotated[float, Above(1)] = 10000.0
-    scaling: Literal["none", "linear", "yarn"] = "none"
+    scaling: Literal["none", "linear", "ntk", "yarn"] = "none"
     factor: Annotated[float, AtLeast(1)] = 1.0
     """s: how many times longer the context becomes (V3: 40)."""
     original_length: Annotated[int, AtLeast(1)] = 4096
-    """YaRN: the trained length, against which a frequency counts as slow or fast."""
+    """The trained length: what is stretched reaches `factor` times as far. YaRN: against it a frequency counts as slow
+    or fast."""
     beta_fast: Positive = 32.0
     """YaRN: pairs that turn more often than this within the trained length keep their frequency."""
     beta_slow: Positive = 1.0

@@ -1,4 +1,4 @@
-"""Rotary position embedding (2104.09864) on interleaved pairs, as DeepSeek's code does, and its stretching: YaRN."""
+"""Rotary position embedding (2104.09864) on interleaved pairs, as DeepSeek's code does, and its stretchings."""
 
 import math
 
@@ -18,14 +18,18 @@ def rope_turns(positions: Tensor, dim: int, rope: RopeConfig, dtype: torch.dtype
 def frequencies(dim: int, rope: RopeConfig, device: torch.device | None = None) -> Tensor:
     """f_i = theta^(-2i / dim) in radians per token, FP64 (dim / 2), stretched as `rope.scaling` says.
 
-    YaRN (2309.00071, 3.2): a pair that turns more than beta_fast times within the trained length keeps f_i, one that
-    turns less than beta_slow times gets f_i / s, and between them runs a linear ramp over i.
+    NTK-aware (2309.00071, 3.1): theta times s^(dim / (dim - 2)), which divides the slowest pair by s, keeps the fastest
+    and spreads what is between. YaRN (3.2): a pair that turns more than beta_fast times within the trained length keeps
+    f_i, one that turns less than beta_slow times gets f_i / s, and between them runs a linear ramp over i.
     """
     plain = rope.theta ** (-torch.arange(0, dim, 2, dtype=torch.float64, device=device) / dim)
     if rope.scaling == "none":
         return plain
     if rope.scaling == "linear":
         return plain / rope.factor
+    if rope.scaling == "ntk":
+        theta = rope.theta * rope.factor ** (dim / (dim - 2))
+        return theta ** (-torch.arange(0, dim, 2, dtype=torch.float64, device=device) / dim)
     if rope.scaling == "yarn":
 
         def pair_that_turns(times: float) -> float:

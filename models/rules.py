@@ -27,7 +27,15 @@ def validate(config: ModelConfig) -> None:
 
 
 def check_length(config: ModelConfig, seq_len: int) -> None:
-    """Raise ConfigError where a sequence has no token that the deepest MTP module could predict."""
+    """Raise ConfigError where a sequence has no token that the deepest MTP module could predict, or is longer than the
+    positions were stretched for."""
+    r = config.rope
+    if r.scaling != "none" and seq_len > r.original_length * r.factor:
+        raise ConfigError(
+            f"model.rope.factor={r.factor:g}: of model.rope.original_length={r.original_length} reaches "
+            f"{math.floor(r.original_length * r.factor)} tokens, and {seq_len} are asked for; take at least "
+            f"{seq_len / r.original_length:g}"
+        )
     if config.mtp.depth >= seq_len:
         raise ConfigError(
             f"model.mtp.depth={config.mtp.depth}: deeper than the sequence (data.seq_len={seq_len}); "
@@ -40,6 +48,12 @@ def _check_rope(config: ModelConfig) -> None:
     if r.scaling == "none" and r.factor != 1:
         raise ConfigError(
             f"model.rope.factor={r.factor}: has no effect with model.rope.scaling=none; add model.rope.scaling=yarn"
+        )
+    dim = attention_of(config).rope_dim
+    if r.scaling == "ntk" and dim < 4:
+        raise ConfigError(
+            f"model.rope.scaling=ntk: divides the slowest pair and keeps the fastest, and a width of {dim} has but one; "
+            f"raise model.attention.{attention_of(config).rope_key}"
         )
     if r.scaling == "yarn" and not r.beta_slow < r.beta_fast:
         raise ConfigError(f"model.rope.beta_slow={r.beta_slow}: must be below model.rope.beta_fast={r.beta_fast}")

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -253,6 +253,23 @@ def test_yarn_frequencies_and_temperature(rope: RopeConfig, dim: int) -> None:
     # theirs: cos and sin are multiplied by attention_scaling (both of q and k), the product by yarn_apply_mscale
     assert attention_scaling == 1.0
     assert yarn_apply_mscale(hf.rope_parameters, 1.0) == pytest.approx(softmax_temperature(rope), rel=1e-12)
+
+
+@pytest.mark.parametrize("dim", [6, 16, 64])
+@pytest.mark.parametrize("factor", [1.0, 4.0, 40.0])
+@pytest.mark.parametrize("kind", ["linear", "ntk"])
+def test_frequencies_that_are_stretched_alike(kind: Literal["linear", "ntk"], factor: float, dim: int) -> None:
+    """Theirs of NTK is `dynamic`: of a factor of 1 at s times the length it is the fixed base change by s."""
+    rope = RopeConfig(theta=500.0, scaling=kind, factor=factor, original_length=128)
+    published, _ = size("deepseek_v3")
+    attention = dataclasses.replace(published.attention, qk_rope_head_dim=dim)
+    hf = theirs_of(dataclasses.replace(published, rope=RopeConfig(theta=500.0), attention=attention))
+    hf.rope_parameters |= {"rope_type": "dynamic", "factor": 1.0} if kind == "ntk" else {"factor": factor}
+    hf.max_position_embeddings = 128
+    length = {"seq_len": round(128 * factor)} if kind == "ntk" else {}
+    inverse, scaling = ROPE_INIT_FUNCTIONS["dynamic" if kind == "ntk" else "linear"](hf, **length)
+    torch.testing.assert_close(frequencies(dim, rope).float(), inverse, rtol=2e-6, atol=0)
+    assert scaling == softmax_temperature(rope) == 1.0
 
 
 def test_v3s_temperature_is_the_papers() -> None:

@@ -20,7 +20,7 @@ from models.typed import ConfigError, build
         ({"norm_eps": True}, "model.norm_eps=True: expected float"),
         ({"moe": 3}, "model.moe=3: expected a group"),
         ({"attention": {"rope_theta": 1e4}}, "model.attention.rope_theta: no such key"),
-        ({"rope": {"scaling": "yarm"}}, "model.rope.scaling=yarm: .*none, linear, yarn; did you mean yarn"),
+        ({"rope": {"scaling": "yarm"}}, "model.rope.scaling=yarm: .*none, linear, ntk, yarn; did you mean yarn"),
         ({"mtp": {"style": "serial"}}, "model.mtp.style=serial: .*chained, parallel"),
         ({"mtp": {"depth": 1.0}}, "model.mtp.depth=1.0: expected int, got float"),
         ({"moe": {"scoring": "sigmoidal"}}, "model.moe.scoring=sigmoidal: .*did you mean sigmoid"),

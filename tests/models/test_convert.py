@@ -402,6 +402,7 @@ UNHELD: dict[str, tuple[dict[str, Any], str]] = {
     "groups of one": ({"moe.n_group": 6, "moe.topk_group": 6}, "model.moe.n_group=6"),
     "another eps": ({"norm_eps": 1e-5}, "model.norm_eps=1e-05"),
     "fp64": ({"dtype": "float64", "moe.backend": "loop"}, "model.dtype=float64"),
+    "ntk": ({"rope": {"scaling": "ntk", "factor": 4.0}}, "model.rope.scaling=ntk"),
     "short yarn": ({"rope": YARN | {"original_length": 4}}, "model.rope.original_length=4"),
 }
 

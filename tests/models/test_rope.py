@@ -24,6 +24,7 @@ V3_EXTENSION = RopeConfig(scaling="yarn", factor=40.0)
 """V3 4.3: s = 40, beta_fast 32, beta_slow 1, sqrt(t) = 0.1 ln s + 1; trained on 4096 tokens."""
 STRETCHED = {
     "linear": RopeConfig(theta=300.0, scaling="linear", factor=4.0),
+    "ntk": RopeConfig(theta=300.0, scaling="ntk", factor=4.0),
     "yarn": RopeConfig(theta=300.0, scaling="yarn", factor=40.0, original_length=64, beta_fast=4.0, mscale=0.7),
 }
 KINDS: dict[str, dict[str, Any]] = {
@@ -112,6 +113,12 @@ def test_linear_divides_positions() -> None:
     stretched = exact_turns(positions, 12, RopeConfig(scaling="linear", factor=4.0))
     torch.testing.assert_close(stretched, exact_turns(torch.arange(50), 12, RopeConfig()), rtol=0, atol=1e-13)
     assert softmax_temperature(RopeConfig(scaling="linear", factor=4.0)) == 1.0
+
+
+def test_ntk_keeps_the_fastest_pair_and_divides_the_slowest() -> None:
+    """And what is between by a power of s that grows evenly (2309.00071, eq. 14-16)."""
+    share = frequencies(16, STRETCHED["ntk"]) / frequencies(16, RopeConfig(theta=300.0))
+    np.testing.assert_allclose(share.numpy(), 4.0 ** (-np.arange(8) / 7), rtol=1e-12)
 
 
 @pytest.mark.parametrize("rope", [V3_EXTENSION, dataclasses.replace(STRETCHED["yarn"], original_length=512)])
