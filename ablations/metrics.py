@@ -13,13 +13,14 @@ from typing import Literal
 
 from models.config import ROLES
 from models.typed import ConfigError, closest
+from tasks.context import ends_of_bins
 from tasks.evals.answers import BITS, MARGIN
 from tasks.evals.prepare import OUR_METRICS, OUR_TASKS
 
 BITS_PER_BYTE = "bits per byte"
 Direction = Literal["lower", "higher"]
-Part = Literal["experts", "mtp", "recipe", "skill"]
-Topic = Literal["loss", "skill", "balance", "precision", "speed"]
+Part = Literal["experts", "mtp", "recipe", "skill", "context", "position"]
+Topic = Literal["loss", "context", "skill", "balance", "precision", "speed"]
 
 
 @dataclass(frozen=True)
@@ -32,14 +33,20 @@ class Parts:
     """Whether its precision is a named recipe."""
     skill: bool = False
     """Whether it learns a skill or a problem, which asks and is answered."""
+    contexts: tuple[int, ...] = ()
+    """Lengths at which it is measured what is made of a context."""
 
-    def of(self, part: Part) -> int:
+    def of(self, part: Part, at: int | None = None) -> int:
+        """How many there are; of contexts, where one `at` that length is measured, as many."""
+        positions = ends_of_bins(max(self.contexts)) if self.contexts else []
         return {
             "experts": self.moe_layers,
             "mtp": self.mtp_depth,
             "recipe": int(self.recipe),
             "skill": int(self.skill),
-        }[part]
+            "context": at if at in self.contexts else 0,
+            "position": at if at in positions else 0,
+        }[part] or 0
 
 
 _WANTING: dict[Part, str] = {
@@ -47,9 +54,17 @@ _WANTING: dict[Part, str] = {
     "mtp": "that many MTP modules (the most is {most}; model.mtp.depth)",
     "recipe": "a named recipe of precision (model.precision.recipe)",
     "skill": "a skill to learn, whose answers are counted (data.source=skill or problem)",
+    "context": "a context of that length measured (eval.lengths)",
+    "position": "a bin of positions that ends there: powers of two, and the longest context (eval.lengths)",
 }
 
-_TOPICS: dict[Part, Topic] = {"experts": "balance", "mtp": "speed", "recipe": "precision", "skill": "skill"}
+_TOPICS: dict[Part, Topic] = {
+    "experts": "balance",
+    "mtp": "speed",
+    "recipe": "precision",
+    "skill": "skill",
+    "context": "context",
+}
 """Of what is no loss. Drafts that are accepted are time that is saved."""
 
 
@@ -123,6 +138,10 @@ METRICS = (
     Metric("mtp_loss_<k>", "MTP loss at depth <k>", "nats", 4, "lower", needs="mtp"),
     Metric("mtp_acceptance_<k>", "MTP acceptance at depth <k>", "", 4, "higher", needs="mtp"),
     Metric("mtp_tokens_per_forward", "MTP tokens per forward", "", 4, "higher", needs="mtp"),
+    Metric("loss_to_<i>", "loss at positions to <i>", "nats", 4, "lower", needs="position"),
+    Metric("passkey_nats_<i>", "nats of a passkey in <i> tokens", "nats a token", 3, "lower", needs="context"),
+    Metric("passkey_margin_<i>", "margin of a passkey in <i> tokens", "nats a token", 3, "higher", needs="context"),
+    Metric("recall_nats_<i>", "nats of text read twice in <i> tokens", "nats a token", 3, "lower", needs="context"),
     Metric("answer_nats", "nats of an answer", "nats an answer", 4, "lower", needs="skill"),
     Metric("answer_nats_level<i>", "nats of an answer at level <i>", "nats an answer", 4, "lower", needs="skill"),
     Metric("answer_accuracy", "answers right", "", 4, "higher", needs="skill", jump=True),
@@ -142,8 +161,9 @@ METRICS = (
 )
 """What records hold. `loss_by_file`: on the second test set, where the corpus has one; `train_loss`: of the last fifth
 of the steps, where no text was seen twice; `loss_at_<i>`: of a shorter training off the same trunk, a record of its
-own. Floor: what perfectly uniform routing shows on as many tokens; maximum: E/k - 1; `batch`: over the last tenth of
-training; `loss_error` is made from the curves of two trials."""
+own; `loss_to_<i>`: of the positions behind the bin before, which mostly ends at half of that. Floor: what perfectly
+uniform routing shows on as many tokens; maximum: E/k - 1; `batch`: over the last tenth of training; `loss_error` is
+made from the curves of two trials."""
 
 AT_A_SHARE = "loss_at_<i>"
 COUNTED = "reached_half"
@@ -238,7 +258,7 @@ def check_measured(place: str, name: str, tasks: Collection[str], arms: Collecti
             raise ConfigError(f"{place}={name}: {task} gives no {what}{closest(what, given)} ({', '.join(given)})")
     found = find(name)
     if found is not None and found.needs is not None:
-        most = max(arm.of(found.needs) for arm in arms)
+        most = max(arm.of(found.needs, found.at) for arm in arms)
         if most < (found.at or 1):
             wanting = _WANTING[found.needs].format(most=most)
             raise ConfigError(f"{place}={name}: no arm here has {wanting}")

@@ -26,19 +26,19 @@ def validate(config: ModelConfig) -> None:
     _check_precision(config)
 
 
-def check_length(config: ModelConfig, seq_len: int) -> None:
+def check_length(config: ModelConfig, seq_len: int, key: str = "data.seq_len") -> None:
     """Raise ConfigError where a sequence has no token that the deepest MTP module could predict, or is longer than the
     positions were stretched for."""
     r = config.rope
     if r.scaling != "none" and seq_len > r.original_length * r.factor:
         raise ConfigError(
-            f"model.rope.factor={r.factor:g}: of model.rope.original_length={r.original_length} reaches "
-            f"{math.floor(r.original_length * r.factor)} tokens, and {seq_len} are asked for; take at least "
-            f"{seq_len / r.original_length:g}"
+            f"{key}={seq_len}: beyond the model, whose model.rope.scaling={r.scaling} stretches "
+            f"model.rope.original_length={r.original_length} to {math.floor(r.original_length * r.factor)} tokens; "
+            f"take a model.rope.factor of {math.ceil(seq_len / r.original_length)}, or no more tokens"
         )
     if config.mtp.depth >= seq_len:
         raise ConfigError(
-            f"model.mtp.depth={config.mtp.depth}: deeper than the sequence (data.seq_len={seq_len}); "
+            f"model.mtp.depth={config.mtp.depth}: deeper than the sequence ({key}={seq_len}); "
             f"depth k predicts k tokens beyond the next, so it must be below the sequence length"
         )
 
@@ -52,7 +52,7 @@ def _check_rope(config: ModelConfig) -> None:
     dim = attention_of(config).rope_dim
     if r.scaling == "ntk" and dim < 4:
         raise ConfigError(
-            f"model.rope.scaling=ntk: divides the slowest pair and keeps the fastest, and a width of {dim} has but one; "
+            f"model.rope.scaling=ntk: keeps the fastest pair and divides the slowest, and {dim} is one pair; "
             f"raise model.attention.{attention_of(config).rope_key}"
         )
     if r.scaling == "yarn" and not r.beta_slow < r.beta_fast:

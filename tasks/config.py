@@ -87,6 +87,9 @@ class EvalConfig:
     data_dir: Annotated[str, NotEmpty()] | None = None
     """A folder with copies of standard tasks' data (docs/benchmarks.md), which are then read there and not from the
     network; null: lm-eval downloads them."""
+    lengths: Annotated[list[Annotated[int, AtLeast(64), AtMost(1_000_000)]], Distinct()] = field(default_factory=list)
+    """Of text: context lengths at which it is measured what a model makes of them (its loss by position up to the
+    longest, passkeys, text that comes a second time); none by default."""
     mask_documents: bool = False
     """Measure with attention that stays within documents, however the model was trained."""
     items: Annotated[int, Above(0)] | None = 1000

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.batch import Batch
+from models.typed import ConfigError
 from tasks.config import DataConfig
 from tasks.drawn import Asked, Items
 from tasks.problems.data import ProblemData
@@ -75,6 +76,21 @@ def drawn_data(config: DataConfig, vocab_size: int) -> "SkillData | ProblemData 
     if config.source == "skill":
         return SkillData(config, vocab_size)
     return ProblemData(config, vocab_size) if config.source == "problem" else None
+
+
+def tokens_of(data: Data, split: str) -> "NDArray[np.unsignedinteger[Any]] | None":
+    """All tokens of a text's split, end of text after each document; None of a skill, which has no end."""
+    return None if isinstance(data, SkillData) else data.tokens(split)  # type: ignore[attr-defined]
+
+
+def require_contexts(data: Data, lengths: "list[int]") -> None:
+    """Raise ConfigError where the test text is shorter than a context that it is to be measured at."""
+    text = tokens_of(data, "test")
+    if lengths and text is not None and len(text) <= max(lengths):
+        raise ConfigError(
+            f"eval.lengths={lengths}: a context of {max(lengths)} tokens and the next one, and the test split has "
+            f"{len(text):,}; take shorter ones, or more text"
+        )
 
 
 def items_of(data: Data, split: str, tokens: int) -> Iterator[Items]:

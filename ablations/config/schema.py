@@ -198,6 +198,9 @@ class SweepConfig:
     on at that point, without the noise of what came before. An arm may have a design of its own."""
     branch_at: Annotated[float, Above(0), Below(1)] | None = None
     """The share of the steps after which arms branch off."""
+    trunk: dict[str, Any] = field(default_factory=dict)
+    """Dotted keys in which what arms branch off differs from the baseline. Its steps have as many tokens: with
+    `data.seq_len: 128, data.batch_size: 8` arms go on to longer sequences."""
     horizons: Annotated[list[Annotated[float, Above(0), Below(1)]], Distinct()] = field(default_factory=list)
     """Shares of the tokens at which every arm is also finished, with a decay of its own off one constant trunk; a
     verdict on the loss must then hold its sign at the longest of them."""

@@ -93,6 +93,8 @@ def _check_design(sweep: SweepConfig) -> None:
         raise ConfigError(
             f"design={sweep.design}, branch_at={sweep.branch_at}: a branch needs one, and nothing else does"
         )
+    if not branches and sweep.trunk:
+        raise ConfigError(f"trunk={sweep.trunk}: no arm branches off it; add design=branch with a branch_at")
     if not branches:
         return
     searched = [*sweep.search.keys, *sweep.arms[sweep.baseline].search]
@@ -216,14 +218,18 @@ def check_metrics_exist(sweep: SweepConfig, resolved: Mapping[str, TrialKeys], f
 
 
 def _parts(keys: TrialKeys) -> Parts:
-    model, asked = keys.model, keys.data.source in ("skill", "problem")
-    return Parts(model.moe_layers, model.mtp.depth, model.precision.recipe != "auto", asked)
+    model, contexts = keys.model, tuple(keys.eval.lengths)
+    named, asked = model.precision.recipe != "auto", keys.data.source in ("skill", "problem")
+    return Parts(model.moe_layers, model.mtp.depth, named, asked, contexts)
 
 
 def check_keys(sweep: SweepConfig, file: str) -> None:
     """Every dotted key of a sweep exists and takes the value that it is given."""
     defaults = TrialKeys()
     with_overrides(defaults, sweep.common, f"{file} common")
+    with_overrides(defaults, sweep.trunk, f"{file} trunk")
+    if scored := [key for key in sweep.trunk if key.startswith("eval.")]:
+        raise ConfigError(f"{file} trunk: {scored[0]}: what arms branch off is not scored; leave it out")
     with_overrides(defaults, sweep.at_least, f"{file} at_least")
     for key in sorted(sweep.at_least.keys() & sweep.common.keys()):
         raise ConfigError(f"{file} at_least.{key}: also in `common`, which wins; keep one of them")

@@ -150,7 +150,8 @@ class TrialKeys(Stage):
         if not self.goes_on(len(self.before)):
             return None
         *before, last = self.before
-        scored = dataclasses.replace(self.eval, tasks=[], split="test")  # it is not, but validated as its branches are
+        # It is not scored, but validated as its branches are.
+        scored = dataclasses.replace(self.eval, tasks=[], lengths=[], split="test")
         return TrialKeys(last.model, last.data, last.optim, last.train, scored, before, until=last.until)
 
     @property
@@ -216,6 +217,16 @@ def with_overrides(keys: TrialKeys, changes: Mapping[str, Any], where: str) -> T
 def differing(left: TrialKeys, right: TrialKeys) -> list[str]:
     """The dotted keys in which the last stages of two trials, or what is scored at their ends, differ."""
     return [name for name in trial_leaves() if value_of(left, name) != value_of(right, name)]
+
+
+def unlike(keys: TrialKeys) -> dict[str, Any]:
+    """What the stage before the last one has otherwise: dotted keys and its values."""
+    trained = [name for name in trial_leaves() if not name.startswith("eval.")]
+    return {
+        name: value_of(keys.before[-1], name)
+        for name in trained
+        if keys.before and value_of(keys.before[-1], name) != value_of(keys, name)
+    }
 
 
 def _not_a_leaf(name: str) -> str:

@@ -23,19 +23,31 @@ def check(keys: TrialKeys) -> TrialKeys:
             _check_place(keys.stages[number - 1], stage)
     if keys.eval.tokens < keys.data.seq_len:
         raise ConfigError(f"eval.tokens={keys.eval.tokens}: less than one sequence (data.seq_len={keys.data.seq_len})")
+    _check_lengths(keys)
     return keys
 
 
+def _check_lengths(keys: TrialKeys) -> None:
+    """A context that is measured is of text, and not longer than what the model was made for."""
+    lengths = keys.eval.lengths
+    if lengths and keys.data.source == "skill":
+        raise ConfigError(f"eval.lengths={lengths}: are of text, and data.source=skill has none; leave them out")
+    for length in lengths:
+        check_length(keys.model, length, "eval.lengths")
+
+
 def _check_place(trunk: Stage, stage: Stage) -> None:
-    """A stage that goes on in the place of another has had its batches so far, and has some left."""
-    if stage.stop <= trunk.stop:
-        raise ConfigError(f"train.tokens={stage.train.tokens}: end at step {stage.stop}, the trunk's at {trunk.stop}")
-    if stage.data.seq_len != trunk.data.seq_len or stage.batches[: trunk.stop] != trunk.batches[: trunk.stop]:
+    """A stage that goes on in the place of another has had its batches so far, or as many tokens in other sequences,
+    and has some left."""
+    shared = min(stage.stop, trunk.stop)
+    if _places(stage, shared) != _places(trunk, shared):
         raise ConfigError(
             f"data.batch_size={stage.data.batch_size}, data.seq_len={stage.data.seq_len}: cut other batches than the "
             f"trunk's ({trunk.data.batch_size} of {trunk.data.seq_len}), in whose place this goes on after step "
-            f"{trunk.stop}; keep its batches, or compare from scratch"
+            f"{trunk.stop}; keep its batches, take longer sequences and as many fewer of them, or compare from scratch"
         )
+    if stage.stop <= trunk.stop:
+        raise ConfigError(f"train.tokens={stage.train.tokens}: end at step {stage.stop}, the trunk's at {trunk.stop}")
     order = stage.data.order
     if order != trunk.data.order or (order != "mixed" and stage.sequences != trunk.sequences):
         raise ConfigError(
@@ -43,6 +55,11 @@ def _check_place(trunk: Stage, stage: Stage) -> None:
             f"{trunk.sequences:,} in order {trunk.data.order}: some would come twice and others never; compare from "
             "scratch"
         )
+
+
+def _places(stage: Stage, steps: int) -> list[tuple[int, int]]:
+    """(first token, tokens) of each of the first steps."""
+    return [(first * stage.data.seq_len, count * stage.data.seq_len) for first, count in stage.batches[:steps]]
 
 
 def _check_stage(stage: Stage) -> None:

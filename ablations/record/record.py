@@ -18,6 +18,20 @@ RECORDS = "records"
 
 
 @dataclass(frozen=True)
+class Needles:
+    """Passkeys that are asked for at the end of real text: each context of `lengths` x each of `depths`."""
+
+    lengths: list[int]
+    """Tokens, in ascending order."""
+    depths: list[float]
+    """Where in the text a passkey stands: 0 at its beginning, 1 at its end."""
+    nats: list[list[float]]
+    """Of a token of the passkey, asked for."""
+    margins: list[list[float]]
+    """By how many nats it is likelier than another drawn token in its place: 0 where nothing is found."""
+
+
+@dataclass(frozen=True)
 class Record:
     """One trial's outcome, written once, at its end, to `runs/trials/<id>/record.json`."""
 
@@ -33,6 +47,8 @@ class Record:
     training. `max_vio_*_layer<i>` count MoE layers from 1."""
     load: list[list[float]] = field(default_factory=list)
     """Per MoE layer, per expert: load / mean load on the whole of `eval.split`."""
+    needles: Needles | None = None
+    """Where `eval.lengths` names any."""
     history: dict[str, list[float]] = field(default_factory=dict)
     """Columns of equal length: `step` (from 1), `tokens` seen, `loss`, `aux_loss`, `max_vio` (batch), `lr`; at most 200
     points."""

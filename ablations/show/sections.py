@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Callable
 
 from ablations import numbers
+from ablations.config.trialkeys import unlike
 from ablations.guards.meaning import MEANINGS
 from ablations.judge.equal_cost import FARTHEST, stretch
 from ablations.judge.judging import DIAGNOSTICS
@@ -52,8 +53,9 @@ def verdict_table(result: Result) -> Table:
     if branches := [arm.name for arm in result.arms.values() if arm.kind == "arm" and arm.plan.branched]:
         who = [name for name in branches if name != result.baseline]
         note += (
-            f" {', '.join(who)}: branched off the baseline's state at {result.plan.branch_at:.0%} of the steps; "
-            "an effect is that of a switch there."
+            f" {', '.join(who)}: branched off the baseline's state at {result.plan.branch_at:.0%} of the steps"
+            + (f", trained so far with {numbers.settings(before)}" if (before := unlike(result.plan.keys)) else "")
+            + "; an effect is that of a switch there."
         )
     return Table("Verdicts", columns, rows, note, words=(0, 1, 2, 6))
 

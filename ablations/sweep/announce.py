@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 from ablations.launch.phase import duration
+from ablations.numbers import settings
 from ablations.sweep.plan import Plan
 from ablations.sweep.preflight import is_long, text_remarks
 from ablations.trial.uploads import destination
@@ -41,12 +42,13 @@ def describe(plan: Plan) -> str:
     branches = [name for name, arm in plan.arms.items() if arm.keys.trunk is not None]
     at = ", ".join(f"{share:.0%}" for share in sorted(plan.sweep.horizons))
     who = "every arm goes on" if len(branches) == len(plan.arms) else f"{', '.join(branches)} go on"
+    trained = f", trained with {settings(plan.sweep.trunk)}" if plan.sweep.trunk else ""
     lines += [
         "",
         f"Scale     {plan.config.scale}: {base.model.dtype}, {base.steps} steps of {base.tokens_per_step:,} tokens in "
         f"{base.microbatches} microbatches, data {base.data.source}",
         *(
-            [f"Design    {who} from the baseline's state at {plan.sweep.branch_at:.0%} of its steps"]
+            [f"Design    {who} from the baseline's state at {plan.sweep.branch_at:.0%} of its steps{trained}"]
             if branches
             else []
         ),

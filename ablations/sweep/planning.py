@@ -106,12 +106,13 @@ def _needs_control(sweep: SweepConfig, design: Design, arms: Collection[str]) ->
 
 
 def branched(keys: TrialKeys, baseline: TrialKeys, sweep: SweepConfig) -> TrialKeys:
-    """The arm's keys, going on from the baseline's state. Raises ConfigError where it cannot."""
+    """The arm's keys, going on from the baseline's state, as `trunk` has it trained. Raises ConfigError where it
+    cannot."""
     from models.fits import check_fits  # a plan without branches does without torch
 
     assert sweep.branch_at is not None
-    (stage,) = baseline.stages
     where = f"sweep={sweep.name} branch_at={sweep.branch_at:g}"
+    (stage,) = with_overrides(baseline, sweep.trunk, f"sweep={sweep.name} trunk").stages
     try:
         check_fits(stage.model, keys.model)
         return check(replace(keys, before=[replace(stage, until=sweep.branch_at)]))

@@ -15,7 +15,7 @@ from ablations.sweep.plan import Plan
 from ablations.trial.uploads import wandb_places
 from models.typed import ConfigError
 from tasks.evals.prepare import OUR_TASKS, prepare_tasks
-from tasks.prepared import Data, prepare_data
+from tasks.prepared import Data, prepare_data, require_contexts
 
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 32)}
 """glibc returns large buffers to the kernel after every use; keeping them saves 7,000 page faults per training step."""
@@ -49,6 +49,7 @@ def prepared_texts(plan: Plan, cache: Path, note: Callable[[str], None]) -> Text
         scored = texts[_text_key(arm.keys)]
         wanted = sha([_text_key(arm.keys), asdict(arm.keys.eval)])
         if wanted not in tried:
+            require_contexts(scored, arm.keys.eval.lengths)
             prepare_tasks(scored, arm.keys.eval, cache, note)
         tried.add(wanted)
     found = {key: data.fingerprint for key, data in texts.items()}

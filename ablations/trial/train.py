@@ -25,6 +25,7 @@ from ablations.config.trialkeys import Stage, TrialKeys
 from ablations.record.record import RECORD, Record, finished, owned, read_record
 from ablations.record.steplog import STEPS, StepLog, read_steps
 from ablations.trial.branch import hand_on
+from ablations.trial.context import context_metrics
 from ablations.trial.identity import TRIAL, environment
 from ablations.trial.job import TrialJob
 from ablations.trial.measures import batch_metrics, precision_metrics, test_metrics, training_loss, until_half
@@ -192,11 +193,13 @@ def _measured(base: Record, keys: TrialKeys, data: Data, model: Transformer, not
         reason = f"loss on the {keys.eval.split} split is not finite after the last step"
         return dataclasses.replace(base, status="diverged", reason=reason, history=notes.history())
     metrics |= training_loss(keys, data, notes.steps.rows) | batch_metrics(keys, notes.steps.rows)
-    metrics |= precision_metrics(keys, data, model) | until_half(data.skill, notes.validation)
+    further, needles = context_metrics(keys, data, model)
+    metrics |= further | precision_metrics(keys, data, model) | until_half(data.skill, notes.validation)
     return dataclasses.replace(
         base,
         metrics=metrics,
         load=load,
+        needles=needles,
         history=notes.history(),
         validation=notes.validation,
         timings={"eval_s": time.monotonic() - started},

@@ -95,6 +95,41 @@ def test_a_branch_that_cannot_be_is_one_line(plan, tmp_path, old, new, reason):
     assert reason in str(refused.value) and "\n" not in str(refused.value)
 
 
+LONGER = (
+    ("branch_at: 0.5\n", "branch_at: 0.5\ntrunk: {data.seq_len: 32, data.batch_size: 8}\n"),
+    ("optim.lr: 0.005}", "optim.lr: 0.005, data.seq_len: 128, data.batch_size: 2}"),
+)
+
+
+def test_a_trunk_may_have_shorter_sequences(conduct, pool, runs, tmp_path):
+    conductor = conduct(*branching(tmp_path, *LONGER))
+    trunks = [request for request in map(asked, pool.ran["trial"]) if request.trial.keys.until < 1]
+    assert {(t.trial.keys.data.seq_len, t.trial.keys.data.batch_size) for t in trunks} == {(32, 8)} and len(trunks) == 2
+    stages = [[stage.data.seq_len for stage in arm.keys.stages] for arm in conductor.plan.arms.values()]
+    assert stages == [[32, 128]] * 4
+    assert "of its steps, trained with batch_size=8, seq_len=32" in describe(conductor.plan)
+    note = verdict_table(load_result(runs, "branching", "smoke")).note
+    assert "at 50% of the steps, trained so far with batch_size=8, seq_len=32; an effect" in note
+
+
+AT, LENGTHS = "branch_at: 0.5\n", "optim.lr: 0.005}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ([(f"design: branch\n{AT}", "trunk: {data.seq_len: 64}\n")], "no arm branches off it; add design=branch"),
+        ([(AT, f"{AT}trunk: {{data.seq_length: 64}}\n")], "trunk: data.seq_length: no such key"),
+        ([(AT, f"{AT}trunk: {{eval.tokens: 64}}\n")], "trunk: eval.tokens: what arms branch off is not scored"),
+        ([LONGER[0], (LENGTHS, "optim.lr: 0.005, data.seq_len: 128}")], "data.seq_len=128: cut other batches than"),
+    ],
+)
+def test_a_trunk_that_cannot_be_is_one_line(plan, tmp_path, changes, reason):
+    with pytest.raises(ConfigError) as refused:
+        plan(*branching(tmp_path, *changes))
+    assert reason in str(refused.value) and "\n" not in str(refused.value)
+
+
 BOTH = (
     ("design: branch\n", ""),
     (

@@ -4,6 +4,7 @@ import dataclasses
 import re
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from interrupted import Killed, killed_at
@@ -14,7 +15,7 @@ from ablations.record.record import Record
 from ablations.record.steplog import read_steps
 from ablations.trial.identity import trial_id
 from ablations.trial.job import TrialJob
-from ablations.trial.train import run_trial
+from ablations.trial.train import open_data, run_trial
 from models.typed import ConfigError
 
 STEPS = 12
@@ -131,6 +132,7 @@ def test_an_id_says_where_a_trial_branched_off(job):
     [
         ({"data__batch_size": 4}, "data.batch_size=4, data.seq_len=32: cut other batches than the trunk's (8 of 32)"),
         ({"data__ramp_from": 0.5, "data__ramp_over": 0.9}, "data.batch_size=8, data.seq_len=32: cut other batches"),
+        ({"data__seq_len": 128}, "data.batch_size=8, data.seq_len=128: cut other batches than the trunk's (8 of 32)"),
         ({"train__tokens": 1280}, "train.tokens=1280: end at step 5, the trunk's at 6"),
     ],
     ids=str,
@@ -139,6 +141,36 @@ def test_a_branch_goes_on_at_its_trunks_place_in_the_data(job, changes, reason):
     with pytest.raises(ConfigError, match=re.escape(reason)):
         check(branched(job(), **changes).keys)
     check(branched(job()).keys)
+
+
+LONGER = {"data__seq_len": 128, "data__batch_size": 2}
+"""As many tokens in a step as the trunk's 8 sequences of 32."""
+
+
+def test_a_branch_may_have_longer_sequences_at_the_same_place_in_tokens(job):
+    """The trunk to the bit, and from there on the batches that an uninterrupted training on long sequences has then."""
+    long = {name.replace("__", "."): value for name, value in LONGER.items()}
+    whole, given, alone = job("whole"), branched(job("branch"), **LONGER), job("long", changes=long)
+    found = finish(given)
+    finish(whole), finish(alone)
+    assert rows(given)[:6] == rows(whole)[:6] and rows(given)[6]["loss"] != rows(whole)[6]["loss"]
+    for row, other in zip(rows(given), rows(whole), strict=True):
+        assert (row["tokens"], row["lr"]) == (other["tokens"], other["lr"])
+    assert given.keys.batches[6:] == alone.keys.batches[6:] and given.keys.trained_tokens == whole.keys.trained_tokens
+    data, again = open_data(given.keys, given.cache), dataclasses.replace(given, folder=given.folder + " again")
+    with mock.patch.object(type(data), "train_sequences", autospec=True, side_effect=type(data).train_sequences) as cut:
+        finish(again)
+    assert [call.args[2:] for call in cut.mock_calls if call.args[0].seq_len == 128] == given.keys.batches[6:]
+    assert "train_loss" in finish(whole).metrics
+    assert "train_loss" not in found.metrics, "some of its text was seen before"
+
+
+def test_a_killed_branch_of_longer_sequences_goes_on_bit_for_bit(job):
+    whole, given = finish(branched(job("whole"), **LONGER)), branched(job("killed"), **LONGER)
+    with pytest.raises(Killed):
+        run_trial(given, killed_at(8))
+    again = finish(given)
+    assert (again.metrics, again.history, again.validation) == (whole.metrics, whole.history, whole.validation)
 
 
 def trunk_of(given: TrialJob, folder: str) -> TrialJob:
