@@ -20,7 +20,7 @@ DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Where in the text a passkey stands: 0 at its beginning, 1 right before the question."""
 NEEDLES = 8
 """Passkeys at each depth."""
-REPEATED = 16_384
+REPEATED = 8_192
 """Tokens that come a second time, of all contexts of one length together."""
 SHORTEST = 64
 """Context that holds a passkey, its question, and as much text as both."""

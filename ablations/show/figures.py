@@ -8,6 +8,7 @@ import io
 import typing
 
 from ablations.judge.result import Result
+from ablations.show.context import needle_map, position_curves
 from ablations.show.curves import length_curves, loss_curves, max_vio_curves
 from ablations.show.loads import load_map
 from ablations.show.marks import marked
@@ -90,6 +91,16 @@ _FIGURES = {
         length_curves,
         "Effect against the length of the training, with simultaneous 95 % intervals: whether it fades, grows or turns "
         "round.",
+    ),
+    "positions": (
+        position_curves,
+        "Loss by how many tokens stand before the one that is predicted; each point is a bin that ends there. Lower "
+        "panel: each seed minus the baseline of the same seed, band: lowest to highest.",
+    ),
+    "needles": (
+        needle_map,
+        "How surely a passkey is found that stands at a depth of a context of test text (0 %: at its beginning): by "
+        "how much its tokens are likelier than others drawn in the same way, mean over seeds. Pale: not found.",
     ),
     "max_vio": (
         max_vio_curves,

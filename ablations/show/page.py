@@ -25,6 +25,8 @@ from ablations.show.table import Table
 FIGURES_AFTER = {
     "verdicts": ("differences",),
     "lengths": ("lengths",),
+    "positions": ("positions",),
+    "contexts": ("needles",),
     "constraint": ("loss", "max_vio", "frontier", "load"),
     "pipeline": ("timelines", "memory"),
 }

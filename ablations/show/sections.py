@@ -16,6 +16,7 @@ from ablations.numbers import ABSENT
 from ablations.record.guardresult import GuardResult
 from ablations.show.answer import claim, remedies_table
 from ablations.show.balance import balance_table, constraint_table, layer_table
+from ablations.show.context import context_costs_table, contexts_table, positions_table
 from ablations.show.costs import equal_cost_table, size_table, speed_table
 from ablations.show.estimates import estimates_table, falls_table, lengths_table, other_text_table, still_falling
 from ablations.show.pipeline import pipeline_table
@@ -219,6 +220,9 @@ TABLES: dict[str, Callable[[Result], Table]] = {
     "other text": other_text_table,
     "skill": skill_table,
     "levels": levels_table,
+    "positions": positions_table,
+    "contexts": contexts_table,
+    "context costs": context_costs_table,
     "balance": balance_table,
     "layers": layer_table,
     "constraint": constraint_table,

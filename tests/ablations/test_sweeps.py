@@ -40,6 +40,7 @@ SHORTER = {
     "memory": ["train.tokens=2048", "arms=[finer,dense]"],
     "curriculum": ["train.tokens=2048", "arms=[easy_to_hard,staged]"],
     "outliers": ["train.tokens=1024", "arms=[tensor_18,tile_18]"],
+    "context": ["optim.lr=0.0035", "arms=[yarn]"],
 }
 """Two steps and arms, and a layer for each rank: a pipeline sets its own sizes, in FP64, and its arms differ in little.
 Half the steps where every product is emulated; of the screen the run that has all its toggles on; of a dose one end;
@@ -60,6 +61,7 @@ ARMS = {
     "memory": {"gshard", "finer", "dense"},
     "curriculum": {"mixed", "easy_to_hard", "staged"},
     "outliers": {"fp32", "tensor_18", "tile_18"},
+    "context": {"plain", "yarn"},
 }
 """What is left of those."""
 
@@ -129,7 +131,7 @@ def test_a_sweep_runs_the_whole_way(name: str, conduct: Any, runs: Path, monkeyp
     drafted = {n for n, arm in result.arms.items() if arm.speed and arm.speed.speculative_speedup}
     assert drafted == (drafting if name in TIMED else set())
     drawn = {path.stem for path in (runs / name / "smoke/figures").glob("*.svg")}
-    elsewhere = {"lengths"} | ({"timelines", "memory"} if name == "moe_balance" else set())
+    elsewhere = {"lengths", "positions", "needles"} | ({"timelines", "memory"} if name == "moe_balance" else set())
     assert drawn == ({*FIGURES} - elsewhere if name in DRAWN else set())
     table = (runs / name / "smoke" / "table.md").read_text()
     assert all(f"| {arm} |" in table for arm in result.arms)
@@ -140,6 +142,7 @@ def test_a_sweep_runs_the_whole_way(name: str, conduct: Any, runs: Path, monkeyp
         assert all(arm.speed.decode_tokens_per_second > 0 for arm in result.arms.values())
         assert "decoded tokens/s" in table
     assert ("## Skill" in table) == (name in ("recall", "memory", "curriculum"))
+    assert ("## Loss by position" in table) == ("## What a context costs" in table) == (name == "context")
     assert ("## Precision" in table) == (name in ("precision", "outliers", "v3_screen"))
     assert ("## Pipeline" in table) == (name == "pipeline")
     if name == "precision":
