@@ -59,8 +59,9 @@ def contexts_table(result: Result) -> Table:
     columns = ["arm", *(f"passkey, {length}" for length in lengths), *(f"read twice, {length}" for length in lengths)]
     note = (
         "By the length of the context. Passkey: by how many nats a token of a passkey, hidden in test text and asked "
-        "for at its end, is likelier than another drawn token, a mean over depths; 0 where none is found. Read twice: nats "
-        "per token of a half of the context that is its other half once more; near the loss where that is not noticed."
+        "for at its end, is likelier than another drawn token, a mean over depths; 0 where none is found. Read twice: "
+        "nats per token of a half of the context that is its other half once more; near the loss where that is not "
+        "noticed."
     )
     return Table("Passkeys and recall by length", columns, rows if lengths else [], note)
 

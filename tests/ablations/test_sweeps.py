@@ -40,7 +40,7 @@ SHORTER = {
     "memory": ["train.tokens=2048", "arms=[finer,dense]"],
     "curriculum": ["train.tokens=2048", "arms=[easy_to_hard,staged]"],
     "outliers": ["train.tokens=1024", "arms=[tensor_18,tile_18]"],
-    "context": ["optim.lr=0.0035", "arms=[yarn]"],
+    "context": ["optim.lr=0.0035", "arms=[yarn]", "eval.tokens=2048", "eval.lengths=[128,256,512,1024]"],
 }
 """Two steps and arms, and a layer for each rank: a pipeline sets its own sizes, in FP64, and its arms differ in little.
 Half the steps where every product is emulated; of the screen the run that has all its toggles on; of a dose one end;
@@ -93,6 +93,8 @@ def real(monkeypatch: pytest.MonkeyPatch, pool: Any, request: pytest.FixtureRequ
     monkeypatch.setattr("ablations.guards.arm.GUARDS", tuple(g for g in GUARDS if g.name != "ranks"))
     monkeypatch.setattr("ablations.trial.speed.CHUNK_ROUNDS", 1)
     monkeypatch.setattr("ablations.trial.speed.TRAINING_ROUNDS", 6)
+    monkeypatch.setattr("tasks.context.NEEDLES", 1)
+    monkeypatch.setattr("tasks.context.REPEATED", 512)
     # A process for every arm of every sweep would take half a minute; test_speed.py measures memory.
     monkeypatch.setattr("ablations.sweep.jobs.training_memory", lambda arms, *_: dict.fromkeys(arms, 1e8))
     return pool
