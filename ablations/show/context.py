@@ -1,5 +1,6 @@
 """What arms make of a long context: tables by position and by length, curves, and the map of passkeys."""
 
+import itertools
 import math
 import typing
 
@@ -36,8 +37,7 @@ def positions_table(result: Result) -> Table:
         cells = [numbers.fixed(arm.mean(f"loss_to_{end}"), 4) for end in ends]
         far = difference_cells(result.usual(arm, f"loss_to_{ends[-1]}"), 4)[:2] if ends else []
         rows.append([arm.name, *cells, *far])
-    begins = [1, *(end + 1 for end in ends[:-1])]
-    columns = ["arm", *(f"{begin} to {end}" for begin, end in zip(begins, ends, strict=True))]
+    columns = ["arm", *(f"{begin + 1} to {end}" for begin, end in itertools.pairwise([0, *ends]))]
     note = (
         "Loss in nats per token by how many tokens stand before the one that is predicted, in contexts of the greatest "
         "length; the difference is that of the last column."
