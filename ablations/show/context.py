@@ -198,4 +198,4 @@ def _panel(
     axes.spines[:].set_visible(False)
     axes.tick_params(which="both", length=0)
     axes.set_yticks(range(len(depths)), [f"{depth:.0%}" for depth in depths])
-    axes.set_xticks(range(len(lengths)), [numbers.count(length) for length in lengths])
+    axes.set_xticks(range(len(lengths)), [str(length) for length in lengths])
