@@ -121,9 +121,18 @@ def evaluate(request: Request) -> dict[str, Any]:
     cache_dir = request.runs_dir / "data"  # the trials' own
     data = CheckpointData(tokenizer, config, vocab_size, cache_dir)
     prepare_tasks(data, request.eval, cache_dir)
-    faster = [functools.partial(made, model) if document_end is None else None for made in (tree_logits, Decoding)]
+    whole = document_end is None  # what follows reaches back over the ends of documents
     with inferring(model):
-        scores = score(logits, data, request.eval, cache_dir, request.device, end_of_text, *faster)
+        scores = score(
+            logits,
+            data,
+            request.eval,
+            cache_dir,
+            request.device,
+            end_of_text,
+            tree_logits=functools.partial(tree_logits, model) if whole else None,
+            decoder=functools.partial(Decoding, model) if whole else None,
+        )
     return {"checkpoint": str(request.checkpoint), "split": request.eval.split, "scores": scores}
 
 

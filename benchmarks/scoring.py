@@ -275,8 +275,8 @@ def in_bf16(sides: Sides, task: str, command: Command) -> LowPrecision:
         own, found = scored(low.ours(), loaded, items)
     other, theirs = scored(low.theirs(command.batch_sizes[0]), loaded, items)
     count = sum(map(len, found["samples"].values()))
-    flips = (flipped(side, expected) for side in (found, theirs))
-    return LowPrecision(count, *flips, fp32.seconds, own.seconds, other.seconds)
+    flips = [flipped(side, expected) for side in (found, theirs)]
+    return LowPrecision(count, flips[0], flips[1], fp32.seconds, own.seconds, other.seconds)
 
 
 def _loaded(task: str, command: Command) -> tuple[dict[str, Any], int]:
@@ -312,9 +312,9 @@ def table(rows: Sequence[Equality]) -> str:
         lines.append(
             f"\n{'in BF16':16}" + "".join(f"{t:>9}" for t in ("items", "flipped", "theirs", "s FP32", "s", "s hf"))
         )
-    for task, cells in low:
-        counts = "".join(f"{value:>9}" for value in (cells.items, cells.flipped, cells.flipped_theirs))
-        seconds = (cells.seconds_fp32, cells.seconds, cells.seconds_theirs)
+    for task, found in low:
+        counts = "".join(f"{value:>9}" for value in (found.items, found.flipped, found.flipped_theirs))
+        seconds = (found.seconds_fp32, found.seconds, found.seconds_theirs)
         lines.append(f"{task:16}{counts}" + "".join(f"{value:>9.2f}" for value in seconds))
     return "\n".join(lines)
 

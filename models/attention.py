@@ -50,6 +50,11 @@ class LayerCache:
             buffer[: len(rows)] = buffer[list(rows)]
         self.buffers = tuple(buffer[: len(rows)] for buffer in self.buffers)
 
+    def repeated(self, count: int) -> "LayerCache":
+        """Every row `count` times, one behind the other, laid out as before."""
+        rows = torch.arange(len(self.buffers[0]), device=self.buffers[0].device).repeat_interleave(count)
+        return LayerCache(*(b[rows] if b.ndim == 3 else b.transpose(1, 2)[rows].transpose(1, 2) for b in self.buffers))
+
     @property
     def nbytes(self) -> int:
         return sum(buffer.nbytes for buffer in self.buffers)

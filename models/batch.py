@@ -1,8 +1,30 @@
-"""What is learned from at once: tokens, and which of the targets count."""
+"""What is learned from at once: tokens, and which of the targets count; or questions, with what an answer earns."""
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
+
+
+class Reward(NamedTuple):
+    """Of one answer."""
+
+    right: float
+    """1 or 0."""
+    formed: float
+    """Whether it is written as it should be, 1 or 0."""
+
+
+class Questions(NamedTuple):
+    """To be answered by the model itself."""
+
+    prompts: Sequence[Tensor]
+    """Token ids of each."""
+    judge: Callable[[int, Tensor], Reward]
+    """Of a question's number here and an answer's tokens, without the one that ends it. It never raises."""
+
+    def to(self, device: str) -> "Questions":
+        return Questions([prompt.to(device) for prompt in self.prompts], self.judge)
 
 
 class Batch(NamedTuple):

@@ -357,3 +357,34 @@ class OptimConfig:
     eps: Annotated[float, Above(0), AtMost(1)] = 1e-8
     weight_decay: NotNegative = 0.1
     clip_norm: Positive = 1.0
+
+
+@dataclass(frozen=True)
+class GRPOConfig:
+    """Reinforcement learning in place of the next token (models/grpo.py). As DeepSeekMath (2402.03300) 4.1 and V3 5.2.2
+    have it, with the changes of Dr. GRPO (2503.20783) and DAPO (2503.14476)."""
+
+    on: bool = False
+    group: Annotated[int, AtLeast(2), AtMost(4096)] = 8
+    """G, the answers drawn to each question (DeepSeekMath: 64). `data.batch_size` counts answers."""
+    answer_tokens: Count = 64
+    """Of an answer at most; one that has not ended by then earns nothing for its form."""
+    temperature: Positive = 1.0
+    """That answers are drawn at."""
+    updates: Annotated[int, AtLeast(1), AtMost(1024)] = 1
+    """Optimizer steps for which answers are drawn at once. 1: the policy that draws is the one that is changed, and
+    nothing is ever clipped (DeepSeekMath 4.2)."""
+    clip_low: Share = 0.2
+    clip_high: Positive = 0.2
+    """DAPO's clip-higher: 0.28."""
+    kl_weight: NotNegative = 0.04
+    """beta; 0 has no reference model (DAPO, Dr. GRPO)."""
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    scale_by_sd: bool = True
+    """Advantages in standard deviations of the group; off in Dr. GRPO."""
+    average: Literal["answer", "token", "fixed"] = "answer"
+    """What counts alike: answers (GRPO), tokens (DAPO), or tokens as if every answer had all (Dr. GRPO)."""
+    entropy_weight: NotNegative = 0.0
+    """Of a bonus for undecided tokens."""
+    form_reward: NotNegative = 0.0
+    """Reward of an answer that is well formed, beside 1 for a right one."""

@@ -5,7 +5,7 @@ the mean loss in the parameters; when they are clipped and when the optimizer st
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -30,6 +30,8 @@ class StepResult:
     """Assignments per MoE layer and expert over the whole batch, all microbatches and ranks; MTP modules last."""
     last_load_LE: Tensor
     """The same of the last microbatch on this rank alone."""
+    measures: dict[str, float] = field(default_factory=dict)
+    """What else is to be noted of the step, by name."""
 
 
 class Executor(Protocol):

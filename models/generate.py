@@ -8,6 +8,7 @@ forward comes to see a slot has written it first. So rejected drafts need no rol
 the left, and rows that accept different numbers of drafts no rearranging: every forward has one shape.
 """
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -56,6 +57,14 @@ class Cache:
     def nbytes(self) -> int:
         """Keys and values, or latents and RoPE keys, of all layers (`models.cost`: kv_bytes x batch x length)."""
         return sum(layer.nbytes for layer in (*self.layers, *self.modules))
+
+    def repeated(self, count: int) -> "Cache":
+        """What is kept of every row `count` times, one behind the other."""
+        found = copy.copy(self)
+        found.batch = self.batch * count
+        found.layers = [layer.repeated(count) for layer in self.layers]
+        found.modules = [layer.repeated(count) for layer in self.modules]
+        return found
 
     def keep(self, rows: Sequence[int]) -> None:
         """These rows alone, in this order; the others' places are free no sooner than the whole cache."""

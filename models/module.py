@@ -16,7 +16,7 @@ from models.executor import StepResult, update_routers
 from models.optim import adamw, lr_ratio
 from models.pipeline.chosen import executor_of
 from models.pipeline.parts import partial_model
-from models.transformer import Transformer, initialise
+from models.transformer import Transformer, initialise, perturbed
 from models.typed import check_fields
 
 SPIKE_STEPS = 3
@@ -68,13 +68,19 @@ class LanguageModel(L.LightningModule):
         self.transformer = Transformer(model) if rank is None else partial_model(model, course.microbatches, rank)
         initialise(self.transformer, seed, model.std, course.perturb)
         self.executor = executor_of(self.transformer, course.microbatches, rank, course.document_end)
-        self.optim, self.course = optim, course
+        self.optim, self.course, self._seed = optim, course, seed
         self.result: StepResult | None = None
         self.gradient_norm: float | None = None
         """Of the last step, before it was clipped; None where nothing is clipped."""
         self._batch: Batch | None = None
         self._recent: deque[float] = deque(maxlen=SPIKE_STEPS)
         self._lowest = math.inf
+
+    def begin(self, weights: dict[str, Tensor]) -> None:
+        """From what an earlier training has left; where the course says so, perturbed."""
+        self.transformer.load_state_dict(weights)
+        if self.course.perturb:
+            perturbed(self.transformer, self._seed, self.course.perturb)
 
     def training_step(self, batch: Tensor | Batch, batch_idx: int) -> Tensor:
         """The executor works in `backward`; Lightning only needs a scalar to hand over."""

@@ -30,8 +30,8 @@ def check(keys: TrialKeys) -> TrialKeys:
 def _check_lengths(keys: TrialKeys) -> None:
     """A context that is measured is of text, and not longer than what the model was made for."""
     lengths = keys.eval.lengths
-    if lengths and keys.data.source == "skill":
-        raise ConfigError(f"eval.lengths={lengths}: are of text, and data.source=skill has none; leave them out")
+    if lengths and (source := keys.data.source) in ("skill", "problem"):
+        raise ConfigError(f"eval.lengths={lengths}: are of text, and data.source={source} has none; leave them out")
     for length in lengths:
         check_length(keys.model, length, "eval.lengths")
 
