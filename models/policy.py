@@ -97,7 +97,7 @@ class PolicyGradient:
                 )
                 further = aux_loss(routers, output.routings)
                 loss = terms.loss if further is None else terms.loss + further / self.microbatches
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 sums += torch.stack([term.detach() for term in terms])
                 if further is not None:
                     balance += further.detach().cpu() / self.microbatches
