@@ -13,9 +13,9 @@ from typing import Literal
 
 from models.config import ROLES
 from models.typed import ConfigError, closest
-from tasks.context import ends_of_bins
 from tasks.evals.answers import BITS, MARGIN
 from tasks.evals.prepare import OUR_METRICS, OUR_TASKS
+from tasks.positions import ends_of_bins
 
 BITS_PER_BYTE = "bits per byte"
 Direction = Literal["lower", "higher"]

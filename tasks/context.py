@@ -69,9 +69,3 @@ def repeated(tokens: NDArray[np.integer], length: int) -> tuple[Tokens, NDArray[
     mask = np.zeros((len(row), length), dtype=bool)
     mask[:, half - 1 + CUE : 2 * half - 1] = True
     return row, mask
-
-
-def ends_of_bins(length: int) -> list[int]:
-    """Of places in a context of `length` tokens: powers of two from 16 on, and the last one."""
-    powers = [2**power for power in range(4, 40) if 2**power < length]
-    return [*powers, length]

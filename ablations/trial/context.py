@@ -13,7 +13,8 @@ from ablations.record.record import Needles
 from models.context import found_again, losses_by_position
 from models.transformer import Transformer
 from tasks.config import END_OF_TEXT_ID
-from tasks.context import DEPTHS, ends_of_bins, needles, repeated, windows
+from tasks.context import DEPTHS, needles, repeated, windows
+from tasks.positions import ends_of_bins
 from tasks.prepared import Data, tokens_of
 
 AT_ONCE = 16_384

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from tasks.context import CUE, DEPTHS, KEY, NEEDLES, SHORTEST, ends_of_bins, needles, repeated, windows
+from tasks.context import CUE, DEPTHS, KEY, NEEDLES, SHORTEST, needles, repeated, windows
+from tasks.positions import ends_of_bins
 
 TEXT = np.arange(1000, 21_000, dtype=np.uint16)
 WORDS = list(range(1, 900))
