@@ -14,7 +14,7 @@ from tasks.drawn import Asked, Items
 from tasks.problems.data import ProblemData
 from tasks.progress import Report
 from tasks.skills.data import SkillData
-from tasks.text.batches import prepare
+from tasks.text.batches import PackedData, prepare
 from tasks.text.splits import Document
 
 if TYPE_CHECKING:
@@ -79,8 +79,8 @@ def drawn_data(config: DataConfig, vocab_size: int) -> "SkillData | ProblemData 
 
 
 def tokens_of(data: Data, split: str) -> "NDArray[np.unsignedinteger[Any]] | None":
-    """All tokens of a text's split, end of text after each document; None of a skill, which has no end."""
-    return None if isinstance(data, SkillData) else data.tokens(split)  # type: ignore[attr-defined]
+    """All tokens of a text's split, end of text after each document; None of what is drawn, which has no end."""
+    return data.tokens(split) if isinstance(data, PackedData) else None
 
 
 def require_contexts(data: Data, lengths: "list[int]") -> None:
