@@ -162,6 +162,12 @@ class Decoding:
             logits, _ = decode(self._model, tokens_B1, self._lengths, self._cache)
         self._lengths, self.logits_BV = [length + 1 for length in self._lengths], logits[:, 0]
 
+    def repeat(self, count: int) -> None:
+        """Go on with every row `count` times, one behind the other."""
+        self._cache = self._cache.repeated(count)
+        self._lengths = [length for length in self._lengths for _ in range(count)]
+        self.logits_BV = self.logits_BV.repeat_interleave(count, dim=0)
+
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these rows alone, in this order."""
         self._cache.keep(rows)

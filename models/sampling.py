@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from models.generate import Cache, Prompts, batched, decode, prefill
+from models.generate import Decoding, Prompts
 from models.layers import inferring
 from models.transformer import Transformer
 from models.typed import ConfigError
@@ -46,20 +46,16 @@ def draw(
     """
     if copies < 1 or not temperature > 0:
         raise ConfigError(f"copies={copies}, temperature={temperature}: must be at least 1, and above 0")
-    tokens_BP, lengths = batched(model, prompts, new_tokens)
-    device = tokens_BP.device
     with inferring(model):
-        cache = Cache(model, len(lengths), tokens_BP.shape[1] + new_tokens)
-        normed, _ = prefill(model, tokens_BP, tokens_BP.shape[1], cache)
-        each = torch.arange(len(lengths), device=device).repeat_interleave(copies)
-        starts = torch.tensor(lengths, device=device)[each]
-        cache, logits_BV = cache.repeated(copies), model.lm_head(normed[each, starts - 1])
-        tokens_BN = torch.full((len(each), new_tokens), end, device=device)
-        alive = torch.arange(len(each), device=device)
+        decoding = Decoding(model, [row.tolist() for row in prompts], new_tokens)
+        decoding.repeat(copies)
+        count, device = decoding.logits_BV.shape[0], decoding.logits_BV.device
+        tokens_BN = torch.full((count, new_tokens), end, device=device)
+        alive = torch.arange(count, device=device)
         for step in range(new_tokens):
-            if not bool(torch.isfinite(logits_BV).all()):
+            if not bool(torch.isfinite(decoding.logits_BV).all()):
                 raise NotFinite("the policy's logits are not finite")
-            shares = torch.softmax(logits_BV.float() / temperature, dim=-1)
+            shares = torch.softmax(decoding.logits_BV.float() / temperature, dim=-1)
             token_B = torch.multinomial(shares, 1, generator=generator).squeeze(1)
             token_B = torch.where(_ended(tokens_BN[alive, :step], end), end, token_B)
             tokens_BN[alive, step] = token_B
@@ -70,9 +66,8 @@ def draw(
             if step % FEWER_EVERY == FEWER_EVERY - 1 and 2 * left <= len(alive):
                 kept = going.nonzero().squeeze(1)
                 alive, token_B = alive[kept], token_B[kept]
-                cache.keep(kept.tolist())
-            places = (starts[alive] + step).tolist()
-            logits_BV = decode(model, token_B.unsqueeze(1), places, cache)[0].squeeze(1)
+                decoding.keep(kept.tolist())
+            decoding.read(token_B.tolist())
     ended_B = (tokens_BN == end).any(dim=1)
     first = (tokens_BN == end).long().argmax(dim=1) + 1
     return Drawn(tokens_BN, torch.where(ended_B, first, new_tokens), ended_B)
