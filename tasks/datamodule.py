@@ -6,10 +6,13 @@ from typing import Any
 import lightning
 import torch
 
-from models.batch import Batch
+from models.batch import Batch, Questions, Reward
+from models.config import GRPOConfig
 from tasks.config import Order
+from tasks.drawn import END
 from tasks.order import Sequences, in_order
 from tasks.prepared import Data
+from tasks.problems.data import ProblemData
 
 
 class BatchStream:
@@ -37,6 +40,45 @@ class BatchStream:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.step = int(state["step"])
+
+
+class QuestionStream(BatchStream):
+    """Of every batch's answers, the questions: of all steps at once that learn from the same draw."""
+
+    def __init__(
+        self, data: ProblemData, seed: int, batches: Sequence[tuple[int, int]], group: int, updates: int
+    ) -> None:
+        super().__init__(data, seed, batches)
+        self.problem, self.group, self.updates = data, group, updates
+
+    def __iter__(self) -> Iterator[Questions]:  # type: ignore[override]
+        while self.step < len(self.batches):
+            begin = self.step // self.updates * self.updates
+            drawn = self.batches[begin : begin + self.updates]
+            self.step += 1
+            yield self._asked(drawn[0][0] // self.group, sum(count for _, count in drawn) // self.group)
+
+    def _asked(self, first: int, count: int) -> Questions:
+        prompts = self.problem.prompts("train", self.seed, first, count)
+        rows = [torch.from_numpy(row[:n]) for row, n in zip(prompts.tokens_NP, prompts.lengths_N, strict=True)]
+
+        def judge(number: int, answer: torch.Tensor) -> Reward:
+            question = prompts.questions.rows(slice(number, number + 1))
+            found = self.problem.judge(question, [[*answer.tolist(), END]])
+            return Reward(float(found.right_N[0]), float(found.formatted_N[0]))
+
+        return Questions(rows, judge)
+
+
+class QuestionModule(lightning.LightningDataModule):
+    """The questions that a policy answers."""
+
+    def __init__(self, data: ProblemData, seed: int, batches: Sequence[tuple[int, int]], config: GRPOConfig) -> None:
+        super().__init__()
+        self.data, self.seed, self.batches, self.config = data, seed, batches, config
+
+    def train_dataloader(self) -> QuestionStream:
+        return QuestionStream(self.data, self.seed, self.batches, self.config.group, self.config.updates)
 
 
 class TextDataModule(lightning.LightningDataModule):

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ablations.config.schema import ArmConfig, ContrastConfig, DoseConfig, FactorialConfig, SweepConfig
+from ablations.config.stages import last_stage
 from ablations.config.trialkeys import TrialKeys, trial_leaves, value_of, with_overrides
 from models.typed import ConfigError, closest
 
@@ -16,7 +17,10 @@ MOST_FACTORS = 26
 
 def laid_out(sweep: SweepConfig) -> SweepConfig:
     """With the arms of the ladder and of the factorial as they are trained. Raises ConfigError."""
-    arms = {name: dataclasses.replace(arm, set=_climbed(sweep, name)) for name, arm in sweep.arms.items()}
+    arms = {
+        name: dataclasses.replace(arm, set={**last_stage(sweep, name), **_climbed(sweep, name)})
+        for name, arm in sweep.arms.items()
+    }
     contrasts = dict(sweep.contrasts)
     for name in contrasts:
         if name in arms:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ablations.config.schema import Config, SweepConfig
+from ablations.config.stages import stages_before
 from ablations.config.trialkeys import TrialKeys, differing, value_of, with_overrides
 from models.typed import ConfigError, build
 
@@ -20,10 +21,13 @@ def resolved_arms(sweep: SweepConfig, keys: TrialKeys, file: str) -> dict[str, T
     resolved = {}
     for name, arm in sweep.arms.items():
         first = {key: points[0] for key, points in {**sweep.search.keys, **arm.search}.items()}
-        resolved[name] = with_overrides(keys, {**arm.set, **first}, f"{file} arm {name}")
+        own = with_overrides(keys, {**arm.set, **first}, f"{file} arm {name}")
+        resolved[name] = dataclasses.replace(own, before=stages_before(sweep, name, keys, file))
     base = sweep.arms[sweep.baseline]
     for name, arm in sweep.arms.items():
-        same = arm.search == base.search and not differing(resolved[name], resolved[sweep.baseline])
+        same = (arm.search, arm.stages) == (base.search, base.stages) and not differing(
+            resolved[name], resolved[sweep.baseline]
+        )
         if same and name != sweep.baseline:
             raise ConfigError(f"{file} arm {name}: nothing in it differs from the baseline {sweep.baseline}")
     return resolved

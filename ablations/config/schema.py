@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from ablations.config.trialkeys import TrainConfig, TrialKeys
-from models.config import ModelConfig, OptimConfig
+from models.config import GRPOConfig, ModelConfig, OptimConfig
 from models.typed import Above, AtLeast, AtMost, Below, Distinct, NotEmpty
 from tasks.config import DataConfig, EvalConfig
 
@@ -88,6 +88,9 @@ class ArmConfig:
     """Left out unless named in `arms=` or with `arms=all`."""
     onto: str | None = None
     """Another arm, whose `set` this one adds to; it is compared with that arm instead of the baseline (a ladder)."""
+    stages: Annotated[list[str], Distinct()] = field(default_factory=list)
+    """Where the sweep has `stages`: those that this arm is trained in, one after the other, each from the weights that
+    the one before has left. `set`, and all else that is said of an arm, is of the last one."""
     design: Design | None = None
     """How it begins, where that is not as the sweep's `design` says. The baseline is the same either way."""
 
@@ -192,6 +195,9 @@ class SweepConfig:
     """Dotted keys, and the smallest values that the question makes sense at: a scale's smaller ones are raised."""
     arms: dict[str, ArmConfig] = field(default_factory=dict)
     """Name -> what it sets; two or more."""
+    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Trainings that an arm is a chain of (pre-training, supervised fine-tuning, reinforcement learning): name -> the
+    dotted keys that it sets beside `common`. Those that arms share are trained once."""
     design: Design = "scratch"
     """`scratch`: every arm from its own initial weights. `branch`: for each seed the baseline is trained once up to
     `branch_at`, and every arm goes on from its whole state there; what is estimated is the effect of switching the arm
@@ -281,6 +287,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    grpo: GRPOConfig = field(default_factory=GRPOConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     track: TrackConfig = field(default_factory=TrackConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
@@ -300,4 +307,4 @@ class Config:
     @property
     def trial(self) -> TrialKeys:
         """Before an arm has set anything."""
-        return TrialKeys(self.model, self.data, self.optim, self.train, self.eval)
+        return TrialKeys(self.model, self.data, self.optim, self.train, self.eval, grpo=self.grpo)

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 
 from ablations.config.schema import ExpectedConfig, SweepConfig
+from ablations.config.stages import check_stages
 from ablations.config.trialkeys import TrialKeys, differing, value_of, with_overrides
 from ablations.metrics import AT_A_SHARE, COUNTED, METRICS, Parts, at_shares, check_measured, check_named, indices
 from ablations.metrics import metric as metric_of
@@ -38,6 +39,7 @@ def check_sweep(sweep: SweepConfig) -> None:
             "control: empty; name a small harm, such as {train.token_fraction: 0.9}, or leave the key out"
         )
     _check_design(sweep)
+    check_stages(sweep)
     seeds = sweep.search.seeds
     last = sweep.first_seed + sweep.seeds - 1
     if min(seeds) <= last:  # what the search adds to its seeds lies above them
@@ -234,6 +236,8 @@ def check_keys(sweep: SweepConfig, file: str) -> None:
     for key in sorted(sweep.at_least.keys() & sweep.common.keys()):
         raise ConfigError(f"{file} at_least.{key}: also in `common`, which wins; keep one of them")
     with_overrides(defaults, sweep.control, f"{file} control")
+    for name, stage in sweep.stages.items():
+        with_overrides(defaults, stage, f"{file} stage {name}")
     grids = [(f"{file} search.keys", sweep.search.keys)]
     for name, arm in sweep.arms.items():
         with_overrides(defaults, arm.set, f"{file} arm {name}")

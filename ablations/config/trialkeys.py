@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from models.config import ModelConfig, OptimConfig, Positive, Share
+from models.config import GRPOConfig, ModelConfig, OptimConfig, Positive, Share
 from models.typed import Above, AtLeast, AtMost, ConfigError, build, suggestion
 from tasks.config import END_OF_TEXT_ID, DataConfig, EvalConfig, ramped
 
@@ -53,6 +53,7 @@ class Stage:
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    grpo: GRPOConfig = field(default_factory=GRPOConfig, kw_only=True)
     until: Fraction = field(default=1.0, kw_only=True)
     """The share of its steps after which it is stopped, for a next stage to go on in its place (a trunk). Its schedule
     is that of its whole course."""
@@ -69,6 +70,7 @@ class Stage:
 
     @property
     def tokens_per_step(self) -> int:
+        """Where the model writes them itself: at most."""
         return self.data.batch_size * self.data.seq_len
 
     @property
@@ -125,7 +127,7 @@ class TrialKeys(Stage):
     @functools.cached_property
     def stages(self) -> list[Stage]:
         """All of them, in order."""
-        return [*self.before, Stage(self.model, self.data, self.optim, self.train, until=self.until)]
+        return [*self.before, Stage(self.model, self.data, self.optim, self.train, grpo=self.grpo, until=self.until)]
 
     def goes_on(self, number: int) -> bool:
         """Whether a stage takes the place of the one before it, which was stopped on its way."""
@@ -146,13 +148,22 @@ class TrialKeys(Stage):
 
     @property
     def trunk(self) -> "TrialKeys | None":
-        """The keys of the trial that trains what the last stage goes on from; None where it begins from weights."""
-        if not self.goes_on(len(self.before)):
-            return None
-        *before, last = self.before
-        # It is not scored, but validated as its branches are.
-        scored = dataclasses.replace(self.eval, tasks=[], lengths=[], split="test")
-        return TrialKeys(last.model, last.data, last.optim, last.train, scored, before, until=last.until)
+        """The keys of the trial that trains what the last stage goes on from; None where that is initial weights."""
+        return TrialKeys.unscored(self.before, self.eval) if self.before else None
+
+    @staticmethod
+    def unscored(stages: list[Stage], eval: EvalConfig) -> "TrialKeys":
+        """The keys of a trial of these stages that is not scored, but validated as those are that go on from it."""
+        *before, last = stages
+        scored = dataclasses.replace(eval, tasks=[], lengths=[], split="test")
+        return TrialKeys(
+            last.model, last.data, last.optim, last.train, scored, before, grpo=last.grpo, until=last.until
+        )
+
+    @property
+    def branched(self) -> bool:
+        """Whether the last stage takes the place of one that was stopped on its way."""
+        return self.goes_on(len(self.before))
 
     @property
     def own_tokens(self) -> int:
@@ -170,7 +181,7 @@ class TrialKeys(Stage):
         return self.done_before(len(self.before))[1] + self.tokens_after(self.stop)
 
 
-TRIAL_GROUPS = ("model", "data", "optim", "train", "eval")
+TRIAL_GROUPS = ("model", "data", "optim", "train", "grpo", "eval")
 """The keys that can change a trial's numbers. What no group here holds must not."""
 _GROUPS: dict[str, Any] = {name: typing.get_type_hints(TrialKeys)[name] for name in TRIAL_GROUPS}
 

@@ -1,7 +1,7 @@
 """The rules between a trial's keys. What a single key must keep stands in its type."""
 
 from ablations.config.trialkeys import Stage, TrialKeys
-from models.config import OptimConfig
+from models.config import ModelConfig, OptimConfig
 from models.pipeline.rules import check_pipeline
 from models.rules import check_length, validate
 from models.typed import ConfigError
@@ -19,6 +19,8 @@ def check(keys: TrialKeys) -> TrialKeys:
     """`keys`, of which every stage can be trained and the last one scored. Raises ConfigError."""
     for number, stage in enumerate(keys.stages):
         _check_stage(stage)
+        if stage.grpo.on and not number:
+            raise ConfigError("grpo.on=true: is the first stage, and nobody has learned to answer yet; train before it")
         if keys.goes_on(number):
             _check_place(keys.stages[number - 1], stage)
     if keys.eval.tokens < keys.data.seq_len:
@@ -88,6 +90,44 @@ def _check_stage(stage: Stage) -> None:
     if kernels in ("torch", "triton") and stage.train.device != "cuda":
         raise ConfigError(f"model.precision.kernels={kernels}: needs train.device=cuda; on a CPU it is emulated")
     check_length(stage.model, data.seq_len)
+    if stage.grpo.on:
+        _check_grpo(stage)
+
+
+def _check_grpo(stage: Stage) -> None:
+    """What a policy learns from are its own answers to whole groups of questions; the main model alone learns."""
+    grpo, data = stage.grpo, stage.data
+    if data.source != "problem":
+        raise ConfigError(
+            f"grpo.on=true: data.source={data.source} asks nothing that is judged; take data.source=problem"
+        )
+    if data.batch_size % grpo.group:
+        raise ConfigError(
+            f"data.batch_size={data.batch_size}: counts answers, so it must be a multiple of grpo.group={grpo.group}"
+        )
+    if grpo.answer_tokens >= data.seq_len:
+        raise ConfigError(
+            f"grpo.answer_tokens={grpo.answer_tokens}: leaves nothing of data.seq_len={data.seq_len} for the question; "
+            "lower it, or raise data.seq_len"
+        )
+    if data.ramp_from != 1 or data.order != "mixed":
+        raise ConfigError(
+            "grpo.on=true: batches are whole groups in the order drawn; take data.ramp_from=1, data.order=mixed"
+        )
+    _check_main_model_alone(stage.model)
+    if grpo.updates > stage.steps:
+        raise ConfigError(f"grpo.updates={grpo.updates}: more than the stage's {stage.steps} steps; lower it")
+
+
+def _check_main_model_alone(model: ModelConfig) -> None:
+    balance = model.moe.balance
+    for name, value, free in (
+        ("model.mtp.depth", model.mtp.depth, 0),
+        ("model.pipeline.schedule", model.pipeline.schedule, "none"),
+        ("model.moe.balance.scope", "batch" if balance.needs_batch_load else "sequence", "sequence"),
+    ):
+        if value != free:
+            raise ConfigError(f"{name}={value}: has no part in reinforcement learning here; take {name}={free}")
 
 
 def _check_tokens(stage: Stage) -> None:

@@ -39,7 +39,7 @@ def describe(plan: Plan) -> str:
         if plan.fresh_because:
             search += f" ({plan.fresh_because}, so it searches afresh)"
     confirm = len(plan.arms) * len(plan.seeds)
-    branches = [name for name, arm in plan.arms.items() if arm.keys.trunk is not None]
+    branches = [name for name, arm in plan.arms.items() if arm.keys.branched]
     at = ", ".join(f"{share:.0%}" for share in sorted(plan.sweep.horizons))
     who = "every arm goes on" if len(branches) == len(plan.arms) else f"{', '.join(branches)} go on"
     trained = f", trained with {settings(plan.sweep.trunk)}" if plan.sweep.trunk else ""

@@ -145,9 +145,14 @@ class Plan:
 
     @property
     def trunk_seconds(self) -> float:
-        """Of what arms branch off, for one seed."""
-        trunk = self.baseline.keys.trunk
-        return 0.0 if trunk is None else self.trial_seconds(replace(self.baseline, keys=trunk), scored=False)
+        """Of what arms go on from, for one seed, each once."""
+        found = list[TrialKeys]()
+        for arm in self.arms.values():
+            keys = arm.keys.trunk
+            while keys is not None and keys not in found:
+                found.append(keys)
+                keys = keys.trunk
+        return sum(self.trial_seconds(replace(self.baseline, keys=keys), scored=False) for keys in found)
 
     @functools.cached_property
     def text(self) -> dict[str, int] | None:

@@ -9,7 +9,8 @@ from ablations.config.compose import chosen_arms
 from ablations.config.designs import contrasts_of
 from ablations.config.resolve import thinned
 from ablations.config.schema import ArmConfig, Config, Design, MatchedConfig, SweepConfig
-from ablations.config.trialkeys import TrialKeys, with_overrides
+from ablations.config.stages import stages_before
+from ablations.config.trialkeys import Stage, TrialKeys, with_overrides
 from ablations.config.trialrules import check
 from ablations.guards.meaning import WAIVABLE
 from ablations.judge.verdicts import region_of
@@ -19,6 +20,7 @@ from ablations.sweep.horizons import at_share
 from ablations.sweep.matching import solve
 from ablations.sweep.plan import AA, CONTROL, Arm, Plan, Published
 from ablations.sweep.preflight import check_text
+from models.config import ModelConfig
 from models.precision.products import resolve_kernels
 from models.transformer import resolve_dtype
 from models.typed import ConfigError, closest
@@ -42,6 +44,8 @@ def make_plan(config: Config) -> Plan:
     for name in sorted(chosen_arms(config), key=lambda name: name != sweep.baseline):
         entry = sweep.arms[name]
         resolved = _resolve(config.trial, entry, sweep, name)
+        chain = stages_before(sweep, name, config.trial, f"sweeps/{sweep.name}.yaml")
+        resolved = replace(resolved, before=[replace(stage, model=_settled(stage)) for stage in chain])
         matched, solved = entry.matched or sweep.matched, {}
         if name != sweep.baseline:
             where = f"sweep={sweep.name} arm {name}"
@@ -123,10 +127,15 @@ def branched(keys: TrialKeys, baseline: TrialKeys, sweep: SweepConfig) -> TrialK
 def _resolve(keys: TrialKeys, entry: ArmConfig, sweep: SweepConfig, name: str) -> TrialKeys:
     """The arm's keys, searched ones at their first point, and nothing left to the machine that runs them."""
     first = {key: points[0] for key, points in {**sweep.search.keys, **entry.search}.items()}
-    where = f"sweeps/{sweep.name}.yaml arm {name}"
-    model = with_overrides(keys, {**entry.set, **first}, where).model
-    settled = {
-        "model.dtype": resolve_dtype(model.dtype, keys.train.device, model.precision.recipe),
-        "model.precision.kernels": resolve_kernels(model.precision.kernels),
-    }
-    return with_overrides(keys, {**entry.set, **first, **settled}, where)
+    own = with_overrides(keys, {**entry.set, **first}, f"sweeps/{sweep.name}.yaml arm {name}")
+    return replace(own, model=_settled(own))
+
+
+def _settled(stage: Stage) -> ModelConfig:
+    """Nothing of it left to the machine."""
+    model = stage.model
+    return replace(
+        model,
+        dtype=resolve_dtype(model.dtype, stage.train.device, model.precision.recipe),
+        precision=replace(model.precision, kernels=resolve_kernels(model.precision.kernels)),
+    )

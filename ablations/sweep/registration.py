@@ -60,7 +60,7 @@ def _registered_arm(arm: Arm, onto: str | None) -> ArmDocument:
         search=arm.search,
         tokens=arm.keys.trained_tokens,
         solved=arm.solved,
-        branched=arm.keys.trunk is not None,
+        branched=arm.keys.branched,
         onto=onto,
         matched=arm.matched,
         **dataclasses.asdict(arm.cost),

@@ -31,6 +31,8 @@ class Trial:
     point: Point
     against: str | None = None
     """The id of the trial of the same seed that it is compared with."""
+    keep: bool = False
+    """Whether others go on from what it has come to."""
 
 
 def keys_of(
@@ -143,12 +145,17 @@ class Trials:
 
     def trunk(self, trial: Trial) -> Trial | None:
         """The trial whose state this one goes on from; None where it begins by itself."""
-        keys = trial.keys.trunk
+        keys = self._shared(trial.keys) or trial.keys.trunk
         if keys is None:
             return None
         texts = [self.fingerprint(stage) for stage in keys.stages]
-        whose = trial.arm if self.plan.sweep.horizons else self.plan.sweep.baseline
-        return Trial(trial_id(keys, trial.seed, texts), whose, trial.phase, trial.seed, keys, {})
+        whose = self.plan.sweep.baseline if trial.keys.branched and not self.plan.sweep.horizons else trial.arm
+        return Trial(trial_id(keys, trial.seed, texts), whose, trial.phase, trial.seed, keys, {}, keep=True)
+
+    def _shared(self, keys: TrialKeys) -> TrialKeys | None:
+        """All of a trial's stages, where others go on from them: it is then scored, and nothing more."""
+        whole = TrialKeys.unscored(keys.stages, keys.eval)
+        return whole if whole != keys and whole in [arm.keys.trunk for arm in self.plan.arms.values()] else None
 
     def _record(self, id: str) -> Record | None:
         """A finished trial's record: of this machine, or of a sweep that was published unfinished and goes on here. (A
@@ -178,7 +185,7 @@ class Trials:
         """For the jobs `trial` and `mirror`."""
         trunk = self.trunk(trial)
         state = None if trunk is None else str(self.folder(trunk.id))
-        own = TrialJob(trial.id, trial.keys, trial.seed, str(self.folder(trial.id)), self.cache, state)
+        own = TrialJob(trial.id, trial.keys, trial.seed, str(self.folder(trial.id)), self.cache, state, trial.keep)
         sweep, scale, track = self.plan.sweep, self.plan.config.scale, self.plan.config.track
         labels = Labels(
             sweep.name, scale, trial.arm, trial.seed, trial.phase, sweep.baseline, self.plan_sha, trial.point

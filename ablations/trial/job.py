@@ -18,3 +18,5 @@ class TrialJob:
     trunk: str | None = None
     """The folder of the trial that trains the stages before the last one, where it has done so already: its state is
     taken over. What comes of it is the same."""
+    keep: bool = False
+    """Whether others go on from what it has come to."""

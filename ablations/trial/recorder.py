@@ -103,14 +103,15 @@ class Notes:
 class Recorder(L.Callback):
     """Notes every step of one stage, validates on a fixed set, and writes the resumable checkpoint."""
 
-    def __init__(self, notes: Notes, number: int, data: Data, folder: Path) -> None:
-        """`number`: of the stage, from 0. Steps and tokens are counted on from the stages before it."""
+    def __init__(self, notes: Notes, number: int, data: Data, folder: Path, kept: bool = False) -> None:
+        """`number`: of the stage, from 0. Steps and tokens are counted on from the stages before it. `kept`: a
+        checkpoint is written at the stage's end too."""
         self.notes, self.number, self.data, self.folder = notes, number, data, folder
         self.stage = notes.keys.stages[number]
         self.steps_before, self.tokens_before = notes.keys.done_before(number)
         self._validate_steps = fractions_of(self.stage.steps, self.stage.train.validate_every)
         self._checkpoint_steps = fractions_of(self.stage.steps, self.stage.train.checkpoint_every) - {self.stage.steps}
-        if self.stage.until < 1:
+        if kept or self.stage.until < 1:
             self._checkpoint_steps.add(self.stage.stop)
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -131,6 +132,7 @@ class Recorder(L.Callback):
                 "max_vio_layers": max_vio(main).tolist() if len(main) else [],
                 "lr": module.learning_rate(step - 1),
                 "gradient_norm": module.gradient_norm,
+                **result.measures,
             }
         )
         if step in self._validate_steps:

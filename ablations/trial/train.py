@@ -9,17 +9,14 @@ import dataclasses
 import functools
 import logging
 import math
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightning as L
-import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.strategies import Strategy
-from torch import Tensor
 
 from ablations.config.trialkeys import Stage, TrialKeys
 from ablations.record.record import RECORD, Record, finished, owned, read_record
@@ -30,18 +27,19 @@ from ablations.trial.identity import TRIAL, environment
 from ablations.trial.job import TrialJob
 from ablations.trial.measures import batch_metrics, precision_metrics, test_metrics, training_loss, until_half
 from ablations.trial.recorder import RESUME, Notes, Recorder, Report, Unwatched, Watcher
+from ablations.trial.resume import STATE, copy_whole, resume_of
 from models.checkpoint import load_checkpoint, save_checkpoint
-from models.files import remove_unfinished, whole_file, write_atomically
+from models.files import remove_unfinished, write_atomically
 from models.layers import inferring
 from models.module import Course, Diverged, LanguageModel
+from models.policy import Policy
 from models.transformer import Transformer
 from models.typed import ConfigError
-from tasks.config import DataConfig
-from tasks.datamodule import TextDataModule
+from tasks.config import END_OF_TEXT_ID, DataConfig
+from tasks.datamodule import QuestionModule, TextDataModule
 from tasks.prepared import Data, prepare_data
+from tasks.problems.data import ProblemData
 
-STATE = "state.ckpt"
-"""What a trial that was stopped on its way leaves for others to go on from."""
 TRAINED = "trained.json"
 """The record before scoring: with the checkpoint beside it, what a finished training left."""
 
@@ -67,7 +65,7 @@ def run_trial(job: TrialJob, report: Report, watched: Callable[[], Watcher] = Un
             watcher = watched()
             try:
                 record = _score_kept(job, watcher, report) or _train(job, watcher, report)
-                put_on_record(record, folder)
+                put_on_record(record, folder, job.keep)
             except BaseException:
                 watcher.finish(None)
                 raise
@@ -75,10 +73,11 @@ def run_trial(job: TrialJob, report: Report, watched: Callable[[], Watcher] = Un
     return record
 
 
-def put_on_record(record: Record, folder: Path) -> None:
-    """Write it; what was kept to go on from is then of use to others alone, and where it was stopped on its way."""
-    if (folder / RESUME).is_file() and record.status == "complete" and record.config["until"] < 1:
-        _copy(folder / RESUME, folder / STATE)
+def put_on_record(record: Record, folder: Path, keep: bool = False) -> None:
+    """Write it; what was kept to go on from is then of use to others alone: with `keep`, or where it was stopped on its
+    way."""
+    if (folder / RESUME).is_file() and record.status == "complete" and (keep or record.config["until"] < 1):
+        copy_whole(folder / RESUME, folder / STATE)
     record.write(folder / RECORD)
     for name in (RESUME, TRAINED):
         (folder / name).unlink(missing_ok=True)
@@ -94,7 +93,17 @@ def build_model(stage: Stage, seed: int, rank: int | None = None) -> LanguageMod
         stage.train.spike_nats,
         stage.document_end,
     )
+    if stage.grpo.on:
+        return Policy(stage.model, stage.optim, course, seed, stage.grpo, END_OF_TEXT_ID)
     return LanguageModel(stage.model, stage.optim, course, seed, rank)
+
+
+def batches_of(stage: Stage, data: Data, seed: int) -> L.LightningDataModule:
+    """What a stage learns from, step by step."""
+    if stage.grpo.on:
+        assert isinstance(data, ProblemData)  # by ablations.config.trialrules
+        return QuestionModule(data, seed, stage.batches, stage.grpo)
+    return TextDataModule(data, seed, stage.batches, stage.data.order)
 
 
 def trainer_of(stage: Stage, folder: Path, callbacks: list[L.Callback], strategy: Strategy | str = "auto") -> L.Trainer:
@@ -124,15 +133,14 @@ def _train(job: TrialJob, watcher: Watcher, report: Report) -> Record:
     quiet_lightning()
     folder = Path(job.folder)
     remove_unfinished(folder / RESUME)
-    resume = _resumable(folder, job.keys)
-    if resume.path is None and job.trunk is not None:
-        resume = _taken_over(Path(job.trunk), folder, job.keys)
+    resume = resume_of(folder, job.keys, None if job.trunk is None else Path(job.trunk))
     notes = Notes(job.keys, StepLog(folder / STEPS, resume.steps), watcher, report)
-    state: dict[str, Tensor] | None = None
+    notes.validation |= resume.validation
+    state, module, last = resume.weights, None, len(job.keys.before)
     started = time.monotonic()
     try:
         for number, stage in enumerate(job.keys.stages):
-            if number < resume.stage or (number == resume.stage and resume.stopped):
+            if number < resume.stage or (number == resume.stage and resume.ended):
                 continue
             module = build_model(stage, job.seed)
             checkpoint = resume.path if number == resume.stage else None
@@ -140,16 +148,20 @@ def _train(job: TrialJob, watcher: Watcher, report: Report) -> Record:
                 checkpoint = folder / RESUME
                 hand_on(checkpoint, job.keys.stages[number - 1], number, module, job.seed)
             elif checkpoint is None and state is not None:
-                module.transformer.load_state_dict(state)
+                module.begin(state)
             data = open_data(stage, job.cache)
-            trainer = trainer_of(stage, folder, [Recorder(notes, number, data, folder)])
-            batches = TextDataModule(data, job.seed, stage.batches, stage.data.order)
+            recorder = Recorder(notes, number, data, folder, kept=number < last or job.keep)
+            trainer = trainer_of(stage, folder, [recorder])
+            batches = batches_of(stage, data, job.seed)
             trainer.fit(module, batches, ckpt_path=checkpoint, weights_only=True)
             state = module.transformer.state_dict()
     except Diverged as diverged:
         return dataclasses.replace(begun(job), status="diverged", reason=str(diverged), history=notes.history())
     finally:
         notes.steps.close()
+    if module is None:  # others had trained all of it
+        module = build_model(job.keys, job.seed)
+        module.transformer.load_state_dict(state or {})
     if job.keys.until < 1:
         return dataclasses.replace(begun(job), history=notes.history(), validation=notes.validation)
     report({"event": "evaluating"})
@@ -251,49 +263,6 @@ def _score_kept(job: TrialJob, watcher: Watcher, report: Report) -> Record | Non
     report({"event": "evaluating"})
     watcher.replay(read_steps(folder / STEPS), record.validation)
     return _scored(record, job, model)
-
-
-class _Resume(NamedTuple):
-    """Where an interrupted trial goes on; without a checkpoint, at its beginning."""
-
-    path: Path | None = None
-    stage: int = 0
-    steps: int = 0
-    """Of all stages so far."""
-    stopped: bool = False
-    """The stage has come to where it is stopped; the next one goes on."""
-
-
-def _resumable(folder: Path, keys: TrialKeys) -> _Resume:
-    """The resumable checkpoint, where there is a readable one with its step log."""
-    path = folder / RESUME
-    if not path.is_file():
-        return _Resume()
-    try:
-        saved = torch.load(path, weights_only=True, map_location="cpu")
-        stage, own = int(saved["callbacks"][Recorder.__qualname__]["stage"]), int(saved["global_step"])
-    except Exception as error:  # torch raises many kinds for a damaged file; the trial then starts over
-        log.warning("%s is not readable (%s); the trial starts over", path, error)
-        return _Resume()
-    step, course = keys.done_before(stage)[0] + own, keys.stages[stage]
-    logged = sum(1 for row in read_steps(folder / STEPS) if row["step"] <= step)
-    stopped = course.until < 1 and own == course.stop
-    return _Resume(path, stage, step, stopped) if logged == step else _Resume()
-
-
-def _taken_over(trunk: Path, folder: Path, keys: TrialKeys) -> _Resume:
-    """Where to go on after the stages that the trunk's trial has trained; at the beginning, where it left nothing that
-    can be read."""
-    if not (trunk / STATE).is_file():
-        return _Resume()
-    _copy(trunk / STEPS, folder / STEPS)
-    _copy(trunk / STATE, folder / RESUME)
-    return _resumable(folder, keys)
-
-
-def _copy(source: Path, target: Path) -> None:
-    with whole_file(target) as temporary:
-        shutil.copyfile(source, temporary)
 
 
 def quiet_lightning() -> None:

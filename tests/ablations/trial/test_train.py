@@ -422,7 +422,7 @@ def test_stages_are_one_training_whose_steps_and_tokens_are_counted_on(job):
     assert {name: column[:4] for name, column in two.validation.items()} == one.validation
     assert [(e["step"], e["steps"]) for e in events if e["event"] == "step"] == [(i, 36) for i in range(1, 37)]
     assert two.metrics["loss"] < one.metrics["loss"], "it has learned on"
-    groups = ("model", "data", "optim", "train", "until")
+    groups = ("model", "data", "optim", "train", "grpo", "until")
     assert two.config["before"] == [{group: one.config[group] for group in groups}]
 
 

@@ -1,0 +1,43 @@
+"""Arms that are trained in several stages: what each of them is, and which chains cannot be."""
+
+from typing import Any
+
+from ablations.config.schema import SweepConfig
+from ablations.config.trialkeys import Stage, TrialKeys, with_overrides
+from models.typed import ConfigError, closest
+
+
+def last_stage(sweep: SweepConfig, arm: str) -> dict[str, Any]:
+    """The dotted keys of the stage that an arm is judged at; none where it has none. Raises ConfigError."""
+    stages = sweep.arms[arm].stages
+    for name in stages:
+        if name not in sweep.stages:
+            known = ", ".join(sweep.stages) or "none"
+            raise ConfigError(
+                f"arms.{arm}.stages: {name}: no such stage{closest(name, sweep.stages)} (stages: {known})"
+            )
+    if sweep.stages and not stages:
+        raise ConfigError(f"arms.{arm}.stages: missing; name one of this sweep's or more ({', '.join(sweep.stages)})")
+    return sweep.stages[stages[-1]] if stages else {}
+
+
+def stages_before(sweep: SweepConfig, arm: str, keys: TrialKeys, where: str) -> list[Stage]:
+    """Those of an arm before its last one. `keys` are the sweep's, before any arm or stage has set anything."""
+    return [
+        with_overrides(keys, sweep.stages[name], f"{where} stage {name}").stages[-1]
+        for name in sweep.arms[arm].stages[:-1]
+    ]
+
+
+def check_stages(sweep: SweepConfig) -> None:
+    """Raise ConfigError for stages that nobody is trained in, or beside what would stop a training on its way."""
+    if not sweep.stages:
+        return
+    if sweep.horizons or "branch" in sweep.designs(sweep.arms):
+        raise ConfigError(
+            "stages: a sweep of stages begins each from finished weights; leave out horizons and design: branch"
+        )
+    used = {name for arm in sweep.arms.values() for name in arm.stages}
+    for name in sweep.stages:
+        if name not in used:
+            raise ConfigError(f"stages.{name}: no arm is trained in it; name it in an arm's `stages`, or remove it")
