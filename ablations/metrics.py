@@ -20,7 +20,7 @@ from tasks.positions import ends_of_bins
 BITS_PER_BYTE = "bits per byte"
 Direction = Literal["lower", "higher"]
 Part = Literal["experts", "mtp", "recipe", "skill", "context", "position"]
-Topic = Literal["loss", "context", "skill", "balance", "precision", "speed"]
+Topic = Literal["loss", "context", "skill", "answers", "balance", "precision", "speed"]
 
 
 @dataclass(frozen=True)
@@ -151,6 +151,7 @@ METRICS = (
     Metric("item_accuracy", "items with all answers right", "", 4, "higher", needs="skill", jump=True),
     Metric("tokens_to_half", "tokens until halfway", "tokens", 0, "lower", needs="skill", jump=True),
     Metric("reached_half", "came halfway", "", 3, "higher", needs="skill", jump=True),
+    Metric("flops", "FLOPs of the training", "FLOPs", 0, "lower", about="speed"),
     Metric("loss_error", "relative loss error", "", 5, "lower", about="precision"),
     Metric("gradient_cosine", "gradient cosine", "", 5, "higher", needs="recipe"),
     Metric("unpromoted_error", "error of unpromoted adds", "", 4, "lower", needs="recipe"),

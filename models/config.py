@@ -170,6 +170,14 @@ Role = Literal["activation", "weight", "gradient"]
 ROLES: tuple[Role, ...] = ("activation", "weight", "gradient")
 """Of the operands of a linear layer's products."""
 
+ANSWERED = (
+    *("reward", "right", "formed", "ended", "answer_length", "without_signal", "kl", "entropy", "clipped"),
+    *("drawn", "learned"),
+)
+"""What a step says of the answers that it learns from (models/policy.py): their mean reward, the shares that are right,
+well formed and have ended, their tokens, the share of groups whose rewards are all the same; KL, entropy and the share
+of tokens clipped, of the policy that learns; tokens written for this step, and tokens learned from, questions too."""
+
 
 FormatName = Literal["e4m3", "e5m2", "e4m2", "e4m1"]
 

@@ -34,6 +34,8 @@ class Rollout(NamedTuple):
     """Log probabilities of the targets under that policy; None where it is the only one that learns from them."""
     reference_BT: Tensor | None
     """Under the reference model, where there is one."""
+    tokens_B: Tensor
+    """How many tokens question and answer have."""
 
     def parts(self, count: int) -> "list[Rollout]":
         """Equal ones, in order."""
@@ -107,6 +109,10 @@ class PolicyGradient:
                     load_LE = load_LE + last_LE
         found = Terms(*sums.double())
         own = {name: float(getattr(found, name)) for name in ("kl", "entropy", "clipped")}
+        own |= {
+            "drawn": float(self.rollout.mask_BT.sum()) if within == 0 else 0.0,
+            "learned": float(part.tokens_B.sum()),
+        }
         losses = {"loss": found.loss, "aux_loss": balance}
         return StepResult(losses, all_ranks(load_LE), last_LE, self.measures | own)
 
@@ -146,6 +152,7 @@ class PolicyGradient:
             advantages(rewards_QG, config.scale_by_sd).flatten(),
             self._logs(self.model, tokens_BT1) if config.updates > 1 else None,
             None if self.reference is None else self._logs(self.reference, tokens_BT1),
+            torch.tensor([len(row) for row in rows], device=device),
         )
         return rollout, {
             "reward": float(rewards_QG.mean()),
@@ -154,7 +161,6 @@ class PolicyGradient:
             "ended": float(ended_B.mean()),
             "answer_length": float(answers.lengths_B.float().mean()),
             "without_signal": float(without_signal(rewards_QG)),
-            "drawn": float(answers.lengths_B.sum()),
         }
 
     def _logs(self, model: Transformer, tokens_BT1: Tensor) -> Tensor:

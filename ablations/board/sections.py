@@ -23,6 +23,13 @@ CURVES: dict[str, dict[str, str]] = {
         "validation/loss": "validation loss",
         "train/loss": "training loss",
     },
+    "answers": {
+        "train/reward": "mean reward",
+        "train/answer_length": "tokens of an answer",
+        "train/kl": "KL from the reference model",
+        "train/entropy": "entropy of the policy",
+        "train/without_signal": "groups without signal",
+    },
     "balance": {
         "validation/max_vio_global": "MaxVio_global, validation",
         "train/max_vio_batch": "MaxVio_batch, training",

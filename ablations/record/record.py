@@ -32,6 +32,19 @@ class Needles:
 
 
 @dataclass(frozen=True)
+class StageRecord:
+    """What one stage of a trial did."""
+
+    steps: int
+    tokens: int
+    """That it learned from."""
+    drawn: int
+    """Tokens that the model wrote itself, to learn from."""
+    flops: float
+    """Of learning and drawing, and of reading answers with the reference model; not of validation."""
+
+
+@dataclass(frozen=True)
 class Record:
     """One trial's outcome, written once, at its end, to `runs/trials/<id>/record.json`."""
 
@@ -57,6 +70,11 @@ class Record:
     scores: dict[str, dict[str, Any]] = field(default_factory=dict)
     """lm-eval task -> {metric: value, metric_stderr: value or null, `items`: per-item results as a string of 0/1,
     `documents`: columns of nats and of what perplexities divide them by}, and more (tasks/evals/score.py)."""
+    stages: list[StageRecord] = field(default_factory=list)
+    """Each of them, in order."""
+    answering: dict[str, list[float]] = field(default_factory=dict)
+    """Of stages that learn from rewards: columns of equal length, `step` and `models.config.ANSWERED`; at most 200
+    points."""
     timings: dict[str, float] = field(default_factory=dict)
     """`train_s`, `eval_s`, `tokens_per_second`. Never compared for equality."""
     data: dict[str, Any] = field(default_factory=dict)

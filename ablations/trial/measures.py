@@ -125,8 +125,13 @@ def precision_metrics(keys: TrialKeys, data: Data, model: Transformer) -> dict[s
 
 def training_loss(keys: TrialKeys, data: Data, rows: list[dict[str, Any]]) -> dict[str, float]:
     """The loss of the last fifth of the last stage's steps, by their tokens: on text that was new when it was scored,
-    hence empty where the training has come to a second epoch, or had cut its text otherwise before."""
-    if keys.sequences > data.epoch or any(stage.data.seq_len != keys.data.seq_len for stage in keys.before):
+    hence empty where the training has come to a second epoch, had cut its text otherwise before, or learned from
+    rewards."""
+    if (
+        keys.grpo.on
+        or keys.sequences > data.epoch
+        or any(stage.data.seq_len != keys.data.seq_len for stage in keys.before)
+    ):
         return {}
     first = keys.steps - max(1, keys.steps // 5)
     weights = [count for _, count in keys.batches[first : keys.stop]]

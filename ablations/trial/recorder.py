@@ -14,6 +14,7 @@ from ablations.record.steplog import StepLog
 from ablations.trial.measures import answers_of
 from models.balance import max_vio
 from models.batch import Batch
+from models.config import ANSWERED
 from models.evaluation import evaluate, mean_max_vio
 from models.files import whole_file
 from models.module import LanguageModel
@@ -98,6 +99,13 @@ class Notes:
         names = ("step", "tokens", "loss", "aux_loss", "max_vio", "lr")
         kept = [row for row in kept if all(math.isfinite(row[name]) for name in names)]
         return {name: [row[name] for row in kept] for name in names} if kept else {}
+
+    def answering(self) -> Columns:
+        """Of the steps that learned from rewards, what they say of the answers, thinned as the history is."""
+        rows = [row for row in self.steps.rows if all(name in row for name in ANSWERED)]
+        stride = max(1, math.ceil(len(rows) / HISTORY_POINTS))
+        kept = [row for i, row in enumerate(rows) if i % stride == 0 or i == len(rows) - 1]
+        return {name: [row[name] for row in kept] for name in ("step", *ANSWERED)} if kept else {}
 
 
 class Recorder(L.Callback):

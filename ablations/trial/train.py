@@ -28,6 +28,7 @@ from ablations.trial.job import TrialJob
 from ablations.trial.measures import batch_metrics, precision_metrics, test_metrics, training_loss, until_half
 from ablations.trial.recorder import RESUME, Notes, Recorder, Report, Unwatched, Watcher
 from ablations.trial.resume import STATE, copy_whole, resume_of
+from ablations.trial.stages import stage_metrics, stages_done
 from models.checkpoint import load_checkpoint, save_checkpoint
 from models.files import remove_unfinished, write_atomically
 from models.layers import inferring
@@ -156,7 +157,9 @@ def _train(job: TrialJob, watcher: Watcher, report: Report) -> Record:
             trainer.fit(module, batches, ckpt_path=checkpoint, weights_only=True)
             state = module.transformer.state_dict()
     except Diverged as diverged:
-        return dataclasses.replace(begun(job), status="diverged", reason=str(diverged), history=notes.history())
+        return dataclasses.replace(
+            begun(job), status="diverged", reason=str(diverged), history=notes.history(), answering=notes.answering()
+        )
     finally:
         notes.steps.close()
     if module is None:  # others had trained all of it
@@ -207,13 +210,16 @@ def _measured(base: Record, keys: TrialKeys, data: Data, model: Transformer, not
     metrics |= training_loss(keys, data, notes.steps.rows) | batch_metrics(keys, notes.steps.rows)
     further, needles = context_metrics(keys, data, model)
     metrics |= further | precision_metrics(keys, data, model) | until_half(data.skill, notes.validation)
+    done = stages_done(keys, notes.steps.rows)
     return dataclasses.replace(
         base,
-        metrics=metrics,
+        metrics=metrics | stage_metrics(done),
         load=load,
         needles=needles,
         history=notes.history(),
         validation=notes.validation,
+        stages=done,
+        answering=notes.answering(),
         timings={"eval_s": time.monotonic() - started},
     )
 

@@ -237,7 +237,8 @@ class ProblemData:
         return hashes(self.problem.same(questions), padded=False)
 
     def _filled(self, split: str, seed: int, block: int) -> Filled:
-        """PACKED sequences. Those of a held-out split have right answers alone."""
+        """PACKED sequences. Those of a held-out split have right answers, and these alone count: models that learned whole
+        sequences are measured as those that learned answers."""
         rng = dice("sequences", split, seed, block)
 
         def parts() -> Iterator[Instances]:
@@ -248,7 +249,7 @@ class ProblemData:
                 yield instances_of(questions, self._answers(rng, questions, split), self.config.template)
             raise self._too_few(split)
 
-        return fill(parts(), PACKED, self.seq_len, self.config.answers_only)
+        return fill(parts(), PACKED, self.seq_len, self.config.answers_only or split != "train")
 
     def _answers(self, rng: np.random.Generator, questions: Questions, split: str) -> Answers:
         """In the styles that the settings say."""

@@ -32,7 +32,10 @@ BOUNDS: list[tuple[dict[str, Any], list[str]]] = [
     ({"optim.lr": "fast"}, ["optim.lr=fast: expected float"]),
     ({"optim.rl": 1}, ["optim.rl: no such key; did you mean optim.lr?"]),
     ({"model.moe": {"top_k": 2}}, ["model.moe is a group: write its keys out, such as model.moe."]),
-    ({"runs_dir": "x"}, ["runs_dir: not a key of a trial; an arm can set model.*, data.*, optim.*, train.*, grpo.*, eval.*"]),
+    (
+        {"runs_dir": "x"},
+        ["runs_dir: not a key of a trial; an arm can set model.*, data.*, optim.*, train.*, grpo.*, eval.*"],
+    ),
     ({"before": []}, ["before: not a key of a trial"]),
     ({3: 1}, ["3: not a key of a trial"]),
 ]

@@ -1,0 +1,42 @@
+"""What each stage of a trial did and cost, from its step log."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ablations.config.trialkeys import Stage, TrialKeys
+from ablations.record.record import StageRecord
+from models.cost import cost
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def stages_done(keys: TrialKeys, rows: Rows) -> list[StageRecord]:
+    """Of a trial that has come to its end; `rows`: all its steps."""
+    found = []
+    for number, stage in enumerate(keys.stages):
+        before, first = keys.done_before(number)[0], keys.first_step(number)
+        own = rows[before : before + stage.stop - first]
+        if stage.grpo.on:
+            found.append(_of_rewards(stage, own))
+        else:
+            tokens = stage.tokens_after(stage.stop) - stage.tokens_after(first)
+            found.append(StageRecord(len(own), tokens, 0, tokens * _per_token(stage)))
+    return found
+
+
+def stage_metrics(done: Sequence[StageRecord]) -> dict[str, float]:
+    """`flops`: of all stages together."""
+    return {"flops": math.fsum(stage.flops for stage in done)}
+
+
+def _of_rewards(stage: Stage, rows: Rows) -> StageRecord:
+    """Learned from is each answer behind its question; these are also read by the reference model and, where answers
+    serve several steps, by the policy that has drawn them. A forward pass is a third of a training step's work."""
+    learned, drawn = (round(math.fsum(row[name] for row in rows)) for name in ("learned", "drawn"))
+    readers = (stage.grpo.kl_weight > 0) + (stage.grpo.updates > 1)
+    return StageRecord(len(rows), learned, drawn, _per_token(stage) * (learned + (drawn + readers * learned) / 3))
+
+
+def _per_token(stage: Stage) -> float:
+    return cost(stage.model, stage.data.seq_len).flops_per_token

@@ -1,0 +1,138 @@
+"""A sweep whose arms are chains of stages: which trials it has, in which order, and which chains cannot be."""
+
+from pathlib import Path
+
+import pytest
+from stand_in_kinds import asked
+
+from ablations.sweep.announce import describe
+from models.typed import ConfigError
+
+STAGES = """
+question: What does each stage bring?
+source: none
+baseline: sft
+stages:
+  pretrain: {data.settings: {digits: [1], wrong: 0.5}, train.tokens: 8192}
+  sft: {data.answers_only: true, train.tokens: 4096}
+  rl: {grpo.on: true, grpo.answer_tokens: 10, data.batch_size: 16, train.tokens: 2048}
+common:
+  data.source: problem
+  data.problem: sums
+  data.settings: {digits: [1]}
+  data.template: chat
+  data.max_bytes: null
+  data.seq_len: 32
+  data.batch_size: 32
+  model.vocab_size: 64
+  eval.tasks: []
+arms:
+  base: {about: as it is after pre-training, stages: [pretrain]}
+  sft: {about: fine-tuned, stages: [pretrain, sft]}
+  rl: {about: rewarded, stages: [pretrain, sft, rl]}
+  free: {about: rewarded without KL, stages: [pretrain, sft, rl], set: {grpo.kl_weight: 0.0}}
+control: {optim.lr: 0.0001}
+matched: {equal: [total_params], tolerance: 0.0}
+search: {keys: {}}
+primary: answer_nats
+"""
+
+
+def written(tmp_path: Path, *changes: tuple[str, str]) -> list[str]:
+    text = STAGES
+    for old, new in changes:
+        assert old in text, old
+        text = text.replace(old, new)
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps/staged.yaml").write_text(text)
+    return ["sweep=staged", f"sweeps_dir={tmp_path / 'sweeps'}", "arms=all"]
+
+
+def test_arms_are_their_chains_and_judged_at_the_last_stage(plan, tmp_path):
+    arms = plan(*written(tmp_path)).arms
+    assert {name: len(arm.keys.stages) for name, arm in arms.items() if name not in ("aa", "control")} == {
+        "base": 1, "sft": 2, "rl": 3, "free": 3
+    }  # fmt: skip
+    base, sft, rl, free = (arms[name].keys for name in ("base", "sft", "rl", "free"))
+    assert base.data.settings == {"digits": [1], "wrong": 0.5} and sft.data.settings == {"digits": [1]}
+    assert sft.before == base.stages and rl.before == sft.stages and free.before == sft.stages
+    assert (rl.grpo.on, rl.grpo.kl_weight, free.grpo.kl_weight, sft.grpo.on) == (True, 0.04, 0.0, False)
+    assert not any(keys.branched for keys in (base, sft, rl, free)) and rl.trunk is not None
+
+
+def test_a_chain_that_others_go_on_from_is_trained_once(conduct, pool, tmp_path):
+    conduct(*written(tmp_path))
+    asked_for = [asked(job) for job in pool.ran["trial"]]
+    chains = [[stage.grpo.on for stage in r.trial.keys.stages] for r in asked_for if r.trial.keep]
+    assert chains == [[False]] * 2 + [[False, False]] * 2, "pre-training, then fine-tuning, once for each seed"
+    kept = {(len(r.trial.keys.stages), r.trial.seed): r.trial.folder for r in asked_for if r.trial.keep}
+    for r in asked_for:
+        if not r.trial.keep and r.labels.arm in ("rl", "free"):
+            assert r.trial.trunk == kept[2, r.trial.seed]
+        if not r.trial.keep and r.labels.arm in ("base", "sft"):
+            assert r.trial.trunk == kept[len(r.trial.keys.stages), r.trial.seed], "it is there, and scored"
+    ids = [r.trial.id for r in asked_for]
+    assert len(ids) == len(set(ids))
+
+
+def test_a_plan_counts_what_is_shared_once(plan, tmp_path):
+    made = plan(*written(tmp_path))
+    assert made.trunk_seconds > 0 and "every arm goes on" not in describe(made)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        (
+            "[pretrain, sft, rl], set",
+            "[pretrain, stf, rl], set",
+            "arms.free.stages: stf: no such stage; did you mean sft? (",
+        ),
+        (
+            ", stages: [pretrain]}",
+            "}",
+            "arms.base.stages: missing; name one of this sweep's or more (pretrain, sft, rl",
+        ),
+        ("  sft: {data", "  more: {optim.lr: 0.1}\n  sft: {data", "stages.more: no arm is trained in it"),
+        (
+            "baseline: sft",
+            "baseline: sft\nhorizons: [0.5, 0.25]",
+            "stages: a sweep of stages begins each from finished",
+        ),
+        (
+            "baseline: sft",
+            "baseline: sft\ndesign: branch\nbranch_at: 0.5",
+            "stages: a sweep of stages begins each from",
+        ),
+        ("[pretrain, sft, rl], set", "[rl], set", "grpo.on=true: is the first stage"),
+        ("[pretrain, sft, rl], set", "[rl, sft], set", "grpo.on=true: is the first stage"),
+        (
+            "data.batch_size: 16",
+            "data.batch_size: 12",
+            "data.batch_size=12: counts answers, so it must be a multiple of",
+        ),
+        (
+            "answer_tokens: 10",
+            "answer_tokens: 32",
+            "grpo.answer_tokens=32: leaves nothing of data.seq_len=32 for the q",
+        ),
+        ("answer_tokens: 10", "group: 1", "grpo.group=1: must be at least 2"),
+        ("answer_tokens: 10", "grop: 4", "grpo.grop: no such key"),
+        (
+            "grpo.on: true,",
+            "grpo.on: true, data.source: skill, data.skill: automaton, data.settings: null, data.seq_len: 128, data.problem: null,",
+            "grpo.on=true: data.source=skill asks nothing",
+        ),
+        ("grpo.on: true,", "grpo.on: true, model.mtp.depth: 1,", "model.mtp.depth=1: has no part in reinforcement lea"),
+        (
+            "set: {grpo.kl_weight: 0.0}",
+            "set: {grpo.kl_weight: 0.04}",
+            "arms rl and free: the same in every key; an arm by two names",
+        ),
+    ],
+    ids=str,
+)
+def test_a_chain_that_cannot_be_is_one_line(plan, tmp_path, old, new, reason):
+    with pytest.raises(ConfigError) as refused:
+        plan(*written(tmp_path, (old, new)))
+    assert reason in str(refused.value) and "\n" not in str(refused.value)
