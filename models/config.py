@@ -15,6 +15,8 @@ Positive = Annotated[float, Above(0), AtMost(1e9)]
 NotNegative = Annotated[float, AtLeast(0), AtMost(1e9)]
 Share = Annotated[float, AtLeast(0), AtMost(1)]
 """Of a training, or of something of which there is no more than all."""
+DType = Literal["auto", "float32", "bfloat16", "float64"]
+Kernels = Literal["auto", "emulated", "torch", "triton"]
 Momentum = Annotated[float, AtLeast(0), Below(1)]
 
 
@@ -262,7 +264,7 @@ class PrecisionConfig:
     """Inputs of linear layers as they are kept for the weight gradient (V3: fp8)."""
     recompute_swiglu: bool = False
     """Keep the inputs of the experts' SwiGLU in FP8 tiles, and compute its output again in the backward (V3: on)."""
-    kernels: Literal["auto", "emulated", "torch", "triton"] = "auto"
+    kernels: Kernels = "auto"
     """`emulated`: rounded operands, multiplied in `model.dtype`; anywhere. `triton`: our kernels, and `torch`:
     F.scaled_mm with ours for the experts; both for `fp8_block` at 128 on a Hopper GPU. `auto`: emulated, until the
     others have been measured."""
@@ -315,7 +317,7 @@ class ModelConfig:
     norm_eps: Annotated[float, Above(0), AtMost(1)] = 1e-6
     init_std: Annotated[float, Above(0), AtMost(1000)] | None = None
     """Standard deviation of every weight matrix; None follows V3's width rule 0.508 / sqrt(d_model)."""
-    dtype: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
+    dtype: DType = "auto"
     """Compute type of the matrix products; master weights are at least FP32. `auto` is resolved before a trial."""
 
     @property

@@ -6,7 +6,7 @@ A key's own range stands at its field (models/config.py), the rules of a pipelin
 import dataclasses
 import math
 
-from models.config import ROLES, ModelConfig, MoEConfig, PrecisionConfig, RopeConfig
+from models.config import ROLES, DType, ModelConfig, MoEConfig, PrecisionConfig, RopeConfig
 from models.kinds import attention_of
 from models.typed import ConfigError, check_fields
 
@@ -118,7 +118,7 @@ def _widths_of_experts(config: ModelConfig) -> dict[str, int]:
     return {"d_model": config.d_model, "moe.moe_intermediate_size": config.moe.moe_intermediate_size}
 
 
-TYPE_OF_RECIPE = {"fp32": "float32", "bf16": "bfloat16"}
+TYPE_OF_RECIPE: dict[str, DType] = {"fp32": "float32", "bf16": "bfloat16"}
 """The compute type that a recipe without FP8 names."""
 FOR_EVERY_RECIPE = ("recipe", "block", "promote_every", "moments", "kernels")
 """Parts of `model.precision` for any recipe: those that scale and machine set, and the optimizer's."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from models.attention import LayerCache, Places, build_attention, softmax_scale, within_documents
 from models.balance import Routing
-from models.config import ModelConfig, RopeConfig
+from models.config import DType, ModelConfig, RopeConfig
 from models.kinds import attention_of
 from models.layers import KEPT, Embedding, Linear, RMSNorm, Start, Starts, SwiGLU
 from models.moe import MoE, Router
@@ -213,7 +213,7 @@ def _normal(like: Tensor, seed: int, name: str) -> Tensor:
     return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
 
 
-def resolve_dtype(dtype: str, device: str, recipe: str = "auto") -> str:
+def resolve_dtype(dtype: DType, device: str, recipe: str = "auto") -> DType:
     """`auto`: what the recipe of `model.precision` needs; without one BF16 where the hardware multiplies it natively
     (AVX512-BF16, CUDA), else FP32."""
     if dtype != "auto":

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.config import Kernels
 from models.moe import Layout
 from models.precision.accumulate import limited_product
 from models.precision.quantise import Codes, Rounding, quantised, rounded
@@ -85,7 +86,7 @@ class EmulatedLimited(EmulatedLoop):
         return limited_product(a.float(), b.float()).to(a.dtype)
 
 
-def resolve_kernels(kernels: str) -> str:
+def resolve_kernels(kernels: Kernels) -> Kernels:
     """`auto`: what was proved right on the machine at hand, which is the emulation."""
     return "emulated" if kernels == "auto" else kernels
 

@@ -237,8 +237,7 @@ class ProblemData:
         return hashes(self.problem.same(questions), padded=False)
 
     def _filled(self, split: str, seed: int, block: int) -> Filled:
-        """PACKED sequences. Those of a held-out split have right answers, and these alone count: models that learned whole
-        sequences are measured as those that learned answers."""
+        """PACKED sequences. Those of a held-out split have right answers, and they alone count, whatever is learned."""
         rng = dice("sequences", split, seed, block)
 
         def parts() -> Iterator[Instances]:
