@@ -46,7 +46,7 @@ def build(size_name: str, kind: str, depth: int = 0) -> "Transformer":
     config, _ = size(size_name)
     config = replace(
         config,
-        dtype=resolve_dtype("auto", "cpu"),  # type: ignore[arg-type]
+        dtype=resolve_dtype("auto", "cpu"),
         attention=replace(config.attention, kind=kind),  # type: ignore[arg-type]
         mtp=replace(config.mtp, depth=depth),
     )
