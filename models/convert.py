@@ -8,7 +8,8 @@ last one, each with its copy of the shared embedding and head; where a folder ho
 dropped, whatever its config says (transformers saves it so). A router without a bias is written with a bias of zeros.
 What `deepseek_v3` has no field for (balance, MTP weights, compute type, ...; data keys) rides along under
 `v3_ablations` in config.json; a folder without it gets our defaults, its MTP modules the hidden state that published
-ones need (`model.mtp.hidden`), and its own length as `data.seq_len`. A model that the format cannot hold is refused.
+ones need (`model.mtp.hidden`), and its own length as `data.seq_len`. How a model is asked (`chat_template`, of one that
+has learned a problem) goes to tokenizer_config.json. A model that the format cannot hold is refused.
 """
 
 import argparse
@@ -43,6 +44,7 @@ from models.vocabulary import (
     end_of_text,
     named_token,
     read_json,
+    require_markers,
     token_ids,
     tokenizer_config,
 )
@@ -113,8 +115,8 @@ def to_hf(checkpoint: Path, out: Path) -> list[str]:
         check_held(model.config)
         _copy_tokenizer(checkpoint, folder)
         values = hf_config(model.config, (saved.get("data") or {}).get("seq_len"))
-        values |= _write_tokens(folder, saved.get("end_of_text"), values["max_position_embeddings"])
-        rest = {key: value for key, value in saved.items() if key not in OWN}
+        values |= _write_tokens(folder, saved, values["max_position_embeddings"])
+        rest = {key: value for key, value in saved.items() if key not in (*OWN, "chat_template")}
         if isinstance(rest.get("data"), dict):  # where its text lies here says nothing elsewhere
             rest["data"] = {key: value for key, value in rest["data"].items() if key != "path"}
         rest["model"] = _difference(dataclasses.asdict(model.config), dataclasses.asdict(model_config(values)))
@@ -131,16 +133,18 @@ def to_hf(checkpoint: Path, out: Path) -> list[str]:
     return notes
 
 
-def _write_tokens(folder: Path, named_end: str | None, length: int) -> dict[str, int]:
+def _write_tokens(folder: Path, saved: Mapping[str, Any], length: int) -> dict[str, int]:
     """Beside the tokenizer of `folder` what says how to use it. Returns config.json's part of that, which is nothing
-    where no token ends a text."""
-    ids, end = token_ids(folder), named_end or END_OF_TEXT
+    where no token ends a text. `saved`: our own config.json, whose `end_of_text` and `chat_template` it takes."""
+    ids, end, template = token_ids(folder), saved.get("end_of_text") or END_OF_TEXT, saved.get("chat_template")
     if end not in ids:
-        if named_end and ids:
+        if saved.get("end_of_text") and ids:
             raise ConfigError(f"end_of_text={end}: no such token in tokenizer.json; name one of its own in config.json")
         return {}
     if not (folder / "tokenizer_config.json").exists():
-        _write_json(folder / "tokenizer_config.json", tokenizer_config(end, length))
+        if template:
+            require_markers(template, ids)
+        _write_json(folder / "tokenizer_config.json", tokenizer_config(end, length, template))
     begin = named_token(folder, "bos_token") or end
     special = {"bos_token_id": ids.get(begin, ids[end]), "eos_token_id": ids[end]}
     _write_json(folder / "generation_config.json", {**special, "pad_token_id": ids[end]})

@@ -4,6 +4,7 @@ Nothing is encoded here (tasks/text/tokenizer.py does); the files are Hugging Fa
 """
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -74,13 +75,26 @@ def end_of_text(folder: Path, config: Mapping[str, Any]) -> str | None:
     return next((token for token in (*named, END_OF_TEXT) if token in ids), None)
 
 
-def tokenizer_config(end: str, length: int) -> dict[str, Any]:
+def require_markers(template: str, ids: Mapping[str, int]) -> None:
+    """Raises ConfigError where a chat template writes a marker, a quoted word in angle brackets, that is no token: it
+    would be taken apart, or for a token that the model does not know."""
+    for marker in re.findall(r"'( ?<[^' ]+>)'", template):
+        if marker not in ids:
+            raise ConfigError(
+                f"chat_template: writes {marker.strip()}, which is no token of tokenizer.json; put the tokenizer there "
+                "that the model was trained with, or take chat_template out of config.json"
+            )
+
+
+def tokenizer_config(end: str, length: int, chat_template: str | None = None) -> dict[str, Any]:
     """tokenizer_config.json for a tokenizer of ours, with which transformers gives our own ids: nothing is added, and a
-    special token inside a text is text. `end` stands between documents, so it begins a text as well as it ends it."""
+    special token inside a text is text. `end` stands between documents, so it begins a text as well as it ends it.
+    With a `chat_template`, transformers writes conversations so."""
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         **dict.fromkeys(("bos_token", "eos_token", "pad_token"), end),
         "model_max_length": length,
         "clean_up_tokenization_spaces": False,
         "split_special_tokens": True,
+        **({"chat_template": chat_template} if chat_template else {}),
     }

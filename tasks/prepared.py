@@ -12,6 +12,7 @@ from models.typed import ConfigError
 from tasks.config import DataConfig
 from tasks.drawn import Asked, Items
 from tasks.problems.data import ProblemData
+from tasks.problems.template import CHAT_TEMPLATES
 from tasks.progress import Report
 from tasks.skills.data import SkillData
 from tasks.text.batches import PackedData, prepare
@@ -91,6 +92,12 @@ def require_contexts(data: Data, lengths: "list[int]") -> None:
             f"eval.lengths={lengths}: a context of {max(lengths)} tokens and the next one, and the test split has "
             f"{len(text):,}; take shorter ones, or more text"
         )
+
+
+def chat_template(config: DataConfig) -> str | None:
+    """How a conversation is written to a model that has learned this (Jinja, as transformers takes it); None of what
+    has no questions and answers in turn."""
+    return CHAT_TEMPLATES[config.template] if config.source == "problem" else None
 
 
 def items_of(data: Data, split: str, tokens: int) -> Iterator[Items]:

@@ -38,7 +38,7 @@ from models.transformer import Transformer
 from models.typed import ConfigError
 from tasks.config import END_OF_TEXT_ID, DataConfig
 from tasks.datamodule import QuestionModule, TextDataModule
-from tasks.prepared import Data, prepare_data
+from tasks.prepared import Data, chat_template, prepare_data
 from tasks.problems.data import ProblemData
 
 TRAINED = "trained.json"
@@ -194,7 +194,9 @@ def finish(base: Record, job: TrialJob, model: Transformer, notes: Notes, train_
     record = dataclasses.replace(record, timings=timings)
     if record.status == "complete" and job.keys.eval.tasks:
         write_atomically(folder / "checkpoint" / "tokenizer.json", data.tokenizer.to_str())
-        save_checkpoint(folder / "checkpoint", model, {"data": dataclasses.asdict(job.keys.data), "trial": job.id})
+        kept = {"data": dataclasses.asdict(job.keys.data), "trial": job.id}
+        template = chat_template(job.keys.data)
+        save_checkpoint(folder / "checkpoint", model, kept | ({"chat_template": template} if template else {}))
         record.write(folder / TRAINED)
         record = _scored(record, job, model)
     return record

@@ -28,6 +28,13 @@ CHAT_TEMPLATE = (
 )
 """The same as `chat`, as `apply_chat_template` of transformers takes it, of messages by user and assistant in turn."""
 
+PLAIN_TEMPLATE = (
+    "{%- for message in messages -%}{{ ' ' + message['content'] | trim }}"
+    f"{{%- if message['role'] == 'assistant' -%}}{{{{ '{END_WORD}' }}}}{{%- endif -%}}{{%- endfor -%}}"
+)
+"""Of `plain`."""
+CHAT_TEMPLATES: dict[Template, str] = {"plain": PLAIN_TEMPLATE, "chat": CHAT_TEMPLATE}
+
 
 class Instances(NamedTuple):
     """Questions with their answers, ready to be read."""

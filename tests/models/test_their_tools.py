@@ -1,7 +1,9 @@
 """A converted checkpoint in strangers' tools: transformers' tokenizer and pipeline, and lm-eval's own `hf` model."""
 
+import dataclasses
 import json
 import os
+import shutil
 import stat
 from pathlib import Path
 from typing import Any
@@ -14,16 +16,22 @@ from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer, pipeline
+from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from ablations.home import ROOT
+from models.batch import Batch
 from models.checkpoint import load_checkpoint, save_checkpoint
 from models.config import ModelConfig
 from models.convert import main
 from models.generate import greedy
+from models.prompt import build as build_model
 from models.transformer import Transformer, initialise
 from models.typed import build
+from tasks.config import DataConfig
 from tasks.evals.lm import HarnessLM
+from tasks.prepared import chat_template
+from tasks.problems.data import ProblemData
+from tasks.problems.template import CHAT_TEMPLATES
 from tasks.text.tokenizer import END_OF_TEXT, load_tokenizer, train_tokenizer
 
 LENGTH = 48
@@ -177,3 +185,89 @@ def nats(responses: Any) -> list[float]:
     if isinstance(responses, list | tuple):
         return [value for response in responses for value in nats(response)]
     return [] if str(responses) in ("True", "False") else [float(responses)]
+
+
+PAIRS = DataConfig(
+    source="problem",
+    problem="sorting",
+    settings={"numbers": [2, 3], "below": 12, "short": 0.5},
+    seq_len=32,
+    template="chat",
+)
+
+
+@pytest.fixture(scope="module", params=["chat", "plain"])
+def chatting(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ProblemData]:
+    """A model that has learned some steps of a problem, converted."""
+    place = tmp_path_factory.mktemp("chatting")
+    data = ProblemData(dataclasses.replace(PAIRS, template=request.param), 32)
+    made, threads = build_model("tiny", {"vocab_size": 32, "d_model": 32, "dtype": "float32"}), torch.get_num_threads()
+    torch.set_num_threads(1)
+    adam = torch.optim.Adam(made.train().parameters(), 0.01)
+    for step in range(60):
+        tokens = Batch.of(data.train_batch(0, step)).tokens_BT1
+        logits = made(tokens[:, :-1]).logits
+        torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()).backward()
+        adam.step()
+        adam.zero_grad()
+    torch.set_num_threads(threads)
+    said = {"data": dataclasses.asdict(data.config), "chat_template": chat_template(data.config)}
+    save_checkpoint(place / "ours", made, said)
+    (place / "ours" / "tokenizer.json").write_text(data.tokenizer.to_str())
+    assert main(["to-hf", str(place / "ours"), str(place / "hf")]) == 0
+    return place, data
+
+
+def test_transformers_chats_as_we_answer(chatting: tuple[Path, ProblemData]) -> None:
+    """Token for token, from the words of a question to the end of the answer."""
+    place, data = chatting
+    ours, _ = load_checkpoint(place / "ours")
+    theirs, model = AutoTokenizer.from_pretrained(place / "hf"), AutoModelForCausalLM.from_pretrained(place / "hf")
+    asked, ended = data.prompts("test", 0, 0, 12), 0
+    for i in range(12):
+        question = data.text(asked.questions.tokens_NQ[i]).strip()
+        inputs = theirs.apply_chat_template(
+            [{"role": "user", "content": question}],
+            add_generation_prompt=True,
+            return_tensors="pt",
+            return_dict=True,
+        )
+        prompt = asked.tokens_NP[i][: asked.lengths_N[i]]
+        assert inputs["input_ids"][0].tolist() == prompt.tolist()
+        expected = greedy(ours, torch.from_numpy(prompt)[None], data.longest_answer)[0].tolist()
+        end = expected.index(0) + 1 if 0 in expected else len(expected)
+        ended += 0 in expected
+        made = model.generate(**inputs, max_new_tokens=data.longest_answer, do_sample=False)[0, len(prompt) :]
+        assert made.tolist() == expected[:end]
+        assert theirs.decode(made) == data.tokenizer.decode(expected[:end], skip_special_tokens=False)
+    assert ended > 6, "it has learned to end its answers"
+
+
+def test_a_template_goes_there_and_back(chatting: tuple[Path, ProblemData], tmp_path: Path) -> None:
+    place, data = chatting
+    written = json.loads((place / "hf" / "tokenizer_config.json").read_text())
+    assert written["chat_template"] == CHAT_TEMPLATES[data.config.template]
+    assert "chat_template" not in json.loads((place / "hf" / "config.json").read_text())["v3_ablations"]
+    assert main(["from-hf", str(place / "hf"), str(tmp_path / "back")]) == 0
+    assert main(["to-hf", str(tmp_path / "back"), str(tmp_path / "again")]) == 0
+    assert json.loads((tmp_path / "again" / "tokenizer_config.json").read_text()) == written
+
+
+def test_a_template_without_its_markers_is_one_line(
+    chatting: tuple[Path, ProblemData], tmp_path: Path, tokenizer: Tokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place, data = chatting
+    folder = shutil.copytree(place / "ours", tmp_path / "ours")
+    (folder / "tokenizer.json").write_text(tokenizer.to_str())
+    code = main(["to-hf", str(folder), str(tmp_path / "out")])
+    if data.config.template == "plain":
+        assert code == 0, "it has none but the end"
+        return
+    (line,) = capsys.readouterr().err.splitlines()
+    assert code == 2 and line.startswith("error: chat_template: writes <user>, which is no token of tokenizer.json; ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_has_learned_text_has_no_template(folder: Path) -> None:
+    assert "chat_template" not in json.loads((folder / "tokenizer_config.json").read_text())
+    assert chat_template(DataConfig()) is None
