@@ -104,6 +104,7 @@ def evaluate(request: Request) -> dict[str, Any]:
     from models.checkpoint import load_checkpoint
     from models.generate import Decoding
     from models.layers import inferring
+    from models.sampling import draw
     from models.trees import tree_logits
 
     model, saved = load_checkpoint(request.checkpoint)
@@ -121,7 +122,6 @@ def evaluate(request: Request) -> dict[str, Any]:
     cache_dir = request.runs_dir / "data"  # the trials' own
     data = CheckpointData(tokenizer, config, vocab_size, cache_dir)
     prepare_tasks(data, request.eval, cache_dir)
-    whole = document_end is None  # what follows reaches back over the ends of documents
     with inferring(model):
         scores = score(
             logits,
@@ -130,8 +130,10 @@ def evaluate(request: Request) -> dict[str, Any]:
             cache_dir,
             request.device,
             end_of_text,
-            tree_logits=functools.partial(tree_logits, model) if whole else None,
-            decoder=functools.partial(Decoding, model) if whole else None,
+            tree_logits=functools.partial(tree_logits, model),
+            decoder=functools.partial(Decoding, model),
+            sampler=functools.partial(draw, model),
+            whole=document_end is None,
         )
     return {"checkpoint": str(request.checkpoint), "split": request.eval.split, "scores": scores}
 

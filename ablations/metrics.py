@@ -15,11 +15,12 @@ from models.config import ROLES
 from models.typed import ConfigError, closest
 from tasks.evals.answers import BITS, MARGIN
 from tasks.evals.prepare import OUR_METRICS, OUR_TASKS
+from tasks.evals.problems import PASSES, SAMPLES
 from tasks.positions import ends_of_bins
 
 BITS_PER_BYTE = "bits per byte"
 Direction = Literal["lower", "higher"]
-Part = Literal["experts", "mtp", "recipe", "skill", "context", "position"]
+Part = Literal["experts", "mtp", "recipe", "skill", "greedy", "samples", "context", "position"]
 Topic = Literal["loss", "context", "skill", "answers", "balance", "precision", "speed"]
 
 
@@ -35,15 +36,22 @@ class Parts:
     """Whether it learns a skill or a problem, which asks and is answered."""
     contexts: tuple[int, ...] = ()
     """Lengths at which it is measured what is made of a context."""
+    greedy: bool = False
+    """Whether it answers a problem's questions greedily."""
+    samples: int = 0
+    """Answers that are drawn to each of a problem's questions."""
 
     def of(self, part: Part, at: int | None = None) -> int:
-        """How many there are; of contexts, where one `at` that length is measured, as many."""
+        """How many there are; of contexts, where one `at` that length is measured, as many; of answers that are drawn,
+        where pass@`at` is."""
         positions = ends_of_bins(max(self.contexts)) if self.contexts else []
         return {
             "experts": self.moe_layers,
             "mtp": self.mtp_depth,
             "recipe": int(self.recipe),
             "skill": int(self.skill),
+            "greedy": int(self.greedy),
+            "samples": self.samples if at is None else at if at in PASSES and at <= self.samples else 0,
             "context": at if at in self.contexts else 0,
             "position": at if at in positions else 0,
         }[part] or 0
@@ -54,6 +62,11 @@ _WANTING: dict[Part, str] = {
     "mtp": "that many MTP modules (the most is {most}; model.mtp.depth)",
     "recipe": "a named recipe of precision (model.precision.recipe)",
     "skill": "a skill to learn, whose answers are counted (data.source=skill or problem)",
+    "greedy": "a problem answered greedily (eval.tasks=[problem_greedy], data.source=problem)",
+    "samples": (
+        "that many answers drawn to each question of a problem (eval.tasks=[problem_samples], data.source=problem; "
+        f"pass@k is of k={', '.join(map(str, PASSES))}, up to eval.samples)"
+    ),
     "context": "a context of that length measured (eval.lengths)",
     "position": "a bin of positions that ends there: powers of two, and the longest context (eval.lengths)",
 }
@@ -63,6 +76,8 @@ _TOPICS: dict[Part, Topic] = {
     "mtp": "speed",
     "recipe": "precision",
     "skill": "skill",
+    "greedy": "answers",
+    "samples": "answers",
     "context": "context",
 }
 """Of what is no loss. Drafts that are accepted are time that is saved."""
@@ -149,6 +164,11 @@ METRICS = (
     Metric("answer_chance", "answers right by chance", "", 4, None, yardstick=True, needs="skill"),
     Metric("answer_ceiling", "answers right at best", "", 4, None, yardstick=True, needs="skill"),
     Metric("item_accuracy", "items with all answers right", "", 4, "higher", needs="skill", jump=True),
+    Metric("greedy_right", "greedy answers right", "", 4, "higher", needs="greedy"),
+    Metric("pass_<k>", "pass@<k>", "", 4, "higher", needs="samples"),
+    Metric("answers_formatted", "sampled answers formatted", "", 4, "higher", needs="samples"),
+    Metric("answers_ended", "sampled answers ended", "", 4, "higher", needs="samples"),
+    Metric("answer_tokens", "tokens of a sampled answer", "tokens", 2, None, needs="samples"),
     Metric("tokens_to_half", "tokens until halfway", "tokens", 0, "lower", needs="skill", jump=True),
     Metric("reached_half", "came halfway", "", 3, "higher", needs="skill", jump=True),
     Metric("flops", "FLOPs of the training", "FLOPs", 0, "lower", about="speed"),
@@ -162,9 +182,9 @@ METRICS = (
 )
 """What records hold. `loss_by_file`: on the second test set, where the corpus has one; `train_loss`: of the last fifth
 of the steps, where no text was seen twice; `loss_at_<i>`: of a shorter training off the same trunk, a record of its
-own; `loss_to_<i>`: of the positions behind the bin before, which mostly ends at half of that. Floor: what perfectly
-uniform routing shows on as many tokens; maximum: E/k - 1; `batch`: over the last tenth of training; `loss_error` is
-made from the curves of two trials."""
+own; `loss_to_<i>`: of the positions behind the bin before, which mostly ends at half of that; `pass_<k>`: estimated
+without bias (tasks/evals/problems.py). Floor: what perfectly uniform routing shows on as many tokens; maximum: E/k - 1;
+`batch`: over the last tenth of training; `loss_error` is made from the curves of two trials."""
 
 AT_A_SHARE = "loss_at_<i>"
 COUNTED = "reached_half"
@@ -255,6 +275,8 @@ def check_measured(place: str, name: str, tasks: Collection[str], arms: Collecti
         raise ConfigError(f"{place}={name}: no such task is scored{closest(task, tasks)} (eval.tasks: {scored})")
     if slash and task in OUR_TASKS:
         given = OUR_METRICS[task]
+        if task == SAMPLES and what in given:
+            raise ConfigError(f"{place}={name}: is a metric by its own name; write {what}")
         if what not in given:
             raise ConfigError(f"{place}={name}: {task} gives no {what}{closest(what, given)} ({', '.join(given)})")
     found = find(name)

@@ -94,6 +94,8 @@ class EvalConfig:
     """Measure with attention that stays within documents, however the model was trained."""
     items: Annotated[int, Above(0)] | None = 1000
     """At most this many items per lm-eval task; null takes all."""
+    samples: Annotated[int, Above(0), AtMost(1024)] = 64
+    """Answers that the task `problem_samples` draws to each of a problem's questions."""
 
 
 def ramped(sequences: int, data: DataConfig, multiple: int) -> list[tuple[int, int]]:

@@ -10,6 +10,7 @@ from ablations.config.trialkeys import TrialKeys, differing, value_of, with_over
 from ablations.metrics import AT_A_SHARE, COUNTED, METRICS, Parts, at_shares, check_measured, check_named, indices
 from ablations.metrics import metric as metric_of
 from models.typed import ConfigError, closest
+from tasks.evals.problems import GREEDY, SAMPLES
 
 RESERVED = ("aa", "control", "aa_branched", "control_branched", "aa_scratch", "control_scratch", "all")
 """Arms that the harness adds by itself, and the word for every arm."""
@@ -222,7 +223,9 @@ def check_metrics_exist(sweep: SweepConfig, resolved: Mapping[str, TrialKeys], f
 def _parts(keys: TrialKeys) -> Parts:
     model, contexts = keys.model, tuple(keys.eval.lengths)
     named, asked = model.precision.recipe != "auto", keys.data.source in ("skill", "problem")
-    return Parts(model.moe_layers, model.mtp.depth, named, asked, contexts)
+    problem, tasks = keys.data.source == "problem", keys.eval.tasks
+    samples = keys.eval.samples if problem and SAMPLES in tasks else 0
+    return Parts(model.moe_layers, model.mtp.depth, named, asked, contexts, problem and GREEDY in tasks, samples)
 
 
 def check_keys(sweep: SweepConfig, file: str) -> None:

@@ -155,7 +155,7 @@ class TrialKeys(Stage):
     def unscored(stages: list[Stage], eval: EvalConfig) -> "TrialKeys":
         """The keys of a trial of these stages that is not scored, but validated as those are that go on from it."""
         *before, last = stages
-        scored = dataclasses.replace(eval, tasks=[], lengths=[], split="test")
+        scored = dataclasses.replace(eval, tasks=[], lengths=[], samples=EvalConfig.samples, split="test")
         return TrialKeys(
             last.model, last.data, last.optim, last.train, scored, before, grpo=last.grpo, until=last.until
         )

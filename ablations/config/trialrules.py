@@ -5,7 +5,8 @@ from models.config import ModelConfig, OptimConfig
 from models.pipeline.rules import check_pipeline
 from models.rules import check_length, validate
 from models.typed import ConfigError
-from tasks.config import MOST_ORDERED, DataConfig
+from tasks.config import MOST_ORDERED, DataConfig, EvalConfig
+from tasks.evals.prepare import ANSWERED, NO_RULE
 from tasks.problems.chosen import check_problem
 from tasks.skills.chosen import check_skill
 from tasks.text.fim import reserved
@@ -26,6 +27,7 @@ def check(keys: TrialKeys) -> TrialKeys:
     if keys.eval.tokens < keys.data.seq_len:
         raise ConfigError(f"eval.tokens={keys.eval.tokens}: less than one sequence (data.seq_len={keys.data.seq_len})")
     _check_lengths(keys)
+    _check_answers(keys)
     return keys
 
 
@@ -36,6 +38,19 @@ def _check_lengths(keys: TrialKeys) -> None:
         raise ConfigError(f"eval.lengths={lengths}: are of text, and data.source={source} has none; leave them out")
     for length in lengths:
         check_length(keys.model, length, "eval.lengths")
+
+
+def _check_answers(keys: TrialKeys) -> None:
+    """What a model answers is judged by a problem's rule; that it fits into a sequence, `check_problem` sees to."""
+    if keys.data.source == "problem":
+        return
+    if keys.eval.samples != EvalConfig.samples:
+        raise ConfigError(
+            f"eval.samples={keys.eval.samples}: is read with data.source=problem only; add data.source=problem"
+        )
+    for task in keys.eval.tasks:
+        if task in ANSWERED:
+            raise ConfigError(f"eval.tasks={task}: {NO_RULE}")
 
 
 def _check_place(trunk: Stage, stage: Stage) -> None:

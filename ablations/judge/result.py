@@ -23,6 +23,7 @@ from ablations.record.documents import (
 )
 from ablations.record.guardresult import GuardResult
 from ablations.record.record import Record
+from tasks.evals.problems import SAMPLES
 
 
 @dataclass(frozen=True)
@@ -211,12 +212,13 @@ def branched(arms: Mapping[str, ArmResult], baseline: str, names: Iterable[str])
 
 
 def score_values(record: Record) -> dict[str, float]:
-    """`task/metric` -> value of the lm-eval scores, without standard errors, counts, chance levels and item strings."""
+    """`task/metric` -> value of the lm-eval scores, without standard errors, counts, chance levels and item strings,
+    and without those of drawn answers, which are metrics by their own names."""
     return {
         f"{task}/{name}": float(value)
         for task, scores in record.scores.items()
         for name, value in scores.items()
-        if is_score(name, value)
+        if is_score(name, value) and task != SAMPLES
     }
 
 

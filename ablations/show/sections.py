@@ -23,7 +23,7 @@ from ablations.show.pipeline import pipeline_table
 from ablations.show.precision import precision_table
 from ablations.show.scores import scores_table
 from ablations.show.searched import chosen_table, search_table
-from ablations.show.skill import levels_table, skill_table
+from ablations.show.skill import answered_table, levels_table, skill_table
 from ablations.show.table import Table, difference_cells
 
 
@@ -220,6 +220,7 @@ TABLES: dict[str, Callable[[Result], Table]] = {
     "other text": other_text_table,
     "skill": skill_table,
     "levels": levels_table,
+    "answered": answered_table,
     "positions": positions_table,
     "contexts": contexts_table,
     "context costs": context_costs_table,

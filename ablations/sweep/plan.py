@@ -17,6 +17,7 @@ from ablations.record.guardresult import GuardResult
 from ablations.sweep.horizons import at_share
 from ablations.sweep.matching import budget, isolation
 from models.cost import Cost, cost
+from tasks.evals.problems import tokens_written
 from tasks.text.batches import cached_tokens
 
 AA: Final = "aa"
@@ -25,6 +26,8 @@ MOST_ITEMS = 10_000
 """That an lm-eval task has, as a rule."""
 IN_FP64, IN_CHUNKS = 3.0, 2.0
 """About how much longer a CPU takes for the same FLOPs in FP64, and as a pipeline's chunks in one process."""
+WRITING = 1.5
+"""The same of tokens that are written one after another, with a cache and many answers at once."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,7 @@ class Plan:
         training = keys.own_tokens / speed * (4 / 3 if counting else 1)
         held_out = keys.eval.tokens if self.held_out is None else min(keys.eval.tokens, self.held_out)
         evaluated = held_out * 2 + (200 * min(keys.eval.items or 1000, MOST_ITEMS) + 65_536 if scored else 0)
+        evaluated += WRITING * tokens_written(keys.eval, keys.data) if scored else 0
         return training + (evaluated / (3 * speed) if keys.until == 1 else 0) + 1
 
     def shorter_seconds(self, arm: Arm) -> float:

@@ -1,7 +1,7 @@
 """The metrics of a trained trial, on data that training did not see."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from models.transformer import Transformer
 from models.uniform import max_vio_floor
 from tasks.config import END_OF_TEXT_ID
 from tasks.drawn import Asked
+from tasks.evals.problems import GREEDY, SAMPLED, SAMPLES
 from tasks.prepared import Data, items_of
 
 
@@ -83,6 +84,13 @@ def answers_of(data: Data, model: Transformer, split: str, tokens: int, device: 
             for items in items_of(data, split, tokens)
         ),
     )
+
+
+def answer_metrics(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Of a problem's answers, as lm-eval has scored them; empty where it was not asked to."""
+    greedy, samples = (scores.get(task, {}) for task in (GREEDY, SAMPLES))
+    metrics = {"greedy_right": greedy["exact_match"]} if greedy else {}
+    return metrics | {name: samples[name] for name in SAMPLED if name in samples}
 
 
 def until_half(skill: Asked | None, validation: dict[str, list[float]]) -> dict[str, float]:

@@ -25,7 +25,14 @@ from ablations.trial.branch import hand_on
 from ablations.trial.context import context_metrics
 from ablations.trial.identity import TRIAL, environment
 from ablations.trial.job import TrialJob
-from ablations.trial.measures import batch_metrics, precision_metrics, test_metrics, training_loss, until_half
+from ablations.trial.measures import (
+    answer_metrics,
+    batch_metrics,
+    precision_metrics,
+    test_metrics,
+    training_loss,
+    until_half,
+)
 from ablations.trial.recorder import RESUME, Notes, Recorder, Report, Unwatched, Watcher
 from ablations.trial.resume import STATE, copy_whole, resume_of
 from ablations.trial.stages import stage_metrics, stages_done
@@ -232,11 +239,11 @@ class ScoringFailed(Exception):
 
 def _scored(record: Record, job: TrialJob, model: Transformer) -> Record:
     from models.generate import Decoding
+    from models.sampling import draw
     from models.trees import tree_logits
     from tasks.evals.score import score
 
     keys, started = job.keys, time.monotonic()
-    whole = keys.document_end is None  # what follows reaches back over the ends of documents
     try:
         with inferring(model):
             scores = score(
@@ -245,8 +252,10 @@ def _scored(record: Record, job: TrialJob, model: Transformer) -> Record:
                 keys.eval,
                 Path(job.cache),
                 keys.train.device,
-                tree_logits=functools.partial(tree_logits, model) if whole else None,
-                decoder=functools.partial(Decoding, model) if whole else None,
+                tree_logits=functools.partial(tree_logits, model),
+                decoder=functools.partial(Decoding, model),
+                sampler=functools.partial(draw, model),
+                whole=keys.document_end is None,
             )
     except Exception as error:  # whatever a task's data or lm-eval raises
         raise ScoringFailed(
@@ -254,7 +263,9 @@ def _scored(record: Record, job: TrialJob, model: Transformer) -> Record:
             f"{type(error).__name__}: {error}"
         ) from error
     eval_s = record.timings["eval_s"] + time.monotonic() - started
-    return dataclasses.replace(record, scores=scores, timings={**record.timings, "eval_s": eval_s})
+    metrics = {**record.metrics, **answer_metrics(scores)}
+    timings = {**record.timings, "eval_s": eval_s}
+    return dataclasses.replace(record, metrics=metrics, scores=scores, timings=timings)
 
 
 def _score_kept(job: TrialJob, watcher: Watcher, report: Report) -> Record | None:

@@ -5,12 +5,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from torch import Tensor
+from torch import Generator, Tensor
 
 from models.typed import ConfigError
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
+
+    from models.sampling import Drawn
 
 MAX_NEW_TOKENS = 256
 """lm-eval's own default."""
@@ -33,6 +35,20 @@ class Decoding(Protocol):
 
 Decoder = Callable[[Sequence[Sequence[int]], int], Decoding]
 """Of one model: prompts and the number of tokens that may follow each."""
+
+
+class Sampler(Protocol):
+    """Draws answers of one model (models/sampling.py has it)."""
+
+    def __call__(
+        self,
+        prompts: Sequence[Tensor],
+        new_tokens: int,
+        end: int,
+        generator: Generator,
+        copies: int = 1,
+        temperature: float = 1.0,
+    ) -> "Drawn": ...
 
 
 class Rereading:

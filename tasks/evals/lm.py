@@ -15,7 +15,8 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from torch import Tensor
 
 from models.typed import ConfigError
-from tasks.evals.drafts import Decoder, Draft, Rereading, batches, greedy_arguments, write
+from tasks.evals.drafts import Decoder, Draft, Rereading, Sampler, batches, greedy_arguments, write
+from tasks.evals.problems import SAMPLES
 from tasks.evals.trees import TreeLogits, Window, forwards, grown
 from tasks.text.tokenizer import END_OF_TEXT
 
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
 TREE_TOKENS = 1024
 """Of one call: on a CPU more of them only leave the caches."""
+
+DRAWN_AT_ONCE = 1024
+"""Answers, those to one question together."""
+DRAWS_SEED = 1
 
 
 @functools.lru_cache(maxsize=2)
@@ -39,12 +44,13 @@ def _cached_encoder(tokenizer: "Tokenizer") -> Callable[[str], tuple[int, ...]]:
 
 
 class HarnessLM(TemplateLM):
-    """Greedy, deterministic; one process, one device.
+    """Deterministic; one process, one device. Texts are greedy, but of the task `problem_samples`.
 
     `logits` maps tokens (B, T) to logits (B, T, V), causally. `max_length` is the longest T it takes: longer contexts
     lose their beginning. `batch_tokens` bounds B * T of one call. `end_of_text` is the tokenizer's token that ends a
     text, and stands before one. With `tree_logits` likelihoods are scored in trees (tasks/evals/trees.py), with
-    `decoder` texts are generated with a cache. Raises ConfigError where the tokenizer lacks the token.
+    `decoder` texts are generated with a cache; `sampler` draws those that are drawn. Raises ConfigError where the
+    tokenizer lacks the token.
     """
 
     def __init__(
@@ -57,8 +63,10 @@ class HarnessLM(TemplateLM):
         end_of_text: str = END_OF_TEXT,
         tree_logits: TreeLogits | None = None,
         decoder: Decoder | None = None,
+        sampler: Sampler | None = None,
     ) -> None:
         super().__init__()
+        self.sampler = sampler
         self.tree_logits = tree_logits
         self.decoder = decoder
         self.logits = logits
@@ -172,7 +180,34 @@ class HarnessLM(TemplateLM):
 
     @torch.no_grad()
     def generate_until(self, requests: list["Instance"], disable_tqdm: bool = False) -> list[str]:
-        """Greedy text up to a stop string (left out), the end token, or the request's number of new tokens."""
+        """Text up to a stop string (left out), the end token, or the request's number of new tokens."""
+        drawn = iter(self._drawn([request for request in requests if request.task_name == SAMPLES]))
+        written = iter(self._written([request for request in requests if request.task_name != SAMPLES]))
+        return [next(drawn if request.task_name == SAMPLES else written) for request in requests]
+
+    def _drawn(self, requests: list["Instance"]) -> list[str]:
+        """Answers to questions, each of which comes as often as it is to be answered: a function of the model and of
+        what is asked."""
+        questions, texts = list({id(request): request for request in requests}.values()), list[str]()
+        copies = len(requests) // max(1, len(questions))
+        at_once = max(1, DRAWN_AT_ONCE // max(1, copies))
+        for first in range(0, len(questions), at_once):
+            assert self.sampler is not None
+            part = questions[first : first + at_once]
+            arguments = part[0].args[1]
+            drawn = self.sampler(
+                [torch.tensor(self.tok_encode(question.args[0]), device=self._device) for question in part],
+                arguments["max_gen_toks"],
+                self._end,
+                torch.Generator(self._device).manual_seed((DRAWS_SEED << 32) + first),
+                copies,
+                arguments["temperature"],
+            )
+            kept = (drawn.lengths_B - drawn.ended_B.long()).tolist()
+            texts += [self.tok_decode(row[:n]) for row, n in zip(drawn.tokens_BN.tolist(), kept, strict=True)]
+        return texts
+
+    def _written(self, requests: list["Instance"]) -> list[str]:
         drafts = []
         for context, arguments in map(greedy_arguments, requests):
             tokens = self.tok_encode(context) or [self.prefix_token_id]

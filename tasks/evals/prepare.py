@@ -20,6 +20,7 @@ from tasks.evals.answers import BITS, MARGIN
 from tasks.evals.fingerprint import is_task_file, task_fingerprint
 from tasks.evals.harness import evaluate, hugging_face_caches, quiet, seeded
 from tasks.evals.local import benchmark_of, local_datasets, local_files
+from tasks.evals.problems import GREEDY, QUESTIONS, SAMPLED, SAMPLES
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
@@ -29,16 +30,23 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 ASKED = "skill_answers"
-"""Our own task whose items are not of documents: a skill's."""
+"""Our own task whose items are not of documents: a skill's, or a problem's."""
+ANSWERED = (GREEDY, SAMPLES)
+"""Those of a problem's questions, which a model answers by itself."""
 OUR_METRICS = {
     "python_bits_per_byte": ("bits_per_byte",),
     "python_cloze": ("acc", "acc_norm", BITS, MARGIN),
     ASKED: ("acc", "perplexity"),
+    GREEDY: ("exact_match",),
+    SAMPLES: SAMPLED,
 }
 """Of our own tasks, by name; as their files in this folder say, and what is said of every multiple choice."""
 OUR_TASKS = tuple(OUR_METRICS)
 REFERENCES = ("humaneval_reference", "mbpp_reference")
 """Our own tasks on standard data: code, whose reference solutions are scored and nothing is run."""
+GIVEN = (ASKED, *ANSWERED)
+"""Whose items the data itself has."""
+NO_RULE = "answers are judged by a problem's rule; take data.source=problem, or leave the task out"
 Report = Callable[[str], None]
 
 
@@ -87,7 +95,16 @@ def load_tasks(data: HeldOut, config: EvalConfig, cache_dir: Path) -> dict[str, 
             _refuse_twins(origin, member, name)
         for kind, members in loaded.items():
             members.update(part[kind])
+    for name in ANSWERED:
+        if name in loaded["tasks"]:
+            _allow(loaded["tasks"][name], config.samples if name == SAMPLES else 1)
     return loaded
+
+
+def _allow(task: Any, answers: int) -> None:
+    """So many answers to each question, and the tokens that the longest one takes."""
+    task.set_config("repeats", answers)
+    task.set_config("generation_kwargs", {"max_gen_toks": task.eval_docs[0]["room"]}, update=True)
 
 
 def _refuse_twins(origin: dict[str, str], task: str, name: str) -> None:
@@ -229,13 +246,16 @@ def _item_files(
     if missing:
         from tasks.evals.items import write_given, write_items
 
-        if ASKED in missing:
-            files[ASKED] = write_given(ASKED, data.questions(config.split), cache_dir / "evals")
-        documents = data.documents(config.split) if missing != [ASKED] else []
-        files.update({n: write_items(n, documents, cache_dir / "evals") for n in missing if n != ASKED})
+        for name in [name for name in missing if name in GIVEN]:
+            given = [row for row in data.questions(config.split) if name == ASKED or "problem" in row]
+            given = given[:QUESTIONS] if name == SAMPLES else given
+            files[name] = write_given(name, given, cache_dir / "evals")
+        made = [name for name in missing if name not in GIVEN]
+        documents = data.documents(config.split) if made else []
+        files.update({name: write_items(name, documents, cache_dir / "evals") for name in made})
     for name in ours:
         if not files[name].stat().st_size:
-            raise ConfigError(_no_item(name, data.documents(config.split), config.split))
+            raise ConfigError(_no_item(name, data, config.split))
     return tuple((name, str(files[name].resolve())) for name in ours)
 
 
@@ -243,11 +263,14 @@ _WRITTEN: dict[tuple[str, str, str], dict[str, Path]] = {}
 """Item files by (data fingerprint, split, cache folder): reading and hashing a split once per process is enough."""
 
 
-def _no_item(name: str, documents: "Sequence[Document]", split: str) -> str:
+def _no_item(name: str, data: HeldOut, split: Literal["validation", "test"]) -> str:
     from tasks.evals.items import WANTED
 
     if name == ASKED:
         return f"eval.tasks={name}: text asks nothing; take data.source=skill or problem, or leave the task out"
+    if name in ANSWERED:
+        return f"eval.tasks={name}: {NO_RULE}"
+    documents = data.documents(split)
     sizes = sorted(len(line.encode()) for document in documents for line in document.text.split("\n") if line.strip())
     found = f"{len(sizes):,} lines of {sizes[0]:,} to {sizes[-1]:,} bytes" if sizes else "no line"
     return (

@@ -5,6 +5,7 @@ from models.typed import ConfigError, closest
 PRESETS: dict[str, tuple[str, ...]] = {
     "quick": ("python_bits_per_byte", "python_cloze"),
     "skills": ("skill_answers",),
+    "answers": ("problem_greedy", "problem_samples"),
     "small_lm": ("blimp", "hellaswag", "piqa", "arc_easy", "lambada_openai", "wikitext", "sciq"),
     "v3_report": (
         *("pile_10k", "bbh", "mmlu", "mmlu_pro", "drop", "arc_easy", "arc_challenge", "hellaswag", "piqa"),
@@ -12,7 +13,8 @@ PRESETS: dict[str, tuple[str, ...]] = {
         *("hendrycks_math", "mgsm_direct", "ceval-valid", "cmmlu"),
     ),
 }
-"""`quick`: what every trial is scored on. `skills`: where data.source=skill. `small_lm`: what tells small language
+"""`quick`: what every trial is scored on. `skills`: where data.source=skill. `answers`: what a model
+answers by itself, where data.source=problem. `small_lm`: what tells small language
 models apart. `v3_report`: those of the base model's table (2412.19437, table 3) that lm-eval has, with lm-eval's own
 prompts and numbers of shots; code by its reference solutions."""
 

@@ -19,7 +19,7 @@ from tasks.text.tokenizer import END_OF_TEXT
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tasks.evals.drafts import Decoder
+    from tasks.evals.drafts import Decoder, Sampler
     from tasks.evals.trees import TreeLogits
 
 BOOTSTRAP_DRAWS = 1000
@@ -37,6 +37,8 @@ def score(
     end_of_text: str = END_OF_TEXT,
     tree_logits: "TreeLogits | None" = None,
     decoder: "Decoder | None" = None,
+    sampler: "Sampler | None" = None,
+    whole: bool = True,
 ) -> dict[str, dict[str, Any]]:
     """Per task (and per group, where one is named): lm-eval's metrics by plain name, and what is needed to read them.
 
@@ -48,8 +50,9 @@ def score(
 
     `logits` maps tokens (B, T <= data.seq_len) to logits (B, T, V); `end_of_text` is the token that ends a text. With
     `tree_logits`, standard tasks read once what their requests share; our own are computed as they always were, to the
-    bit. With `decoder`, texts are generated with a cache. Raises ConfigError for a task that does not exist or whose
-    data cannot be had.
+    bit. With `decoder`, texts are generated with a cache. Both reach back over the ends of texts: where the model does
+    not (`whole`), only our own tasks have the cache, whose prompts have no end in them. `sampler` draws the answers of
+    `problem_samples`. Raises ConfigError for a task that does not exist or whose data cannot be had.
     """
     if not config.tasks:
         return {}
@@ -58,28 +61,30 @@ def score(
     from tasks.evals.lm import HarnessLM
 
     scores: dict[str, dict[str, Any]] = {}
-    for part, trees in _parts(tasks, tree_logits):
+    for part, own in _parts(tasks):
         lm = HarnessLM(
-            logits, data.tokenizer, data.seq_len, device, end_of_text=end_of_text, tree_logits=trees, decoder=decoder
+            logits,
+            data.tokenizer,
+            data.seq_len,
+            device,
+            end_of_text=end_of_text,
+            tree_logits=tree_logits if whole and not own else None,
+            decoder=decoder if whole or own else None,
+            sampler=sampler,
         )
         results = evaluate(lm, part, config.items, BOOTSTRAP_DRAWS)
         scores |= {name: _plain(row, results["samples"].get(name, [])) for name, row in results["results"].items()}
     return scores
 
 
-def _parts(
-    tasks: dict[str, Any], tree_logits: "TreeLogits | None"
-) -> "Iterator[tuple[dict[str, Any], TreeLogits | None]]":
-    """Our own tasks and the rest, each with what it is scored by; those that there are."""
-    if tree_logits is None:
-        yield tasks, None
-        return
+def _parts(tasks: dict[str, Any]) -> Iterator[tuple[dict[str, Any], bool]]:
+    """Our own tasks (true) and the rest; those that there are."""
     own = {name: task for name, task in tasks["tasks"].items() if name in OUR_TASKS}
     rest = {name: task for name, task in tasks["tasks"].items() if name not in OUR_TASKS}
     if own:
-        yield {"tasks": own, "groups": {}, "group_map": {}}, None
+        yield {"tasks": own, "groups": {}, "group_map": {}}, True
     if rest:
-        yield {**tasks, "tasks": rest}, tree_logits
+        yield {**tasks, "tasks": rest}, False
 
 
 def _plain(row: dict[str, Any], samples: list[dict[str, Any]]) -> dict[str, Any]:
@@ -97,6 +102,8 @@ def _plain(row: dict[str, Any], samples: list[dict[str, Any]]) -> dict[str, Any]
         plain["chance"] = sum(1 / count for count in counts) / len(counts)
         plain |= answers(samples)
     plain |= by_document(samples)
+    if "exact_match" in plain and all(isinstance(sample["doc"].get("chance"), float) for sample in samples):
+        plain["chance"] = sum(sample["doc"]["chance"] for sample in samples) / len(samples)
     for metric in PER_ITEM:
         values = [sample.get(metric) for sample in samples]
         if all(value in (0, 1) for value in values):

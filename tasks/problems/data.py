@@ -10,6 +10,7 @@ them apart (sample masking, V3 5.1). What is left of it is no target.
 
 import functools
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,7 +23,7 @@ from tasks.config import DataConfig
 from tasks.drawn import DRAWS, END, HELD_OUT, Asked, Items, dice, hashes, is_of
 from tasks.problems.chosen import check_problem, problem_of, settings_of
 from tasks.problems.filling import Filled, fill
-from tasks.problems.problem import SPECIAL, Answers, Problem, Questions, Style
+from tasks.problems.problem import SPECIAL, Answers, Problem, Questions, Style, judgement
 from tasks.problems.template import Instances, instances_of, prompted
 from tasks.text.splits import Document
 from tasks.words import text_of, word_bytes, word_tokenizer
@@ -138,17 +139,27 @@ class ProblemData:
         return [Document(f"{self.config.problem}/{split}/{i}", text) for i, text in enumerate(texts)]
 
     def questions(self, split: str) -> list[dict[str, Any]]:
-        """Prompts, with the right answer that held-out sequences have."""
+        """Prompts, with the right answer that held-out sequences have, and what judges any other."""
         questions = self._asked(split, 0, 0, GIVEN)
+        rule: dict[str, Any] = {
+            "problem": self.config.problem,
+            "settings": json.dumps(self.config.settings or {}, sort_keys=True),
+            "room": self.longest_answer,
+            "chance": self.problem.chance,
+        }
         prompts, answers = prompted(questions, self.config.template), self._held_out(split, 0, GIVEN).tokens_NA
         return [
             {
                 "context": self.text(prompt),
+                "question": self.text(asked),
                 "answer": self.text(answer),
                 "level": int(level),
                 "document": f"{self.config.problem}/{split}/{i}",
+                **rule,
             }
-            for i, (prompt, answer, level) in enumerate(zip(prompts, answers, questions.levels_N, strict=True))
+            for i, (prompt, asked, answer, level) in enumerate(
+                zip(prompts, questions.tokens_NQ, answers, questions.levels_N, strict=True)
+            )
         ]
 
     def text(self, tokens: NDArray[np.int64]) -> str:
@@ -177,10 +188,7 @@ class ProblemData:
         right, formatted = (np.zeros(len(answers)) for _ in range(2))
         lengths = questions.lengths_N
         for i, (row, answer) in enumerate(zip(questions.tokens_NQ, answers, strict=True)):
-            tokens = np.asarray(answer).tolist()
-            if END in tokens:
-                found = self.problem.judge(row[: lengths[i]].tolist(), tokens[: tokens.index(END)])
-                right[i], formatted[i] = found.right, found.formatted
+            right[i], formatted[i] = judgement(self.problem, row[: lengths[i]].tolist(), np.asarray(answer).tolist())
         return Rewards(right, formatted)
 
     def _batch(self, split: str, seed: int, first: int, count: int) -> Batch:

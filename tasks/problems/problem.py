@@ -132,6 +132,13 @@ class Shares:
     """Share of the answers that are wrong: room above what was learned, for a model that is rewarded."""
 
 
+def judgement(problem: Problem, question: Sequence[int], written: Sequence[int]) -> Judgement:
+    """Of tokens that a model writes: what stands behind the answer's end is not read, and without an end it is neither
+    right nor formatted."""
+    tokens = list(written)
+    return problem.judge(question, tokens[: tokens.index(END)]) if END in tokens else Judgement(False, False)
+
+
 def result_of(answer: Sequence[int]) -> list[int] | None:
     """What stands behind the one SO of an answer; None where there is none, or several."""
     tokens = list(answer)

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from ablations.config.schema import ArmConfig, SweepConfig
+from ablations.config.sweeprules import check_metrics_exist
+from ablations.config.trialkeys import TrialKeys, with_overrides
 from ablations.files import read_json
 from ablations.home import ROOT
 from ablations.metrics import (
@@ -52,6 +55,9 @@ def test_every_number_that_is_measured_is_a_known_metric() -> None:
         ("underflow_gradient", "lower"),
         ("routing_entropy", None),
         ("max_vio_max", None),
+        ("pass_64", "higher"),
+        ("greedy_right", "higher"),
+        ("answer_tokens", None),
         ("python_cloze/acc", "higher"),
         ("mmlu/acc,none", "higher"),
         ("python_bits_per_byte/bits_per_byte", "lower"),
@@ -134,6 +140,13 @@ OURS = ["python_bits_per_byte", "python_cloze"]
         ("max_vio_batch_layer3", OURS, Parts(moe_layers=2), "MoE layers (the most is 2;"),
         ("gradient_cosine", OURS, Parts(moe_layers=2), "a named recipe of precision (model.precision.recipe)"),
         ("underflow_gradient", OURS, Parts(), "a named recipe"),
+        ("greedy_right", OURS, Parts(skill=True, samples=8), "a problem answered greedily (eval.tasks=[problem_gree"),
+        ("pass_1", OURS, Parts(skill=True, greedy=True), "that many answers drawn to each question of a problem"),
+        ("pass_64", OURS, Parts(samples=63), "pass@k is of k=1, 8, 64, up to eval.samples"),
+        ("pass_2", OURS, Parts(samples=64), "pass@k is of k=1, 8, 64, up to eval.samples"),
+        ("answer_tokens", OURS, Parts(), "that many answers drawn"),
+        ("problem_samples/pass_1", ["problem_samples"], Parts(samples=8), "is a metric by its own name; write pass_1"),
+        ("problem_samples/pass_1", OURS, Parts(), "no such task is scored"),
     ],
 )
 def test_no_trial_would_have_it(name: str, tasks: list[str], parts: Parts, words: str) -> None:
@@ -146,8 +159,27 @@ def test_a_trial_would_have_it() -> None:
     names = ["python_cloze/acc_norm", "python_bits_per_byte/bits_per_byte", "loss", "loss_error"]
     for name in (*names, "mtp_loss_2", "mtp_tokens_per_forward", "max_vio_global_layer2", "rounding_error_weight"):
         check_measured("primary", name, OURS, arms)
+    for name in ("pass_1", "pass_8", "answers_formatted", "answers_ended", "answer_tokens"):
+        check_measured("primary", name, ["problem_samples"], [Parts(samples=8), Parts()])
+    check_measured("primary", "greedy_right", ["problem_greedy"], [Parts(greedy=True)])
+    check_measured("primary", "problem_greedy/exact_match", ["problem_greedy"], [Parts(greedy=True)])
     check_measured("primary", "mmlu_anatomy/acc", ["mmlu"], [Parts()])
     check_measured("primary", "mine/acc", ["tasks/mine.yaml"], [Parts()])
+
+
+def test_what_arms_answer_is_read_off_their_keys() -> None:
+    problem = {"data.source": "problem", "data.problem": "sums", "eval.tasks": ["problem_samples"], "eval.samples": 8}
+    resolved = {"a": with_overrides(TrialKeys(), problem, "here")}
+
+    def checked(metric: str) -> None:
+        arms = {"a": ArmConfig(about="one")}
+        sweep = SweepConfig(name="s", question="Is it?", baseline="a", arms=arms, metrics=[metric])
+        check_metrics_exist(sweep, resolved, "s.yaml")
+
+    checked("pass_8")
+    for name in ("pass_64", "greedy_right"):
+        with pytest.raises(ConfigError, match=re.escape(f"s.yaml: metrics[0]={name}: no arm here has ")):
+            checked(name)
 
 
 def test_what_our_tasks_give_is_what_their_files_say() -> None:

@@ -323,6 +323,8 @@ def test_a_presets_name_is_its_tasks() -> None:
     assert compose(MOE).eval == compose([*MOE, "eval=quick"]).eval
     assert compose([*MOE, "eval=small_lm", "eval.items=7"]).eval.tasks[:2] == ["blimp", "hellaswag"]
     assert compose([*MOE, "eval={items: 7}"]).eval.items == 7
+    problem = ["data.source=problem", "data.problem=sums"]
+    assert compose([*MOE, "eval=answers", *problem]).eval.tasks == ["problem_greedy", "problem_samples"]
 
 
 def test_a_home_is_expanded_in_the_folder_of_copies(monkeypatch: pytest.MonkeyPatch) -> None:

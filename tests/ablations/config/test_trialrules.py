@@ -58,6 +58,29 @@ def test_what_no_stage_can_be(changes: dict[str, Any], parts: list[str], stage: 
         assert part in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"eval.samples": 8}, "eval.samples=8: is read with data.source=problem only; add data.source=problem"),
+        ({"eval.tasks": ["problem_samples"]}, "eval.tasks=problem_samples: answers are judged by a problem's rule; "),
+        (
+            {"eval.tasks": ["problem_greedy"], "data.source": "skill", "data.skill": "recall"},
+            "eval.tasks=problem_greedy: answers are judged by a problem's rule; ",
+        ),
+        (
+            {"data.source": "problem", "data.problem": "sums", "data.seq_len": 32, "eval.tasks": ["problem_samples"]},
+            "data.seq_len=32: a question of data.problem=sums takes up to 36 tokens with its answer; ",
+        ),
+    ],
+)
+def test_what_answers_are_asked_for_where_none_are_judged(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check(with_overrides(KEYS, changes, "here"))
+    assert str(caught.value).startswith(said) and "\n" not in str(caught.value)
+    problem = {"data.source": "problem", "data.problem": "sums", "data.skill": None, "data.seq_len": 128}
+    check(with_overrides(KEYS, {**changes, **problem}, "here"))
+
+
 def test_what_is_scored_is_a_sequence_at_least() -> None:
     with pytest.raises(ConfigError, match=r"^eval.tokens=100: less than one sequence \(data.seq_len=128\)$"):
         check(with_overrides(KEYS, {"eval.tokens": 100}, "here"))

@@ -249,6 +249,26 @@ def test_what_is_about_to_happen(plan):
     assert mtp.trial_seconds(mtp.arms["chained_1"]) > 1.2 * mtp.trial_seconds(mtp.arms["none"]), "more FLOPs, more time"
 
 
+ANSWERS = "eval.tasks=[problem_greedy,problem_samples]"
+
+
+def test_answers_that_are_written_take_time(plan):
+    problem = ("data.source=problem", "data.problem=sorting", "data.settings={numbers: [2]}", "data.max_bytes=null")
+
+    def seconds(*words: str) -> float:
+        made = plan(*problem, *words)
+        return made.trial_seconds(made.baseline)
+
+    none, greedy = seconds("eval.tasks=[skill_answers]"), seconds("eval.tasks=[problem_greedy]")
+    few, many = (seconds(ANSWERS, f"eval.samples={n}") for n in (8, 64))
+    assert none < greedy < few < many
+    assert (many - greedy) / (few - greedy) == pytest.approx(8)
+    made = plan(*problem, ANSWERS)
+    assert made.trial_seconds(made.baseline, scored=False) == pytest.approx(
+        plan(*problem, "eval.tasks=[skill_answers]").trial_seconds(made.baseline, scored=False)
+    )
+
+
 def test_an_arm_by_two_names_is_refused(folder: Any) -> None:
     arms = {"short": {"set": {"optim.warmup_fraction": 0.05}}, "long": {"set": {"optim.warmup_fraction": 0.3}}}
     content = {**SWEEP, "arms": {**arms, "again": arms["long"]}}

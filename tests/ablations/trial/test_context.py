@@ -10,6 +10,7 @@ from ablations.config.trialrules import check
 from ablations.trial.context import context_metrics
 from ablations.trial.train import build_model, open_data, run_trial
 from models.typed import ConfigError
+from tasks.config import EvalConfig
 from tasks.context import DEPTHS
 from tasks.prepared import require_contexts
 
@@ -62,6 +63,7 @@ def test_a_context_longer_than_the_test_text_is_refused_before_training(job):
 
 
 def test_a_trunk_is_not_asked(job):
-    keys = with_overrides(job().keys, {"eval.lengths": [64]}, "test")
+    keys = with_overrides(job().keys, {"eval.lengths": [64], "eval.samples": 8}, "test")
     branch = dataclasses.replace(keys, before=[dataclasses.replace(keys.stages[0], until=0.5)])
     assert branch.trunk is not None and branch.trunk.eval.lengths == []
+    assert branch.trunk.eval.samples == EvalConfig.samples, "one trunk, however many answers"
