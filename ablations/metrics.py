@@ -166,6 +166,7 @@ METRICS = (
     Metric("item_accuracy", "items with all answers right", "", 4, "higher", needs="skill", jump=True),
     Metric("greedy_right", "greedy answers right", "", 4, "higher", needs="greedy"),
     Metric("pass_<k>", "pass@<k>", "", 4, "higher", needs="samples"),
+    Metric("pass_gap", "pass@8 - pass@1", "", 4, "lower", needs="samples"),
     Metric("answers_formatted", "sampled answers formatted", "", 4, "higher", needs="samples"),
     Metric("answers_ended", "sampled answers ended", "", 4, "higher", needs="samples"),
     Metric("answer_tokens", "tokens of a sampled answer", "tokens", 2, None, needs="samples"),

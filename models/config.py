@@ -172,7 +172,7 @@ Role = Literal["activation", "weight", "gradient"]
 ROLES: tuple[Role, ...] = ("activation", "weight", "gradient")
 """Of the operands of a linear layer's products."""
 
-ANSWERED = (
+OF_ANSWERS = (
     *("reward", "right", "formed", "ended", "answer_length", "without_signal", "kl", "entropy", "clipped"),
     *("drawn", "learned"),
 )

@@ -14,7 +14,7 @@ from typing import Any
 from ablations.judge.result import score_values
 from ablations.metrics import METRICS
 from ablations.record.record import Record, read_record
-from models.config import ANSWERED
+from models.config import OF_ANSWERS
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class Mirror:
                 "train/max_vio_batch": row["max_vio"],
                 "train/lr": row["lr"],
                 **norm,
-                **{f"train/{name}": row[name] for name in ANSWERED if name in row},
+                **{f"train/{name}": row[name] for name in OF_ANSWERS if name in row},
                 **(speed or {}),
                 **{f"train/max_vio_batch_layer{i}": value for i, value in layers},
             }

@@ -14,7 +14,7 @@ from ablations.record.steplog import StepLog
 from ablations.trial.measures import answers_of
 from models.balance import max_vio
 from models.batch import Batch
-from models.config import ANSWERED
+from models.config import OF_ANSWERS
 from models.evaluation import evaluate, mean_max_vio
 from models.files import whole_file
 from models.module import LanguageModel
@@ -102,10 +102,10 @@ class Notes:
 
     def answering(self) -> Columns:
         """Of the steps that learned from rewards, what they say of the answers, thinned as the history is."""
-        rows = [row for row in self.steps.rows if all(name in row for name in ANSWERED)]
+        rows = [row for row in self.steps.rows if all(name in row for name in OF_ANSWERS)]
         stride = max(1, math.ceil(len(rows) / HISTORY_POINTS))
         kept = [row for i, row in enumerate(rows) if i % stride == 0 or i == len(rows) - 1]
-        return {name: [row[name] for row in kept] for name in ("step", *ANSWERED)} if kept else {}
+        return {name: [row[name] for row in kept] for name in ("step", *OF_ANSWERS)} if kept else {}
 
 
 class Recorder(L.Callback):

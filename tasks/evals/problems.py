@@ -21,7 +21,7 @@ QUESTIONS = 200
 """Of which answers are drawn, at most: 64 to each of `sums` take a model of 2 layers and d_model=128 some 23 s."""
 PASSES = (1, 8, 64)
 """The k of pass@k, those of them that there are answers for."""
-SAMPLED = (*(f"pass_{k}" for k in PASSES), "answers_formatted", "answers_ended", "answer_tokens")
+SAMPLED = (*(f"pass_{k}" for k in PASSES), "pass_gap", "answers_formatted", "answers_ended", "answer_tokens")
 """What is said of answers that were drawn: all of the same ones."""
 UNKNOWN = -1
 """A word that the problem does not have."""
@@ -65,8 +65,10 @@ def sampled_results(doc: dict[str, Any], results: list[list[str]]) -> dict[str, 
     (texts,) = results
     found = [judged(doc, text) for text in texts]
     count, right = len(found), sum(answer.right for answer in found)
+    passes = {f"pass_{k}": pass_at_k(count, right, k) for k in PASSES if k <= count}
     return {
-        **{f"pass_{k}": pass_at_k(count, right, k) for k in PASSES if k <= count},
+        **passes,
+        **({"pass_gap": passes["pass_8"] - passes["pass_1"]} if "pass_8" in passes else {}),
         "answers_formatted": sum(answer.formatted for answer in found) / count,
         "answers_ended": sum(answer.ended for answer in found) / count,
         "answer_tokens": sum(answer.tokens for answer in found) / count,

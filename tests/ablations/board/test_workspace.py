@@ -16,7 +16,7 @@ from ablations.metrics import METRICS
 from ablations.metrics import metric as metric_of
 from ablations.show.palette import COLOURS, INK, MUTED
 from ablations.trial.mirror import Mirror
-from models.config import ANSWERED
+from models.config import OF_ANSWERS
 
 pytest.importorskip("wandb_workspaces")
 
@@ -159,7 +159,7 @@ def test_panels_ask_for_what_runs_hold(result: Result, tmp_path: Path) -> None:
     write_json(tmp_path / "record.json", dataclasses.asdict(base))
     run = Kept()
     mirror = Mirror(lambda: run, against=tmp_path / "record.json")
-    row = {"aux_loss": 0.0, "max_vio": 0.5, "lr": 0.1, "loss": 1.0, **dict.fromkeys(ANSWERED, 0.5)}
+    row = {"aux_loss": 0.0, "max_vio": 0.5, "lr": 0.1, "loss": 1.0, **dict.fromkeys(OF_ANSWERS, 0.5)}
     mirror.step({**row, "step": 1, "tokens": 256})
     mirror.step({**row, "step": 2, "tokens": 512})
     mirror.validation(2, 512, 1.0, 0.5)

@@ -12,7 +12,7 @@ from ablations.record.steplog import read_steps
 from ablations.trial.job import TrialJob
 from ablations.trial.resume import STATE
 from ablations.trial.train import run_trial
-from models.config import ANSWERED
+from models.config import OF_ANSWERS
 from models.cost import cost
 
 PROBLEM = {
@@ -67,7 +67,7 @@ def test_its_record_says_what_each_stage_did_and_what_the_answers_were_like(chai
     given = chain()
     record, logged = finish(given), rows(given)
     assert record.status == "complete" and len(logged) == STEPS and "train_loss" not in record.metrics
-    assert record.answering["step"] == list(range(7, STEPS + 1)) and list(record.answering) == ["step", *ANSWERED]
+    assert record.answering["step"] == list(range(7, STEPS + 1)) and list(record.answering) == ["step", *OF_ANSWERS]
     assert all("reward" not in row for row in logged[:6])
     first, second = record.stages
     per_token = cost(given.keys.model, 32).flops_per_token

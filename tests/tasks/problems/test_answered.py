@@ -181,6 +181,8 @@ def test_a_model_that_has_not_learned_is_right_by_accident_alone(
     assert before[GREEDY]["exact_match"] == 0 and before[SAMPLES]["pass_8"] < 0.05
     assert after[GREEDY]["exact_match"] > 0.8 and after[SAMPLES]["pass_1"] > 0.7
     assert after[SAMPLES]["pass_8"] > after[SAMPLES]["pass_1"]
+    gap = after[SAMPLES]["pass_8"] - after[SAMPLES]["pass_1"]
+    assert after[SAMPLES]["pass_gap"] == pytest.approx(gap)
 
 
 def test_draws_are_the_same_bits_whenever_and_beside_whatever(
