@@ -40,6 +40,8 @@ SHORTER = {
     "memory": ["train.tokens=2048", "arms=[finer,dense]"],
     "curriculum": ["train.tokens=2048", "arms=[easy_to_hard,staged]"],
     "outliers": ["train.tokens=1024", "arms=[tensor_18,tile_18]"],
+    "grpo": ["arms=[sft,dr_grpo]", "eval.tasks=[problem_samples]", "eval.items=2"],
+    "sft_masking": ["arms=[masked,base]", "eval.tasks=[problem_samples]", "eval.items=2"],
     "context": ["optim.lr=0.0035", "arms=[yarn]", "eval.tokens=2048", "eval.lengths=[128,256,512,1024]"],
 }
 """Two steps and arms, and a layer for each rank: a pipeline sets its own sizes, in FP64, and its arms differ in little.
@@ -62,6 +64,8 @@ ARMS = {
     "curriculum": {"mixed", "easy_to_hard", "staged"},
     "outliers": {"fp32", "tensor_18", "tile_18"},
     "context": {"plain", "yarn"},
+    "grpo": {"grpo", "sft", "dr_grpo"},
+    "sft_masking": {"open", "masked", "base"},
 }
 """What is left of those."""
 
