@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,6 +60,15 @@ def test_every_epoch_visits_every_window_once(data: PackedData) -> None:
     epochs = [[tuple(row.tolist()) for row in part] for part in (rows[:windows], rows[windows:])]
     assert sorted(epochs[0]) == sorted(epochs[1]) == sorted(expected)
     assert epochs[0] != epochs[1] and epochs[0] != expected
+
+
+@pytest.mark.parametrize("change", [{"order": "staged"}, {"seq_len": 8}, {"batch_size": 2}, {"mask_documents": True}])
+def test_how_tokens_are_used_packs_no_text_again(
+    data: PackedData, config: DataConfig, cache: Path, change: dict[str, Any]
+) -> None:
+    folders = sorted(cache.iterdir())
+    again = prepare(dataclasses.replace(config, **change), VOCAB, cache)
+    assert again._folder == data._folder and sorted(cache.iterdir()) == folders
 
 
 def test_a_batch_depends_on_seed_and_step_only(data: PackedData, config: DataConfig, cache: Path) -> None:
