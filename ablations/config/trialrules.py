@@ -7,8 +7,8 @@ from models.rules import check_length, validate
 from models.typed import ConfigError
 from tasks.config import MOST_ORDERED, DataConfig, EvalConfig
 from tasks.evals.prepare import ANSWERED, NO_RULE
-from tasks.problems.chosen import check_problem
-from tasks.skills.chosen import check_skill
+from tasks.problems.chosen import PROBLEMS, check_problem
+from tasks.skills.chosen import SKILLS, check_skill
 from tasks.text.fim import reserved
 from tasks.text.tokenizer import require_vocab
 
@@ -90,6 +90,7 @@ def _check_stage(stage: Stage) -> None:
             f"data.batch_size={data.batch_size}: must divide evenly into {name}={count}; "
             f"the next that does is {-(-data.batch_size // count) * count}"
         )
+    _check_source(data)
     if data.source == "skill":
         check_skill(data, stage.model.vocab_size)
     elif data.source == "problem":
@@ -99,7 +100,6 @@ def _check_stage(stage: Stage) -> None:
     check_pipeline(stage.model, count)
     _check_tokens(stage)
     _check_order(stage)
-    _check_source(data)
     _check_schedule(stage.optim)
     kernels = stage.model.precision.kernels
     if kernels in ("torch", "triton") and stage.train.device != "cuda":
@@ -178,8 +178,8 @@ def _check_source(data: DataConfig) -> None:
     for source, name, wanted in (
         ("text", "path", "FILE_OR_FOLDER"),
         ("hf", "name", "DATASET"),
-        ("skill", "skill", "NAME"),
-        ("problem", "problem", "NAME"),
+        ("skill", "skill", f"NAME, one of {', '.join(SKILLS)}"),
+        ("problem", "problem", f"NAME, one of {', '.join(PROBLEMS)}"),
     ):
         value = getattr(data, name)
         if data.source == source and not value:

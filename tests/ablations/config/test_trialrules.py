@@ -27,6 +27,13 @@ RULES: list[tuple[dict[str, Any], list[str]]] = [
     ({"model.precision.kernels": "torch"}, ["model.precision.kernels=torch: needs train.device=cuda"]),
     ({"data.source": "text"}, ["data.source=text: needs data.path="]),
     ({"data.source": "hf"}, ["data.source=hf: needs data.name="]),
+    ({"data.source": "skill"}, ["data.source=skill: needs data.skill=NAME, one of recall, "]),
+    ({"data.source": "problem"}, ["data.source=problem: needs data.problem=NAME, one of sums, "]),
+    ({"data.problem": "sums"}, ["data.problem=sums: is read with data.source=problem only; add data.source=problem"]),
+    (
+        {"data.source": "skill", "data.skill": "recall", "data.problem": "sums"},
+        ["data.problem=sums: is read with data.source=problem only; add data.source=problem"],
+    ),
     ({"data.path": "x.txt"}, ["is read with data.source=text only"]),
     (
         {"data.text_field": "content"},

@@ -264,7 +264,7 @@ def test_prepare_data_knows_it(tmp_path: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({}, "data.problem=None: expected one of sums"),
+        ({}, "data.source=problem: needs data.problem=NAME, one of sums, "),
         ({"data.problem": "sum"}, "data.problem=sum: expected one of sums"),
         ({"data.problem": "sums", "data.settings": {"digit": 3}}, "data.settings.digit: no such key"),
         (
