@@ -18,30 +18,19 @@ import json
 import os
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from lm_eval.api.model import LM
+from typing import Any
 
 from ablations.command import keys_of, parse
+from benchmarks.scoring_sides import Sides, Timed, random_checkpoint, scored
 from models.streams import obeyed, spoken
 from models.typed import ConfigError
 from tasks.evals.harness import quiet
 
-if TYPE_CHECKING:
-    from lm_eval.api.instance import Instance
-    from tokenizers import Tokenizer
-
-    from models.transformer import Transformer
-
 TASKS = ("hellaswag", "blimp", "piqa", "arc_easy", "lambada_openai", "wikitext")
 TOLERANCE = 1e-4
-WIDE = 0.06
-"""Of random weights: their logits differ by about one nat."""
 
 
 @dataclass(frozen=True)
@@ -69,31 +58,6 @@ class Command:
     """Of `hf`."""
     bf16_items: int = 0
     """Of each task, which both sides score in BF16 too; 0: none."""
-
-
-class Timed(LM):
-    """An LM, with the processor's seconds that its answers took and the answers themselves."""
-
-    def __init__(self, inner: Any) -> None:
-        super().__init__()
-        self.inner, self.seconds = inner, 0.0
-        self.answers: list[float] = []
-
-    def _asked(self, kind: str, requests: "list[Instance]") -> list[Any]:
-        started = time.process_time()
-        found: list[Any] = getattr(self.inner, kind)(requests)
-        self.seconds += time.process_time() - started
-        self.answers += [float(answer[0] if isinstance(answer, tuple) else answer) for answer in found]
-        return found
-
-    def loglikelihood(self, requests: "list[Instance]", disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        return self._asked("loglikelihood", requests)
-
-    def loglikelihood_rolling(self, requests: "list[Instance]", disable_tqdm: bool = False) -> list[float]:
-        return self._asked("loglikelihood_rolling", requests)
-
-    def generate_until(self, requests: "list[Instance]", disable_tqdm: bool = False) -> list[str]:
-        raise NotImplementedError("likelihoods alone are compared")
 
 
 @dataclass(frozen=True)
@@ -136,14 +100,6 @@ class Equality:
         return {size: seconds / self.seconds for size, seconds in self.theirs.items()}
 
 
-def scored(lm: LM, tasks: dict[str, Any], items: int) -> tuple[Timed, dict[str, Any]]:
-    """lm-eval's results of one side."""
-    from tasks.evals.harness import evaluate
-
-    timed = Timed(lm)
-    return timed, evaluate(timed, tasks, items, 0)
-
-
 def equality(task: str, ours: tuple[Timed, dict[str, Any]], theirs: tuple[Timed, dict[str, Any]]) -> Equality:
     """Of answers to the same requests. Raises ValueError where they were asked different ones."""
     (own, found), (other, expected) = ours, theirs
@@ -165,78 +121,6 @@ def flipped(found: dict[str, Any], expected: dict[str, Any]) -> int:
     """Items of which one side is right and the other is not."""
     pairs = (zip(found["samples"][name], expected["samples"][name], strict=True) for name in found["samples"])
     return sum(a.get("acc") != b.get("acc") for rows in pairs for a, b in rows)
-
-
-def random_checkpoint(folder: Path, size_name: str, length: int, texts: Sequence[str]) -> None:
-    """A model of a named size with wide random weights, and a tokenizer of the texts."""
-    from models.checkpoint import save_checkpoint
-    from models.sizes import size
-    from models.transformer import Transformer, initialise
-    from tasks.text.tokenizer import train_tokenizer
-
-    config = replace(size(size_name)[0], dtype="float32")
-    model = Transformer(config)
-    initialise(model, 0, WIDE)
-    save_checkpoint(folder, model, {"data": {"seq_len": length}})
-    (folder / "tokenizer.json").write_text(train_tokenizer(texts, config.vocab_size).to_str(), encoding="utf-8")
-
-
-@dataclass(frozen=True)
-class Sides:
-    """The same checkpoint as it is and converted."""
-
-    model: "Transformer"
-    tokenizer: "Tokenizer"
-    length: int
-    converted: Path
-    dtype: str = "float32"
-
-    @staticmethod
-    def of(checkpoint: Path, place: Path) -> "Sides":
-        from models.checkpoint import load_checkpoint
-        from models.convert import to_hf
-        from tasks.text.tokenizer import load_tokenizer
-
-        model, saved = load_checkpoint(checkpoint)
-        to_hf(checkpoint, place)
-        tokenizer = load_tokenizer((checkpoint / "tokenizer.json").read_text(encoding="utf-8"))
-        return Sides(model.eval(), tokenizer, saved["data"]["seq_len"], place)
-
-    def ours(self) -> LM:
-        """With nothing kept of an earlier turn."""
-        from models.generate import Decoding
-        from models.trees import tree_logits
-        from tasks.evals import lm
-
-        lm._cached_encoder.cache_clear()
-        return lm.HarnessLM(
-            lambda tokens: self.model(tokens).logits,
-            self.tokenizer,
-            self.length,
-            tree_logits=partial(tree_logits, self.model),
-            decoder=partial(Decoding, self.model),
-        )
-
-    def in_bf16(self) -> "Sides":
-        """The same weights, rounded as BF16's products round them."""
-        from models.transformer import Transformer
-
-        model = Transformer(replace(self.model.config, dtype="bfloat16"))
-        model.load_state_dict(self.model.state_dict())
-        return replace(self, model=model.eval(), dtype="bfloat16")
-
-    def theirs(self, batch_size: int = 16, adds_in: str | None = None) -> LM:
-        """As `lm_eval --model hf` makes it; `adds_in` is its `softmax_dtype`."""
-        from lm_eval.models.huggingface import HFLM
-
-        with quiet():
-            return HFLM(
-                pretrained=str(self.converted),
-                device="cpu",
-                dtype=self.dtype,
-                softmax_dtype=adds_in,
-                batch_size=batch_size,
-            )
 
 
 def compare(sides: Sides, command: Command, report: Callable[[str], None]) -> list[Equality]:

@@ -10,7 +10,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import pytest
 import torch
 
-from benchmarks.scoring import TASKS, TOLERANCE, Command, EvalKeys, Sides, compare, random_checkpoint, table, texts_of
+from benchmarks.scoring import TASKS, TOLERANCE, Command, EvalKeys, compare, table, texts_of
+from benchmarks.scoring_sides import Sides, random_checkpoint
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 ITEMS = 4

@@ -12,7 +12,7 @@ import pytest
 import torch
 from lm_eval.api.instance import Instance
 
-from benchmarks.scoring import Sides, random_checkpoint
+from benchmarks.scoring_sides import Sides, random_checkpoint
 from models.generate import Decoding
 from models.layers import inferring
 from tasks.evals.drafts import Draft
