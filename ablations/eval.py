@@ -158,12 +158,13 @@ class CheckpointData:
         return dataclasses.asdict(self.config)
 
     def documents(self, split: Literal["validation", "test"]) -> "Sequence[Document]":
+        from tasks.skills.mixed import text_vocab
         from tasks.text.batches import prepared_before
         from tasks.text.corpora import load_splits
 
         if self._drawn is not None:
             return self._drawn.documents(split)
-        packed = prepared_before(self.config, self.vocab_size, self.cache_dir)
+        packed = prepared_before(self.config, text_vocab(self.config, self.vocab_size), self.cache_dir)
         if packed is None:
             return load_splits(self.config, None, self.cache_dir).held_out(split)
         return packed.documents(split)

@@ -17,10 +17,11 @@ from tasks.evals.answers import BITS, MARGIN
 from tasks.evals.prepare import OUR_METRICS, OUR_TASKS
 from tasks.evals.problems import PASSES, SAMPLES
 from tasks.positions import ends_of_bins
+from tasks.skills.chosen import SKILLS
 
 BITS_PER_BYTE = "bits per byte"
 Direction = Literal["lower", "higher"]
-Part = Literal["experts", "mtp", "recipe", "skill", "greedy", "samples", "context", "position"]
+Part = Literal["experts", "mtp", "recipe", "skill", "skills", "greedy", "samples", "context", "position"]
 Topic = Literal["loss", "context", "skill", "answers", "balance", "precision", "speed"]
 
 
@@ -38,6 +39,8 @@ class Parts:
     """Lengths at which it is measured what is made of a context."""
     greedy: bool = False
     """Whether it answers a problem's questions greedily."""
+    skills: tuple[int, ...] = ()
+    """Numbers, from 1, among the known skills of those that it learns beside text."""
     samples: int = 0
     """Answers that are drawn to each of a problem's questions."""
 
@@ -50,6 +53,7 @@ class Parts:
             "mtp": self.mtp_depth,
             "recipe": int(self.recipe),
             "skill": int(self.skill),
+            "skills": at if at in self.skills else 0,
             "greedy": int(self.greedy),
             "samples": self.samples if at is None else at if at in PASSES and at <= self.samples else 0,
             "context": at if at in self.contexts else 0,
@@ -62,6 +66,7 @@ _WANTING: dict[Part, str] = {
     "mtp": "that many MTP modules (the most is {most}; model.mtp.depth)",
     "recipe": "a named recipe of precision (model.precision.recipe)",
     "skill": "a skill to learn, whose answers are counted (data.source=skill or problem)",
+    "skills": "that skill to learn beside text (data.skills)",
     "greedy": "a problem answered greedily (eval.tasks=[problem_greedy], data.source=problem)",
     "samples": (
         "that many answers drawn to each question of a problem (eval.tasks=[problem_samples], data.source=problem; "
@@ -76,6 +81,7 @@ _TOPICS: dict[Part, Topic] = {
     "mtp": "speed",
     "recipe": "precision",
     "skill": "skill",
+    "skills": "skill",
     "greedy": "answers",
     "samples": "answers",
     "context": "context",
@@ -101,7 +107,7 @@ class Metric:
     needs: Part | None = None
     """What of a model it measures: trials without it have no such number."""
     at: int | None = None
-    """The layer or the module, where a name says one."""
+    """The layer, the module, or the skill among all, where a name says one."""
     yardstick: bool = False
     """Follows from sizes alone: shown beside a metric, never asked for."""
 
@@ -125,12 +131,13 @@ class Metric:
 
     @functools.cached_property
     def index(self) -> str | None:
-        """`k`, `i` or `role` where the name stands for several."""
+        """`k`, `i`, `role` or `skill` where the name stands for several."""
         place = re.search(r"<(\w+)>", self.name)
         return place[1] if place else None
 
 
-_INDICES = {"k": "[1-9][0-9]*", "i": "[1-9][0-9]*", "role": "|".join(ROLES)}
+_INDICES = {"k": "[1-9][0-9]*", "i": "[1-9][0-9]*", "role": "|".join(ROLES), "skill": "|".join(SKILLS)}
+_NUMBERS = {name: number for number, name in enumerate(SKILLS, start=1)}
 
 METRICS = (
     Metric("loss", "loss", "nats", 4, "lower", always=True),
@@ -170,6 +177,9 @@ METRICS = (
     Metric("answers_formatted", "sampled answers formatted", "", 4, "higher", needs="samples"),
     Metric("answers_ended", "sampled answers ended", "", 4, "higher", needs="samples"),
     Metric("answer_tokens", "tokens of a sampled answer", "tokens", 2, None, needs="samples"),
+    Metric("item_accuracy_<skill>", "<skill>: items right", "", 4, "higher", needs="skills", jump=True),
+    Metric("answer_nats_<skill>", "<skill>: nats of an answer", "nats an answer", 4, "lower", needs="skills"),
+    Metric("answer_accuracy_<skill>", "<skill>: answers right", "", 4, "higher", needs="skills", jump=True),
     Metric("tokens_to_half", "tokens until halfway", "tokens", 0, "lower", needs="skill", jump=True),
     Metric("reached_half", "came halfway", "", 3, "higher", needs="skill", jump=True),
     Metric("flops", "FLOPs of the training", "FLOPs", 0, "lower", about="speed"),
@@ -213,7 +223,7 @@ def find(name: str) -> Metric | None:
             if name == metric.name:
                 return metric
         elif match := _pattern(metric).fullmatch(name):
-            at = int(match[1]) if match[1].isdecimal() else None
+            at = int(match[1]) if match[1].isdecimal() else _NUMBERS.get(match[1])
             return replace(metric, name=name, at=at, label=metric.label.replace(f"<{metric.index}>", match[1]))
     return None
 

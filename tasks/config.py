@@ -46,6 +46,11 @@ class DataConfig:
     """For `problem`: whether questions and answers stand as they are, or behind the markers of a chat."""
     settings: dict[str, Any] | None = None
     """For `skill` and `problem`: how hard it is, by its own fields; null: as they are."""
+    skills: Annotated[list[str], Distinct()] = field(default_factory=list)
+    """Beside text: skills (tasks/skills/chosen.py) whose sequences are `skills_share` of those that are learned from.
+    Their words are the last tokens of the vocabulary, which the text's tokenizer leaves to them."""
+    skills_share: Annotated[float, Above(0), AtMost(0.5)] = 0.1
+    """For `skills`: of the training sequences, all skills together."""
     answers_only: bool = False
     """For `skill` and `problem`: the loss is that of the answers and of what is written on the way to them; what is
     there to be read is not learned."""

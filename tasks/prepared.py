@@ -15,6 +15,7 @@ from tasks.problems.data import ProblemData
 from tasks.problems.template import CHAT_TEMPLATES
 from tasks.progress import Report
 from tasks.skills.data import SkillData
+from tasks.skills.mixed import MixedData, text_vocab
 from tasks.text.batches import PackedData, prepare
 from tasks.text.splits import Document
 
@@ -69,7 +70,10 @@ class Data(Protocol):
 
 def prepare_data(config: DataConfig, vocab_size: int, cache_dir: Path, report: Report | None = None) -> Data:
     """As `data` says, with a vocabulary of `vocab_size` tokens. Raises ConfigError where it cannot be had."""
-    return drawn_data(config, vocab_size) or prepare(config, vocab_size, cache_dir, report)
+    if (drawn := drawn_data(config, vocab_size)) is not None:
+        return drawn
+    text = prepare(config, text_vocab(config, vocab_size), cache_dir, report)
+    return MixedData(text, config, vocab_size) if config.skills else text
 
 
 def drawn_data(config: DataConfig, vocab_size: int) -> "SkillData | ProblemData | None":

@@ -11,6 +11,7 @@ from ablations.metrics import AT_A_SHARE, COUNTED, METRICS, Parts, at_shares, ch
 from ablations.metrics import metric as metric_of
 from models.typed import ConfigError, closest
 from tasks.evals.problems import GREEDY, SAMPLES
+from tasks.skills.chosen import SKILLS
 
 RESERVED = ("aa", "control", "aa_branched", "control_branched", "aa_scratch", "control_scratch", "all")
 """Arms that the harness adds by itself, and the word for every arm."""
@@ -225,7 +226,10 @@ def _parts(keys: TrialKeys) -> Parts:
     named, asked = model.precision.recipe != "auto", keys.data.source in ("skill", "problem")
     problem, tasks = keys.data.source == "problem", keys.eval.tasks
     samples = keys.eval.samples if problem and SAMPLES in tasks else 0
-    return Parts(model.moe_layers, model.mtp.depth, named, asked, contexts, problem and GREEDY in tasks, samples)
+    skills = tuple(number for number, name in enumerate(SKILLS, start=1) if name in keys.data.skills)
+    return Parts(
+        model.moe_layers, model.mtp.depth, named, asked, contexts, problem and GREEDY in tasks, skills, samples
+    )
 
 
 def check_keys(sweep: SweepConfig, file: str) -> None:

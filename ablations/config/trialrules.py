@@ -9,8 +9,9 @@ from tasks.config import MOST_ORDERED, DataConfig, EvalConfig
 from tasks.evals.prepare import ANSWERED, NO_RULE
 from tasks.problems.chosen import PROBLEMS, check_problem
 from tasks.skills.chosen import SKILLS, check_skill
+from tasks.skills.mixed import check_skills
 from tasks.text.fim import reserved
-from tasks.text.tokenizer import require_vocab
+from tasks.text.tokenizer import least_vocab, require_vocab
 
 MOST_STEPS = 1_000_000
 """Of a trial; V3's own training took 235,000 (14.8T tokens in batches of 63M)."""
@@ -97,6 +98,7 @@ def _check_stage(stage: Stage) -> None:
         check_problem(data, stage.model.vocab_size)
     else:
         require_vocab(stage.model.vocab_size, reserved(data.fim_rate))
+    check_skills(data, stage.model.vocab_size, least_vocab(reserved(data.fim_rate)))
     check_pipeline(stage.model, count)
     _check_tokens(stage)
     _check_order(stage)

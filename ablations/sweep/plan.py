@@ -18,6 +18,7 @@ from ablations.sweep.horizons import at_share
 from ablations.sweep.matching import budget, isolation
 from models.cost import Cost, cost
 from tasks.evals.problems import tokens_written
+from tasks.skills.mixed import text_vocab
 from tasks.text.batches import cached_tokens
 
 AA: Final = "aa"
@@ -162,7 +163,9 @@ class Plan:
     def text(self) -> dict[str, int] | None:
         """Tokens per split of the baseline's text; None where it was not prepared yet."""
         keys = self.baseline.keys
-        return cached_tokens(keys.data, keys.model.vocab_size, Path(self.config.runs_dir) / "data")
+        return cached_tokens(
+            keys.data, text_vocab(keys.data, keys.model.vocab_size), Path(self.config.runs_dir) / "data"
+        )
 
     @property
     def held_out(self) -> int | None:

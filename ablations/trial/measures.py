@@ -14,9 +14,10 @@ from models.evaluation import Answers, evaluate, evaluate_answers, evaluate_mtp,
 from models.transformer import Transformer
 from models.uniform import max_vio_floor
 from tasks.config import END_OF_TEXT_ID
-from tasks.drawn import Asked
+from tasks.drawn import Asked, Items
 from tasks.evals.problems import GREEDY, SAMPLED, SAMPLES
 from tasks.prepared import Data, items_of
+from tasks.skills.mixed import MixedData
 
 
 def test_metrics(keys: TrialKeys, data: Data, model: Transformer) -> tuple[dict[str, float], list[list[float]]]:
@@ -53,6 +54,7 @@ def test_metrics(keys: TrialKeys, data: Data, model: Transformer) -> tuple[dict[
         metrics["mtp_tokens_per_forward"] = further.tokens_per_forward
         for k, (loss, accepted) in enumerate(zip(further.losses, further.acceptance, strict=True), start=1):
             metrics |= {f"mtp_loss_{k}": loss, f"mtp_acceptance_{k}": accepted}
+    metrics |= mixed_answers(keys, data, model)
     answered = answers_of(data, model, keys.eval.split, keys.eval.tokens, device)
     if answered is not None:
         assert data.skill is not None
@@ -74,6 +76,25 @@ def answers_of(data: Data, model: Transformer, split: str, tokens: int, device: 
     """On about as many tokens of a skill's split; None for text, which asks nothing."""
     if data.skill is None:
         return None
+    return _answered(model, items_of(data, split, tokens), device)
+
+
+def mixed_answers(keys: TrialKeys, data: Data, model: Transformer) -> dict[str, float]:
+    """Of each skill that was learned among text, on a quarter of `eval.tokens` for all; empty without one."""
+    if not isinstance(data, MixedData):
+        return {}
+    found, tokens = dict[str, float](), max(1, keys.eval.tokens // 4 // len(data.skills))
+    for skill in data.skills:
+        answers = _answered(model, data.skill_items(skill, keys.eval.split, tokens), keys.train.device)
+        found |= {
+            f"item_accuracy_{skill}": answers.whole,
+            f"answer_nats_{skill}": answers.nats[None],
+            f"answer_accuracy_{skill}": answers.right[None],
+        }
+    return found
+
+
+def _answered(model: Transformer, found: Iterator[Items], device: str) -> Answers:
     return evaluate_answers(
         model,
         (
@@ -81,7 +102,7 @@ def answers_of(data: Data, model: Transformer, split: str, tokens: int, device: 
                 Batch(torch.from_numpy(items.tokens_NT1), torch.from_numpy(items.answers_NT)).to(device),
                 torch.from_numpy(items.levels_N).to(device),
             )
-            for items in items_of(data, split, tokens)
+            for items in found
         ),
     )
 
@@ -134,9 +155,10 @@ def precision_metrics(keys: TrialKeys, data: Data, model: Transformer) -> dict[s
 def training_loss(keys: TrialKeys, data: Data, rows: list[dict[str, Any]]) -> dict[str, float]:
     """The loss of the last fifth of the last stage's steps, by their tokens: on text that was new when it was scored,
     hence empty where the training has come to a second epoch, had cut its text otherwise before, or learned from
-    rewards."""
+    rewards, or from skills beside text."""
     if (
         keys.grpo.on
+        or keys.data.skills
         or keys.sequences > data.epoch
         or any(stage.data.seq_len != keys.data.seq_len for stage in keys.before)
     ):

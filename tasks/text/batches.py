@@ -45,7 +45,8 @@ if TYPE_CHECKING:
 
 NOT_OF_THE_TEXT = (
     "seq_len", "batch_size", "ramp_from", "ramp_over", "mask_documents", "domain_per", "skill", "problem",
-    "template", "settings", "answers_only", "order",
+    "template", "settings", "answers_only", "order", "skills",
+    "skills_share",
 )  # fmt: skip
 """Keys of `data` that say how the packed tokens are used, not what they are."""
 

@@ -35,10 +35,15 @@ _LONG_RUN = re.compile(rf"(?:\S|[\x1c-\x1f]){{{MAX_RUN},}}|\s{{{MAX_RUN},}}")
 
 def require_vocab(vocab_size: int, reserved: Sequence[str] = ()) -> None:
     """Raise ConfigError where the special tokens and one token per byte value do not fit."""
-    least = 1 + len(reserved) + _BYTES
+    least = least_vocab(reserved)
     if vocab_size < least:
         special = f"end of text, {', '.join(reserved)}" if reserved else "end of text"
         raise ConfigError(f"model.vocab_size={vocab_size}: must be at least {least} ({_BYTES} bytes and {special})")
+
+
+def least_vocab(reserved: Sequence[str] = ()) -> int:
+    """Tokens that any text needs: its special ones, and one per byte value."""
+    return 1 + len(reserved) + _BYTES
 
 
 def train_tokenizer(documents: Iterable[str], vocab_size: int, reserved: Sequence[str] = ()) -> "Tokenizer":

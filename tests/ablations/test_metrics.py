@@ -39,6 +39,7 @@ def test_every_number_that_is_measured_is_a_known_metric() -> None:
     """The names in the code that takes them, with 1 or a role for an index."""
     source = (ROOT / "ablations" / "trial" / "measures.py").read_text()
     named = set(re.findall(r'f?"([a-z_]+(?:\{\w+\})?)": ', source)) | set(re.findall(r'metrics\["(\w+)"\]', source))
+    named = {name.replace("{skill}", "chain") for name in named}
     named = {re.sub(r"\{role\}", ROLES[0], re.sub(r"\{[ik]\}", "1", name)) for name in named}
     assert len(named) > 15 and {name for name in named if find(name) is None} == set()
 
@@ -133,6 +134,12 @@ OURS = ["python_bits_per_byte", "python_cloze"]
         ("python_cloze/accuracy", OURS, Parts(), "gives no accuracy"),
         ("python_bits_per_byte/acc", OURS, Parts(), "gives no acc"),
         ("mtp_acceptance_1", OURS, Parts(moe_layers=2), "MTP modules (the most is 0; model.mtp.depth)"),
+        (
+            "answer_nats_chain",
+            OURS,
+            Parts(skills=(1,)),
+            "no arm here has that skill to learn beside text (data.skills)",
+        ),
         ("mtp_loss_3", OURS, Parts(mtp_depth=2), "MTP modules (the most is 2; model.mtp.depth)"),
         ("mtp_tokens_per_forward", OURS, Parts(), "MTP modules"),
         ("max_vio_global", OURS, Parts(mtp_depth=1), "MoE layers (the most is 0;"),

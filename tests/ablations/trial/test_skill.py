@@ -20,6 +20,7 @@ from models.checkpoint import load_checkpoint
 from models.layers import inferring
 from tasks.skills.chain import Chain
 from tasks.skills.data import SkillData
+from tasks.skills.mixed import MixedData
 
 torch.set_num_threads(1)
 
@@ -125,3 +126,19 @@ def test_half_is_found_between_validations_or_censored(right: list[float], found
     seen = {"tokens": [100.0, 200.0, 300.0], "answer_accuracy": right}
     assert until_half(Chain(modulus=4), seen) == pytest.approx(found)
     assert until_half(None, {"tokens": [100.0], "loss": [1.0]}) == {}
+
+
+def test_skills_among_text_are_measured_beside_it(job: Jobs) -> None:
+    """The loss is of text alone, the answers are of each skill, and what was learned from both is not called text."""
+    given = job("a", changes={"model.vocab_size": 400, "data.skills": ["chain", "star"], "data.skills_share": 0.5})
+    record, data = finish(given), open_data(given.keys, given.cache)
+    assert isinstance(data, MixedData) and record.status == "complete" and "train_loss" not in record.metrics
+    first = min(data._first.values())
+    held = list(data.evaluation_batches("test", given.keys.eval.tokens))
+    assert all(int(Batch.of(batch).tokens_BT1.max()) < first for batch in held) and record.metrics["loss"] > 0
+    measured = {name for name in record.metrics if name.startswith(("item_", "answer_"))}
+    kinds = ("item_accuracy", "answer_nats", "answer_accuracy")
+    assert measured == {f"{kind}_{name}" for kind in kinds for name in ("chain", "star")}
+    assert record.metrics["answer_nats_chain"] != record.metrics["answer_nats_star"]
+    alone = finish(job("b", changes={"model.vocab_size": 400}))
+    assert {"train_loss"} | record.metrics.keys() - measured == {*alone.metrics}
