@@ -182,6 +182,7 @@ METRICS = (
     Metric("answer_accuracy_<skill>", "<skill>: answers right", "", 4, "higher", needs="skills", jump=True),
     Metric("tokens_to_half", "tokens until halfway", "tokens", 0, "lower", needs="skill", jump=True),
     Metric("reached_half", "came halfway", "", 3, "higher", needs="skill", jump=True),
+    Metric("without_signal", "groups of answers without signal", "", 3, None, about="answers"),
     Metric("flops", "FLOPs of the training", "FLOPs", 0, "lower", about="speed"),
     Metric("loss_error", "relative loss error", "", 5, "lower", about="precision"),
     Metric("gradient_cosine", "gradient cosine", "", 5, "higher", needs="recipe"),

@@ -12,6 +12,7 @@ from ablations.config.trialkeys import TrialKeys
 from ablations.record.record import Record
 from ablations.record.steplog import StepLog
 from ablations.trial.measures import answers_of
+from ablations.trial.stages import unrewarded
 from models.balance import max_vio
 from models.batch import Batch
 from models.config import OF_ANSWERS
@@ -63,6 +64,8 @@ class Notes:
     def take(self, row: dict[str, Any]) -> None:
         """A row of the step log."""
         self.steps.add(row)
+        if text := unrewarded(self.steps.rows):
+            self.report({"event": "note", "text": text})
         total = self.keys.trained_steps
         now = time.monotonic()
         if now - self._reported > REPORT_SECONDS or row["step"] == total:

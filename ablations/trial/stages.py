@@ -1,4 +1,4 @@
-"""What each stage of a trial did and cost, from its step log."""
+"""What each stage of a trial did and cost, from its step log, and what is to be said of its rewards."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,6 +9,9 @@ from ablations.record.record import StageRecord
 from models.cost import cost
 
 Rows = Sequence[Mapping[str, Any]]
+
+UNREWARDED = 20
+"""Steps without one right answer of which it is said that nothing is learned."""
 
 
 def stages_done(keys: TrialKeys, rows: Rows) -> list[StageRecord]:
@@ -28,6 +31,27 @@ def stages_done(keys: TrialKeys, rows: Rows) -> list[StageRecord]:
 def stage_metrics(done: Sequence[StageRecord]) -> dict[str, float]:
     """`flops`: of all stages together."""
     return {"flops": math.fsum(stage.flops for stage in done)}
+
+
+def reward_metrics(rows: Rows) -> dict[str, float]:
+    """`without_signal`: over all steps that learned from rewards; empty without such."""
+    shares = [row["without_signal"] for row in rows if "without_signal" in row]
+    return {"without_signal": math.fsum(shares) / len(shares)} if shares else {}
+
+
+def unrewarded(rows: Rows) -> str | None:
+    """Said once, at the step that makes it UNREWARDED without a right answer; None at all others."""
+    last, before = rows[-UNREWARDED:], rows[-UNREWARDED - 1 : -UNREWARDED]
+    if (
+        len(last) < UNREWARDED
+        or any(row.get("right", 1) for row in last)
+        or any(not row.get("right", 1) for row in before)
+    ):
+        return None
+    return (
+        f"no answer was right in {UNREWARDED} steps up to step {last[-1]['step']}: nothing is learned from rewards; "
+        "begin with a model that answers a part of the questions, or take easier ones"
+    )
 
 
 def _of_rewards(stage: Stage, rows: Rows) -> StageRecord:

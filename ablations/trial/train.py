@@ -35,7 +35,7 @@ from ablations.trial.measures import (
 )
 from ablations.trial.recorder import RESUME, Notes, Recorder, Report, Unwatched, Watcher
 from ablations.trial.resume import STATE, copy_whole, resume_of
-from ablations.trial.stages import stage_metrics, stages_done
+from ablations.trial.stages import reward_metrics, stage_metrics, stages_done
 from models.checkpoint import load_checkpoint, save_checkpoint
 from models.files import remove_unfinished, write_atomically
 from models.layers import inferring
@@ -222,7 +222,7 @@ def _measured(base: Record, keys: TrialKeys, data: Data, model: Transformer, not
     done = stages_done(keys, notes.steps.rows)
     return dataclasses.replace(
         base,
-        metrics=metrics | stage_metrics(done),
+        metrics=metrics | stage_metrics(done) | reward_metrics(notes.steps.rows),
         load=load,
         needles=needles,
         history=notes.history(),

@@ -9,6 +9,7 @@ from interrupted import Killed, killed_at
 from ablations.config.trialkeys import with_overrides
 from ablations.record.record import Record
 from ablations.record.steplog import read_steps
+from ablations.trial import stages
 from ablations.trial.job import TrialJob
 from ablations.trial.resume import STATE
 from ablations.trial.train import run_trial
@@ -119,3 +120,15 @@ def test_rewards_change_what_comes_of_it(chain):
 def test_a_policy_that_is_no_number_any_more_is_a_divergence_with_its_step(chain):
     record = finish(chain(optim__lr=1e20, grpo__updates=1))
     assert record.status == "diverged" and " not finite at step " in (record.reason or "")
+
+
+def test_steps_without_a_right_answer_are_spoken_of_once(chain, monkeypatch):
+    monkeypatch.setattr(stages, "UNREWARDED", 3)
+    hard = {"data__settings": {"digits": [9]}, "data__seq_len": 128, "grpo__answer_tokens": 80}
+    said, given = [], chain(**hard, train__tokens=6 * 16 * 128)
+    record = run_trial(given, lambda event: said.append(event["text"]) if event["event"] == "note" else None)
+    assert len(said) == 1 and said[0].startswith("no answer was right in 3 steps up to step 9: nothing is learned")
+    assert record.metrics["without_signal"] == 1.0
+    right = [{"step": i, "right": r} for i, r in enumerate((0, 0, 0.5, 0, 0, 0, 0, 0.5, 0, 0, 0), start=1)]
+    spoken = [i for i in range(1, 12) if stages.unrewarded(right[:i])]
+    assert spoken == [6, 11] and stages.unrewarded([{"step": 1}] * 9) is None, "text has no answers"
