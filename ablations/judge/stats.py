@@ -185,9 +185,11 @@ def _difference(arm: str, against: str, metric: str, both: "np.ndarray", m: int,
 
 
 def _correlation(both: "np.ndarray") -> float:
+    import numpy as np
     from scipy import stats
 
-    if (both == both[:, :1]).all(axis=1).any():
+    spread, largest = np.ptp(both, axis=1), np.abs(both).max(axis=1)
+    if (spread <= ROUNDING * largest).any():  # what is constant goes along with nothing
         return 0.0
     return float(stats.pearsonr(both[0], both[1]).statistic)
 

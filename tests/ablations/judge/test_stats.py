@@ -248,3 +248,16 @@ def test_tokens_saved_inverts_a_known_scaling() -> None:
     assert tokens_saved(0.1 * math.log(1.25), control) == pytest.approx(-0.25)
     assert tokens_saved(-0.01, dataclasses.replace(control, low=-0.001)) is None
     assert tokens_saved(-0.01, dataclasses.replace(control, low=None, high=None)) is None
+
+
+def test_what_is_constant_but_for_rounding_goes_along_with_nothing():
+    """scipy would divide rounding by rounding, and warn."""
+    import warnings
+
+    from ablations.judge.stats import _correlation
+
+    nearly = np.array([[1.0, 1.0 + 2e-16, 1.0], [1.0, 2.0, 3.0]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert _correlation(nearly) == 0.0 and _correlation(nearly * 0) == 0.0
+    assert _correlation(np.array([[1.0, 2.0, 3.0], [1.0, 2.0, 3.5]])) > 0.99
