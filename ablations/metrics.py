@@ -13,11 +13,11 @@ from typing import Literal
 
 from models.config import ROLES
 from models.typed import ConfigError, closest
+from tasks.config import SKILLS
 from tasks.evals.answers import BITS, MARGIN
 from tasks.evals.prepare import OUR_METRICS, OUR_TASKS
 from tasks.evals.problems import PASSES, SAMPLES
 from tasks.positions import ends_of_bins
-from tasks.skills.chosen import SKILLS
 
 BITS_PER_BYTE = "bits per byte"
 Direction = Literal["lower", "higher"]

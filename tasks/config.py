@@ -11,6 +11,12 @@ END_OF_TEXT_ID = 0
 """Stands after each document."""
 
 
+SKILLS = (
+    *("recall", "automaton", "grammar", "names", "star", "hops", "chain", "polynomial", "copy", "fuzzy", "noisy"),
+    "phonebook",
+)
+"""Whose rules tasks/skills/chosen.py has; here, so that who names metrics need not load them."""
+
 Order = Literal["mixed", "easy_to_hard", "hard_to_easy", "staged"]
 MOST_ORDERED = 200_000_000
 """Tokens of a training that is put into another order than it is drawn in: they are held in memory."""

@@ -10,8 +10,8 @@ from ablations.config.trialkeys import TrialKeys, differing, value_of, with_over
 from ablations.metrics import AT_A_SHARE, COUNTED, METRICS, Parts, at_shares, check_measured, check_named, indices
 from ablations.metrics import metric as metric_of
 from models.typed import ConfigError, closest
+from tasks.config import SKILLS
 from tasks.evals.problems import GREEDY, SAMPLES
-from tasks.skills.chosen import SKILLS
 
 RESERVED = ("aa", "control", "aa_branched", "control_branched", "aa_scratch", "control_scratch", "all")
 """Arms that the harness adds by itself, and the word for every arm."""

@@ -20,18 +20,8 @@ from tasks.skills.skill import Skill
 from tasks.skills.star import Star
 
 SKILLS: dict[str, type] = {
-    "recall": Recall,
-    "automaton": Automaton,
-    "grammar": Grammar,
-    "names": Names,
-    "star": Star,
-    "hops": Hops,
-    "chain": Chain,
-    "polynomial": Polynomial,
-    "copy": Copy,
-    "fuzzy": Fuzzy,
-    "noisy": Noisy,
-    "phonebook": Phonebook,
+    rule.__name__.lower(): rule
+    for rule in (Recall, Automaton, Grammar, Names, Star, Hops, Chain, Polynomial, Copy, Fuzzy, Noisy, Phonebook)
 }
 
 

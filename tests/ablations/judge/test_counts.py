@@ -71,7 +71,7 @@ def test_diverged_trials_decide_before_counts_do() -> None:
 
 def test_no_t_is_made_of_what_comes_as_a_jump() -> None:
     values = {"a": {0: 0.1, 1: 0.2, 2: 0.9}, "b": {0: 0.1, 1: 0.1, 2: 0.1}}
-    for metric in (m.name.replace("<i>", "2") for m in METRICS if m.jump):
+    for metric in (m.name.replace("<i>", "2").replace("<skill>", "chain") for m in METRICS if m.jump):
         (found,) = differences(values, [("a", "b")], metric)
         assert (found.low, found.high, found.p, found.resolvable) == (None, None, 1.0, None), metric
     (nats,) = differences(values, [("a", "b")], "answer_nats")

@@ -126,7 +126,7 @@ def test_a_dense_model_has_no_balance_to_measure(job: Jobs) -> None:
     record = finish(given)
     assert record.status == "complete"
     assert 4 < record.metrics["loss"] < record.history["loss"][0]
-    assert record.metrics.keys() == {"loss", "loss_by_file", "train_loss", "bits_per_byte"}
+    assert record.metrics.keys() == {"loss", "loss_by_file", "train_loss", "bits_per_byte", "flops"}
     assert record.load == []
     assert all(row["max_vio_layers"] == [] for row in read_steps(Path(given.folder) / "steps.jsonl"))
 

@@ -9,6 +9,7 @@ import torch
 
 from models.batch import Batch
 from models.typed import ConfigError
+from tasks import config
 from tasks.config import DataConfig
 from tasks.skills import data as skills_data
 from tasks.skills.chosen import SKILLS
@@ -92,7 +93,7 @@ def test_words_are_different_and_without_blanks(name: str) -> None:
 def test_the_docs_have_every_skill_with_its_chance_and_ceiling() -> None:
     lines = (Path(__file__).parents[3] / "docs/skills.md").read_text().splitlines()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| `")]
-    assert {row[0].strip("`") for row in rows if row[0] != "`data.skill`"} == {*SKILLS}
+    assert {row[0].strip("`") for row in rows if row[0] != "`data.skill`"} == {*SKILLS} == {*config.SKILLS}
     for name, made in SKILLS.items():
         (row,) = (row for row in rows if row[0] == f"`{name}`")
         assert (row[3], row[4]) == (f"{made().chance:.3f}", f"{made().ceiling:.3g}")
