@@ -138,7 +138,7 @@ class Plan:
         counting = keys.model.routers > 0 and keys.model.moe.balance.needs_batch_load
         training = keys.own_tokens / speed * (4 / 3 if counting else 1)
         held_out = keys.eval.tokens if self.held_out is None else min(keys.eval.tokens, self.held_out)
-        evaluated = held_out * 2 + (200 * min(keys.eval.items or 1000, MOST_ITEMS) + 65_536 if scored else 0)
+        evaluated: float = held_out * 2 + (200 * min(keys.eval.items or 1000, MOST_ITEMS) + 65_536 if scored else 0)
         evaluated += WRITING * tokens_written(keys.eval, keys.data) if scored else 0
         return training + (evaluated / (3 * speed) if keys.until == 1 else 0) + 1
 
