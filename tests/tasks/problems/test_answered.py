@@ -197,6 +197,21 @@ def test_draws_are_the_same_bits_whenever_and_beside_whatever(
     assert other[SAMPLES] != one[SAMPLES]
 
 
+def test_a_model_that_stays_within_documents_has_a_cache_too(data: ProblemData, tmp_path: Path) -> None:
+    """Nothing is read anew: no prompt has an end in it that attention would stop at."""
+    model = small()
+    with inferring(model):
+        found = score(
+            lambda tokens: 1 / 0,
+            data,
+            EvalConfig(tasks=[GREEDY], items=4),
+            tmp_path,
+            decoder=functools.partial(Decoding, model),
+            whole=False,
+        )
+    assert found[GREEDY]["n"] == 4 and all(row.all() for row in prompts_of(data, 20)[0].tokens_NP[:, :3])
+
+
 def items_of(data: ProblemData) -> list[dict[str, Any]]:
     return data.questions("test")
 
