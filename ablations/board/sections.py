@@ -25,6 +25,7 @@ CURVES: dict[str, dict[str, str]] = {
     },
     "answers": {
         "train/reward": "mean reward",
+        "train/policy_loss": "loss of the policy",
         "train/answer_length": "tokens of an answer",
         "train/kl": "KL from the reference model",
         "train/entropy": "entropy of the policy",
@@ -54,10 +55,12 @@ def sections_of(results: Sequence[Result]) -> list[Section]:
     asked = dict.fromkeys(name for result in results for name in _asked(result))
     first = [name for name in asked if name in names] + [name for name in names if metric_of(name).topic is None]
     sections = [Section(ANSWER, {}, _bars(dict.fromkeys(first)))]
+    rewarded = any(record.answering for result in results for record in result.all_records)
     for topic in typing.get_args(Topic):
         own = [name for name in names if metric_of(name).topic == topic]
         if own or (topic == "speed" and any(arm.speed for result in results for arm in result.arms.values())):
-            sections.append(Section(topic, CURVES.get(topic, {}), _bars(own)))
+            curves = {} if topic == "answers" and not rewarded else CURVES.get(topic, {})
+            sections.append(Section(topic, curves, _bars(own)))
     return sections
 
 

@@ -151,6 +151,14 @@ class TrialKeys(Stage):
         """The keys of the trial that trains what the last stage goes on from; None where that is initial weights."""
         return TrialKeys.unscored(self.before, self.eval) if self.before else None
 
+    @property
+    def trunks(self) -> "Iterator[TrialKeys]":
+        """Its trunk, that one's, and so on."""
+        keys = self.trunk
+        while keys is not None:
+            yield keys
+            keys = keys.trunk
+
     @staticmethod
     def unscored(stages: list[Stage], eval: EvalConfig) -> "TrialKeys":
         """The keys of a trial of these stages that is not scored, but validated as those are that go on from it."""

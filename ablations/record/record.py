@@ -1,5 +1,6 @@
 """The record: what one trial leaves behind. Tables, figures and pages are built from records and the plan alone."""
 
+import bisect
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -82,6 +83,20 @@ class Record:
     environment: dict[str, Any] = field(default_factory=dict)
     """Versions, instruction set, threads, data type, processor name, code hash."""
     format: int = FORMAT
+
+    @property
+    def chained(self) -> bool:
+        """Whether a stage began with the weights that another had finished with: one history has losses of several
+        things."""
+        return any(stage["until"] == 1 for stage in self.config.get("before", []))
+
+    @property
+    def text_history(self) -> dict[str, list[float]]:
+        """The history up to the first step that learned from rewards: from there on its loss is none of text."""
+        if not self.answering:
+            return self.history
+        kept = bisect.bisect_left(self.history.get("step", []), self.answering["step"][0])
+        return {name: column[:kept] for name, column in self.history.items()}
 
     def write(self, path: Path) -> None:
         write_json(path, dataclasses.asdict(self))

@@ -26,7 +26,7 @@ def _curves(arm: ArmResult, column: str, table: str = "history") -> "tuple[np.nd
     rows = []
     for seed in sorted(arm.of_status("complete")):
         record = arm.records[seed]
-        columns = record.history if table == "history" else record.validation
+        columns = getattr(record, "text_history" if (column, table) == ("loss", "history") else table)
         places = _places(columns)
         if places and len(columns.get(column, [])) == len(places):
             rows.append(dict(zip(places, columns[column], strict=True)))
@@ -109,7 +109,7 @@ def loss_curves(result: Result) -> "Figure | None":
 
 def _diverged(axes: "Axes", arm: ArmResult, seed: int, look: dict[str, Any]) -> None:
     """A thin line to where the trial stopped, ended by a cross."""
-    history = arm.records[seed].history
+    history = arm.records[seed].text_history
     steps, losses = _places(history), history.get("loss", [])
     finite = [(s, v) for s, v in zip(steps, losses, strict=False) if math.isfinite(v)]
     if finite:
@@ -123,7 +123,7 @@ def paired_curve(axes: "Axes", base: ArmResult, arm: ArmResult, look: dict[str, 
     """Arm - baseline by seed: over training batches, smoothed (line, band), and on the validation set (markers)."""
     import numpy as np
 
-    for table, marker in (("history", False), ("validation", True)):
+    for table, marker in (("text_history", False), ("validation", True)):
         rows: list[dict[float, float]] = []
         for seed in sorted(set(base.of_status("complete")) & set(arm.of_status("complete"))):
             ours, theirs = (

@@ -79,8 +79,9 @@ def _falls(result: Result) -> dict[str, Fall]:
 
 
 def _fall(arm: ArmResult) -> Fall | None:
-    """Of the mean curve over the seeds whose points are the same."""
-    histories = [arm.records[seed].history for seed in arm.of_status("complete")]
+    """Of the mean curve over the seeds whose points are the same; None of chains, which fall from stage to stage."""
+    records = [arm.records[seed] for seed in arm.of_status("complete")]
+    histories = [record.text_history for record in records if not record.chained]
     histories = [history for history in histories if history.get("tokens") == histories[0].get("tokens")]
     if not histories or not histories[0].get("tokens"):
         return None

@@ -153,10 +153,7 @@ class Plan:
         """Of what arms go on from, for one seed, each once."""
         found = list[TrialKeys]()
         for arm in self.arms.values():
-            keys = arm.keys.trunk
-            while keys is not None and keys not in found:
-                found.append(keys)
-                keys = keys.trunk
+            found += [keys for keys in arm.keys.trunks if keys not in found]
         return sum(self.trial_seconds(replace(self.baseline, keys=keys), scored=False) for keys in found)
 
     @functools.cached_property

@@ -89,7 +89,7 @@ class Mirror:
             norm = {"train/gradient_norm": row["gradient_norm"]} if row.get("gradient_norm") is not None else {}
             values = {
                 "tokens": row["tokens"],
-                "train/loss": row["loss"],
+                "train/policy_loss" if "reward" in row else "train/loss": row["loss"],
                 "train/aux_loss": row["aux_loss"],
                 "train/max_vio_batch": row["max_vio"],
                 "train/lr": row["lr"],
@@ -151,7 +151,7 @@ class Mirror:
 
 
 def _curves(record: Record, name: str) -> dict[str, list[float]]:
-    return record.history if name == "train" else record.validation
+    return record.text_history if name == "train" else record.validation
 
 
 def _differences(one: Mapping[str, Sequence[float]], other: Mapping[str, Sequence[float]]) -> list[tuple[float, float]]:

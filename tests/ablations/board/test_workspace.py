@@ -159,11 +159,25 @@ def test_panels_ask_for_what_runs_hold(result: Result, tmp_path: Path) -> None:
     write_json(tmp_path / "record.json", dataclasses.asdict(base))
     run = Kept()
     mirror = Mirror(lambda: run, against=tmp_path / "record.json")
-    row = {"aux_loss": 0.0, "max_vio": 0.5, "lr": 0.1, "loss": 1.0, **dict.fromkeys(OF_ANSWERS, 0.5)}
+    row = {"aux_loss": 0.0, "max_vio": 0.5, "lr": 0.1, "loss": 1.0}
     mirror.step({**row, "step": 1, "tokens": 256})
-    mirror.step({**row, "step": 2, "tokens": 512})
+    assert "train/policy_loss" not in run.logged
+    mirror.step({**row, "step": 2, "tokens": 512, **dict.fromkeys(OF_ANSWERS, 0.5)})
     mirror.validation(2, 512, 1.0, 0.5)
     mirror.finish(record)
     assert {key for curves in CURVES.values() for key in curves} <= run.logged
     bars = {key for section in sections_of([result]) for key in section.bars}
     assert bars <= run.summary.keys() and {PAIRED + "loss", TEST + "loss"} <= bars
+
+
+def test_rewards_have_panels_where_something_was_rewarded(result: Result) -> None:
+    arm = result.arms["bias"]
+    seed, record = next(iter(arm.records.items()))
+
+    def panels(answering: dict[str, list[float]]) -> set[str]:
+        drawn = dataclasses.replace(record, metrics={**record.metrics, "pass_1": 0.5}, answering=answering)
+        arms = {**result.arms, "bias": dataclasses.replace(arm, records={**arm.records, seed: drawn})}
+        changed = dataclasses.replace(result, arms=arms, differences={**result.differences, "pass_1": {}})
+        return {key for section in sections_of([changed]) for key in section.curves}
+
+    assert "train/reward" not in panels({}) and "train/reward" in panels({"step": [2.0]})

@@ -25,7 +25,6 @@ common:
   data.seq_len: 32
   data.batch_size: 32
   model.vocab_size: 64
-  eval.tasks: []
 arms:
   base: {about: as it is after pre-training, stages: [pretrain]}
   sft: {about: fine-tuned, stages: [pretrain, sft]}
@@ -47,7 +46,7 @@ def written(tmp_path: Path, *changes: tuple[str, str]) -> list[str]:
         text = text.replace(old, new)
     (tmp_path / "sweeps").mkdir()
     (tmp_path / "sweeps/staged.yaml").write_text(text)
-    return ["sweep=staged", f"sweeps_dir={tmp_path / 'sweeps'}", "arms=all"]
+    return ["sweep=staged", f"sweeps_dir={tmp_path / 'sweeps'}", "eval.tasks=[skill_answers]", "arms=all"]
 
 
 def test_arms_are_their_chains_and_judged_at_the_last_stage(plan, tmp_path):
@@ -68,13 +67,24 @@ def test_a_chain_that_others_go_on_from_is_trained_once(conduct, pool, tmp_path)
     chains = [[stage.grpo.on for stage in r.trial.keys.stages] for r in asked_for if r.trial.keep]
     assert chains == [[False]] * 2 + [[False, False]] * 2, "pre-training, then fine-tuning, once for each seed"
     kept = {(len(r.trial.keys.stages), r.trial.seed): r.trial.folder for r in asked_for if r.trial.keep}
-    for r in asked_for:
-        if not r.trial.keep and r.labels.arm in ("rl", "free"):
-            assert r.trial.trunk == kept[2, r.trial.seed]
-        if not r.trial.keep and r.labels.arm in ("base", "sft"):
-            assert r.trial.trunk == kept[len(r.trial.keys.stages), r.trial.seed], "it is there, and scored"
+    begun = {"rl": 2, "free": 2, "base": 1, "sft": 2}
+    arms = [r for r in asked_for if not r.trial.keep and r.labels.arm in begun]
+    assert [r.labels.arm for r in arms].count("base") == 2 and len(arms) == 8
+    assert all(r.trial.trunk == kept[begun[r.labels.arm], r.trial.seed] for r in arms), "what is there is scored alone"
     ids = [r.trial.id for r in asked_for]
     assert len(ids) == len(set(ids))
+
+
+def test_what_only_a_longer_chain_begins_with_is_shared_too(conduct, pool, tmp_path):
+    """Nobody ends with fine-tuning here but the chain that goes on from it."""
+    words = written(tmp_path, ("baseline: sft", "baseline: rl"))
+    conduct(*words[:3], "arms=[base]")
+    kept = [r for r in map(asked, pool.ran["trial"]) if r.trial.keep]
+    assert [len(r.trial.keys.stages) for r in kept] == [1, 1, 2, 2]
+    bases = [r for r in map(asked, pool.ran["trial"]) if r.labels.arm == "base" and not r.trial.keep]
+    assert bases and all(
+        r.trial.trunk == next(k.trial.folder for k in kept if k.trial.seed == r.trial.seed) for r in bases
+    )
 
 
 def test_a_plan_counts_what_is_shared_once(plan, tmp_path):

@@ -70,6 +70,7 @@ def test_its_record_says_what_each_stage_did_and_what_the_answers_were_like(chai
     assert record.status == "complete" and len(logged) == STEPS and "train_loss" not in record.metrics
     assert record.answering["step"] == list(range(7, STEPS + 1)) and list(record.answering) == ["step", *OF_ANSWERS]
     assert all("reward" not in row for row in logged[:6])
+    assert record.text_history["step"] == list(range(1, 7)), "a policy's loss is none of the next token"
     first, second = record.stages
     per_token = cost(given.keys.model, 32).flops_per_token
     assert (first.steps, first.tokens, first.drawn, first.flops) == (6, 6 * 32 * 32, 0, 6 * 32 * 32 * per_token)
