@@ -21,7 +21,9 @@ from tasks.positions import ends_of_bins
 
 BITS_PER_BYTE = "bits per byte"
 Direction = Literal["lower", "higher"]
-Part = Literal["experts", "mtp", "recipe", "skill", "skills", "greedy", "samples", "context", "position"]
+Part = Literal[
+    "experts", "mtp", "recipe", "skill", "skills", "greedy", "samples", "context", "position", "base", "teacher"
+]
 Topic = Literal["loss", "context", "skill", "answers", "balance", "precision", "speed"]
 
 
@@ -43,6 +45,10 @@ class Parts:
     """Numbers, from 1, among the known skills of those that it learns beside text."""
     samples: int = 0
     """Answers that are drawn to each of a problem's questions."""
+    base: bool = False
+    """Whether the distance from what its first stage left is measured."""
+    teacher: bool = False
+    """Whether it has learned from a teacher."""
 
     def of(self, part: Part, at: int | None = None) -> int:
         """How many there are; of contexts, where one `at` that length is measured, as many; of answers that are drawn,
@@ -58,6 +64,8 @@ class Parts:
             "samples": self.samples if at is None else at if at in PASSES and at <= self.samples else 0,
             "context": at if at in self.contexts else 0,
             "position": at if at in positions else 0,
+            "base": int(self.base),
+            "teacher": int(self.teacher),
         }[part] or 0
 
 
@@ -72,6 +80,8 @@ _WANTING: dict[Part, str] = {
         "that many answers drawn to each question of a problem (eval.tasks=[problem_samples], data.source=problem; "
         f"pass@k is of k={', '.join(map(str, PASSES))}, up to eval.samples)"
     ),
+    "base": "stages that all learn a problem (data.source=problem)",
+    "teacher": "a stage that learns from a teacher (distil.answers, distil.loss)",
     "context": "a context of that length measured (eval.lengths)",
     "position": "a bin of positions that ends there: powers of two, and the longest context (eval.lengths)",
 }
@@ -177,6 +187,7 @@ METRICS = (
     Metric("answers_formatted", "sampled answers formatted", "", 4, "higher", needs="samples"),
     Metric("answers_ended", "sampled answers ended", "", 4, "higher", needs="samples"),
     Metric("answer_tokens", "tokens of a sampled answer", "tokens", 2, None, needs="samples"),
+    Metric("kl_from_base", "KL from the base", "nats an answer", 3, None, needs="base", about="answers"),
     Metric("item_accuracy_<skill>", "<skill>: items right", "", 4, "higher", needs="skills", jump=True),
     Metric("answer_nats_<skill>", "<skill>: nats of an answer", "nats an answer", 4, "lower", needs="skills"),
     Metric("answer_accuracy_<skill>", "<skill>: answers right", "", 4, "higher", needs="skills", jump=True),
@@ -184,6 +195,7 @@ METRICS = (
     Metric("reached_half", "came halfway", "", 3, "higher", needs="skill", jump=True),
     Metric("without_signal", "groups of answers without signal", "", 3, None, about="answers"),
     Metric("flops", "FLOPs of the training", "FLOPs", 0, "lower", about="speed"),
+    Metric("teacher_flops", "FLOPs of the teacher's training", "FLOPs", 0, "lower", needs="teacher", about="speed"),
     Metric("loss_error", "relative loss error", "", 5, "lower", about="precision"),
     Metric("gradient_cosine", "gradient cosine", "", 5, "higher", needs="recipe"),
     Metric("unpromoted_error", "error of unpromoted adds", "", 4, "lower", needs="recipe"),

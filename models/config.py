@@ -398,3 +398,26 @@ class GRPOConfig:
     """Of a bonus for undecided tokens."""
     form_reward: NotNegative = 0.0
     """Reward of an answer that is well formed, beside 1 for a right one."""
+
+
+@dataclass(frozen=True)
+class DistilConfig:
+    """Learning from a teacher, as V3 did from R1 (5.1, 5.4.1): from what it writes (sequence-level, 1606.07947), from
+    its distribution over the next token (1503.02531), or from both."""
+
+    answers: Literal["data", "teacher"] = "data"
+    """Whose answers to the training's questions are learned from."""
+    chosen: Literal["right", "finished"] = "right"
+    """Which of the teacher's: those that the rule judges right (V3 5.1, rejection sampling), or all that have ended."""
+    answer_temperature: Positive = 1.0
+    """That the teacher's answers are drawn at."""
+    loss: Literal["tokens", "forward_kl", "reverse_kl"] = "tokens"
+    """`tokens`: the cross entropy of what is written. `forward_kl`: KL(teacher || student) at each target, which covers
+    all that the teacher might have written; `reverse_kl`: KL(student || teacher), which seeks its likeliest."""
+    temperature: Positive = 1.0
+    """Of both distributions; the loss is multiplied by its square (1503.02531, 2)."""
+
+    @property
+    def on(self) -> bool:
+        """Whether there is a teacher."""
+        return self.answers == "teacher" or self.loss != "tokens"

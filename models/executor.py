@@ -6,7 +6,7 @@ the mean loss in the parameters; when they are clipped and when the optimizer st
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 import torch.distributed as dist
@@ -66,6 +66,13 @@ class Targets:
             return language_model_loss(logits, targets)
         return language_model_loss(logits, targets, self.mask_BT[:, depth:]) * self.weights[depth]
 
+    def mean(self, values_BT: Tensor) -> Tensor:
+        """Of something that each of the next tokens has."""
+        if self.mask_BT is None:
+            return values_BT.mean()
+        counted = values_BT.masked_fill(~self.mask_BT, 0.0).sum() / self.mask_BT.sum().clamp_min(1)
+        return counted * self.weights[0]
+
     def share(self, depth: int) -> float:
         """The predictions of this depth for each one of the next token."""
         length = self.tokens_BT.shape[1]
@@ -99,6 +106,9 @@ class Microbatching:
     pass: the forwards run once more, without gradient. It is exact, and it costs a third of a step.
     """
 
+    learned: ClassVar[Sequence[str]] = ("loss", "aux_loss", "mtp_loss")
+    """Of the terms, those whose sum is learned."""
+
     def __init__(self, model: Transformer, microbatches: int, document_end: int | None = None) -> None:
         """With a token id as `document_end`, attention stays within documents, which that token ends."""
         self.model, self.microbatches, self.document_end = model, microbatches, document_end
@@ -119,12 +129,8 @@ class Microbatching:
             batch_f = self._count(parts) if any(r.balance.needs_batch_load for r in routers) else None
             for part, target in zip(parts, targets, strict=True):
                 output = self.model(part[:, :-1], mtp=True, document_end=self.document_end)
-                terms: dict[str, Tensor | None] = {
-                    "loss": target.loss(output.logits),
-                    "aux_loss": aux_loss(routers, output.routings, batch_f),
-                    **mtp_losses(self.model.config.mtp, output, target, progress),
-                }
-                counted = [t for name in ("loss", "aux_loss", "mtp_loss") if (t := terms.get(name)) is not None]
+                terms = self.terms(part[:, :-1], output, target, progress, batch_f)
+                counted = [term for name in self.learned if (term := terms.get(name)) is not None]
                 (torch.stack(counted).sum() / self.microbatches).backward()
                 for name, term in terms.items():
                     if term is not None:
@@ -133,6 +139,16 @@ class Microbatching:
                     last_LE = torch.stack([routing.load_E for routing in output.routings])
                     load_LE = load_LE + last_LE
         return StepResult(losses, all_ranks(load_LE), last_LE)
+
+    def terms(
+        self, tokens_BT: Tensor, output: Output, target: Targets, progress: float, batch_f: list[Tensor] | None
+    ) -> dict[str, Tensor | None]:
+        """Of one microbatch, scalars by name; None where there is none of it."""
+        return {
+            "loss": target.loss(output.logits),
+            "aux_loss": aux_loss(self.model.routers(), output.routings, batch_f),
+            **mtp_losses(self.model.config.mtp, output, target, progress),
+        }
 
     def clip(self, parameters: Iterable[Tensor], limit: float) -> Tensor:
         return nn.utils.clip_grad_norm_(parameters, limit)

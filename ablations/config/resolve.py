@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ablations.config.schema import Config, SweepConfig
-from ablations.config.stages import stages_before
+from ablations.config.stages import stages_before, taught, teacher_of
 from ablations.config.trialkeys import TrialKeys, differing, value_of, with_overrides
 from models.typed import ConfigError, build
 
@@ -22,7 +22,8 @@ def resolved_arms(sweep: SweepConfig, keys: TrialKeys, file: str) -> dict[str, T
     for name, arm in sweep.arms.items():
         first = {key: points[0] for key, points in {**sweep.search.keys, **arm.search}.items()}
         own = with_overrides(keys, {**arm.set, **first}, f"{file} arm {name}")
-        resolved[name] = dataclasses.replace(own, before=stages_before(sweep, name, keys, file))
+        chain = dataclasses.replace(own, before=stages_before(sweep, name, keys, file))
+        resolved[name] = taught(chain, teacher_of(sweep, keys, file))
     base = sweep.arms[sweep.baseline]
     for name, arm in sweep.arms.items():
         same = (arm.search, arm.stages) == (base.search, base.stages) and not differing(

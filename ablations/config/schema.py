@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from ablations.config.trialkeys import TrainConfig, TrialKeys
-from models.config import GRPOConfig, ModelConfig, OptimConfig
+from models.config import DistilConfig, GRPOConfig, ModelConfig, OptimConfig
 from models.typed import Above, AtLeast, AtMost, Below, Distinct, NotEmpty
 from tasks.config import DataConfig, EvalConfig
 
@@ -198,6 +198,8 @@ class SweepConfig:
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Trainings that an arm is a chain of (pre-training, supervised fine-tuning, reinforcement learning): name -> the
     dotted keys that it sets beside `common`. Those that arms share are trained once."""
+    teacher: Annotated[list[str], Distinct()] = field(default_factory=list)
+    """The stages, one after the other, that train the model which others learn from (`distil.*`)."""
     design: Design = "scratch"
     """`scratch`: every arm from its own initial weights. `branch`: for each seed the baseline is trained once up to
     `branch_at`, and every arm goes on from its whole state there; what is estimated is the effect of switching the arm
@@ -288,6 +290,7 @@ class Config:
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     grpo: GRPOConfig = field(default_factory=GRPOConfig)
+    distil: DistilConfig = field(default_factory=DistilConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     track: TrackConfig = field(default_factory=TrackConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
@@ -307,4 +310,4 @@ class Config:
     @property
     def trial(self) -> TrialKeys:
         """Before an arm has set anything."""
-        return TrialKeys(self.model, self.data, self.optim, self.train, self.eval, grpo=self.grpo)
+        return TrialKeys(self.model, self.data, self.optim, self.train, self.eval, grpo=self.grpo, distil=self.distil)

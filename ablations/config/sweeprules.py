@@ -228,7 +228,16 @@ def _parts(keys: TrialKeys) -> Parts:
     samples = keys.eval.samples if problem and SAMPLES in tasks else 0
     skills = tuple(number for number, name in enumerate(SKILLS, start=1) if name in keys.data.skills)
     return Parts(
-        model.moe_layers, model.mtp.depth, named, asked, contexts, problem and GREEDY in tasks, skills, samples
+        model.moe_layers,
+        model.mtp.depth,
+        named,
+        asked,
+        contexts,
+        problem and GREEDY in tasks,
+        skills,
+        samples,
+        base=all(stage.data.source == "problem" and stage.until == 1 for stage in keys.stages),
+        teacher=keys.taught_by is not None,
     )
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from models.config import GRPOConfig, ModelConfig, OptimConfig, Positive, Share
+from models.config import DistilConfig, GRPOConfig, ModelConfig, OptimConfig, Positive, Share
 from models.typed import Above, AtLeast, AtMost, ConfigError, build, suggestion
 from tasks.config import END_OF_TEXT_ID, DataConfig, EvalConfig, ramped
 
@@ -54,6 +54,9 @@ class Stage:
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     grpo: GRPOConfig = field(default_factory=GRPOConfig, kw_only=True)
+    distil: DistilConfig = field(default_factory=DistilConfig, kw_only=True)
+    teacher: "list[Stage]" = field(default_factory=list, kw_only=True)
+    """The training of the model that is learned from, where `distil` says that there is one."""
     until: Fraction = field(default=1.0, kw_only=True)
     """The share of its steps after which it is stopped, for a next stage to go on in its place (a trunk). Its schedule
     is that of its whole course."""
@@ -116,6 +119,11 @@ class Stage:
         """The token that attention stops at in training, where documents are masked."""
         return END_OF_TEXT_ID if self.data.mask_documents else None
 
+    @property
+    def with_teachers(self) -> "list[Stage]":
+        """The stages that its teacher is trained in, and theirs, before the stage itself."""
+        return [*(each for stage in self.teacher for each in stage.with_teachers), self]
+
 
 @dataclass(frozen=True)
 class TrialKeys(Stage):
@@ -127,7 +135,12 @@ class TrialKeys(Stage):
     @functools.cached_property
     def stages(self) -> list[Stage]:
         """All of them, in order."""
-        return [*self.before, Stage(self.model, self.data, self.optim, self.train, grpo=self.grpo, until=self.until)]
+        return [*self.before, Stage(**_stage_fields(self))]
+
+    @property
+    def all_stages(self) -> list[Stage]:
+        """Those of teachers too."""
+        return [each for stage in self.stages for each in stage.with_teachers]
 
     def goes_on(self, number: int) -> bool:
         """Whether a stage takes the place of the one before it, which was stopped on its way."""
@@ -152,21 +165,25 @@ class TrialKeys(Stage):
         return TrialKeys.unscored(self.before, self.eval) if self.before else None
 
     @property
+    def taught_by(self) -> "TrialKeys | None":
+        """The keys of the trial that trains the teacher of the stages that have one: it is the same for all."""
+        chains = [stage.teacher for stage in self.stages if stage.teacher]
+        return TrialKeys.unscored(chains[0], self.eval) if chains else None
+
+    @property
     def trunks(self) -> "Iterator[TrialKeys]":
-        """Its trunk, that one's, and so on."""
-        keys = self.trunk
-        while keys is not None:
-            yield keys
-            keys = keys.trunk
+        """Its trunk, the trial that trains its teacher, theirs, and so on; some may come twice."""
+        for keys in (self.trunk, self.taught_by):
+            if keys is not None:
+                yield keys
+                yield from keys.trunks
 
     @staticmethod
     def unscored(stages: list[Stage], eval: EvalConfig) -> "TrialKeys":
         """The keys of a trial of these stages that is not scored, but validated as those are that go on from it."""
         *before, last = stages
         scored = dataclasses.replace(eval, tasks=[], lengths=[], samples=EvalConfig.samples, split="test")
-        return TrialKeys(
-            last.model, last.data, last.optim, last.train, scored, before, grpo=last.grpo, until=last.until
-        )
+        return TrialKeys(**_stage_fields(last), eval=scored, before=before)
 
     @property
     def branched(self) -> bool:
@@ -189,7 +206,11 @@ class TrialKeys(Stage):
         return self.done_before(len(self.before))[1] + self.tokens_after(self.stop)
 
 
-TRIAL_GROUPS = ("model", "data", "optim", "train", "grpo", "eval")
+def _stage_fields(stage: Stage) -> dict[str, Any]:
+    return {part.name: getattr(stage, part.name) for part in dataclasses.fields(Stage)}
+
+
+TRIAL_GROUPS = ("model", "data", "optim", "train", "grpo", "distil", "eval")
 """The keys that can change a trial's numbers. What no group here holds must not."""
 _GROUPS: dict[str, Any] = {name: typing.get_type_hints(TrialKeys)[name] for name in TRIAL_GROUPS}
 

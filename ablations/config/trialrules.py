@@ -1,5 +1,6 @@
 """The rules between a trial's keys. What a single key must keep stands in its type."""
 
+from ablations.config.distilrules import check_distil
 from ablations.config.trialkeys import Stage, TrialKeys
 from models.config import ModelConfig, OptimConfig
 from models.pipeline.rules import check_pipeline
@@ -25,6 +26,13 @@ def check(keys: TrialKeys) -> TrialKeys:
             raise ConfigError("grpo.on=true: is the first stage, and nobody has learned to answer yet; train before it")
         if keys.goes_on(number):
             _check_place(keys.stages[number - 1], stage)
+        if stage.distil.on:
+            check_distil(stage)
+    if (teacher := keys.taught_by) is not None:
+        try:
+            check(teacher)
+        except ConfigError as error:
+            raise ConfigError(f"teacher: {error}") from None
     if keys.eval.tokens < keys.data.seq_len:
         raise ConfigError(f"eval.tokens={keys.eval.tokens}: less than one sequence (data.seq_len={keys.data.seq_len})")
     _check_lengths(keys)

@@ -40,9 +40,10 @@ class StageRecord:
     tokens: int
     """That it learned from."""
     drawn: int
-    """Tokens that the model wrote itself, to learn from."""
+    """Tokens that were written to learn from, by the model itself or its teacher."""
     flops: float
-    """Of learning and drawing, and of reading answers with the reference model; not of validation."""
+    """Of learning and drawing, and of reading with the reference model or the teacher; not of validation, and not of
+    the teacher's own training."""
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,8 @@ from tasks.evals.prepare import OUR_TASKS
 
 OTHERWISE = ("sweep", "search", "results_dir", "sweeps_dir", "runs_dir")
 """Words of the plan's command that a rerun says itself."""
+CHAINS = ("before", "teacher")
+"""What a trial goes on from, and learns from."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def _typed(command: str) -> list[str]:
 def _refuse_files(plan: Plan) -> None:
     """A task's file can run code, and a text's path can be of anything."""
     for arm in plan.arms.values():
-        data = [stage.data for stage in arm.keys.stages]
+        data = [stage.data for stage in arm.keys.all_stages]
         named = {"eval.tasks": [task for task in arm.keys.eval.tasks if task not in OUR_TASKS]}
         named |= {"eval.data_dir": [arm.keys.eval.data_dir] if arm.keys.eval.data_dir else []}
         named |= {f"data.{name}": [v for d in data if (v := getattr(d, name))] for name in ("path", "name", "domains")}
@@ -150,10 +152,10 @@ def _check_keys(trial: ConfirmTrial, own: TrialKeys, record: Record) -> None:
     known = build(TrialKeys, record.config)  # a key that was not there yet had its default
     settled = {"model.precision.kernels": resolve_kernels(known.model.precision.kernels)}  # once was left to the trial
     known = with_overrides(known, settled, "")
-    other = differing(known, own) or (["before"] if known.before != own.before else [])
+    other = differing(known, own) or [name for name in CHAINS if getattr(known, name) != getattr(own, name)]
     if other:
         name, more = other[0], f", and {len(other) - 1} more keys" if len(other) > 1 else ""
-        here, there = (getattr(keys, name, None) if name == "before" else value_of(keys, name) for keys in (own, known))
+        here, there = (value_of(keys, name) for keys in (own, known))
         raise ConfigError(
             f"arm {trial.arm} seed {trial.seed}: {name}={here} here, and {there} in its record{more}: the scale or "
             "defaults have changed since; run it from its own commit"

@@ -9,7 +9,7 @@ from ablations.config.compose import chosen_arms
 from ablations.config.designs import contrasts_of
 from ablations.config.resolve import thinned
 from ablations.config.schema import ArmConfig, Config, Design, MatchedConfig, SweepConfig
-from ablations.config.stages import stages_before
+from ablations.config.stages import stages_before, taught, teacher_of
 from ablations.config.trialkeys import Stage, TrialKeys, with_overrides
 from ablations.config.trialrules import check
 from ablations.guards.meaning import WAIVABLE
@@ -40,12 +40,13 @@ def make_plan(config: Config) -> Plan:
                 f"sweep={sweep.name} waive.{name}: no arm may do without it{closest(name, WAIVABLE)} (open to this: "
                 f"{', '.join(WAIVABLE)})"
             )
+    teacher = _all_settled(teacher_of(sweep, config.trial, f"sweeps/{sweep.name}.yaml"))
     arms: dict[str, Arm] = {}
     for name in sorted(chosen_arms(config), key=lambda name: name != sweep.baseline):
         entry = sweep.arms[name]
         resolved = _resolve(config.trial, entry, sweep, name)
         chain = stages_before(sweep, name, config.trial, f"sweeps/{sweep.name}.yaml")
-        resolved = replace(resolved, before=[replace(stage, model=_settled(stage)) for stage in chain])
+        resolved = taught(replace(resolved, before=_all_settled(chain)), teacher)
         matched, solved = entry.matched or sweep.matched, {}
         if name != sweep.baseline:
             where = f"sweep={sweep.name} arm {name}"
@@ -62,7 +63,7 @@ def make_plan(config: Config) -> Plan:
     begun = {name: sweep.design_of(name) for name in arms} | {base.name: "branch" if "branch" in designs else "scratch"}
     for kind, about, changes in extras:
         held = MatchedConfig(equal=[]) if kind == CONTROL else sweep.matched
-        changed = with_overrides(base.keys, changes, kind)
+        changed = taught(with_overrides(base.keys, changes, kind), teacher)
         for design in designs:
             if kind == CONTROL and design != designs[0] and not _needs_control(sweep, design, arms):
                 continue
@@ -129,6 +130,10 @@ def _resolve(keys: TrialKeys, entry: ArmConfig, sweep: SweepConfig, name: str) -
     first = {key: points[0] for key, points in {**sweep.search.keys, **entry.search}.items()}
     own = with_overrides(keys, {**entry.set, **first}, f"sweeps/{sweep.name}.yaml arm {name}")
     return replace(own, model=_settled(own))
+
+
+def _all_settled(stages: list[Stage]) -> list[Stage]:
+    return [replace(stage, model=_settled(stage)) for stage in stages]
 
 
 def _settled(stage: Stage) -> ModelConfig:

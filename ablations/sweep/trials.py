@@ -82,7 +82,7 @@ class Trials:
         """`share`: of the tokens, one of the sweep's horizons or all."""
         keys = keys_of(self.plan, arm, phase, point, share)
         return Trial(
-            trial_id(keys, seed, [self.fingerprint(stage) for stage in keys.stages]),
+            trial_id(keys, seed, [self.fingerprint(stage) for stage in keys.all_stages]),
             arm.name,
             phase,
             seed,
@@ -109,8 +109,8 @@ class Trials:
         todo = {t.id: t for t in trials if t.id not in records}
         if records and todo:
             self.progress.note(f"{name}: {len(records)} of {len(trials)} trials are on record already")
-        trunks = {trunk.id: trunk for t in todo.values() if (trunk := self.trunk(t)) is not None}
-        if trunks:  # what of them is not there afterwards, its branches train themselves
+        trunks = {trunk.id: trunk for t in todo.values() for trunk in (self.trunk(t), self.teacher(t)) if trunk}
+        if trunks:  # what of them is not there afterwards, those who need it train themselves
             phase = name if name.startswith("trunks of ") else f"trunks of {name}"
             trained = self.run(phase, list(trunks.values()))
             for id in todo.keys() & trained.keys():  # a trunk may be asked for by itself
@@ -146,11 +146,17 @@ class Trials:
     def trunk(self, trial: Trial) -> Trial | None:
         """The trial whose state this one goes on from; None where it begins by itself."""
         keys = self._shared(trial.keys) or trial.keys.trunk
-        if keys is None:
-            return None
-        texts = [self.fingerprint(stage) for stage in keys.stages]
         whose = self.plan.sweep.baseline if trial.keys.branched and not self.plan.sweep.horizons else trial.arm
-        return Trial(trial_id(keys, trial.seed, texts), whose, trial.phase, trial.seed, keys, {}, keep=True)
+        return None if keys is None else self._kept(keys, whose, trial)
+
+    def teacher(self, trial: Trial) -> Trial | None:
+        """The trial whose model this one, or what it goes on from, learns from."""
+        keys = trial.keys.taught_by
+        return None if keys is None else self._kept(keys, trial.arm, trial)
+
+    def _kept(self, keys: TrialKeys, arm: str, trial: Trial) -> Trial:
+        texts = [self.fingerprint(stage) for stage in keys.all_stages]
+        return Trial(trial_id(keys, trial.seed, texts), arm, trial.phase, trial.seed, keys, {}, keep=True)
 
     def _shared(self, keys: TrialKeys) -> TrialKeys | None:
         """All of a trial's stages, where others go on from them: it is then scored, and nothing more."""
@@ -183,9 +189,11 @@ class Trials:
 
     def request(self, trial: Trial) -> TrialRequest:
         """For the jobs `trial` and `mirror`."""
-        trunk = self.trunk(trial)
-        state = None if trunk is None else str(self.folder(trunk.id))
-        own = TrialJob(trial.id, trial.keys, trial.seed, str(self.folder(trial.id)), self.cache, state, trial.keep)
+        trunk, teacher = (
+            None if other is None else str(self.folder(other.id)) for other in (self.trunk(trial), self.teacher(trial))
+        )
+        folder = str(self.folder(trial.id))
+        own = TrialJob(trial.id, trial.keys, trial.seed, folder, self.cache, trunk, trial.keep, teacher)
         sweep, scale, track = self.plan.sweep, self.plan.config.scale, self.plan.config.track
         labels = Labels(
             sweep.name, scale, trial.arm, trial.seed, trial.phase, sweep.baseline, self.plan_sha, trial.point

@@ -43,7 +43,7 @@ def prepared_texts(plan: Plan, cache: Path, note: Callable[[str], None]) -> Text
     trained."""
     texts, tried = dict[str, Data](), set[str]()
     for arm in plan.arms.values():
-        for stage in arm.keys.stages:
+        for stage in arm.keys.all_stages:
             if _text_key(stage) not in texts:
                 texts[_text_key(stage)] = _prepared(stage, cache, note)
         scored = texts[_text_key(arm.keys)]

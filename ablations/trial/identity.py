@@ -84,10 +84,12 @@ def environment(keys: TrialKeys, entry: str = TRIAL) -> dict[str, Any]:
 
 
 def trial_id(keys: TrialKeys, seed: int, texts: Sequence[Mapping[str, Any]], entry: str = TRIAL) -> str:
-    """16 hexadecimal digits. `keys` are resolved: no `auto` left in them. `texts`: each stage's data fingerprint."""
-    if len(texts) != len(keys.stages):
-        raise ValueError(f"{len(texts)} texts of {len(keys.stages)} stages: an id holds what every stage learns from")
-    if any(stage.model.dtype == "auto" for stage in keys.stages):
+    """16 hexadecimal digits. `keys` are resolved: no `auto` left in them. `texts`: the data fingerprint of each
+    of `keys.all_stages`."""
+    stages = keys.all_stages
+    if len(texts) != len(stages):
+        raise ValueError(f"{len(texts)} texts of {len(stages)} stages: an id holds what every stage learns from")
+    if any(stage.model.dtype == "auto" for stage in stages):
         raise ValueError("model.dtype=auto must be resolved before a trial gets its id")
     content = {
         "stages": [_without_places(dataclasses.asdict(stage)) for stage in keys.stages],
@@ -104,7 +106,8 @@ def trial_id(keys: TrialKeys, seed: int, texts: Sequence[Mapping[str, Any]], ent
 def _without_places(stage: dict[str, Any]) -> dict[str, Any]:
     """Where the text lies does not matter, what it says does: the fingerprint has its hash, and the domains' names."""
     places = ("path", "name", "text_field", "domains")
-    return {**stage, "data": {key: value for key, value in stage["data"].items() if key not in places}}
+    data = {key: value for key, value in stage["data"].items() if key not in places}
+    return {**stage, "data": data, "teacher": [_without_places(each) for each in stage["teacher"]]}
 
 
 def processor_name() -> str:

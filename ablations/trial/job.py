@@ -20,3 +20,6 @@ class TrialJob:
     taken over. What comes of it is the same."""
     keep: bool = False
     """Whether others go on from what it has come to."""
+    teacher: str | None = None
+    """The folder of the trial that trains the teacher, where a stage has one. Where nobody has, this trial does, and
+    what comes of it is the same."""

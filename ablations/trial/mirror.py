@@ -94,7 +94,7 @@ class Mirror:
                 "train/max_vio_batch": row["max_vio"],
                 "train/lr": row["lr"],
                 **norm,
-                **{f"train/{name}": row[name] for name in OF_ANSWERS if name in row},
+                **{f"train/{name}": row[name] for name in (*OF_ANSWERS, "distil_loss") if name in row},
                 **(speed or {}),
                 **{f"train/max_vio_batch_layer{i}": value for i, value in layers},
             }

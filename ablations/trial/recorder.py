@@ -22,6 +22,7 @@ from models.module import LanguageModel
 from models.transformer import Transformer
 from tasks.config import END_OF_TEXT_ID
 from tasks.prepared import Data
+from tasks.problems.taught import TaughtData
 
 Report = Callable[[dict[str, Any]], None]
 REPORT_SECONDS = 0.5
@@ -114,10 +115,12 @@ class Notes:
 class Recorder(L.Callback):
     """Notes every step of one stage, validates on a fixed set, and writes the resumable checkpoint."""
 
-    def __init__(self, notes: Notes, number: int, data: Data, folder: Path, kept: bool = False) -> None:
+    def __init__(
+        self, notes: Notes, number: int, data: Data, folder: Path, kept: bool = False, seed: int | None = None
+    ) -> None:
         """`number`: of the stage, from 0. Steps and tokens are counted on from the stages before it. `kept`: a
-        checkpoint is written at the stage's end too."""
-        self.notes, self.number, self.data, self.folder = notes, number, data, folder
+        checkpoint is written at the stage's end too. `seed`: the trial's, where a teacher writes what is learned."""
+        self.notes, self.number, self.data, self.folder, self.seed = notes, number, data, folder, seed
         self.stage = notes.keys.stages[number]
         self.steps_before, self.tokens_before = notes.keys.done_before(number)
         self._validate_steps = fractions_of(self.stage.steps, self.stage.train.validate_every)
@@ -144,6 +147,7 @@ class Recorder(L.Callback):
                 "lr": module.learning_rate(step - 1),
                 "gradient_norm": module.gradient_norm,
                 **result.measures,
+                **self._written(step),
             }
         )
         if step in self._validate_steps:
@@ -151,6 +155,12 @@ class Recorder(L.Callback):
         if step in self._checkpoint_steps:
             with whole_file(self.folder / RESUME) as temporary:
                 trainer.save_checkpoint(temporary)
+
+    def _written(self, step: int) -> dict[str, float]:
+        """Tokens that a teacher wrote for the step."""
+        if self.seed is None or not isinstance(self.data, TaughtData):
+            return {}
+        return {"drawn": self.data.written(self.seed, *self.stage.batches[step - 1])}
 
     def _validate(self, model: Transformer, step: int) -> None:
         """On the validation split, whatever `eval.split` says, a quarter of `eval.tokens`."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ablations.config.trialkeys import TrialKeys
 from ablations.record.steplog import STEPS, read_steps
+from ablations.trial.chain import BASE, has_base
 from ablations.trial.recorder import RESUME, Columns, Recorder
 from models.files import whole_file
 
@@ -38,8 +39,7 @@ class Resume:
     @property
     def weights(self) -> dict[str, Tensor] | None:
         """The model's, where a stage has ended with them."""
-        state = self.saved.get("state_dict", {})
-        return {n.removeprefix(MODEL): v for n, v in state.items() if n.startswith(MODEL)} if self.ended else None
+        return _of_model(self.saved) if self.ended else None
 
     @property
     def validation(self) -> Columns:
@@ -51,11 +51,27 @@ class Resume:
 def resume_of(folder: Path, keys: TrialKeys, trunk: Path | None) -> Resume:
     """From the trial's own checkpoint; without one, after the stages that the trunk's trial has trained."""
     own = _resumable(folder, keys)
-    if own.path is not None or trunk is None or not (trunk / STATE).is_file():
+    further = [BASE] if has_base(keys) else []
+    if own.path is not None or trunk is None or not all((trunk / name).is_file() for name in (STATE, *further)):
         return own
-    copy_whole(trunk / STEPS, folder / STEPS)
+    for name in (STEPS, *further):
+        copy_whole(trunk / name, folder / name)
     copy_whole(trunk / STATE, folder / RESUME)
     return _resumable(folder, keys)
+
+
+def weights_in(path: Path) -> dict[str, Tensor] | None:
+    """A model's, of a state that a trial has left; None where that cannot be read."""
+    try:
+        return _of_model(torch.load(path, weights_only=True, map_location="cpu"))
+    except Exception as error:  # torch raises many kinds for a damaged file
+        log.warning("%s is not readable (%s)", path, error)
+        return None
+
+
+def _of_model(saved: dict[str, Any]) -> dict[str, Tensor]:
+    state = saved.get("state_dict", {})
+    return {name.removeprefix(MODEL): value for name, value in state.items() if name.startswith(MODEL)}
 
 
 def _resumable(folder: Path, keys: TrialKeys) -> Resume:

@@ -24,7 +24,7 @@ def stages_done(keys: TrialKeys, rows: Rows) -> list[StageRecord]:
             found.append(_of_rewards(stage, own))
         else:
             tokens = stage.tokens_after(stage.stop) - stage.tokens_after(first)
-            found.append(StageRecord(len(own), tokens, 0, tokens * _per_token(stage)))
+            found.append(_of_text(stage, own, tokens))
     return found
 
 
@@ -52,6 +52,15 @@ def unrewarded(rows: Rows) -> str | None:
         f"no answer was right in {UNREWARDED} steps up to step {last[-1]['step']}: nothing is learned from rewards; "
         "begin with a model that answers a part of the questions, or take easier ones"
     )
+
+
+def _of_text(stage: Stage, rows: Rows, tokens: int) -> StageRecord:
+    """A teacher has written some of it, and reads all of it where its distribution is learned."""
+    drawn = round(math.fsum(row.get("drawn", 0.0) for row in rows))
+    flops = tokens * _per_token(stage)
+    if stage.teacher:
+        flops += _per_token(stage.teacher[-1]) / 3 * (drawn + tokens * (stage.distil.loss != "tokens"))
+    return StageRecord(len(rows), tokens, drawn, flops)
 
 
 def _of_rewards(stage: Stage, rows: Rows) -> StageRecord:

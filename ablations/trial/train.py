@@ -9,8 +9,9 @@ import dataclasses
 import functools
 import logging
 import math
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from ablations.config.trialkeys import Stage, TrialKeys
 from ablations.record.record import RECORD, Record, finished, owned, read_record
 from ablations.record.steplog import STEPS, StepLog, read_steps
 from ablations.trial.branch import hand_on
+from ablations.trial.chain import BASE, distance, has_base, save_base
 from ablations.trial.context import context_metrics
 from ablations.trial.identity import TRIAL, environment
 from ablations.trial.job import TrialJob
@@ -36,6 +38,7 @@ from ablations.trial.measures import (
 from ablations.trial.recorder import RESUME, Notes, Recorder, Report, Unwatched, Watcher
 from ablations.trial.resume import STATE, copy_whole, resume_of
 from ablations.trial.stages import reward_metrics, stage_metrics, stages_done
+from ablations.trial.teacher import OWN, learn_from, teacher_of
 from models.checkpoint import load_checkpoint, save_checkpoint
 from models.files import remove_unfinished, write_atomically
 from models.layers import inferring
@@ -87,8 +90,9 @@ def put_on_record(record: Record, folder: Path, keep: bool = False) -> None:
     if (folder / RESUME).is_file() and record.status == "complete" and (keep or record.config["until"] < 1):
         copy_whole(folder / RESUME, folder / STATE)
     record.write(folder / RECORD)
-    for name in (RESUME, TRAINED):
+    for name in (RESUME, TRAINED, *([] if keep else [BASE])):
         (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / OWN, ignore_errors=True)
 
 
 def build_model(stage: Stage, seed: int, rank: int | None = None) -> LanguageModel:
@@ -146,6 +150,10 @@ def _train(job: TrialJob, watcher: Watcher, report: Report) -> Record:
     notes.validation |= resume.validation
     state, module, last = resume.weights, None, len(job.keys.before)
     started = time.monotonic()
+    based = has_base(job.keys) and (last > 0 or job.keep)
+    if based and resume.stage == 0 and state is not None:
+        save_base(folder, state)
+    teacher = teacher_of(job, lambda other: run_trial(other, report))
     try:
         for number, stage in enumerate(job.keys.stages):
             if number < resume.stage or (number == resume.stage and resume.ended):
@@ -158,11 +166,15 @@ def _train(job: TrialJob, watcher: Watcher, report: Report) -> Record:
             elif checkpoint is None and state is not None:
                 module.begin(state)
             data = open_data(stage, job.cache)
-            recorder = Recorder(notes, number, data, folder, kept=number < last or job.keep)
+            if stage.distil.on and teacher is not None:
+                data = learn_from(teacher.model, stage, module, data)
+            recorder = Recorder(notes, number, data, folder, kept=number < last or job.keep, seed=job.seed)
             trainer = trainer_of(stage, folder, [recorder])
             batches = batches_of(stage, data, job.seed)
             trainer.fit(module, batches, ckpt_path=checkpoint, weights_only=True)
             state = module.transformer.state_dict()
+            if based and number == 0:
+                save_base(folder, state)
     except Diverged as diverged:
         return dataclasses.replace(
             begun(job), status="diverged", reason=str(diverged), history=notes.history(), answering=notes.answering()
@@ -175,7 +187,8 @@ def _train(job: TrialJob, watcher: Watcher, report: Report) -> Record:
     if job.keys.until < 1:
         return dataclasses.replace(begun(job), history=notes.history(), validation=notes.validation)
     report({"event": "evaluating"})
-    return finish(begun(job), job, module.transformer, notes, time.monotonic() - started)
+    cost = {} if teacher is None else {"teacher_flops": teacher.flops}
+    return finish(begun(job), job, module.transformer, notes, time.monotonic() - started, cost)
 
 
 def begun(job: TrialJob, entry: str = TRIAL, **also: Any) -> Record:
@@ -190,13 +203,18 @@ def begun(job: TrialJob, entry: str = TRIAL, **also: Any) -> Record:
     )
 
 
-def finish(base: Record, job: TrialJob, model: Transformer, notes: Notes, train_s: float) -> Record:
-    """Evaluate; where tasks are named keep the checkpoint, and score (a search trial does neither).
+def finish(
+    base: Record, job: TrialJob, model: Transformer, notes: Notes, train_s: float, known: Mapping[str, float] = {}
+) -> Record:
+    """Evaluate; where tasks are named keep the checkpoint, and score (a search trial does neither). `known`: metrics
+    that are there already.
 
     Raises ScoringFailed, where checkpoint and metrics are kept.
     """
     data, folder = open_data(job.keys, job.cache), Path(job.folder)
-    record = _measured(base, job.keys, data, model, notes)
+    record = _measured(base, job.keys, data, model, notes, folder)
+    if record.status == "complete":
+        record = dataclasses.replace(record, metrics=record.metrics | known)
     timings = {**record.timings, "train_s": train_s, "tokens_per_second": notes.tokens_here / train_s}
     record = dataclasses.replace(record, timings=timings)
     if record.status == "complete" and job.keys.eval.tasks:
@@ -209,7 +227,7 @@ def finish(base: Record, job: TrialJob, model: Transformer, notes: Notes, train_
     return record
 
 
-def _measured(base: Record, keys: TrialKeys, data: Data, model: Transformer, notes: Notes) -> Record:
+def _measured(base: Record, keys: TrialKeys, data: Data, model: Transformer, notes: Notes, folder: Path) -> Record:
     """The record of a finished training, without scores."""
     started = time.monotonic()
     metrics, load = test_metrics(keys, data, model)
@@ -219,6 +237,7 @@ def _measured(base: Record, keys: TrialKeys, data: Data, model: Transformer, not
     metrics |= training_loss(keys, data, notes.steps.rows) | batch_metrics(keys, notes.steps.rows)
     further, needles = context_metrics(keys, data, model)
     metrics |= further | precision_metrics(keys, data, model) | until_half(data.skill, notes.validation)
+    metrics |= distance(keys, data, model, folder)
     done = stages_done(keys, notes.steps.rows)
     return dataclasses.replace(
         base,

@@ -199,17 +199,17 @@ class ProblemData:
         return Batch(torch.from_numpy(tokens), torch.from_numpy(counted))
 
     def _parts(self, split: str, seed: int, first: int, count: int) -> Iterator[Filled]:
-        for block, rows in _in_blocks(first, count, PACKED):
+        for block, rows in in_blocks(first, count, PACKED):
             yield self._block(split, seed, block).rows(rows)
 
     def _asked(self, split: str, seed: int, first: int, count: int) -> Questions:
-        blocks = _in_blocks(first, count, BLOCK)
+        blocks = in_blocks(first, count, BLOCK)
         return Questions.joined([self._questions(split, seed, block).rows(rows) for block, rows in blocks])
 
     def _held_out(self, split: str, first: int, count: int) -> Answers:
         """To the split's first questions, the same whenever they are asked."""
         parts = []
-        for block, rows in _in_blocks(first, count, BLOCK):
+        for block, rows in in_blocks(first, count, BLOCK):
             rng, questions = dice("solved", split, block), self._questions(split, 0, block)
             found = self.problem.solved(rng, questions, self.held_out_style)
             parts.append(Answers(found.tokens_NA[rows], found.decided_NA[rows]))
@@ -253,10 +253,14 @@ class ProblemData:
             while misses < DRAWS:
                 questions = self._own(rng, split)
                 misses = 0 if len(questions.levels_N) else misses + 1
-                yield instances_of(questions, self._answers(rng, questions, split), self.config.template)
+                yield self._answered(rng, questions, split)
             raise self._too_few(split)
 
         return fill(parts(), PACKED, self.seq_len, self.config.answers_only or split != "train")
+
+    def _answered(self, rng: np.random.Generator, questions: Questions, split: str) -> Instances:
+        """The questions, or some of them, with what is learned behind each."""
+        return instances_of(questions, self._answers(rng, questions, split), self.config.template)
 
     def _answers(self, rng: np.random.Generator, questions: Questions, split: str) -> Answers:
         """In the styles that the settings say."""
@@ -296,7 +300,7 @@ class Decided(NamedTuple):
     ceiling: float = 1.0
 
 
-def _in_blocks(first: int, count: int, size: int) -> Iterator[tuple[int, slice]]:
+def in_blocks(first: int, count: int, size: int) -> Iterator[tuple[int, slice]]:
     """Blocks, with the rows of each, that hold numbers `first` .. `first + count - 1`."""
     for block in range(first // size, (first + count - 1) // size + 1):
         yield block, slice(max(0, first - block * size), min(size, first + count - block * size))

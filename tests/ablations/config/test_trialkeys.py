@@ -34,7 +34,7 @@ BOUNDS: list[tuple[dict[str, Any], list[str]]] = [
     ({"model.moe": {"top_k": 2}}, ["model.moe is a group: write its keys out, such as model.moe."]),
     (
         {"runs_dir": "x"},
-        ["runs_dir: not a key of a trial; an arm can set model.*, data.*, optim.*, train.*, grpo.*, eval.*"],
+        ["runs_dir: not a key of a trial; an arm can set model.*, data.*, optim.*, train.*, grpo.*, distil.*, eval.*"],
     ),
     ({"before": []}, ["before: not a key of a trial"]),
     ({3: 1}, ["3: not a key of a trial"]),

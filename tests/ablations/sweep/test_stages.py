@@ -92,6 +92,122 @@ def test_a_plan_counts_what_is_shared_once(plan, tmp_path):
     assert made.trunk_seconds > 0 and "every arm goes on" not in describe(made)
 
 
+def taught(*more: tuple[str, str]) -> tuple[tuple[str, str], ...]:
+    """The sweep with a teacher, and two arms that learn from it, one of which goes on from there to rewards."""
+    stage = "  distil: {distil.answers: teacher, data.answers_only: true, train.tokens: 4096}\n"
+    arms = "  distil: {about: taught, stages: [pretrain, distil]}\n"
+    arms += "  both: {about: taught and rewarded, stages: [pretrain, distil, rl]}\n"
+    arms += "  soft: {about: its distribution, stages: [pretrain, distil], set: {distil.loss: forward_kl}}\n"
+    return (
+        ("stages:\n  pretrain", "teacher: [pretrain, sft, rl]\nstages:\n  pretrain"),
+        ("  sft: {data.answers_only", stage + "  sft: {data.answers_only"),
+        ("arms:\n", "arms:\n" + arms),
+        *more,
+    )
+
+
+def test_a_teacher_is_trained_once_and_before_those_that_learn_from_it(conduct, pool, tmp_path):
+    conduct(*written(tmp_path, *taught()))
+    asked_for = [asked(job) for job in pool.ran["trial"]]
+    folders = [r.trial.folder for r in asked_for]
+    assert len(folders) == len(set(folders))
+    learning = [r for r in asked_for if r.trial.keys.taught_by is not None]
+    assert {r.labels.arm for r in learning} == {"distil", "both", "soft"} and len(learning) == 8, "a trunk each too"
+    for request in learning:
+        teacher = next(r for r in asked_for if r.trial.folder == request.trial.teacher)
+        assert folders.index(request.trial.teacher) < folders.index(request.trial.folder)
+        assert teacher.trial.keep and teacher.trial.seed == request.trial.seed
+        assert [stage.grpo.on for stage in teacher.trial.keys.stages] == [False, False, True]
+    rewarded = [r for r in asked_for if r.labels.arm == "rl" and not r.trial.keep]
+    teachers = {r.trial.teacher for r in learning}
+    assert len(teachers) == 2 and {r.trial.trunk for r in rewarded} == teachers, "an arm that is the teacher is scored"
+    assert all(r.trial.teacher is None for r in asked_for if r.labels.arm in ("base", "sft", "rl", "free"))
+
+
+def test_a_plan_knows_who_teaches(plan, tmp_path):
+    made = plan(*written(tmp_path, *taught()))
+    keys = {name: arm.keys for name, arm in made.arms.items()}
+    assert keys["distil"].teacher == keys["rl"].stages and keys["soft"].teacher == keys["distil"].teacher
+    assert keys["both"].teacher == [] and keys["both"].before[1].teacher == keys["rl"].stages
+    assert keys["both"].taught_by == keys["distil"].taught_by and keys["sft"].taught_by is None
+    assert [len(each.all_stages) for each in (keys["sft"], keys["distil"], keys["both"])] == [2, 5, 6]
+    assert all(stage.model.dtype != "auto" for stage in keys["both"].all_stages)
+    trunks = [keys for arm in made.arms.values() for keys in arm.keys.trunks]
+    assert keys["distil"].taught_by in trunks and made.trunk_seconds > 0
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        (
+            "teacher: [pretrain, sft, rl]\n",
+            "",
+            "distil.answers=teacher, distil.loss=tokens: nobody teaches; name the s",
+        ),
+        (
+            "teacher: [pretrain, sft, rl]",
+            "teacher: [pretrain, stf]",
+            "teacher: stf: no such stage; did you mean sft? (",
+        ),
+        ("teacher: [pretrain, sft, rl]", "teacher: [rl]", "teacher: grpo.on=true: is the first stage"),
+        ("teacher: [pretrain, sft, rl]", "teacher: [pretrain, distil]", "teacher: distil.answers=teacher, distil.loss"),
+        (
+            "teacher: [pretrain, sft, rl]\nstages:\n",
+            "teacher: [other]\nstages:\n  other: {data.problem: sorting, data.settings: null, data.seq_len: 64}\n",
+            "teacher: model.vocab_size=64, data.problem=sorting: has other tokens than its student "
+            "(model.vocab_size=64, data.problem=sums); one tokenizer is needed",
+        ),
+        (
+            "teacher: [pretrain, sft, rl]\nstages:\n",
+            "teacher: [other]\nstages:\n  other: {model.vocab_size: 128}\n",
+            "teacher: model.vocab_size=128, data.problem=sums: has other tokens",
+        ),
+        (
+            "teacher: [pretrain, sft, rl]\nstages:\n",
+            "teacher: [other]\nstages:\n  other: {data.template: plain}\n",
+            "teacher: data.template=plain: is asked otherwise than its student (data.template=chat)",
+        ),
+        (
+            "distil.answers: teacher",
+            "distil.answers: teacher, grpo.on: true, grpo.answer_tokens: 9, data.batch_size: 16",
+            "a stage learns from a",
+        ),
+        (
+            "distil.answers: teacher",
+            "distil.answers: teacher, data.order: easy_to_hard",
+            "data.order=easy_to_hard: a teac",
+        ),
+        (
+            "distil.answers: teacher",
+            "distil.answers: teacher, distil.temperature: 2.0",
+            "distil.temperature=2.0: is read",
+        ),
+        (
+            "distil.answers: teacher",
+            "distil.loss: forward_kl, distil.chosen: finished",
+            "distil.chosen=finished: is read",
+        ),
+        (
+            "distil.answers: teacher",
+            f"distil.answers: teacher, {SKILL}",
+            "teacher: model.vocab_size=64, data.problem=sums",
+        ),
+        ("distil.answers: teacher", "distil.answers: teachr", "distil.answers=teachr: expected one of data, teacher"),
+        ("distil.loss: forward_kl", "distil.temperature: 0", "distil.temperature=0.0: must be above 0"),
+        (
+            "distil.loss: forward_kl",
+            "distil.loss: forward_kl, model.pipeline.schedule: 1f1b, model.pipeline.stages: 2",
+            "model.pipeline.schedule=1f1b: has no part in distil.loss=forward_kl; take",
+        ),
+    ],
+    ids=str,
+)
+def test_a_teacher_that_cannot_be_is_one_line(plan, tmp_path, old, new, reason):
+    with pytest.raises(ConfigError) as refused:
+        plan(*written(tmp_path, *taught(), (old, new)))
+    assert reason in str(refused.value) and "\n" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "reason"),
     [

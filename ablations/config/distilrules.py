@@ -1,0 +1,76 @@
+"""What a stage that learns from a teacher must keep."""
+
+from ablations.config.trialkeys import Stage
+from models.config import DistilConfig
+from models.rules import check_length
+from models.typed import ConfigError
+from tasks.config import DataConfig
+from tasks.problems.chosen import problem_of
+
+
+def check_distil(stage: Stage) -> None:
+    """Raise ConfigError where there is no teacher, or none that this student can learn from."""
+    distil, data = stage.distil, stage.data
+    said = f"distil.answers={distil.answers}, distil.loss={distil.loss}"
+    if not stage.teacher:
+        raise ConfigError(f"{said}: nobody teaches; name the stages that train the teacher in the sweep's `teacher`")
+    if stage.grpo.on:
+        raise ConfigError(
+            f"{said}: a stage learns from a teacher or from rewards (grpo.on=true); make two stages of it"
+        )
+    _check_unread(distil)
+    teacher = stage.teacher[-1]
+    if teacher.model.vocab_size != stage.model.vocab_size or _words(teacher.data) != _words(data):
+        raise ConfigError(
+            f"teacher: {_named(teacher)}: has other tokens than its student ({_named(stage)}); one tokenizer is needed"
+        )
+    if teacher.data.template != data.template:
+        raise ConfigError(
+            f"teacher: data.template={teacher.data.template}: is asked otherwise than its student "
+            f"(data.template={data.template})"
+        )
+    if distil.answers == "teacher":
+        _check_answers(data)
+    if distil.loss != "tokens":
+        check_length(teacher.model, data.seq_len, "teacher: data.seq_len")
+        if (schedule := stage.model.pipeline.schedule) != "none":
+            raise ConfigError(
+                f"model.pipeline.schedule={schedule}: has no part in distil.loss={distil.loss}; take "
+                "model.pipeline.schedule=none"
+            )
+
+
+def _check_answers(data: DataConfig) -> None:
+    if data.source != "problem":
+        raise ConfigError(
+            f"distil.answers=teacher: data.source={data.source} asks nothing; take data.source=problem, or "
+            "distil.answers=data with another distil.loss"
+        )
+    if data.order != "mixed":
+        raise ConfigError(
+            f"data.order={data.order}: a teacher's answers come as they are written; take data.order=mixed"
+        )
+
+
+def _check_unread(distil: DistilConfig) -> None:
+    """A value that nothing reads would make an arm another one by name only."""
+    usual = DistilConfig()
+    for name, reads in (
+        ("chosen", distil.answers == "teacher"),
+        ("answer_temperature", distil.answers == "teacher"),
+        ("temperature", distil.loss != "tokens"),
+    ):
+        if (value := getattr(distil, name)) != getattr(usual, name) and not reads:
+            other = "distil.loss=forward_kl or reverse_kl" if name == "temperature" else "distil.answers=teacher"
+            raise ConfigError(f"distil.{name}={value}: is read with {other} only; add it")
+
+
+def _words(data: DataConfig) -> list[str] | None:
+    """Of a vocabulary that is not a text's."""
+    return list(problem_of(data).words) if data.source == "problem" else None
+
+
+def _named(stage: Stage) -> str:
+    data = stage.data
+    what = f"data.problem={data.problem}" if data.source == "problem" else f"data.source={data.source}"
+    return f"model.vocab_size={stage.model.vocab_size}, {what}"
