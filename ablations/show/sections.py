@@ -24,6 +24,7 @@ from ablations.show.precision import precision_table
 from ablations.show.scores import scores_table
 from ablations.show.searched import chosen_table, search_table
 from ablations.show.skill import answered_table, levels_table, skill_table
+from ablations.show.stages import stages_table
 from ablations.show.table import Table, difference_cells
 
 
@@ -221,6 +222,7 @@ TABLES: dict[str, Callable[[Result], Table]] = {
     "skill": skill_table,
     "levels": levels_table,
     "answered": answered_table,
+    "stages": stages_table,
     "positions": positions_table,
     "contexts": contexts_table,
     "context costs": context_costs_table,
