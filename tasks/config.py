@@ -28,7 +28,7 @@ class DataConfig:
 
     source: Literal["python_packages", "stdlib", "text", "hf", "domains", "skill", "problem"] = "python_packages"
     """`python_packages`: the pinned sympy and networkx sources. `stdlib`: this Python's library. `text`: local files
-    at `path`. `hf`: the dataset `name`, streamed. `domains`: several kinds of text in equal shares.
+    at `path`. `hf`: the dataset `name`, streamed. `domains`: several kinds of text, in equal shares or by `weights`.
     `skill`: no text, but sequences drawn from a rule, without end. `problem`: questions with written-out solutions,
     whose answers a rule judges."""
     path: str | None = None
@@ -42,6 +42,8 @@ class DataConfig:
     domains: Annotated[dict[str, str], NotEmpty()] | None = None
     """For `domains`: name -> `PACKAGE/*.SUFFIX` for files of an installed package, or what `path` takes. null: six
     kinds that come with the installation."""
+    weights: Annotated[dict[str, Annotated[float, Above(0)]], NotEmpty()] | None = None
+    """For `domains`: name -> how much of the text is of it, beside the others' weights. null: as much of each."""
     domain_per: Literal["sequence", "batch"] = "sequence"
     """For `domains`: whether each sequence is of one of them, or all sequences of an optimizer batch are."""
     skill: str | None = None

@@ -12,6 +12,7 @@ from tasks.problems.chosen import PROBLEMS, check_problem
 from tasks.skills.chosen import SKILLS, check_skill
 from tasks.skills.mixed import check_skills
 from tasks.text.fim import reserved
+from tasks.text.sources import weights_of
 from tasks.text.tokenizer import least_vocab, require_vocab
 
 MOST_STEPS = 1_000_000
@@ -222,13 +223,15 @@ def _check_drawn(data: DataConfig) -> None:
 
 def _check_domains(data: DataConfig) -> None:
     if data.source != "domains":
-        for name, default in (("domains", None), ("domain_per", "sequence")):
+        for name, default in (("domains", None), ("weights", None), ("domain_per", "sequence")):
             if (value := getattr(data, name)) != default:
                 raise ConfigError(
                     f"data.{name}={value}: is read with data.source=domains only; add data.source=domains"
                 )
     elif data.domains is not None and len(data.domains) < 2:
         raise ConfigError(f"data.domains={data.domains}: two or more; for one kind of text take data.source=text")
+    else:
+        weights_of(data)
     if data.domain_per == "batch" and data.ramp_from != 1:
         raise ConfigError(
             f"data.ramp_from={data.ramp_from}: batches of one domain each have one size; take data.ramp_from=1 or "

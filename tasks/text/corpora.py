@@ -28,6 +28,7 @@ from tasks.text.sources import (
     package_versions,
     read,
     stdlib_files,
+    weights_of,
 )
 from tasks.text.splits import (
     DIVIDED,
@@ -181,22 +182,24 @@ def _learned_or_not(name: str) -> str:
 
 
 def _domains(config: DataConfig, scratch: Path | None, say: Report) -> Splits:
-    """Each domain divided by itself, and every split of it as large as the smallest domain's, in the order of names."""
-    where, divided, left_out = domains_of(config), dict[str, Division](), 0
+    """Each domain divided by itself, and of every split of it as much as the weights allow for the scarcest one, in the
+    order of names."""
+    where, divided, left_out, weights = domains_of(config), dict[str, Division](), 0, weights_of(config)
     for name, place in where.items():
         rows = Rows(f"data.domains={{{name}: {place}}}")
         spool = _spooled(domain_texts(config, name, rows), rows, scratch, say, name)
         if not len(spool):
             raise ConfigError(f"{rows.key}: holds no text; name other files, or leave it out")
         divided[name], left_out = divide(spool, HELD_OUT_OF_DOMAINS), left_out + rows.malformed
-    sizes = {s: min(division.size(s) for division in divided.values()) for s in SPLITS}
+    sizes = {s: min(division.size(s) / weights[name] for name, division in divided.items()) for s in SPLITS}
     whole = len(where) * sum(sizes.values())
     share = 1.0 if config.max_bytes is None else min(1.0, config.max_bytes / whole)
     wanted = {split: round(share * size) for split, size in sizes.items()}
     capped = {s: len(where) * wanted[s] for s in SPLITS[1:] if len(where) * wanted[s] > HELD_OUT_BYTES}
     wanted |= dict.fromkeys(capped, HELD_OUT_BYTES // len(where))
-    parts = {
-        s: Joined([d.keep(s, allowance(d.size(s), d.size(s), wanted[s])) for d in divided.values()]) for s in SPLITS
+    kept = {
+        s: [d.keep(s, allowance(d.size(s), d.size(s), round(wanted[s] * weights[n]))) for n, d in divided.items()]
+        for s in SPLITS
     }
     origin = {
         "source": "domains",
@@ -205,7 +208,9 @@ def _domains(config: DataConfig, scratch: Path | None, say: Report) -> Splits:
         "sha256": None,
         "domains": {name: place if of_a_package(place) else None for name, place in where.items()},  # no local paths
         "split": {name: division.rule for name, division in divided.items()},
+        **({} if config.weights is None else {"weights": weights}),
     }
+    parts = {split: Joined(own) for split, own in kept.items()}
     return _splits(parts, origin, left_out, capped, say)
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.typed import ConfigError
+from models.typed import ConfigError, closest
 from tasks.config import DataConfig
 
 PACKAGES = {"networkx": "3.6.1", "sympy": "1.14.0"}
@@ -147,6 +147,24 @@ def domains_of(config: DataConfig) -> dict[str, str]:
     """Name -> where its text is: `PACKAGE/*.SUFFIX` for files of an installed package, else as in `data.path`. By name,
     so that the order in which they were written does not matter."""
     return dict(sorted((DOMAINS if config.domains is None else config.domains).items()))
+
+
+def weights_of(config: DataConfig) -> dict[str, float]:
+    """Name -> how much of the text is of the domain, 1 being an equal share. Raises ConfigError where `data.weights`
+    leaves a domain out, or names another."""
+    names, given = list(domains_of(config)), config.weights
+    if given is None:
+        return dict.fromkeys(names, 1.0)
+    for name in given:
+        if name not in names:
+            raise ConfigError(
+                f"data.weights.{name}: no such domain{closest(name, names)} (domains: {', '.join(names)})"
+            )
+    for name in names:
+        if name not in given:
+            raise ConfigError(f"data.weights={given}: {name} has none; give every domain one, or leave it out of both")
+    whole = sum(given.values())
+    return {name: given[name] * len(names) / whole for name in names}
 
 
 def of_a_package(where: str) -> bool:

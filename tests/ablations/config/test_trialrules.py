@@ -41,6 +41,11 @@ RULES: list[tuple[dict[str, Any], list[str]]] = [
     ),
     ({"data.domains": {"a": "x.txt", "b": "y.txt"}}, ["data.domains=", "is read with data.source=domains only"]),
     ({"data.domain_per": "batch"}, ["data.domain_per=batch: is read with data.source=domains only"]),
+    ({"data.weights": {"prose": 2.0}}, ["data.weights={'prose': 2.0}: is read with data.source=domains only"]),
+    (
+        {"data.source": "domains", "data.weights": {"prose": 2.0}},
+        ["data.weights={'prose': 2.0}: algebra has none; give every domain one"],
+    ),
     ({"data.source": "domains", "data.domains": {"a": "x.txt"}}, ["data.domains=", "two or more"]),
     (
         {"data.source": "domains", "data.domain_per": "batch", "data.ramp_from": 0.2},

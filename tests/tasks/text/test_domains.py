@@ -79,6 +79,21 @@ def test_domains_have_equal_shares_of_every_split(config: DataConfig) -> None:
     assert all(document.name.startswith(f"{document.domain}/") for document in splits.test)
 
 
+def test_weights_say_how_much_is_of_each(config: DataConfig) -> None:
+    def sizes(weights: dict[str, float] | None, split: str) -> dict[str, int]:
+        documents = load_splits(dataclasses.replace(config, weights=weights))[split]
+        return {d: sum(len(x.text) for x in documents if x.domain == d) for d in ("digits", "letters")}
+
+    for split in ("train", "validation", "test"):
+        found = sizes({"letters": 3.0, "digits": 1.0}, split)
+        assert found["letters"] / found["digits"] == pytest.approx(3, rel=0.05), split
+    most, even = sizes({"letters": 3.0, "digits": 1.0}, "train"), sizes(None, "train")
+    assert most["letters"] > even["letters"], "the scarcest one is taken whole"
+    same, plain = load_splits(dataclasses.replace(config, weights={"letters": 0.2, "digits": 0.2})), load_splits(config)
+    assert [list(same[s]) for s in SPLITS] == [list(plain[s]) for s in SPLITS]
+    assert same.origin["weights"] == {"digits": 1.0, "letters": 1.0} and "weights" not in plain.origin
+
+
 def test_the_order_in_which_domains_are_named_does_not_matter(config: DataConfig, where: dict[str, str]) -> None:
     turned = DataConfig(source="domains", domains=dict(reversed(where.items())), seq_len=16, batch_size=BATCH)
     there, here = load_splits(turned), load_splits(config)
@@ -129,6 +144,25 @@ def test_what_the_installation_brings_is_a_mix_with_every_kind_in_every_split() 
 def test_a_domain_without_text_is_one_line(domains: dict[str, str], told: str) -> None:
     with pytest.raises(ConfigError) as error:
         load_splits(DataConfig(source="domains", domains=domains))
+    assert str(error.value).startswith(told) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("weights", "told"),
+    [
+        (
+            {"leters": 1.0, "digits": 1.0},
+            "data.weights.leters: no such domain; did you mean letters? (domains: digits, l",
+        ),
+        (
+            {"digits": 2.0},
+            "data.weights={'digits': 2.0}: letters has none; give every domain one, or leave it out of bo",
+        ),
+    ],
+)
+def test_weights_of_other_domains_are_one_line(config: DataConfig, weights: dict[str, float], told: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_splits(dataclasses.replace(config, weights=weights))
     assert str(error.value).startswith(told) and "\n" not in str(error.value)
 
 
