@@ -214,7 +214,7 @@ def finish(
     data, folder = open_data(job.keys, job.cache), Path(job.folder)
     record = _measured(base, job.keys, data, model, notes, folder)
     if record.status == "complete":
-        record = dataclasses.replace(record, metrics=record.metrics | known)
+        record = dataclasses.replace(record, metrics={**record.metrics, **known})
     timings = {**record.timings, "train_s": train_s, "tokens_per_second": notes.tokens_here / train_s}
     record = dataclasses.replace(record, timings=timings)
     if record.status == "complete" and job.keys.eval.tasks:

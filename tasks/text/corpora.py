@@ -197,8 +197,10 @@ def _domains(config: DataConfig, scratch: Path | None, say: Report) -> Splits:
     wanted = {split: round(share * size) for split, size in sizes.items()}
     capped = {s: len(where) * wanted[s] for s in SPLITS[1:] if len(where) * wanted[s] > HELD_OUT_BYTES}
     wanted |= dict.fromkeys(capped, HELD_OUT_BYTES // len(where))
-    kept = {
-        s: [d.keep(s, allowance(d.size(s), d.size(s), round(wanted[s] * weights[n]))) for n, d in divided.items()]
+    parts = {
+        s: Joined(
+            [d.keep(s, allowance(d.size(s), d.size(s), round(wanted[s] * weights[n]))) for n, d in divided.items()]
+        )
         for s in SPLITS
     }
     origin = {
@@ -210,7 +212,6 @@ def _domains(config: DataConfig, scratch: Path | None, say: Report) -> Splits:
         "split": {name: division.rule for name, division in divided.items()},
         **({} if config.weights is None else {"weights": weights}),
     }
-    parts = {split: Joined(own) for split, own in kept.items()}
     return _splits(parts, origin, left_out, capped, say)
 
 
