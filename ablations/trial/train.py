@@ -28,7 +28,6 @@ from ablations.trial.context import context_metrics
 from ablations.trial.identity import TRIAL, environment
 from ablations.trial.job import TrialJob
 from ablations.trial.measures import (
-    answer_metrics,
     batch_metrics,
     precision_metrics,
     test_metrics,
@@ -37,11 +36,11 @@ from ablations.trial.measures import (
 )
 from ablations.trial.recorder import RESUME, Notes, Recorder, Report, Unwatched, Watcher
 from ablations.trial.resume import STATE, copy_whole, resume_of
+from ablations.trial.scoring import scored
 from ablations.trial.stages import reward_metrics, stage_metrics, stages_done
 from ablations.trial.teacher import OWN, learn_from, teacher_of
 from models.checkpoint import load_checkpoint, save_checkpoint
 from models.files import remove_unfinished, write_atomically
-from models.layers import inferring
 from models.module import Course, Diverged, LanguageModel
 from models.policy import Policy
 from models.transformer import Transformer
@@ -146,14 +145,14 @@ def _train(job: TrialJob, watcher: Watcher, report: Report) -> Record:
     folder = Path(job.folder)
     remove_unfinished(folder / RESUME)
     resume = resume_of(folder, job.keys, None if job.trunk is None else Path(job.trunk))
+    teacher = teacher_of(job, lambda other: run_trial(other, report))
     notes = Notes(job.keys, StepLog(folder / STEPS, resume.steps), watcher, report)
     notes.validation |= resume.validation
     state, module, last = resume.weights, None, len(job.keys.before)
-    started = time.monotonic()
     based = has_base(job.keys) and (last > 0 or job.keep)
     if based and resume.stage == 0 and state is not None:
         save_base(folder, state)
-    teacher = teacher_of(job, lambda other: run_trial(other, report))
+    started = time.monotonic()
     try:
         for number, stage in enumerate(job.keys.stages):
             if number < resume.stage or (number == resume.stage and resume.ended):
@@ -223,7 +222,7 @@ def finish(
         template = chat_template(job.keys.data)
         save_checkpoint(folder / "checkpoint", model, kept | ({"chat_template": template} if template else {}))
         record.write(folder / TRAINED)
-        record = _scored(record, job, model)
+        record = scored(record, job, model, data)
     return record
 
 
@@ -252,41 +251,6 @@ def _measured(base: Record, keys: TrialKeys, data: Data, model: Transformer, not
     )
 
 
-class ScoringFailed(Exception):
-    """The lm-eval tasks could not be scored; the training is kept."""
-
-
-def _scored(record: Record, job: TrialJob, model: Transformer) -> Record:
-    from models.generate import Decoding
-    from models.sampling import draw
-    from models.trees import tree_logits
-    from tasks.evals.score import score
-
-    keys, started = job.keys, time.monotonic()
-    try:
-        with inferring(model):
-            scores = score(
-                lambda tokens: model(tokens, document_end=keys.document_end).logits,
-                open_data(keys, job.cache),
-                keys.eval,
-                Path(job.cache),
-                keys.train.device,
-                tree_logits=functools.partial(tree_logits, model),
-                decoder=functools.partial(Decoding, model),
-                sampler=functools.partial(draw, model),
-                whole=keys.document_end is None,
-            )
-    except Exception as error:  # whatever a task's data or lm-eval raises
-        raise ScoringFailed(
-            "the training is kept, and the same command scores it again, unless a file of a task changes: "
-            f"{type(error).__name__}: {error}"
-        ) from error
-    eval_s = record.timings["eval_s"] + time.monotonic() - started
-    metrics = {**record.metrics, **answer_metrics(scores)}
-    timings = {**record.timings, "eval_s": eval_s}
-    return dataclasses.replace(record, metrics=metrics, scores=scores, timings=timings)
-
-
 def _score_kept(job: TrialJob, watcher: Watcher, report: Report) -> Record | None:
     """The record of a training that was kept and is only to be scored; None where there is none."""
     folder = Path(job.folder)
@@ -300,7 +264,7 @@ def _score_kept(job: TrialJob, watcher: Watcher, report: Report) -> Record | Non
         return None
     report({"event": "evaluating"})
     watcher.replay(read_steps(folder / STEPS), record.validation)
-    return _scored(record, job, model)
+    return scored(record, job, model, open_data(job.keys, job.cache))
 
 
 def quiet_lightning() -> None:

@@ -85,7 +85,7 @@ def test_a_training_that_is_only_scored_has_the_same_answers(job: Jobs, monkeypa
     whole = run_trial(job("whole", changes=changes), lambda event: None)
     given = job("kept", changes=changes)
     with monkeypatch.context() as broken:
-        broken.setattr("ablations.trial.train._scored", lambda *_: 1 / 0)
+        broken.setattr("ablations.trial.train.scored", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run_trial(given, lambda event: None)
     assert (Path(given.folder) / TRAINED).is_file()

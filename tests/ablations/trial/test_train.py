@@ -22,6 +22,7 @@ from ablations.record.record import Record, read_record
 from ablations.record.steplog import read_steps
 from ablations.trial.job import TrialJob
 from ablations.trial.recorder import Unwatched, fractions_of
+from ablations.trial.scoring import ScoringFailed
 from ablations.trial.train import run_trial
 
 torch.set_num_threads(1)
@@ -245,7 +246,7 @@ def test_where_what_was_kept_is_damaged_it_trains_again(job, once, monkeypatch, 
 
     def fail(given: TrialJob) -> None:
         monkeypatch.setattr("tasks.evals.score.score", Scoring(OSError("no network")))
-        with pytest.raises(trial.ScoringFailed):
+        with pytest.raises(ScoringFailed):
             run_trial(given, ignore)
 
     shutil.copytree(once("not scored", given, fail)[0], folder)
@@ -422,7 +423,7 @@ def test_stages_are_one_training_whose_steps_and_tokens_are_counted_on(job):
     assert {name: column[:4] for name, column in two.validation.items()} == one.validation
     assert [(e["step"], e["steps"]) for e in events if e["event"] == "step"] == [(i, 36) for i in range(1, 37)]
     assert two.metrics["loss"] < one.metrics["loss"], "it has learned on"
-    groups = ("model", "data", "optim", "train", "grpo", "until")
+    groups = ("model", "data", "optim", "train", "grpo", "distil", "teacher", "until")
     assert two.config["before"] == [{group: one.config[group] for group in groups}]
 
 
