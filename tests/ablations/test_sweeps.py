@@ -20,6 +20,7 @@ SEARCHED = ("moe_balance",)
 """The others search in the same way; pinning their learning rate saves the suite a quarter of the time."""
 TIMED = ("attention", "moe_balance", "mtp_depth", "pipeline")
 """With lm-eval scores and their checkpoints, from which arms decode; the others train alone."""
+ANSWERING = ("grpo", "sft_masking", "post_training")
 DRAWN = ("moe_balance", "pipeline")
 """Between them they have every figure but that of lengths; matplotlib costs more than the trials."""
 TOO_SHORT = {("masked", "packed"), ("v3", "v3_frozen_bias"), ("dr_grpo", "sft"), ("masked", "open")}
@@ -42,6 +43,11 @@ SHORTER = {
     "outliers": ["train.tokens=1024", "arms=[tensor_18,tile_18]"],
     "grpo": ["arms=[sft,dr_grpo]", "train.tokens=10240", "eval.tasks=[problem_samples]", "eval.items=2"],
     "sft_masking": ["arms=[masked,base]", "train.tokens=10240", "eval.tasks=[problem_samples]", "eval.items=2"],
+    "post_training": [
+        *("arms=[base,distil]", "train.tokens=10240", "distil.chosen=finished"),
+        *("eval.tasks=[problem_samples]", "eval.items=2"),
+    ],
+    "context_stages": ["train.tokens=20480", "eval.tokens=2048"],
     "context": ["optim.lr=0.0035", "arms=[yarn]", "eval.tokens=2048", "eval.lengths=[128,256,512,1024]"],
 }
 """Two steps and arms, and a layer for each rank: a pipeline sets its own sizes, in FP64, and its arms differ in little.
@@ -66,6 +72,7 @@ ARMS = {
     "context": {"plain", "yarn"},
     "grpo": {"grpo", "sft", "dr_grpo"},
     "sft_masking": {"open", "masked", "base"},
+    "post_training": {"sft", "base", "distil"},
 }
 """What is left of those."""
 
@@ -147,9 +154,9 @@ def test_a_sweep_runs_the_whole_way(name: str, conduct: Any, runs: Path, monkeyp
         assert sizes["mqa"] < sizes["gqa"] < sizes["mha"] and sizes["mla"] < sizes["gqa"], sizes
         assert all(arm.speed.decode_tokens_per_second > 0 for arm in result.arms.values())
         assert "decoded tokens/s" in table
-    assert ("## Skill" in table) == (name in ("recall", "memory", "curriculum", "grpo", "sft_masking"))
-    assert ("## Answers" in table) == (name in ("grpo", "sft_masking"))
-    assert ("## Loss by position" in table) == ("## What a context costs" in table) == (name == "context")
+    assert ("## Skill" in table) == (name in ("recall", "memory", "curriculum", *ANSWERING))
+    assert ("## Answers" in table) == (name in ANSWERING)
+    assert ("## Loss by position" in table) == ("## What a context costs" in table) == name.startswith("context")
     assert ("## Precision" in table) == (name in ("precision", "outliers", "v3_screen"))
     assert ("## Pipeline" in table) == (name == "pipeline")
     if name == "precision":
