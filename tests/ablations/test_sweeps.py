@@ -25,6 +25,7 @@ DRAWN = ("moe_balance", "pipeline")
 """Between them they have every figure but that of lengths; matplotlib costs more than the trials."""
 TOO_SHORT = {("masked", "packed"), ("v3", "v3_frozen_bias"), ("dr_grpo", "sft"), ("masked", "open")}
 """Twelve steps on short sequences have no document's end to mask, no step in V3's tail, and no answer that is right."""
+ANSWERED = ("train.tokens=10240", "eval.tasks=[problem_samples]", "eval.items=2", "eval.tokens=2048")
 SHORTER = {
     "pipeline": ["train.tokens=1024", "arms=[dualpipe_p4_m8]", "model.n_layers=4"],
     "packing": ["arms=[masked,fim]"],
@@ -41,13 +42,10 @@ SHORTER = {
     "memory": ["train.tokens=2048", "arms=[finer,dense]"],
     "curriculum": ["train.tokens=2048", "arms=[easy_to_hard,staged]"],
     "outliers": ["train.tokens=1024", "arms=[tensor_18,tile_18]"],
-    "grpo": ["arms=[sft,dr_grpo]", "train.tokens=10240", "eval.tasks=[problem_samples]", "eval.items=2"],
-    "sft_masking": ["arms=[masked,base]", "train.tokens=10240", "eval.tasks=[problem_samples]", "eval.items=2"],
-    "post_training": [
-        *("arms=[base,distil]", "train.tokens=10240", "distil.chosen=finished"),
-        *("eval.tasks=[problem_samples]", "eval.items=2"),
-    ],
-    "context_stages": ["train.tokens=20480", "eval.tokens=2048"],
+    "grpo": ["arms=[sft,dr_grpo]", *ANSWERED],
+    "sft_masking": ["arms=[masked,base]", *ANSWERED],
+    "post_training": ["arms=[base,distil]", "distil.chosen=finished", *ANSWERED],
+    "context_stages": ["eval.tokens=2048"],
     "context": ["optim.lr=0.0035", "arms=[yarn]", "eval.tokens=2048", "eval.lengths=[128,256,512,1024]"],
 }
 """Two steps and arms, and a layer for each rank: a pipeline sets its own sizes, in FP64, and its arms differ in little.
