@@ -45,7 +45,7 @@ SHORTER = {
     "grpo": ["arms=[sft,dr_grpo]", *ANSWERED],
     "sft_masking": ["arms=[masked,base]", *ANSWERED],
     "post_training": ["arms=[base,distil]", "distil.chosen=finished", *ANSWERED],
-    "context_stages": ["eval.tokens=2048"],
+    "context_stages": ["train.tokens=10240", "eval.tokens=2048"],
     "context": ["optim.lr=0.0035", "arms=[yarn]", "eval.tokens=2048", "eval.lengths=[128,256,512,1024]"],
 }
 """Two steps and arms, and a layer for each rank: a pipeline sets its own sizes, in FP64, and its arms differ in little.
