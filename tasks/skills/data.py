@@ -70,11 +70,11 @@ class SkillData:
 
     def train_sequences(self, seed: int, first: int, count: int) -> Batch:
         """Training sequences `first` .. `first + count - 1` of a seed."""
-        return self._batch(self._items("train", seed, first, count))
+        return self._batch(self.items("train", seed, first, count))
 
     def train_levels(self, seed: int, first: int, count: int) -> NDArray[np.int64]:
         """Of the same sequences, how hard each is."""
-        return self._items("train", seed, first, count).levels_N
+        return self.items("train", seed, first, count).levels_N
 
     def evaluation_batches(self, split: str, tokens: int, rows: int = 32) -> Iterator[Batch]:
         """Fixed sequences with about `tokens` targets in all, at most `rows` at once."""
@@ -84,17 +84,17 @@ class SkillData:
         """The items of `evaluation_batches`."""
         count = max(1, tokens // self.seq_len)
         for start in range(0, count, rows):
-            yield self._items(split, 0, start, min(rows, count - start))
+            yield self.items(split, 0, start, min(rows, count - start))
 
     def documents(self, split: str) -> list[Document]:
         """Items as text, a blank before each word."""
-        items = self._items(split, 0, 0, BLOCK)
+        items = self.items(split, 0, 0, BLOCK)
         texts = (self.text(row) for row in items.tokens_NT1)
         return [Document(f"{self.config.skill}/{split}/{i}", text) for i, text in enumerate(texts)]
 
     def questions(self, split: str) -> list[dict[str, Any]]:
         """Of each item one answer, a run of targets, and all that stands before it."""
-        found, items = list[dict[str, Any]](), self._items(split, 0, 0, SAMPLE // 4)
+        found, items = list[dict[str, Any]](), self.items(split, 0, 0, SAMPLE // 4)
         for i, (row, mask, level) in enumerate(zip(*items, strict=True)):
             edges = np.flatnonzero(np.diff(np.concatenate(([0], mask, [0]))))
             begin, end = edges.reshape(-1, 2)[i % (len(edges) // 2)] + 1  # target t is token t + 1
@@ -108,8 +108,8 @@ class SkillData:
 
     def shared(self, split: str) -> float:
         """Share of a split's first items that are among the first of the training."""
-        learned = set(hashes(self._items("train", 0, 0, SAMPLE).tokens_NT1).tolist())
-        held = hashes(self._items(split, 0, 0, SAMPLE).tokens_NT1).tolist()
+        learned = set(hashes(self.items("train", 0, 0, SAMPLE).tokens_NT1).tolist())
+        held = hashes(self.items(split, 0, 0, SAMPLE).tokens_NT1).tolist()
         return sum(item in learned for item in held) / len(held)
 
     def _batch(self, items: Items) -> Batch:
@@ -121,7 +121,8 @@ class SkillData:
         learned = self.skill.learned(items) if isinstance(self.skill, WrittenOut) else items.answers_NT
         return Batch(tokens, torch.from_numpy(learned))
 
-    def _items(self, split: str, seed: int, first: int, count: int) -> Items:
+    def items(self, split: str, seed: int, first: int, count: int) -> Items:
+        """Items `first` .. `first + count - 1` of a seed."""
         blocks = range(first // BLOCK, (first + count - 1) // BLOCK + 1)
         begin = first - blocks[0] * BLOCK
         return Items.joined([self._block(split, seed, block) for block in blocks]).rows(slice(begin, begin + count))

@@ -48,7 +48,7 @@ class MixedData(PackedData):
     """A packed text with the sequences of `data.skills` among those that are learned from."""
 
     def __init__(self, text: PackedData, config: DataConfig, vocab_size: int) -> None:
-        super().__init__(text._folder, text.fingerprint, text.seq_len, text.batch_size, text.domain_per)
+        super().__init__(text.folder, text.fingerprint, text.seq_len, text.batch_size, text.domain_per)
         own = {name: _alone(config, name) for name in config.skills}
         self.skills = {name: SkillData(one, _words(name) + 1) for name, one in own.items()}
         self.share, self.vocab_size = config.skills_share, vocab_size
@@ -78,7 +78,7 @@ class MixedData(PackedData):
         for place in np.flatnonzero(of_skill):
             number, which = divmod(int(before[place]), len(names))
             data = self.skills[names[which]]
-            row = data._items("train", seed, number, 1).tokens_NT1
+            row = data.items("train", seed, number, 1).tokens_NT1
             out[place] = torch.from_numpy(self._placed(names[which], row)[0])
         return out
 

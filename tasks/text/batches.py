@@ -64,7 +64,8 @@ class PackedData:
         self.vocab_size = self.tokenizer.get_vocab_size()
         self.token_bytes = tokenizer.token_bytes(self.tokenizer)
         """Bytes of text per token id, shape (vocab_size,)."""
-        self._folder = folder
+        self.folder = folder
+        """Of the cache that it is mapped from."""
         self._tokens: dict[str, Tokens] = {s: np.load(cache.tokens_file(folder, s), mmap_mode="r") for s in SPLITS}
         self._orders: dict[tuple[int, int], NDArray[np.int64]] = {}
 
@@ -82,7 +83,7 @@ class PackedData:
         """The texts of `validation` or `test`, in packed order. (Of `train` only tokens are kept.)"""
         if split not in ("validation", "test"):
             raise ValueError(f"documents of {split!r} are not kept; only those of validation and test")
-        return cache.read_documents(self._folder, split)
+        return cache.read_documents(self.folder, split)
 
     def shared(self, split: str) -> float:
         """Share of a held-out split's 32-token windows that the training part holds."""

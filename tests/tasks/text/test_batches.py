@@ -68,7 +68,7 @@ def test_how_tokens_are_used_packs_no_text_again(
 ) -> None:
     folders = sorted(cache.iterdir())
     again = prepare(dataclasses.replace(config, **change), VOCAB, cache)
-    assert again._folder == data._folder and sorted(cache.iterdir()) == folders
+    assert again.folder == data.folder and sorted(cache.iterdir()) == folders
 
 
 def test_a_batch_depends_on_seed_and_step_only(data: PackedData, config: DataConfig, cache: Path) -> None:
@@ -83,7 +83,7 @@ def test_evaluation_windows_are_fixed_and_spread(data: PackedData) -> None:
     few = list(data.evaluation_batches("test", 16 * 10, rows=4))
     assert [len(batch) for batch in few] == [4, 4, 2]
     other = dataclasses.replace(DataConfig(), seq_len=16, batch_size=2)
-    again = PackedData(data._folder, data.fingerprint, other.seq_len, other.batch_size)
+    again = PackedData(data.folder, data.fingerprint, other.seq_len, other.batch_size)
     assert torch.equal(torch.cat(few), torch.cat(list(again.evaluation_batches("test", 160))))
     tokens, windows = data.tokens("test").astype(np.int64), data.windows("test")
     starts = [i * windows // 10 * 16 for i in range(10)]
@@ -123,7 +123,7 @@ def test_second_call_does_not_read_the_corpus(
 ) -> None:
     monkeypatch.setattr(packing, "load_splits", lambda *_: pytest.fail("the corpus was read again"))
     assert prepare(config, VOCAB, cache).fingerprint == data.fingerprint
-    assert [path.name for path in cache.iterdir()] == [data._folder.name]
+    assert [path.name for path in cache.iterdir()] == [data.folder.name]
 
 
 @pytest.mark.parametrize("name", ["train.npy", "tokenizer.json", "test.jsonl", "manifest.json"])
@@ -131,8 +131,8 @@ def test_second_call_does_not_read_the_corpus(
 def test_damaged_cache_is_made_anew(
     data: PackedData, config: DataConfig, tmp_path: Path, name: str, damage: str
 ) -> None:
-    shutil.copytree(data._folder, tmp_path / data._folder.name)
-    path = tmp_path / data._folder.name / name
+    shutil.copytree(data.folder, tmp_path / data.folder.name)
+    path = tmp_path / data.folder.name / name
     content = bytearray(path.read_bytes())
     if damage == "missing":
         path.unlink()
@@ -140,7 +140,7 @@ def test_damaged_cache_is_made_anew(
         content[len(content) // 3] ^= 0x80
         path.write_bytes(content[: len(content) // 2] if damage == "short" else content)
     again = prepare(config, VOCAB, tmp_path)
-    assert path.read_bytes() == (data._folder / name).read_bytes()
+    assert path.read_bytes() == (data.folder / name).read_bytes()
     assert torch.equal(again.train_batch(0, 0), data.train_batch(0, 0))
 
 
@@ -161,7 +161,7 @@ def test_a_kill_while_writing_leaves_no_half_cache(
     (left,) = tmp_path.iterdir()
     assert left.name.startswith(".")
     data = prepare(config, VOCAB, tmp_path)
-    assert list(tmp_path.iterdir()) == [data._folder]
+    assert list(tmp_path.iterdir()) == [data.folder]
 
 
 def test_two_processes_preparing_at_once(config: DataConfig, data: PackedData, tmp_path: Path) -> None:
@@ -175,19 +175,19 @@ def test_two_processes_preparing_at_once(config: DataConfig, data: PackedData, t
     started = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     printed = [process.communicate(timeout=60)[0].strip() for process in started]
     assert printed == [data.fingerprint["tokens_sha256"]["train"]] * 2
-    assert [path.name for path in tmp_path.iterdir()] == [data._folder.name]
+    assert [path.name for path in tmp_path.iterdir()] == [data.folder.name]
 
 
 def test_a_slower_process_takes_the_faster_ones_cache(
     config: DataConfig, data: PackedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def overtaken(folder: Path) -> None:
-        shutil.copytree(data._folder, folder)
+        shutil.copytree(data.folder, folder)
 
     monkeypatch.setattr(folders, "remove_unfinished", overtaken)
     monkeypatch.setattr(packing, "whole_folder", lambda _: pytest.fail("what is there already was written again"))
     assert prepare(config, VOCAB, tmp_path).fingerprint == data.fingerprint
-    assert [path.name for path in tmp_path.iterdir()] == [data._folder.name]
+    assert [path.name for path in tmp_path.iterdir()] == [data.folder.name]
 
 
 @pytest.mark.parametrize(
@@ -246,8 +246,8 @@ def test_a_tokenizer_that_the_tokens_were_not_made_with_is_one_line(
     data: PackedData, config: DataConfig, tmp_path: Path
 ) -> None:
     """A damaged one is noticed by its checksum; this one was put there, with a manifest to go with it."""
-    shutil.copytree(data._folder, tmp_path / data._folder.name)
-    path = tmp_path / data._folder.name / "tokenizer.json"
+    shutil.copytree(data.folder, tmp_path / data.folder.name)
+    path = tmp_path / data.folder.name / "tokenizer.json"
     path.write_text(path.read_text().replace('"unk_token":null', '"unk_token":"a"', 1))
     manifest = json.loads((path.parent / "manifest.json").read_text())
     manifest["files"]["tokenizer.json"] = folders._checksum(path)
@@ -299,5 +299,5 @@ def test_no_window_runs_over_the_end(data: PackedData) -> None:
     """Also where seq_len divides the number of tokens: the last target needs one token more."""
     tokens = len(data.tokens("test"))
     for seq_len in range(2, 60):
-        windows = PackedData(data._folder, data.fingerprint, seq_len, 1).windows("test")
+        windows = PackedData(data.folder, data.fingerprint, seq_len, 1).windows("test")
         assert windows * seq_len + 1 <= tokens < (windows + 1) * seq_len + 1
