@@ -100,7 +100,7 @@ def evaluate(request: Request) -> dict[str, Any]:
     from tasks.evals.prepare import check_tasks, prepare_tasks
     from tasks.evals.score import score
 
-    check_tasks(request.eval.tasks, request.eval.data_dir)
+    check_tasks(request.eval.tasks, request.eval.data_dir, request.eval.run_model_code)
     from models.checkpoint import load_checkpoint
     from models.generate import Decoding
     from models.layers import inferring

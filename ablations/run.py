@@ -44,7 +44,7 @@ def _run(words: list[str]) -> int:
     from ablations.sweep.preflight import check_start
     from tasks.evals.prepare import check_tasks
 
-    check_tasks(config.eval.tasks, config.eval.data_dir)
+    check_tasks(config.eval.tasks, config.eval.data_dir, config.eval.run_model_code)
     plan = make_plan(config)
     print(describe(plan), flush=True)
     if config.dry_run:

@@ -109,6 +109,8 @@ class EvalConfig:
     """At most this many items per lm-eval task; null takes all."""
     samples: Annotated[int, Above(0), AtMost(1024)] = 64
     """Answers that the task `problem_samples` draws to each of a problem's questions."""
+    run_model_code: bool = False
+    """Let the tasks `humaneval` and `mbpp` run the programs that a model writes, in a sandbox (docs/benchmarks.md)."""
 
 
 def ramped(sequences: int, data: DataConfig, multiple: int) -> list[tuple[int, int]]:

@@ -182,7 +182,9 @@ class TrialKeys(Stage):
     def unscored(stages: list[Stage], eval: EvalConfig) -> "TrialKeys":
         """The keys of a trial of these stages that is not scored, but validated as those are that go on from it."""
         *before, last = stages
-        scored = dataclasses.replace(eval, tasks=[], lengths=[], samples=EvalConfig.samples, split="test")
+        scored = dataclasses.replace(
+            eval, tasks=[], lengths=[], samples=EvalConfig.samples, run_model_code=False, split="test"
+        )
         return TrialKeys(**_stage_fields(last), eval=scored, before=before)
 
     @property

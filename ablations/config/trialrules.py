@@ -8,6 +8,7 @@ from models.rules import check_length, validate
 from models.typed import ConfigError
 from tasks.config import MOST_ORDERED, DataConfig, EvalConfig
 from tasks.evals.prepare import ANSWERED, NO_RULE
+from tasks.evals.programs import check_programs
 from tasks.problems.chosen import PROBLEMS, check_problem
 from tasks.skills.chosen import SKILLS, check_skill
 from tasks.skills.mixed import check_skills
@@ -38,6 +39,7 @@ def check(keys: TrialKeys) -> TrialKeys:
         raise ConfigError(f"eval.tokens={keys.eval.tokens}: less than one sequence (data.seq_len={keys.data.seq_len})")
     _check_lengths(keys)
     _check_answers(keys)
+    check_programs(keys.eval.tasks, keys.eval.run_model_code)
     return keys
 
 

@@ -41,7 +41,7 @@ def keys_of(
     """What a trial of the arm is trained with, at searched values and on a share of the tokens."""
     changes: dict[str, Any] = dict(point)
     if phase == "search":
-        changes |= {"eval.split": "validation", "eval.tasks": []}
+        changes |= {"eval.split": "validation", "eval.tasks": [], "eval.run_model_code": False}
     keys = with_overrides(arm.keys, changes, f"arm {arm.name}")
     return at_share(keys, share, plan.sweep.horizons) if phase == "confirm" and plan.sweep.horizons else keys
 

@@ -23,6 +23,8 @@ from tasks.evals.fingerprint import task_fingerprint
 
 TRIAL, RANKED_TRIAL = "ablations.trial.train", "ablations.trial.ranked"
 """The modules that train and record: whatever they import enters the id, and nothing else."""
+UNCOUNTED = ("data_dir", "run_model_code")
+"""Keys of `eval` that say where data lie, whose contents count, and what is allowed: no number comes of them."""
 VERSIONS = ("torch", "lightning", "tokenizers", "lm_eval", "numpy")
 
 
@@ -93,7 +95,7 @@ def trial_id(keys: TrialKeys, seed: int, texts: Sequence[Mapping[str, Any]], ent
         raise ValueError("model.dtype=auto must be resolved before a trial gets its id")
     content = {
         "stages": [_without_places(dataclasses.asdict(stage)) for stage in keys.stages],
-        "eval": {key: value for key, value in dataclasses.asdict(keys.eval).items() if key != "data_dir"},
+        "eval": {key: value for key, value in dataclasses.asdict(keys.eval).items() if key not in UNCOUNTED},
         "seed": seed,
         "texts": texts,
         "task_files": task_fingerprint(keys.eval.tasks, keys.eval.data_dir),

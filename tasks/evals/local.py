@@ -71,6 +71,7 @@ class Benchmark:
 
 
 ARC = {"question": TEXT, "choices": CHOICES, "answerKey": TEXT}
+MBPP = {"text": TEXT, "code": TEXT, "test_list": Rule("a list of texts", _texts)}
 
 
 def _all_text(*fields: str) -> dict[str, Rule]:
@@ -126,12 +127,11 @@ BENCHMARKS = {
     "humaneval_reference": Benchmark(
         "openai/openai_humaneval", None, {"test": "humaneval/test"}, _all_text("prompt", "canonical_solution")
     ),
-    "mbpp_reference": Benchmark(
-        "google-research-datasets/mbpp",
-        None,
-        {"test": "mbpp/test"},
-        {**_all_text("text", "code"), "test_list": Rule("a list of texts", _texts)},
+    "mbpp_reference": Benchmark("google-research-datasets/mbpp", None, {"test": "mbpp/test"}, MBPP),
+    "humaneval": Benchmark(
+        "openai/openai_humaneval", None, {"test": "humaneval/test"}, _all_text("prompt", "test", "entry_point")
     ),
+    "mbpp": Benchmark("google-research-datasets/mbpp", None, {"test": "mbpp/test"}, MBPP),
 }
 """By the name of the task, which for blimp is a group's: each of its tasks, `blimp_...`, reads it, too."""
 

@@ -21,6 +21,8 @@ from tasks.evals.fingerprint import is_task_file, task_fingerprint
 from tasks.evals.harness import evaluate, hugging_face_caches, quiet, seeded
 from tasks.evals.local import benchmark_of, local_datasets, local_files
 from tasks.evals.problems import GREEDY, QUESTIONS, SAMPLED, SAMPLES
+from tasks.evals.programs import PROGRAMS, check_programs, refusal
+from tasks.evals.sandbox import require_sandbox
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
@@ -44,6 +46,8 @@ OUR_METRICS = {
 OUR_TASKS = tuple(OUR_METRICS)
 REFERENCES = ("humaneval_reference", "mbpp_reference")
 """Our own tasks on standard data: code, whose reference solutions are scored and nothing is run."""
+ON_STANDARD = (*REFERENCES, *PROGRAMS)
+"""All of our own that read standard data."""
 GIVEN = (ASKED, *ANSWERED)
 """Whose items the data itself has."""
 NO_RULE = "answers are judged by a problem's rule; take data.source=problem, or leave the task out"
@@ -73,11 +77,12 @@ def prepare_tasks(data: HeldOut, config: EvalConfig, cache_dir: Path, report: Re
     if not config.tasks:
         return
     (report or (lambda _: None))(f"trying the tasks {', '.join(config.tasks)}")
-    check_tasks(config.tasks, config.data_dir)
+    check_tasks(config.tasks, config.data_dir, config.run_model_code)
     load_tasks(data, config, cache_dir)
     for name in config.tasks:
         if name not in OUR_TASKS:  # once they have an item, nothing else of ours can fail
-            _rehearse(name, load_tasks(data, replace(config, tasks=[name]), cache_dir), config.items)
+            items = 1 if name in PROGRAMS else config.items  # each is a process
+            _rehearse(name, load_tasks(data, replace(config, tasks=[name]), cache_dir), items)
 
 
 def load_tasks(data: HeldOut, config: EvalConfig, cache_dir: Path) -> dict[str, Any]:
@@ -139,19 +144,22 @@ def _rehearse(name: str, tasks: dict[str, Any], items: int | None) -> None:
             )
 
 
-def check_tasks(names: Sequence[str], data_dir: str | None = None) -> None:
-    """Raise ConfigError for a task that neither we nor lm-eval have, that runs code, or whose data `data_dir` lacks.
-    Downloads nothing.
+def check_tasks(names: Sequence[str], data_dir: str | None = None, run_model_code: bool = False) -> None:
+    """Raise ConfigError for a task that neither we nor lm-eval have, that runs code without leave or without a sandbox,
+    or whose data `data_dir` lacks. Downloads nothing.
 
     A name may also be the path of a task's YAML file. Only names that are not ours cost lm-eval's index (3 s, once per
     process).
     """
+    check_programs(names, run_model_code)
+    if run_model_code:
+        require_sandbox()
     origin: dict[str, str] = {}
     for name in dict.fromkeys(names):
         _refuse_twins(origin, _check_file(name) if is_task_file(name) else name, name)
         if not _is_standard(name):
             continue
-        if name not in REFERENCES:
+        if name not in ON_STANDARD:
             _check_standard(name)
         if data_dir is not None:
             local_files(name, data_dir)
@@ -163,7 +171,7 @@ def _is_standard(name: str) -> bool:
 
 
 def _check_standard(name: str) -> None:
-    ours = (*OUR_TASKS, *REFERENCES)
+    ours = (*OUR_TASKS, *ON_STANDARD)
     slip = difflib.get_close_matches(name, ours, n=1, cutoff=0.85)
     if slip:  # no need to wait for lm-eval's index
         raise ConfigError(f"eval.tasks={name}: no such task; did you mean {slip[0]}?")
@@ -181,13 +189,7 @@ def _refuse_code(name: str, known: "TaskManager") -> None:
     entry = known.task_index.get(name)
     path = None if entry is None else entry.yaml_path
     if path is not None and load_yaml(path, resolve_func=False).get("unsafe_code"):
-        raise ConfigError(_runs_code(name))
-
-
-def _runs_code(name: str) -> str:
-    near = [reference for reference in REFERENCES if name.startswith(reference.partition("_")[0])]
-    instead = f"take {near[0]}, which scores the reference solutions" if near else "leave it out"
-    return f"eval.tasks={name}: runs code that the model writes, and there is no sandbox here to run it in; {instead}"
+        raise ConfigError(refusal(name))
 
 
 def _check_file(name: str) -> str:
@@ -290,7 +292,7 @@ def _load(
     ours = TaskManager(include_path=HERE, include_defaults=False, metadata={"item_files": dict(item_files)})
     copies = contextlib.nullcontext() if data_dir is None else local_datasets(name, data_dir)
     with quiet(), seeded(), hugging_face_caches(cache_dir / "huggingface"), copies:
-        manager = _manager(name) if _is_standard(name) and name not in REFERENCES else ours
+        manager = _manager(name) if _is_standard(name) and name not in ON_STANDARD else ours
         try:
             part: Any = manager.load([name])
         except ConfigError:
@@ -302,7 +304,7 @@ def _load(
             ) from error
     unsafe = [task for task, object in part["tasks"].items() if getattr(object, "UNSAFE_CODE", False)]
     if unsafe:
-        raise ConfigError(_runs_code(unsafe[0]))
+        raise ConfigError(refusal(unsafe[0]))
     return {kind: part.get(kind) or {} for kind in ("tasks", "groups", "group_map")}
 
 

@@ -16,7 +16,7 @@ PRESETS: dict[str, tuple[str, ...]] = {
 """`quick`: what every trial is scored on. `skills`: where data.source=skill. `answers`: what a model
 answers by itself, where data.source=problem. `small_lm`: what tells small language
 models apart. `v3_report`: those of the base model's table (2412.19437, table 3) that lm-eval has, with lm-eval's own
-prompts and numbers of shots; code by its reference solutions."""
+prompts and numbers of shots; code by its reference solutions, for which nothing is run."""
 
 
 def preset(name: str) -> list[str]:

@@ -14,6 +14,7 @@ from tasks.evals.answers import answers
 from tasks.evals.harness import evaluate
 from tasks.evals.perplexities import by_document
 from tasks.evals.prepare import OUR_TASKS, HeldOut, check_tasks, load_tasks
+from tasks.evals.programs import PASSED
 from tasks.text.tokenizer import END_OF_TEXT
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 BOOTSTRAP_DRAWS = 1000
 """For the few standard metrics whose standard error has no closed form."""
-PER_ITEM = ("acc", "exact_match")
+PER_ITEM = ("acc", "exact_match", PASSED)
 """Metrics that are 0 or 1 per item; the first that a task has becomes its `items`."""
 
 
@@ -56,7 +57,7 @@ def score(
     """
     if not config.tasks:
         return {}
-    check_tasks(config.tasks, config.data_dir)
+    check_tasks(config.tasks, config.data_dir, config.run_model_code)
     tasks = load_tasks(data, config, cache_dir)
     from tasks.evals.lm import HarnessLM
 

@@ -25,8 +25,9 @@ from models.config import ROLES
 from models.typed import ConfigError
 from tasks.evals import prepare
 from tasks.evals.answers import BITS, MARGIN
+from tasks.evals.programs import PASSED, PROGRAMS
 
-YAML = re.compile(r"- metric: (\w+)")
+YAML = re.compile(r"- metric: (\S+)")
 RECORDS = sorted({path.parent: path for path in (ROOT / "results").glob("*/*/records/*.json")}.values())
 
 
@@ -193,7 +194,9 @@ def test_what_our_tasks_give_is_what_their_files_say() -> None:
     files = {path.stem: path.read_text() for path in Path(prepare.__file__).parent.glob("*.yaml")}
     more = {name: (BITS, MARGIN) if "output_type: multiple_choice" in text else () for name, text in files.items()}
     given = {n: (*YAML.findall(text), *more[n]) for n, text in files.items()}
-    assert given == {**prepare.OUR_METRICS, **dict.fromkeys(prepare.REFERENCES, ("bits_per_byte",))}
+    run = dict.fromkeys(PROGRAMS, (PASSED,))
+    assert given == {**prepare.OUR_METRICS, **dict.fromkeys(prepare.REFERENCES, ("bits_per_byte",)), **run}
+    assert metric(f"humaneval/{PASSED}").better == "higher"
     assert (metric(f"python_cloze/{BITS}").better, metric(f"python_cloze/{MARGIN}").better) == ("lower", "higher")
 
 

@@ -15,10 +15,13 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from models.typed import ConfigError
 from tasks.config import EvalConfig
+from tasks.evals import prepare, programs
 from tasks.evals.fingerprint import task_fingerprint
 from tasks.evals.local import BENCHMARKS, benchmark_of
 from tasks.evals.prepare import OUR_TASKS, REFERENCES, check_tasks, load_tasks, prepare_tasks
 from tasks.evals.presets import PRESETS, preset
+from tasks.evals.programs import PROGRAMS
+from tasks.evals.sandbox import Outcome
 from tasks.evals.score import score
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -42,6 +45,8 @@ ROWS: dict[str, dict[str, Any]] = {
     "gsm8k": {"question": "1 + 1?", "answer": "It is 2. #### 2"},
     "humaneval_reference": {"prompt": "def f():\n", "canonical_solution": "    return 1\n"},
     "mbpp_reference": {"text": "Write f.", "code": "def f():\r\n  return 1", "test_list": ["assert f() == 1"]},
+    "humaneval": {"prompt": "def f():\n", "test": "def check(g):\n    assert g() == 1\n", "entry_point": "f"},
+    "mbpp": {"text": "Write f.", "code": "", "test_list": ["assert f() == 1"]},
 }
 
 
@@ -91,7 +96,9 @@ def name_of(task: str) -> str:
 
 
 def config(folder: Path, *tasks: str) -> EvalConfig:
-    return EvalConfig(tasks=list(tasks), data_dir=str(folder), items=None)
+    return EvalConfig(
+        tasks=list(tasks), data_dir=str(folder), items=None, run_model_code=not {*PROGRAMS}.isdisjoint(tasks)
+    )
 
 
 def uniform(tokens: torch.Tensor) -> torch.Tensor:
@@ -100,7 +107,11 @@ def uniform(tokens: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz", ".parquet"])
 @pytest.mark.parametrize("task", ROWS)
-def test_a_benchmark_is_scored_from_its_copy(task: str, ending: str, tmp_path: Path) -> None:
+def test_a_benchmark_is_scored_from_its_copy(
+    task: str, ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare, "require_sandbox", lambda: None)
+    monkeypatch.setattr(programs, "run", lambda program: Outcome("failed"))
     put(tmp_path / "copies", task, [ROWS[task]] * 6, ending)
     wanted = config(tmp_path / "copies", name_of(task))
     prepare_tasks(Data(), wanted, tmp_path / "cache")
@@ -110,10 +121,11 @@ def test_a_benchmark_is_scored_from_its_copy(task: str, ending: str, tmp_path: P
         assert row["answer_bits_per_byte"] == pytest.approx(8.0056, abs=1e-3)  # log2(257)
 
 
-def test_every_benchmark_is_tried_here() -> None:
+def test_every_benchmark_is_tried_here(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ROWS.keys() == BENCHMARKS.keys()
     for task in BENCHMARKS:
-        check_tasks([name_of(task)])  # none of them needs lm-eval's index of all tasks
+        monkeypatch.setattr(prepare, "require_sandbox", lambda: None)
+        check_tasks([name_of(task)], None, task in PROGRAMS)  # none of them needs lm-eval's index of all tasks
 
 
 def test_a_reference_solution_is_scored_per_byte_of_itself(tmp_path: Path) -> None:
@@ -206,18 +218,17 @@ def test_a_paradigm_without_rows_is_named(tmp_path: Path) -> None:
 def test_a_task_without_a_layout_and_one_that_runs_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from types import SimpleNamespace
 
-    from tasks.evals import prepare
-
     monkeypatch.setattr(
         prepare, "_standard_tasks", lambda: SimpleNamespace(all_tasks=["mmlu", "blimp_nl"], task_index={})
     )
     for task in ("mmlu", "blimp_nl"):
         told = refused([task], tmp_path, tmp_path / "cache")
         assert told.startswith(f"eval.tasks={task}: ") and "blimp, hellaswag, piqa" in told
-    for task, folder in (("humaneval", "humaneval"), ("mbpp", "mbpp")):
-        monkeypatch.setattr(prepare, "_standard_tasks", lambda folder=folder: prepare._tasks_in(folder))
-        told = refused([task], tmp_path, tmp_path / "cache")
-        assert told.startswith(f"eval.tasks={task}: runs code that the model writes") and f"{task}_reference" in told
+    for task in PROGRAMS:
+        monkeypatch.setattr(prepare, "_standard_tasks", lambda folder=task: prepare._tasks_in(folder))
+        told = refused([f"{task}_plus"], tmp_path, tmp_path / "cache")
+        assert told.startswith(f"eval.tasks={task}_plus: runs code that the model writes")
+        assert f"{task}_reference" in told
 
 
 def test_the_fingerprint_is_of_the_copies_that_a_task_reads(tmp_path: Path) -> None:

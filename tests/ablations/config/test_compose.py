@@ -93,6 +93,14 @@ WRONG = [
     ([*MOE, "eval=smal_lm"], ["eval=smal_lm: no such preset; did you mean small_lm?"]),
     ([*MOE, "eval=small_lm", "eval.tasks=[piqa]"], ["eval.tasks: given twice"]),
     ([*MOE, "eval.data_dir="], ["eval.data_dir=: must not be empty"]),
+    (
+        [*MOE, "eval.tasks=[piqa,mbpp]"],
+        ["eval.tasks=mbpp: runs programs that the model writes; say eval"],
+    ),
+    (
+        [*MOE, "eval.run_model_code=true"],
+        ["eval.run_model_code=true: no task here runs programs; add"],
+    ),
     ([*MOE, "seeds=[7,1001]"], ["1001 is a search seed"]),
     ([*MOE, "seeds=atuo"], ["seeds=atuo: expected one of auto; did you mean auto?"]),
     ([*MOE, "seeds=[auto,3]"], ["expected a whole number or a list of whole numbers or one of auto"]),

@@ -141,7 +141,8 @@ def test_every_key_of_a_trial_counts_in_every_stage(plan):
         "data.text_field",
         "data.domains",
         "eval.data_dir",
-    ]  # where the text lies; what it says is in its fingerprint
+        "eval.run_model_code",
+    ]  # where the text lies; what it says is in its fingerprint. And what is allowed: the tasks say what is done
     assert {trial_id(changed_at(keys, name), 0, DATA) for name in places} == {ids["one"]}
     for name in set(trial_leaves()) - set(places):
         other = changed_at(keys, name)
