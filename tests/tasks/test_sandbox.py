@@ -1,5 +1,7 @@
 """What a program can do in the sandbox, and that none is run without one."""
 
+import inspect
+import json
 import os
 import platform
 import signal
@@ -14,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from models.typed import ConfigError
-from tasks.evals import sandbox
+from tasks.evals import inside, sandbox
 from tasks.evals.sandbox import Limits, Outcome, require_sandbox, run
 
 ROOT = Path(__file__).parents[2]
@@ -221,6 +223,20 @@ def test_it_does_not_outlive_us(soon: bool) -> None:
         time.sleep(0 if soon else 1)
         us.send_signal(signal.SIGKILL)
     assert_gone(mark)
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_nothing_begins_for_one_who_has_ended(alive: bool) -> None:
+    """Who ends before bubblewrap's processes are bound to him would leave them; this program is harmless anywhere."""
+    reading, writing = os.pipe()
+    if not alive:
+        os.close(writing)
+    asked = {"program": "pass", "token": "t", "limits": {}, "alive": reading}
+    command = [sys.executable, "-S", "-c", inspect.getsource(inside)]
+    done = subprocess.run(command, input=json.dumps(asked).encode(), stdout=subprocess.PIPE, pass_fds=[reading])
+    for end in (reading, writing)[: 1 + alive]:
+        os.close(end)
+    assert done.stdout.startswith(inside.BEGUN) == alive and (b"passed" in done.stdout) == alive
 
 
 def refusal() -> str:
