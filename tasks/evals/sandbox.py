@@ -4,8 +4,8 @@ It sees a read-only system without devices, processes, users or network, an empt
 our environment. A filter of system calls leaves it one process without threads, so that what limits a process limits
 all of it. Processor time, time, memory, files and what it says are bounded; when it ends, or we do, nothing is left.
 
-A program shares its interpreter with what reports its end, so one that sets out to forge that report can. To get out, it
-needs a hole in the kernel.
+A program shares its interpreter with what reports its end, so one that sets out to forge that report can. To get out,
+it needs a hole in the kernel.
 """
 
 import contextlib
