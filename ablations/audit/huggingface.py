@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ablations.audit.subject import Plain, Subject
+from ablations.guards.probes import same_dice
 from models.typed import ConfigError
 
 
@@ -34,7 +35,9 @@ class HuggingFace(Plain):
             return self
         from transformers import AutoModelForCausalLM
 
-        return HuggingFace(AutoModelForCausalLM.from_config(self.module.config).to(torch.float32).eval())
+        with same_dice():
+            module = AutoModelForCausalLM.from_config(self.module.config)
+        return HuggingFace(module.to(torch.float32).eval())
 
 
 def load(folder: Path, target: str) -> HuggingFace:
