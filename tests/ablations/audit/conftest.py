@@ -1,4 +1,4 @@
-"""The strangers' module is found as anybody's would be."""
+"""The module of models is found as anybody's would be."""
 
 import sys
 from pathlib import Path

@@ -21,49 +21,52 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str
 
 
 def test_a_verdict_each_and_a_summary(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = said(capsys, "strangers:Good", "rows=2", "length=32")
+    code, out, err = said(capsys, "foreign_models:Good", "rows=2", "length=32")
     lines = out.splitlines()
     assert (code, err, len(lines)) == (0, "", 10)
     assert all(line.startswith("passes") for line in lines[:-1])
     assert lines[-1] == (
-        "strangers:Good: 9 pass, 0 fail, 0 cannot be tried (2 rows of 32 tokens below 61, compared in float64)"
+        "foreign_models:Good: 9 pass, 0 fail, 0 cannot be tried (2 rows of 32 tokens below 61, compared in float64)"
     )
 
 
 def test_a_fault_ends_with_one(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = said(capsys, "strangers:NotShifted", "length=32")
+    code, out, _ = said(capsys, "foreign_models:NotShifted", "length=32")
     assert code == 1 and "fails            scoring" in out and "8 pass, 1 fail" in out
 
 
 def test_json_is_one_object_whatever_the_factory_prints(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = said(capsys, "strangers:talks", "length=32", "format=json")
+    code, out, err = said(capsys, "foreign_models:talks", "length=32", "format=json")
     written = json.loads(out)
     assert (code, err) == (0, "building\n")
-    assert written["target"] == "strangers:talks" and written["passes"] is True
+    assert written["target"] == "foreign_models:talks" and written["passes"] is True
     assert set(written["verdicts"][0]) == {"name", "outcome", "detail", "facts", "seconds"}
 
 
 WRONG = {
     ("nowhere.at.all:build",): "nowhere.at.all:build: no module nowhere.at.all",
-    ("strangers:Goood",): "has no attribute Goood; did you mean Good?",
-    ("strangers:NUMBER",): "strangers:NUMBER: NUMBER is int; expected a function that returns a model",
-    ("strangers:needs",): "strangers:needs: is called without arguments (missing a required argument: 'width')",
-    ("strangers:raises",): "strangers:raises: the factory raises RuntimeError: no weights here",
-    ("strangers:leaves",): "strangers:leaves: the factory raises SystemExit: 3",
-    ("strangers:no_module",): "strangers:no_module: returns str; expected a torch.nn.Module",
-    ("strangers:LastAlone",): "logits of shape (3, 61) for tokens (3, 64): expected (3, 64, V)",
-    ("strangers:Smaller",): "vocab_size=61: the model refuses tokens up to 60; vocab_size=N draws tokens below N",
-    ("strangers:Good", "vocab_size=100"): "vocab_size=100: the logits are of 61 tokens; give no more",
-    ("strangers:Good", "length=200"): "length=200: the model raises for tokens (3, 200) (IndexError",
-    ("strangers:Good", "length=4"): "length=4: must be at least 8",
-    ("strangers:Good", "rows=none"): "rows=none: expected int",
-    ("strangers:Good", "lenght=32"): "lenght: no such key; did you mean length?",
-    ("strangers:Good", "format=xml"): "format=xml: expected one of text, json",
-    ("strangers:NoLogits",): "the model returns dict; expected logits (B, T, V)",
-    ("strangers:NotFinite",): "the logits are not finite",
-    ("strangers:",): "strangers:: expected package.module:factory, or a folder",
+    ("foreign_models:Goood",): "has no attribute Goood; did you mean Good?",
+    ("foreign_models:NUMBER",): "foreign_models:NUMBER: NUMBER is int; expected a function that returns a model",
+    ("foreign_models:needs",): "is called without arguments (missing a required argument: 'width')",
+    ("foreign_models:raises",): "foreign_models:raises: the factory raises RuntimeError: no weights here",
+    ("foreign_models:leaves",): "foreign_models:leaves: the factory raises SystemExit: 3",
+    ("foreign_models:no_module",): "foreign_models:no_module: returns str; expected a torch.nn.Module",
+    ("foreign_models:LastAlone",): "logits of shape (3, 61) for tokens (3, 64): expected (3, 64, V)",
+    ("foreign_models:Smaller",): "vocab_size=61: the model refuses tokens up to 60; vocab_size=N draws tokens below N",
+    ("foreign_models:Good", "vocab_size=100"): "vocab_size=100: the logits are of 61 tokens; give no more",
+    ("foreign_models:Good", "length=200"): "length=200: the model raises for tokens (3, 200) (IndexError",
+    ("foreign_models:Good", "length=4"): "length=4: must be at least 8",
+    ("foreign_models:Good", "rows=none"): "rows=none: expected int",
+    ("foreign_models:Good", "lenght=32"): "lenght: no such key; did you mean length?",
+    ("foreign_models:Good", "format=xml"): "format=xml: expected one of text, json",
+    ("foreign_models:NoLogits",): "the model returns dict; expected logits (B, T, V)",
+    ("foreign_models:NotFinite",): "the logits are not finite",
+    ("foreign_models:",): "foreign_models:: expected package.module:factory, or a folder",
     ("/nowhere/at/all",): "/nowhere/at/all: there is no such folder",
-    ("strangers:Good", "strangers:Good"): "audit: expected one TARGET, package.module:factory or a folder, not 2",
+    (
+        "foreign_models:Good",
+        "foreign_models:Good",
+    ): "expected one TARGET, package.module:factory or a folder, not 2",
     ("length=32",): "audit: expected one TARGET, package.module:factory or a folder, not 0",
 }
 
@@ -112,7 +115,7 @@ def test_help_imports_no_torch_and_names_every_key(capsys: pytest.CaptureFixture
 
 
 def test_a_module_in_the_current_directory_is_found(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text("from strangers import Good\n")
+    (tmp_path / "mine.py").write_text("from foreign_models import Good\n")
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{FOLDER}", "OMP_NUM_THREADS": "1"}
     words = [sys.executable, "-m", "ablations.audit", "mine:Good", "length=16", "rows=2"]
     done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)

@@ -1,7 +1,7 @@
 """Each fault is found by the check that is there for it, and what is no fault by none."""
 
+import foreign_models
 import pytest
-import strangers
 import torch
 from torch import nn
 
@@ -13,7 +13,7 @@ from ablations.audit.target import adapted
 
 
 def looked_at(name: str) -> Report:
-    return audit(adapted(getattr(strangers, name)()), name)
+    return audit(adapted(getattr(foreign_models, name)()), name)
 
 
 def outcomes(report: Report, outcome: str) -> set[str]:
@@ -72,7 +72,7 @@ def test_experts_that_no_token_reached_are_not_dead() -> None:
 
 
 def test_a_dropout_that_eval_does_not_reach_is_named() -> None:
-    class Hidden(strangers.Good):
+    class Hidden(foreign_models.Good):
         def __init__(self) -> None:
             super().__init__()
             self.drop = nn.Dropout(0.2)
@@ -92,13 +92,13 @@ def test_a_dropout_that_eval_does_not_reach_is_named() -> None:
 
 
 def test_what_a_model_cannot_do_in_fp64_is_compared_in_its_own_type() -> None:
-    class Single(strangers.Good):
+    class Single(foreign_models.Good):
         def forward(self, tokens: torch.Tensor) -> torch.Tensor:
             assert self.embed.weight.dtype == torch.float32
             return super().forward(tokens)
 
     class Leaking(Single):
-        attention = strangers.Unmasked
+        attention = foreign_models.Unmasked
 
     report = audit(adapted(Single()), "Single")
     assert report.dtype == "float32" and outcomes(report, "fails") == set()
@@ -107,7 +107,7 @@ def test_what_a_model_cannot_do_in_fp64_is_compared_in_its_own_type() -> None:
 
 @pytest.mark.parametrize("name", ["Good", "WithBatchNorm", "LeaksBehindZeros"])
 def test_the_model_is_left_as_it_was(name: str) -> None:
-    model = getattr(strangers, name)()
+    model = getattr(foreign_models, name)()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     audit(adapted(model), name)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
@@ -115,7 +115,7 @@ def test_the_model_is_left_as_it_was(name: str) -> None:
 
 
 def test_a_model_that_raises_fails() -> None:
-    class Raising(strangers.Good):
+    class Raising(foreign_models.Good):
         def decode(self, tokens: torch.Tensor, state: object) -> tuple[torch.Tensor, object]:
             if state is not None:
                 raise KeyError("kept")
@@ -136,12 +136,12 @@ def test_logits_that_are_all_alike_are_no_pass() -> None:
 
 
 def test_a_trained_model_has_no_start() -> None:
-    report = audit(adapted(strangers.LargeStart(), trained=True), "trained")
+    report = audit(adapted(foreign_models.LargeStart(), trained=True), "trained")
     assert outcomes(report, "fails") == set() and outcomes(report, "cannot be tried") == {"start"}
 
 
 def test_a_slope_is_measured_where_the_loss_is_rounded_to_fp32() -> None:
-    class Rounded(strangers.HalfTheGradient):
+    class Rounded(foreign_models.HalfTheGradient):
         def loss(self, tokens: torch.Tensor) -> torch.Tensor:
             return super().loss(tokens).float()
 
