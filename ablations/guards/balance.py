@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from ablations.guards.subject import Subject, same_dice
+from ablations.guards.probes import same_dice
+from ablations.guards.subject import Subject
 from ablations.record.guardresult import Fact, GuardResult
 from ablations.trial.bare import train_steps
 from models.balance import Routing

@@ -6,15 +6,22 @@ gradient. By gradient in the trial's own type, on its device: what a logit does 
 zero, however coarse the numbers. And by value there too, where only a leak through a kernel of its own is left to see.
 """
 
-import itertools
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ablations.config.trialkeys import TrialKeys
-from ablations.guards.subject import Subject, same_dice
+from ablations.guards.probes import (
+    Logits,
+    change_by_rows,
+    gradients,
+    largest_change,
+    others,
+    same_dice,
+    usual_change,
+)
+from ablations.guards.subject import Subject
 from ablations.record.guardresult import Fact, GuardResult
 from models.precision.recipe import resolve
 from models.transformer import Transformer
@@ -24,9 +31,6 @@ EXACT = 1e-9
 COARSE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 2e-3}
 """Of logits in a trial's own type. Other group sizes in the grouped product move the last bits, and once in a while a
 token over the edge to another expert: of the changes, the median over places counts."""
-
-Logits = Callable[[Tensor], list[Tensor]]
-"""Tokens (B, T) -> the main model's logits (B, T, V), then those of each MTP depth (B, T - k, V)."""
 
 
 def causality(subject: Subject) -> GuardResult:
@@ -44,7 +48,7 @@ def causality(subject: Subject) -> GuardResult:
         leaks |= {} if shared else found
     own = subject.module().transformer.train()
     few = with_documents(subject.batch[:2, :-1], end).to(keys.train.device)
-    leaks["by gradient"] = gradient_from_elsewhere(own, few, end)
+    leaks["by gradient"] = gradients(own.model.embed_tokens, logits_of(own, end), few).elsewhere
     facts: dict[str, Fact] = {"largest_change": max(rounded, *leaks.values()), "limit": EXACT}
     if keys.model.precision.fp8:
         facts["shared_scales"] = shared
@@ -93,91 +97,12 @@ def logits_of(model: Transformer, document_end: int | None) -> Logits:
     return found
 
 
-def largest_change(logits: Logits, tokens_BT: Tensor, vocab_size: int) -> float:
-    """Of a logit at or before t, when all tokens after t change, for three t. An MTP module of depth k may see k tokens
-    further, by its definition, and no more."""
-    return max((float(change.max()) for change in _changes(logits, tokens_BT, vocab_size)), default=0.0)
-
-
-def usual_change(logits: Logits, tokens_BT: Tensor, vocab_size: int) -> float:
-    """The same, of the largest at each place the median: over all places, and over those just before what changes."""
-    changes = _changes(logits, tokens_BT, vocab_size)
-    if not changes:
-        return 0.0
-    nearest = torch.cat([change[:, -1] for change in changes])
-    return float(max(nearest.median(), *(change.median() for change in changes)))
-
-
-@torch.no_grad()
-def _changes(logits: Logits, tokens_BT: Tensor, vocab_size: int) -> list[Tensor]:
-    """By t and depth: (B, kept) the largest change of a logit at each place that must not change."""
-    length, found = tokens_BT.shape[1], list[Tensor]()
-    before = logits(tokens_BT)
-    for t in sorted({length // 4, length // 2, length - 2}):
-        changed = tokens_BT.clone()
-        changed[:, t + 1 :] = _others(changed[:, t + 1 :], vocab_size)
-        for k, (old, new) in enumerate(zip(before, logits(changed), strict=True)):
-            if (kept := t + 1 - k) > 0:
-                found.append((new[:, :kept] - old[:, :kept]).abs().amax(dim=-1).float())
-    return found
-
-
-@torch.no_grad()
-def change_by_rows(logits: Logits, tokens_BT: Tensor, vocab_size: int) -> float:
-    """The largest change of one row's logits, when all other rows' tokens change: of the first and of the last row,
-    since rows may see those before them or those after."""
-    before, worst = logits(tokens_BT), 0.0
-    for row in (0, -1):
-        changed = _others(tokens_BT, vocab_size)
-        changed[row] = tokens_BT[row]
-        for old, new in zip(before, logits(changed), strict=True):
-            worst = max(worst, float((new[row] - old[row]).abs().max()))
-    return worst
-
-
 @torch.no_grad()
 def change_by_documents(logits: Logits, tokens_BT: Tensor, vocab_size: int) -> float:
     """The largest change of a later document's logits, when the first one's tokens change, but not its end: beyond the
     places where an MTP module may see what was before."""
     end = tokens_BT.shape[1] // 3
     changed = tokens_BT.clone()
-    changed[:, : end - 1] = _others(changed[:, : end - 1], vocab_size)
+    changed[:, : end - 1] = others(changed[:, : end - 1], vocab_size)
     pairs = [(old[:, end:], new[:, end:]) for old, new in zip(logits(tokens_BT), logits(changed), strict=True)]
     return max((float((new - old).abs().max()) for old, new in pairs if new.numel()), default=0.0)
-
-
-def _others(tokens: Tensor, vocab_size: int) -> Tensor:
-    """Every token another one."""
-    generator = torch.Generator().manual_seed(0)
-    other = torch.randint(1, vocab_size, tokens.shape, generator=generator).to(tokens.device)
-    return (tokens + other) % vocab_size
-
-
-def gradient_from_elsewhere(model: Transformer, tokens_BT: Tensor, document_end: int | None) -> float:
-    """The largest gradient of a row's logits up to t in an embedding of a later token, or of another row: of the first
-    and of the last row.
-
-    The k-th further embedding that MTP makes lies k tokens ahead, so that in all of them place t is the last one that
-    depth k may use at its place t.
-    """
-    embedded: list[Tensor] = []
-
-    def keep(module: nn.Module, given: Sequence[Tensor], out: Tensor) -> Tensor:
-        embedded.append(out.detach().requires_grad_())
-        return embedded[-1]
-
-    handle = model.model.embed_tokens.register_forward_hook(keep)
-    try:
-        found = logits_of(model, document_end)(tokens_BT)
-    finally:
-        handle.remove()
-    t, last, worst = tokens_BT.shape[1] // 2, len(tokens_BT) - 1, 0.0
-    for logits, row in itertools.product(found, {0, last}):
-        part = logits[row, : t + 1]
-        weights = torch.linspace(-1, 1, part.numel(), device=part.device, dtype=part.dtype).view_as(part)
-        gradients = torch.autograd.grad((part * weights).sum(), embedded, retain_graph=True, allow_unused=True)
-        for gradient in gradients:
-            if gradient is not None:
-                gradient[row, : t + 1] = 0  # what it may see
-                worst = max(worst, float(gradient.abs().max()))
-    return worst

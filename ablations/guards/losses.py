@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ablations.config.trialkeys import TrialKeys
-from ablations.guards.subject import Subject, same_dice
+from ablations.guards.probes import central_difference, same_dice
+from ablations.guards.subject import Subject
 from ablations.record.guardresult import Fact, GuardResult
 from models.config import PipelineConfig
 from models.evaluation import evaluate
@@ -123,8 +124,7 @@ def derivative(subject: Subject) -> GuardResult:
         along = [torch.randn(p.shape, generator=generator, dtype=p.dtype) * subject.keys.model.std for p in parameters]
         slope = math.fsum(float((g * v).sum()) for g, v in zip(gradients, along, strict=True))
         for step in STEPS:
-            ends = [_total(subject, model, tokens, parameters, along, sign * step) for sign in (1, -1)]
-            measured = (ends[0] - ends[1]) / (2 * step)
+            measured = central_difference(lambda: _total(subject, model, tokens), parameters, along, step)
             off = abs(measured - slope) / max(abs(measured), 1e-2)
             if off <= DERIVATIVE:
                 break
@@ -196,18 +196,9 @@ def unpiped(subject: Subject) -> Subject:
     return replace(subject, keys=replace(keys, model=model, train=train))
 
 
-def _total(
-    subject: Subject, model: Transformer, tokens: Tensor, parameters: list[Tensor], along: list[Tensor], step: float
-) -> float:
-    """What is reported at a place beside the present one."""
-    here = [p.detach().clone() for p in parameters]
-    with torch.no_grad():
-        for parameter, direction in zip(parameters, along, strict=True):
-            parameter.add_(direction, alpha=step)
+def _total(subject: Subject, model: Transformer, tokens: Tensor) -> float:
+    """What is reported."""
     losses = _step(subject, model, tokens, AMID)
-    with torch.no_grad():
-        for parameter, value in zip(parameters, here, strict=True):
-            parameter.copy_(value)
     return math.fsum(float(losses[name]) for name in TERMS if name in losses)
 
 

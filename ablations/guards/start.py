@@ -8,14 +8,13 @@ import torch
 from torch import Tensor
 
 from ablations.config.trialkeys import Stage
+from ablations.guards.probes import START_TOLERANCE
 from ablations.guards.subject import Subject
 from ablations.record.guardresult import Fact, GuardResult
 from ablations.trial.bare import train_steps
 from models.batch import Batch
 from models.module import LanguageModel
 
-START_TOLERANCE = 0.5
-"""Nats between the initial loss and ln(vocabulary)."""
 REACHED = 3
 """Steps within which a gradient must come to every parameter."""
 STEPS = 2

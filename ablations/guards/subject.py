@@ -1,11 +1,8 @@
 """An arm as its guards see it: its keys, real batches, and models built from them."""
 
-import contextlib
 import functools
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from ablations.config.trialkeys import TrialKeys
@@ -20,6 +17,12 @@ from tasks.prepared import Data
 
 SHORT, LONG = 32, 256
 """Tokens of a row, at most, where FP64 takes many passes, and where it takes a few."""
+
+
+def exact_config(own: ModelConfig, precision: PrecisionConfig | None = None) -> ModelConfig:
+    """In FP64. One expert after the other: the grouped product has no FP64."""
+    loop = replace(own.moe, backend="loop")
+    return replace(own, dtype="float64", moe=loop, precision=precision or PrecisionConfig())
 
 
 @dataclass(frozen=True)
@@ -60,18 +63,7 @@ class Subject:
         return model
 
     def exact_config(self, precision: PrecisionConfig | None = None) -> ModelConfig:
-        """One expert after the other: the grouped product has no FP64."""
-        own = self.keys.model
-        loop = replace(own.moe, backend="loop")
-        return replace(own, dtype="float64", moe=loop, precision=precision or PrecisionConfig())
+        return exact_config(self.keys.model, precision)
 
     def executor(self, model: Transformer) -> Executor:
         return executor_of(model, self.keys.microbatches, document_end=self.keys.document_end)
-
-
-@contextlib.contextmanager
-def same_dice() -> Iterator[None]:
-    """Whatever is random inside (dropout) comes out as it did before."""
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(0)
-        yield

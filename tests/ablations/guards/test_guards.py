@@ -15,8 +15,9 @@ import ablations.guards.subject as subjects
 from ablations.config.schema import MatchedConfig
 from ablations.config.trialkeys import TrialKeys, with_overrides
 from ablations.guards.arm import arm_guards
-from ablations.guards.causality import causality, largest_change, logits_of
+from ablations.guards.causality import causality, logits_of
 from ablations.guards.meaning import MEANINGS
+from ablations.guards.probes import largest_change
 from ablations.guards.sizes import initialisation
 from ablations.guards.start import first_steps, same_bits, start
 from ablations.guards.subject import Subject
