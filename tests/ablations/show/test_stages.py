@@ -28,5 +28,13 @@ def test_stages_are_shown_where_there_are_any(finished_run: Path) -> None:
     assert first["FLOPs of its teacher"] == "-" and first["KL from the base"] == "1.500"
     assert (second["steps"], second["tokens written"]) == ("10 + 5", "500")
     assert second["tokens learned"].startswith("20k + 1k") and second["FLOPs of its teacher"] == "4.5T"
+    told = [
+        dataclasses.replace(
+            arm, values={n: v for n, v in arm.values.items() if n not in ("teacher_flops", "kl_from_base")}
+        )
+        for arm in arms.values()
+    ]
+    fewer = stages_table(dataclasses.replace(bare, arms=dict(zip(arms, told, strict=True))))
+    assert fewer.columns == table.columns[:-2] and "KL" not in fewer.note, "what nobody has has no column"
     one = {name: dataclasses.replace(arm, records=bare.arms[name].records) for name, arm in arms.items()}
     assert not stages_table(dataclasses.replace(bare, arms=one)).rows
