@@ -79,7 +79,7 @@ def test_own_text_is_packed_as_ever(name: str, tmp_path: Path) -> None:
     made = make(tmp_path / "text")
     where = {"source": "domains", "domains": made} if isinstance(made, dict) else {"source": "text", "path": made}
     data = prepare(DataConfig(seq_len=16, **where, **keys), 280, tmp_path / "cache")
-    assert everything(data._folder, data.fingerprint) == expected
+    assert everything(data.folder, data.fingerprint) == expected
 
 
 @pytest.mark.skipif(tokenizers.__version__ != "0.23.3", reason="another version may merge otherwise")
@@ -87,4 +87,4 @@ def test_the_default_corpus_is_packed_as_ever(tmp_path: Path) -> None:
     if package_versions() != PACKAGES:
         pytest.skip("other versions are other bytes")
     data = prepare(DataConfig(max_bytes=200_000, seq_len=16, fim_rate=0.3), 300, tmp_path)
-    assert everything(data._folder, data.fingerprint) == "a9f8c3dc72151c39"
+    assert everything(data.folder, data.fingerprint) == "a9f8c3dc72151c39"

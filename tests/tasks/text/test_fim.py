@@ -105,7 +105,7 @@ def test_every_rate_has_the_same_tokenizer_and_the_same_held_out_tokens(packed: 
             assert np.array_equal(other.tokens(split), reserved.tokens(split)), (rate, split)
             assert other.documents(split) == reserved.documents(split)
     assert len({data.fingerprint["tokens_sha256"]["train"] for data in packed.values()}) == len(RATES)
-    assert len({data._folder for data in packed.values()}) == len(RATES), "each rate has a cache of its own"
+    assert len({data.folder for data in packed.values()}) == len(RATES), "each rate has a cache of its own"
 
 
 def test_the_tokens_are_reserved_right_after_end_of_text(packed: dict[float | None, PackedData]) -> None:
@@ -184,7 +184,7 @@ def test_which_keys_are_of_the_text(
     packed: dict[float | None, PackedData], config: DataConfig, changes: dict[str, float | None], same: bool
 ) -> None:
     other = dataclasses.replace(config, **{"fim_rate": 0.1, **changes})  # type: ignore[arg-type]
-    assert (_key(other, VOCAB) == packed[0.1]._folder.name) is same
+    assert (_key(other, VOCAB) == packed[0.1].folder.name) is same
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.1, float("nan")])
