@@ -21,6 +21,18 @@ def check_fits(trunk: ModelConfig, arm: ModelConfig) -> None:
     check_shapes(theirs, own)
 
 
+def check_same(earlier: ModelConfig, later: ModelConfig) -> None:
+    """Raise ConfigError where a stage's model cannot begin with what the stage before it has left, before either is
+    built."""
+    with torch.device("meta"):
+        theirs, own = (dict(Transformer(model).state_dict()) for model in (earlier, later))
+    for name in sorted(theirs.keys() | own.keys()):
+        shapes = [tuple(state[name].shape) if name in state else None for state in (theirs, own)]
+        if shapes[0] != shapes[1]:
+            one, other = (shape or "not there" for shape in shapes)
+            raise ConfigError(f"{name}: is {one} in a stage and {other} in the next; a chain keeps one model's shape")
+
+
 def check_shapes(theirs: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
     """Raise ConfigError for one of `theirs` that `own` lacks, or has in another shape."""
     if lost := sorted(theirs.keys() - own.keys()):

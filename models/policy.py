@@ -37,6 +37,9 @@ class Rollout(NamedTuple):
     tokens_B: Tensor
     """How many tokens question and answer have."""
 
+    def to(self, device: torch.device) -> "Rollout":
+        return Rollout(*(None if column is None else column.to(device) for column in self))  # type: ignore[arg-type]
+
     def parts(self, count: int) -> "list[Rollout]":
         """Equal ones, in order."""
         columns = [[None] * count if column is None else column.chunk(count) for column in self]
@@ -72,6 +75,7 @@ class PolicyGradient:
         if within == 0:
             self.rollout, self.measures = self._drawn(questions, number)
         assert self.rollout is not None
+        self.rollout = self.rollout.to(self.model.lm_head.weight.device)  # a checkpoint's is on the CPU
         part = self.rollout.parts(self.config.updates)[within]
         weights_BT = token_weights(part.mask_BT, self.config.average, self.config.answer_tokens)
         shares_BT = token_weights(part.mask_BT, "token", 0)

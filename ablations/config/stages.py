@@ -56,6 +56,9 @@ def check_stages(sweep: SweepConfig) -> None:
         raise ConfigError(
             "stages: a sweep of stages begins each from finished weights; leave out horizons and design: branch"
         )
+    distilled = [sweep.common, *sweep.stages.values(), *(arm.set for arm in sweep.arms.values())]
+    if sweep.teacher and not any(key.startswith("distil.") for keys in distilled for key in keys):
+        raise ConfigError("teacher: no stage learns from it; set distil.answers or distil.loss in one, or leave it out")
     used = {*sweep.teacher, *(name for arm in sweep.arms.values() for name in arm.stages)}
     for name in sweep.stages:
         if name not in used:

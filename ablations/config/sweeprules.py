@@ -254,6 +254,8 @@ def check_keys(sweep: SweepConfig, file: str) -> None:
     with_overrides(defaults, sweep.control, f"{file} control")
     for name, stage in sweep.stages.items():
         with_overrides(defaults, stage, f"{file} stage {name}")
+        if scored := [key for key in stage if key.startswith("eval.")]:
+            raise ConfigError(f"{file} stage {name}: {scored[0]}: is of a chain's end; put it into `common`")
     grids = [(f"{file} search.keys", sweep.search.keys)]
     for name, arm in sweep.arms.items():
         with_overrides(defaults, arm.set, f"{file} arm {name}")

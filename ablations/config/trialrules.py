@@ -1,6 +1,6 @@
 """The rules between a trial's keys. What a single key must keep stands in its type."""
 
-from ablations.config.distilrules import check_distil
+from ablations.config.chainrules import check_distil, check_tokens
 from ablations.config.trialkeys import Stage, TrialKeys
 from models.config import ModelConfig, OptimConfig
 from models.pipeline.rules import check_pipeline
@@ -9,7 +9,7 @@ from models.typed import ConfigError
 from tasks.config import MOST_ORDERED, DataConfig, EvalConfig
 from tasks.evals.prepare import ANSWERED, NO_RULE
 from tasks.evals.programs import check_programs
-from tasks.problems.chosen import PROBLEMS, check_problem
+from tasks.problems.chosen import PROBLEMS, check_problem, problem_of
 from tasks.skills.chosen import SKILLS, check_skill
 from tasks.skills.mixed import check_skills
 from tasks.text.fim import reserved
@@ -28,6 +28,8 @@ def check(keys: TrialKeys) -> TrialKeys:
             raise ConfigError("grpo.on=true: is the first stage, and nobody has learned to answer yet; train before it")
         if keys.goes_on(number):
             _check_place(keys.stages[number - 1], stage)
+        elif number:
+            check_tokens(keys.stages[number - 1], stage)
         if stage.distil.on:
             check_distil(stage)
     if (teacher := keys.taught_by) is not None:
@@ -143,8 +145,17 @@ def _check_grpo(stage: Stage) -> None:
             "grpo.on=true: batches are whole groups in the order drawn; take data.ramp_from=1, data.order=mixed"
         )
     _check_main_model_alone(stage.model)
-    if grpo.updates > stage.steps:
-        raise ConfigError(f"grpo.updates={grpo.updates}: more than the stage's {stage.steps} steps; lower it")
+    problem = problem_of(data)
+    longest = problem.longest[0] + 2 * (data.template == "chat") + grpo.answer_tokens
+    if longest > data.seq_len:
+        raise ConfigError(
+            f"grpo.answer_tokens={grpo.answer_tokens}: with the longest question {longest} tokens, more than "
+            f"data.seq_len={data.seq_len}; lower it, or raise data.seq_len"
+        )
+    if stage.steps % grpo.updates:
+        raise ConfigError(
+            f"grpo.updates={grpo.updates}: the stage's {stage.steps} steps are no whole number of draws; take a divisor"
+        )
 
 
 def _check_main_model_alone(model: ModelConfig) -> None:

@@ -163,9 +163,16 @@ class Result:
 
     @property
     def control_fraction(self) -> float | None:
-        """The control's share of the baseline's tokens; None where its harm is another."""
+        """The control's share of the baseline's tokens; None where its harm is another, and of chains of stages: there
+        it is of the last stage's, which are not worth what those before were."""
         control = self.diagnostic("control")
-        return control.plan.set.get("train.token_fraction") if control else None
+        own = control.plan.set.get("train.token_fraction") if control and not self.chained else None
+        return None if own is None else own / self.plan.keys.train.token_fraction
+
+    @property
+    def chained(self) -> bool:
+        """Whether an arm is a chain of stages."""
+        return any(record.chained for record in self.all_records)
 
     @property
     def common_seeds(self) -> list[int] | None:

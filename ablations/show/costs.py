@@ -24,7 +24,10 @@ def size_table(result: Result) -> Table:
     for arm in result.arms.values():
         plan = arm.plan
         held = [] if arm.name == result.baseline else plan.matched.equal
-        cells = [numbers.count(getattr(plan, size)) + " =" * (size in held) for size in SIZES]
+        sizes = {size: getattr(plan, size) for size in SIZES}
+        if result.chained:  # stages differ in what a token costs
+            sizes["train_flops"] = arm.mean("flops")
+        cells = [numbers.count(value) + " =" * (size in held) for size, value in sizes.items()]
         per = numbers.fixed(plan.tokens_per_active_parameter, 2)
         rows.append([arm.name, *cells, per, plan.about or ABSENT])
         knobs += [f"{arm.name} by {numbers.settings(plan.solved)}"] if plan.solved else []
@@ -59,6 +62,8 @@ def speed_table(result: Result) -> Table:
         rows.append(cells + [_number(value, "{:.2f}") for value in drafts] * drafted)
     note = "Measured apart from the trials, arms in alternation; not comparable between machines."
     note += " Memory: of two training steps in a new process." * weighed
+    if result.chained:
+        note += " Of a step that learns from text: what writing answers, a reference or a teacher take is not in it."
     if decoded:
         note += " Decoding: greedy with a cache, of the first seed's checkpoint, on beginnings of the test split."
     return Table("Speed", columns, rows if measured else [], note)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ablations.config.trialkeys import TrialKeys
 from ablations.launch.space import free_bytes, size
 from ablations.sweep.plan import Plan
 from models.typed import ConfigError
@@ -20,14 +21,19 @@ RESULT = 2_000_000
 
 def bytes_needed(plan: Plan, done: int = 0) -> int:
     """About what is written until the plan's end: for each trial (`done` of the confirmation have been) its log, record
-    and, where tasks are scored, its checkpoint; and for each worker two resumable checkpoints, the old and the new."""
+    and, where tasks are scored, its checkpoint; the states that others go on from; and for each worker two resumable
+    checkpoints, the old and the new."""
     parameters = max(arm.cost.total_params for arm in plan.arms.values())
     steps = max(arm.keys.steps for arm in plan.arms.values())
     confirm = max(0, len(plan.arms) * len(plan.seeds) * (1 + len(plan.sweep.horizons)) - done)
     searched = 0 if plan.published is not None else plan.search_trials
     logs = (confirm + searched) * (STEP * steps + REST)
     at_once = min(plan.workers, confirm + searched) * 2 * RESUMABLE * parameters
-    return int(logs + confirm * _checkpoint(plan, parameters) + at_once + RESULT)
+    kept = list[TrialKeys]()
+    for arm in plan.arms.values():
+        kept += [keys for keys in arm.keys.trunks if keys not in kept]
+    states = len(kept) * len(plan.seeds) * (RESUMABLE + WEIGHT) * parameters
+    return int(logs + confirm * _checkpoint(plan, parameters) + at_once + states + RESULT)
 
 
 def check_room(plan: Plan, runs: Path, done: int = 0) -> None:

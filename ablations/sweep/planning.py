@@ -73,6 +73,7 @@ def make_plan(config: Config) -> Plan:
     for name, design in begun.items():
         if design == "branch":
             arms[name] = replace(arms[name], keys=branched(arms[name].keys, base.keys, sweep))
+    _check_chains(arms)
     shared = dict(sweep.search.keys)
     for arm in arms.values() if sweep.horizons else ():
         for share in (*sweep.horizons, 1.0):
@@ -98,6 +99,23 @@ def _refuse_twins(arms: Mapping[str, Arm], sweep: SweepConfig) -> None:
                 f"sweep={sweep.name} arms {one.name} and {other.name}: the same in every key; an arm by two names is "
                 "one arm, keep one"
             )
+
+
+def _check_chains(arms: Mapping[str, Arm]) -> None:
+    """Raise ConfigError for a stage that cannot begin with the weights of the one before it."""
+    pairs = dict[tuple[ModelConfig, ModelConfig], str]()
+    for arm in arms.values():
+        chains = [arm.keys.stages, *(stage.teacher for stage in arm.keys.stages)]
+        for earlier, later in (pair for chain in chains for pair in itertools.pairwise(chain)):
+            if earlier.until == 1 and earlier.model != later.model:
+                pairs.setdefault((earlier.model, later.model), arm.name)
+    for (before, after), name in pairs.items():
+        from models.fits import check_same  # a plan of stages of one model does without torch
+
+        try:
+            check_same(before, after)
+        except ConfigError as error:
+            raise ConfigError(f"arm {name}: {error}") from None
 
 
 def _needs_control(sweep: SweepConfig, design: Design, arms: Collection[str]) -> bool:

@@ -32,6 +32,17 @@ def save_base(folder: Path, weights: Mapping[str, Tensor]) -> None:
         save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, temporary)
 
 
+def readable_base(folder: Path) -> bool:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        load_file(folder / BASE)
+    except (OSError, SafetensorError):
+        return False
+    return True
+
+
 def distance(keys: TrialKeys, data: Data, model: Transformer, folder: Path) -> dict[str, float]:
     """`kl_from_base`: KL(model || what its first stage left), in nats an answer of the model's own. Of one stage it is
     0; empty where nothing is answered."""

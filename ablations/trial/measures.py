@@ -154,13 +154,13 @@ def precision_metrics(keys: TrialKeys, data: Data, model: Transformer) -> dict[s
 
 def training_loss(keys: TrialKeys, data: Data, rows: list[dict[str, Any]]) -> dict[str, float]:
     """The loss of the last fifth of the last stage's steps, by their tokens: on text that was new when it was scored,
-    hence empty where the training has come to a second epoch, had cut its text otherwise before, or learned from
-    rewards, or from skills beside text."""
+    hence empty where the training has come to a second epoch, had cut its text otherwise before, learned from
+    rewards, or from skills beside text, or where a stage before it may have read the same."""
     if (
         keys.grpo.on
         or keys.data.skills
         or keys.sequences > data.epoch
-        or any(stage.data.seq_len != keys.data.seq_len for stage in keys.before)
+        or any(stage.until == 1 or stage.data.seq_len != keys.data.seq_len for stage in keys.before)
     ):
         return {}
     first = keys.steps - max(1, keys.steps // 5)
@@ -178,8 +178,10 @@ def batch_metrics(keys: TrialKeys, rows: list[dict[str, Any]]) -> dict[str, floa
     tail = rows[-max(1, keys.steps // 10) :]
     layers = zip(*(row["max_vio_layers"] for row in tail), strict=True)
     moe = keys.model.moe
+    learned = [row["learned"] for row in tail if "learned" in row]  # of rewards: how many there were
+    tokens = round(math.fsum(learned) / len(learned)) if learned else keys.tokens_per_step
     return {
         "max_vio_batch": math.fsum(row["max_vio"] for row in tail) / len(tail),
-        "max_vio_batch_floor": max_vio_floor(keys.tokens_per_step, moe.n_routed_experts, moe.top_k),
+        "max_vio_batch_floor": max_vio_floor(tokens, moe.n_routed_experts, moe.top_k),
         **{f"max_vio_batch_layer{i}": math.fsum(column) / len(tail) for i, column in enumerate(layers, start=1)},
     }

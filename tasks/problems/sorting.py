@@ -65,7 +65,11 @@ class Sorting(Shares):
         return Questions(np.where(places < ends_N1, tokens, np.where(places == ends_N1, ASK, END)), levels)
 
     def same(self, questions: Questions) -> np.ndarray:
-        return questions.tokens_NQ
+        """In whichever order they stand: the answer is one."""
+        numbers = questions.tokens_NQ >= ZERO
+        places = np.argsort(np.where(numbers, questions.tokens_NQ, ZERO + self.below), axis=1, kind="stable")
+        found: np.ndarray = np.take_along_axis(questions.tokens_NQ, places, axis=1)
+        return found
 
     def solved(self, rng: np.random.Generator, questions: Questions, style: Style) -> Answers:
         levels, width = questions.levels_N, max(self.numbers)

@@ -1,5 +1,6 @@
 """A sweep whose arms are chains of stages: which trials it has, in which order, and which chains cannot be."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -89,7 +90,11 @@ def test_what_only_a_longer_chain_begins_with_is_shared_too(conduct, pool, tmp_p
 
 def test_a_plan_counts_what_is_shared_once(plan, tmp_path):
     made = plan(*written(tmp_path))
-    assert made.trunk_seconds > 0 and "every arm goes on" not in describe(made)
+    whole = sum(
+        made.trial_seconds(replace(made.baseline, keys=keys), scored=False) for keys in made.arms["rl"].keys.trunks
+    )
+    assert made.trunk_seconds == pytest.approx(whole), "pre-training and fine-tuning, whoever goes on from them"
+    assert "every arm goes on" not in describe(made)
 
 
 def taught(*more: tuple[str, str]) -> tuple[tuple[str, str], ...]:
@@ -190,7 +195,7 @@ def test_a_plan_knows_who_teaches(plan, tmp_path):
         (
             "distil.answers: teacher",
             f"distil.answers: teacher, {SKILL}",
-            "teacher: model.vocab_size=64, data.problem=sums",
+            "stages: model.vocab_size=64, data.problem=sums, and then",
         ),
         ("distil.answers: teacher", "distil.answers: teachr", "distil.answers=teachr: expected one of data, teacher"),
         ("distil.loss: forward_kl", "distil.temperature: 0", "distil.temperature=0.0: must be above 0"),
@@ -248,6 +253,43 @@ def test_a_teacher_that_cannot_be_is_one_line(plan, tmp_path, old, new, reason):
         ("answer_tokens: 10", "grop: 4", "grpo.grop: no such key"),
         ("grpo.on: true,", f"grpo.on: true, {SKILL},", "grpo.on=true: data.source=skill asks nothing"),
         ("grpo.on: true,", "grpo.on: true, model.mtp.depth: 1,", "model.mtp.depth=1: has no part in reinforcement lea"),
+        (
+            "answer_tokens: 10",
+            "answer_tokens: 27",
+            "grpo.answer_tokens=27: with the longest question 33 tokens, more than data.seq_len=32",
+        ),
+        (
+            "answer_tokens: 10",
+            "answer_tokens: 10, grpo.updates: 3",
+            "grpo.updates=3: the stage's 4 steps are no whole number of draws",
+        ),
+        (
+            "  pretrain: {",
+            "  pretrain: {model.d_model: 48, ",
+            "arm sft: lm_head.weight: is (64, 48) in a stage and (64, 32) in the next; a chain keeps one model's shape",
+        ),
+        (
+            "  pretrain: {",
+            "  pretrain: {model.mtp.depth: 1, ",
+            "in a stage and not there in the next; a chain keeps one",
+        ),
+        (
+            "  pretrain: {data.settings: {digits: [1], wrong: 0.5}",
+            "  pretrain: {data.problem: sorting, data.settings: null, data.seq_len: 64",
+            "stages: model.vocab_size=64, data.problem=sorting, and then model.vocab_size=64, data.problem=sums: the f",
+        ),
+        (
+            "  pretrain: {data.settings: {digits: [1], wrong: 0.5}",
+            "  pretrain: {" + SKILL,
+            "stages: model.vocab_size=64, data.source=skill, and then model.vocab_size=64, data.problem=sums",
+        ),
+        (
+            "  pretrain: {",
+            "  pretrain: {data.template: plain, ",
+            "stages: data.template=plain, and then chat: questions would be asked otherwise",
+        ),
+        ("  pretrain: {", "  pretrain: {eval.tokens: 64, ", "stage pretrain: eval.tokens: is of a chain's end; put it"),
+        ("baseline: sft", "baseline: sft\nteacher: [pretrain]", "teacher: no stage learns from it; set distil.answers"),
         (
             "set: {grpo.kl_weight: 0.0}",
             "set: {grpo.kl_weight: 0.04}",

@@ -162,6 +162,10 @@ def test_the_distance_is_the_same_whoever_has_trained_the_first_stages(chain, jo
     assert (Path(trunk.folder) / BASE).is_file()
     found = finish(dataclasses.replace(given, trunk=trunk.folder))
     assert found.metrics == alone.metrics and alone.metrics["kl_from_base"] > 0
+    kept = (Path(trunk.folder) / BASE).read_bytes()
+    (Path(trunk.folder) / BASE).write_bytes(kept[:1000])
+    damaged = dataclasses.replace(chain("damaged", distil__loss="forward_kl"), trunk=trunk.folder)
+    assert finish(damaged).metrics == alone.metrics
     (Path(trunk.folder) / BASE).unlink()
     without = dataclasses.replace(chain("without", distil__loss="forward_kl"), trunk=trunk.folder)
     assert finish(without).metrics == alone.metrics, "without it the stages are trained again"

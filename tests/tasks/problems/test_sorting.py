@@ -103,3 +103,15 @@ def test_what_cannot_be_is_one_line(settings: dict[str, Any], said: str) -> None
     with pytest.raises(ConfigError) as error:
         Sorting(**settings).check()
     assert str(error.value).startswith(said)
+
+
+def test_a_question_is_the_same_in_whichever_order_its_numbers_stand() -> None:
+    problem = Sorting(numbers=[3, 4], below=9)
+    questions = problem.draw(np.random.default_rng(0), 500)
+    turned = questions.tokens_NQ.copy()
+    for row, level in zip(turned, questions.levels_N.tolist(), strict=True):
+        row[:level] = row[:level][::-1]
+    again = problem.same(Questions(turned, questions.levels_N))
+    assert np.array_equal(problem.same(questions), again) and not np.array_equal(turned, questions.tokens_NQ)
+    sets = {tuple(sorted(row[:level])) for row, level in zip(turned.tolist(), questions.levels_N.tolist(), strict=True)}
+    assert len(np.unique(again, axis=0)) == len(sets), "and other numbers are another question"

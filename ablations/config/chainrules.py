@@ -1,4 +1,6 @@
-"""What a stage that learns from a teacher must keep."""
+"""What a stage must keep of the one before it, and of its teacher."""
+
+from typing import Any
 
 from ablations.config.trialkeys import Stage
 from models.config import DistilConfig
@@ -6,6 +8,20 @@ from models.rules import check_length
 from models.typed import ConfigError
 from tasks.config import DataConfig
 from tasks.problems.chosen import problem_of
+
+
+def check_tokens(earlier: Stage, stage: Stage) -> None:
+    """Raise ConfigError where a stage begins with weights that have learned other tokens than its own."""
+    if _tokens(earlier) != _tokens(stage):
+        raise ConfigError(
+            f"stages: {_named(earlier)}, and then {_named(stage)}: the first's tokens mean other things than the "
+            "second's; all stages of a chain need one tokenizer"
+        )
+    if earlier.data.template != stage.data.template:
+        raise ConfigError(
+            f"stages: data.template={earlier.data.template}, and then {stage.data.template}: questions would be asked "
+            "otherwise than they were learned; take one template"
+        )
 
 
 def check_distil(stage: Stage) -> None:
@@ -20,7 +36,7 @@ def check_distil(stage: Stage) -> None:
         )
     _check_unread(distil)
     teacher = stage.teacher[-1]
-    if teacher.model.vocab_size != stage.model.vocab_size or _words(teacher.data) != _words(data):
+    if _tokens(teacher) != _tokens(stage):
         raise ConfigError(
             f"teacher: {_named(teacher)}: has other tokens than its student ({_named(stage)}); one tokenizer is needed"
         )
@@ -65,9 +81,16 @@ def _check_unread(distil: DistilConfig) -> None:
             raise ConfigError(f"distil.{name}={value}: is read with {other} only; add it")
 
 
-def _words(data: DataConfig) -> list[str] | None:
-    """Of a vocabulary that is not a text's."""
-    return list(problem_of(data).words) if data.source == "problem" else None
+OF_THE_TEXT = ("source", "path", "name", "text_field", "domains", "weights", "skill", "skills", "max_bytes", "fim_rate")
+"""Keys of `data` that its tokenizer depends on, problems aside."""
+
+
+def _tokens(stage: Stage) -> list[Any]:
+    """Equal where two stages' tokens mean the same."""
+    data = stage.data
+    if data.source == "problem":
+        return [stage.model.vocab_size, *problem_of(data).words]
+    return [stage.model.vocab_size, *(getattr(data, name) for name in OF_THE_TEXT)]
 
 
 def _named(stage: Stage) -> str:
