@@ -13,6 +13,7 @@ from ablations.judge.gather import load_published, load_result
 from ablations.judge.result import Result
 from ablations.record.documents import PLAN, STATE, PlanDocument, SweepState
 from ablations.record.record import read_record
+from ablations.show import costs
 from ablations.show.sections import worth
 from models.typed import ConfigError
 
@@ -162,6 +163,21 @@ def test_beyond_the_control_worth_in_tokens_says_how_far_and_beyond_a_factor_not
     assert harm is not None and fraction == 0.9
     d = dataclasses.replace(result.difference("none"), mean=cost * harm.mean / 0.03)
     assert worth(result, d) == said
+
+
+def test_tokens_are_a_share_of_the_baselines_and_of_a_chain_worth_nothing(finished_run: Path) -> None:
+    result = load_result(finished_run, "moe_balance", "cpu")
+    keys = result.plan.keys
+    longer = dataclasses.replace(keys, train=dataclasses.replace(keys.train, token_fraction=1.8))
+    turned = dataclasses.replace(result, plan=dataclasses.replace(result.plan, keys=longer))
+    assert turned.control_fraction == pytest.approx(0.5)
+    arm = result.arms["bias"]
+    records = {s: dataclasses.replace(r, config=r.config | {"before": [{"until": 1}]}) for s, r in arm.records.items()}
+    chained = dataclasses.replace(result, arms=result.arms | {"bias": dataclasses.replace(arm, records=records)})
+    assert chained.chained and not result.chained
+    assert chained.control_fraction is None and chained.tokens_equivalent(chained.difference("none")) is None
+    shown = costs.size_table(chained)
+    assert {row[shown.columns.index("training FLOPs")] for row in shown.rows} == {"-"}, "these records know of no FLOPs"
 
 
 def test_published_records_answer_for_missing_ones(sweep_run: Any, tmp_path: Path) -> None:
