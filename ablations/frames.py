@@ -169,7 +169,10 @@ def _place(column: str) -> tuple[int, str]:
         return (9, "")
     if column.startswith(ENVIRONMENT):
         return (4, column)
-    return (3 if column.split(".")[0] in (*TRIAL_GROUPS, "stages", "until") else 2 if "/" in column else 1, column)
+    return (
+        3 if column.split(".")[0] in (*TRIAL_GROUPS, "stages", "taught", "until") else 2 if "/" in column else 1,
+        column,
+    )
 
 
 def _row(path: Path, uses: Mapping[str, list[Use]], sweep: str | None, everything: bool) -> dict[str, Any] | None:

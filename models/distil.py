@@ -50,11 +50,9 @@ class Distilling(Microbatching):
         result.measures["distil_loss"] = float(result.losses["distil_loss"])
         return result
 
-    def terms(
-        self, tokens_BT: Tensor, output: Output, target: Targets, progress: float, batch_f: list[Tensor] | None
-    ) -> dict[str, Tensor | None]:
+    def terms(self, tokens_BT: Tensor, output: Output, target: Targets, progress: float) -> dict[str, Tensor | None]:
         self.teacher.to(tokens_BT.device)
         with inferring(self.teacher):
             teacher_BTV = self.teacher(tokens_BT, document_end=self.document_end).logits
         own = {"distil_loss": target.mean(divergence(output.logits, teacher_BTV, self.config))}
-        return super().terms(tokens_BT, output, target, progress, batch_f) | own
+        return super().terms(tokens_BT, output, target, progress) | own

@@ -129,7 +129,8 @@ class Microbatching:
             batch_f = self._count(parts) if any(r.balance.needs_batch_load for r in routers) else None
             for part, target in zip(parts, targets, strict=True):
                 output = self.model(part[:, :-1], mtp=True, document_end=self.document_end)
-                terms = self.terms(part[:, :-1], output, target, progress, batch_f)
+                terms = self.terms(part[:, :-1], output, target, progress)
+                terms["aux_loss"] = aux_loss(routers, output.routings, batch_f)
                 counted = [term for name in self.learned if (term := terms.get(name)) is not None]
                 (torch.stack(counted).sum() / self.microbatches).backward()
                 for name, term in terms.items():
@@ -140,13 +141,10 @@ class Microbatching:
                     load_LE = load_LE + last_LE
         return StepResult(losses, all_ranks(load_LE), last_LE)
 
-    def terms(
-        self, tokens_BT: Tensor, output: Output, target: Targets, progress: float, batch_f: list[Tensor] | None
-    ) -> dict[str, Tensor | None]:
-        """Of one microbatch, scalars by name; None where there is none of it."""
+    def terms(self, tokens_BT: Tensor, output: Output, target: Targets, progress: float) -> dict[str, Tensor | None]:
+        """Of one microbatch, scalars by name; that of the balance is added to them."""
         return {
             "loss": target.loss(output.logits),
-            "aux_loss": aux_loss(self.model.routers(), output.routings, batch_f),
             **mtp_losses(self.model.config.mtp, output, target, progress),
         }
 

@@ -18,12 +18,12 @@ def raised(sweep: SweepConfig, scale: Mapping[str, Any]) -> dict[str, int]:
 
 def resolved_arms(sweep: SweepConfig, keys: TrialKeys, file: str) -> dict[str, TrialKeys]:
     """Arm -> its trial keys, searched ones at their first point. Raises ConfigError for an arm that is the baseline."""
-    resolved = {}
+    resolved, teacher = {}, teacher_of(sweep, keys, file)
     for name, arm in sweep.arms.items():
         first = {key: points[0] for key, points in {**sweep.search.keys, **arm.search}.items()}
         own = with_overrides(keys, {**arm.set, **first}, f"{file} arm {name}")
         chain = dataclasses.replace(own, before=stages_before(sweep, name, keys, file))
-        resolved[name] = taught(chain, teacher_of(sweep, keys, file))
+        resolved[name] = taught(chain, teacher)
     base = sweep.arms[sweep.baseline]
     for name, arm in sweep.arms.items():
         same = (arm.search, arm.stages) == (base.search, base.stages) and not differing(

@@ -236,7 +236,7 @@ def _parts(keys: TrialKeys) -> Parts:
         problem and GREEDY in tasks,
         skills,
         samples,
-        base=all(stage.data.source == "problem" and stage.until == 1 for stage in keys.stages),
+        base=keys.has_base,
         teacher=keys.taught_by is not None,
     )
 

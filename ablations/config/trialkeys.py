@@ -165,6 +165,11 @@ class TrialKeys(Stage):
         return TrialKeys.unscored(self.before, self.eval) if self.before else None
 
     @property
+    def has_base(self) -> bool:
+        """Whether the distance from what its first stage leaves is measured: on answers, which text has none of."""
+        return all(stage.data.source == "problem" and stage.until == 1 for stage in self.stages)
+
+    @property
     def taught_by(self) -> "TrialKeys | None":
         """The keys of the trial that trains the teacher of the stages that have one: it is the same for all."""
         chains = [stage.teacher for stage in self.stages if stage.teacher]

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from ablations.config.trialkeys import TrialKeys
 from ablations.launch.space import free_bytes, size
 from ablations.sweep.plan import Plan
 from models.typed import ConfigError
@@ -29,10 +28,7 @@ def bytes_needed(plan: Plan, done: int = 0) -> int:
     searched = 0 if plan.published is not None else plan.search_trials
     logs = (confirm + searched) * (STEP * steps + REST)
     at_once = min(plan.workers, confirm + searched) * 2 * RESUMABLE * parameters
-    kept = list[TrialKeys]()
-    for arm in plan.arms.values():
-        kept += [keys for keys in arm.keys.trunks if keys not in kept]
-    states = len(kept) * len(plan.seeds) * (RESUMABLE + WEIGHT) * parameters
+    states = len(plan.trunks) * len(plan.seeds) * (RESUMABLE + WEIGHT) * parameters
     return int(logs + confirm * _checkpoint(plan, parameters) + at_once + states + RESULT)
 
 

@@ -148,13 +148,18 @@ class Plan:
         found = [at_share(arm.keys, share, shares) for share in shares]
         return sum(self.trial_seconds(replace(arm, keys=keys), scored=False) for keys in found)
 
-    @property
-    def trunk_seconds(self) -> float:
-        """Of what arms go on from, for one seed, each once."""
+    @functools.cached_property
+    def trunks(self) -> list[TrialKeys]:
+        """What arms go on or learn from, each once."""
         found = list[TrialKeys]()
         for arm in self.arms.values():
             found += [keys for keys in arm.keys.trunks if keys not in found]
-        return sum(self.trial_seconds(replace(self.baseline, keys=keys), scored=False) for keys in found)
+        return found
+
+    @property
+    def trunk_seconds(self) -> float:
+        """Of what arms go on from, for one seed, each once."""
+        return sum(self.trial_seconds(replace(self.baseline, keys=keys), scored=False) for keys in self.trunks)
 
     @functools.cached_property
     def text(self) -> dict[str, int] | None:

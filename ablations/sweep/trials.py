@@ -161,7 +161,7 @@ class Trials:
     def _shared(self, keys: TrialKeys) -> TrialKeys | None:
         """All of a trial's stages, where others go on from them: it is then scored, and nothing more."""
         whole = TrialKeys.unscored(keys.stages, keys.eval)
-        return whole if whole != keys and any(whole in arm.keys.trunks for arm in self.plan.arms.values()) else None
+        return whole if whole != keys and whole in self.plan.trunks else None
 
     def _record(self, id: str) -> Record | None:
         """A finished trial's record: of this machine, or of a sweep that was published unfinished and goes on here. (A

@@ -1,4 +1,4 @@
-"""What is asked of a whole chain of stages: how far it has come from where it began, and what its teacher cost."""
+"""What is asked of a whole chain of stages: how far it has come from where it began."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,11 +18,6 @@ BASE = "base.safetensors"
 """The weights that the first stage has left: what later ones are measured from, where answers are learned."""
 QUESTIONS, ANSWERS = 128, 4
 """Of the test split, and answers drawn to each, that the distance is measured on."""
-
-
-def has_base(keys: TrialKeys) -> bool:
-    """Whether a chain's distance from its first stage is measured: on answers, which text has none of."""
-    return all(stage.data.source == "problem" and stage.until == 1 for stage in keys.stages)
 
 
 def save_base(folder: Path, weights: Mapping[str, Tensor]) -> None:
@@ -46,7 +41,7 @@ def readable_base(folder: Path) -> bool:
 def distance(keys: TrialKeys, data: Data, model: Transformer, folder: Path) -> dict[str, float]:
     """`kl_from_base`: KL(model || what its first stage left), in nats an answer of the model's own. Of one stage it is
     0; empty where nothing is answered."""
-    if not has_base(keys) or not isinstance(data, ProblemData):
+    if not keys.has_base or not isinstance(data, ProblemData):
         return {}
     if not keys.before:
         return {"kl_from_base": 0.0}

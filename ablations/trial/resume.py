@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ablations.config.trialkeys import TrialKeys
 from ablations.record.steplog import STEPS, read_steps
-from ablations.trial.chain import BASE, has_base, readable_base
+from ablations.trial.chain import BASE, readable_base
 from ablations.trial.recorder import RESUME, Columns, Recorder
 from models.files import whole_file
 
@@ -51,7 +51,7 @@ class Resume:
 def resume_of(folder: Path, keys: TrialKeys, trunk: Path | None) -> Resume:
     """From the trial's own checkpoint; without one, after the stages that the trunk's trial has trained."""
     own = _resumable(folder, keys)
-    further = [BASE] if has_base(keys) else []
+    further = [BASE] if keys.has_base else []
     if own.path is not None or trunk is None or not all((trunk / name).is_file() for name in (STATE, STEPS)):
         return own
     if further and not readable_base(trunk):

@@ -23,7 +23,7 @@ from ablations.config.trialkeys import Stage, TrialKeys
 from ablations.record.record import RECORD, Record, finished, owned, read_record
 from ablations.record.steplog import STEPS, StepLog, read_steps
 from ablations.trial.branch import hand_on
-from ablations.trial.chain import BASE, distance, has_base, save_base
+from ablations.trial.chain import BASE, distance, save_base
 from ablations.trial.context import context_metrics
 from ablations.trial.identity import TRIAL, environment
 from ablations.trial.job import TrialJob
@@ -149,7 +149,7 @@ def _train(job: TrialJob, watcher: Watcher, report: Report) -> Record:
     notes = Notes(job.keys, StepLog(folder / STEPS, resume.steps), watcher, report)
     notes.validation |= resume.validation
     state, module, last = resume.weights, None, len(job.keys.before)
-    based = has_base(job.keys) and (last > 0 or job.keep)
+    based = job.keys.has_base and (last > 0 or job.keep)
     if based and resume.stage == 0 and state is not None:
         save_base(folder, state)
     started = time.monotonic()

@@ -171,3 +171,17 @@ def test_a_copy_says_whose_it_is(sweep_run: Any, tmp_path: Path, monkeypatch: py
     assert set(ablations.load(tmp_path / "mine" / "a_copy")["sweep"]) == {"moe_balance"}
     monkeypatch.chdir(published)
     assert set(ablations.load(".")["run"]) == {"cpu"}
+
+
+def test_a_chain_and_its_teacher_are_numbers_in_a_row(sweep_run: Any, tmp_path: Path) -> None:
+    """What they are trained with fits into no column."""
+    sweep_run(tmp_path, seeds=2)
+    id = SweepState.read(tmp_path / "moe_balance" / "cpu").confirm[0].id
+    path = tmp_path / "trials" / id / "record.json"
+    record = read_json(path)
+    stage = {"model": {"d_model": 8}, "until": 1, "teacher": []}
+    write_json(path, record | {"config": record["config"] | {"before": [stage], "teacher": [stage, stage]}})
+    frame = ablations.load(tmp_path)
+    row = frame[frame["id"] == id].iloc[0]
+    assert (row["stages"], row["taught"]) == (2, 2) and not {"teacher", "before"} & set(frame)
+    frame.to_parquet(tmp_path / "rows.parquet", index=False)
