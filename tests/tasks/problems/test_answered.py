@@ -60,7 +60,7 @@ def learned(data: ProblemData) -> Transformer:
     model, before = small(), torch.get_num_threads()
     torch.set_num_threads(1)
     adam = torch.optim.Adam(model.train().parameters(), 0.01)
-    for step in range(40):
+    for step in range(60):
         tokens, mask = data.train_batch(0, step)
         assert mask is not None
         logits = model(tokens[:, :-1], document_end=0).logits
