@@ -6,8 +6,7 @@ from torch import nn
 from models.config import ModelConfig
 from models.pipeline.rules import schedule_of
 from models.pipeline.schedules import Schedule
-from models.pipeline.split import split
-from models.pipeline.stages import uses_embedding_again
+from models.pipeline.split import split, uses_embedding_again
 from models.transformer import Transformer
 
 
@@ -20,11 +19,6 @@ def stages_holding(name: str, config: ModelConfig, stages: int) -> set[int]:
         layer = int(name.split(".")[2])
         return {next(stage for stage, layers in enumerate(split(config, stages)) if layer in layers)}
     return {last}
-
-
-def held_stages(schedule: Schedule, rank: int) -> list[int]:
-    """Of both directions, where there are two."""
-    return sorted({stage for homes in schedule.homes for stage, other in enumerate(homes) if other == rank})
 
 
 def holders(config: ModelConfig, schedule: Schedule) -> dict[str, tuple[int, ...]]:
@@ -51,7 +45,7 @@ def partial_model(config: ModelConfig, microbatches: int, rank: int) -> Transfor
     """A Transformer with the parts of a rank's stages alone, not initialised: nothing else takes memory. Names are
     those of the whole model; layers that are missing are placeholders."""
     schedule = schedule_of(config, microbatches)
-    held, stages = held_stages(schedule, rank), schedule.stages
+    held, stages = schedule.held(rank), schedule.stages
     with torch.device("meta"):
         model = Transformer(config)
     layers = split(config, stages)

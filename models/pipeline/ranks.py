@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from models.executor import StepResult, all_ranks
 from models.layers import cast_once
 from models.pipeline.inprocess import sender, way
-from models.pipeline.parts import held_stages, holders
+from models.pipeline.parts import holders
 from models.pipeline.rules import schedule_of
 from models.pipeline.schedules import Action, Schedule, parts
 from models.pipeline.stages import Chunks, Stage, can_split, stages_of
@@ -41,7 +41,7 @@ class Ranked:
         schedule = schedule_of(model.config, microbatches)
         self.model, self.schedule, self.rank = model, schedule, dist.get_rank()
         self.document_end = document_end
-        self.held = held_stages(schedule, self.rank)
+        self.held = schedule.held(self.rank)
         self.holders = holders(model.config, schedule)
         shared = sorted({ranks for ranks in self.holders.values() if len(ranks) > 1})
         self.groups = {ranks: dist.new_group(list(ranks)) for ranks in shared}  # every rank makes all of them

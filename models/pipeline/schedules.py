@@ -50,6 +50,10 @@ class Schedule:
     def rank_of(self, action: Action) -> int:
         return self.homes[action.direction][action.stage]
 
+    def held(self, rank: int) -> list[int]:
+        """The stages that a rank holds, of both directions where there are two."""
+        return sorted({stage for homes in self.homes for stage, other in enumerate(homes) if other == rank})
+
 
 def parts(step: Step) -> tuple[Action, ...]:
     """The actions of a step; of an overlapped pair the forward one first."""

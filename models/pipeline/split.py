@@ -53,3 +53,8 @@ def split(config: ModelConfig, stages: int) -> list[range]:
     for s in range(stages, 0, -1):
         bounds.append(best[s][bounds[-1]][1])
     return [range(a, b) for a, b in itertools.pairwise(reversed(bounds))]
+
+
+def uses_embedding_again(config: ModelConfig) -> bool:
+    """Chained MTP modules, on the last stage, embed tokens too."""
+    return config.mtp.depth > 0 and config.mtp.style == "chained"

@@ -18,7 +18,7 @@ from models.config import ModelConfig
 from models.executor import StepResult, Targets, aux_loss, microbatch_targets, mtp_losses
 from models.moe import Router
 from models.pipeline.schedules import Action
-from models.pipeline.split import split
+from models.pipeline.split import split, uses_embedding_again
 from models.transformer import Transformer
 
 
@@ -61,11 +61,6 @@ class Stage:
         else:
             out = x if aux is None else _WithLoss.apply(x, aux * share)
         return Passed(out, {name: term.detach() for name, term in terms.items() if term is not None}, routings)
-
-
-def uses_embedding_again(config: ModelConfig) -> bool:
-    """Chained MTP modules, on the last stage, embed tokens too."""
-    return config.mtp.depth > 0 and config.mtp.style == "chained"
 
 
 def can_split(config: ModelConfig) -> bool:
