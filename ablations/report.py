@@ -23,6 +23,7 @@ from ablations.record.record import RECORD, RECORDS, recorded_at
 from ablations.record.rundir import differing, folders_of_scale, listed
 from ablations.record.summary import SUMMARY
 from ablations.show.provenance import commands, commit, manifest
+from ablations.trial.identity import code_hash
 from models.files import whole_file, whole_folder, write_atomically
 from models.streams import obeyed, spoken
 from models.typed import ConfigError
@@ -100,10 +101,17 @@ def publish(
 ) -> Path:
     """Write the report and copy it with records, plan and manifest.json to results_dir/<sweep>/<run>/.
 
-    Replaces what is there as a whole. Raises ConfigError where trials are missing and `partial` does not allow it.
+    Replaces what is there as a whole. Raises ConfigError where trials are missing and `partial` does not allow it, and
+    where this checkout's code is not what trained them: the manifest would name a commit that cannot repeat them.
     """
     target = results_of(results_dir) / sweep / run
     result = load_result(runs_dir, sweep, run, target / RECORDS)
+    if result.plan.code != code_hash():
+        raise ConfigError(
+            f"publish={'partial' if partial else 'true'}: the trials of sweep={sweep} run={run} are of another code "
+            f"({result.plan.code[:8]}) than this checkout's ({code_hash()[:8]}), whose commit would be named; publish "
+            "from the commit that they ran at, and render that here with publish=again"
+        )
     if result.missing and not partial:
         raise ConfigError(
             f"publish=true: {len(result.missing)} of {result.planned} trials of sweep={sweep} run={run} are "

@@ -22,6 +22,7 @@ from ablations.launch.pool import Job, Outcome
 from ablations.record.documents import ArmDocument, ArmKind, ConfirmTrial, PlanDocument, SearchTrial, Speed, SweepState
 from ablations.record.guardresult import GuardResult
 from ablations.record.record import Record
+from ablations.trial.identity import code_hash
 from models.config import ModelConfig, MoEConfig, OptimConfig
 from models.typed import build
 from tasks.config import DataConfig, EvalConfig
@@ -172,7 +173,7 @@ def write_run(
         expected=[build(ExpectedConfig, claim) for claim in (EXPECTED if expected is None else expected)],
         matched=MATCHED,
         decision_rule=DECISION_RULE,
-        code="c" * 40,
+        code=code_hash(),
         data="d" * 40,
         keys=TrialKeys(
             ModelConfig(dtype="float32", moe=MoEConfig(n_routed_experts=EXPERTS, top_k=TOP_K)),

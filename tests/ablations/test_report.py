@@ -75,6 +75,18 @@ def test_incomplete_is_refused_and_partial_is_not(sweep_run: Any, tmp_path: Path
 
 
 @pytest.mark.usefixtures("without_figures")
+@pytest.mark.parametrize("partial", [False, True])
+def test_what_other_code_trained_is_not_published_under_this_commit(
+    sweep_run: Any, tmp_path: Path, partial: bool
+) -> None:
+    folder = sweep_run(tmp_path / "runs", seeds=2)
+    write_json(folder / "plan.json", read_json(folder / "plan.json") | {"code": "d" * 64})
+    with pytest.raises(ConfigError, match=r"publish=(true|partial): .* another code \(dddddddd\) .* publish=again"):
+        publish(tmp_path / "runs", "moe_balance", "cpu", tmp_path / "results", partial)
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.usefixtures("without_figures")
 def test_publishing_keeps_records_that_only_results_has(sweep_run: Any, tmp_path: Path) -> None:
     folder = sweep_run(tmp_path / "runs", seeds=2)
     target = publish(tmp_path / "runs", "moe_balance", "cpu", tmp_path / "results")
