@@ -14,7 +14,7 @@ from typing import Any
 
 from ablations.config.keys import leaves_of, nested, settings
 from ablations.config.resolve import raised, resolved_arms, without
-from ablations.config.schema import Config
+from ablations.config.schema import Config, LaunchConfig
 from ablations.config.sweepfile import default_scale, find_sweep, read_scale, read_sweep, shown, sweep_files
 from ablations.config.sweeprules import check_control, check_metrics_exist
 from ablations.config.trialkeys import TRIAL_GROUPS, with_overrides
@@ -63,6 +63,7 @@ def compose(overrides: list[str], sweep_file: Path | None = None, instead: Mappi
         note=note,
     )
     _check_seeds(config)
+    _check_launch(config.launch)
     chosen = chosen_arms(config)
     _check_set_once({key: given[key] for key in sorted(explicit)}, config, chosen, shown(path))
     _check_trials(config, chosen, shown(path))
@@ -136,6 +137,28 @@ def _check_seeds(config: Config) -> None:
         counted = f" (so many are {chosen[0]} to {chosen[-1]})" if isinstance(config.seeds, int) else ""
         raise ConfigError(
             f"seeds={seeds}{counted}: {shared[0]} is a search seed of this sweep; confirmation needs new ones"
+        )
+
+
+def _check_launch(launch: LaunchConfig) -> None:
+    """What is said of other machines is said to somebody, and how many trials run there at once is said too."""
+    if launch.kind == "local" and launch.address is not None:
+        raise ConfigError(
+            f"launch.address={launch.address}: of no use with launch=local; add launch=ray, or leave it out"
+        )
+    if launch.kind == "slurm" and launch.address not in (None, "local"):
+        raise ConfigError(
+            f"launch.address={launch.address}: with launch=slurm jobs go to this machine's Slurm; leave it out, or "
+            "try them out on this machine with launch.address=local"
+        )
+    if launch.kind != "slurm" and launch.slurm:
+        raise ConfigError(f"launch.slurm={launch.slurm}: options of sbatch, of no use with launch={launch.kind}")
+    minutes = launch.slurm.get("time", 1)
+    if not isinstance(minutes, int) or minutes < 1:
+        raise ConfigError(f"launch.slurm.time={minutes}: expected minutes, a whole number of at least 1")
+    if launch.elsewhere and launch.workers is None:
+        raise ConfigError(
+            f"launch.workers=null: launch={launch.kind}: how many trials may run at once? add launch.workers=8"
         )
 
 

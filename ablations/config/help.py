@@ -36,6 +36,7 @@ Examples
   python -m ablations.run sweep=moe_balance optim.lr=3e-3       a searched key is pinned for all arms
   python -m ablations.run sweep=attention model=small           a named model size (tiny, small, base)
   python -m ablations.run sweep=mine sweeps_dir=~/questions     a sweep file of your own
+  python -m ablations.run sweep=moe_balance launch=ray          on a Ray cluster, or launch=slurm (docs/cluster.md)
   python -m ablations.run sweep=moe_balance --cfg job           the composed keys, and nothing is run
   python -m ablations.run --help sweep                          the keys of a sweep's file, and the metrics
 """

@@ -37,13 +37,26 @@ class TrackConfig:
 
 @dataclass(frozen=True)
 class LaunchConfig:
-    """How trials are spread over this machine. Changes no number."""
+    """How trials are spread over this machine, or over many (docs/cluster.md). Changes no number."""
 
+    kind: Literal["local", "ray", "slurm"] = "local"
+    """Also written `launch=ray`. `local`: processes of this machine. `ray`: workers on a Ray cluster. `slurm`: jobs of
+    Slurm, in arrays."""
     workers: Annotated[int, AtLeast(1), AtMost(256)] | None = None
-    """Worker processes; null takes one per CPU core (one per GPU)."""
+    """Trials at once; null takes one per CPU core (one per GPU), and must be said for other machines than this one."""
+    address: Text | None = None
+    """Of a running Ray cluster, or `auto` for the one that this machine is in; null starts one of this machine alone.
+    With `slurm`, `local` tries its jobs out as processes of this machine."""
+    slurm: dict[str, Any] = field(default_factory=dict)
+    """Options of `sbatch` by their long names, e.g. `{partition: gpu, account: me, mem: 8G, time: 120}` (minutes)."""
     expected_tokens_per_second: Annotated[float, AtLeast(1), AtMost(1e12)] = 15_000.0
     """Training speed of one worker, for the expected minutes in the plan."""
     progress: Literal["auto", "rich", "plain", "none"] = "auto"
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether trials may run on other machines than this one."""
+        return self.kind == "slurm" or (self.kind == "ray" and self.address is not None)
 
 
 Design = Literal["scratch", "branch"]

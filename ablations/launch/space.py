@@ -25,6 +25,15 @@ class DiskFull(OSError):
         )
 
 
+def check_space(folder: Path, place: str | None = None) -> None:
+    """Raise DiskFull where `place`, a file, could not be written ("" where it has no name), or nothing more can be
+    written to `folder`."""
+    if place is not None:
+        raise DiskFull(Path(place).parent if place else folder)
+    if is_full(folder):
+        raise DiskFull(folder)
+
+
 def full_place(error: BaseException | None) -> str | None:
     """The file that could not be written for want of space ("" where none is named), or None for another error.
 

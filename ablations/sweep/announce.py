@@ -58,12 +58,26 @@ def describe(plan: Plan) -> str:
         + (f", fewer where no claim is open after {' or '.join(map(str, plan.looks[:-1]))}" if plan.looks else ""),
         *(f"Text      {remark}" for remark in text_remarks(plan)),
         f"W&B       {destination(plan.config.track, Path(plan.config.runs_dir).absolute())}",
+        *_where(plan),
         f"Expected  about {duration(plan.minutes * 60)} with {plan.workers} worker{'s' * (plan.workers != 1)}"
         + ("; more than a day is begun with yes_really=true" if is_long(plan) else ""),
         *([f"Note      {plan.config.note}"] if plan.config.note else []),
         "",
     ]
     return "\n".join(lines)
+
+
+def _where(plan: Plan) -> list[str]:
+    """Where trials run, if not in processes of this machine, and what each takes there."""
+    launch, threads = plan.config.launch, plan.config.train.threads
+    if launch.kind == "local":
+        return []
+    place = f"ray, {launch.address or 'a cluster of this machine alone'}"
+    if launch.kind == "slurm":
+        options = ", ".join(f"{name}={value}" for name, value in launch.slurm.items())
+        place = "slurm, tried out on this machine" if launch.address else f"slurm{f' ({options})' if options else ''}"
+    takes = f"{threads} CPU{'s' * (threads != 1)}" + " and a GPU" * plan.on_gpu
+    return [f"Launch    {place}: {plan.workers} at once, each with {takes}"]
 
 
 def _short(count: float) -> str:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from ablations.judge.distinct import apart
 from ablations.judge.gather import load_result
+from ablations.launch.job import Launcher
 from ablations.launch.lock import single_owner
-from ablations.launch.pool import Pool
 from ablations.launch.progress import Progress
 from ablations.launch.space import DiskFull, full_place
 from ablations.record.documents import (
@@ -50,7 +50,7 @@ class Conductor:
         self.state = SweepState()
         self.fingerprint: TextOf
         self.progress: Progress
-        self.pool: Pool
+        self.pool: Launcher
         self.trials: Trials
 
     def run(self) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from ablations.config.trialkeys import Stage
 from ablations.files import sha
-from ablations.launch.pool import Outcome, Pool
+from ablations.launch.job import Launcher, Outcome
 from ablations.launch.progress import Progress
 from ablations.record.documents import SweepState
 from ablations.record.guardresult import GuardResult, passed
@@ -31,7 +31,7 @@ class Guarding:
     plan: Plan
     fingerprint: Callable[[Stage], dict[str, Any]]
     cache: str
-    pool: Pool
+    pool: Launcher
     progress: Progress
 
     def look(self, state: SweepState) -> None:

@@ -2,8 +2,10 @@
 
 import gc
 import itertools
+import platform
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,12 +13,13 @@ import torch
 from ablations.guards.arm import GUARDS, arm_guards
 from ablations.guards.text import separation
 from ablations.record.documents import Speed
+from ablations.trial.identity import bits, code_hash
 from ablations.trial.memory import training_memory
-from ablations.trial.requests import GuardsRequest, SpeedRequest, TrialRequest
+from ablations.trial.requests import GuardsRequest, PlaceRequest, SpeedRequest, TrialRequest
 from ablations.trial.speed import DECODING_ROUNDS, TRAINING_ROUNDS, chunk_costs, decoding_speed, training_speed
 from ablations.trial.tracking import mirror_record, open_mirror
 from ablations.trial.train import open_data, run_trial
-from models.typed import build
+from models.typed import ConfigError, build
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -81,6 +84,26 @@ def mirror(arguments: dict[str, Any], report: Report) -> dict[str, Any]:
     return {}
 
 
+def place(arguments: dict[str, Any], report: Report) -> dict[str, Any]:
+    """Raises ConfigError where this machine's trials would not be the scheduler's."""
+    request, node = build(PlaceRequest, arguments), platform.node()
+    if not Path(request.mark).is_file():
+        raise ConfigError(
+            f"runs_dir={Path(request.mark).parent}: node {node} does not see it, or has another folder of that name; "
+            "choose a runs_dir that all nodes share"
+        )
+    here = {**bits(), "code": code_hash()}
+    for name, value in request.bits.items():
+        if here.get(name) != value:
+            raise ConfigError(
+                f"{name}: {str(here.get(name))[:12]} on node {node}, {str(value)[:12]} where the sweep began: its "
+                "trials would be other ones than their ids say; start it on a machine like that node, or do without it"
+            )
+    if request.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"train.device=cuda: torch sees no CUDA device on node {node}")
+    return {}
+
+
 def _free() -> None:
     """A trainer and its model hold each other, and Python looks for such rings once its objects have become a quarter
     more: few objects, and many megabytes. Left to itself a worker grew by 70 MB a trial, to 3 GB."""
@@ -100,4 +123,5 @@ KINDS: dict[str, Callable[[dict[str, Any], Report], dict[str, Any]]] = {
     "speed": speed,
     "chunks": chunks,
     "mirror": mirror,
+    "place": place,
 }

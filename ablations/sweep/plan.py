@@ -129,6 +129,10 @@ class Plan:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
         return max(1, cores // self.config.train.threads)
 
+    @property
+    def on_gpu(self) -> bool:
+        return any(arm.keys.train.device == "cuda" for arm in self.arms.values())
+
     def trial_seconds(self, arm: Arm, scored: bool = True) -> float:
         """A rough expectation, from the speed of the scale's own model and what this arm's costs beside it."""
         keys, speed = arm.keys, self.config.launch.expected_tokens_per_second

@@ -1,6 +1,7 @@
 """What is tried before anything is begun: the text is there, the machine has what the plan asks for, and the end is
 near, unless more was asked for."""
 
+import importlib.util
 import os
 
 from ablations.sweep.plan import Plan
@@ -35,15 +36,11 @@ def is_long(plan: Plan) -> bool:
 
 
 def check_start(plan: Plan) -> None:
-    """Raise ConfigError where this machine cannot run the plan, or would for more than a day without being told to."""
-    check_device(plan)
-    most = max(8, CROWD * (os.cpu_count() or 1))
-    for key, value in (
-        ("launch.workers", plan.config.launch.workers or 1),
-        ("train.threads", plan.config.train.threads),
-    ):
-        if value > most:
-            raise ConfigError(f"{key}={value}: this machine has {os.cpu_count()} cores; at most {most}")
+    """Raise ConfigError where the plan cannot be run here, or would for more than a day without being told to."""
+    check_launch(plan.config.launch.kind)
+    if not plan.config.launch.elsewhere:
+        check_device(plan)
+        _check_cores(plan)
     if is_long(plan) and not plan.config.yes_really:
         from ablations.launch.phase import duration
 
@@ -53,11 +50,31 @@ def check_start(plan: Plan) -> None:
         )
 
 
+def check_launch(kind: str) -> None:
+    """Raise ConfigError where the package that reaches other machines is not installed."""
+    package = {"ray": "ray", "slurm": "submitit"}.get(kind)
+    if package is not None and importlib.util.find_spec(package) is None:
+        raise ConfigError(
+            f"launch={kind}: {package} is not installed; `pip install -r requirements-cluster.lock -e '.[cluster]'` "
+            "brings it"
+        )
+
+
+def _check_cores(plan: Plan) -> None:
+    most = max(8, CROWD * (os.cpu_count() or 1))
+    for key, value in (
+        ("launch.workers", plan.config.launch.workers or 1),
+        ("train.threads", plan.config.train.threads),
+    ):
+        if value > most:
+            raise ConfigError(f"{key}={value}: this machine has {os.cpu_count()} cores; at most {most}")
+
+
 def check_device(plan: Plan) -> None:
     """Raise ConfigError where an arm wants a GPU that torch does not see."""
     import torch
 
-    if any(arm.keys.train.device == "cuda" for arm in plan.arms.values()) and not torch.cuda.is_available():
+    if plan.on_gpu and not torch.cuda.is_available():
         raise ConfigError(
             "train.device=cuda: torch sees no CUDA device on this machine; take scale=cpu or train.device=cpu "
             "(dry_run=true prints the plan without one)"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ablations.config.trialkeys import Stage, TrialKeys, with_overrides
-from ablations.launch.pool import Pool
+from ablations.launch.job import Launcher
 from ablations.launch.progress import Progress
 from ablations.record.documents import Point
 from ablations.record.manifest import MANIFEST, Manifest
@@ -56,7 +56,7 @@ class Trials:
         runs: Path,
         run: str,
         fingerprint: Callable[[Stage], dict[str, Any]],
-        pool: Pool,
+        pool: Launcher,
         progress: Progress,
     ) -> None:
         """`run`: the name of this run's folder. `fingerprint`: of the data that a stage learns from."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -9,10 +10,15 @@ from typing import Any
 
 from ablations.config.trialkeys import Stage
 from ablations.files import sha
+from ablations.launch.host import Order
+from ablations.launch.job import Launcher
 from ablations.launch.pool import Pool, thread_environment
 from ablations.launch.progress import Progress
 from ablations.sweep.plan import Plan
+from ablations.trial.identity import bits, code_hash
+from ablations.trial.requests import PlaceRequest, job
 from ablations.trial.uploads import wandb_places
+from models.files import write_atomically
 from models.typed import ConfigError
 from tasks.evals.prepare import OUR_TASKS, prepare_tasks
 from tasks.prepared import Data, prepare_data, require_contexts
@@ -25,6 +31,8 @@ QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
 }
+KINDS_MODULE = "ablations.sweep.jobs"
+"""What workers on other machines can do."""
 TextOf = Callable[[Stage], dict[str, Any]]
 """The fingerprint of the data that a stage learns from."""
 
@@ -73,14 +81,55 @@ def _prepared(stage: Stage, cache: Path, note: Callable[[str], None]) -> Data:
 
 
 @contextlib.contextmanager
-def started_pool(plan: Plan, runs: Path, logs: Path, progress: Progress) -> Iterator[Pool]:
+def started_pool(plan: Plan, runs: Path, logs: Path, progress: Progress) -> Iterator[Launcher]:
+    """What runs the plan's jobs, wherever `launch` says."""
     variables = {**thread_environment(plan.config.train.threads), **MALLOC, **QUIET}
     variables |= wandb_places(runs)
     # Where the user has not said otherwise: no look-ups at a hub for tasks that need none.
     if set(plan.config.eval.tasks) <= set(OUR_TASKS):
         variables |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-    with Pool(plan.workers, logs, variables, on_workers=progress.workers) as pool:
-        yield pool
+    with _launcher(plan, runs, logs, variables, progress) as launcher:
+        yield launcher
+
+
+@contextlib.contextmanager
+def _launcher(plan: Plan, runs: Path, logs: Path, variables: dict[str, str], progress: Progress) -> Iterator[Launcher]:
+    launch, cpus, gpus = plan.config.launch, plan.config.train.threads, int(plan.on_gpu)
+    match launch.kind:
+        case "local":
+            with Pool(plan.workers, logs, variables, on_workers=progress.workers) as pool:
+                yield pool
+        case "ray":
+            from ablations.launch.ray_pool import RayPool
+
+            with (
+                _order(plan, runs, logs, variables) as order,
+                RayPool(order, plan.workers, launch.address, cpus, gpus, on_workers=progress.workers) as on_ray,
+            ):
+                yield on_ray
+        case "slurm":
+            from ablations.launch.slurm_pool import SlurmPool
+
+            with (
+                _order(plan, runs, logs, variables) as order,
+                SlurmPool(order, plan.workers, launch.address, cpus, gpus, launch.slurm) as on_slurm,
+            ):
+                yield on_slurm
+        case _:
+            raise ConfigError(f"launch.kind={launch.kind}: no such way")
+
+
+@contextlib.contextmanager
+def _order(plan: Plan, runs: Path, logs: Path, variables: dict[str, str]) -> Iterator[Order]:
+    """How workers begin on other machines: only where they see these runs, and are such as this one."""
+    mark = runs / f".launched-{uuid.uuid4().hex}"
+    write_atomically(mark, "")
+    device = "cuda" if plan.on_gpu else "cpu"
+    greeting = job("place", "place", PlaceRequest(str(mark), {**bits(), "code": code_hash()}, device))
+    try:
+        yield Order(str(logs), variables, KINDS_MODULE, greeting)
+    finally:
+        mark.unlink(missing_ok=True)
 
 
 def _text_key(stage: Stage) -> str:

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from ablations.config.schema import TrackConfig
 from ablations.config.trialkeys import TrialKeys
-from ablations.launch.pool import Job
+from ablations.launch.job import Job
 from ablations.trial.job import TrialJob
 
 
@@ -55,7 +55,18 @@ class SpeedRequest:
     checkpoints: dict[str, str] = field(default_factory=dict)
 
 
-def job(key: str, kind: str, request: TrialRequest | GuardsRequest | SpeedRequest) -> Job:
+@dataclass(frozen=True)
+class PlaceRequest:
+    """Whether what trials need is there, on another machine than the scheduler's."""
+
+    mark: str
+    """A file that the scheduler has written into its runs_dir."""
+    bits: dict[str, Any]
+    """What makes the scheduler's trials the ones that they are (ablations/trial/identity.py)."""
+    device: str
+
+
+def job(key: str, kind: str, request: TrialRequest | GuardsRequest | SpeedRequest | PlaceRequest) -> Job:
     """As the pool sends it."""
     arguments: dict[str, Any] = asdict(request)
     return Job(key, kind, arguments)

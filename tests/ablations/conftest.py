@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from ablations.config.schema import ExpectedConfig, MatchedConfig, SearchConfig, TrainConfig
 from ablations.config.trialkeys import TrialKeys
 from ablations.judge.verdicts import DECISION_RULE
-from ablations.launch.pool import Job, Outcome
+from ablations.launch.job import Job, Outcome
 from ablations.record.documents import ArmDocument, ArmKind, ConfirmTrial, PlanDocument, SearchTrial, Speed, SweepState
 from ablations.record.guardresult import GuardResult
 from ablations.record.record import Record

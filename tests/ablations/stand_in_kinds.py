@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from ablations.config.trialkeys import TrialKeys
-from ablations.launch.pool import Job
+from ablations.launch.job import Job
 from ablations.record.documents import Speed
 from ablations.record.guardresult import GuardResult
 from ablations.record.record import RECORD, Record
-from ablations.trial.requests import GuardsRequest, SpeedRequest, TrialRequest
+from ablations.trial.requests import GuardsRequest, PlaceRequest, SpeedRequest, TrialRequest
 from models.typed import build
 
 Report = Callable[[dict[str, Any]], None]
@@ -74,4 +74,9 @@ def speed(arguments: dict[str, Any], report: Report) -> dict[str, Any]:
     return {name: asdict(Speed(1e4, peak_training_bytes=1e8)) for name in build(SpeedRequest, arguments).arms}
 
 
-KINDS = {f.__name__: f for f in (trial, guards, data_guard, speed)}
+def place(arguments: dict[str, Any], report: Report) -> dict[str, Any]:
+    build(PlaceRequest, arguments)
+    return {}
+
+
+KINDS = {f.__name__: f for f in (trial, guards, data_guard, speed, place)}

@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import importlib.util
 import os
 import shlex
 import shutil
@@ -108,6 +109,12 @@ REFUSED: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "top_k above the experts": (lambda _: ["model.moe.top_k=9"], "model.moe.top_k=9: a token cannot choose more"),
     "search seed": (lambda _: ["seeds=[1000,1001]"], "seeds=[1000, 1001]: 1000 is a search seed"),
     "no workers": (lambda _: ["launch.workers=0"], "launch.workers=0"),
+    "no such launcher": (lambda _: ["launch=rai"], "launch.kind=rai: expected one of local, ray, slurm"),
+    "an address for nobody": (lambda _: ["launch.address=auto"], "launch.address=auto: of no use with launch=local"),
+    "an address for Slurm": (lambda _: ["launch=slurm", "launch.address=auto"], "try them out on this machine"),
+    "options for nobody": (lambda _: ["launch.slurm={mem: 8G}"], "launch.slurm={'mem': '8G'}: options of sbatch"),
+    "hours for minutes": (lambda _: ["launch=slurm", "launch.slurm={time: 1:00}"], "launch.slurm.time=1:00: expected"),
+    "how many at once": (lambda _: ["launch=slurm", "launch.workers=null"], "launch.workers=null: launch=slurm: how"),
     "no sweeps folder": (lambda d: [f"sweeps_dir={d / 'none'}"], "none"),
     "short corpus": (lambda d: ["data.source=text", text_file(d, b"def f(): pass\n" * 9)], "data.seq_len=32"),
     "long sequence": (
@@ -128,6 +135,32 @@ REFUSED: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "runs is a file": (lambda d: [text_file(d, b"").replace("data.path", "runs_dir")], "is not a folder"),
     "unknown task": (lambda _: ["eval.tasks=[python_cloz]"], "no such task; did you mean python_cloze?"),
 }
+
+
+@pytest.mark.parametrize(("launch", "package"), [("ray", "ray"), ("slurm", "submitit")])
+def test_a_launcher_that_is_not_installed_is_one_line(launch, package, runs, tmp_path, monkeypatch, capsys):
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == package else find(name))
+    before = tree(tmp_path)
+    assert run.main(words(runs, f"launch={launch}")) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: launch={launch}: {package} is not installed; `pip install -r requirements-cluster")
+    assert error.count("\n") == 1 and tree(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        (["launch=ray"], "Launch    ray, a cluster of this machine alone: 1 at once, each with 1 CPU\n"),
+        (["launch=slurm", "launch.slurm={partition: long, time: 60}", "launch.workers=200"],
+         "Launch    slurm (partition=long, time=60): 200 at once, each with 1 CPU\n"),
+        (["launch=local"], None),
+    ],
+)  # fmt: skip
+def test_a_plan_says_where_its_trials_run(given, line, runs, capsys):
+    assert run.main([*words(runs, *given), "dry_run=true"]) == 0
+    out = capsys.readouterr().out
+    assert line in out if line else "Launch" not in out
 
 
 @pytest.mark.parametrize("case", REFUSED)
