@@ -241,6 +241,8 @@ def _connect(address: str | None, cpus: int) -> None:
         os.environ |= OF_A_LOCAL_RAY | {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
     import ray  # reads them
 
+    # It writes pages on a lost raylet, into whatever is displayed; what was lost is said here.
+    ray._private.worker._worker_logs_enabled = False
     own: dict[str, Any] = {"address": address}
     if address is None:
         own = {"address": "local", "num_cpus": cpus, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
