@@ -1,13 +1,15 @@
-"""Whole sweeps on a Ray cluster of two nodes, one of which is killed, and in jobs of submitit, one of which is: the
-tables are those of a run on one machine."""
+"""A whole sweep on a Ray cluster of two nodes, one of which is killed, and a trial as a job of submitit, which is: what
+comes of them is what comes of one machine."""
 
 import contextlib
+import dataclasses
 import importlib.util
 import os
 import secrets
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,9 +17,17 @@ from typing import Any
 
 import pytest
 
+from ablations.config.schema import TrackConfig
 from ablations.files import read_json
 from ablations.home import ROOT
+from ablations.launch.host import Order
+from ablations.launch.slurm_pool import SlurmPool
 from ablations.record.documents import PLAN
+from ablations.record.record import RECORD, read_record
+from ablations.trial.recorder import RESUME
+from ablations.trial.requests import Labels, TrialRequest
+from ablations.trial.requests import job as request_job
+from ablations.trial.train import run_trial
 
 TESTS = Path(__file__).parents[1]
 PATHS = os.pathsep.join([str(ROOT), str(TESTS)])
@@ -152,14 +162,32 @@ def test_a_node_that_dies_changes_nothing(cluster: Any, plain: Any, data_cache: 
     assert nodes.poll() is None, "the cluster is the user's"
 
 
-def test_a_job_that_dies_changes_nothing(plain: Any, data_cache: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "sweep"
-    with started(folder, data_cache, "launch=slurm", "launch.address=local", "launch.workers=1") as process:
-        (victim,) = wait_until(lambda: training_now(folder))
-        (errand,) = [
-            pid for pid in session(process) if b"submitit.core._submit" in Path(f"/proc/{pid}/cmdline").read_bytes()
-        ]
-        os.kill(errand, signal.SIGKILL)
-        assert process.wait() == 0, (folder / "out.txt").read_text()
-    assert f"retry  {victim[:8]}" in (folder / "out.txt").read_text()
-    assert result_of(folder) == plain
+def test_a_job_that_dies_goes_on_from_its_checkpoint(job: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trial as a job of submitit, killed once it has a checkpoint, after 3 of its 12 steps."""
+    monkeypatch.setenv("PYTHONPATH", PATHS)
+    whole, killed = job("whole"), job("killed")
+    run_trial(whole, lambda event: None)
+    asked = TrialRequest(killed, Labels("toy", "smoke", "bias", 1, "confirm"), TrackConfig("disabled"))
+    events: list[dict[str, Any]] = []
+
+    def kill() -> None:
+        wait_until((Path(killed.folder) / RESUME).is_file)
+        for place in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                command = (place / "cmdline").read_bytes()
+                if b"submitit.core._submit" in command and str(tmp_path).encode() in command:
+                    os.kill(int(place.name), signal.SIGKILL)
+
+    order = Order(str(tmp_path / "logs"), {"OMP_NUM_THREADS": "1"}, "ablations.sweep.jobs")
+    with SlurmPool(order, 1, "local", poll=0.05) as slurm:
+        killer = threading.Thread(target=kill)
+        killer.start()
+        outcomes = slurm.run([request_job(killed.id, "trial", asked)], lambda key, event: events.append(event))
+        killer.join()
+    assert outcomes[killed.id].error is None
+    names = [event["event"] for event in events]
+    assert (names.count("started"), names.count("retry"), names.count("done")) == (2, 1, 1)
+    again = next(event for event in events[names.index("retry") :] if event["event"] == "step")
+    assert again["step"] > 3, "it goes on"
+    one, other = (dataclasses.replace(read_record(Path(t.folder) / RECORD), timings={}) for t in (whole, killed))
+    assert one == other
