@@ -169,7 +169,7 @@ def waits(changes: dict[str, Any], device: str = "cpu", masked: bool = False, re
     dtype = {"dtype": "float32" if device == "cpu" else "bfloat16"}
     if "precision" in changes and "recipe" in changes["precision"]:
         dtype = {"dtype": "bfloat16"}
-    config = build(ModelConfig, _merged(SIZES | dtype, changes), "model")
+    config = build(ModelConfig, merged(SIZES | dtype, changes), "model")
     module = LanguageModel(config, OptimConfig(), Course(STEPS, microbatches=2, read_every=10 * STEPS), seed=0)
     tokens = torch.randint(config.vocab_size, (STEPS, ROWS, LENGTH + 1), generator=torch.Generator().manual_seed(0))
     mask = (torch.arange(LENGTH) % 2 == 0).expand(ROWS, LENGTH) if masked else None
@@ -191,24 +191,32 @@ def waits(changes: dict[str, Any], device: str = "cpu", masked: bool = False, re
     return watched.found
 
 
-def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """`base` with the leaves of `changes`."""
-    merged = dict(base)
+    both = dict(base)
     for key, value in changes.items():
-        merged[key] = _merged(merged.get(key, {}), value) if isinstance(value, dict) else value
-    return merged
+        both[key] = merged(both.get(key, {}), value) if isinstance(value, dict) else value
+    return both
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--quick", action="store_true", help="three kinds: does it run")
     arguments = parser.parse_args()
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        print("waits: torch sees no CUDA device on this machine; leave --device out", file=sys.stderr)
+        return 2
     from ablations.trial.train import quiet_lightning
 
     quiet_lightning()
     torch.set_num_threads(1)
-    found = {name: waits(changes, arguments.device) for name, changes in KINDS.items()}
-    known = {name: waits(keys, arguments.device, name == "a mask of targets") for name, (keys, _) in KNOWN.items()}
+    few = 1 if arguments.quick else None
+    found = {name: waits(changes, arguments.device) for name, changes in [*KINDS.items()][:few]}
+    known = {
+        name: waits(keys, arguments.device, name == "a mask of targets")
+        for name, (keys, _) in [*KNOWN.items()][: few and 2]
+    }
     for name, places in (found | known).items():
         print(f"{name:>34} {sum(places.values()):4} waits in {STEPS - 1} steps  {'  '.join(sorted(places))}")
     total = sum(sum(places.values()) for places in found.values())

@@ -123,7 +123,7 @@ class Experts(Weights):
         experts, width = config.n_routed_experts, config.moe_intermediate_size
         self.gate_up_proj = nn.Parameter(torch.empty(experts, 2 * width, d_model))
         self.down_proj = nn.Parameter(torch.empty(experts, d_model, width))
-        self.product = PRODUCTS[config.backend]
+        self.product: Product = PRODUCTS[config.backend]
 
     def forward(self, x_ND: Tensor, routing: Routing) -> Tensor:
         """Weighted sum of each token's experts, (N, D). The gates, computed in FP32, are rounded to the activations'
@@ -141,8 +141,8 @@ class Experts(Weights):
 
 def host_counts(device: torch.device) -> bool:
     """Whether the host learns how many rows there are. A CPU then works on as few as can be; of a GPU it would have to
-    wait for the number."""
-    return device.type == "cpu"
+    wait for the number, and what is compiled has one size."""
+    return device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def lay_out(routing: Routing, multiple: int, dtype: torch.dtype) -> Layout:
@@ -187,7 +187,8 @@ def loop_product(x: Tensor, weight_EON: Tensor, rows_E: Tensor) -> Tensor:
     return torch.cat([rows @ w.mT for rows, w in zip(groups, weight_EON.unbind(0), strict=True)])
 
 
-PRODUCTS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+Product = Callable[[Tensor, Tensor, Tensor], Tensor]
+PRODUCTS: dict[str, Product] = {
     "grouped_mm": grouped_product,
     "loop": loop_product,
 }

@@ -54,7 +54,7 @@ def check_start(plan: Plan) -> None:
 
 
 def check_device(plan: Plan) -> None:
-    """Raise ConfigError where an arm wants a GPU that torch does not see."""
+    """Raise ConfigError where an arm wants a GPU that torch does not see, or a compiler that is not there."""
     import torch
 
     if any(arm.keys.train.device == "cuda" for arm in plan.arms.values()) and not torch.cuda.is_available():
@@ -62,3 +62,11 @@ def check_device(plan: Plan) -> None:
             "train.device=cuda: torch sees no CUDA device on this machine; take scale=cpu or train.device=cpu "
             "(dry_run=true prints the plan without one)"
         )
+    compiled = {each.train.device for arm in plan.arms.values() for each in arm.keys.all_stages if each.train.compile}
+    for device in sorted(compiled):
+        from models.compiled import missing_compiler
+
+        if missing := missing_compiler(device):
+            raise ConfigError(
+                f"train.compile=true: this machine lacks {missing}; install it, or take train.compile=false"
+            )

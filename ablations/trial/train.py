@@ -110,7 +110,12 @@ def build_model(stage: Stage, seed: int, rank: int | None = None) -> LanguageMod
     )
     if stage.grpo.on:
         return Policy(stage.model, stage.optim, course, seed, stage.grpo, END_OF_TEXT_ID)
-    return LanguageModel(stage.model, stage.optim, course, seed, rank)
+    module = LanguageModel(stage.model, stage.optim, course, seed, rank)
+    if stage.train.compile:
+        from models.compiled import compile_blocks
+
+        compile_blocks(module.transformer)
+    return module
 
 
 def batches_of(stage: Stage, data: Data, seed: int) -> L.LightningDataModule:
