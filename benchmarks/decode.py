@@ -39,20 +39,20 @@ def progress(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def build(size_name: str, kind: str, depth: int = 0) -> "Transformer":
+def build(size_name: str, kind: str, depth: int = 0, device: str = "cpu") -> "Transformer":
     from models.sizes import size
     from models.transformer import Transformer, initialise, resolve_dtype
 
     config, _ = size(size_name)
     config = replace(
         config,
-        dtype=resolve_dtype("auto", "cpu"),
+        dtype=resolve_dtype("auto", device),
         attention=replace(config.attention, kind=kind),  # type: ignore[arg-type]
         mtp=replace(config.mtp, depth=depth),
     )
     model = Transformer(config)
     initialise(model, 0, config.std)
-    return model.eval()
+    return model.to(device).eval()
 
 
 def step(model: "Transformer", cache: "Cache") -> Callable[[], Any]:
@@ -65,7 +65,16 @@ def step(model: "Transformer", cache: "Cache") -> Callable[[], Any]:
         for buffer in layer.buffers:
             buffer.normal_()
     tokens, starts = torch.zeros(cache.batch, 1, dtype=torch.long), [cache.length - 1] * cache.batch
+    tokens = tokens.to(model.lm_head.weight.device)
     return lambda: decode(model, tokens, starts, cache)
+
+
+def finish(model: "Transformer") -> None:
+    """Wait for a GPU."""
+    import torch
+
+    if model.lm_head.weight.is_cuda:
+        torch.cuda.synchronize()
 
 
 def turns(sides: dict[str, Side], rounds: int, steps: int) -> dict[str, float]:
@@ -83,6 +92,7 @@ def turns(sides: dict[str, Side], rounds: int, steps: int) -> dict[str, float]:
                     start = time.perf_counter()
                     for _ in range(steps):
                         once()
+                    finish(model)
                     seconds = (time.perf_counter() - start) / steps
                 if number:
                     fastest[name] = min(fastest[name], seconds)
@@ -113,6 +123,7 @@ def compare(models: dict[str, "Transformer"], context: int, batch: int, rounds: 
     length = max(1, context - count)  # random drafts are hardly ever accepted, so each round moves by one
     generator = torch.Generator().manual_seed(0)
     prompts = torch.randint(drafting.config.vocab_size, (batch, length), generator=generator)
+    prompts = prompts.to(drafting.lm_head.weight.device)
     with inferring(drafting):
         speculation = Speculation(drafting, prompts, 2 * count * (depth + 1))
     cache_bytes[SPECULATIVE] = Cache(drafting, batch, context, mtp=True).nbytes
@@ -198,8 +209,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.checkpoint is not None:
         opened = open_checkpoint(arguments.checkpoint, arguments.runs_dir, prompts)
     progress(f"building {len(KINDS) + 1} models of size {arguments.size}")
-    models = {kind: build(arguments.size, kind) for kind in KINDS}
-    models[SPECULATIVE] = build(arguments.size, "mla", arguments.depth)
+    models = {kind: build(arguments.size, kind, device=arguments.device) for kind in KINDS}
+    models[SPECULATIVE] = build(arguments.size, "mla", arguments.depth, arguments.device)
     contexts = sorted(arguments.contexts)
     table = {}
     for number, context in enumerate(contexts, start=1):
@@ -212,6 +223,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "dtype": models["mla"].config.dtype,
         "batch": arguments.batch,
         "threads": 1,
+        "device": arguments.device,
         "mtp_depth": arguments.depth,
         "contexts": table,
         "ratio": round(longest["tokens_per_s"][ABSORBED] / longest["tokens_per_s"]["mla"], 3),
@@ -251,6 +263,7 @@ def main() -> int:
     parser.add_argument(
         "--checkpoint", type=Path, help="a trained model with MTP modules: real acceptance and speed-up"
     )
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="without a checkpoint")
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"), help="its data/ keeps the checkpoint's data")
     parser.add_argument("--quick", action="store_true", help="a few seconds: does it run")
     arguments = parser.parse_args()
@@ -260,6 +273,8 @@ def main() -> int:
         parser.error(f"--contexts {min(arguments.contexts)}: must be at least 16")
     if arguments.batch < 1:
         parser.error(f"--batch {arguments.batch}: must be at least 1")
+    if arguments.device == "cuda" and arguments.checkpoint is not None:
+        parser.error("--checkpoint: is decoded on a CPU; leave --device out")
     from models.typed import ConfigError
 
     try:

@@ -11,8 +11,9 @@ gradients too (weights keep their codes, as over the microbatches of a step), "+
 
 Data are random, never zeros, which draw less power and run faster. All sides take turns, with the L2 cache flushed in
 between; that also gives the host a head start, so the time to launch a kernel mostly does not count. No time is printed
-before every side has been compared with the product of its own dequantised operands. The last line is one JSON object;
-`ratio` is BF16's time over Triton's "+ all", forward at the largest M = N = K.
+before every side has been compared with the product of its own dequantised operands. The last line is one JSON object,
+and one of what there is so far follows each shape; `ratio` is BF16's time over Triton's "+ all", forward at the largest
+M = N = K.
 """
 
 import argparse
@@ -145,11 +146,13 @@ def run(quick: bool, rounds: int) -> dict[str, Any]:
     for size in sizes:
         progress(f"M = N = K = {size}")
         found["square"][size] = square(size, rounds)
+        print(json.dumps(found), flush=True)
     for shape in SHAPES:
         for each in rows:
             progress(f"{count} experts, {shape}, {each} rows each")
             found["experts"][f"{shape} {count} x {each}"] = experts(shape, count, each, rounds)
             torch.cuda.empty_cache()
+            print(json.dumps(found), flush=True)
     for width in widths:
         progress(f"layer of width {width}")
         found["narrow"][width] = narrow(width, tokens, rounds)

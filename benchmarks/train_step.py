@@ -4,7 +4,8 @@
 
 Both sides start from the same weights and take turns in one process, on one thread, on random tokens; the fastest of
 their rounds counts. transformers is tried with each of its expert kernels, attention kernels and data types, and the
-fastest stands for it. Prints one JSON object; `ratio` is our tokens/s over theirs.
+fastest stands for it. With --compile both are also taken through torch.compile: our blocks, their whole model; each is
+then judged by the faster of its two sides. Prints one JSON object; `ratio` is our tokens/s over theirs.
 """
 
 import argparse
@@ -22,7 +23,7 @@ EXPERTS = ["grouped_mm", "eager"]
 """transformers' `batched_mm` copies every token's expert matrices: 40 times slower here, so it is not tried."""
 
 
-def ours(dtype: Any, device: str, precision: Any = None) -> Callable[[Any], float]:
+def ours(dtype: Any, device: str, precision: Any = None, compiled: bool = False) -> Callable[[Any], float]:
     """A step of this project's model on tokens (B, T + 1); returns the loss. `precision`: a PrecisionConfig."""
     from dataclasses import replace
 
@@ -39,6 +40,10 @@ def ours(dtype: Any, device: str, precision: Any = None) -> Callable[[Any], floa
     model = Transformer(config)
     initialise(model, 0, config.std)
     model.to(device)
+    if compiled:
+        from models.compiled import compile_blocks
+
+        compile_blocks(model)
     executor, optimizer = Microbatching(model, 1), adamw(model, OptimConfig(lr=1e-3), precision.moments)
 
     def step(tokens: Any) -> float:
@@ -51,9 +56,9 @@ def ours(dtype: Any, device: str, precision: Any = None) -> Callable[[Any], floa
     return step
 
 
-def theirs(dtype: str, experts: str, attention: str, device: str) -> Callable[[Any], float]:
+def theirs(dtype: str, experts: str, attention: str, device: str, compiled: bool = False) -> Callable[[Any], float]:
     """The same with transformers. With `bfloat16` its weights, too, are kept in BF16 (it knows no master weights),
-    which spares it the casts. On a GPU it is compiled."""
+    which spares it the casts."""
     import torch
     from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
 
@@ -89,7 +94,7 @@ def theirs(dtype: str, experts: str, attention: str, device: str) -> Callable[[A
     }
     peer: Any = DeepseekV3ForCausalLM(DeepseekV3Config(**sizes))
     peer.to(device=device, dtype=getattr(torch, dtype))
-    forward = torch.compile(peer) if device == "cuda" else peer
+    forward = torch.compile(peer) if compiled else peer
     optimizer = torch.optim.AdamW(peer.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
 
     def step(tokens: Any) -> float:
@@ -148,6 +153,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="one kernel, two rounds, no memory: does it run")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--compile", action="store_true", help="also compiled, which takes minutes on a CPU")
     parser.add_argument("--alone", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
 
@@ -162,6 +168,9 @@ def main() -> None:
     if options.alone:
         print(alone(options.alone, options.device))
         return
+    if options.device == "cuda" and not torch.cuda.is_available():
+        print("train_step: torch sees no CUDA device on this machine; leave --device out", file=sys.stderr)
+        raise SystemExit(2)
     import transformers
 
     transformers.logging.set_verbosity_error()
@@ -179,6 +188,9 @@ def main() -> None:
         print(f"transformers {' '.join(variant)}: {each:,.0f} tokens/s", file=sys.stderr)
     best = min(seconds, key=lambda variant: seconds[variant])
     sides = {"ours": ours(dtype, options.device), "theirs": theirs(best[0], best[1], best[2], options.device)}
+    if options.compile:
+        sides["ours compiled"] = ours(dtype, options.device, compiled=True)
+        sides["theirs compiled"] = theirs(best[0], best[1], best[2], options.device, compiled=True)
     times: dict[str, list[float]] = {name: [] for name in sides}
     for step in sides.values():
         step(tokens)
@@ -187,7 +199,8 @@ def main() -> None:
             times[name].append(timed(step, tokens))
         if done % 5 == 4:
             print(f"round {done + 1} of {rounds}", file=sys.stderr)
-    rate = {name: BATCH * LENGTH / min(values) for name, values in times.items()}
+    rates = {name: BATCH * LENGTH / min(values) for name, values in times.items()}
+    rate = {who: max(rates[name] for name in rates if name.startswith(who)) for who in ("ours", "theirs")}
     flops = cost(config, LENGTH).flops_per_token
     result = {
         "benchmark": "train_step",
@@ -198,6 +211,7 @@ def main() -> None:
         "device": options.device,
         "ours": {"tokens_per_second": round(rate["ours"]), "dtype": dtype},
         "theirs": {"tokens_per_second": round(rate["theirs"]), "dtype_experts_attention": list(best)},
+        "tokens_per_second": {name: round(value) for name, value in rates.items()},
         "ratio": round(rate["ours"] / rate["theirs"], 3),
         "gflops_per_second": round(rate["ours"] * flops / 1e9, 1),
     }

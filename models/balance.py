@@ -109,6 +109,14 @@ class BiasAndAuxLoss(Bias):
 
 
 @torch.no_grad()
+def assignments(experts: Tensor, n_experts: int) -> Tensor:
+    """How often each of `n_experts` stands in `experts` (any shape), int64 (E). On a GPU torch.bincount would make the
+    host wait, to learn how long its result is."""
+    flat = experts.flatten()
+    return flat.new_zeros(n_experts).scatter_add_(0, flat, torch.ones_like(flat))
+
+
+@torch.no_grad()
 def expert_share(scores_BTE: Tensor, top_k: int) -> Tensor:
     """f (B, E) of eq. 18 per sequence, from the unbiased top-k; 1 everywhere when uniform."""
     experts = scores_BTE.topk(top_k, dim=-1, sorted=False).indices.flatten(1)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -39,5 +40,12 @@ class Batch(NamedTuple):
         """Tokens alone are a batch of which everything counts."""
         return Batch(batch) if isinstance(batch, Tensor) else batch
 
-    def to(self, device: str) -> "Batch":
-        return Batch(self.tokens_BT1.to(device), None if self.mask_BT is None else self.mask_BT.to(device))
+    def to(self, device: "str | torch.device") -> "Batch":
+        return Batch(sent(self.tokens_BT1, device), None if self.mask_BT is None else sent(self.mask_BT, device))
+
+
+def sent(tensor: Tensor, device: str | torch.device) -> Tensor:
+    """To a device. To a GPU from memory that it reads by itself, so that nobody waits."""
+    if tensor.device.type == "cpu" and torch.device(device).type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from models.balance import Routing
+from models.balance import Routing, assignments
 from models.config import MTPConfig
 from models.layers import cast_once
 from models.loss import language_model_loss
@@ -159,8 +159,8 @@ class Microbatching:
         for part in parts:
             output = self.model(part[:, :-1], mtp=True, document_end=self.document_end)
             for layer, routing in enumerate(output.routings):
-                experts = routing.scores_BTE.topk(top_k, dim=-1, sorted=False).indices.flatten()
-                count = torch.bincount(experts, minlength=routing.scores_BTE.shape[-1])
+                experts = routing.scores_BTE.topk(top_k, dim=-1, sorted=False).indices
+                count = assignments(experts, routing.scores_BTE.shape[-1])
                 if layer < len(counts):
                     counts[layer] += count
                 else:

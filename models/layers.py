@@ -22,6 +22,8 @@ class Weights(nn.Module):
     """
 
     _cast: dict[str, Any] | None = None
+    compiled = False
+    """Whether it is compiled (models/compiled.py): it then casts at each use, as a part of what uses it."""
 
     def matrix(self, name: str, dtype: torch.dtype) -> Tensor:
         master: Tensor = getattr(self, name)
@@ -38,7 +40,7 @@ class Weights(nn.Module):
 @contextmanager
 def cast_once(model: nn.Module) -> Iterator[None]:
     """Cast every matrix of `model` at most once while the context lasts. Weights must not change inside."""
-    owners = [module for module in model.modules() if isinstance(module, Weights)]
+    owners = [module for module in model.modules() if isinstance(module, Weights) and not module.compiled]
     for owner in owners:
         owner._cast = {}
     try:
@@ -203,8 +205,15 @@ class _SwiGLU(torch.autograd.Function):
 
 
 def swiglu_backward(hidden: Tensor, gates: Tensor | None, grad: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Gradients of `hidden` and `gates`; both halves of the first are written in place."""
+    """Gradients of `hidden` and `gates`; both halves of the first are written in place, but where a compiler decides
+    what is written where."""
     gate, up = hidden.chunk(2, dim=-1)
+    if torch.compiler.is_compiling():
+        through_up = grad * F.silu(gate)
+        grad_gates = None if gates is None else (through_up * up).sum(dim=-1)
+        if gates is not None:
+            through_up, grad = through_up * gates.unsqueeze(-1), grad * gates.unsqueeze(-1)
+        return torch.cat((torch.ops.aten.silu_backward(grad * up, gate), through_up), dim=-1), grad_gates
     grad_hidden = torch.empty_like(hidden)
     grad_gate, grad_up = grad_hidden.chunk(2, dim=-1)
     torch.mul(grad, F.silu(gate), out=grad_up)

@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,22 @@ class Diverged(Exception):
 
 
 @dataclass(frozen=True)
+class Taken:
+    """An optimizer step that has been taken."""
+
+    step: int
+    """From 1."""
+    result: StepResult
+    gradient_norm: Tensor | None
+    """Before it was clipped; None where nothing is clipped."""
+
+    @property
+    def loss(self) -> float:
+        """Waits for the device."""
+        return float(self.result.losses["loss"])
+
+
+@dataclass(frozen=True)
 class Course:
     """How a training goes on, its model and optimizer apart."""
 
@@ -47,6 +63,8 @@ class Course:
     """A loss this far above its minimum is a divergence."""
     document_end: int | None = None
     """The token that attention stops at."""
+    read_every: int = 1
+    """Steps between two times that the host asks the device for losses, and waits for it. No number depends on it."""
 
     def start(self, step: int) -> float:
         """The learning-rate scheduler asks for one step more than there are."""
@@ -57,7 +75,10 @@ class Course:
 
 class LanguageModel(L.LightningModule):
     """Trains a Transformer. Automatic optimisation is kept: forward and backward run in the executor, called from
-    `backward`, so the Trainer's clipping and checkpoints work as they are."""
+    `backward`, so the Trainer's clipping and checkpoints work as they are.
+
+    What a step finds stays on the device. Whoever wants to know takes it by `read`; what nobody has taken when it is
+    `due` is read all the same, for a divergence that it may tell of."""
 
     def __init__(
         self, model: ModelConfig, optim: OptimConfig, course: Course, seed: int, rank: int | None = None
@@ -70,8 +91,8 @@ class LanguageModel(L.LightningModule):
         self.executor = executor_of(self.transformer, course.microbatches, rank, course.document_end)
         self.optim, self.course, self._seed = optim, course, seed
         self.result: StepResult | None = None
-        self.gradient_norm: float | None = None
-        """Of the last step, before it was clipped; None where nothing is clipped."""
+        self._gradient_norm: Tensor | None = None
+        self._unread: list[Taken] = []
         self._batch: Batch | None = None
         self._recent: deque[float] = deque(maxlen=SPIKE_STEPS)
         self._lowest = math.inf
@@ -91,21 +112,41 @@ class LanguageModel(L.LightningModule):
         assert self._batch is not None
         tokens, mask = self._batch
         self.result = self.executor.step(tokens, self.progress(self.global_step), mask)
-        self._check(float(self.result.losses["loss"]))
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        progress = self.progress(self.global_step)
+        step = self.global_step + 1
+        progress = self.progress(step - 1)
         super().optimizer_step(*args, **kwargs)
         assert self.result is not None
         update_routers(self.transformer, self.result, progress)
+        self._unread.append(Taken(step, self.result, self._gradient_norm))
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        """Callbacks come before this."""
+        if self.due(self.global_step):
+            self._read_rest()
+
+    def due(self, step: int) -> bool:
+        """Whether the steps up to this one are read now."""
+        return step % self.course.read_every == 0 or step == self.trainer.max_steps
+
+    def read(self) -> Iterator[Taken]:
+        """The steps that nobody has read yet, in order. Raises Diverged at the one where training left the range."""
+        while self._unread:
+            taken = self._unread.pop(0)
+            self._check(taken.step, taken.loss)
+            yield taken
+
+    def _read_rest(self) -> None:
+        for _ in self.read():
+            pass
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         if gradient_clip_val is not None:
             groups = optimizer.param_groups  # the norm's bits depend on the order
-            norm = self.executor.clip([p for group in groups for p in group["params"]], gradient_clip_val)
-            self.gradient_norm = float(norm)
+            self._gradient_norm = self.executor.clip([p for g in groups for p in g["params"]], gradient_clip_val)
 
     def progress(self, step: int) -> float:
         """The share of the training that is done before `step`."""
@@ -123,6 +164,7 @@ class LanguageModel(L.LightningModule):
         return self.optim.lr * lr_ratio(self.course.start(step), self.course.length, self.optim)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._read_rest()
         checkpoint["spike_watch"] = {"recent": list(self._recent), "lowest": self._lowest}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -130,9 +172,8 @@ class LanguageModel(L.LightningModule):
         self._recent.extend(watch["recent"])
         self._lowest = watch["lowest"]
 
-    def _check(self, loss: float) -> None:
+    def _check(self, step: int, loss: float) -> None:
         """Raise Diverged on a loss that is not finite, or a spike after the warmup."""
-        step = self.global_step + 1
         if not math.isfinite(loss):
             raise Diverged(step, "loss is not finite")
         self._recent.append(loss)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
-from models.balance import Routing, build_balance
+from models.balance import Routing, assignments, build_balance
 from models.config import ModelConfig, MoEConfig
 from models.layers import LowPrecision, SwiGLU, Weights, at_least_fp32, swiglu
 
@@ -42,7 +42,7 @@ class Router(nn.Module):
             if self.groups_limited:
                 seen = only_best_groups(seen, self.config)
             experts_NK = seen.topk(self.config.top_k, dim=-1, sorted=False).indices
-            load_E = torch.bincount(experts_NK.flatten(), minlength=scores.shape[-1])
+            load_E = assignments(experts_NK, scores.shape[-1])
         gates = scores_NE.gather(1, experts_NK)
         if self.config.normalise:
             gates = gates / (gates.sum(dim=-1, keepdim=True) + 1e-20)
@@ -79,8 +79,8 @@ class Layout:
     """The row of each assignment."""
     token_R: Tensor
     """The token of each row."""
-    fill: Tensor
-    """The rows that only fill a group up."""
+    fill_R1: Tensor | None
+    """The rows that only fill a group up, as a mask; None where there are none."""
     gates_R: Tensor
     """In the activations' type; 0 where a row only fills up."""
     rows_E: Tensor
@@ -96,7 +96,8 @@ class Layout:
         return summed
 
     def rows_of(self, x_ND: Tensor) -> Tensor:
-        return x_ND.index_select(0, self.token_R).index_fill_(0, self.fill, 0.0)
+        rows = x_ND.index_select(0, self.token_R)
+        return rows if self.fill_R1 is None else rows.masked_fill_(self.fill_R1, 0)
 
     def sums_of(self, rows_RD: Tensor) -> Tensor:
         """Over K, in FP32, without writing the rows out first."""
@@ -122,7 +123,7 @@ class Experts(Weights):
         experts, width = config.n_routed_experts, config.moe_intermediate_size
         self.gate_up_proj = nn.Parameter(torch.empty(experts, 2 * width, d_model))
         self.down_proj = nn.Parameter(torch.empty(experts, d_model, width))
-        self.product = PRODUCTS[config.backend]
+        self.product: Product = PRODUCTS[config.backend]
 
     def forward(self, x_ND: Tensor, routing: Routing) -> Tensor:
         """Weighted sum of each token's experts, (N, D). The gates, computed in FP32, are rounded to the activations'
@@ -138,8 +139,15 @@ class Experts(Weights):
         return layout.combine(self.product(activated, self.matrix("down_proj", x_ND.dtype), layout.rows_E))
 
 
+def host_counts(device: torch.device) -> bool:
+    """Whether the host learns how many rows there are. A CPU then works on as few as can be; of a GPU it would have to
+    wait for the number, and what is compiled has one size."""
+    return device.type == "cpu" and not torch.compiler.is_compiling()
+
+
 def lay_out(routing: Routing, multiple: int, dtype: torch.dtype) -> Layout:
-    """Rows by expert, each expert's count a multiple of `multiple`; gates in `dtype`."""
+    """Rows by expert, each expert's count a multiple of `multiple`; gates in `dtype`. Where the host does not count,
+    there are as many rows as there might be, and those that are left over are the last expert's."""
     slot, source, fill, rows_E = _slots(routing, multiple)
     k = routing.experts_NK.shape[1]
     gates = routing.gates_NK.flatten().to(dtype)
@@ -148,9 +156,9 @@ def lay_out(routing: Routing, multiple: int, dtype: torch.dtype) -> Layout:
 
 
 @torch.no_grad()
-def _slots(routing: Routing, multiple: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Slot (N * K) of each assignment, source (R): the assignment of each row, or 0, the rows that have none, and rows
-    per expert (E)."""
+def _slots(routing: Routing, multiple: int) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    """Slot (N * K) of each assignment, source (R): the assignment of each row, or 0, the mask of rows that have none,
+    and rows per expert (E)."""
     experts, load = routing.experts_NK.flatten(), routing.load_E
     order = experts.argsort(stable=True)
     rows_E = load if multiple == 1 else (load + multiple - 1) // multiple * multiple
@@ -158,9 +166,14 @@ def _slots(routing: Routing, multiple: int) -> tuple[Tensor, Tensor, Tensor, Ten
     slots = torch.arange(len(experts), device=experts.device) + shift_E[experts[order]]
     slot = torch.empty_like(order).scatter_(0, order, slots)
     if multiple == 1:  # no host needs to know the number of rows
-        return slot, order, order[:0], rows_E
-    source = order.new_full((int(rows_E.sum()),), -1).scatter_(0, slots, order)
-    return slot, source.clamp_min(0), (source < 0).nonzero().squeeze(1), rows_E
+        return slot, order, None, rows_E
+    if host_counts(experts.device):
+        count = int(rows_E.sum())
+    else:
+        count = (len(experts) + len(load) * (multiple - 1)) // multiple * multiple
+        rows_E[-1] += count - rows_E.sum()
+    source = order.new_full((count,), -1).scatter_(0, slots, order)
+    return slot, source.clamp_min(0), (source < 0).unsqueeze(1), rows_E
 
 
 def grouped_product(x: Tensor, weight_EON: Tensor, rows_E: Tensor) -> Tensor:
@@ -174,7 +187,8 @@ def loop_product(x: Tensor, weight_EON: Tensor, rows_E: Tensor) -> Tensor:
     return torch.cat([rows @ w.mT for rows, w in zip(groups, weight_EON.unbind(0), strict=True)])
 
 
-PRODUCTS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+Product = Callable[[Tensor, Tensor, Tensor], Tensor]
+PRODUCTS: dict[str, Product] = {
     "grouped_mm": grouped_product,
     "loop": loop_product,
 }

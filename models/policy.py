@@ -209,7 +209,6 @@ class Policy(LanguageModel):
             self.result = self.answering.step(self._questions, self.global_step)
         except NotFinite as error:
             raise Diverged(self.global_step + 1, str(error)) from None
-        self._check(float(self.result.losses["loss"]))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)

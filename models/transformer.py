@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -31,7 +31,9 @@ class Output:
 
 
 class Block(nn.Module):
-    """Pre-norm attention, then a dense or a MoE feed-forward."""
+    """Pre-norm attention, then a dense or a MoE feed-forward. In training, `compiled` runs it where it is set."""
+
+    compiled: "Callable[[Block, Tensor, Places], tuple[Tensor, Routing | None]] | None" = None
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
@@ -42,6 +44,11 @@ class Block(nn.Module):
         self.mlp = SwiGLU(config.d_model, config.intermediate_size) if dense else MoE(config)
 
     def forward(self, x: Tensor, places: Places, cache: LayerCache | None = None) -> tuple[Tensor, Routing | None]:
+        if self.compiled is not None and self.training:
+            return self.compiled(self, x, places)
+        return self.run(x, places, cache)
+
+    def run(self, x: Tensor, places: Places, cache: LayerCache | None = None) -> tuple[Tensor, Routing | None]:
         x = x + self.self_attn(self.input_layernorm(x), places, cache)
         normed = self.post_attention_layernorm(x)
         if isinstance(self.mlp, MoE):

@@ -111,7 +111,7 @@ def _check_design(sweep: SweepConfig) -> None:
 
 def _trains_alike(key: str) -> bool:
     """Whether the key leaves a training as it is, or all but as it is: the A/A arm's own perturbation."""
-    own = ("threads", "device", "validate_every", "checkpoint_every", "perturb", "spike_nats")
+    own = ("threads", "device", "compile", "validate_every", "checkpoint_every", "perturb", "spike_nats")
     return key.startswith("eval.") or key in [f"train.{name}" for name in own]
 
 

@@ -43,6 +43,8 @@ class TrainConfig:
     device: Literal["cpu", "cuda"] = "cpu"
     threads: Annotated[int, Above(0), AtMost(256)] = 1
     """CPU threads of one trial. They change bits, so they are part of a trial's id."""
+    compile: bool = False
+    """Run the model's blocks through torch.compile in training (docs/gpu.md). It rounds otherwise, hence another id."""
 
 
 @dataclass(frozen=True)

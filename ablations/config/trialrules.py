@@ -120,8 +120,24 @@ def _check_stage(stage: Stage) -> None:
     if kernels in ("torch", "triton") and stage.train.device != "cuda":
         raise ConfigError(f"model.precision.kernels={kernels}: needs train.device=cuda; on a CPU it is emulated")
     check_length(stage.model, data.seq_len)
+    if stage.train.compile:
+        _check_compile(stage)
     if stage.grpo.on:
         _check_grpo(stage)
+
+
+def _check_compile(stage: Stage) -> None:
+    """What torch.compile would only take apart, or never be done with."""
+    model = stage.model
+    for name, value, refused, why in (
+        ("model.precision.recipe", model.precision.recipe, model.precision.fp8, "multiplies by kernels of its own"),
+        ("model.pipeline.schedule", model.pipeline.schedule, model.pipeline.schedule != "none", "takes blocks apart"),
+        ("model.dtype", model.dtype, model.dtype == "float64", "is for exactness"),
+        ("grpo.on", "true", stage.grpo.on, "learns from answers of any length"),
+        ("data.ramp_from", stage.data.ramp_from, stage.data.ramp_from != 1, "makes batches of many sizes"),
+    ):
+        if refused:
+            raise ConfigError(f"train.compile=true: {name}={value} {why}; take train.compile=false")
 
 
 def _check_grpo(stage: Stage) -> None:

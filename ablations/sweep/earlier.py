@@ -12,6 +12,7 @@ NOT_FOR_THE_SEARCH = (
     "model.precision.kernels",
     "train.threads",
     "train.device",
+    "train.compile",
     "train.validate_every",
     "train.checkpoint_every",
 )

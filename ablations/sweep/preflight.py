@@ -71,7 +71,7 @@ def _check_cores(plan: Plan) -> None:
 
 
 def check_device(plan: Plan) -> None:
-    """Raise ConfigError where an arm wants a GPU that torch does not see."""
+    """Raise ConfigError where an arm wants a GPU that torch does not see, or a compiler that is not there."""
     import torch
 
     if plan.on_gpu and not torch.cuda.is_available():
@@ -79,3 +79,11 @@ def check_device(plan: Plan) -> None:
             "train.device=cuda: torch sees no CUDA device on this machine; take scale=cpu or train.device=cpu "
             "(dry_run=true prints the plan without one)"
         )
+    compiled = {each.train.device for arm in plan.arms.values() for each in arm.keys.all_stages if each.train.compile}
+    for device in sorted(compiled):
+        from models.compiled import missing_compiler
+
+        if missing := missing_compiler(device):
+            raise ConfigError(
+                f"train.compile=true: this machine lacks {missing}; install it, or take train.compile=false"
+            )

@@ -80,6 +80,7 @@ def environment(keys: TrialKeys, entry: str = TRIAL) -> dict[str, Any]:
         "dtype": keys.model.dtype,
         "threads": keys.train.threads,
         "device": keys.train.device,
+        **({"compiled": "blocks"} if keys.train.compile else {}),
         "processor": processor_name(),
         **({"task_files": task_files} if task_files else {}),
     }
@@ -106,10 +107,12 @@ def trial_id(keys: TrialKeys, seed: int, texts: Sequence[Mapping[str, Any]], ent
 
 
 def _without_places(stage: dict[str, Any]) -> dict[str, Any]:
-    """Where the text lies does not matter, what it says does: the fingerprint has its hash, and the domains' names."""
+    """Where the text lies does not matter, what it says does: the fingerprint has its hash, and the domains' names. And
+    where nothing is compiled, nothing is said of it."""
     places = ("path", "name", "text_field", "domains")
     data = {key: value for key, value in stage["data"].items() if key not in places}
-    return {**stage, "data": data, "teacher": [_without_places(each) for each in stage["teacher"]]}
+    train = {key: value for key, value in stage["train"].items() if key != "compile" or value}
+    return {**stage, "data": data, "train": train, "teacher": [_without_places(each) for each in stage["teacher"]]}
 
 
 def processor_name() -> str:

@@ -18,7 +18,7 @@ from models.batch import Batch
 from models.config import OF_ANSWERS
 from models.evaluation import evaluate, mean_max_vio
 from models.files import whole_file
-from models.module import LanguageModel
+from models.module import LanguageModel, Taken
 from models.transformer import Transformer
 from tasks.config import END_OF_TEXT_ID
 from tasks.prepared import Data
@@ -133,28 +133,33 @@ class Recorder(L.Callback):
             self.notes.watcher.replay(self.notes.steps.rows, self.notes.validation)
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
-        assert isinstance(module, LanguageModel) and module.result is not None
-        step, result = trainer.global_step, module.result
-        main = result.load_LE[: self.stage.model.moe_layers]  # MTP modules have no place in MaxVio
-        self.notes.take(
-            {
-                "step": self.steps_before + step,
-                "tokens": self.tokens_before + self.stage.tokens_after(step),
-                "loss": float(result.losses["loss"]),
-                "aux_loss": float(result.losses["aux_loss"]),
-                "max_vio": mean_max_vio(main),
-                "max_vio_layers": max_vio(main).tolist() if len(main) else [],
-                "lr": module.learning_rate(step - 1),
-                "gradient_norm": module.gradient_norm,
-                **result.measures,
-                **self._written(step),
-            }
-        )
+        assert isinstance(module, LanguageModel)
+        step = trainer.global_step
+        if module.due(step) or step in self._validate_steps | self._checkpoint_steps:
+            for taken in module.read():
+                self.notes.take(self._row(taken, module.learning_rate(taken.step - 1)))
         if step in self._validate_steps:
             self._validate(module.transformer, step)
         if step in self._checkpoint_steps:
             with whole_file(self.folder / RESUME) as temporary:
                 trainer.save_checkpoint(temporary)
+
+    def _row(self, taken: Taken, lr: float) -> dict[str, Any]:
+        """Waits for the device."""
+        step, result = taken.step, taken.result
+        main = result.load_LE[: self.stage.model.moe_layers].cpu()  # MTP modules have no place in MaxVio
+        return {
+            "step": self.steps_before + step,
+            "tokens": self.tokens_before + self.stage.tokens_after(step),
+            "loss": taken.loss,
+            "aux_loss": float(result.losses["aux_loss"]),
+            "max_vio": mean_max_vio(main),
+            "max_vio_layers": max_vio(main).tolist() if len(main) else [],
+            "lr": lr,
+            "gradient_norm": None if taken.gradient_norm is None else float(taken.gradient_norm),
+            **result.measures,
+            **self._written(step),
+        }
 
     def _written(self, step: int) -> dict[str, float]:
         """Tokens that a teacher wrote for the step."""

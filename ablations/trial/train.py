@@ -53,6 +53,9 @@ from tasks.problems.data import ProblemData
 TRAINED = "trained.json"
 """The record before scoring: with the checkpoint beside it, what a finished training left."""
 
+READ_EVERY = {"cpu": 1, "cuda": 16}
+"""Steps (models.module.Course.read_every): a GPU runs ahead of its host, a CPU is its own."""
+
 log = logging.getLogger(__name__)
 
 
@@ -103,10 +106,16 @@ def build_model(stage: Stage, seed: int, rank: int | None = None) -> LanguageMod
         stage.train.perturb,
         stage.train.spike_nats,
         stage.document_end,
+        READ_EVERY[stage.train.device],
     )
     if stage.grpo.on:
         return Policy(stage.model, stage.optim, course, seed, stage.grpo, END_OF_TEXT_ID)
-    return LanguageModel(stage.model, stage.optim, course, seed, rank)
+    module = LanguageModel(stage.model, stage.optim, course, seed, rank)
+    if stage.train.compile:
+        from models.compiled import compile_blocks
+
+        compile_blocks(module.transformer)
+    return module
 
 
 def batches_of(stage: Stage, data: Data, seed: int) -> L.LightningDataModule:

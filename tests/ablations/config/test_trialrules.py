@@ -25,6 +25,19 @@ RULES: list[tuple[dict[str, Any], list[str]]] = [
     ({"optim.schedule": "v3", "optim.cosine_from": 0.9, "optim.cosine_until": 0.8}, ["optim.cosine_from=0.9: the v3"]),
     ({"model.attention.qk_rope_head_dim": 7}, ["must be even"]),
     ({"model.precision.kernels": "torch"}, ["model.precision.kernels=torch: needs train.device=cuda"]),
+    (
+        {"train.compile": True, "model.precision.recipe": "fp8_row"},
+        ["train.compile=true: model.precision.recipe=fp8_row multiplies by", "take train.compile=false"],
+    ),
+    (
+        {"train.compile": True, "model.pipeline.schedule": "1f1b", "model.pipeline.stages": 2},
+        ["train.compile=true: model.pipeline.schedule=1f1b takes blocks apart"],
+    ),
+    (
+        {"train.compile": True, "model.dtype": "float64", "model.moe.backend": "loop"},
+        ["train.compile=true: model.dtype=float64 is for exactness"],
+    ),
+    ({"train.compile": True, "data.ramp_from": 0.5}, ["train.compile=true: data.ramp_from=0.5 makes batches of many"]),
     ({"data.source": "text"}, ["data.source=text: needs data.path="]),
     ({"data.source": "hf"}, ["data.source=hf: needs data.name="]),
     ({"data.source": "skill"}, ["data.source=skill: needs data.skill=NAME, one of recall, "]),

@@ -23,6 +23,15 @@ def test_a_gpu_that_is_not_there_is_one_line(plan: Any, monkeypatch: pytest.Monk
     preflight.check_start(made)
 
 
+def test_a_compiler_that_is_not_there_is_one_line(plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.compiled.missing_compiler", lambda device: f"one for {device}")
+    preflight.check_start(plan())
+    made = plan("train.compile=true")
+    assert "blocks compiled" in describe(made) and "blocks compiled" not in describe(plan())
+    with pytest.raises(ConfigError, match=r"^train.compile=true: this machine lacks one for cpu; install it, or take"):
+        preflight.check_start(made)
+
+
 def test_no_crowd_of_workers_or_threads(plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 4)
     for word in ("launch.workers=17", "train.threads=17"):

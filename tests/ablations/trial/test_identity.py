@@ -155,6 +155,18 @@ def test_every_key_of_a_trial_counts_in_every_stage(plan):
     assert len(set(ids.values())) == len(ids) > 150
 
 
+def test_what_is_not_compiled_has_the_id_of_before_there_was_compiling(plan, monkeypatch):
+    keys, hashed = plan().baseline.keys, []
+    monkeypatch.setattr(identity, "sha", lambda content: hashed.append(content) or "0" * 16)
+    for compiled in (False, True):
+        changed = with_overrides(keys, {"train.compile": compiled}, "test")
+        trial_id(dataclasses.replace(changed, before=changed.stages), 0, DATA * 2)
+        assert ("compiled" in environment(changed)) == compiled
+    off, on = ([stage["train"] for stage in content["stages"]] for content in hashed)
+    assert all("compile" not in train for train in off) and all(train["compile"] is True for train in on)
+    assert [dict(train, compile=True) for train in off] == on
+
+
 def test_seed_data_and_versions_count(plan, monkeypatch):
     keys = plan().baseline.keys
     ids = {trial_id(keys, 0, DATA), trial_id(keys, 1, DATA), trial_id(keys, 0, [{"text_sha256": "abd"}])}

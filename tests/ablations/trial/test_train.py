@@ -360,6 +360,21 @@ def test_a_diverging_trial_is_a_result(job, changes, reason):
     assert not (Path(given.folder) / "resume.ckpt").exists()
 
 
+@pytest.mark.parametrize("changes", [{}, {"optim.lr": 1e20}, {"optim.clip_norm": 0.1, "train.validate_every": 0.4}])
+def test_how_often_the_host_asks_the_device_changes_no_number(job, whole_of, monkeypatch, changes):
+    """As on a GPU: also of a trial that diverges, and of one that is killed and goes on."""
+    given = job("asks", changes=changes)
+    record, log = whole_of(given)
+    monkeypatch.setattr(trial, "READ_EVERY", {"cpu": 5})
+    events: list[dict[str, Any]] = []
+    folder = Path(given.folder)
+    if record.status == "complete":
+        with pytest.raises(Killed):
+            run_trial(given, killed_at(8))
+    assert numbers(finish(given, events.append)) == numbers(record)
+    assert (folder / "steps.jsonl").read_bytes() == log
+
+
 def test_a_search_trial_is_scored_on_the_other_split(job):
     test, validation = finish(job()), finish(job("b", changes={"eval.split": "validation"}))
     assert test.history == validation.history

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import models.moe
 from models.attention import Core
 from models.config import (
     FormatConfig,
@@ -83,6 +84,27 @@ def test_a_part_of_the_backward_pass_moves_gradients_and_not_the_loss(change, ba
     assert moved and "loss" not in moved
     if "e5m6_after_attention" in change:
         assert all("o_proj" in name for name in moved), "nothing but the projection after attention"
+
+
+@pytest.mark.parametrize("recipe", ["fp8_block", "fp8_tensor"])
+def test_rows_that_the_host_does_not_count_change_nothing(recipe, base, monkeypatch):
+    """As on a GPU: as many rows as there might be, the last expert's among them zeros."""
+    config = replace(base[0], precision=replace(FP8, recipe=recipe))
+    counted, rows, laid_out = step(config), list[int](), models.moe.lay_out
+
+    def seen(*arguments):
+        layout = laid_out(*arguments)
+        assert int(layout.rows_E.sum()) == len(layout.token_R) and not len(layout.token_R) % 4
+        rows.append(len(layout.token_R))
+        return layout
+
+    monkeypatch.setattr("models.moe.lay_out", seen)
+    assert not differs(counted, step(config))
+    monkeypatch.setattr("models.moe.host_counts", lambda device: False)
+    free = step(config)
+    assert all(torch.allclose(counted[name], free[name], rtol=1e-10, atol=1e-12) for name in counted)
+    half = len(rows) // 2
+    assert sum(rows[:half]) < sum(rows[half:]) and len(set(rows[half:])) == 1
 
 
 def test_without_a_recipe_the_numbers_and_the_path_are_those_of_the_plain_model(tiny):

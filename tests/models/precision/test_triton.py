@@ -316,12 +316,14 @@ def test_interpreted() -> None:
     assert not failed, failed
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not HOPPER, reason="needs a GPU of compute capability 9.0")
 @pytest.mark.parametrize("name", CHECKS)
 def test_compiled(name: str) -> None:
     CHECKS[name]("cuda")
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not HOPPER, reason="needs a GPU of compute capability 9.0")
 @pytest.mark.parametrize("power_of_two", [False, True])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -345,6 +347,7 @@ def test_codes_are_torchs_bit_for_bit(dtype: torch.dtype, power_of_two: bool) ->
     assert torch.equal(block_codes_T.view(torch.uint8), block_codes.T.view(torch.uint8))
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not HOPPER, reason="needs a GPU of compute capability 9.0")
 def test_nan_and_inf_reach_the_product() -> None:
     from models.precision.triton_gemm import gemm
@@ -356,6 +359,7 @@ def test_nan_and_inf_reach_the_product() -> None:
     assert out.isnan().all(dim=1).nonzero().flatten().tolist() == [3, 200] and int(out.isnan().sum()) == 2 * 256
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not HOPPER, reason="needs a GPU of compute capability 9.0")
 def test_a_pipelined_product_repeats_itself() -> None:
     """Scales that race would differ now and then."""
