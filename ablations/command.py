@@ -70,6 +70,8 @@ def _value(hint: Any, key: str, text: str) -> Any:
     if text == "null" and type(None) in typing.get_args(hint):
         return None
     if Path in kinds:
+        if not text.strip():
+            raise ConfigError(f"{key}={text}: expected a path; leave the key out for its default")
         return Path(text).expanduser()
     for choice in (arg for kind in kinds if typing.get_origin(kind) is Literal for arg in typing.get_args(kind)):
         if text.lower() == choice:
@@ -84,5 +86,5 @@ def _value(hint: Any, key: str, text: str) -> Any:
 
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"{key}={text}: not a value (numbers, words, null, or a list like [a,b])") from error

@@ -6,17 +6,16 @@ sent to runs/NAME/SCALE/workspace.json. Needs `pip install -e '.[dashboard]'`.
 """
 
 import os
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from ablations.board import report, server
 from ablations.board.workspace import check_package, overview, specification, sweep_view
 from ablations.command import keys_of, parse
-from ablations.config.schema import TrackConfig
+from ablations.config.schema import ENTITY, PROJECT, TrackConfig
 from ablations.files import write_json
 from ablations.home import ROOT, check_house
 from ablations.judge.gather import load_result
@@ -25,7 +24,7 @@ from ablations.record.documents import PLAN
 from ablations.record.record import RECORDS
 from ablations.trial.uploads import api_key, remembered, resolve_mode
 from models.streams import obeyed, spoken
-from models.typed import ConfigError
+from models.typed import ConfigError, NotEmpty
 
 SPECIFICATION = "workspace.json"
 
@@ -38,9 +37,9 @@ class DashboardConfig:
     scale: str = "cpu"
     run: str | None = None
     """The run's folder under runs/<sweep>, where that is not the scale's name alone."""
-    entity: str | None = None
+    entity: Annotated[str, NotEmpty(), ENTITY] | None = None
     """null: where the run's trials went, else that of the login."""
-    project: str | None = None
+    project: Annotated[str, NotEmpty(), PROJECT] | None = None
     """null: where the run's trials went."""
     report: bool = False
     runs_dir: Path = Path("runs")
@@ -75,12 +74,9 @@ def others(config: DashboardConfig, result: Result) -> list[Result]:
 
 def _check_names(entity: str | None, project: str) -> None:
     """Raise ConfigError for what W&B takes for no team's or project's name."""
-    if entity is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", entity):
-        raise ConfigError(
-            f"entity={entity}: a user's or team's name has letters, digits, ., - and _; leave it out for yours"
-        )
-    if not re.fullmatch(r"[^/\\#?%:]{1,128}", project):
-        raise ConfigError(f"project={project}: a project's name has 1 to 128 characters, and none of /\\#?%:")
+    for key, value, rule in (("entity", entity, ENTITY), ("project", project, PROJECT)):
+        if value is not None and (said := rule.broken(value)) is not None:
+            raise ConfigError(f"{key}={value}: {said}")
 
 
 def dashboard(config: DashboardConfig) -> list[str]:

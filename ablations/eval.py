@@ -44,7 +44,8 @@ Scores a checkpoint folder (config.json, model.safetensors, tokenizer.json) on l
   device=cpu        or cuda
   runs_dir=runs     its cache/ keeps prepared data, evaluation items and downloads
 {groups}
-eval.tasks names any lm-eval task, or the path of a task's YAML file; eval=NAME takes a preset's tasks ({presets}).
+eval.tasks names any lm-eval task, or the path of a task's YAML file, WHOSE !function RUNS THAT PYTHON with your rights;
+eval=NAME takes a preset's tasks ({presets}).
 The data keys start from the checkpoint's own.
 Example: python -m ablations.eval checkpoint=runs/trials/ID/checkpoint eval.tasks=[python_cloze,blimp] eval.items=100
 """

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from models.files import write_atomically
+from models.reading import json_of, visible
 from models.typed import ConfigError
 
 
@@ -15,10 +16,11 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Raises ConfigError where the file holds something else, OSError where it cannot be read."""
+    """Its texts can be shown: control characters come escaped. Raises ConfigError where the file holds something else,
+    OSError where it cannot be read."""
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:  # JSONDecodeError, UnicodeDecodeError
+        return visible(json_of(path))
+    except ValueError as error:
         raise ConfigError(f"{path}: not readable as JSON ({error}); restore it, or remove it") from error
 
 

@@ -21,6 +21,7 @@ from ablations.record.manifest import Manifest, hashes
 from ablations.record.record import FORMAT, RECORD, RECORDS
 from ablations.record.steplog import STEPS, read_steps
 from ablations.record.summary import summary_in
+from models.reading import visible
 from models.typed import ConfigError, closest
 
 if typing.TYPE_CHECKING:
@@ -200,7 +201,7 @@ def _row(path: Path, uses: Mapping[str, list[Use]], sweep: str | None, everythin
     row |= trial.timings
     row |= {ENVIRONMENT + name: _cell(value) for name, value in trial.environment.items()}
     row["path"] = str(path)
-    return row
+    return {visible(name): visible(value) for name, value in row.items()}
 
 
 def _cell(value: Any) -> Any:
@@ -213,7 +214,7 @@ def _cell(value: Any) -> Any:
 def _decoded(path: Path, cls: type[T]) -> T:
     try:
         return msgspec.json.decode(path.read_bytes(), type=cls)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: no record ({error}); restore it, or remove it") from None
 
 

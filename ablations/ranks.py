@@ -7,6 +7,7 @@ with record.json and a checkpoint that one process can load.
 """
 
 import contextlib
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,8 +29,8 @@ def parse(words: list[str]) -> tuple[str, int, list[str]]:
             own[key] = value
         else:
             rest.append(word)
-    if not own["seed"].isdigit():
-        raise ConfigError(f"seed={own['seed']}: must be a whole number, 0 or more")
+    if not re.fullmatch("[0-9]{1,9}", own["seed"]):
+        raise ConfigError(f"seed={own['seed']}: must be a whole number, 0 or more, of at most nine digits")
     return own["arm"], int(own["seed"]), rest
 
 
@@ -39,10 +40,12 @@ def rank_trial(arm: str, seed: int, words: list[str]) -> "tuple[TrialKeys, Path]
     from ablations.config.trialkeys import with_overrides
     from ablations.sweep.planning import make_plan
     from ablations.sweep.preflight import check_device
+    from ablations.sweep.workplace import check_writable
 
     config = compose(words)
     plan = make_plan(config)
     check_device(plan)
+    check_writable(Path(config.runs_dir).absolute())
     arms = {name: found for name, found in plan.arms.items() if found.kind == "arm"}
     piped = [name for name, found in arms.items() if found.keys.model.pipeline.schedule != "none"]
     if arm not in piped:

@@ -18,7 +18,7 @@ from ablations.home import ROOT, check_house
 from ablations.judge.gather import load_published, load_result
 from ablations.judge.result import Result
 from ablations.record.documents import JOURNAL, PLAN, STATE, PlanDocument
-from ablations.record.manifest import MANIFEST, Manifest
+from ablations.record.manifest import MANIFEST, Manifest, links
 from ablations.record.record import RECORD, RECORDS, recorded_at
 from ablations.record.rundir import differing, folders_of_scale, listed
 from ablations.record.summary import SUMMARY
@@ -137,6 +137,8 @@ def publish_again(sweep: str, run: str, results_dir: str | Path | None = None) -
     """Render a published result anew. Its manifest keeps the commit and versions that it was published from, and names
     the commit that it is `rendered` by. Raises ConfigError where nothing is published."""
     target = results_of(results_dir) / sweep / run
+    if found := links(target):
+        raise ConfigError(f"{target / found[0]}: a link, whose file would be published in its place; remove it")
     result, earlier = load_published(target), Manifest.read(target)
     with whole_folder(target) as fresh:
         for name in (PLAN, STATE, JOURNAL, RECORDS):
@@ -188,6 +190,12 @@ def asked(words: Sequence[str]) -> ReportConfig:
         raise ConfigError(f"run={config.run}: expected the name of a folder under {config.runs_dir}/{config.sweep}")
     if not config.sweep:
         raise ConfigError("sweep: name the sweep to report on, as in `python -m ablations.report sweep=moe_balance`")
+    for name, folder in (("runs_dir", config.runs_dir), ("results_dir", config.results_dir)):
+        if folder is not None and folder.is_file():
+            raise ConfigError(f"{name}={folder}: is a file; name a folder")
+    for key, value in (("sweep", config.sweep), ("scale", config.scale)):
+        if not value or Path(value).name != value or value[0] == ".":
+            raise ConfigError(f"{key}={value}: expected a name, as in sweep=moe_balance scale=cpu, and no path")
     return config
 
 

@@ -12,7 +12,8 @@ estimate would, for all cells together in 95 % of reruns.
   tables_only=true  nothing is trained: tables, page and figures from the published records, byte for byte
   code=here         by this checkout's code, whatever the manifest says
   anyway=true       although the folder is not as it was published
-  trust=true        also where its plan names files of tasks or of text, which can run their author's code
+  trust=true        also where its plan names files of tasks or of text, which can run their author's code, or its
+                    manifest a commit that is not in this checkout's history
   workers=N  runs_dir=runs/reproduced  progress=auto
 
 Exit code 0 where everything matches, 1 where something does not, 2 for what cannot be obeyed: a folder that is not as
@@ -21,6 +22,7 @@ it was published, too.
 
 import contextlib
 import dataclasses
+import lzma
 import os
 import re
 import shutil
@@ -97,7 +99,7 @@ def reproduce(folder: Path, config: ReproduceConfig, words: Sequence[str]) -> in
     if not document.sweep_file:
         document = _with_origin(manifest, document, folder)
     elif config.code == "published" and not _is_here(document):
-        return _in_worktree(manifest, document, folder, words)
+        return _in_worktree(manifest, document, folder, words, config.trust)
     return 0 if _run(folder, document, state, wanted, config) and not findings else 1
 
 
@@ -243,8 +245,9 @@ def _with_origin(manifest: Manifest, document: PlanDocument, folder: Path) -> Pl
     return dataclasses.replace(document, sweep_file=shown.stdout, command=commands[0])
 
 
-def _in_worktree(manifest: Manifest, document: PlanDocument, folder: Path, words: Sequence[str]) -> int:
-    """The exit code of the same command by the commit that the result was published from."""
+def _in_worktree(manifest: Manifest, document: PlanDocument, folder: Path, words: Sequence[str], trust: bool) -> int:
+    """The exit code of the same command by the commit that the result was published from. A clone has others' commits
+    too, of branches that were fetched to be read: what runs here is of this checkout's own history, or trusted."""
     commit = manifest.commit
     if commit is None:
         raise ConfigError(
@@ -255,6 +258,12 @@ def _in_worktree(manifest: Manifest, document: PlanDocument, folder: Path, words
     if not _has(commit):
         raise ConfigError(
             f"{folder}: was published from commit {commit}, which is not in this clone; fetch it, or code=here runs it "
+            "by this code"
+        )
+    if not trust and not _is_before(commit):
+        raise ConfigError(
+            f"{folder}: was published from commit {commit}, which is not in the history of this checkout, so that its "
+            "code may be anybody's; check out a branch that has it, trust=true runs it all the same, or code=here runs "
             "by this code"
         )
     print(f"its code is not this checkout's: runs by commit {commit[:12]}, in a worktree", flush=True)
@@ -276,6 +285,12 @@ def _has(commit: str) -> bool:
     return subprocess.run(words, capture_output=True).returncode == 0
 
 
+def _is_before(commit: str) -> bool:
+    """Whether HEAD has come of it."""
+    words = ["git", "-C", str(ROOT), "merge-base", "--is-ancestor", commit, "HEAD"]
+    return subprocess.run(words, capture_output=True).returncode == 0
+
+
 def _code_of(environment: Mapping[str, str]) -> str:
     """The hash of what trains, of the tree in `environment`'s path."""
     script = "from ablations.trial.identity import code_hash; print(code_hash())"
@@ -285,7 +300,8 @@ def _code_of(environment: Mapping[str, str]) -> str:
 
 @contextlib.contextmanager
 def _worktree(commit: str) -> Iterator[Path]:
-    git = ["git", "-C", str(ROOT), "worktree"]
+    inert = ["-c", f"core.hooksPath={os.devnull}", "-c", "submodule.recurse=false"]  # nothing of the commit runs yet
+    git = ["git", *inert, "-C", str(ROOT), "worktree"]
     _remove_left_trees(git)
     with tempfile.TemporaryDirectory(prefix=f"reproduce-{os.getpid()}-") as scratch:
         tree = Path(scratch) / "tree"
@@ -333,7 +349,7 @@ def opened(place: Path) -> Iterator[Path]:
                 if size > MOST_BYTES:
                     raise ConfigError(f"{place}: unpacks to {size:,} bytes; at most {MOST_BYTES:,}")
                 archive.extractall(scratch)  # names that lead out of it are cut by zipfile
-        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, zlib.error) as error:
+        except (zipfile.BadZipFile, RuntimeError, UnicodeError, EOFError, zlib.error, lzma.LZMAError) as error:
             raise ConfigError(f"{place}: cannot be unpacked ({error})") from None
         plans = sorted(Path(scratch).rglob(PLAN))
         if len(plans) != 1:

@@ -17,7 +17,7 @@ from models.files import write_atomically
 from models.pipeline.schedules import SCHEDULES, make_schedule
 from models.pipeline.simulate import Costs, Timeline, simulate
 from models.streams import obeyed, spoken
-from models.typed import Above, AtLeast, ConfigError, closest
+from models.typed import Above, AtLeast, AtMost, ConfigError, closest
 
 KEYS = f"""
   schedule=NAME,...   of {", ".join(SCHEDULES)}
@@ -37,6 +37,9 @@ Example: python -m ablations.timeline schedule=1f1b,dualpipe stages=8 microbatch
 """
 
 
+Time = Annotated[float, Above(0), AtMost(1e12)]
+
+
 @dataclasses.dataclass(frozen=True)
 class TimelineConfig:
     """The command's keys. `schedule` is what was typed, names between commas."""
@@ -44,11 +47,11 @@ class TimelineConfig:
     schedule: str = ""
     stages: Annotated[int, AtLeast(1)] | None = None
     microbatches: Annotated[int, AtLeast(1)] | None = None
-    f: Annotated[float, Above(0)] = 1.0
-    i: Annotated[float, Above(0)] = 1.0
-    w: Annotated[float, Above(0)] = 1.0
-    overlapped: Annotated[float, Above(0)] | None = None
-    transfer: Annotated[float, AtLeast(0)] = 0.0
+    f: Time = 1.0
+    i: Time = 1.0
+    w: Time = 1.0
+    overlapped: Time | None = None
+    transfer: Annotated[float, AtLeast(0), AtMost(1e12)] = 0.0
     out: Path | None = None
     memory: Path | None = None
 

@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from models.config import ModelConfig
+from models.cost import cost
 from models.files import write_atomically
+from models.reading import json_of
+from models.rules import validate
 from models.transformer import Transformer
 from models.typed import ConfigError, build
 
@@ -45,7 +48,10 @@ def load_checkpoint(path: Path, device: str = "cpu") -> tuple[Transformer, dict[
                 raise ConfigError(f"checkpoint={path}: a pickle can run code when it is read; only safetensors are")
             raise ConfigError(f"checkpoint={path}: {file.name} is missing; name a folder with {file.name} in it")
     try:
-        extra = json.loads(config_path.read_text())
+        extra = json_of(config_path)
+    except ValueError as error:
+        raise ConfigError(f"checkpoint={path}: unreadable ({error}); it is truncated or not ours") from error
+    try:
         if extra["format"] != FORMAT:
             raise ConfigError(f"checkpoint={path}: format={extra['format']}: this version reads format {FORMAT}")
         config = build(ModelConfig, extra["model"], "model")
@@ -56,8 +62,9 @@ def load_checkpoint(path: Path, device: str = "cpu") -> tuple[Transformer, dict[
                 f"checkpoint={path}: model.safetensors is not the file that config.json was written with (its SHA-256 "
                 f"differs): cut, changed, or of another checkpoint; copy the whole folder again"
             )
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, SafetensorError) as error:
+    except (KeyError, TypeError, SafetensorError) as error:
         raise ConfigError(f"checkpoint={path}: unreadable ({error}); it is truncated or not ours") from error
+    _check_held(path, config, sum(tensor.numel() for tensor in tensors.values()))
     model = Transformer(config)
     try:
         model.load_state_dict(tensors)
@@ -65,3 +72,14 @@ def load_checkpoint(path: Path, device: str = "cpu") -> tuple[Transformer, dict[
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"checkpoint={path}: weights and config.json do not fit ({reason})") from error
     return model.to(device).eval(), extra
+
+
+def _check_held(path: Path, config: ModelConfig, held: int) -> None:
+    """Raise ConfigError, before a model of any size is made, where there are fewer parameters than it would have."""
+    validate(config)
+    counted = cost(config, 1)
+    if (wanted := counted.total_params + counted.mtp_params) > held:
+        raise ConfigError(
+            f"checkpoint={path}: weights and config.json do not fit (config.json describes {wanted:,} parameters, and "
+            f"model.safetensors has {held:,})"
+        )

@@ -10,7 +10,9 @@ from typing import Annotated, Literal
 from models.typed import Above, AtLeast, AtMost, Below
 
 Count = Annotated[int, AtLeast(1), AtMost(10_000_000)]
-"""Widths, heads, layers, experts: no model is near ten million of any."""
+"""Widths, heads, experts: no model is near ten million of any."""
+Layers = Annotated[int, AtLeast(1), AtMost(10_000)]
+"""What is gone through one by one, before anything is built: layers, and stages of a pipeline."""
 Positive = Annotated[float, Above(0), AtMost(1e9)]
 NotNegative = Annotated[float, AtLeast(0), AtMost(1e9)]
 Share = Annotated[float, AtLeast(0), AtMost(1)]
@@ -288,7 +290,7 @@ class PipelineConfig:
     """
 
     schedule: ScheduleName = "none"
-    stages: Count = 1
+    stages: Layers = 1
     """That a microbatch passes. Layers are spread over them by cost, embedding and head counted; the embedding is on
     the first, head and MTP modules on the last."""
     microbatches: Count | None = None
@@ -301,7 +303,7 @@ class ModelConfig:
 
     vocab_size: Annotated[int, AtLeast(1), AtMost(100_000_000)] = 1024
     d_model: Count = 128
-    n_layers: Count = 3
+    n_layers: Layers = 3
     feed_forward: Literal["moe", "dense"] = "moe"
     """`dense`: every layer carries a SwiGLU of `intermediate_size`, and there are no experts."""
     first_k_dense: Annotated[int, AtLeast(0)] = 1

@@ -21,7 +21,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -30,6 +30,7 @@ from torch import Tensor
 
 from models.checkpoint import OWN, load_checkpoint, save_checkpoint
 from models.config import BalanceConfig, ModelConfig
+from models.cost import cost
 from models.files import whole_folder
 from models.published import check_held, hf_config, model_config, positions
 from models.rules import validate
@@ -192,7 +193,17 @@ def _resolve(values: dict[str, Any], names: Mapping[str, Path]) -> tuple[ModelCo
     return config, {key: value for key, value in rest.items() if key not in OWN}
 
 
+def _check_held(config: ModelConfig, files: Mapping[str, Path]) -> None:
+    """Raise ConfigError, before a model of any size is laid out, for more parameters than the files have bytes for."""
+    held, wanted = sum(file.stat().st_size for file in set(files.values())) // 2, cost(config, 1).total_params
+    if wanted > held:
+        raise ConfigError(
+            f"config.json: describes {wanted:,} parameters, and the safetensors beside it can hold {held:,} of 16 bits"
+        )
+
+
 def _read_model(config: ModelConfig, files: Mapping[str, Path]) -> Transformer:
+    _check_held(config, files)
     shapes, entries = layout(config)
     if unknown := sorted(set(files) - {entry.theirs for entry in entries}):
         raise ConfigError(f"{unknown[0]}: no such tensor in the model that config.json describes ({len(unknown)} such)")
@@ -270,17 +281,22 @@ def _copy_tokenizer(source: Path, folder: Path) -> None:
             shutil.copyfile(source / name, folder / name)
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message} (expected: to-hf CHECKPOINT OUT, or from-hf DIR OUT; --help says more)")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """0, perhaps with notes on stderr; or 2 with one line there for what cannot be converted: then nothing is left."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         "python -m models.convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("direction", choices=("to-hf", "from-hf"))
     parser.add_argument("source", type=Path, help="our checkpoint (to-hf), or a deepseek_v3 folder (from-hf)")
     parser.add_argument("out", type=Path, help="a new or empty folder")
-    words = parser.parse_args(arguments)
 
     def work() -> int:
+        words = parser.parse_args(arguments)
         for note in {"to-hf": to_hf, "from-hf": from_hf}[words.direction](words.source, words.out):
             print("note:", note, file=sys.stderr)
         print(words.out)

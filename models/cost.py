@@ -170,8 +170,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
 
     def work() -> int:
-        for name in names or list(SIZES):
-            config, seq_len = size(name)
+        for name, (config, seq_len) in [(name, size(name)) for name in names or SIZES]:
             print(describe(name, replace(config, dtype="bfloat16"), seq_len))
         return 0
 

@@ -6,6 +6,7 @@ and what a library made in its own way gets them too.
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -26,7 +27,9 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A temporary that becomes `path` if all goes well, for what a library writes by itself."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_parent(path)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     temporary = _beside(path)
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666))
     try:
@@ -42,7 +45,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """A new folder that becomes `path`, in place of what is there, if all goes well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_parent(path)
     fresh = _beside(path)
     fresh.mkdir()
     try:
@@ -143,6 +146,13 @@ def _is_at(path: Path, descriptor: int) -> bool:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:
         return False
+
+
+def _make_parent(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:  # says of a file where a folder should be only that it exists
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), error.filename) from None
 
 
 def _beside(path: Path) -> Path:

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 
+from models.reading import one_line
 from models.typed import ConfigError
 
 
@@ -28,11 +29,11 @@ def obeyed(work: Callable[[], int], stopped: str = "stopped") -> int:
     try:
         return work()
     except ConfigError as error:
-        said = " ".join(str(error).split())
+        said = one_line(error)
     except BrokenPipeError:  # whoever read the output has gone
         return 2
     except OSError as error:
-        said = f"{error.filename or 'files'}: {error.strerror or error}"
+        said = one_line(f"{error.filename or 'files'}: {error.strerror or error}")
     except KeyboardInterrupt:
         print(f"\n{stopped}", file=sys.stderr)
         return 130

@@ -7,6 +7,7 @@ A field's bounds stand in its type: `Annotated[int, AtLeast(1)]`. Numbers are fi
 import dataclasses
 import difflib
 import math
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -74,6 +75,21 @@ class Distinct:
 
 
 @dataclasses.dataclass(frozen=True)
+class Fits:
+    """Of a text: a pattern, which `rule` says in words."""
+
+    pattern: str
+    rule: str
+
+    def broken(self, value: Any) -> str | None:
+        return None if re.fullmatch(self.pattern, value) else self.rule
+
+
+PLAIN = Fits(r"[A-Za-z0-9_][A-Za-z0-9_.@-]*", "must be a plain name (letters, digits, _, -, . and @)")
+"""A name that can be a file's, and leads nowhere else."""
+
+
+@dataclasses.dataclass(frozen=True)
 class NotEmpty:
     """Of a text or a list."""
 
@@ -83,8 +99,9 @@ class NotEmpty:
 
 def closest(word: str, choices: Iterable[str]) -> str:
     """`; did you mean X?` for the nearest choice, or an empty string."""
-    near = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
-    return f"; did you mean {near[0]}?" if near else ""
+    known = {choice.casefold(): choice for choice in choices}
+    near = difflib.get_close_matches(word.casefold(), known, n=1, cutoff=0.5)
+    return f"; did you mean {known[near[0]]}?" if near else ""
 
 
 def suggestion(name: str, choices: Iterable[str]) -> str:

@@ -3,12 +3,12 @@
 Nothing is encoded here (tasks/text/tokenizer.py does); the files are Hugging Face's, read as JSON.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from models.reading import json_of
 from models.typed import ConfigError
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
@@ -25,8 +25,8 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"{path}: is missing; name a folder with {path.name} and model.safetensors in it")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        values = json_of(path)
+    except ValueError as error:
         raise ConfigError(f"{path}: unreadable ({error})") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a group of keys")

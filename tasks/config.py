@@ -96,7 +96,8 @@ class EvalConfig:
     tokens: Annotated[int, Above(0)] = 65536
     """Tokens of the split that loss, bits per byte and MaxVio_global are taken on."""
     tasks: Annotated[list[str], Distinct()] = field(default_factory=lambda: list(PRESETS["quick"]))
-    """lm-eval tasks: our two by these names, or any that lm-eval knows; `eval=NAME` names a list of them."""
+    """lm-eval tasks: our two by these names, or any that lm-eval knows; `eval=NAME` names a list of them. Or the path
+    of a task's YAML file, whose `!function` runs that Python here."""
     data_dir: Annotated[str, NotEmpty()] | None = None
     """A folder with copies of standard tasks' data (docs/benchmarks.md), which are then read there and not from the
     network; null: lm-eval downloads them."""

@@ -11,6 +11,7 @@ from torch import nn
 
 from ablations.audit.subject import Plain, Subject
 from ablations.guards.probes import same_dice
+from models.reading import json_of
 from models.typed import ConfigError
 
 
@@ -44,6 +45,7 @@ def load(folder: Path, target: str) -> HuggingFace:
     """In FP32. Raises ConfigError for a folder that is not such a model's."""
     if not list(folder.glob("*.safetensors")):
         raise ConfigError(f"{target}: holds no .safetensors; pickles are not read (save_pretrained writes safetensors)")
+    _check_stays(folder, target)
     try:
         with quiet():
             from transformers import AutoConfig, AutoModelForCausalLM
@@ -61,6 +63,22 @@ def load(folder: Path, target: str) -> HuggingFace:
         more = f" and {len(missing) - 1} more" * (len(missing) > 1)
         raise ConfigError(f"{target}: its weights lack {missing[0]}{more}; save the whole model there")
     return HuggingFace(module.eval(), trained=True)
+
+
+def _check_stays(folder: Path, target: str) -> None:
+    """Raise ConfigError for a folder whose files have transformers open others, outside of it."""
+    if (folder / "adapter_config.json").exists():
+        raise ConfigError(
+            f"{target}: holds adapter_config.json, which names another model; merge them, and save the whole model"
+        )
+    index = folder / "model.safetensors.index.json"
+    try:
+        shards = json_of(index)["weight_map"].values() if index.is_file() else ()
+        away = [shard for shard in shards if Path(shard).name != shard]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{target}: {index.name} has no weight_map from tensors to files ({error})") from error
+    if away:
+        raise ConfigError(f"{target}: {index.name} names {away[0]}, which is no file of this folder")
 
 
 @contextlib.contextmanager

@@ -3,11 +3,11 @@
 import importlib
 import importlib.util
 import inspect
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from models.reading import json_of
 from models.typed import ConfigError, closest
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def _in_folder(target: str) -> "Subject":
             f"{target}: holds no config.json, so it is no Hugging Face folder (save_pretrained writes it)"
         )
     try:
-        saved = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        saved = json_of(folder / "config.json")
     except ValueError as error:
         raise ConfigError(f"{target}: config.json is not readable as JSON ({error})") from error
     if isinstance(saved, dict) and {"format", "model", "weights_sha256"} <= saved.keys():

@@ -98,6 +98,8 @@ def _folder(key: str, text: str) -> str:
     folder = os.path.expanduser(text)
     if folder.startswith("~"):
         raise ConfigError(f"{key}={text}: no such user; a folder of that name is written ./{text}")
+    if key == "results_dir" and os.path.isfile(folder):
+        raise ConfigError(f"{key}={text}: is a file; name the folder that results are published in")
     return folder
 
 

@@ -123,7 +123,8 @@ def flat(name: str, value: Any) -> dict[str, Any]:
     if not key.is_group:
         return {name: value}
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{name}={value}: expected a group of keys; set one of them, such as {_member(name)}=VALUE")
+        shown = "null" if value is None else value
+        raise ConfigError(f"{name}={shown}: expected a group of keys; set one of them, such as {_member(name)}=VALUE")
     leaves: dict[str, Any] = {}
     for member, inner in value.items():
         leaves |= flat(f"{name}.{member}", inner)

@@ -1,12 +1,13 @@
 """The keys of a run: one tree of dataclasses, the only schema. `ablations/config/compose.py` composes it."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from ablations.config.trialkeys import TrainConfig, TrialKeys
 from models.config import DistilConfig, GRPOConfig, ModelConfig, OptimConfig
-from models.typed import Above, AtLeast, AtMost, Below, Distinct, NotEmpty
+from models.typed import Above, AtLeast, AtMost, Below, Distinct, Fits, NotEmpty
 from tasks.config import DataConfig, EvalConfig
 
 LOOKS = (4, 8, 16)
@@ -14,12 +15,19 @@ LOOKS = (4, 8, 16)
 NO_KEY = {"key": False}
 """Marks what a composed config knows and nobody can set."""
 
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
+"""Of a sweep, and of what stands in its tables: an arm, an estimate."""
 Text = Annotated[str, NotEmpty()]
 Seed = Annotated[int, AtLeast(0), AtMost(2**31 - 1)]
 SeedList = Annotated[list[Seed], NotEmpty(), Distinct()]
 Count = Annotated[int, AtLeast(1), AtMost(10_000)]
 
 
+ENTITY = Fits(
+    r"[A-Za-z0-9][A-Za-z0-9_.-]*", "a user's or team's name has letters, digits, ., - and _; leave it out for yours"
+)
+PROJECT = Fits(r"[^/\\#?%:]{1,128}", "a project's name has 1 to 128 characters, and none of /\\#?%:")
+"""As W&B takes them."""
 Mode = Literal["auto", "offline", "online", "disabled"]
 
 
@@ -29,8 +37,8 @@ class TrackConfig:
 
     mode: Mode = "auto"
     """`auto`: online with a login, else offline."""
-    project: Text = "v3-ablations"
-    entity: Text | None = None
+    project: Annotated[str, NotEmpty(), PROJECT] = "v3-ablations"
+    entity: Annotated[str, NotEmpty(), ENTITY] | None = None
     checkpoints: bool = False
     """Keep the confirmation's checkpoints in the artifact of the result's run."""
 

@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from ablations.config.designs import laid_out
-from ablations.config.schema import Config, SweepConfig
-from ablations.config.sweeprules import NAME, check_keys, check_sweep
+from ablations.config.schema import NAME, Config, SweepConfig
+from ablations.config.sweeprules import check_keys, check_sweep
 from ablations.config.trialkeys import TRIAL_GROUPS
 from ablations.home import ROOT
+from models.reading import visible
 from models.typed import ConfigError, build, closest
 
-MOST_VALUES = 100_000
-"""Of a YAML file, with what its anchors repeat."""
+MOST_VALUES, MOST_BYTES = 100_000, 1_000_000
+"""Of a YAML file, with what its anchors repeat; the largest sweep of ours has 20 thousand bytes."""
 SCALES = ROOT / "ablations" / "config" / "scales"
 
 
@@ -95,8 +96,11 @@ def read_yaml(path: Path) -> dict[Any, Any]:
 
 
 def _check_size(path: Path) -> None:
-    """Raise ConfigError for a file whose anchors, written out, come to more than any sweep says."""
+    """Raise ConfigError for a file that says more than any sweep does, or whose anchors do, written out."""
     import yaml
+
+    if path.is_file() and (length := path.stat().st_size) > MOST_BYTES:
+        raise ConfigError(f"{shown(path)}: {length:,} bytes; a sweep's file has at most {MOST_BYTES:,}")
 
     written: dict[int, int] = {}
 
@@ -131,6 +135,8 @@ def _check_texts(node: Any, file: str, prefix: str) -> None:
         raise ConfigError(
             f"{file}: {prefix.rstrip('.')}={node}: ${{...}} is not filled in; write it out, or use an anchor (&)"
         )
+    if isinstance(node, str) and visible(node) != node:
+        raise ConfigError(f"{file}: {prefix.rstrip('.')}={node}: holds a control character; write it without")
     if isinstance(node, list):
         for item in node:
             _check_texts(item, file, prefix)

@@ -1,10 +1,9 @@
 """What a sweep must keep to be run and to earn a verdict."""
 
 import itertools
-import re
 from collections.abc import Mapping
 
-from ablations.config.schema import ExpectedConfig, SweepConfig
+from ablations.config.schema import NAME, ExpectedConfig, SweepConfig
 from ablations.config.stages import check_stages
 from ablations.config.trialkeys import TrialKeys, differing, value_of, with_overrides
 from ablations.metrics import AT_A_SHARE, COUNTED, METRICS, Parts, at_shares, check_measured, check_named, indices
@@ -15,7 +14,6 @@ from tasks.evals.problems import GREEDY, SAMPLES
 
 RESERVED = ("aa", "control", "aa_branched", "control_branched", "aa_scratch", "control_scratch", "all")
 """Arms that the harness adds by itself, and the word for every arm."""
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 NEIGHBOURS = 2.0
 """Largest ratio between neighbouring learning rates: with a wider grid the estimate of mistuning says nothing."""
 
@@ -31,6 +29,10 @@ def check_sweep(sweep: SweepConfig) -> None:
             raise ConfigError(f"arms.{name}: a name has only letters, digits, - and _, and does not begin with -")
         if name in RESERVED:
             raise ConfigError(f"arms.{name}: reserved ({', '.join(RESERVED)} mean something else); choose another name")
+    for kind, names in (("contrasts", sweep.contrasts), ("doses", sweep.doses), ("stages", sweep.stages)):
+        for name in names:
+            if not NAME.fullmatch(name):
+                raise ConfigError(f"{kind}.{name}: a name has only letters, digits, - and _")
     if sweep.baseline not in sweep.arms:
         near = closest(sweep.baseline, sweep.arms)
         raise ConfigError(f"baseline={sweep.baseline}: not among the arms{near} (arms: {', '.join(sweep.arms)})")

@@ -221,6 +221,8 @@ def _stage_fields(stage: Stage) -> dict[str, Any]:
 
 TRIAL_GROUPS = ("model", "data", "optim", "train", "grpo", "distil", "eval")
 """The keys that can change a trial's numbers. What no group here holds must not."""
+OF_A_RUN = ("track", "launch")
+"""Groups of a command line alone."""
 _GROUPS: dict[str, Any] = {name: typing.get_type_hints(TrialKeys)[name] for name in TRIAL_GROUPS}
 
 
@@ -282,6 +284,7 @@ def _not_a_leaf(name: str) -> str:
     members = [leaf for leaf in trial_leaves() if leaf.startswith(name + ".")]
     if members:
         return f"{name} is a group: write its keys out, such as {members[0]}"
-    if name.split(".")[0] not in TRIAL_GROUPS and not suggestion(name, trial_leaves()):
+    group = name.split(".")[0]
+    if group in OF_A_RUN or (group not in TRIAL_GROUPS and not suggestion(name, trial_leaves())):
         return f"{name}: not a key of a trial; an arm can set {', '.join(group + '.*' for group in TRIAL_GROUPS)}"
     return f"{name}: no such key{suggestion(name, trial_leaves())}"

@@ -4,8 +4,8 @@ import re
 from typing import Any
 
 from ablations.config.keys import accepted, all_keys, describe, flat, unknown_key
+from ablations.config.schema import NAME
 from ablations.config.sweepfile import sweep_files
-from ablations.config.sweeprules import NAME
 from models.typed import ConfigError
 from tasks.evals.presets import preset
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from ablations.record.documents import PLAN, STATE, PlanDocument, SweepState, sha_of
-from ablations.record.manifest import MANIFEST, Manifest, hashes
+from ablations.record.manifest import MANIFEST, Manifest, hashes, links
 from ablations.record.record import RECORDS, read_record
+from models.reading import one_line
 from models.typed import ConfigError
 
 Kind = Literal["missing", "changed", "unknown", "unreadable", "inconsistent"]
@@ -26,7 +27,7 @@ class Finding:
     said: str
 
     def __str__(self) -> str:
-        return f"{self.kind}: {self.what}: {self.said}"
+        return one_line(f"{self.kind}: {self.what}: {self.said}")
 
 
 def audit(folder: Path) -> list[Finding]:
@@ -56,7 +57,9 @@ def audit(folder: Path) -> list[Finding]:
 
 def _files(folder: Path, manifest: Manifest) -> list[Finding]:
     there = hashes(folder)
-    found = [Finding("missing", name, "the manifest has it") for name in sorted(manifest.files.keys() - there.keys())]
+    found = [Finding("unknown", name, "a link, and what it leads to is not of this result") for name in links(folder)]
+    absent = sorted(manifest.files.keys() - there.keys())
+    found += [Finding("missing", name, "the manifest has it") for name in absent]
     for name, digest in sorted(there.items()):
         if name not in manifest.files:
             found.append(Finding("unknown", name, "the manifest does not have it"))

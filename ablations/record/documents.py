@@ -7,19 +7,22 @@ something is settled. Both are these classes and nothing else: whoever reads one
 import dataclasses
 import hashlib
 import math
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
-from ablations.config.schema import ContrastConfig, ExpectedConfig, MatchedConfig, SearchConfig
+from ablations.config.schema import NAME, ContrastConfig, ExpectedConfig, MatchedConfig, SearchConfig
 from ablations.config.trialkeys import TrialKeys
 from ablations.files import read_json, write_json
 from ablations.record.guardresult import GuardResult
-from models.typed import ConfigError, build
+from models.typed import PLAIN, ConfigError, build
 
 PLAN, STATE, JOURNAL = "plan.json", "state.json", "optuna.journal"
 FORMAT: Final = 1
 ArmKind = Literal["arm", "aa", "control"]
+PlainName = Annotated[str, PLAIN]
+"""Files are named by it."""
 Point = dict[str, float]
 """Searched keys and their values."""
 
@@ -62,8 +65,8 @@ class ArmDocument:
 class PlanDocument:
     """Everything that is fixed before the first trial, and the rule by which it will be judged."""
 
-    sweep: str
-    scale: str
+    sweep: PlainName
+    scale: PlainName
     question: str
     source: str
     search: Literal["published", "fresh"]
@@ -131,7 +134,10 @@ class PlanDocument:
             raise ConfigError(
                 f"{folder / PLAN}: baseline={plan.baseline}: is none of its arms ({', '.join(plan.arms)})"
             )
-        return plan
+        for name in (*plan.arms, *plan.contrasts):
+            if not NAME.fullmatch(name):
+                raise ConfigError(f"{folder / PLAN}: {name}: a name has only letters, digits, - and _")
+        return dataclasses.replace(plan, command=_quoted(plan.command, folder / PLAN)) if plan.command else plan
 
     def write(self, folder: Path) -> str:
         """Returns the SHA-256 of the bytes written."""
@@ -146,7 +152,7 @@ class SearchTrial:
     arm: str
     point: Point
     seed: int
-    id: str
+    id: PlainName
     loss: float | None = None
     max_vio_global: float | None = None
     share: float | None = None
@@ -157,7 +163,7 @@ class SearchTrial:
 class ConfirmTrial:
     arm: str
     seed: int
-    id: str
+    id: PlainName
     share: float = 1.0
     """Of the tokens, where the arm is finished at several lengths."""
 
@@ -225,6 +231,18 @@ class SweepState:
     def trial_ids(self) -> list[str]:
         """Of confirmation and search, each once, sorted."""
         return sorted({trial.id for trial in self.confirm} | {trial.id for trial in self.search})
+
+
+def _quoted(typed: str, path: Path) -> str:
+    """The words for `ablations.run`, each in the quotes that keep a shell from more than passing them on: readers type
+    what a page shows. Raises ConfigError for another command."""
+    try:
+        words = shlex.split(typed)
+    except ValueError:
+        words = []
+    if words[:3] != ["python", "-m", "ablations.run"]:
+        raise ConfigError(f"{path}: command={typed}: no command of ablations.run")
+    return shlex.join(words)
 
 
 def sha_of(path: Path) -> str:

@@ -69,7 +69,14 @@ class Manifest(Commit):
         write_json(folder / MANIFEST, dataclasses.asdict(self))
 
 
+def links(folder: Path) -> list[str]:
+    """Paths in the folder that are links: reading one would open a file outside of it."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_symlink())
+
+
 def hashes(folder: Path, part: str = ".") -> dict[str, str]:
-    """Path in the folder -> SHA-256 of every file but the manifest; of a `part` of it, of what lies there."""
-    files = sorted(path for path in (folder / part).rglob("*") if path.is_file() and path != folder / MANIFEST)
+    """Path in the folder -> SHA-256 of every file but the manifest; of a `part` of it, of what lies there. Links are
+    none of its files: what they lead to is somebody else's."""
+    there = (path for path in sorted((folder / part).rglob("*")) if not path.is_symlink())
+    files = [path for path in there if path.is_file() and path != folder / MANIFEST]
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}

@@ -108,7 +108,28 @@ def read_record(path: Path) -> Record:
     values = read_json(path)
     if isinstance(values, dict) and values.get("format", FORMAT) != FORMAT:
         raise ConfigError(f"{path}: format={values['format']}: this version reads format {FORMAT}")
-    return build(Record, values, str(path))
+    record = build(Record, values, str(path))
+    if (wrong := _wrong(record)) is not None:
+        raise ConfigError(f"{path}: {wrong}")
+    return record
+
+
+def _wrong(record: Record) -> str | None:
+    """What its types do not say, and whoever reads it relies on: the part, and the rule that it breaks."""
+    before = record.config.get("before", [])
+    if not isinstance(before, list) or not all(isinstance(stage, dict) and "until" in stage for stage in before):
+        return "config.before: must be a list of stages, each with its `until`"
+    for name in ("history", "validation", "answering"):
+        if len({len(column) for column in getattr(record, name).values()}) > 1:
+            return f"{name}: its columns must be of one length"
+    if record.answering and not record.answering.get("step"):
+        return "answering.step: is missing"
+    needles = record.needles
+    if needles is not None:
+        shape = [len(needles.depths)] * len(needles.lengths)
+        if any([len(row) for row in rows] != shape for rows in (needles.nats, needles.margins)):
+            return "needles: needs a row for each of its lengths, with a number for each of its depths"
+    return None
 
 
 def finished(*paths: Path) -> Record | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from ablations.judge.result import Result
 from ablations.record.summary import Summary, summaries
@@ -102,12 +103,13 @@ def index_html(root: Path) -> str:
     )
 
 
-def _article(place: str, summary: Summary) -> str:
+def _article(folder: str, summary: Summary) -> str:
+    place = quote(folder, safe="/@")  # or a folder named `javascript:...` would be a script
     state = "settled" if summary.settled == summary.claims else "open"
-    page = f"{text(place)}/page.html"
-    image = f'<img src="{text(place)}/{text(summary.picture)}" alt="" loading="lazy">'
+    page = f"{place}/page.html"
+    image = f'<img src="{place}/{quote(summary.picture or "")}" alt="" loading="lazy">'
     picture = f'<a href="{page}" tabindex="-1">{image}</a>' if summary.picture else ""
-    links = "".join(f'<a href="{text(place)}/{name}">{name}</a>' for name in ("page.html", "table.md", "table.csv"))
+    links = "".join(f'<a href="{place}/{name}">{name}</a>' for name in ("page.html", "table.md", "table.csv"))
     note = f'<p class="warning">{text(summary.note)}</p>' if summary.note else ""
     said = summary.answer.removesuffix(summary.note).rstrip() if summary.note else summary.answer
     return (

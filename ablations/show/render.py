@@ -7,6 +7,7 @@
 import csv
 import io
 import json
+import re
 import statistics
 
 from ablations import numbers
@@ -17,20 +18,20 @@ from ablations.show.table import Table
 
 
 def table_md(result: Result) -> str:
-    lines = [f"# {result.sweep}, scale={result.scale}", "", f"**{result.plan.question}**", ""]
-    lines += [answer(result), "", *(f"- {line}" for line in findings(result)), ""]
+    lines = [f"# {result.sweep}, scale={result.scale}", "", f"**{inert(result.plan.question)}**", ""]
+    lines += [inert(answer(result)), "", *(f"- {inert(line)}" for line in findings(result)), ""]
     for table in all_tables(result).values():
-        lines += [f"## {table.title}", "", *markdown(table), ""]
+        lines += [f"## {inert(table.title)}", "", *markdown(table), ""]
         if table.note:
-            lines += [table.note, ""]
+            lines += [inert(table.note), ""]
     lines += ["## Plan", "", f"`plan.json`, written before the first trial: SHA-256 `{result.plan_sha}`.", ""]
-    lines += [f"Decision rule: {result.plan.decision_rule}", ""]
+    lines += [f"Decision rule: {inert(result.plan.decision_rule)}", ""]
     lines += ["Deviations from the plan:" if result.deviations else "No deviation from the plan.", ""]
     if result.deviations:
-        lines += [*(f"- {line}" for line in result.deviations), ""]
+        lines += [*(f"- {inert(line)}" for line in result.deviations), ""]
     reasons = failure_lines(result)
     if reasons:
-        lines += ["Trials that did not complete:", "", *(f"- {line}" for line in reasons), ""]
+        lines += ["Trials that did not complete:", "", *(f"- {inert(line)}" for line in reasons), ""]
     return "\n".join(lines)
 
 
@@ -48,7 +49,12 @@ def markdown(table: Table) -> list[str]:
     """Its head and rows, a line each."""
     rule = [":--" if i in table.words else "--:" for i in range(len(table.columns))]
     rows = [table.columns, rule, *table.rows]
-    return ["| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in rows]
+    return ["| " + " | ".join(inert(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
+
+
+def inert(said: str) -> str:
+    """A text in one line of Markdown that makes no tag and no link of its own."""
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", " ".join(said.splitlines())).replace("](", "]\\(")
 
 
 def table_csv(result: Result) -> str:

@@ -58,6 +58,7 @@ def print_table(console: "rich.console.Console", result: Result) -> None:
 def _table(result: Result, columns: Sequence[Column]) -> "rich.table.Table":
     import rich.box
     import rich.table
+    from rich.markup import escape
 
     scored = any(column.head in SCORE_HEADS for column in columns)
     climbs = any(arm.plan.onto for arm in result.arms.values())
@@ -73,9 +74,11 @@ def _table(result: Result, columns: Sequence[Column]) -> "rich.table.Table":
         padding=(0, GAP - 1, 0, 0),
     )
     for column in columns:
-        table.add_column(column.head, justify="left" if column.words else "right", no_wrap=True, min_width=column.width)
+        table.add_column(
+            escape(column.head), justify="left" if column.words else "right", no_wrap=True, min_width=column.width
+        )
     for arm, cells in zip(result.arms.values(), zip(*(column.cells for column in columns), strict=True), strict=True):
-        table.add_row(*cells, style=None if arm.kind == "arm" else "dim")
+        table.add_row(*map(escape, cells), style=None if arm.kind == "arm" else "dim")
     return table
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ablations.config.compose import compose
-from ablations.config.sweeprules import NAME
-from ablations.config.trialkeys import TrialKeys, differing, value_of, with_overrides
+from ablations.config.schema import NAME
+from ablations.config.trialkeys import OF_A_RUN, TrialKeys, differing, value_of, with_overrides
 from ablations.files import sha
 from ablations.judge.repeated import Again
 from ablations.launch.progress import Progress
@@ -25,7 +25,7 @@ from models.precision.products import resolve_kernels
 from models.typed import ConfigError, build
 from tasks.evals.prepare import OUR_TASKS
 
-OTHERWISE = ("sweep", "search", "results_dir", "sweeps_dir", "runs_dir")
+OTHERWISE = ("sweep", "search", "results_dir", "sweeps_dir", "runs_dir", "dry_run", "yes_really")
 """Words of the plan's command that a rerun says itself."""
 CHAINS = ("before", "teacher")
 """What a trial goes on from, and learns from."""
@@ -63,7 +63,7 @@ def planned_again(rerun: Rerun) -> Plan:
     check_writable(rerun.runs)
     file = rerun.runs / "sweeps" / f"{document.sweep}.yaml"
     write_atomically(file, document.sweep_file)
-    own = [word for word in _typed(document.command) if word.partition("=")[0] not in OTHERWISE]
+    own = [word for word in _typed(document.command) if not _says_how(word)]
     places = [f"results_dir={rerun.runs / 'none'}", f"runs_dir={rerun.runs}"]
     given = [f"sweep={document.sweep}", "search=fresh", *own, *places, "track.mode=disabled"]
     given += [f"launch.progress={rerun.progress}"]
@@ -90,6 +90,11 @@ def _otherwise_set(document: PlanDocument, plan: Plan, words: Sequence[str]) -> 
     baseline = sweep.arms[sweep.baseline]
     said = {*sweep.common, *sweep.search.keys, *baseline.set, *baseline.search, *(w.partition("=")[0] for w in words)}
     return {key: value_of(document.keys, key) for key in differing(document.keys, keys) if key not in said}
+
+
+def _says_how(word: str) -> bool:
+    key = word.partition("=")[0].strip()
+    return key in OTHERWISE or key.split(".")[0] in OF_A_RUN
 
 
 def _typed(command: str) -> list[str]:

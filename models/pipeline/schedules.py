@@ -307,6 +307,8 @@ SCHEDULES: dict[str, Callable[[int, int], Schedule]] = {  # by ranks and microba
 
 TWO_CHUNKS = ("interleaved_1f1b", "zbv", "dualpipev")
 """Schedules in which a microbatch passes every rank twice."""
+MOST_CHUNKS = 1_000_000
+"""Stages times microbatches of a schedule: each is put in its place."""
 
 
 def ranks_of(name: str, stages: int) -> int:
@@ -325,7 +327,13 @@ def ranks_of(name: str, stages: int) -> int:
 
 def make_schedule(name: str, stages: int, microbatches: int) -> Schedule:
     """Raises ConfigError where the schedule does not exist for these numbers."""
-    return SCHEDULES[name](ranks_of(name, stages), microbatches)
+    ranks = ranks_of(name, stages)
+    if stages * microbatches > MOST_CHUNKS:
+        raise ConfigError(
+            f"model.pipeline.microbatches={microbatches}: with model.pipeline.stages={stages} they are "
+            f"{stages * microbatches:,} chunks, each of which is put in its place; at most {MOST_CHUNKS:,}"
+        )
+    return SCHEDULES[name](ranks, microbatches)
 
 
 def pairs_apart(schedule: Schedule) -> Schedule:

@@ -92,6 +92,15 @@ def test_wrong_input_is_one_line(words: tuple[str, ...], capsys: pytest.CaptureF
             "transformers cannot load it",
         ),
         ({"config.json": '{"model_type": "llama"}', "model.safetensors": "cut"}, "transformers cannot load it"),
+        ({"config.json": "{}", "a.safetensors": "", "adapter_config.json": "{}"}, "which names another model; merge"),
+        (
+            {"config.json": "{}", "a.safetensors": "", "model.safetensors.index.json": '{"weight_map": {"a": "../b"}}'},
+            "model.safetensors.index.json names ../b, which is no file of this folder",
+        ),
+        (
+            {"config.json": "{}", "a.safetensors": "", "model.safetensors.index.json": "[]"},
+            "model.safetensors.index.json has no weight_map from tensors to files",
+        ),
     ],
 )  # fmt: skip
 def test_a_folder_that_is_none_is_one_line(
