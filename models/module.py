@@ -14,6 +14,7 @@ from models.batch import Batch
 from models.config import ModelConfig, OptimConfig
 from models.executor import StepResult, update_routers
 from models.optim import adamw, lr_ratio
+from models.parallel import Parallel
 from models.pipeline.chosen import executor_of
 from models.pipeline.parts import partial_model
 from models.transformer import Transformer, initialise, perturbed
@@ -47,6 +48,8 @@ class Course:
     """A loss this far above its minimum is a divergence."""
     document_end: int | None = None
     """The token that attention stops at."""
+    parallel: Parallel = "none"
+    """How several processes share the batch."""
 
     def start(self, step: int) -> float:
         """The learning-rate scheduler asks for one step more than there are."""
@@ -67,7 +70,7 @@ class LanguageModel(L.LightningModule):
         check_fields(optim, "optim")
         self.transformer = Transformer(model) if rank is None else partial_model(model, course.microbatches, rank)
         initialise(self.transformer, seed, model.std, course.perturb)
-        self.executor = executor_of(self.transformer, course.microbatches, rank, course.document_end)
+        self.executor = executor_of(self.transformer, course.microbatches, rank, course.document_end, course.parallel)
         self.optim, self.course, self._seed = optim, course, seed
         self.result: StepResult | None = None
         self.gradient_norm: float | None = None

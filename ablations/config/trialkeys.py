@@ -43,6 +43,10 @@ class TrainConfig:
     device: Literal["cpu", "cuda"] = "cpu"
     threads: Annotated[int, Above(0), AtMost(256)] = 1
     """CPU threads of one trial. They change bits, so they are part of a trial's id."""
+    devices: Annotated[int, Above(0), AtMost(64)] = 1
+    """Processes that share each batch of one trial (models/parallel.py), a GPU each, or `threads` threads."""
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """How they do: whole copies of the model, or shards of it (FSDP2)."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,10 @@ class Stage:
     @property
     def microbatches(self) -> int:
         return self.model.pipeline.microbatches or self.train.microbatches
+
+    @property
+    def parallel(self) -> Literal["none", "ddp", "fsdp"]:
+        return self.train.strategy if self.train.devices > 1 else "none"
 
     def tokens_after(self, steps: int) -> int:
         """Tokens that the first `steps` optimizer steps train on."""

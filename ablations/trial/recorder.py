@@ -153,8 +153,11 @@ class Recorder(L.Callback):
         if step in self._validate_steps:
             self._validate(module.transformer, step)
         if step in self._checkpoint_steps:
-            with whole_file(self.folder / RESUME) as temporary:
-                trainer.save_checkpoint(temporary)
+            self.save(trainer)
+
+    def save(self, trainer: L.Trainer) -> None:
+        with whole_file(self.folder / RESUME) as temporary:
+            trainer.save_checkpoint(temporary)
 
     def _written(self, step: int) -> dict[str, float]:
         """Tokens that a teacher wrote for the step."""
