@@ -117,7 +117,7 @@ def train(arm: str, keys: "TrialKeys", seed: int, data: "Data") -> "Transformer"
     """A bare loop over a trial's executor, clipping, optimizer, schedule and balance update. Raises Diverged."""
     import torch
 
-    from ablations.trial.train import build_model
+    from ablations.trial.fitting import build_model
     from models.batch import Batch
     from models.executor import update_routers
     from models.module import Diverged

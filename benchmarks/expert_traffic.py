@@ -43,8 +43,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Every arm, trained where it is not yet. Raises ConfigError, Diverged."""
     import torch
 
+    from ablations.trial.fitting import open_data
     from ablations.trial.identity import bits, code_hash
-    from ablations.trial.train import open_data
 
     torch.set_num_threads(1)
     folder = options.runs_dir / ("expert_traffic_quick" if options.quick else "expert_traffic")

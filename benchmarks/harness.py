@@ -30,9 +30,10 @@ from ablations.launch.progress import Progress
 from ablations.sweep.plan import Plan
 from ablations.sweep.planning import make_plan
 from ablations.sweep.trials import Trials
+from ablations.trial.fitting import build_model, open_data
 from ablations.trial.job import TrialJob
 from ablations.trial.recorder import Unwatched
-from ablations.trial.train import build_model, open_data, run_trial
+from ablations.trial.train import run_trial
 from models.batch import Batch
 from models.executor import aux_loss
 from models.optim import adamw, lr_ratio

@@ -207,7 +207,7 @@ def main() -> int:
     if arguments.device == "cuda" and not torch.cuda.is_available():
         print("waits: torch sees no CUDA device on this machine; leave --device out", file=sys.stderr)
         return 2
-    from ablations.trial.train import quiet_lightning
+    from ablations.trial.fitting import quiet_lightning
 
     quiet_lightning()
     torch.set_num_threads(1)

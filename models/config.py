@@ -115,6 +115,11 @@ class BalanceConfig:
         return self.kind in ("aux_loss", "bias_aux_loss")
 
     @property
+    def counts_microbatches(self) -> bool:
+        """Whether it matters how the batch is cut into microbatches."""
+        return (self.has_loss and self.scope == "microbatch") or (self.has_bias and self.load_scope == "microbatch")
+
+    @property
     def needs_batch_load(self) -> bool:
         """Whether that term must know the whole batch's assignments before the first backward (a counting pass)."""
         return self.has_loss and self.scope == "batch"

@@ -5,6 +5,7 @@ the mean loss in the parameters; when they are clipped and when the optimizer st
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
@@ -125,7 +126,7 @@ class Microbatching:
         n_experts = self.model.config.moe.n_routed_experts
         load_LE = torch.zeros(len(routers), n_experts, dtype=torch.int64, device=tokens_BT1.device)
         last_LE = load_LE
-        with cast_once(self.model):
+        with self.casting():
             batch_f = self._count(parts) if any(r.balance.needs_batch_load for r in routers) else None
             for part, target in zip(parts, targets, strict=True):
                 output = self.model(part[:, :-1], mtp=True, document_end=self.document_end)
@@ -147,6 +148,10 @@ class Microbatching:
             "loss": target.loss(output.logits),
             **mtp_losses(self.model.config.mtp, output, target, progress),
         }
+
+    def casting(self) -> AbstractContextManager[None]:
+        """What the microbatches of a step pass in."""
+        return cast_once(self.model)
 
     def clip(self, parameters: Iterable[Tensor], limit: float) -> Tensor:
         return nn.utils.clip_grad_norm_(parameters, limit)

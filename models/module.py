@@ -14,6 +14,7 @@ from models.batch import Batch
 from models.config import ModelConfig, OptimConfig
 from models.executor import StepResult, update_routers
 from models.optim import adamw, lr_ratio
+from models.parallel import Parallel
 from models.pipeline.chosen import executor_of
 from models.pipeline.parts import partial_model
 from models.transformer import Transformer, initialise, perturbed
@@ -65,6 +66,8 @@ class Course:
     """The token that attention stops at."""
     read_every: int = 1
     """Steps between two times that the host asks the device for losses, and waits for it. No number depends on it."""
+    parallel: Parallel = "none"
+    """How several processes share the batch."""
 
     def start(self, step: int) -> float:
         """The learning-rate scheduler asks for one step more than there are."""
@@ -88,7 +91,7 @@ class LanguageModel(L.LightningModule):
         check_fields(optim, "optim")
         self.transformer = Transformer(model) if rank is None else partial_model(model, course.microbatches, rank)
         initialise(self.transformer, seed, model.std, course.perturb)
-        self.executor = executor_of(self.transformer, course.microbatches, rank, course.document_end)
+        self.executor = executor_of(self.transformer, course.microbatches, rank, course.document_end, course.parallel)
         self.optim, self.course, self._seed = optim, course, seed
         self.result: StepResult | None = None
         self._gradient_norm: Tensor | None = None

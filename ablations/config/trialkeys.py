@@ -45,6 +45,10 @@ class TrainConfig:
     """CPU threads of one trial. They change bits, so they are part of a trial's id."""
     compile: bool = False
     """Run the model's blocks through torch.compile in training (docs/gpu.md). It rounds otherwise, hence another id."""
+    devices: Annotated[int, Above(0), AtMost(64)] = 1
+    """Processes that share each batch of one trial (models/parallel.py), a GPU each, or `threads` threads."""
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """How they do: whole copies of the model, or shards of it (FSDP2)."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,10 @@ class Stage:
     @property
     def microbatches(self) -> int:
         return self.model.pipeline.microbatches or self.train.microbatches
+
+    @property
+    def parallel(self) -> Literal["none", "ddp", "fsdp"]:
+        return self.train.strategy if self.train.devices > 1 else "none"
 
     def tokens_after(self, steps: int) -> int:
         """Tokens that the first `steps` optimizer steps train on."""

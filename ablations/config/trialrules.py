@@ -113,6 +113,8 @@ def _check_stage(stage: Stage) -> None:
         require_vocab(stage.model.vocab_size, reserved(data.fim_rate))
     check_skills(data, stage.model.vocab_size, least_vocab(reserved(data.fim_rate)))
     check_pipeline(stage.model, count)
+    if stage.train.devices > 1:
+        _check_devices(stage)
     _check_tokens(stage)
     _check_order(stage)
     _check_schedule(stage.optim)
@@ -135,9 +137,42 @@ def _check_compile(stage: Stage) -> None:
         ("model.dtype", model.dtype, model.dtype == "float64", "is for exactness"),
         ("grpo.on", "true", stage.grpo.on, "learns from answers of any length"),
         ("data.ramp_from", stage.data.ramp_from, stage.data.ramp_from != 1, "makes batches of many sizes"),
+        ("train.devices", stage.train.devices, stage.train.devices > 1, "has not been tried with it"),
     ):
         if refused:
             raise ConfigError(f"train.compile=true: {name}={value} {why}; take train.compile=false")
+
+
+def _check_devices(stage: Stage) -> None:
+    """Every rank has whole microbatches, or an equal part of the only one; what ranks cannot share yet is refused."""
+    model, data, devices, count = stage.model, stage.data, stage.train.devices, stage.microbatches
+    key = f"train.devices={devices}"
+    if model.pipeline.schedule != "none":
+        raise ConfigError(
+            f"{key}: shares batches, and model.pipeline.schedule={model.pipeline.schedule} shares layers; take one"
+        )
+    if stage.grpo.on or stage.distil.on:
+        group = "grpo" if stage.grpo.on else "distil"
+        raise ConfigError(f"{key}: a stage with {group}.on=true writes what it learns from, on one device; take 1")
+    if model.precision.fp8 and stage.train.strategy == "fsdp":
+        raise ConfigError(
+            f"train.strategy=fsdp: model.precision.recipe={model.precision.recipe} casts whole weights; take ddp"
+        )
+    if count % devices == 0:
+        return
+    if count > 1 or data.batch_size % devices:
+        raise ConfigError(
+            f"{key}: must divide train.microbatches={count}, or, where that is 1, data.batch_size={data.batch_size}"
+        )
+    if model.moe_layers and model.moe.balance.counts_microbatches:
+        raise ConfigError(
+            f"{key}: cuts the only microbatch, over which model.moe.balance counts (scope or load_scope=microbatch); "
+            f"take train.microbatches={devices}"
+        )
+    if data.ramp_from != 1:
+        raise ConfigError(
+            f"{key}: data.ramp_from={data.ramp_from} cuts batches of other sizes; take train.microbatches={devices}"
+        )
 
 
 def _check_grpo(stage: Stage) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from ablations.config.trialkeys import TrialKeys
-from ablations.trial.train import build_model
+from ablations.trial.fitting import build_model
 from models.batch import Batch
 from models.config import ModelConfig, PrecisionConfig
 from models.executor import Executor

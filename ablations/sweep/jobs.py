@@ -13,12 +13,13 @@ import torch
 from ablations.guards.arm import GUARDS, arm_guards
 from ablations.guards.text import separation
 from ablations.record.documents import Speed
+from ablations.trial.fitting import open_data
 from ablations.trial.identity import bits, code_hash
 from ablations.trial.memory import training_memory
 from ablations.trial.requests import GuardsRequest, PlaceRequest, SpeedRequest, TrialRequest
 from ablations.trial.speed import DECODING_ROUNDS, TRAINING_ROUNDS, chunk_costs, decoding_speed, training_speed
 from ablations.trial.tracking import mirror_record, open_mirror
-from ablations.trial.train import open_data, run_trial
+from ablations.trial.train import run_trial
 from models.typed import ConfigError, build
 
 Report = Callable[[dict[str, Any]], None]

@@ -127,7 +127,7 @@ class Plan:
         if self.config.train.device == "cuda":
             return 1
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-        return max(1, cores // self.config.train.threads)
+        return max(1, cores // (self.config.train.threads * self.config.train.devices))
 
     @property
     def on_gpu(self) -> bool:

@@ -115,7 +115,7 @@ def _peak_bytes(keys: TrialKeys, cache: str) -> float:
     import torch
 
     from ablations.trial.bare import train_steps
-    from ablations.trial.train import build_model, open_data
+    from ablations.trial.fitting import build_model, open_data
     from models.batch import Batch
 
     torch.set_num_threads(keys.train.threads)

@@ -10,18 +10,11 @@ from ablations.config.trialkeys import Stage, TrialKeys
 from ablations.launch.ranks import Hardware
 from ablations.launch.strategy import PipelineStrategy
 from ablations.record.steplog import STEPS, StepLog
+from ablations.trial.fitting import build_model, open_data, quiet_lightning, trainer_of
 from ablations.trial.identity import RANKED_TRIAL, trial_id
 from ablations.trial.job import TrialJob
 from ablations.trial.recorder import Notes, Recorder, Unwatched
-from ablations.trial.train import (
-    begun,
-    build_model,
-    finish,
-    open_data,
-    put_on_record,
-    quiet_lightning,
-    trainer_of,
-)
+from ablations.trial.train import begun, finish, put_on_record
 from models.module import Diverged
 from models.pipeline.ranks import Ranked, whole_state
 from models.transformer import Transformer

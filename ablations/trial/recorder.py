@@ -141,8 +141,11 @@ class Recorder(L.Callback):
         if step in self._validate_steps:
             self._validate(module.transformer, step)
         if step in self._checkpoint_steps:
-            with whole_file(self.folder / RESUME) as temporary:
-                trainer.save_checkpoint(temporary)
+            self.save(trainer)
+
+    def save(self, trainer: L.Trainer) -> None:
+        with whole_file(self.folder / RESUME) as temporary:
+            trainer.save_checkpoint(temporary)
 
     def _row(self, taken: Taken, lr: float) -> dict[str, Any]:
         """Waits for the device."""

@@ -13,7 +13,7 @@ import torch
 from ablations.config.trialkeys import TrialKeys
 from ablations.record.documents import Chunks
 from ablations.trial.bare import train_steps
-from ablations.trial.train import build_model, open_data
+from ablations.trial.fitting import build_model, open_data
 from models.batch import Batch
 from models.checkpoint import load_checkpoint
 from models.config import PipelineConfig

@@ -6,7 +6,6 @@ training is done keeps weights and metrics before it is scored: where scoring fa
 """
 
 import dataclasses
-import functools
 import logging
 import math
 import shutil
@@ -15,16 +14,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import lightning as L
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.pytorch.strategies import Strategy
-
-from ablations.config.trialkeys import Stage, TrialKeys
+from ablations.config.trialkeys import TrialKeys
 from ablations.record.record import RECORD, Record, finished, owned, read_record
 from ablations.record.steplog import STEPS, StepLog, read_steps
 from ablations.trial.branch import hand_on
 from ablations.trial.chain import BASE, distance, save_base
 from ablations.trial.context import context_metrics
+from ablations.trial.crew import crew_of, whole_weights
+from ablations.trial.fitting import batches_of, build_model, open_data, quiet_lightning, trainer_of
 from ablations.trial.identity import TRIAL, environment
 from ablations.trial.job import TrialJob
 from ablations.trial.measures import (
@@ -41,32 +38,15 @@ from ablations.trial.stages import reward_metrics, stage_metrics, stages_done
 from ablations.trial.teacher import OWN, learn_from, teacher_of
 from models.checkpoint import load_checkpoint, save_checkpoint
 from models.files import remove_unfinished, write_atomically
-from models.module import Course, Diverged, LanguageModel
-from models.policy import Policy
+from models.module import Diverged
 from models.transformer import Transformer
 from models.typed import ConfigError
-from tasks.config import END_OF_TEXT_ID, DataConfig
-from tasks.datamodule import QuestionModule, TextDataModule
-from tasks.prepared import Data, chat_template, prepare_data
-from tasks.problems.data import ProblemData
+from tasks.prepared import Data, chat_template
 
 TRAINED = "trained.json"
 """The record before scoring: with the checkpoint beside it, what a finished training left."""
 
-READ_EVERY = {"cpu": 1, "cuda": 16}
-"""Steps (models.module.Course.read_every): a GPU runs ahead of its host, a CPU is its own."""
-
 log = logging.getLogger(__name__)
-
-
-def open_data(stage: Stage, cache: str) -> Data:
-    """The packed corpus that a stage learns from; kept, since a worker runs many trials on it."""
-    return _opened(stage.data, stage.model.vocab_size, cache)
-
-
-@functools.lru_cache(maxsize=4)
-def _opened(config: DataConfig, vocab_size: int, cache: str) -> Data:
-    return prepare_data(config, vocab_size, Path(cache))
 
 
 def run_trial(job: TrialJob, report: Report, watched: Callable[[], Watcher] = Unwatched) -> Record:
@@ -97,57 +77,6 @@ def put_on_record(record: Record, folder: Path, keep: bool = False) -> None:
     shutil.rmtree(folder / OWN, ignore_errors=True)
 
 
-def build_model(stage: Stage, seed: int, rank: int | None = None) -> LanguageModel:
-    """The module of a stage, initialised from its seed; with a `rank`, that rank's part of a pipeline."""
-    course = Course(
-        stage.full_batches,
-        stage.microbatches,
-        stage.step_starts,
-        stage.train.perturb,
-        stage.train.spike_nats,
-        stage.document_end,
-        READ_EVERY[stage.train.device],
-    )
-    if stage.grpo.on:
-        return Policy(stage.model, stage.optim, course, seed, stage.grpo, END_OF_TEXT_ID)
-    module = LanguageModel(stage.model, stage.optim, course, seed, rank)
-    if stage.train.compile:
-        from models.compiled import compile_blocks
-
-        compile_blocks(module.transformer)
-    return module
-
-
-def batches_of(stage: Stage, data: Data, seed: int) -> L.LightningDataModule:
-    """What a stage learns from, step by step."""
-    if stage.grpo.on:
-        assert isinstance(data, ProblemData)  # by ablations.config.trialrules
-        return QuestionModule(data, seed, stage.batches, stage.grpo)
-    return TextDataModule(data, seed, stage.batches, stage.data.order)
-
-
-def trainer_of(stage: Stage, folder: Path, callbacks: list[L.Callback], strategy: Strategy | str = "auto") -> L.Trainer:
-    """Lightning's, for one training and nothing beside it."""
-    return L.Trainer(
-        max_steps=stage.stop,
-        max_epochs=1,
-        accelerator="gpu" if stage.train.device == "cuda" else "cpu",
-        devices=1,
-        strategy=strategy,
-        plugins=[LightningEnvironment()],  # else it looks for a cluster to be a part of
-        gradient_clip_val=stage.optim.clip_norm,
-        gradient_clip_algorithm="norm",
-        callbacks=callbacks,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-        default_root_dir=str(folder),
-    )
-
-
 def _train(job: TrialJob, watcher: Watcher, report: Report) -> Record:
     """Stage by stage, each next one from the state that the one before has left."""
     quiet_lightning()
@@ -163,33 +92,37 @@ def _train(job: TrialJob, watcher: Watcher, report: Report) -> Record:
         save_base(folder, state)
     started = time.monotonic()
     try:
-        for number, stage in enumerate(job.keys.stages):
-            if number < resume.stage or (number == resume.stage and resume.ended):
-                continue
-            module = build_model(stage, job.seed)
-            checkpoint = resume.path if number == resume.stage else None
-            if checkpoint is None and job.keys.goes_on(number):
-                checkpoint = folder / RESUME
-                hand_on(checkpoint, job.keys.stages[number - 1], number, module, job.seed)
-            elif checkpoint is None and state is not None:
-                module.begin(state)
-            data = open_data(stage, job.cache)
-            if stage.distil.on and teacher is not None:
-                data = learn_from(teacher.model, stage, module, data)
-            recorder = Recorder(notes, number, data, folder, kept=number < last or job.keep, seed=job.seed)
-            trainer = trainer_of(stage, folder, [recorder])
-            batches = batches_of(stage, data, job.seed)
-            trainer.fit(module, batches, ckpt_path=checkpoint, weights_only=True)
-            state = module.transformer.state_dict()
-            if based and number == 0:
-                save_base(folder, state)
+        with crew_of(job) as crew:
+            for number, stage in enumerate(job.keys.stages):
+                if number < resume.stage or (number == resume.stage and resume.ended):
+                    continue
+                module = build_model(stage, job.seed)
+                checkpoint = resume.path if number == resume.stage else None
+                if checkpoint is None and job.keys.goes_on(number):
+                    checkpoint = folder / RESUME
+                    hand_on(checkpoint, job.keys.stages[number - 1], number, module, job.seed)
+                elif checkpoint is None and state is not None:
+                    module.begin(state)
+                data = open_data(stage, job.cache)
+                if stage.distil.on and teacher is not None:
+                    data = learn_from(teacher.model, stage, module, data)
+                kept = number < last or job.keep
+                recorder = Recorder(notes, number, data, folder, kept, job.seed)
+                strategy = "auto" if crew is None else crew.begin(number, module, checkpoint, kept)
+                trainer = trainer_of(stage, folder, [recorder], strategy)
+                trainer.fit(module, batches_of(stage, data, job.seed), ckpt_path=checkpoint, weights_only=True)
+                state = whole_weights(module)
+                if based and number == 0:
+                    save_base(folder, state)
+                if crew is not None:
+                    module = None  # it may be a part of the model
     except Diverged as diverged:
         return dataclasses.replace(
             begun(job), status="diverged", reason=str(diverged), history=notes.history(), answering=notes.answering()
         )
     finally:
         notes.steps.close()
-    if module is None:  # others had trained all of it
+    if module is None:  # others had trained all of it, or a part each
         module = build_model(job.keys, job.seed)
         module.transformer.load_state_dict(state or {})
     if job.keys.until < 1:
@@ -274,11 +207,3 @@ def _score_kept(job: TrialJob, watcher: Watcher, report: Report) -> Record | Non
     report({"event": "evaluating"})
     watcher.replay(read_steps(folder / STEPS), record.validation)
     return scored(record, job, model, open_data(job.keys, job.cache))
-
-
-def quiet_lightning() -> None:
-    import warnings
-
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="lightning")

@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 
 if TYPE_CHECKING:
+    from parallel_cases import ParallelCase
+
     from ablations.trial.job import TrialJob
 
 
@@ -38,7 +40,7 @@ def says_its_rank(rank: int, ranks: int, folder: str) -> None:
 def saves_with_lightning(rank: int, ranks: int, job: "TrialJob") -> None:
     """Trains, and lets the Trainer write a checkpoint into the job's folder."""
     from ablations.launch.strategy import PipelineStrategy
-    from ablations.trial.train import build_model, open_data, quiet_lightning, trainer_of
+    from ablations.trial.fitting import build_model, open_data, quiet_lightning, trainer_of
     from tasks.datamodule import TextDataModule
 
     keys, folder = job.keys, Path(job.folder)
@@ -47,3 +49,12 @@ def saves_with_lightning(rank: int, ranks: int, job: "TrialJob") -> None:
     trainer = trainer_of(keys, folder, [], PipelineStrategy(rank, ranks, torch.device("cpu")))
     trainer.fit(module, TextDataModule(open_data(keys, job.cache), job.seed, keys.batches))
     trainer.save_checkpoint(folder / "lightning.ckpt")
+
+
+def shares_batches(rank: int, ranks: int, job: "tuple[str, list[ParallelCase]]") -> None:
+    """Trains each case on its share of each batch; rank 0 leaves the losses, loads and norms of every step."""
+    from parallel_cases import trained
+
+    folder, cases = job
+    found = {case.name: trained(case, case.parallel) for case in cases}
+    torch.save(found, Path(folder) / f"{rank}.pt")

@@ -20,8 +20,9 @@ from ablations.guards.subject import Subject
 from ablations.launch.ranks import Hardware, RankFailed, run_ranks
 from ablations.ranks import main
 from ablations.record.record import read_record
+from ablations.trial.fitting import open_data
 from ablations.trial.job import TrialJob
-from ablations.trial.train import open_data, run_trial
+from ablations.trial.train import run_trial
 from models.balance import BiasAndAuxLoss
 from models.checkpoint import load_checkpoint
 from models.pipeline.stages import Chunks

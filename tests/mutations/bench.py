@@ -21,8 +21,8 @@ from ablations.record.record import Record
 from ablations.sweep.matching import budget, isolation
 from ablations.sweep.yardstick import yardstick
 from ablations.trial.bare import train_steps
+from ablations.trial.fitting import build_model
 from ablations.trial.measures import test_metrics
-from ablations.trial.train import build_model
 from tasks.text.batches import PackedData
 from tasks.text.splits import SPLITS
 

@@ -26,7 +26,7 @@ from ablations.record.guardresult import GuardResult
 from ablations.sweep.matching import budget, isolation
 from ablations.sweep.plan import config_guards
 from ablations.sweep.yardstick import twins_at_start, yardstick
-from ablations.trial.train import build_model, open_data
+from ablations.trial.fitting import build_model, open_data
 from models.attention import Places
 from models.config import GranularityConfig, KeepHighConfig, MTPConfig, PrecisionConfig
 from models.layers import KEPT, Linear

@@ -13,9 +13,10 @@ from ablations.config.trialkeys import TrialKeys, with_overrides
 from ablations.config.trialrules import check
 from ablations.record.record import Record
 from ablations.record.steplog import read_steps
+from ablations.trial.fitting import open_data
 from ablations.trial.identity import trial_id
 from ablations.trial.job import TrialJob
-from ablations.trial.train import open_data, run_trial
+from ablations.trial.train import run_trial
 from models.typed import ConfigError
 
 STEPS = 12

@@ -8,7 +8,8 @@ import pytest
 from ablations.config.trialkeys import with_overrides
 from ablations.config.trialrules import check
 from ablations.trial.context import context_metrics
-from ablations.trial.train import build_model, open_data, run_trial
+from ablations.trial.fitting import build_model, open_data
+from ablations.trial.train import run_trial
 from models.typed import ConfigError
 from tasks.config import EvalConfig
 from tasks.context import DEPTHS

@@ -16,10 +16,11 @@ from ablations.config.trialkeys import TrialKeys, with_overrides
 from ablations.record.record import Record
 from ablations.record.steplog import read_steps
 from ablations.trial.bare import train_steps
+from ablations.trial.fitting import build_model, open_data
 from ablations.trial.job import TrialJob
 from ablations.trial.measures import test_metrics as measured
 from ablations.trial.measures import training_loss
-from ablations.trial.train import build_model, open_data, run_trial
+from ablations.trial.train import run_trial
 from models.checkpoint import load_checkpoint
 from models.module import LanguageModel
 from models.uniform import max_vio_floor

@@ -10,8 +10,9 @@ import pytest
 from ablations.eval import evaluate, request_of
 from ablations.judge.result import score_values
 from ablations.record.steplog import read_steps
+from ablations.trial.fitting import open_data
 from ablations.trial.job import TrialJob
-from ablations.trial.train import TRAINED, open_data, run_trial
+from ablations.trial.train import TRAINED, run_trial
 from models.batch import Batch
 from tasks.prepared import require_contexts, tokens_of
 from tasks.problems.template import CHAT_TEMPLATE

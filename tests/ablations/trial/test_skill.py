@@ -12,9 +12,10 @@ from interrupted import Killed, killed_at
 
 from ablations.record.record import Record
 from ablations.record.steplog import read_steps
+from ablations.trial.fitting import build_model, open_data
 from ablations.trial.job import TrialJob
 from ablations.trial.measures import until_half
-from ablations.trial.train import build_model, open_data, run_trial
+from ablations.trial.train import run_trial
 from models.batch import Batch
 from models.checkpoint import load_checkpoint
 from models.layers import inferring

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from ablations.trial import requests
+from ablations.trial.fitting import open_data
 from ablations.trial.job import TrialJob
 from ablations.trial.memory import training_memory
 from ablations.trial.requests import SpeedRequest
 from ablations.trial.speed import TRAINING_ROUNDS, training_speed
-from ablations.trial.train import open_data
 
 LARGER = {"model.d_model": 128, "model.vocab_size": 4096}
 

@@ -365,7 +365,7 @@ def test_how_often_the_host_asks_the_device_changes_no_number(job, whole_of, mon
     """As on a GPU: also of a trial that diverges, and of one that is killed and goes on."""
     given = job("asks", changes=changes)
     record, log = whole_of(given)
-    monkeypatch.setattr(trial, "READ_EVERY", {"cpu": 5})
+    monkeypatch.setattr("ablations.trial.fitting.READ_EVERY", {"cpu": 5})
     events: list[dict[str, Any]] = []
     folder = Path(given.folder)
     if record.status == "complete":
