@@ -34,7 +34,7 @@ ON_A_GPU: dict[str, dict[str, Any]] = {
 
 def scale_keys(name: str) -> dict[str, Any]:
     """Dotted keys of a trial that a scale's own file sets. Needs neither Hydra nor OmegaConf, as a trial does not."""
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 
     from ablations.config.trialkeys import TRIAL_GROUPS
     from ablations.home import ROOT

@@ -8,6 +8,7 @@ tried again. Nothing outlives the scheduler: Ray ends a driver's actors with it,
 import os
 import secrets
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -237,6 +238,7 @@ class _Worker:
 def _connect(address: str | None, cpus: int) -> None:
     """Become a driver of that cluster, or of a new one of this machine with as many CPUs. Raises ConfigError."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    _check_answers(address)
     if address is None:
         os.environ |= OF_A_LOCAL_RAY | {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
     import ray  # reads them
@@ -263,6 +265,20 @@ def _connect(address: str | None, cpus: int) -> None:
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)  # Ray has put its own there
+
+
+def _check_answers(address: str | None) -> None:
+    """Raise ConfigError where nobody listens at `HOST:PORT`: Ray would try for minutes."""
+    host, _, port = (address or "").rpartition(":")
+    if not host or not port.isdecimal() or "/" in host:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise ConfigError(
+            f"launch.address={address}: nobody answers there ({error}); start one (ray start --head) and name its "
+            "address, or leave launch.address out for one of this machine"
+        ) from None
 
 
 def _needs(cpus: int, gpus: int) -> str:

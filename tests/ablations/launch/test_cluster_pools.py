@@ -1,10 +1,12 @@
 """Jobs on a Ray of this machine, and as submitit's local jobs: as in the pool, and nothing is left behind."""
 
+import contextlib
 import fcntl
 import importlib.util
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +17,9 @@ from typing import Any
 import pytest
 
 from ablations.home import ROOT
+from ablations.launch.host import Order
+from ablations.launch.ray_pool import RayPool
+from models.typed import ConfigError
 
 HERE = Path(__file__).parent
 LAUNCHERS = [
@@ -109,11 +114,10 @@ def listeners(pids: set[int]) -> set[str]:
     """Addresses, in the kernel's hexadecimal words, on which these processes listen for TCP."""
     sockets = set()
     for pid in pids:
-        for place in Path(f"/proc/{pid}/fd").iterdir():
-            try:
-                sockets.add(os.readlink(place))
-            except OSError:
-                continue
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            for place in list(Path(f"/proc/{pid}/fd").iterdir()):
+                with contextlib.suppress(OSError):
+                    sockets.add(os.readlink(place))
     rows = [
         line.split() for table in ("tcp", "tcp6") for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]
     ]
@@ -164,6 +168,16 @@ def test_ctrl_c_leaves_nothing(launcher: str, driver: Callable[..., Driver], tmp
     assert errors.strip().endswith("KeyboardInterrupt")
     assert all(map(is_free, locks))
     assert wait_until(lambda: not running.alive(), 10)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs .[cluster]")
+def test_an_address_without_a_cluster_is_one_line(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"  # bound, and nobody listens
+        pool = RayPool(Order(str(tmp_path), {}, "pool_kinds"), 1, address)
+        with pytest.raises(ConfigError, match=f"^launch.address={address}: nobody answers there"), pool:
+            pass
 
 
 @pytest.mark.parametrize("launcher", [ON_SLURM])
