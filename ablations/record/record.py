@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ablations.files import read_json, write_json
-from models.files import hold
+from models.locks import hold
 from models.typed import ConfigError, build
 
 FORMAT = 1
