@@ -23,7 +23,7 @@ from models.files import beside, unfinished_in
 from models.typed import ConfigError
 
 FRESH = ("search=fresh", "search_points=2", "search_seeds=1")
-JSON = ["", "{", "[]", '{"format": 2}', '{"id": "a"}', "\0"]
+JSON = ["", "{", "[]", '{"format": 2}']
 
 
 @pytest.fixture
@@ -95,33 +95,36 @@ def test_a_damaged_plan_is_written_anew_where_it_is_known_to_the_byte(conduct, p
     ]
 
 
-def full_from(number: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """The disk is full from this write on, counted from 1; returns how many there were."""
+def failing_from(number: int, code: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """The disk fails from this write on, counted from 1; returns how many there were."""
     settle, writes = files._settle, [0]
 
     def settled(path: Path, mode: int) -> None:
         writes[0] += 1
         if writes[0] >= number:
-            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+            raise OSError(code, os.strerror(code), str(path))
         settle(path, mode)
 
     monkeypatch.setattr(files, "_settle", settled)
     return lambda: writes[0]
 
 
-def test_a_disk_that_is_full_at_any_write_loses_nothing(conduct, pool, runs, monkeypatch, tmp_path):
+@pytest.mark.parametrize(("code", "kind"), [(errno.ENOSPC, DiskFull), (errno.EROFS, OSError), (errno.EIO, OSError)])
+def test_a_disk_that_fails_at_any_write_loses_nothing(conduct, runs, monkeypatch, code, kind):
+    """Full, read-only, broken: one line, and the same command goes on."""
     with monkeypatch.context() as patch:
-        count = full_from(10**6, patch)
+        count = failing_from(10**6, code, patch)
         conduct(*FRESH)
     kept, writes = table(runs), count()
     assert writes > 20
-    for number in (1, 2, 3, *range(4, writes, 7), writes):
+    for number in (1, 2, 3, *range(4, writes, 14), writes) if kind is DiskFull else (2, writes // 2):
         for name in ("toy", "trials"):
             shutil.rmtree(runs / name)
         with monkeypatch.context() as patch:
-            full_from(number, patch)
-            with pytest.raises(DiskFull):
+            failing_from(number, code, patch)
+            with pytest.raises(kind) as caught:
                 conduct(*FRESH)
+        assert caught.value.filename.startswith(str(runs)) and caught.value.errno == code
         finished = {path: path.stat().st_mtime_ns for path in runs.glob(f"trials/*/{RECORD}")}
         assert unfinished_in(runs) == []
         conduct(*FRESH)
