@@ -13,6 +13,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any
+from unittest import mock
 
 from ablations.launch.lean import lean
 
@@ -22,6 +23,7 @@ with lean():
 import ablations.show.figures
 import ablations.sweep.conductor
 import ablations.sweep.workplace
+from ablations.home import ROOT
 from ablations.launch import pool, worker
 from ablations.run import main
 from ablations.trial.identity import bits, code_hash
@@ -35,7 +37,9 @@ def start(words: list[str], folder: Path, ledger: Path) -> BaseProcess:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     process = context.Process(target=_command, args=(words, str(folder), str(ledger)))
-    process.start()
+    places = [str(ROOT), str(Path(__file__).parent)]  # or the server, which ignores sys.path, imports nothing
+    with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(places)):
+        process.start()
     return process
 
 
