@@ -11,8 +11,13 @@ from models.typed import ConfigError
 
 
 def write_json(path: Path, value: Any) -> None:
+    """As `as_json` has it."""
+    write_atomically(path, as_json(value))
+
+
+def as_json(value: Any) -> str:
     """Deterministic JSON: sorted keys, no NaN."""
-    write_atomically(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    return json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
 
 
 def read_json(path: Path) -> Any:

@@ -7,11 +7,13 @@ and what a library made in its own way gets them too.
 
 import contextlib
 import errno
-import fcntl
+import hashlib
 import os
+import re
 import shutil
+import socket
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 UNFINISHED = ".part"
@@ -30,7 +32,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     _make_parent(path)
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    temporary = _beside(path)
+    temporary = beside(path)
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666))
     try:
         mode = temporary.stat().st_mode & 0o666
@@ -46,7 +48,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 def whole_folder(path: Path) -> Iterator[Path]:
     """A new folder that becomes `path`, in place of what is there, if all goes well."""
     _make_parent(path)
-    fresh = _beside(path)
+    fresh = beside(path)
     fresh.mkdir()
     try:
         mode = fresh.stat().st_mode & 0o777
@@ -65,7 +67,7 @@ def _step_in(fresh: Path, path: Path) -> None:
     if not path.exists():
         os.rename(fresh, path)
         return
-    old = _beside(path)
+    old = beside(path)
     os.rename(path, old)
     try:
         os.rename(fresh, path)
@@ -78,74 +80,61 @@ def _step_in(fresh: Path, path: Path) -> None:
 def remove_unfinished(path: Path) -> None:
     """Remove what kills left of writing `path`. Only for who knows that nobody is writing it now."""
     for left in path.parent.glob(f".{path.name}.*{UNFINISHED}"):
-        if left.is_dir():
-            shutil.rmtree(left, ignore_errors=True)
-        else:
-            left.unlink(missing_ok=True)
+        remove(left)
+
+
+def unfinished_in(folder: Path) -> list[Path]:
+    """All temporaries in a folder, and in those below it."""
+    names = [Path(above, name) for above, folders, files in os.walk(folder) for name in (*folders, *files)]
+    return [path for path in names if path.name.startswith(".") and path.name.endswith(UNFINISHED)]
+
+
+def remove_left(folder: Path) -> None:
+    """Remove what dead processes of this machine left unfinished directly in `folder`, whoever else writes there."""
+    for left in folder.glob(f".*{UNFINISHED}"):
+        if _is_left(left):
+            remove(left)
+
+
+def remove(path: Path) -> None:
+    """A file, or a folder with all that is in it, where there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def set_aside(path: Path) -> Path:
-    """Give a damaged file another name, `NAME.damaged`, `NAME.damaged2`, ..., which is returned."""
+    """Give a damaged file or folder another name, `NAME.damaged`, `NAME.damaged2`, ..., which is returned."""
     taken = sum(1 for _ in path.parent.glob(f"{path.name}.damaged*"))
     aside = path.with_name(f"{path.name}.damaged{taken + 1 if taken else ''}")
     os.rename(path, aside)
     return aside
 
 
-class Held(Exception):
-    """Another process holds the lock; `owner` is its id."""
-
-    def __init__(self, owner: str) -> None:
-        super().__init__(f"process {owner} holds it")
-        self.owner = owner
+def beside(path: Path) -> Path:
+    """The name of a temporary that is to become `path`; it says which process's it is."""
+    return path.parent / f".{path.name}.{_machine()}-{os.getpid()}-{uuid.uuid4().hex[:8]}{UNFINISHED}"
 
 
-@contextlib.contextmanager
-def hold(lock: Path, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
-    """Hold the file `lock` for this process alone.
-
-    Where another process has it, `waiting` hears its id, and it is waited for; without `waiting`, raises Held. The lock
-    belongs to the process, not to the file: it ends with the process, `kill -9` included, and a file that a kill left
-    behind means nothing.
-    """
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = _locked(lock, waiting)
-    try:
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        yield
-    finally:
-        lock.unlink(missing_ok=True)
-        os.close(descriptor)
+def _machine() -> str:
+    """Where process ids mean the same: one machine, or one container of it."""
+    space = os.readlink("/proc/self/ns/pid") if os.path.islink("/proc/self/ns/pid") else ""
+    return hashlib.sha256(f"{socket.gethostname()} {space}".encode()).hexdigest()[:8]
 
 
-def _locked(lock: Path, waiting: Callable[[str], None] | None) -> int:
-    """A descriptor of `lock`, held: the file that is there, not one that its last owner has removed meanwhile."""
-    while True:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                owner = os.pread(descriptor, 32, 0).decode().strip()
-                if waiting is None:
-                    raise Held(owner) from None
-                waiting(owner)
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if _is_at(lock, descriptor):
-                return descriptor
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
-
-
-def _is_at(path: Path, descriptor: int) -> bool:
-    """Whether `path` is still the open file."""
-    try:
-        return os.path.samestat(path.stat(), os.fstat(descriptor))
-    except FileNotFoundError:
+def _is_left(temporary: Path) -> bool:
+    """Whether the process that made it is known to be no more."""
+    found = re.search(r"\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.part$", temporary.name)
+    if found is None or found[1] != _machine():
         return False
+    try:
+        os.kill(int(found[2]), 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):
+        return False
+    return False
 
 
 def _make_parent(path: Path) -> None:
@@ -153,10 +142,6 @@ def _make_parent(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:  # says of a file where a folder should be only that it exists
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), error.filename) from None
-
-
-def _beside(path: Path) -> Path:
-    return path.parent / f".{path.name}.{uuid.uuid4().hex[:12]}{UNFINISHED}"
 
 
 def _settle(path: Path, mode: int) -> None:

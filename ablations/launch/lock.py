@@ -4,8 +4,10 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from models.files import Held, hold
+from models.locks import SILENCE, Held, hold
 from models.typed import ConfigError
+
+OWNER = ".owner"
 
 
 @contextlib.contextmanager
@@ -16,14 +18,22 @@ def single_owner(directory: Path) -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(hold(directory / ".owner"))
+            stack.enter_context(hold(directory / OWNER))
         except Held as held:
-            raise ConfigError(
-                f"{directory}: process {held.owner} is already at work here; wait for it, stop it (kill {held.owner}), "
-                "or choose another folder"
-            ) from None
+            raise ConfigError(f"{directory}: {_said(held, directory / OWNER)}") from None
         except OSError as error:
             raise ConfigError(
                 f"{directory}: cannot be written or locked ({error.strerror}); choose another folder"
             ) from None
         yield
+
+
+def _said(held: Held, lock: Path) -> str:
+    owner = held.owner
+    at_work = f"process {owner or '?'} is already at work here; wait for it, "
+    if owner is None or owner.is_here:
+        return f"{at_work}stop it (kill {owner or 'it'}), or choose another folder"
+    return (
+        f"{at_work}stop it there (kill {owner.pid}), or choose another folder (it renews {lock}: should it be "
+        f"gone, wait {SILENCE:.0f} s, or remove that file)"
+    )

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from ablations.config.schema import NAME, ContrastConfig, ExpectedConfig, MatchedConfig, SearchConfig
 from ablations.config.trialkeys import TrialKeys
-from ablations.files import read_json, write_json
+from ablations.files import as_json, read_json, write_json
 from ablations.record.guardresult import GuardResult
 from models.typed import PLAIN, ConfigError, build
 
@@ -143,6 +143,11 @@ class PlanDocument:
         """Returns the SHA-256 of the bytes written."""
         write_json(folder / PLAN, dataclasses.asdict(self))
         return sha_of(folder / PLAN)
+
+    @property
+    def sha(self) -> str:
+        """SHA-256 of the bytes that `write` writes."""
+        return hashlib.sha256(as_json(dataclasses.asdict(self)).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,12 @@
 """The record: what one trial leaves behind. Tables, figures and pages are built from records and the plan alone."""
 
 import bisect
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from ablations.files import read_json, write_json
-from models.files import hold
 from models.typed import ConfigError, build
 
 FORMAT = 1
@@ -142,11 +139,3 @@ def recorded_at(*paths: Path) -> Path | None:
     """The first among `paths` with the record of a finished trial, or else the last with that of its failure."""
     there = [path for path in paths if path.is_file()]
     return next((path for path in there[:-1] if finished(path)), there[-1] if there else None)
-
-
-@contextlib.contextmanager
-def owned(trial_dir: Path, waiting: Callable[[str], None]) -> Iterator[None]:
-    """Hold a trial's folder: sweeps share trials, and whoever writes into one does it alone. `waiting` hears the id of
-    the process that has it, whose end is then waited for."""
-    with hold(trial_dir / ".owner", waiting):
-        yield

@@ -11,6 +11,7 @@ from typing import Any
 
 from ablations.files import sha
 from ablations.record.documents import PLAN, PlanDocument, SweepState
+from models.typed import ConfigError
 
 HOW_IT_WAS_ASKED = ("command", "sweep_file")
 """What plan.json tells besides the plan: other words may ask for the same one."""
@@ -22,7 +23,13 @@ def folder_of(runs: Path, results: Path, document: PlanDocument) -> Path:
     own = usual.with_name(f"{usual.name}@{sha(_planned(document))[:8]}")
     if (own / PLAN).is_file() or (results / document.sweep / own.name / PLAN).is_file():
         return own
-    if not (usual / PLAN).is_file() or not SweepState.read(usual).begun:
+    if not (usual / PLAN).is_file():
+        return usual
+    try:
+        state = SweepState.read(usual)
+    except ConfigError:  # whoever finds it damaged takes it for begun
+        state = SweepState(started=True)
+    if not state.begun or state.plan_sha == document.sha:
         return usual
     return own if differing(PlanDocument.read(usual), document) else usual
 

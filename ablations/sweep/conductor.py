@@ -16,6 +16,7 @@ from ablations.launch.space import DiskFull, full_place
 from ablations.record.documents import (
     JOURNAL,
     PLAN,
+    STATE,
     ConfirmTrial,
     PlanDocument,
     Point,
@@ -36,6 +37,7 @@ from ablations.sweep.workplace import TextOf, check_writable, prepared_texts, st
 from ablations.trial.requests import SpeedRequest, job
 from ablations.trial.tracking import is_mirrored
 from ablations.trial.uploads import begin_tracking, fallen_back, remember, resolve_mode
+from models.files import remove_left, set_aside
 from models.typed import ConfigError, build
 
 
@@ -74,6 +76,8 @@ class Conductor:
                 single_owner(self.folder),
                 started_pool(self.plan, self.runs, self.folder / "logs", self.progress) as self.pool,
             ):
+                for place in (self.runs, self.folder, self.folder / "figures"):
+                    remove_left(place)
                 self.trials = Trials(self.plan, self.runs, self.folder.name, self.fingerprint, self.pool, self.progress)
                 self._open_state(document)
                 check_room(self.plan, self.runs, self._confirmed())
@@ -96,8 +100,8 @@ class Conductor:
 
     def _open_state(self, document: PlanDocument) -> None:
         """Write the plan before anything is trained; keep what an earlier run under it has done."""
-        earlier = PlanDocument.read(self.folder) if (self.folder / PLAN).is_file() else None
-        self.state = SweepState.read(self.folder)
+        self._read_state()
+        earlier = self._earlier(document)
         if earlier is None or differing(earlier, document):
             if earlier is not None and self.state.begun:  # since the folder was chosen
                 raise ConfigError(f"{self.folder}: another plan has just begun here; start this one again")
@@ -113,6 +117,31 @@ class Conductor:
             if earlier is None:
                 self._note(f"trials had run under another plan of this sweep before this one was made: {others}")
         self._save()
+
+    def _read_state(self) -> None:
+        """A damaged one is set aside: what it said is in the records, but for what only it knew."""
+        try:
+            self.state = SweepState.read(self.folder)
+        except ConfigError as error:
+            aside = set_aside(self.folder / STATE)
+            self.progress.note(str(error))
+            self.state = SweepState(started=True)
+            self._note(f"{STATE} was damaged; what it had to say of this result until then is in {aside.name}")
+
+    def _earlier(self, document: PlanDocument) -> PlanDocument | None:
+        """The plan that is there. A damaged one is set aside and written anew where the state knows it for this very
+        plan, to the byte."""
+        if not (self.folder / PLAN).is_file():
+            return None
+        try:
+            return PlanDocument.read(self.folder)
+        except ConfigError as error:
+            if self.state.plan_sha != document.sha:
+                raise
+            aside = set_aside(self.folder / PLAN)
+            self.progress.note(f"{error}; set aside as {aside.name}, and written anew, the same to the byte")
+            document.write(self.folder)
+            return document
 
     def _confirmed(self) -> int:
         """How many of the confirmation's trials have been run."""

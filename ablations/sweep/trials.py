@@ -10,13 +10,15 @@ from ablations.launch.job import Launcher
 from ablations.launch.progress import Progress
 from ablations.record.documents import Point
 from ablations.record.manifest import MANIFEST, Manifest
-from ablations.record.record import RECORD, RECORDS, Record, finished, owned, read_record
+from ablations.record.record import RECORD, RECORDS, Record, finished, read_record
+from ablations.record.trialdir import clear_after_a_kill, finished_in, owned
 from ablations.sweep.horizons import at_share
 from ablations.sweep.plan import Arm, Plan, results_dir
 from ablations.trial.identity import environment, trial_id
 from ablations.trial.job import TrialJob
 from ablations.trial.requests import Labels, TrialRequest, job
 from ablations.trial.uploads import resolve_mode
+from models.typed import ConfigError
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,15 @@ class Trials:
     def _record(self, id: str) -> Record | None:
         """A finished trial's record: of this machine, or of a sweep that was published unfinished and goes on here. (A
         finished published result is there to be checked, so its trials do run again.) A failed one is tried again."""
-        return finished(self.folder(id) / RECORD, *(folder / f"{id}.json" for folder in self._unfinished))
+        folder = self.folder(id)
+        try:
+            own = finished(folder / RECORD)
+        except ConfigError:
+            with owned(folder, lambda owner: self.progress.note(f"process {owner} is at trial {id}; waiting")):
+                own = finished_in(folder, self.progress.note)
+        if own is not None:
+            clear_after_a_kill(folder)
+        return own or finished(*(folder / f"{id}.json" for folder in self._unfinished))
 
     def _outcome(self, trial: Trial, error: str | None) -> Record:
         """The record of a trial that was run; where it ended in an `error`, a failed one, unless another sweep that

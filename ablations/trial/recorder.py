@@ -11,6 +11,7 @@ import lightning as L
 from ablations.config.trialkeys import TrialKeys
 from ablations.record.record import Record
 from ablations.record.steplog import StepLog
+from ablations.record.trialdir import RESUME
 from ablations.trial.measures import answers_of
 from ablations.trial.stages import unrewarded
 from models.balance import max_vio
@@ -27,7 +28,6 @@ from tasks.problems.taught import TaughtData
 Report = Callable[[dict[str, Any]], None]
 REPORT_SECONDS = 0.5
 HISTORY_POINTS = 200
-RESUME = "resume.ckpt"
 
 Columns = dict[str, list[float]]
 

@@ -1,7 +1,9 @@
 """Where a trial that was interrupted goes on, and where one does whose first stages others have trained."""
 
+import contextlib
 import logging
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,10 @@ from torch import Tensor
 
 from ablations.config.trialkeys import TrialKeys
 from ablations.record.steplog import STEPS, read_steps
+from ablations.record.trialdir import RESUME
 from ablations.trial.chain import BASE, readable_base
-from ablations.trial.recorder import RESUME, Columns, Recorder
-from models.files import whole_file
+from ablations.trial.recorder import Columns, Recorder
+from models.files import set_aside, whole_file
 
 STATE = "state.ckpt"
 """What a trial leaves for others to go on from."""
@@ -48,27 +51,49 @@ class Resume:
         return columns
 
 
-def resume_of(folder: Path, keys: TrialKeys, trunk: Path | None) -> Resume:
-    """From the trial's own checkpoint; without one, after the stages that the trunk's trial has trained."""
-    own = _resumable(folder, keys)
+def resume_of(folder: Path, keys: TrialKeys, trunk: Path | None, said: Callable[[str], None] = log.warning) -> Resume:
+    """From the trial's own checkpoint; without one, after the stages that the trunk's trial has trained. A damaged
+    checkpoint is set aside, which is `said`."""
+    own = _resumable(folder, keys, said)
     further = [BASE] if keys.has_base else []
     if own.path is not None or trunk is None or not all((trunk / name).is_file() for name in (STATE, STEPS)):
         return own
     if further and not readable_base(trunk):
         return own
+    if _readable(trunk / STATE, "who goes on from it trains that part too", said) is None:
+        return own
     for name in (STEPS, *further):
         copy_whole(trunk / name, folder / name)
     copy_whole(trunk / STATE, folder / RESUME)
-    return _resumable(folder, keys)
+    return _resumable(folder, keys, said)
 
 
-def weights_in(path: Path) -> dict[str, Tensor] | None:
-    """A model's, of a state that a trial has left; None where that cannot be read."""
+def weights_in(path: Path, said: Callable[[str], None] = log.warning) -> dict[str, Tensor] | None:
+    """A model's, of a state that a trial has left; None where there is none, or a damaged one, which is set aside."""
+    saved = _readable(path, "it is trained again", said)
+    return None if saved is None else _of_model(saved)
+
+
+def _readable(path: Path, then: str, said: Callable[[str], None]) -> dict[str, Any] | None:
+    """What a checkpoint holds; None where it is missing, or damaged and set aside."""
     try:
-        return _of_model(torch.load(path, weights_only=True, map_location="cpu"))
-    except Exception as error:  # torch raises many kinds for a damaged file
-        log.warning("%s is not readable (%s)", path, error)
+        found: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+        _place_in(found)
+        return found
+    except FileNotFoundError:
         return None
+    except MemoryError:
+        raise
+    except Exception as error:  # torch raises many kinds for a damaged file
+        with contextlib.suppress(FileNotFoundError):  # another that needs it has been here
+            aside = set_aside(path)
+            said(f"{path}: damaged ({type(error).__name__}), set aside as {aside.name}; {then}")
+        return None
+
+
+def _place_in(saved: dict[str, Any]) -> tuple[int, int]:
+    """The stage, from 0, and how many of its steps are done."""
+    return int(saved["callbacks"][Recorder.__qualname__]["stage"]), int(saved["global_step"])
 
 
 def _of_model(saved: dict[str, Any]) -> dict[str, Tensor]:
@@ -76,20 +101,20 @@ def _of_model(saved: dict[str, Any]) -> dict[str, Tensor]:
     return {name.removeprefix(MODEL): value for name, value in state.items() if name.startswith(MODEL)}
 
 
-def _resumable(folder: Path, keys: TrialKeys) -> Resume:
+def _resumable(folder: Path, keys: TrialKeys, said: Callable[[str], None]) -> Resume:
     """The resumable checkpoint, where there is a readable one with its step log."""
     path = folder / RESUME
-    if not path.is_file():
+    saved = _readable(path, "the trial starts over", said)
+    if saved is None:
         return Resume()
-    try:
-        saved = torch.load(path, weights_only=True, map_location="cpu")
-        stage, own = int(saved["callbacks"][Recorder.__qualname__]["stage"]), int(saved["global_step"])
-    except Exception as error:  # torch raises many kinds for a damaged file; the trial then starts over
-        log.warning("%s is not readable (%s); the trial starts over", path, error)
-        return Resume()
+    stage, own = _place_in(saved)
     step = keys.done_before(stage)[0] + own
     logged = sum(1 for row in read_steps(folder / STEPS) if row["step"] <= step)
-    return Resume(path, stage, step, own == keys.stages[stage].stop, saved) if logged == step else Resume()
+    if logged != step:
+        aside = f"set aside as {set_aside(folder / STEPS).name}" if (folder / STEPS).exists() else "gone"
+        said(f"{folder / STEPS}: holds {logged} of its checkpoint's {step} steps, {aside}; the trial starts over")
+        return Resume()
+    return Resume(path, stage, step, own == keys.stages[stage].stop, saved)
 
 
 def copy_whole(source: Path, target: Path) -> None:

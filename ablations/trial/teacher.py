@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ablations.config.trialkeys import Stage, TrialKeys
 from ablations.record.record import RECORD, Record, finished
+from ablations.record.trialdir import TEACHER
 from ablations.trial.job import TrialJob
 from ablations.trial.resume import STATE, weights_in
 from models.distil import Distilling
@@ -20,9 +21,6 @@ from models.transformer import Transformer
 from tasks.config import END_OF_TEXT_ID
 from tasks.prepared import Data
 from tasks.problems.taught import TaughtData, Writer
-
-OWN = "teacher"
-"""The folder, in a trial's own, of a teacher that nobody else has trained."""
 
 
 class Untaught(Exception):
@@ -36,32 +34,32 @@ class Teacher:
     """Of its whole training."""
 
 
-def teacher_of(job: TrialJob, train: Callable[[TrialJob], Record]) -> Teacher | None:
+def teacher_of(job: TrialJob, train: Callable[[TrialJob], Record], said: Callable[[str], None]) -> Teacher | None:
     """What the trial's stages learn from; None where none has a teacher. `train` makes the record of another trial,
-    where there is none. Raises Untaught."""
+    where there is none; `said` hears of a damaged one. Raises Untaught."""
     keys = job.keys.taught_by
     if keys is None:
         return None
-    given = None if job.teacher is None else _left_in(Path(job.teacher), keys)
+    given = None if job.teacher is None else _left_in(Path(job.teacher), keys, said)
     if given is not None:
         return given
-    folder = Path(job.folder) / OWN
-    if (own := _left_in(folder, keys)) is None:
+    folder = Path(job.folder) / TEACHER
+    if (own := _left_in(folder, keys, said)) is None:
         (folder / RECORD).unlink(missing_ok=True)
         train(TrialJob(f"{job.id}-teacher", keys, job.seed, str(folder), job.cache, keep=True))
-        own = _left_in(folder, keys)
+        own = _left_in(folder, keys, said)
     if own is None:
         raise Untaught(f"the teacher's training left nothing that can be read in {folder}")
     return own
 
 
-def _left_in(folder: Path, keys: TrialKeys) -> Teacher | None:
+def _left_in(folder: Path, keys: TrialKeys, said: Callable[[str], None]) -> Teacher | None:
     record = finished(folder / RECORD)
     if record is None:
         return None
     if record.status != "complete":
         raise Untaught(f"the teacher {record.status}: {record.reason}")
-    weights = weights_in(folder / STATE)
+    weights = weights_in(folder / STATE, said)
     if weights is None:
         return None
     model = Transformer(keys.model)

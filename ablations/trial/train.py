@@ -8,15 +8,15 @@ training is done keeps weights and metrics before it is scored: where scoring fa
 import dataclasses
 import logging
 import math
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ablations.config.trialkeys import TrialKeys
-from ablations.record.record import RECORD, Record, finished, owned, read_record
+from ablations.record.record import RECORD, Record, finished, read_record
 from ablations.record.steplog import STEPS, StepLog, read_steps
+from ablations.record.trialdir import RESUME, TRAINED, clear, finished_in, owned
 from ablations.trial.branch import hand_on
 from ablations.trial.chain import BASE, distance, save_base
 from ablations.trial.context import context_metrics
@@ -31,20 +31,17 @@ from ablations.trial.measures import (
     training_loss,
     until_half,
 )
-from ablations.trial.recorder import RESUME, Notes, Recorder, Report, Unwatched, Watcher
+from ablations.trial.recorder import Notes, Recorder, Report, Unwatched, Watcher
 from ablations.trial.resume import STATE, copy_whole, resume_of
 from ablations.trial.scoring import scored
 from ablations.trial.stages import reward_metrics, stage_metrics, stages_done
-from ablations.trial.teacher import OWN, learn_from, teacher_of
+from ablations.trial.teacher import learn_from, teacher_of
 from models.checkpoint import load_checkpoint, save_checkpoint
-from models.files import remove_unfinished, write_atomically
+from models.files import remove, set_aside, unfinished_in, write_atomically
 from models.module import Diverged
 from models.transformer import Transformer
 from models.typed import ConfigError
 from tasks.prepared import Data, chat_template
-
-TRAINED = "trained.json"
-"""The record before scoring: with the checkpoint beside it, what a finished training left."""
 
 log = logging.getLogger(__name__)
 
@@ -53,37 +50,44 @@ def run_trial(job: TrialJob, report: Report, watched: Callable[[], Watcher] = Un
     """Train, evaluate and record one trial, where it has no record yet; `watched` makes one who looks on."""
     folder = Path(job.folder)
     with owned(folder, lambda owner: report({"event": "waiting", "owner": owner})):
-        record = finished(folder / RECORD)
+        record = finished_in(folder, _noting(report))
         if record is None:
+            for left in unfinished_in(folder):
+                remove(left)
             watcher = watched()
             try:
                 record = _score_kept(job, watcher, report) or _train(job, watcher, report)
-                put_on_record(record, folder, job.keep)
+                record = put_on_record(record, folder, job.keep)
             except BaseException:
                 watcher.finish(None)
                 raise
             watcher.finish(record)
+        clear(folder)
     return record
 
 
-def put_on_record(record: Record, folder: Path, keep: bool = False) -> None:
-    """Write it; what was kept to go on from is then of use to others alone: with `keep`, or where it was stopped on its
-    way."""
+def put_on_record(record: Record, folder: Path, keep: bool = False) -> Record:
+    """Write it, and return what is on record; what was kept to go on from is then of use to others alone: with `keep`,
+    or where it was stopped on its way. Where somebody has broken the lock and was the first to finish, his record
+    stays."""
+    if (other := finished(folder / RECORD)) is not None:
+        return other
     if (folder / RESUME).is_file() and record.status == "complete" and (keep or record.config["until"] < 1):
         copy_whole(folder / RESUME, folder / STATE)
     record.write(folder / RECORD)
-    for name in (RESUME, TRAINED, *([] if keep else [BASE])):
-        (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / OWN, ignore_errors=True)
+    if not keep:
+        (folder / BASE).unlink(missing_ok=True)
+    clear(folder)
+    return record
 
 
 def _train(job: TrialJob, watcher: Watcher, report: Report) -> Record:
     """Stage by stage, each next one from the state that the one before has left."""
     quiet_lightning()
     folder = Path(job.folder)
-    remove_unfinished(folder / RESUME)
-    resume = resume_of(folder, job.keys, None if job.trunk is None else Path(job.trunk))
-    teacher = teacher_of(job, lambda other: run_trial(other, report))
+    said = _noting(report)
+    resume = resume_of(folder, job.keys, None if job.trunk is None else Path(job.trunk), said)
+    teacher = teacher_of(job, lambda other: run_trial(other, report), said)
     notes = Notes(job.keys, StepLog(folder / STEPS, resume.steps), watcher, report)
     notes.validation |= resume.validation
     state, module, last = resume.weights, None, len(job.keys.before)
@@ -202,8 +206,14 @@ def _score_kept(job: TrialJob, watcher: Watcher, report: Report) -> Record | Non
         record = read_record(folder / TRAINED)
         model, _ = load_checkpoint(folder / "checkpoint", job.keys.train.device)
     except ConfigError as error:
-        log.warning("what was kept of a training cannot be read (%s); the trial trains again", error)
+        aside = [set_aside(path).name for path in (folder / TRAINED, folder / "checkpoint") if path.exists()]
+        _noting(report)(f"damaged, set aside as {' and '.join(aside)}, and the trial trains again: {error}")
         return None
     report({"event": "evaluating"})
     watcher.replay(read_steps(folder / STEPS), record.validation)
     return scored(record, job, model, open_data(job.keys, job.cache))
+
+
+def _noting(report: Report) -> Callable[[str], None]:
+    """What the user must read."""
+    return lambda text: report({"event": "note", "text": text})

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.files import set_aside
 from models.typed import ConfigError
 from tasks.config import DataConfig
 from tasks.progress import Report
@@ -179,8 +180,10 @@ def prepare(config: DataConfig, vocab_size: int, cache_dir: Path, report: Report
     fingerprint = cache.read_fingerprint(folder)
     if fingerprint is None:
         with cache.making(folder, say):
-            # Another process may have made it meanwhile, with the same content.
-            fingerprint = cache.read_fingerprint(folder) or pack(config, vocab_size, folder, say)
+            fingerprint = cache.read_fingerprint(folder)  # another process may have made it meanwhile
+            if fingerprint is None and folder.exists():
+                say(f"{folder} is damaged: set aside as {set_aside(folder).name}, and made anew")
+            fingerprint = fingerprint or pack(config, vocab_size, folder, say)
     require_windows(config.seq_len, fingerprint["tokens"])
     return _mapped(folder, fingerprint, config)
 

@@ -11,7 +11,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.lib import format as npy
 
-from models.files import hold, remove_unfinished
+from models.files import remove_unfinished
+from models.locks import hold
 from models.typed import ConfigError
 from tasks.progress import Report
 from tasks.text.splits import SPLITS, Document

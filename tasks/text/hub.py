@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.files import hold, whole_file, write_atomically
+from models.files import whole_file, write_atomically
+from models.locks import hold
 from models.typed import ConfigError, closest
 from tasks.config import DataConfig
 from tasks.progress import Progress, Report

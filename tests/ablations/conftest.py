@@ -19,6 +19,7 @@ from ablations.config.schema import ExpectedConfig, MatchedConfig, SearchConfig,
 from ablations.config.trialkeys import TrialKeys
 from ablations.judge.verdicts import DECISION_RULE
 from ablations.launch.job import Job, Outcome
+from ablations.launch.space import DiskFull, full_place
 from ablations.record.documents import ArmDocument, ArmKind, ConfirmTrial, PlanDocument, SearchTrial, Speed, SweepState
 from ablations.record.guardresult import GuardResult
 from ablations.record.record import Record
@@ -318,7 +319,9 @@ class InlinePool:
             try:
                 result = self.kinds[job.kind](arguments, lambda event, key=job.key: on_event(key, event))
                 outcomes[job.key] = Outcome(job.key, result)
-            except Exception as error:  # as the worker does
+            except Exception as error:  # as the worker does, and the pool
+                if (place := full_place(error)) is not None:
+                    raise DiskFull(Path(place).parent) from error
                 outcomes[job.key] = Outcome(job.key, error=f"{type(error).__name__}: {error}")
             on_event(job.key, {"event": "done", "seconds": 0.1, "error": outcomes[job.key].error})
         return outcomes

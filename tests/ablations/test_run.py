@@ -1,6 +1,5 @@
 """The whole command: what it says, what it refuses, how it stops, and that a kill changes nothing in the table."""
 
-import contextlib
 import gzip
 import importlib.util
 import os
@@ -10,12 +9,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from processes import HERE, SWEEP, is_alive, numbers, records, started, training_now, wait_until, words, workers_of
 
 from ablations import run
 from ablations.files import read_json
@@ -23,45 +23,9 @@ from ablations.home import ROOT
 from ablations.launch.lock import single_owner
 from ablations.record.documents import PLAN, STATE, SweepState
 
-HERE = Path(__file__).parent
-USUAL = {"sweep": "toy", "sweeps_dir": str(HERE / "sweeps"), "scale": "smoke", "arms": "bias", "eval.tasks": "[]"}
-USUAL |= {"track.mode": "disabled", "launch.progress": "none", "launch.workers": "1"}
-
-
-def words(runs: Path, *own: str) -> list[str]:
-    """The usual words, and a test's own in their place."""
-    changed = dict(word.split("=", 1) for word in own)
-    given = USUAL | {"runs_dir": str(runs), "results_dir": str(runs.parent / "results")} | changed
-    return [f"{key}={value}" for key, value in given.items()]
-
 
 def tree(folder: Path) -> list[str]:
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*"))
-
-
-def wait_until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
-    end = time.monotonic() + seconds
-    while not (met := condition()):
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.002)
-    return met
-
-
-def is_alive(pid: int) -> bool:
-    """Zombies are dead."""
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
-
-
-def workers_of(scheduler: int) -> list[int]:
-    found = []
-    for place in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError, IndexError):
-            parent = int((place / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent == scheduler and b"ablations.launch.worker" in (place / "cmdline").read_bytes():
-                found.append(int(place.name))
-    return found
 
 
 def test_help_and_the_composed_keys(capsys, tmp_path, monkeypatch):
@@ -265,56 +229,6 @@ def test_a_failed_trial_ends_in_exit_code_1(pool, runs, capsys):
 
     pool.kinds["trial"] = broken
     assert run.main(words(runs)) == 1
-
-
-SWEEP = (
-    "optim.lr=0.005",
-    "search=fresh",
-    "search_points=2",
-    "search_seeds=1",
-    "train.tokens=6144",
-    "launch.progress=plain",
-)
-"""4 search trials, 8 confirmation trials of 24 steps."""
-
-
-@contextlib.contextmanager
-def started(command: list[str], folder: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A scheduler in a process group of its own, as a terminal starts it; killed at the end where it still runs."""
-    variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), str(HERE)])}
-    with (folder / "out.txt").open("ab") as out, (folder / "err.txt").open("wb") as err:
-        process = subprocess.Popen(
-            [sys.executable, *command],
-            stdout=out,
-            stderr=err,
-            env=variables | environment,
-            cwd=folder,
-            start_new_session=True,
-        )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
-def records(runs: Path) -> dict[Path, int]:
-    """Record -> when it was written."""
-    return {path: path.stat().st_mtime_ns for path in runs.glob("trials/*/record.json")}
-
-
-def training_now(runs: Path) -> list[str]:
-    """Trials that have begun to train and are not on record."""
-    return [
-        p.parent.name
-        for p in runs.glob("trials/*/steps.jsonl")
-        if p.stat().st_size > 200 and not (p.parent / "record.json").exists()
-    ]
-
-
-def numbers(runs: Path) -> dict[str, Any]:
-    rows = [read_json(path) for path in records(runs)]
-    return {row["id"]: {key: value for key, value in row.items() if key != "timings"} for row in rows}
 
 
 QUICK = """

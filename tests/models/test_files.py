@@ -1,11 +1,8 @@
-"""Files that are whole or absent, with the umask's permissions; and a lock that ends with its process."""
+"""Files that are whole or absent, with the umask's permissions."""
 
 import os
-import signal
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from models.checkpoint import save_checkpoint
-from models.files import Held, hold, remove_unfinished, set_aside, whole_file, whole_folder, write_atomically
+from models.files import remove_unfinished, set_aside, whole_file, whole_folder, write_atomically
 from models.transformer import Transformer
 
 
@@ -129,52 +126,3 @@ def test_what_is_set_aside_is_never_lost(tmp_path: Path) -> None:
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {
         "file.damaged": "0", "file.damaged2": "1", "file.damaged3": "2"
     }  # fmt: skip
-
-
-HOLDER = """
-import sys, time
-from pathlib import Path
-from models.files import hold
-with hold(Path(sys.argv[1])):
-    print("held", flush=True)
-    time.sleep(60)
-"""
-
-
-def test_a_lock_is_refused_or_waited_for_and_ends_with_its_process(tmp_path: Path) -> None:
-    lock = tmp_path / "new" / "lock"
-    with subprocess.Popen([sys.executable, "-c", HOLDER, str(lock)], stdout=subprocess.PIPE) as other:
-        assert other.stdout is not None and other.stdout.readline() == b"held\n"
-        with pytest.raises(Held) as caught, hold(lock):
-            pytest.fail("two hold it")
-        assert caught.value.owner == str(other.pid)
-        heard: list[str] = []
-
-        def waiting(owner: str) -> None:
-            heard.append(owner)
-            threading.Timer(0.2, lambda: other.send_signal(signal.SIGKILL)).start()
-
-        before = time.monotonic()
-        with hold(lock, waiting):
-            assert time.monotonic() - before > 0.1 and heard == [str(other.pid)]
-    assert inside(tmp_path) == ["new"], "a lock leaves nothing behind"
-
-
-def test_of_many_one_at_a_time_holds_a_lock_though_its_file_goes_each_time(tmp_path: Path) -> None:
-    within, most, times = [0], [0], [0]
-
-    def work() -> None:
-        for _ in range(50):
-            with hold(tmp_path / "lock", lambda owner: None):
-                within[0] += 1
-                most[0] = max(most[0], within[0])
-                times[0] += 1
-                time.sleep(0.0002)
-                within[0] -= 1
-
-    threads = [threading.Thread(target=work) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert (most[0], times[0]) == (1, 300)

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import resource
 import signal
 import sys
 import time
@@ -86,6 +87,16 @@ def full(arguments: dict[str, Any], report: Report) -> dict[str, Any]:
     raise OSError(errno.ENOSPC, "No space left on device", arguments["path"])
 
 
+def hungry(arguments: dict[str, Any], report: Report) -> dict[str, Any]:
+    """Wants more memory than it may have."""
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (1 << 30, limits[1]))
+    try:
+        return {"length": len(bytearray(arguments["bytes"]))}
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
 def closes_its_pipe(arguments: dict[str, Any], report: Report) -> dict[str, Any]:
     os.closerange(3, 64)
     time.sleep(60)
@@ -100,7 +111,7 @@ def _count(arguments: dict[str, Any]) -> int:
         return file.tell()
 
 
-FUNCTIONS = (echo, chatter, large, fail, unserialisable, die, busy, interrupt, nap, fill, full, closes_its_pipe)
+FUNCTIONS = (echo, chatter, large, fail, unserialisable, die, busy, interrupt, nap, fill, full, hungry, closes_its_pipe)
 KINDS = {f.__name__: f for f in FUNCTIONS}
 
 # The second worker to come here imports slowly, if a test asks for it.

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ import pytest
 from ablations.home import ROOT
 from ablations.launch.lock import single_owner
 from ablations.launch.pool import Job, Pool, thread_environment
+from models.locks import Held, Owner
 from models.typed import ConfigError
 
 HERE = Path(__file__).parent
@@ -137,6 +139,13 @@ def test_a_job_that_always_kills_its_worker_ends_with_the_signal(tmp_path, numbe
     assert outcomes["next"].result["value"] == 2
     assert name in outcomes["victim"].error and "worker-0.log" in outcomes["victim"].error
     assert (tmp_path / "calls").read_text() == "x"
+
+
+def test_a_worker_without_memory_ends_that_job_alone(tmp_path):
+    jobs = [Job(name, "hungry", {"bytes": size}) for name, size in (("large", 1 << 40), ("small", 8))]
+    with pool(tmp_path) as workers:
+        outcomes = workers.run(jobs, Events())
+    assert outcomes["large"].error.startswith("MemoryError: (log: ") and outcomes["small"].result == {"length": 8}
 
 
 def test_a_worker_killed_between_runs_costs_no_attempt(tmp_path):
@@ -276,7 +285,21 @@ with single_owner(Path({str(tmp_path / "runs")!r})):
     (tmp_path / "runs/.owner").write_text("9" * 20 + "\n")
     for _ in range(2):  # the file that the dead process left means nothing, and neither does our own
         with single_owner(tmp_path / "runs"):
-            assert (tmp_path / "runs/.owner").read_text() == f"{os.getpid()}\n"
+            assert (tmp_path / "runs/.owner").read_text() == f"{os.getpid()} {socket.gethostname()}\n"
+
+
+def test_an_owner_on_another_machine_is_named_with_what_can_be_done(tmp_path, monkeypatch):
+    def held(*_):
+        raise Held(Owner("node7", 4711))
+
+    monkeypatch.setattr("ablations.launch.lock.hold", held)
+    with pytest.raises(ConfigError) as caught, single_owner(tmp_path):
+        pass
+    lock = tmp_path / ".owner"
+    assert str(caught.value) == (
+        f"{tmp_path}: process 4711 on node7 is already at work here; wait for it, stop it there (kill 4711), or choose "
+        f"another folder (it renews {lock}: should it be gone, wait 30 s, or remove that file)"
+    )
 
 
 def test_a_directory_that_cannot_be_written_is_a_config_error(tmp_path):

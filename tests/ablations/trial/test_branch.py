@@ -214,7 +214,13 @@ def test_a_trunk_that_cannot_be_read_is_trained_again(job, damage):
     else:
         state.write_bytes(b"nothing of a checkpoint")
     finish(alone)
-    assert finish(dataclasses.replace(given, trunk=trunk.folder)).status == "complete" and rows(given) == rows(alone)
+    events: list[dict[str, Any]] = []
+    record = run_trial(dataclasses.replace(given, trunk=trunk.folder), events.append)
+    assert record.status == "complete" and rows(given) == rows(alone)
+    said, broken = [e["text"] for e in events if e["event"] == "note"], damage in ("cut short", "of another trial")
+    assert len(said) == (damage != "gone") and (state.with_name("state.ckpt.damaged").exists(), state.exists()) == (
+        broken, damage == "without its steps"
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("step", [3, 6])

@@ -9,11 +9,12 @@ from interrupted import Killed, killed_at
 from ablations.config.trialkeys import TrialKeys, with_overrides
 from ablations.record.record import Record
 from ablations.record.steplog import read_steps
+from ablations.record.trialdir import TEACHER
 from ablations.trial.chain import BASE
 from ablations.trial.identity import trial_id
 from ablations.trial.job import TrialJob
 from ablations.trial.resume import STATE
-from ablations.trial.teacher import OWN, Untaught
+from ablations.trial.teacher import Untaught
 from ablations.trial.train import run_trial
 from models.cost import cost
 
@@ -78,7 +79,7 @@ def test_the_record_says_what_the_teacher_wrote_and_cost(chain):
     assert record.metrics["teacher_flops"] == pytest.approx(9 * 32 * 32 * teacher)
     assert record.metrics["kl_from_base"] > 0
     left = {path.name for path in Path(given.folder).iterdir()}
-    assert OWN not in left and BASE not in left, "nothing is left of its teacher and its base"
+    assert TEACHER not in left and BASE not in left, "nothing is left of its teacher and its base"
 
 
 @pytest.mark.parametrize("loss", ["forward_kl", "reverse_kl"])

@@ -18,6 +18,7 @@ from interrupted import Killed, killed_at
 import ablations.trial.train as trial
 from ablations.config.trialkeys import with_overrides
 from ablations.home import ROOT
+from ablations.launch.space import full_place
 from ablations.record.record import Record, read_record
 from ablations.record.steplog import read_steps
 from ablations.trial.job import TrialJob
@@ -180,7 +181,37 @@ def test_after_damage_it_starts_over_with_the_same_result(job, whole_of, once, d
     events: list[dict[str, Any]] = []
     run_trial(given, events.append)
     assert next(e["step"] for e in events if e["event"] == "step") == (7 if damage == "half renamed" else 1)
+    asides = {"half": checkpoint, "empty": checkpoint, "rubbish": checkpoint, "short log": log, "torn log": log}
+    found = [path.name for path in folder.glob("*.damaged")]
+    assert found == ([f"{asides[damage].name}.damaged"] if damage in asides else [])
+    said = [e["text"] for e in events if e["event"] == "note"]
+    assert [text.endswith("; the trial starts over") for text in said] == [True] * (damage != "half renamed")
+    assert [name for name in found if name not in said[0]] == []
     assert numbers(read_record(folder / "record.json")) == numbers(whole)
+
+
+@pytest.mark.parametrize(("size", "resumed_at"), [("64k", 0), ("1200k", 3)])
+def test_a_disk_that_is_full_amid_a_training_loses_what_was_being_written(job, whole_of, tmp_path, size, resumed_at):
+    """Room for no checkpoint, or for the first and not for the second beside it."""
+    given = job("small/trial")
+    whole, _ = whole_of(given)
+    disk = Path(given.folder).parent
+    disk.mkdir(parents=True)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        with pytest.raises(Exception) as caught:
+            run_trial(given, ignore)
+        assert full_place(caught.value) is not None
+        assert not any(path.name.endswith(".part") for path in Path(given.folder).iterdir())
+        subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+        events: list[dict[str, Any]] = []
+        record = run_trial(given, events.append)
+        assert next(e["step"] for e in events if e["event"] == "step") == resumed_at + 1
+        assert numbers(record) == numbers(whole)
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 def test_steps_after_the_checkpoint_are_cut_off_the_log(job, whole_of):
@@ -256,9 +287,15 @@ def test_where_what_was_kept_is_damaged_it_trains_again(job, once, monkeypatch, 
         (folder / name).unlink()
     else:
         tear(folder / name, share)
-    record = finish(given)
+    events: list[dict[str, Any]] = []
+    record = finish(given, events.append)
     assert (record.status, set(record.scores)) == ("complete", {"python_cloze"})
     assert (folder / "steps.jsonl").read_bytes() == first
+    asides = sorted(path.name for path in folder.glob("*.damaged"))
+    assert asides == ([] if (name, share) == ("trained.json", None) else ["checkpoint.damaged", "trained.json.damaged"])
+    said = [e["text"] for e in events if e["event"] == "note"]
+    assert all(text.startswith(f"damaged, set aside as {' and '.join(reversed(asides))}, ") for text in said)
+    assert len(said) == bool(asides)
 
 
 def test_a_failed_record_is_replaced_and_a_complete_one_never(job):

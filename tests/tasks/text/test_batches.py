@@ -139,8 +139,12 @@ def test_damaged_cache_is_made_anew(
     else:
         content[len(content) // 3] ^= 0x80
         path.write_bytes(content[: len(content) // 2] if damage == "short" else content)
-    again = prepare(config, VOCAB, tmp_path)
+    heard: list[str] = []
+    again = prepare(config, VOCAB, tmp_path, heard.append)
     assert path.read_bytes() == (data.folder / name).read_bytes()
+    aside = path.parent.with_name(f"{data.folder.name}.damaged")
+    assert f"{path.parent} is damaged: set aside as {aside.name}, and made anew" in heard
+    assert (aside / name).exists() == (damage != "missing")
     assert torch.equal(again.train_batch(0, 0), data.train_batch(0, 0))
 
 

@@ -1,0 +1,54 @@
+"""A trial's folder while it is at work: whose it is, what it goes on from, and that nothing of this stays."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from ablations.record.record import RECORD, Record, finished
+from models.files import remove, set_aside, unfinished_in
+from models.locks import Held, hold
+from models.typed import ConfigError
+
+OWNER = ".owner"
+RESUME = "resume.ckpt"
+"""Where an interrupted training goes on from."""
+TRAINED = "trained.json"
+"""The record before scoring: with the checkpoint beside it, what a finished training left."""
+TEACHER = "teacher"
+"""The folder, in a trial's own, of a teacher that nobody else has trained."""
+PASSING = (RESUME, TRAINED, TEACHER)
+"""What is of no use once there is a record."""
+
+
+@contextlib.contextmanager
+def owned(trial_dir: Path, waiting: Callable[[str], None]) -> Iterator[None]:
+    """Hold a trial's folder: sweeps share trials, and whoever writes into one does it alone. `waiting` hears whose it
+    is, and the owner's end is then waited for."""
+    with hold(trial_dir / OWNER, waiting):
+        yield
+
+
+def finished_in(trial_dir: Path, said: Callable[[str], None]) -> Record | None:
+    """The record, where the trial has finished. A damaged one is set aside, which is `said`, and the trial runs again.
+    Only for the owner."""
+    try:
+        return finished(trial_dir / RECORD)
+    except ConfigError as error:
+        aside = set_aside(trial_dir / RECORD)
+        said(f"damaged, set aside as {aside.name}, and its trial runs again: {error}")
+        return None
+
+
+def clear(trial_dir: Path) -> None:
+    """Remove what a finished trial needed on its way. Only for the owner."""
+    for path in (*(trial_dir / name for name in PASSING), *unfinished_in(trial_dir)):
+        remove(path)
+
+
+def clear_after_a_kill(trial_dir: Path) -> None:
+    """The same for a trial that is on record, where a kill came between the record and the end. Left to its owner where
+    it has one."""
+    there = {path.name for path in trial_dir.glob("*")}
+    if there & {*PASSING, OWNER} or unfinished_in(trial_dir):
+        with contextlib.suppress(Held, OSError), hold(trial_dir / OWNER):
+            clear(trial_dir)
