@@ -110,3 +110,26 @@ def as_the_first(model: nn.Module) -> None:
     if world_size() > 1:
         for tensor in model.state_dict().values():
             dist.broadcast(tensor, src=0)
+
+
+@torch.no_grad()
+def check_together(model: nn.Module) -> None:
+    """Raise RuntimeError where ranks that should hold the same bits do not: each would train on by itself, and the
+    first one's weights be taken for the result."""
+    if world_size() == 1:
+        return
+    held = [t for t in model.state_dict().values() if not isinstance(t, DTensor)]
+    if not held:
+        return
+    sums = torch.stack([_checksum(tensor) for tensor in held])
+    least, most = sums.clone(), sums.clone()
+    dist.all_reduce(least, op=dist.ReduceOp.MIN)
+    dist.all_reduce(most, op=dist.ReduceOp.MAX)
+    if not torch.equal(least, most):
+        raise RuntimeError("the ranks' weights have come apart; their results are not those of one training")
+
+
+def _checksum(tensor: Tensor) -> Tensor:
+    """Of its bits and of their places."""
+    bits = tensor.detach().contiguous().flatten().view(torch.uint8).long()
+    return (bits * torch.arange(1, len(bits) + 1, device=bits.device)).sum()

@@ -30,6 +30,11 @@ def check(keys: TrialKeys) -> TrialKeys:
             _check_place(keys.stages[number - 1], stage)
         elif number:
             check_tokens(keys.stages[number - 1], stage)
+        if stage.train.devices != keys.train.devices:
+            raise ConfigError(
+                f"train.devices={keys.train.devices}: a stage before the last has {stage.train.devices}; all stages of "
+                "a trial share as many"
+            )
         if stage.distil.on:
             check_distil(stage)
     if (teacher := keys.taught_by) is not None:

@@ -56,6 +56,11 @@ def describe(plan: Plan) -> str:
         f"Search    {search}",
         f"Confirm   {len(plan.arms)} arms x {len(plan.seeds)} seeds ({seeds}) = {confirm} trials"
         + (f", fewer where no claim is open after {' or '.join(map(str, plan.looks[:-1]))}" if plan.looks else ""),
+        *(
+            [f"Devices   up to {plan.devices} processes share a trial's batches; speed and memory are measured on one"]
+            if plan.devices > 1
+            else []
+        ),
         *(f"Text      {remark}" for remark in text_remarks(plan)),
         f"W&B       {destination(plan.config.track, Path(plan.config.runs_dir).absolute())}",
         *_where(plan),

@@ -127,7 +127,12 @@ class Plan:
         if self.config.train.device == "cuda":
             return 1
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-        return max(1, cores // (self.config.train.threads * self.config.train.devices))
+        return max(1, cores // (self.config.train.threads * self.devices))
+
+    @property
+    def devices(self) -> int:
+        """The most that one of its trials is trained on."""
+        return max(arm.keys.train.devices for arm in self.arms.values())
 
     @property
     def on_gpu(self) -> bool:
@@ -138,6 +143,7 @@ class Plan:
         keys, speed = arm.keys, self.config.launch.expected_tokens_per_second
         speed *= self._scale_flops / arm.cost.flops_per_token
         speed /= IN_FP64 if keys.model.dtype == "float64" else 1.0
+        speed *= keys.train.devices  # at best
         speed /= IN_CHUNKS if keys.model.pipeline.schedule != "none" else 1.0
         counting = keys.model.routers > 0 and keys.model.moe.balance.needs_batch_load
         training = keys.own_tokens / speed * (4 / 3 if counting else 1)

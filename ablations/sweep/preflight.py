@@ -65,6 +65,7 @@ def _check_cores(plan: Plan) -> None:
     for key, value in (
         ("launch.workers", plan.config.launch.workers or 1),
         ("train.threads", plan.config.train.threads),
+        ("train.devices", 1 if plan.on_gpu else plan.devices),
     ):
         if value > most:
             raise ConfigError(f"{key}={value}: this machine has {os.cpu_count()} cores; at most {most}")
@@ -79,6 +80,8 @@ def check_device(plan: Plan) -> None:
             "train.device=cuda: torch sees no CUDA device on this machine; take scale=cpu or train.device=cpu "
             "(dry_run=true prints the plan without one)"
         )
+    if plan.on_gpu and plan.devices > (seen := torch.cuda.device_count()):
+        raise ConfigError(f"train.devices={plan.devices}: torch sees {seen} CUDA devices here; at most {seen}")
     compiled = {each.train.device for arm in plan.arms.values() for each in arm.keys.all_stages if each.train.compile}
     for device in sorted(compiled):
         from models.compiled import missing_compiler

@@ -94,8 +94,7 @@ def started_pool(plan: Plan, runs: Path, logs: Path, progress: Progress) -> Iter
 
 @contextlib.contextmanager
 def _launcher(plan: Plan, runs: Path, logs: Path, variables: dict[str, str], progress: Progress) -> Iterator[Launcher]:
-    launch, train = plan.config.launch, plan.config.train
-    cpus, gpus = train.threads * train.devices, train.devices * plan.on_gpu
+    launch, cpus, gpus = plan.config.launch, plan.config.train.threads * plan.devices, plan.devices * plan.on_gpu
     match launch.kind:
         case "local":
             with Pool(plan.workers, logs, variables, on_workers=progress.workers) as pool:

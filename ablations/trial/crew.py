@@ -20,14 +20,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ablations.config.trialkeys import Stage
-from ablations.launch.ranks import Hardware, joined
+from ablations.launch.ranks import Hardware, RankFailed, joined
 from ablations.launch.strategy import RankStrategy, ShardedStrategy
 from ablations.record.steplog import STEPS, StepLog
 from ablations.trial.fitting import batches_of, build_model, open_data, quiet_lightning, trainer_of
 from ablations.trial.job import TrialJob
 from ablations.trial.recorder import Notes, Recorder, Unwatched
 from models.module import Diverged, LanguageModel
-from models.parallel import as_the_first, whole
+from models.parallel import as_the_first, check_together, whole
 
 LEAVING_SECONDS = 10.0
 
@@ -60,7 +60,8 @@ def strategy_of(stage: Stage, rank: int, hardware: Hardware) -> RankStrategy:
 
 
 def whole_weights(module: LanguageModel) -> dict[str, Tensor]:
-    """Of a trained module; all ranks ask."""
+    """Of a trained module; all ranks ask. Raises RuntimeError where they have come apart."""
+    check_together(module.transformer)
     return {name: whole(tensor) for name, tensor in module.transformer.state_dict().items()}
 
 
@@ -72,11 +73,12 @@ def crew_of(job: TrialJob) -> Iterator[Crew | None]:
         yield None
         return
     hardware = Hardware(job.keys.train.threads, job.keys.train.device)
-    spawn = multiprocessing.get_context("spawn")
+    forks = multiprocessing.get_context("forkserver")
+    forks.set_forkserver_preload([__name__])  # from a process that has imported what they need, and begun nothing
     with tempfile.TemporaryDirectory(prefix="ranks.") as folder:
         meeting = f"file://{folder}/meeting"
         others: list[BaseProcess] = [
-            spawn.Process(target=_follow, args=(rank, ranks, meeting, job, hardware), daemon=True)
+            forks.Process(target=_follow, args=(rank, ranks, meeting, job, hardware), daemon=True)
             for rank in range(1, ranks)
         ]
         interface = os.environ.get("GLOO_SOCKET_IFNAME")
@@ -89,6 +91,11 @@ def crew_of(job: TrialJob) -> Iterator[Crew | None]:
                 dist.broadcast_object_list([None], src=0)
             for other in others:
                 other.join(LEAVING_SECONDS)
+        except Exception as error:
+            for rank, other in enumerate(others, start=1):
+                if not isinstance(error, Diverged) and (code := _exit_code(other)):
+                    raise RankFailed(f"rank {rank} was ended with exit code {code}") from error
+            raise
         finally:
             for other in others:
                 other.kill()
@@ -98,6 +105,12 @@ def crew_of(job: TrialJob) -> Iterator[Crew | None]:
             os.environ.pop("GLOO_SOCKET_IFNAME")
             if interface is not None:
                 os.environ["GLOO_SOCKET_IFNAME"] = interface
+
+
+def _exit_code(process: BaseProcess) -> int | None:
+    """None for one that is alive and stays so for a moment: the first rank hears of an end before it is over."""
+    process.join(1.0)
+    return process.exitcode
 
 
 def _follow(rank: int, ranks: int, meeting: str, job: TrialJob, hardware: Hardware) -> None:
