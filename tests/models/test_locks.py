@@ -108,6 +108,16 @@ def test_of_two_machines_that_take_over_one_has_it(tmp_path: Path, holder: Start
     assert sorted(line.split()[0] for line in first) == ["held", "waits"]
 
 
+def test_who_is_overtaken_while_taking_over_does_not_have_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock, renewed = tmp_path / "lock", iter([False, True])
+    lock.write_text("4711 node7\n")
+    monkeypatch.setattr(locks, "_is_renewed", lambda lock: next(renewed))
+    monkeypatch.setattr(locks.time, "sleep", lambda seconds: lock.write_text("12 node9\n"))
+    with pytest.raises(Held) as caught, hold(lock):
+        pytest.fail("two hold it")
+    assert str(caught.value.owner) == "12 on node9"
+
+
 def test_without_hard_links_it_is_a_lock_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: object) -> None:
         raise PermissionError(1, "Operation not permitted")
