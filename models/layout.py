@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from models.config import ModelConfig
-from models.cost import V3_GPU_HOURS_PER_TRILLION, cost, norm_params, parts
+from models.cost import V3_GPU_HOURS_PER_TRILLION, activation_bytes, cost, norm_params, parts
 from models.kinds import attention_of
 from models.pipeline.schedules import make_schedule
 from models.pipeline.simulate import Costs, simulate
@@ -183,6 +183,13 @@ def held_params(config: ModelConfig, stages: Sequence[Sequence[int]], held: Sequ
         further = config.mtp.depth * m.n_routed_experts * expert if config.feed_forward == "moe" else 0
         others, routed = others + d + p["head"] + p["mtp"] - further, routed + further
     return others, routed
+
+
+def training_bytes(config: ModelConfig, seq_len: int, sequences: float, shards: int = 1) -> tuple[float, float]:
+    """(weights, gradients and AdamW's moments, all in FP32 and `shards` ways apart; what a microbatch of so many
+    sequences keeps for the backward, nothing computed again) of one device of models/parallel.py."""
+    state = 16 * sum(parts(config).values()) / shards
+    return state, activation_bytes(config, seq_len) * seq_len * sequences
 
 
 def hours_per_trillion(config: ModelConfig, seq_len: int) -> float:

@@ -8,6 +8,8 @@ from ablations.numbers import settings
 from ablations.sweep.plan import Plan
 from ablations.sweep.preflight import is_long, text_remarks
 from ablations.trial.uploads import destination
+from models.cost import DOLLARS_PER_GPU_HOUR
+from models.layout import training_bytes
 
 
 def describe(plan: Plan) -> str:
@@ -66,6 +68,7 @@ def describe(plan: Plan) -> str:
         *_where(plan),
         f"Expected  about {duration(plan.minutes * 60)} with {plan.workers} worker{'s' * (plan.workers != 1)}"
         + ("; more than a day is begun with yes_really=true" if is_long(plan) else ""),
+        *(_of_gpus(plan) if plan.on_gpu else []),
         *([f"Note      {plan.config.note}"] if plan.config.note else []),
         "",
     ]
@@ -81,8 +84,23 @@ def _where(plan: Plan) -> list[str]:
     if launch.kind == "slurm":
         options = ", ".join(f"{name}={value}" for name, value in launch.slurm.items())
         place = "slurm, tried out on this machine" if launch.address else f"slurm{f' ({options})' if options else ''}"
-    takes = f"{threads} CPU{'s' * (threads != 1)}" + " and a GPU" * plan.on_gpu
+    cpus = threads * plan.devices
+    gpus = f" and {'a GPU' if plan.devices == 1 else f'{plan.devices} GPUs'}" if plan.on_gpu else ""
+    takes = f"{cpus} CPU{'s' * (cpus != 1)}{gpus}"
     return [f"Launch    {place}: {plan.workers} at once, each with {takes}"]
+
+
+def _of_gpus(plan: Plan) -> list[str]:
+    """What it costs and asks of each; reckoned."""
+    keys, hours = plan.baseline.keys, plan.minutes / 60 * plan.workers * plan.devices
+    shards = keys.train.devices if keys.train.strategy == "fsdp" else 1
+    rows = keys.data.batch_size / max(keys.microbatches, keys.train.devices)
+    state, kept = training_bytes(keys.model, keys.data.seq_len, rows, shards)
+    dollars = f"${hours * DOLLARS_PER_GPU_HOUR:,.0f} at ${DOLLARS_PER_GPU_HOUR:g} each"
+    return [
+        f"Cost      about {hours:,.{0 if hours >= 10 else 1}f} GPU hours, {dollars}",
+        f"Memory    about {(state + kept) / 1e9:.1f} GB of each GPU, of which {kept / 1e9:.1f} for the backward",
+    ]
 
 
 def _short(count: float) -> str:

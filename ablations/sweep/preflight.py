@@ -80,7 +80,7 @@ def check_device(plan: Plan) -> None:
             "train.device=cuda: torch sees no CUDA device on this machine; take scale=cpu or train.device=cpu "
             "(dry_run=true prints the plan without one)"
         )
-    if plan.on_gpu and plan.devices > (seen := torch.cuda.device_count()):
+    if plan.on_gpu and 1 < plan.devices > (seen := torch.cuda.device_count()):
         raise ConfigError(f"train.devices={plan.devices}: torch sees {seen} CUDA devices here; at most {seen}")
     compiled = {each.train.device for arm in plan.arms.values() for each in arm.keys.all_stages if each.train.compile}
     for device in sorted(compiled):

@@ -1,14 +1,17 @@
 """What is checked before anything is begun, and what the plan says about text, time and its numbers."""
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ablations import run
+from ablations.config.compose import compose
 from ablations.sweep import preflight
 from ablations.sweep.announce import describe
+from ablations.sweep.planning import make_plan
 from ablations.sweep.registration import registered
 from models.typed import ConfigError
 
@@ -90,3 +93,18 @@ def test_a_scale_says_what_its_numbers_are_worth(plan: Any) -> None:
     bare = dataclasses.replace(made, config=dataclasses.replace(made.config, note=""))
     assert "Note" not in describe(bare)
     assert plan("scale=cpu").config.note == ""
+
+
+def test_the_plan_of_a_cluster_says_what_it_costs_and_needs() -> None:
+    """By hand: 92 trials of 48B tokens at 24,500 a second, of which more than half train a half; 15.7B parameters of 16
+    bytes over eight GPUs."""
+    words = ["sweep=moe_balance", "scale=cluster", "search=fresh", "launch=slurm", "launch.workers=16"]
+    shown = describe(make_plan(compose(words)))
+    assert "slurm: 16 at once, each with 64 CPUs and 8 GPUs" in shown
+    assert "up to 8 processes share a trial's batches" in shown
+    hours = float(re.search(r"about ([\d,]+) GPU hours", shown)[1].replace(",", ""))  # type: ignore[index]
+    assert 0.5 < hours / (92 * 48e9 / 24_500 / 3600) < 0.75
+    memory, kept = map(float, re.search(r"about ([\d.]+) GB of each GPU, of which ([\d.]+)", shown).groups())  # type: ignore[union-attr]
+    assert memory - kept == pytest.approx(15.7e9 * 16 / 8 / 1e9, rel=0.01)
+    with pytest.raises(ConfigError, match="more than a day"):
+        preflight.check_start(make_plan(compose([*words[:3], "train.device=cpu"])))
