@@ -25,7 +25,8 @@ from torch import nn
 from ablations.config.compose import compose
 from ablations.config.trialkeys import TrialKeys
 from ablations.home import ROOT
-from ablations.launch.pool import Pool, thread_environment
+from ablations.launch.environment import thread_environment
+from ablations.launch.pool import Pool
 from ablations.launch.progress import Progress
 from ablations.sweep.plan import Plan
 from ablations.sweep.planning import make_plan

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ablations.home import ROOT
-from ablations.launch.pool import thread_environment
+from ablations.launch.environment import thread_environment
 
 STEPS = 5
 """Taken at each turn."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from ablations.guards.rank_process import JOB, PATIENCE, descend, found_by
 from ablations.guards.subject import Subject
 from ablations.home import ROOT
-from ablations.launch.pool import thread_environment
+from ablations.launch.environment import thread_environment
 from ablations.record.guardresult import Fact, GuardResult
 from models.config import PrecisionConfig
 from models.executor import Executor, Microbatching

@@ -51,3 +51,8 @@ def steers(name: str) -> bool:
     if name.startswith("WANDB_"):
         return name not in OF_WANDB
     return any(name.startswith(own) if own.endswith("_") else name == own for own in LAUNCHERS)
+
+
+def thread_environment(threads: int) -> dict[str, str]:
+    """What numerical libraries read, once, when they are loaded: threads per worker."""
+    return {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}

@@ -186,8 +186,3 @@ class Pool:
         if worker.failed_starts <= self.retries:
             self._start(worker)
         self._tell()
-
-
-def thread_environment(threads: int) -> dict[str, str]:
-    """What numerical libraries read, once, when they are loaded: threads per worker."""
-    return {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}

@@ -18,8 +18,7 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 
-from ablations.launch.environment import forget_launcher
-from ablations.launch.pool import thread_environment
+from ablations.launch.environment import forget_launcher, thread_environment
 from models.typed import ConfigError
 
 Work = Callable[[int, int, Any], None]

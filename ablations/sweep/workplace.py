@@ -10,9 +10,10 @@ from typing import Any
 
 from ablations.config.trialkeys import Stage
 from ablations.files import sha
+from ablations.launch.environment import thread_environment
 from ablations.launch.host import Order
 from ablations.launch.job import Launcher
-from ablations.launch.pool import Pool, thread_environment
+from ablations.launch.pool import Pool
 from ablations.launch.progress import Progress
 from ablations.sweep.plan import Plan
 from ablations.trial.identity import bits, code_hash

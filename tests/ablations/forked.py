@@ -18,13 +18,13 @@ from unittest import mock
 from ablations.launch.lean import lean
 
 with lean():
-    import ledger_kinds  # noqa: F401
+    import ledger_kinds
 
 import ablations.show.figures
 import ablations.sweep.conductor
 import ablations.sweep.workplace
 from ablations.home import ROOT
-from ablations.launch import pool, worker
+from ablations.launch import process, worker
 from ablations.run import main
 from ablations.trial.identity import bits, code_hash
 
@@ -36,11 +36,11 @@ def start(words: list[str], folder: Path, ledger: Path) -> BaseProcess:
     """The command in `folder`, which its whole family has for its working directory."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    process = context.Process(target=_command, args=(words, str(folder), str(ledger)))
+    started = context.Process(target=_command, args=(words, str(folder), str(ledger)))
     places = [str(ROOT), str(Path(__file__).parent)]  # or the server, which ignores sys.path, imports nothing
     with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(places)):
-        process.start()
-    return process
+        started.start()
+    return started
 
 
 def _command(words: list[str], folder: str, ledger: str) -> None:
@@ -48,7 +48,8 @@ def _command(words: list[str], folder: str, ledger: str) -> None:
     os.environ["LEDGER"] = ledger
     for stream, name in ((1, "out.txt"), (2, "err.txt")):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
-    pool.subprocess = SimpleNamespace(Popen=Fork, **vars(OF_POPEN))  # type: ignore[assignment]
+    ledger_kinds.keep()
+    process.subprocess = SimpleNamespace(Popen=Fork, **vars(OF_POPEN))  # type: ignore[assignment]
     ablations.show.figures.draw_figures = lambda result: []
     ablations.sweep.conductor.Conductor._speed = lambda *_: None  # type: ignore[method-assign]
     sys.exit(main(words))

@@ -25,5 +25,9 @@ def note(line: str) -> None:
     os.close(place)
 
 
-Record.write = written  # type: ignore[method-assign]
+def keep() -> None:
+    """From now on, in this process and its forks."""
+    Record.write = written  # type: ignore[method-assign]
+
+
 KINDS: dict[str, Any] = quick_kinds.KINDS

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from ablations.home import ROOT
+from ablations.launch.environment import thread_environment
 from ablations.launch.lock import single_owner
-from ablations.launch.pool import Job, Pool, thread_environment
+from ablations.launch.pool import Job, Pool
 from models.locks import Held, Owner
 from models.typed import ConfigError
 

@@ -80,7 +80,7 @@ OUTSIDE = (
         "ablations/show/sections.py",
     ),
 )
-RANKS = ("ablations/trial/ranked.py", "ablations/launch/ranks.py", "ablations/launch/strategy.py")
+RANKS = ("ablations/trial/ranked.py",)
 
 
 def test_what_no_trial_imports_counts_for_none(checkout):
