@@ -58,7 +58,7 @@ class LaunchConfig:
     slurm: dict[str, Any] = field(default_factory=dict)
     """Options of `sbatch` by their long names, e.g. `{partition: gpu, account: me, mem: 8G, time: 120}` (minutes)."""
     expected_tokens_per_second: Annotated[float, AtLeast(1), AtMost(1e12)] = 15_000.0
-    """Training speed of one worker, for the expected minutes in the plan."""
+    """Training speed of one worker, or of each device of its trial, for the expected minutes in the plan."""
     progress: Literal["auto", "rich", "plain", "none"] = "auto"
 
     @property

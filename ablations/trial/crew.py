@@ -91,7 +91,7 @@ def crew_of(job: TrialJob) -> Iterator[Crew | None]:
                 dist.broadcast_object_list([None], src=0)
             for other in others:
                 other.join(LEAVING_SECONDS)
-        except Exception as error:
+        except Exception as error:  # whatever it was, it may be that another rank is gone
             for rank, other in enumerate(others, start=1):
                 if not isinstance(error, Diverged) and (code := _exit_code(other)):
                     raise RankFailed(f"rank {rank} was ended with exit code {code}") from error
@@ -115,6 +115,7 @@ def _exit_code(process: BaseProcess) -> int | None:
 
 def _follow(rank: int, ranks: int, meeting: str, job: TrialJob, hardware: Hardware) -> None:
     """What another rank does from its start to its end."""
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # the server that it is forked from may have begun before that was set
     threading.Thread(target=_leave_with_the_first, daemon=True).start()
     quiet_lightning()
     with joined(rank, ranks, meeting, hardware), tempfile.TemporaryDirectory(prefix="rank.") as folder:
