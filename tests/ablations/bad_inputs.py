@@ -182,10 +182,10 @@ sweep=Moe_Balance scale=smoke -> sweep=Moe_Balance: no such sweep; did you mean 
 sweep= scale=smoke -> sweep=NAME is required
 sweep=../../etc/passwd scale=smoke -> sweep=../../etc/passwd: no such sweep
 sweep=/etc/passwd scale=smoke -> sweep=/etc/passwd: no such sweep
-sweep=moe_balance scale= -> scale=: no such scale (scales: smoke, cpu, cpu_long, gpu)
+sweep=moe_balance scale= -> scale=: no such scale (scales: smoke, cpu, cpu_long, gpu, cluster)
 sweep=moe_balance scale=Smoke -> scale=Smoke: no such scale; did you mean smoke? (scales: smoke, cpu, cpu_long
 sweep=moe_balance scale=smoke.yaml -> scale=smoke.yaml: no such scale; did you mean smoke? (scales: smoke, cpu
-sweep=moe_balance scale=../../x -> scale=../../x: no such scale (scales: smoke, cpu, cpu_long, gpu)
+sweep=moe_balance scale=../../x -> scale=../../x: no such scale (scales: smoke, cpu, cpu_long, gpu, cluster)
 sweep=moe_balance scale=smoke,cpu -> scale=smoke,cpu: one scale at a time; run the command once for each
 moe_balance scale=smoke -> moe_balance: expected KEY=VALUE; did you mean sweep=moe_balance? (--help lists
 moe_balance -> moe_balance: expected KEY=VALUE; did you mean sweep=moe_balance? (--help lists
