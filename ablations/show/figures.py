@@ -8,6 +8,7 @@ import io
 import typing
 
 from ablations.judge.result import Result
+from ablations.show.capacity import capacity
 from ablations.show.context import needle_map, position_curves
 from ablations.show.curves import length_curves, loss_curves, max_vio_curves
 from ablations.show.loads import load_map
@@ -81,6 +82,11 @@ _FIGURES = {
         "Paired differences with simultaneous 95 % intervals; the small points below each are its seeds. Shaded: where "
         "the claim would hold. Hollow diamond: the paper's own difference. Grey: the control (a known harm) and the "
         "A/A arm (no change).",
+    ),
+    "capacity": (
+        capacity,
+        "What is answered against what there is to hold it in; lower is better. Hollow: mean of an arm; small points: "
+        "its seeds. Arms of about one size stand side by side.",
     ),
     "loss": (
         loss_curves,

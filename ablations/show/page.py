@@ -27,6 +27,7 @@ FIGURES_AFTER = {
     "lengths": ("lengths",),
     "positions": ("positions",),
     "contexts": ("needles",),
+    "levels": ("capacity",),
     "constraint": ("loss", "max_vio", "frontier", "load"),
     "pipeline": ("timelines", "memory"),
 }

@@ -22,7 +22,7 @@ TIMED = ("attention", "moe_balance", "mtp_depth", "pipeline")
 """With lm-eval scores and their checkpoints, from which arms decode; the others train alone."""
 ANSWERING = ("grpo", "sft_masking", "post_training")
 DRAWN = ("moe_balance", "pipeline")
-"""Between them they have every figure but that of lengths; matplotlib costs more than the trials."""
+"""Between them they have every figure but those of lengths, contexts and skills; matplotlib costs more than the trials."""
 TOO_SHORT = {("masked", "packed"), ("v3", "v3_frozen_bias"), ("dr_grpo", "sft"), ("masked", "open")}
 """Twelve steps on short sequences have no document's end to mask, no step in V3's tail, and no answer that is right."""
 ANSWERED = ("train.tokens=10240", "eval.tasks=[problem_samples]", "eval.items=2", "eval.tokens=2048")
@@ -142,7 +142,8 @@ def test_a_sweep_runs_the_whole_way(name: str, conduct: Any, runs: Path, monkeyp
     drafted = {n for n, arm in result.arms.items() if arm.speed and arm.speed.speculative_speedup}
     assert drafted == (drafting if name in TIMED else set())
     drawn = {path.stem for path in (runs / name / "smoke/figures").glob("*.svg")}
-    elsewhere = {"lengths", "positions", "needles"} | ({"timelines", "memory"} if name == "moe_balance" else set())
+    elsewhere = {"lengths", "positions", "needles", "capacity"}
+    elsewhere |= {"timelines", "memory"} if name == "moe_balance" else set()
     assert drawn == ({*FIGURES} - elsewhere if name in DRAWN else set())
     table = (runs / name / "smoke" / "table.md").read_text()
     assert all(f"| {arm} |" in table for arm in result.arms)
