@@ -160,7 +160,7 @@ class MTPConfig:
     the trunk's last hidden state, knowing no later token. Embedding and head are shared with the main model.
     """
 
-    depth: Annotated[int, AtLeast(0), AtMost(3)] = 0
+    depth: Annotated[int, AtLeast(0), AtMost(4)] = 0
     style: Literal["chained", "parallel"] = "chained"
     hidden: Literal["before_norm", "after_norm"] = "before_norm"
     """Where a module takes the hidden state that it reads: before or after its depth's norm in front of the head (the

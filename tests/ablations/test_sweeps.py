@@ -22,7 +22,7 @@ TIMED = ("attention", "moe_balance", "mtp_depth", "pipeline")
 """With lm-eval scores and their checkpoints, from which arms decode; the others train alone."""
 ANSWERING = ("grpo", "sft_masking", "post_training")
 DRAWN = ("moe_balance", "pipeline")
-"""Between them they have every figure but those of lengths, contexts and skills; matplotlib costs more than the trials."""
+"""Between them they have every figure but some of lengths, contexts, skills; matplotlib costs more than the trials."""
 TOO_SHORT = {("masked", "packed"), ("v3", "v3_frozen_bias"), ("dr_grpo", "sft"), ("masked", "open")}
 """Twelve steps on short sequences have no document's end to mask, no step in V3's tail, and no answer that is right."""
 ANSWERED = ("train.tokens=10240", "eval.tasks=[problem_samples]", "eval.items=2", "eval.tokens=2048")

@@ -94,7 +94,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"moe.balance.alpha": float("nan")}, "model.moe.balance.alpha=nan"),
     ({"moe.balance.update_speed": -0.1}, "model.moe.balance.update_speed=-0.1"),
     # multi-token prediction
-    ({"mtp.depth": 4}, "model.mtp.depth=4: must be at most 3"),
+    ({"mtp.depth": 5}, "model.mtp.depth=5: must be at most 4"),
     ({"mtp.depth": -1}, "model.mtp.depth=-1"),
 ]
 
