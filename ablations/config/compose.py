@@ -19,6 +19,7 @@ from ablations.config.sweepfile import default_scale, find_sweep, read_scale, re
 from ablations.config.sweeprules import check_control, check_metrics_exist
 from ablations.config.trialkeys import TRIAL_GROUPS, with_overrides
 from ablations.config.trialrules import check
+from ablations.config.unread import check_read
 from ablations.config.words import parse
 from models.cost import cost
 from models.sizes import size
@@ -192,3 +193,4 @@ def _check_trials(config: Config, chosen: Iterable[str], file: str) -> None:
         except ConfigError as error:
             raise ConfigError(f"{file} {name}: {error}") from None
     check_control(control, baseline, file)
+    check_read(config.sweep, config.trial, resolved, file)

@@ -302,3 +302,60 @@ def test_a_chain_that_cannot_be_is_one_line(plan, tmp_path, old, new, reason):
     with pytest.raises(ConfigError) as refused:
         plan(*written(tmp_path, (old, new)))
     assert reason in str(refused.value) and "\n" not in str(refused.value)
+
+
+RL = "[pretrain, sft, rl], set: {grpo.kl_weight: 0.0}"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("  sft: {data", "  sft: {grpo.group: 4, data", "stage sft: grpo.group=4: is read only with grpo.on=true"),
+        (
+            "  sft: {data",
+            "  sft: {distil.chosen: finished, data",
+            "stage sft: distil.chosen=finished: is read only with",
+        ),
+        ("[pretrain, sft]", "[pretrain, sft], set: {grpo.kl_weight: 0.1}", "arm sft: grpo.kl_weight=0.1: is read only"),
+        (RL, RL[:-1] + ", distil.answer_temperature: 2.0}", "arm free: distil.answer_temperature=2.0: is read only w"),
+        (RL, RL[:-1] + ", grpo.kl_estimator: k2}", "arm free: grpo.kl_estimator=k2: is read only with grpo.kl_weight "),
+        (RL, RL[:-4] + "0.1, grpo.clip_high: 0.28}", "arm free: grpo.clip_high=0.28: is read only with grpo.updates a"),
+        (RL, RL[:-1] + ", data.mask_documents: true}", "arm free: data.mask_documents=True: is read only with grpo.on"),
+        ("answer_tokens: 10", "answer_tokens: 10, data.answers_only: true", "stage rl: data.answers_only=True: is rea"),
+        ("control: {optim.lr: 0.0001}", "control: {grpo.group: 4, optim.lr: 0.0001}", "control: grpo.group=4: is read"),
+        (
+            "data.batch_size: 32",
+            "data.batch_size: 32\n  grpo.clip_low: 0.1",
+            "grpo.clip_low=0.1: is read only with grpo.u",
+        ),
+        (
+            "data.batch_size: 32",
+            "data.batch_size: 32\n  distil.temperature: 2.0",
+            "distil.temperature=2.0: is read only w",
+        ),
+    ],
+    ids=str,
+)
+def test_what_nobody_reads_of_rewards_or_a_teacher_is_one_line(plan, tmp_path, old, new, reason):
+    with pytest.raises(ConfigError) as refused:
+        plan(*written(tmp_path, (old, new)))
+    assert reason in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("answer_tokens: 10", "answer_tokens: 10, grpo.kl_estimator: k2"),
+        ("data.batch_size: 32", "data.batch_size: 32\n  grpo.kl_estimator: k2"),
+        ("data.batch_size: 32", "data.batch_size: 32\n  data.mask_documents: true"),
+        ("answer_tokens: 10", "answer_tokens: 10, grpo.clip_high: 0.28, grpo.updates: 2"),
+        (RL, "[pretrain, sft, rl], onto: rl, set: {grpo.kl_weight: 0.0, grpo.updates: 2, grpo.clip_high: 0.28}"),
+        (
+            RL + "}",
+            RL + "}\n  seldom: {about: x, stages: [pretrain, sft, rl], set: {grpo.updates: 2, grpo.clip_low: 0.1}}",
+        ),
+    ],
+    ids=str,
+)
+def test_what_some_arms_read_may_be_said_for_all(plan, tmp_path, old, new):
+    assert plan(*written(tmp_path, (old, new))).arms["rl"].keys.grpo.on

@@ -1,0 +1,71 @@
+"""Keys of rewards and of teachers that nothing reads where they are set: an arm that differs in one alone would be
+another one by name only."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ablations.config.schema import SweepConfig
+from ablations.config.trialkeys import Stage, TrialKeys, trial_leaves, value_of, with_overrides
+from models.typed import ConfigError
+
+USUAL = TrialKeys()
+OWN_ANSWERS = ("data.answers_only", "data.mask_documents")
+"""Of sequences that are given: a model that is rewarded learns its own answers, each in a sequence by itself."""
+
+
+def _needs(key: str, stage: Stage) -> str | None:
+    """What a stage would have to say for this key to be read; None where it is read, or says the usual."""
+    if value_of(stage, key) == value_of(USUAL, key):
+        return None
+    grpo = stage.grpo
+    if key in OWN_ANSWERS and grpo.on:
+        return "grpo.on=false"
+    if key.startswith("grpo.") and not grpo.on:
+        return "grpo.on=true"
+    if key.startswith("distil.") and not stage.distil.on:
+        return "distil.answers=teacher, or distil.loss=forward_kl or reverse_kl"
+    if key == "grpo.kl_estimator" and not grpo.kl_weight:
+        return "grpo.kl_weight above 0"
+    if key in ("grpo.clip_low", "grpo.clip_high") and grpo.updates == 1:
+        return "grpo.updates above 1, where a policy learns from what an earlier one drew"
+    return None
+
+
+def check_read(sweep: SweepConfig, keys: TrialKeys, arms: Mapping[str, TrialKeys], file: str) -> None:
+    """Raise ConfigError for what an arm, a stage, or `common` and the command line say of rewards or of a teacher, and
+    nobody reads. `keys`: before any arm or stage has set anything; `arms`: the chains of all."""
+    used: dict[str, list[Stage]] = {name: [] for name in sweep.stages}
+    for name in sweep.teacher:
+        used[name] += with_overrides(keys, sweep.stages[name], f"{file} stage {name}").stages
+    for name, arm in arms.items():
+        for stage, chained in zip(sweep.arms[name].stages, arm.stages, strict=False):
+            used[stage].append(chained)
+    for name, changes in sweep.stages.items():
+        _check(changes, used[name], f"{file} stage {name}: ")
+    for name, arm in arms.items():
+        _check(_own(sweep, name), [arm], f"{file} arm {name}: ")
+    control = with_overrides(arms[sweep.baseline], sweep.control, f"{file} control")
+    _check(sweep.control, [control], f"{file} control: ")
+    everywhere = [stage for arm in arms.values() for stage in arm.all_stages]
+    everywhere.sort(key=lambda stage: not stage.grpo.on)  # what is said is of these
+    for key in trial_leaves():
+        if key.startswith(("grpo.", "distil.")):
+            _check([key], [stage for stage in everywhere if value_of(stage, key) == value_of(keys, key)], "")
+
+
+def _own(sweep: SweepConfig, name: str) -> dict[str, Any]:
+    """What an arm says beside its last stage and the arm that it stands on."""
+    arm = sweep.arms[name]
+    given = dict(sweep.stages[arm.stages[-1]]) if arm.stages else {}
+    if arm.onto is not None:
+        given |= sweep.arms[arm.onto].set
+    return {key: value for key, value in arm.set.items() if key not in given or given[key] != value}
+
+
+def _check(changed: Iterable[str], stages: list[Stage], where: str) -> None:
+    """One of the stages reads each key, if there are any."""
+    for key in changed:
+        needed = [_needs(key, stage) for stage in stages]
+        if needed and None not in needed:
+            value = value_of(stages[0], key)
+            raise ConfigError(f"{where}{key}={value}: is read only with {needed[0]}; add that, or leave this out")
