@@ -25,12 +25,18 @@ def advantages(rewards_QG: Tensor, by_sd: bool) -> Tensor:
     """(Q, G): above the group's mean, in its standard deviations (over G - 1) or in units of reward (Dr. GRPO,
     2503.20783, which is fair to questions that are nearly solved or nearly hopeless)."""
     centred = rewards_QG - rewards_QG.mean(dim=1, keepdim=True)
-    return centred / (rewards_QG.std(dim=1, keepdim=True) + SMALL) if by_sd else centred
+    found = centred / (rewards_QG.std(dim=1, keepdim=True) + SMALL) if by_sd else centred
+    return found.masked_fill(_alike(rewards_QG), 0.0)  # a mean rounds, and Adam makes a step of what that leaves
 
 
 def without_signal(rewards_QG: Tensor) -> Tensor:
     """() share of questions all of whose answers have the same reward: nothing is learned from them."""
-    return (rewards_QG == rewards_QG[:, :1]).all(dim=1).float().mean()
+    return _alike(rewards_QG).float().mean()
+
+
+def _alike(rewards_QG: Tensor) -> Tensor:
+    """(Q, 1)"""
+    return (rewards_QG == rewards_QG[:, :1]).all(dim=1, keepdim=True)
 
 
 def token_weights(mask_BT: Tensor, average: str, most: int) -> Tensor:

@@ -211,6 +211,9 @@ def test_a_group_whose_answers_earn_alike_teaches_nothing() -> None:
     gains = advantages(rewards, by_sd=True)
     assert not gains[:2].any() and gains[2].tolist() == pytest.approx([1.1545, -0.5773, -0.5773], abs=1e-3)
     assert float(without_signal(rewards)) == pytest.approx(2 / 3)
+    rounded = torch.full((1, 7), 0.1)
+    assert float(rounded.mean()) != 0.1 and (rounded - rounded.mean()).any(), "or it proves nothing"
+    assert not advantages(rounded, by_sd=True).any() and not advantages(rounded, by_sd=False).any()
 
 
 @pytest.mark.parametrize(("estimator", "gradient"), [("k1", "none"), ("k2", "to reference"), ("k3", "from reference")])
