@@ -79,6 +79,8 @@ class DataConfig:
     """In which order the training's sequences come, each once in any: as they are drawn; by how hard they are, of
     skills and problems by level, text by how rare its tokens are; or `staged`: easy ones, then middling ones too, then
     all."""
+    epochs: Annotated[int, Above(0), AtMost(1000)] = 1
+    """Passes over the training's sequences, of which there are as many fewer (V3 5.1: 2, in fine-tuning)."""
     mask_documents: bool = False
     """Training attention stays within a document. Off, as in V3 4.1: a token sees whatever stands before it in its
     sequence."""

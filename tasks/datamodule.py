@@ -10,7 +10,7 @@ from models.batch import Batch, Questions, Reward
 from models.config import GRPOConfig
 from tasks.config import Order
 from tasks.drawn import END
-from tasks.order import Sequences, in_order
+from tasks.order import Repeated, Sequences, in_order
 from tasks.prepared import Data
 from tasks.problems.data import ProblemData
 
@@ -84,10 +84,15 @@ class QuestionModule(lightning.LightningDataModule):
 class TextDataModule(lightning.LightningDataModule):
     """Training batches (batch_size, seq_len + 1) of one trial. Validation is the trial's own, on a fixed set."""
 
-    def __init__(self, data: Data, seed: int, batches: Sequence[tuple[int, int]], order: Order = "mixed") -> None:
+    def __init__(
+        self, data: Data, seed: int, batches: Sequence[tuple[int, int]], order: Order = "mixed", epochs: int = 1
+    ) -> None:
+        """No batch is of two of the `epochs`."""
         super().__init__()
-        self.data, self.seed, self.batches, self.order = data, seed, batches, order
+        self.data, self.seed, self.batches, self.order, self.epochs = data, seed, batches, order, epochs
 
     def train_dataloader(self) -> BatchStream:
         last, count = self.batches[-1]
-        return BatchStream(in_order(self.data, self.seed, last + count, self.order), self.seed, self.batches)
+        period = (last + count) // self.epochs
+        data = in_order(self.data, self.seed, period, self.order)
+        return BatchStream(data if self.epochs == 1 else Repeated(data, period), self.seed, self.batches)

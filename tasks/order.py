@@ -62,6 +62,17 @@ def rarity(tokens_NT: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.array([nats[row].mean() for row in tokens_NT])
 
 
+class Repeated:
+    """The first `period` sequences over and over, in the same order."""
+
+    def __init__(self, data: Sequences, period: int) -> None:
+        self.data, self.period = data, period
+
+    def train_sequences(self, seed: int, first: int, count: int) -> torch.Tensor | Batch:
+        """All of one pass."""
+        return self.data.train_sequences(seed, first % self.period, count)
+
+
 class _Ordered:
     def __init__(self, data: Sequences, seed: int, count: int, order: Order) -> None:
         whole = Batch.of(data.train_sequences(seed, 0, count))

@@ -87,6 +87,11 @@ class Stage:
         """Sequences that the stage trains on: whole batches that fit into the tokens."""
         return self.tokens // self.tokens_per_step * self.data.batch_size
 
+    @property
+    def period(self) -> int:
+        """Sequences of one of `data.epochs`."""
+        return self.sequences // self.data.epochs
+
     @functools.cached_property
     def batches(self) -> list[tuple[int, int]]:
         """(first sequence, sequences) of each optimizer step; a ramp makes more, smaller steps of the same tokens."""

@@ -84,6 +84,11 @@ def _check_place(trunk: Stage, stage: Stage) -> None:
         )
     if stage.stop <= trunk.stop:
         raise ConfigError(f"train.tokens={stage.train.tokens}: end at step {stage.stop}, the trunk's at {trunk.stop}")
+    if (epochs := stage.data.epochs) != trunk.data.epochs or (epochs > 1 and stage.sequences != trunk.sequences):
+        raise ConfigError(
+            f"data.epochs={epochs}: of {stage.period:,} sequences, in the place of a trunk that has "
+            f"{trunk.data.epochs} of {trunk.period:,}: some would come oftener than others; compare from scratch"
+        )
     order = stage.data.order
     if order != trunk.data.order or (order != "mixed" and stage.sequences != trunk.sequences):
         raise ConfigError(
@@ -122,6 +127,7 @@ def _check_stage(stage: Stage) -> None:
         _check_devices(stage)
     _check_tokens(stage)
     _check_order(stage)
+    _check_epochs(stage)
     _check_schedule(stage.optim)
     kernels = stage.model.precision.kernels
     if kernels in ("torch", "triton") and stage.train.device != "cuda":
@@ -196,9 +202,10 @@ def _check_grpo(stage: Stage) -> None:
             f"grpo.answer_tokens={grpo.answer_tokens}: leaves nothing of data.seq_len={data.seq_len} for the question; "
             "lower it, or raise data.seq_len"
         )
-    if data.ramp_from != 1 or data.order != "mixed":
+    if data.ramp_from != 1 or data.order != "mixed" or data.epochs != 1:
         raise ConfigError(
-            "grpo.on=true: batches are whole groups in the order drawn; take data.ramp_from=1, data.order=mixed"
+            "grpo.on=true: batches are whole groups in the order drawn; take data.ramp_from=1, data.order=mixed, "
+            "data.epochs=1"
         )
     _check_main_model_alone(stage.model)
     problem = problem_of(data)
@@ -251,6 +258,18 @@ def _check_order(stage: Stage) -> None:
     if data.domain_per == "batch":
         raise ConfigError(
             f"data.order={data.order}: would take data.domain_per=batch's batches apart; take data.domain_per=sequence"
+        )
+
+
+def _check_epochs(stage: Stage) -> None:
+    """No batch is of two of them."""
+    epochs, period = stage.data.epochs, stage.period
+    if epochs > 1 and (
+        stage.sequences % epochs or any(first % period + count > period for first, count in stage.batches)
+    ):
+        raise ConfigError(
+            f"data.epochs={epochs}: the stage's {stage.steps} batches of {stage.sequences:,} sequences are no whole "
+            "number for each; change train.tokens, or take data.ramp_from=1"
         )
 
 

@@ -58,7 +58,7 @@ def batches_of(stage: Stage, data: Data, seed: int) -> L.LightningDataModule:
     if stage.grpo.on:
         assert isinstance(data, ProblemData)  # by ablations.config.trialrules
         return QuestionModule(data, seed, stage.batches, stage.grpo)
-    return TextDataModule(data, seed, stage.batches, stage.data.order)
+    return TextDataModule(data, seed, stage.batches, stage.data.order, stage.data.epochs)
 
 
 def trainer_of(stage: Stage, folder: Path, callbacks: list[L.Callback], strategy: Strategy | str = "auto") -> L.Trainer:

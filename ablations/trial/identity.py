@@ -108,9 +108,9 @@ def trial_id(keys: TrialKeys, seed: int, texts: Sequence[Mapping[str, Any]], ent
 
 def _without_places(stage: dict[str, Any]) -> dict[str, Any]:
     """Where the text lies does not matter, what it says does: the fingerprint has its hash, and the domains' names. And
-    where nothing is compiled, nothing is said of it."""
+    where nothing is compiled, or comes a second time, nothing is said of it."""
     places = ("path", "name", "text_field", "domains")
-    data = {key: value for key, value in stage["data"].items() if key not in places}
+    data = {key: value for key, value in stage["data"].items() if key not in places and (key, value) != ("epochs", 1)}
     train = {key: value for key, value in stage["train"].items() if key != "compile" or value}
     return {**stage, "data": data, "train": train, "teacher": [_without_places(each) for each in stage["teacher"]]}
 

@@ -60,7 +60,7 @@ def train_rank(rank: int, ranks: int, job: TrialJob) -> None:
     device = hardware_of(stage).of(rank)
     trainer = trainer_of(stage, folder, callbacks, PipelineStrategy(rank, ranks, device))
     try:
-        trainer.fit(module, TextDataModule(data, job.seed, stage.batches, stage.data.order))
+        trainer.fit(module, TextDataModule(data, job.seed, stage.batches, stage.data.order, stage.data.epochs))
     except Diverged as diverged:  # on all ranks alike: they know the same loss
         if notes is not None:
             base = begun(job, RANKED_TRIAL, ranks=ranks)

@@ -165,10 +165,11 @@ class Recorder(L.Callback):
         }
 
     def _written(self, step: int) -> dict[str, float]:
-        """Tokens that a teacher wrote for the step."""
+        """Tokens that a teacher wrote for the step; what comes a second time counts once."""
         if self.seed is None or not isinstance(self.data, TaughtData):
             return {}
-        return {"drawn": self.data.written(self.seed, *self.stage.batches[step - 1])}
+        first, count = self.stage.batches[step - 1]
+        return {"drawn": self.data.written(self.seed, first, count) if first < self.stage.period else 0.0}
 
     def _validate(self, model: Transformer, step: int) -> None:
         """On the validation split, whatever `eval.split` says, a quarter of `eval.tokens`."""

@@ -85,6 +85,7 @@ data.batch_size=3 -> data.batch_size=3: must divide evenly into train.microbatch
 data.batch_size=1e10 -> data.batch_size=10000000000.0: expected a whole number; write 10000000000
 data.fim_rate=2 -> data.fim_rate=2.0: must be at most 1
 data.order=hard -> data.order=hard: expected one of mixed, easy_to_hard, hard_to_easy, staged; did
+data.epochs=0 -> data.epochs=0: must be above 0
 data.skills=[recal] -> data.skills=recal: expected some of recall, automaton, grammar, names, star
 data.skills_share=0.9 -> data.skills_share=0.9: must be at most 0.5
 data.mask_documents=1 -> data.mask_documents=1: expected true or false; write data.mask_documents=true

@@ -8,7 +8,8 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from tasks.config import DataConfig, ramped
+from models.batch import Batch
+from tasks.config import DataConfig, Order, ramped
 from tasks.datamodule import BatchStream, TextDataModule
 from tasks.text.batches import PackedData, prepare
 
@@ -88,3 +89,17 @@ def test_stream_is_one_pass(data: PackedData) -> None:
     other.load_state_dict(stream.state_dict())
     assert torch.equal(next(iter(other)), data.train_batch(3, 4))
     assert len(other) == STEPS and len(list(other)) == STEPS - 5 and not list(other)
+
+
+@pytest.mark.parametrize("order", ["mixed", "easy_to_hard"])
+def test_epochs_read_the_same_sequences_again(data: PackedData, order: Order) -> None:
+    """And those of one epoch are the first part of a training without."""
+    twice = list(TextDataModule(data, 3, PLAIN, order, epochs=2).train_dataloader())
+    once = list(TextDataModule(data, 3, PLAIN[: STEPS // 2], order).train_dataloader())
+    assert len(twice) == STEPS and not torch.equal(*(Batch.of(batch).tokens_BT1 for batch in once[:2]))
+    for i, batch in enumerate(twice):
+        assert torch.equal(Batch.of(batch).tokens_BT1, Batch.of(once[i % (STEPS // 2)]).tokens_BT1)
+    stream = TextDataModule(data, 3, PLAIN, order, epochs=2).train_dataloader()
+    stream.load_state_dict({"step": 8})
+    (first, *_) = stream
+    assert torch.equal(Batch.of(first).tokens_BT1, Batch.of(once[2]).tokens_BT1), "it goes on where it was stopped"

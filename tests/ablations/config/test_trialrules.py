@@ -20,6 +20,14 @@ RULES: list[tuple[dict[str, Any], list[str]]] = [
     ({"train.tokens": 1000}, ["less than one batch", "2048"]),
     ({"train.tokens": 2048, "train.token_fraction": 0.9}, ["x train.token_fraction=0.9): less than one batch"]),
     ({"train.tokens": 2048 * (MOST_STEPS + 1)}, ["1,000,001 batches of", "at most 1,000,000"]),
+    (
+        {"data.epochs": 2, "train.tokens": 2048 * 3},
+        ["data.epochs=2: the stage's 3 batches of 48 sequences are no whole"],
+    ),
+    (
+        {"data.epochs": 2, "data.ramp_from": 0.5, "data.ramp_over": 0.9},
+        ["data.epochs=2: the stage's ", "data.ramp_from=1"],
+    ),
     ({"data.seq_len": 1}, ["data.seq_len=1: must be at least 2"]),
     ({"optim.schedule": "wsd", "optim.decay_fraction": 0.95}, ["more than the whole run"]),
     ({"optim.schedule": "v3", "optim.cosine_from": 0.9, "optim.cosine_until": 0.8}, ["optim.cosine_from=0.9: the v3"]),

@@ -178,3 +178,9 @@ def test_an_id_holds_the_teacher(chain):
     assert trial_id(one, 0, [{}] * 3) != trial_id(other, 0, [{}] * 3)
     with pytest.raises(ValueError, match="2 texts of 3 stages"):
         trial_id(one, 0, [{}] * 2)
+
+
+def test_what_is_read_a_second_time_is_written_once(chain):
+    given = chain(**{key.replace(".", "__"): value for key, value in WRITTEN.items()}, data__epochs=2)
+    logged = finish(given) and rows(given)[6:]
+    assert [row["drawn"] > 0 for row in logged] == [True, True, False, False]

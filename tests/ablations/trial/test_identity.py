@@ -167,6 +167,15 @@ def test_what_is_not_compiled_has_the_id_of_before_there_was_compiling(plan, mon
     assert [dict(train, compile=True) for train in off] == on
 
 
+def test_what_comes_once_has_the_id_of_before_there_were_epochs(plan, monkeypatch):
+    keys, hashed = plan().baseline.keys, []
+    monkeypatch.setattr(identity, "sha", lambda content: hashed.append(content) or "0" * 16)
+    for epochs in (1, 2):
+        trial_id(with_overrides(keys, {"data.epochs": epochs}, "test"), 0, DATA)
+    ((once,), (twice,)) = ([stage["data"] for stage in content["stages"]] for content in hashed)
+    assert "epochs" not in once and twice == {**once, "epochs": 2}
+
+
 def test_seed_data_and_versions_count(plan, monkeypatch):
     keys = plan().baseline.keys
     ids = {trial_id(keys, 0, DATA), trial_id(keys, 1, DATA), trial_id(keys, 0, [{"text_sha256": "abd"}])}
