@@ -51,7 +51,9 @@ def answer(result: Result, extents: bool = True) -> str:
         of.setdefault(verdict.outcome, []).append(clause(expected, result) + _with_caveat(extent, verdict))
     parts = [OPENINGS[outcome][0] + _listed(clauses, OPENINGS[outcome][1]) for outcome, clauses in of.items()]
     text = "; ".join(parts) or _without_claims(result)
-    whole = text[0].upper() + text[1:] if text.split(" ")[0] not in result.arms else text
+    begun = any(first and text.startswith(first) for first, _ in OPENINGS.values())
+    named = text.split(" ")[0] in result.arms and not begun
+    whole = text if named else text[0].upper() + text[1:]
     if result.missing:
         whole = f"So far ({result.planned - len(result.missing)} of {result.planned} trials): {text}"
     return " ".join(part for part in (f"{whole}.", _counted(others), result.plan.note) if part)
@@ -279,7 +281,9 @@ def _effect(expected: ExpectedConfig, d: Difference, without_paper: bool) -> tup
 def _other_design(expected: ExpectedConfig, result: Result) -> str:
     members = [name for name in result.plan.members(expected) if name in result.arms]
     base = result.arms[result.baseline].plan
+    staged = any(len(record.stages) > 1 for name in members for record in result.arms[name].records.values())
     same_shape = all(result.arms[name].plan.total_params == base.total_params for name in members)
-    if same_shape and not any(result.arms[name].plan.branched for name in members if name != result.baseline):
+    branches = any(result.arms[name].plan.branched for name in members if name != result.baseline)
+    if same_shape and not staged and not branches:
         return "more seeds than pay; branch the arms off a trunk (design: branch), or take a dose"
     return "more seeds than pay; train longer (train.tokens), or ask where the effect is larger"

@@ -9,6 +9,7 @@ from ablations.config.schema import ExpectedConfig
 from ablations.judge.families import families_of
 from ablations.judge.gather import load_result
 from ablations.judge.result import Result
+from ablations.record.record import StageRecord
 from ablations.show import page, render
 from ablations.show.answer import answer, brief, claim, remedies_table
 from ablations.show.claims import MARKS
@@ -142,6 +143,26 @@ def test_what_is_not_at_equal_balance_is_said_so_in_the_sentence(sweep_run: Any,
 def test_where_seeds_do_not_pay_another_design_is_named(sweep_run: Any, tmp_path: Path) -> None:
     (row,) = remedies_table(found(sweep_run, tmp_path, CHEAPER | {"paper_value": -1e-4})).rows
     assert row[3] == "-" and "design: branch" in row[4]
+
+
+def test_arms_in_stages_are_not_told_to_branch(sweep_run: Any, tmp_path: Path) -> None:
+    """Stages stand beside no branch."""
+    result = found(sweep_run, tmp_path, CHEAPER | {"paper_value": -1e-4})
+    two = [StageRecord(1, 1, 0, 1.0)] * 2
+    arms = {
+        name: dataclasses.replace(
+            arm, records={seed: dataclasses.replace(record, stages=two) for seed, record in arm.records.items()}
+        )
+        for name, arm in result.arms.items()
+    }
+    (row,) = remedies_table(dataclasses.replace(result, arms=arms)).rows
+    assert row[3] == "-" and "branch" not in row[4] and "train longer" in row[4]
+
+
+def test_a_sentence_begins_as_one_whatever_the_arms_are_called(sweep_run: Any, tmp_path: Path) -> None:
+    result = found(sweep_run, tmp_path, CHEAPER)
+    called = dataclasses.replace(result, arms={**result.arms, "open": result.arms["none"]})
+    assert answer(called) == answer(result) and answer(result).startswith("Open is whether it costs")
 
 
 def test_a_rung_is_shown_against_the_one_it_stands_on(sweep_run: Any, tmp_path: Path) -> None:
