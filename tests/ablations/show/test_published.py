@@ -65,3 +65,13 @@ def test_manifests_name_every_file_with_its_hash(sweep: str) -> None:
     del files["manifest.json"]
     hashes = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
     assert hashes == read_json(folder / "manifest.json")["files"]
+
+
+@pytest.mark.parametrize(
+    ("sweep", "arm"), [("post_training", "base"), ("post_training", "sft"), ("sft_masking", "base"), ("grpo", "sft")]
+)
+def test_where_stages_began_is_told_as_the_records_have_it(sweep: str, arm: str) -> None:
+    values = load_published(PUBLISHED[sweep]).arms[arm].values
+    columns = [", ".join(f"{values[name][seed]:.2f}" for seed in sorted(values[name])) for name in ("pass_1", "pass_8")]
+    row = f"| `{sweep}` | `{arm}` | {' | '.join(columns)} |"
+    assert row in (ROOT / "docs" / "stages.md").read_text(encoding="utf-8").splitlines(), row
