@@ -19,7 +19,7 @@ if typing.TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def _curves(arm: ArmResult, column: str, table: str = "history") -> "tuple[np.ndarray, np.ndarray] | None":
+def curves_of(arm: ArmResult, column: str, table: str = "history") -> "tuple[np.ndarray, np.ndarray] | None":
     """(places, values as seeds x places) where all complete seeds have one; None without any."""
     import numpy as np
 
@@ -48,7 +48,7 @@ def _count_places(axes: "Axes", result: Result) -> None:
     axes.xaxis.set_major_formatter(lambda value, _: numbers.count(value) if value else "0")
 
 
-def _band(
+def band(
     axes: "Axes", steps: "np.ndarray", values: "np.ndarray", look: dict[str, Any], arm: str, named: bool = True,
     crowd: int = 1,
 ) -> None:  # fmt: skip
@@ -62,7 +62,7 @@ def _band(
     mark(band, [arm], f"{arm}: lowest to highest of {len(values)} seeds")
 
 
-def _smooth(values: "np.ndarray", width: int) -> "np.ndarray":
+def smoothed(values: "np.ndarray", width: int) -> "np.ndarray":
     """Centred moving mean along steps; the window shrinks at the ends."""
     import numpy as np
 
@@ -81,12 +81,12 @@ def loss_curves(result: Result) -> "Figure | None":
     )
     drawn = False
     for name, arm in result.arms.items():
-        curves = _curves(arm, "loss")
+        curves = curves_of(arm, "loss")
         if curves is None or arm.kind == "aa":
             continue
         drawn = True
         steps, values = curves
-        _band(top, steps, _smooth(values, max(1, len(steps) // 20)), looks[name], name, crowd=len(result.arms))
+        band(top, steps, smoothed(values, max(1, len(steps) // 20)), looks[name], name, crowd=len(result.arms))
         for seed in arm.of_status("diverged"):
             _diverged(top, arm, seed, looks[name])
     for name, arm in result.arms.items():
@@ -96,7 +96,7 @@ def loss_curves(result: Result) -> "Figure | None":
         plt.close(figure)
         return None
     below.axhline(0, color=INK, linewidth=0.9)
-    settled = _curves(base, "loss")
+    settled = curves_of(base, "loss")
     if settled is not None:
         low, high = settled[1].mean(axis=0).min(), settled[1][:, len(settled[0]) // 20 :].mean(axis=0).max()
         top.set_ylim(low - 0.06 * (high - low), high)
@@ -146,7 +146,7 @@ def paired_curve(axes: "Axes", base: ArmResult, arm: ArmResult, look: dict[str, 
             mark(points, [arm.name], *(f"{arm.name}: {numbers.signed(m, 4)} at {numbers.count(s)}" for m, s in at))
         else:
             named = arm.kind == "aa"  # The panel above names the others.
-            _band(axes, np.array(steps), _smooth(values, max(1, len(steps) // 10)), look, arm.name, named)
+            band(axes, np.array(steps), smoothed(values, max(1, len(steps) // 10)), look, arm.name, named)
 
 
 def _arms_of(d: Difference) -> tuple[float, float]:
@@ -198,13 +198,13 @@ def max_vio_curves(result: Result) -> "Figure | None":
     figure, axes = plt.subplots(figsize=(width(), 3.5), layout="constrained")
     drawn = False
     for name, arm in result.arms.items():
-        curves = _curves(arm, "max_vio")
+        curves = curves_of(arm, "max_vio")
         if curves is None or arm.kind == "aa" or not curves[1].any():  # a dense model has 0 throughout
             continue
         drawn = True
         steps, values = curves
-        smooth = _smooth(values, max(1, len(steps) // 25))
-        _band(axes, steps, smooth, looks[name], name, crowd=len(result.arms))
+        smooth = smoothed(values, max(1, len(steps) // 25))
+        band(axes, steps, smooth, looks[name], name, crowd=len(result.arms))
     if not drawn:
         plt.close(figure)
         return None

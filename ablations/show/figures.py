@@ -16,6 +16,7 @@ from ablations.show.marks import marked
 from ablations.show.palette import NARROW_STYLE, STYLE
 from ablations.show.pipeline import memory, timelines
 from ablations.show.points import forest, frontier
+from ablations.show.rewards import reward_curves
 
 if typing.TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -92,6 +93,11 @@ _FIGURES = {
         loss_curves,
         "Mean over seeds, band: lowest to highest seed. Lower panel: each seed minus the baseline of the same seed, "
         "smoothed; markers are the validation set. A cross ends a diverged trial.",
+    ),
+    "rewards": (
+        reward_curves,
+        "What becomes of the answers that a model is rewarded for. Mean over seeds, band: lowest to highest seed, "
+        "smoothed.",
     ),
     "lengths": (
         length_curves,

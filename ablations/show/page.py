@@ -28,6 +28,7 @@ FIGURES_AFTER = {
     "positions": ("positions",),
     "contexts": ("needles",),
     "levels": ("capacity",),
+    "stages": ("rewards",),
     "constraint": ("loss", "max_vio", "frontier", "load"),
     "pipeline": ("timelines", "memory"),
 }

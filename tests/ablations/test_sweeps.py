@@ -144,7 +144,7 @@ def test_a_sweep_runs_the_whole_way(name: str, conduct: Any, runs: Path, monkeyp
     drafted = {n for n, arm in result.arms.items() if arm.speed and arm.speed.speculative_speedup}
     assert drafted == (drafting if name in TIMED else set())
     drawn = {path.stem for path in (runs / name / "smoke/figures").glob("*.svg")}
-    elsewhere = {"lengths", "positions", "needles", "capacity"}
+    elsewhere = {"lengths", "positions", "needles", "capacity", "rewards"}
     elsewhere |= {"timelines", "memory"} if name == "moe_balance" else set()
     assert drawn == ({*FIGURES} - elsewhere if name in DRAWN else set())
     table = (runs / name / "smoke" / "table.md").read_text()
