@@ -36,6 +36,15 @@ class Outcome:
     """Last line of the traceback, or how the worker died, with the path of the worker's log."""
 
 
+class RankKilled(Exception):
+    """A process that a job's worker had started, and cannot do without, was ended by a signal. What is done about it is
+    what is done about the worker's own end."""
+
+    def __init__(self, said: str, signal: int) -> None:
+        super().__init__(said)
+        self.signal = signal
+
+
 class Launcher(Protocol):
     """What runs jobs, as a context manager: nothing that it has started is left behind it."""
 
