@@ -34,6 +34,7 @@ sweep=broken_plan runs_dir={broken} -> {broken}/broken_plan/cpu/plan.json: not r
     "reproduce": r"""
 /nowhere -> /nowhere: neither the folder of a published result nor a zip file of one
 {in}/corpus.txt -> {in}/corpus.txt: neither the folder of a published result nor a zip file of one
+/dev/zero -> /dev/zero: neither the folder of a published result nor a zip file of one
 {in}/empty.zip -> {in}/empty.zip: neither the folder of a published result nor a zip file of one
 {in}/empty_folder -> {in}/empty_folder: has no manifest.json, so it is no published result (`python
 {in}/slip.zip -> {in}/slip.zip: holds no manifest.json beside its plan.json, so it is no
