@@ -188,6 +188,9 @@ def _row(path: Path, uses: Mapping[str, list[Use]], sweep: str | None, everythin
     row = {name: getattr(trial, name) for name in OWN}
     row |= {name: getattr(first, name, None) for name in OF_THE_SWEEP[:-1]}
     row["uses"] = tuple(map(str, own))
+    for name in ("before", "teacher"):
+        if not isinstance(trial.config.get(name, []), list):
+            raise ConfigError(f"{path}: config.{name}: must be a list of stages")
     row["stages"] = len(trial.config.pop("before", ())) + 1  # what came before the last one is told by their number
     row["taught"] = len(trial.config.pop("teacher", ()))  # and the teacher by that of its own stages
     row |= {name: _cell(value) for name, value in leaves(trial.config)}

@@ -340,7 +340,7 @@ def opened(place: Path) -> Iterator[Path]:
     if place.is_dir():
         yield place
         return
-    if not zipfile.is_zipfile(place):
+    if not place.is_file() or not zipfile.is_zipfile(place):  # a device or a pipe may never end
         raise ConfigError(f"{place}: neither the folder of a published result nor a zip file of one")
     with tempfile.TemporaryDirectory(prefix="reproduce-") as scratch:
         try:

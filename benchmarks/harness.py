@@ -9,6 +9,7 @@ scoring (building, opening, checkpoints, the record), in a process that has run 
 `trials_per_second`: trials of no work, with their ids, requests, records and progress, over this machine's workers.
 """
 
+import dataclasses
 import json
 import os
 import statistics
@@ -16,12 +17,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import nn
 
+from ablations.command import parse
 from ablations.config.compose import compose
 from ablations.config.trialkeys import TrialKeys
 from ablations.home import ROOT
@@ -38,13 +41,27 @@ from ablations.trial.train import run_trial
 from models.batch import Batch
 from models.executor import aux_loss
 from models.optim import adamw, lr_ratio
+from models.streams import obeyed, spoken
+from models.typed import AtLeast
 
 CACHE = str(ROOT / "runs/data")
 SETTLE = 5
 """Steps of each side that are not counted: the first ones fill caches and allocators."""
 PLAIN = ["eval.items=1", "eval.tokens=4096", "train.microbatches=1"]
 """Next to nothing is scored: what that takes is not asked."""
-OWN = {"rounds": 9, "steps": 40, "trials": 1000}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Words of its own; all others are those of `ablations.run`."""
+
+    rounds: Annotated[int, AtLeast(1)] = 9
+    steps: Annotated[int, AtLeast(SETTLE + 2)] = 40
+    """At least one interval between two that count."""
+    trials: Annotated[int, AtLeast(1)] = 1000
+
+
+OWN = [field.name for field in dataclasses.fields(Asked)]
 
 
 class Clock(Unwatched):
@@ -146,23 +163,34 @@ def measured(keys: TrialKeys, rounds: int) -> dict[str, float]:
     }
 
 
-def main(words: list[str]) -> int:
-    torch.set_num_threads(1)
-    given = dict(word.split("=", 1) for word in words if word.partition("=")[0] in OWN)
-    rounds, steps, trials = (int(given.get(name, default)) for name, default in OWN.items())
+def found(words: Sequence[str]) -> dict[str, Any]:
+    """What the command prints. Raises ConfigError, before anything is timed, for words that cannot be obeyed."""
+    asked = parse(Asked, [word for word in words if word.partition("=")[0] in OWN])
     keys = [word for word in words if word.partition("=")[0] not in OWN]
     scale = [] if any(word.startswith("scale=") for word in keys) else ["scale=cpu"]
     plan = make_plan(compose(["sweep=gating", *scale, *keys]))
-    tokens = steps * plan.baseline.keys.tokens_per_step
+    tokens = asked.steps * plan.baseline.keys.tokens_per_step
     plan = make_plan(compose(["sweep=gating", *scale, *keys, f"train.tokens={tokens}", *PLAIN]))
-    found: dict[str, Any] = {"benchmark": "harness", "scale": plan.config.scale, "steps": steps}
-    found |= measured(plan.baseline.keys, rounds)
+    torch.set_num_threads(1)
+    made: dict[str, Any] = {"benchmark": "harness", "scale": plan.config.scale, "steps": asked.steps}
+    made |= measured(plan.baseline.keys, asked.rounds)
     with tempfile.TemporaryDirectory() as folder:
-        found["trials_per_second"] = round(scheduled(plan, trials, Path(folder)), 1)
-    found |= {"trials": trials, "workers": plan.workers, "cores": len(os.sched_getaffinity(0))}
-    print(json.dumps(found))
-    return 0
+        made["trials_per_second"] = round(scheduled(plan, asked.trials, Path(folder)), 1)
+    return made | {"trials": asked.trials, "workers": plan.workers, "cores": len(os.sched_getaffinity(0))}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    words = sys.argv[1:] if arguments is None else arguments
+    if {"-h", "--help"} & set(words):
+        print(__doc__)
+        return 0
+
+    def work() -> int:
+        print(json.dumps(found(words)))
+        return 0
+
+    return obeyed(work)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(spoken(main))

@@ -223,6 +223,11 @@ def main() -> int:
     if report.device == "none" and not arguments.quick:
         print("on_gpu: torch sees no CUDA device on this machine; --quick tries the way on a CPU", file=sys.stderr)
         return REFUSED
+    try:
+        report.write(arguments.out)  # or eight minutes would pass before it is known that nothing can be kept
+    except OSError as error:
+        print(f"on_gpu: --out {arguments.out}: {error.strerror}; name a file that can be written", file=sys.stderr)
+        return REFUSED
     for name in names:
         print(f"{name}: up to {TASKS[name].seconds:g} s", file=sys.stderr, flush=True)
         section = run_section(name, TASKS[name], arguments.quick)

@@ -38,7 +38,7 @@ def _body(section: Section) -> str:
         return f"{command} printed nothing."
     try:
         return f"{command}\n\n{SHOWN.get(section.name, _plain)(section.found)}"
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, StopIteration, RecursionError):
         return f"{command}\n\n{_plain(section.found)}"
 
 

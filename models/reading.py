@@ -1,12 +1,15 @@
 """What a stranger may have written: read so that it can be wrong, and nothing worse."""
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
 
 MOST_BYTES = 100_000_000
 """Of a JSON file."""
+MOST_DIGITS = 100
+"""Of a whole number."""
 MOST_SAID = 1500
 
 _UNSEEN = re.compile(r"[\0-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
@@ -19,13 +22,28 @@ def json_of(path: Path) -> Any:
     if (size := path.stat().st_size) > MOST_BYTES:
         raise ValueError(f"{size:,} bytes; at most {MOST_BYTES:,}")
     try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refused)
+        text = path.read_text(encoding="utf-8")
+        return json.loads(text, parse_constant=_refused, parse_float=_finite, parse_int=_whole)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
 
 def _refused(name: str) -> None:
     raise ValueError(f"{name} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    """Python would read 1e999 as infinity, and could not write it again."""
+    if math.isinf(value := float(text)):
+        raise ValueError(f"{text[:20]} is larger than any number here")
+    return value
+
+
+def _whole(text: str) -> int:
+    """Python would read one of 400 digits, and could not reckon with it."""
+    if len(text) > MOST_DIGITS:
+        raise ValueError(f"a whole number of {len(text):,} digits; at most {MOST_DIGITS}")
+    return int(text)
 
 
 def visible(value: Any) -> Any:

@@ -72,7 +72,7 @@ def test_a_section_that_fails_stops_no_other_and_the_file_is_whole_at_any_time(
     tasks = {"bad": python("1 / 0"), "good": python("print('{\"waits\": {}}')")}
     monkeypatch.setattr(on_gpu, "TASKS", tasks)
     assert run(monkeypatch, "--quick", "--sections", "bad,good", "--out", str(out)) == 1
-    assert seen == [[], ["bad"]]
+    assert seen == [[], ["bad"]], "the file is there from the beginning"
     assert [(s.name, s.status) for s in Report.read(out).sections] == [("bad", "failed"), ("good", "done")]
     assert run(monkeypatch, "--quick", "--sections", "good", "--out", str(out)) == 0
     capsys.readouterr()
@@ -91,6 +91,9 @@ def test_wrong_words_and_files_are_one_line(
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert run(monkeypatch, "--out", str(tmp_path / "x.json")) == 2
     assert "--quick tries the way on a CPU" in capsys.readouterr().err and not (tmp_path / "x.json").exists()
+    monkeypatch.setattr(on_gpu, "run_section", lambda *_: pytest.fail("it has begun"))
+    assert run(monkeypatch, "--quick", "--out", str(tmp_path)) == 2
+    assert f"--out {tmp_path}: Is a directory; name a file" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         run(monkeypatch, "--sections", "steps")
     assert "--sections steps: must be among tests, waits" in capsys.readouterr().err
@@ -128,6 +131,10 @@ def test_every_section_is_shown_with_its_numbers_and_the_rest_with_its_reason() 
     ):
         assert words in text, words
     assert "Not run" not in text and "no number here" not in text
+    for name, found in (("decode", {"contexts": {}}), ("step", {"tokens_per_second": {}, "ratio": 1})):
+        assert "| " + next(iter(found)) in markdown(
+            Report("x", "2", "13", False, [Section(name, "done", 1, 1, "y", found=found)])
+        )
     cut = Section("gemm", "cut", 110, 110, "python -m y", "not done after its 110 s", {"another": "form"})
     text = markdown(Report("Some GPU", "2.11", "13.0", False, [cut]))
     assert "not done after its 110 s" in text and "| another | form |" in text

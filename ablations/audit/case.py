@@ -14,6 +14,8 @@ from ablations.record.guardresult import Fact, GuardResult
 from models.typed import ConfigError
 
 LEAST_LENGTH = 8
+RAISED = (Exception, SystemExit)
+"""Whatever a stranger's code raises; an exit would be taken for the audit's own."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def drawn(vocab_size: int, rows: int, length: int, seed: int) -> Tensor:
 def _tried(subject: Subject, tokens_BT: Tensor, said: str) -> Tensor:
     try:
         return subject.logits(tokens_BT)
-    except Exception as error:  # whatever a stranger's code raises
+    except RAISED as error:
         raise ConfigError(f"{said} ({raised(error)})") from error
 
 
@@ -94,7 +96,7 @@ def _exact(subject: Subject, tokens_BT: Tensor) -> Subject:
         wake(twin.module)
         with torch.no_grad():
             twin.logits(tokens_BT)
-    except Exception:  # it has a product, or a way of being built, that knows no FP64 or no copies
+    except RAISED:  # it has a product, or a way of being built, that knows no FP64 or no copies
         return subject
     return twin
 

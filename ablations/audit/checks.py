@@ -5,12 +5,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from ablations.audit.case import AllAlikeError, Case, case_of, raised, undisturbed, untried
+from ablations.audit.case import RAISED, AllAlikeError, Case, case_of, raised, undisturbed, untried
 from ablations.audit.learning import derivative, scoring, size, start
 from ablations.audit.repeating import cache, determinism
 from ablations.audit.sight import causality, padding, rows
 from ablations.audit.subject import Subject
 from ablations.record.guardresult import Fact, GuardResult
+from models.typed import ConfigError
 
 Outcome = Literal["passes", "fails", "cannot be tried"]
 
@@ -79,8 +80,13 @@ def audit(
     heard: Callable[[Verdict], None] = lambda verdict: None,
 ) -> Report:
     """`heard` hears of each verdict as it comes. Raises ConfigError for a model that takes no such tokens."""
-    case = case_of(subject, rows, length, vocab_size)
-    report = Report(target, rows, length, case.vocab_size, str(case.dtype).removeprefix("torch."))
+    try:
+        case = case_of(subject, rows, length, vocab_size)
+        report = Report(target, rows, length, case.vocab_size, str(case.dtype).removeprefix("torch."))
+    except ConfigError:
+        raise
+    except RAISED as error:
+        raise ConfigError(f"{target}: the model raises, though not at first ({raised(error)})") from error
     for check in CHECKS:
         report.verdicts.append(verdict := _verdict(check, case))
         heard(verdict)
@@ -95,7 +101,7 @@ def _verdict(check: Check, case: Case) -> Verdict:
             result = untried(check.name, DICE) if check.compares and case.draws else check.look(case)
     except AllAlikeError:
         result = GuardResult(check.name, False, "all logits are alike, whatever the tokens: there is nothing to see")
-    except Exception as error:  # whatever a stranger's code raises
+    except RAISED as error:
         result = GuardResult(check.name, False, f"the model raises {raised(error)}")
     assert result.name == check.name
     outcome: Outcome = "passes" if result.passed else "fails" if result.ran else "cannot be tried"

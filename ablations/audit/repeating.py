@@ -75,6 +75,12 @@ def cache(case: Case) -> GuardResult:
     facts: dict[str, Fact] = {how: float(off_T.max()) for how, off_T in off.items()}
     told = (lambda o: o.median()) if whole.dtype in USUAL else (lambda o: o.max())
     wrong = [how for how, off_T in off.items() if not float(told(off_T)) <= limit]
+    if not wrong and not (in_turns := _in_turns(case, subject.cached)) <= limit:
+        facts["two texts in turns"] = in_turns
+        said = f"with a cache the logits differ by {in_turns:.1e} of their spread, where two texts are read in turns"
+        return fails(
+            "cache", f"{said}; what was read is kept in the model, and not in the state that it returns", facts
+        )
     if not wrong:
         most = max(float(off_T.max()) for off_T in off.values())
         return passes(
@@ -89,6 +95,18 @@ def cache(case: Case) -> GuardResult:
         why = "several tokens behind a cache: their mask, or their positions, begin anew"
     said = f"with a cache the logits differ by {float(off[how].max()):.1e} of their spread, read {how}"
     return fails("cache", f"{said}; {why}", facts)
+
+
+@torch.no_grad()
+def _in_turns(case: Case, cached: Any) -> float:
+    """How far the second piece of one text is off, when another text's first piece was read in between."""
+    one, other = case.tokens_BT, case.more_tokens(1)
+    half = one.shape[1] // 2
+    (whole,) = logits_of(case.exact, False)(one)
+    _, state = cached(one[:, :half], None)
+    cached(other[:, :half], None)
+    off_BT = (cached(one[:, half : half + 1], state)[0] - whole[:, half : half + 1]).abs().amax(dim=-1).double()
+    return float(off_BT.median() if whole.dtype in USUAL else off_BT.max()) / spread(whole)
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ from ablations.judge.verdicts import decision_rule
 from ablations.metrics import at_shares
 from ablations.record.documents import (
     PLAN,
+    STATE,
     PlanDocument,
     SweepState,
     sha_of,
@@ -60,6 +61,8 @@ def load_with(folder: Path, records: Mapping[str, Record]) -> Result:
 
 def _gather(folder: Path, find: Callable[[str], Record | None]) -> Result:
     plan, state, plan_sha = PlanDocument.read(folder), SweepState.read(folder), sha_of(folder / PLAN)
+    if state.looked not in (0, *plan.looks):
+        raise ConfigError(f"{folder / STATE}: looked={state.looked}: {PLAN} looks after {plan.looks or 'all'} seeds")
     ids = {(trial.arm, trial.seed): trial.id for trial in state.confirm if trial.share == 1}
     arms = {}
     for name in sorted(plan.arms, key=lambda name: _rank(name, plan)):
@@ -137,7 +140,7 @@ def _with_shorter(arm: ArmResult, plan: PlanDocument, state: SweepState, find: C
     names = {share: name for name, share in at_shares(plan.horizons).items()}
     for trial in state.confirm:
         record = find(trial.id) if trial.arm == arm.name and trial.share in names else None
-        if record is not None and record.status == "complete":
+        if record is not None and record.status == "complete" and "loss" in record.metrics:
             arm.values.setdefault(names[trial.share], {})[trial.seed] = record.metrics["loss"]
 
 

@@ -289,9 +289,13 @@ def tokens_saved(effect: float, control: Difference, token_fraction: float = 0.9
     """Share of the tokens that an effect (arm minus baseline, nats) is worth; negative: that many more are needed.
 
     The control arm (baseline on `token_fraction` of the tokens) gives the slope dL / d ln(tokens), and the arm reaches
-    the baseline's loss with exp(-effect / slope) of its tokens. None where the control is not resolved as a harm.
+    the baseline's loss with exp(-effect / slope) of its tokens. None where the control is not resolved as a harm, or
+    where the arm would need more tokens than a number can say.
     """
     if control.low is None or control.low <= 0:
         return None
     slope = control.mean / math.log(token_fraction)
-    return -math.expm1(-effect / slope)
+    try:
+        return -math.expm1(-effect / slope)
+    except OverflowError:
+        return None

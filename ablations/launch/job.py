@@ -1,6 +1,7 @@
 """Jobs, what becomes of them, and the contract of whatever runs them: a pool of this machine's processes (pool.py), a
 Ray cluster (ray_pool.py) or a Slurm one (slurm_pool.py)."""
 
+import abc
 import collections
 import json
 from collections.abc import Callable, Sequence
@@ -36,6 +37,15 @@ class Outcome:
     """Last line of the traceback, or how the worker died, with the path of the worker's log."""
 
 
+class RankKilled(Exception):
+    """A process that a job's worker had started, and cannot do without, was ended by a signal. What is done about it is
+    what is done about the worker's own end."""
+
+    def __init__(self, said: str, signal: int) -> None:
+        super().__init__(said)
+        self.signal = signal
+
+
 class Launcher(Protocol):
     """What runs jobs, as a context manager: nothing that it has started is left behind it."""
 
@@ -53,6 +63,40 @@ class Launcher(Protocol):
         is passed on.
         """
         ...
+
+
+class Opened(abc.ABC):
+    """What launchers of every kind share: they are closed whatever happens, and tell how many workers are ready."""
+
+    def __init__(self, on_workers: Callable[[int, int], None] = lambda ready, of: None) -> None:
+        """on_workers: hears how many have imported everything, and of how many, whenever that changes."""
+        self._on_workers, self._told = on_workers, -1
+
+    @abc.abstractmethod
+    def open(self) -> None:
+        """Start what runs jobs."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """End all of it now, whatever it is doing."""
+
+    def __enter__(self) -> Self:
+        try:
+            self.open()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def tell(self, ready: int, of: int) -> None:
+        if ready != self._told:
+            self._told = ready
+            self._on_workers(ready, of)
 
 
 class Turn:

@@ -13,16 +13,14 @@ import selectors
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
-from ablations.launch.job import Job, OnEvent, Outcome, Turn
+from ablations.launch.job import Job, OnEvent, Opened, Outcome, Turn
 from ablations.launch.process import WorkerProcess
 from ablations.launch.space import check_space
 from models.typed import ConfigError
 
 
-class Pool:
+class Pool(Opened):
     """Persistent worker processes, as a context manager.
 
     workers: how many processes. log_dir: takes `worker-<i>.log`, one per process, appended to. environment: laid over
@@ -42,27 +40,18 @@ class Pool:
     ) -> None:
         if workers < 1:
             raise ConfigError(f"launch.workers={workers}: must be at least 1")
+        super().__init__(on_workers)
         self.retries = retries
         own = environment or {}
         self._workers = [WorkerProcess(kinds_module, own, log_dir / f"worker-{i}.log") for i in range(workers)]
-        self._folder, self._on_workers, self._told = log_dir, on_workers, -1
+        self._folder = log_dir
         self._selector = selectors.DefaultSelector()
         self._closed = False
 
-    def __enter__(self) -> Self:
-        try:
-            for worker in self._workers:
-                self._start(worker)
-            self._tell()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    def open(self) -> None:
+        for worker in self._workers:
+            self._start(worker)
+        self._tell()
 
     def close(self) -> None:
         """Stop all workers now, whatever they are doing. Nothing is left behind."""
@@ -101,10 +90,7 @@ class Pool:
         self._selector.register(stdout, selectors.EVENT_READ, (worker, worker.process, self._listen))
 
     def _tell(self) -> None:
-        ready = sum(worker.ready for worker in self._workers)
-        if ready != self._told:
-            self._told = ready
-            self._on_workers(ready, len(self._workers))
+        self.tell(sum(worker.ready for worker in self._workers), len(self._workers))
 
     def _look_after(self, turn: Turn) -> None:
         """Bury the dead whose pipe has not ended: a grandchild can hold it open."""

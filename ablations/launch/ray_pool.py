@@ -13,12 +13,11 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from ablations.home import ROOT
 from ablations.launch.host import Host, Message, Order
-from ablations.launch.job import Job, OnEvent, Outcome, Turn
+from ablations.launch.job import Job, OnEvent, Opened, Outcome, Turn
 from ablations.launch.space import check_space
 from models.typed import ConfigError
 
@@ -30,7 +29,7 @@ OF_A_LOCAL_RAY = {
 """What a Ray of this machine alone is started with: it listens on the loopback interface, for who knows its token."""
 
 
-class RayPool:
+class RayPool(Opened):
     """Workers on a Ray cluster, as a context manager; see `Launcher`.
 
     order: how a worker is started. workers: how many at once. address: of a running cluster (`auto`: the one that this
@@ -48,27 +47,18 @@ class RayPool:
         retries: int = 1,
         on_workers: Callable[[int, int], None] = lambda ready, of: None,
     ) -> None:
+        super().__init__(on_workers)
         self.order, self.address, self.cpus, self.gpus, self.retries = order, address, cpus, gpus, retries
         self._workers = [_Worker(f"worker-{i}") for i in range(workers)]
-        self._folder, self._on_workers, self._told = Path(order.logs), on_workers, -1
+        self._folder = Path(order.logs)
         self._closed = False
 
-    def __enter__(self) -> Self:
-        try:
-            _connect(self.address, self.cpus * len(self._workers))
-            self._check_room()
-            for worker in self._workers:
-                self._start(worker)
-            self._tell()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    def open(self) -> None:
+        _connect(self.address, self.cpus * len(self._workers))
+        self._check_room()
+        for worker in self._workers:
+            self._start(worker)
+        self._tell()
 
     def close(self) -> None:
         """End all workers now, and the cluster too where it is this machine's own."""
@@ -138,10 +128,7 @@ class RayPool:
         worker.actor, worker.heard, worker.ready, worker.job = None, None, False, None
 
     def _tell(self) -> None:
-        ready = sum(worker.ready for worker in self._workers)
-        if ready != self._told:
-            self._told = ready
-            self._on_workers(ready, len(self._workers))
+        self.tell(sum(worker.ready for worker in self._workers), len(self._workers))
 
     def _hand_out(self, turn: Turn) -> None:
         """Give waiting jobs to free workers; end them where no worker can start."""

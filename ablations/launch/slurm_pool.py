@@ -14,12 +14,11 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from ablations.home import ROOT
 from ablations.launch.host import LAST, Host, Message, Order
-from ablations.launch.job import Job, OnEvent, Outcome, Turn
+from ablations.launch.job import Job, OnEvent, Opened, Outcome, Turn
 from ablations.launch.space import check_space
 from models.typed import ConfigError
 
@@ -55,7 +54,7 @@ class Errand:
         return submitit.helpers.DelayedSubmission(self)
 
 
-class SlurmPool:
+class SlurmPool(Opened):
     """Workers in jobs of Slurm, as a context manager; see `Launcher`.
 
     order: how a worker is started. workers: how many jobs run at once. address: None is this machine's Slurm; `local`
@@ -74,6 +73,7 @@ class SlurmPool:
         retries: int = 1,
         poll: float = 0.5,
     ) -> None:
+        super().__init__()
         self.order, self.workers, self.local, self.retries, self.poll = (
             order,
             workers,
@@ -88,7 +88,7 @@ class SlurmPool:
         self._executor: Any = None
         self._asked = time.monotonic()
 
-    def __enter__(self) -> Self:
+    def open(self) -> None:
         import submitit
 
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -99,7 +99,7 @@ class SlurmPool:
         if self.local:
             self._executor = submitit.LocalExecutor(self._folder, max_num_timeout=TIMES)
             self._executor.update_parameters(timeout_min=minutes)
-            return self
+            return
         try:
             self._executor = submitit.SlurmExecutor(self._folder, max_num_timeout=TIMES)
         except RuntimeError as error:
@@ -119,12 +119,6 @@ class SlurmPool:
             additional_parameters={"requeue": True, **self.options},
             **gpus,
         )
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Cancel all jobs that have not ended."""

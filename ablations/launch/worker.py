@@ -18,6 +18,7 @@ import threading
 import traceback
 from typing import Any
 
+from ablations.launch.job import RankKilled
 from ablations.launch.lean import lean
 from ablations.launch.space import full_place
 
@@ -59,6 +60,9 @@ def main(module: str) -> None:
                 send({"type": "event", "key": key, "event": event})
 
             send({"type": "result", "key": key, "result": kinds[job["kind"]](job["arguments"], report)})
+        except RankKilled as error:
+            _log(traceback.format_exc())
+            os.kill(os.getpid(), error.signal)
         except BaseException as error:
             _log(traceback.format_exc())
             send({"type": "error", "key": key, "error": _one_line(error), "full": full_place(error)})

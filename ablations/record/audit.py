@@ -83,7 +83,7 @@ def _plan(folder: Path, manifest: Manifest, plan: PlanDocument, state: SweepStat
 def _records(folder: Path, manifest: Manifest, state: SweepState) -> list[Finding]:
     """Each trial of the state has a record, which is of this trial; no record is of another's."""
     found = []
-    places = {path.stem: path for path in sorted((folder / RECORDS).glob("*.json"))}
+    places = {path.stem: path for path in sorted((folder / RECORDS).glob("*.json")) if path.is_file()}
     confirmed = {trial.id: trial for trial in state.confirm}
     for id in sorted(confirmed.keys() - places.keys()):
         told = f"{RECORDS}/{id}.json" in manifest.files  # as a file that is missing

@@ -16,13 +16,17 @@ from ablations.config.schema import NAME, ContrastConfig, ExpectedConfig, Matche
 from ablations.config.trialkeys import TrialKeys
 from ablations.files import as_json, read_json, write_json
 from ablations.record.guardresult import GuardResult
-from models.typed import PLAIN, ConfigError, build
+from models.typed import PLAIN, Above, AtLeast, AtMost, Below, ConfigError, build
 
 PLAN, STATE, JOURNAL = "plan.json", "state.json", "optuna.journal"
 FORMAT: Final = 1
 ArmKind = Literal["arm", "aa", "control"]
 PlainName = Annotated[str, PLAIN]
 """Files are named by it."""
+Count = Annotated[int, AtLeast(1)]
+Share = Annotated[float, Above(0), Below(1)]
+MOST_FLOPS = 1e30
+"""Of a token."""
 Point = dict[str, float]
 """Searched keys and their values."""
 
@@ -36,11 +40,11 @@ class ArmDocument:
     """`arm`, `aa` (the baseline, weights perturbed by 1e-6) or `control` (the known small harm)."""
     set: dict[str, Any]
     search: dict[str, list[float]]
-    tokens: int
-    total_params: int
-    active_params: int
-    flops_per_token: float
-    kv_bytes: int
+    tokens: Count
+    total_params: Count
+    active_params: Count
+    flops_per_token: Annotated[float, Above(0), AtMost(MOST_FLOPS)]
+    kv_bytes: Annotated[int, AtLeast(0)]
     matched: MatchedConfig
     """What it was held to."""
     mtp_params: int = 0
@@ -90,11 +94,11 @@ class PlanDocument:
     task_files: list[str] = field(default_factory=list)
     """Of each task that is a file, the hash of all that it leads to."""
     design: Literal["scratch", "branch"] = "scratch"
-    branch_at: float | None = None
+    branch_at: Share | None = None
     """Where arms branch off the baseline, as a share of the steps."""
-    horizons: list[float] = field(default_factory=list)
+    horizons: list[Share] = field(default_factory=list)
     """Shares of the tokens at which every arm is finished too."""
-    looks: list[int] = field(default_factory=list)
+    looks: list[Count] = field(default_factory=list)
     """After how many seeds the claims are looked at, where that is more than once: the run ends at the first look that
     leaves none open."""
     contrasts: dict[str, ContrastConfig] = field(default_factory=dict)
@@ -137,6 +141,8 @@ class PlanDocument:
         for name in (*plan.arms, *plan.contrasts):
             if not NAME.fullmatch(name):
                 raise ConfigError(f"{folder / PLAN}: {name}: a name has only letters, digits, - and _")
+        if (wrong := _wrong(plan)) is not None:
+            raise ConfigError(f"{folder / PLAN}: {wrong}")
         return dataclasses.replace(plan, command=_quoted(plan.command, folder / PLAN)) if plan.command else plan
 
     def write(self, folder: Path) -> str:
@@ -169,7 +175,7 @@ class ConfirmTrial:
     arm: str
     seed: int
     id: PlainName
-    share: float = 1.0
+    share: Annotated[float, Above(0), AtMost(1)] = 1.0
     """Of the tokens, where the arm is finished at several lengths."""
 
 
@@ -177,8 +183,8 @@ class ConfirmTrial:
 class Speed:
     """Of one arm, measured apart from its trials."""
 
-    tokens_per_second: float
-    seconds_per_token: list[float] = field(default_factory=list)
+    tokens_per_second: Annotated[float, Above(0)]
+    seconds_per_token: list[Annotated[float, Above(0)]] = field(default_factory=list)
     """One for each round in which all arms were timed in turn."""
     peak_training_bytes: float | None = None
     decode_tokens_per_second: float | None = None
@@ -236,6 +242,19 @@ class SweepState:
     def trial_ids(self) -> list[str]:
         """Of confirmation and search, each once, sorted."""
         return sorted({trial.id for trial in self.confirm} | {trial.id for trial in self.search})
+
+
+def _wrong(plan: PlanDocument) -> str | None:
+    """What its types do not say, and whoever reckons with it relies on: the part, and the rule that it breaks."""
+    if empty := [name for name, contrast in plan.contrasts.items() if not contrast.weights]:
+        return f"contrasts.{empty[0]}.weights: must not be empty"
+    if own := [name for name, arm in plan.arms.items() if arm.onto == name]:
+        return f"arms.{own[0]}.onto={own[0]}: an arm adds to another one"
+    if not plan.seeds:
+        return "seeds: must not be empty"
+    if plan.looks and (sorted(set(plan.looks)) != plan.looks or plan.looks[-1] > len(plan.seeds)):
+        return f"looks={plan.looks}: must ascend, to at most its {len(plan.seeds)} seeds"
+    return None
 
 
 def _quoted(typed: str, path: Path) -> str:

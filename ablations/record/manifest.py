@@ -79,4 +79,10 @@ def hashes(folder: Path, part: str = ".") -> dict[str, str]:
     none of its files: what they lead to is somebody else's."""
     there = (path for path in sorted((folder / part).rglob("*")) if not path.is_symlink())
     files = [path for path in there if path.is_file() and path != folder / MANIFEST]
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {str(path.relative_to(folder)): _sha_of(path) for path in files}
+
+
+def _sha_of(path: Path) -> str:
+    """Read in pieces: a stranger's file may be of any size."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

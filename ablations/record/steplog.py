@@ -7,6 +7,8 @@ from typing import IO, Any
 from models.files import write_atomically
 
 STEPS = "steps.jsonl"
+COLUMNS = ("step", "tokens", "loss", "aux_loss", "max_vio", "lr")
+"""Numbers that every line has."""
 
 
 class StepLog:
@@ -30,11 +32,20 @@ class StepLog:
 
 
 def read_steps(path: Path) -> list[dict[str, Any]]:
-    """Whole lines of a step log; a line that a kill cut short is left out."""
+    """Whole lines of a step log, up to the first that is none: a kill cut it short, or it is damaged."""
     rows = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
+    for line in path.read_bytes().splitlines() if path.is_file() else []:
+        if (row := _row(line)) is None:
             break
+        rows.append(row)
     return rows
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+        return None
+    return row if all(isinstance(row.get(name), int | float) for name in COLUMNS) else None

@@ -31,7 +31,7 @@ def chosen_table(result: Result) -> Table:
             "A learning rate is the best searched one. What it may cost was estimated under the plan's own rule, from "
             "a parabola through three points: no bound, as later plans have."
         )
-    ends = [f"{arm.name} ({_edges(arm)})" for arm in result.arms.values() if arm.edges]
+    ends = [f"{arm.name} ({_edges(arm)})" for arm in result.arms.values() if _edges(arm)]
     if ends:
         note += f" A better value may lie beyond the searched range: {', '.join(ends)}."
     return Table("Chosen values", ["arm", "chosen", "it may cost", "on an edge"], rows, note, words=(0, 1, 3))
@@ -69,4 +69,5 @@ def _no_edge(arm: ArmResult, result: Result) -> str:
 
 def _edges(arm: ArmResult) -> str:
     """`u 0.03 highest`."""
-    return ", ".join(f"{numbers.setting(key, arm.chosen[key])} {side}est" for key, side in arm.edges.items())
+    return ", ".join(f"{numbers.setting(key, arm.chosen[key])} {side}est" for key, side in arm.edges.items()
+                     if key in arm.chosen)  # fmt: skip

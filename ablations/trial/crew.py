@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ablations.config.trialkeys import Stage
+from ablations.launch.job import RankKilled
 from ablations.launch.ranks import Hardware, RankFailed, joined
 from ablations.launch.strategy import RankStrategy, ShardedStrategy
 from ablations.record.steplog import STEPS, StepLog
@@ -92,9 +93,11 @@ def crew_of(job: TrialJob) -> Iterator[Crew | None]:
             for other in others:
                 other.join(LEAVING_SECONDS)
         except Exception as error:  # whatever it was, it may be that another rank is gone
-            for rank, other in enumerate(others, start=1):
-                if not isinstance(error, Diverged) and (code := _exit_code(other)):
-                    raise RankFailed(f"rank {rank} was ended with exit code {code}") from error
+            codes = {rank: _exit_code(other) for rank, other in enumerate(others, start=1)}
+            ended = {rank: code for rank, code in codes.items() if code and not isinstance(error, Diverged)}
+            for rank, code in sorted(ended.items(), key=lambda pair: pair[1]):  # one that was killed ends the others
+                said = f"rank {rank} was ended with exit code {code}"
+                raise (RankKilled(said, -code) if code < 0 else RankFailed(said)) from error
             raise
         finally:
             for other in others:

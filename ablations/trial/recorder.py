@@ -10,7 +10,7 @@ import lightning as L
 
 from ablations.config.trialkeys import TrialKeys
 from ablations.record.record import Record
-from ablations.record.steplog import StepLog
+from ablations.record.steplog import COLUMNS, StepLog
 from ablations.record.trialdir import RESUME
 from ablations.trial.measures import answers_of
 from ablations.trial.stages import unrewarded
@@ -100,9 +100,8 @@ class Notes:
         rows = self.steps.rows
         stride = max(1, math.ceil(len(rows) / HISTORY_POINTS))
         kept = [row for i, row in enumerate(rows) if i % stride == 0 or i == len(rows) - 1]
-        names = ("step", "tokens", "loss", "aux_loss", "max_vio", "lr")
-        kept = [row for row in kept if all(math.isfinite(row[name]) for name in names)]
-        return {name: [row[name] for row in kept] for name in names} if kept else {}
+        kept = [row for row in kept if all(math.isfinite(row[name]) for name in COLUMNS)]
+        return {name: [row[name] for row in kept] for name in COLUMNS} if kept else {}
 
     def answering(self) -> Columns:
         """Of the steps that learned from rewards, what they say of the answers, thinned as the history is."""

@@ -34,6 +34,7 @@ sweep=broken_plan runs_dir={broken} -> {broken}/broken_plan/cpu/plan.json: not r
     "reproduce": r"""
 /nowhere -> /nowhere: neither the folder of a published result nor a zip file of one
 {in}/corpus.txt -> {in}/corpus.txt: neither the folder of a published result nor a zip file of one
+/dev/zero -> /dev/zero: neither the folder of a published result nor a zip file of one
 {in}/empty.zip -> {in}/empty.zip: neither the folder of a published result nor a zip file of one
 {in}/empty_folder -> {in}/empty_folder: has no manifest.json, so it is no published result (`python
 {in}/slip.zip -> {in}/slip.zip: holds no manifest.json beside its plan.json, so it is no
@@ -59,7 +60,7 @@ checkpoint={in}/corpus.txt -> checkpoint={in}/corpus.txt: there is no such folde
 checkpoint={in}/empty_folder -> checkpoint={in}/empty_folder: not a checkpoint, it has no config.json and no
 checkpoint={ckpt}/deep -> checkpoint={ckpt}/deep: unreadable (nested too deeply); it is truncated or not
 checkpoint={ckpt}/list -> checkpoint={ckpt}/list: unreadable (list indices must be integers or slices
-checkpoint={ckpt}/number -> checkpoint={ckpt}/number: unreadable (Exceeds the limit
+checkpoint={ckpt}/number -> checkpoint={ckpt}/number: unreadable (a whole number of 5,000 digits
 checkpoint={ckpt}/huge -> checkpoint={ckpt}/huge: weights and config.json do not fit (config.json
 checkpoint={ckpt}/pickle -> checkpoint={ckpt}/pickle: not a checkpoint, it has no model.safetensors
 checkpoint={ckpt}/cut -> checkpoint={ckpt}/cut: unreadable (Error while deserializing: header too
@@ -95,7 +96,7 @@ checkpoint={in}/empty_folder eval.tasks={deep} -> eval.tasks=[[[[[[[[
 {in}/empty_folder -> {in}/empty_folder: holds no config.json, so it is no Hugging Face folder
 {ckpt}/deep -> {ckpt}/deep: config.json is not readable as JSON (nested too deeply)
 {ckpt}/list -> {ckpt}/list: transformers cannot load it as a causal language model
-{ckpt}/number -> {ckpt}/number: config.json is not readable as JSON (Exceeds the limit
+{ckpt}/number -> {ckpt}/number: config.json is not readable as JSON (a whole number of 5,000 digits
 {ckpt}/huge -> checkpoint={ckpt}/huge: weights and config.json do not fit (config.json
 {ckpt}/binary -> {ckpt}/binary: config.json is not readable as JSON ('utf-8' codec can't decode
 no_such_module_here:f -> no_such_module_here:f: no module no_such_module_here; start from the folder
@@ -167,7 +168,7 @@ to-hf /nowhere {in}/out -> checkpoint=/nowhere: config.json is missing; name a f
 to-hf {in}/empty_folder {in}/out -> checkpoint={in}/empty_folder: config.json is missing; name a folder with
 to-hf {in}/corpus.txt {in}/out -> checkpoint={in}/corpus.txt: config.json is missing; name a folder with
 to-hf {ckpt}/deep {in}/out -> checkpoint={ckpt}/deep: unreadable (nested too deeply); it is truncated or not
-to-hf {ckpt}/number {in}/out -> checkpoint={ckpt}/number: unreadable (Exceeds the limit
+to-hf {ckpt}/number {in}/out -> checkpoint={ckpt}/number: unreadable (a whole number of 5,000 digits
 to-hf {ckpt}/pickle {in}/out -> checkpoint={ckpt}/pickle: a pickle can run code when it is read; only
 to-hf {ckpt}/huge {in}/out -> checkpoint={ckpt}/huge: weights and config.json do not fit (config.json
 from-hf /nowhere {in}/out -> /nowhere/config.json: is missing; name a folder with config.json and

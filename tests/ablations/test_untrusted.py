@@ -146,6 +146,59 @@ def test_no_name_leads_out_of_the_folder(what: str, result: Path) -> None:
     assert any(finding.what == name and finding.kind == "unreadable" for finding in audit(result))
 
 
+def each_arm(**keys: Any) -> Callable[[dict[str, Any]], Any]:
+    return lambda plan: [arm.update(keys) for arm in plan["arms"].values()]
+
+
+UNRECKONABLE: dict[str, tuple[str, Callable[[dict[str, Any]], Any], str]] = {
+    "no tokens": (PLAN, each_arm(tokens=0), "tokens=0: must be at least 1"),
+    "no parameters": (PLAN, each_arm(active_params=0), "active_params=0: must be at least 1"),
+    "no work": (PLAN, each_arm(flops_per_token=0.0), "flops_per_token=0.0: must be above 0"),
+    "no seeds": (PLAN, lambda p: p.update(seeds=[]), "seeds: must not be empty"),
+    "a share beyond the end": (PLAN, lambda p: p.update(horizons=[1e308]), "horizons[0]=1e+308: must be below 1"),
+    "a look before the start": (PLAN, lambda p: p.update(looks=[0]), "looks[0]=0: must be at least 1"),
+    "looks that go back": (PLAN, lambda p: p.update(looks=[2, 1]), "looks=[2, 1]: must ascend"),
+    "a look at too many": (PLAN, lambda p: p.update(looks=[1, 999]), "looks=[1, 999]: must ascend, to at most"),
+    "another look": (STATE, lambda s: s.update(looked=3), "looked=3: plan.json looks after all seeds"),
+    "a sum of nothing": (PLAN, lambda p: p.update(contrasts={"c": {}}), "contrasts.c.weights: must not be empty"),
+    "an arm on itself": (PLAN, lambda p: p["arms"]["bias"].update(onto="bias"), "onto=bias: an arm adds to another"),
+    "no speed": (STATE, lambda s: s.update(speed={"bias": {"tokens_per_second": 0.0}}), "tokens_per_second=0.0: must"),
+    "no share": (STATE, lambda s: s["confirm"][0].update(share=0.0), "confirm[0].share=0.0: must be above 0"),
+}
+
+
+@pytest.mark.parametrize("what", UNRECKONABLE)
+def test_what_cannot_be_reckoned_with_is_one_line(what: str, result: Path) -> None:
+    name, change, said = UNRECKONABLE[what]
+    content = json.loads((result / name).read_text())
+    change(content)
+    write(result, name, content)
+    with pytest.raises(ConfigError) as caught:
+        load_published(result)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_what_is_not_chosen_is_on_no_edge(result: Path, tmp_path: Path) -> None:
+    state = json.loads((result / STATE).read_text())
+    write(result, STATE, state | {"chosen": {name: {} for name in state["chosen"]}})
+    write_pages(load_published(result), tmp_path / "fresh", published=True)
+
+
+def test_a_file_of_any_size_is_hashed_in_pieces(result: Path) -> None:
+    before = hashes(result)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"{path} is read as a whole"))
+        assert hashes(result) == before
+
+
+def test_stages_are_a_list(result: Path) -> None:
+    record = json.loads(a_record(result).read_text())
+    record["config"]["before"] = None
+    write(result, f"records/{a_record(result).name}", record)
+    with pytest.raises(ConfigError, match="config.before: must be a list of stages"):
+        load(result, everything=True)
+
+
 def test_a_command_is_words_and_no_shells(result: Path, tmp_path: Path) -> None:
     """Readers type what a page shows."""
     plan = json.loads((result / PLAN).read_text())
@@ -185,11 +238,12 @@ def test_a_folder_is_a_place_and_no_script(name: str, result: Path, tmp_path: Pa
         ("[" * 100_000, "nested too deeply"),
         ('{"sweep": NaN}', "NaN is no number of JSON"),
         ('{"sweep": -Infinity}', "-Infinity is no number of JSON"),
-        ("9" * 5000, "digits"),
+        ("9" * 5000, "a whole number of 5,000 digits"),
+        ('{"sweep": [1e999]}', "1e999 is larger than any number here"),
         ('"' + "x" * 2000 + '"', "2,002 bytes; at most 1,000"),
         ("\ud800".encode("utf-8", "surrogatepass"), "utf-8"),
     ],
-    ids=["deep", "nan", "infinity", "digits", "large", "surrogate"],
+    ids=["deep", "nan", "infinity", "digits", "beyond", "large", "surrogate"],
 )
 def test_json_of_any_kind_is_one_line(
     content: str | bytes, said: str, result: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

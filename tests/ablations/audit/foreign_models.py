@@ -250,6 +250,14 @@ class CacheOffByOne(Good):
         return max(0, super().first_place(kept) - 1)
 
 
+class RemembersTheLast(Good):
+    """What was read is the module's own, whatever state it is given."""
+
+    def decode(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
+        logits, self.read = super().decode(tokens, None if state is None else self.read)
+        return logits, "mine"
+
+
 class WithDead(Good):
     def __init__(self) -> None:
         super().__init__()
@@ -319,6 +327,22 @@ def leaves() -> nn.Module:
 def talks() -> nn.Module:
     print("building")
     return Good()
+
+
+class Leaving(Good):
+    """Leaves the process as if all were well, in the pass of that number."""
+
+    left = 3
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        self.left -= 1
+        if self.left < 0:
+            raise SystemExit(0)
+        return super().forward(tokens)
+
+
+class LeavingLate(Leaving):
+    left = 30
 
 
 class NoLogits(Good):

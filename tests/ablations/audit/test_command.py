@@ -35,6 +35,11 @@ def test_a_fault_ends_with_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert code == 1 and "fails            scoring" in out and "8 pass, 1 fail" in out
 
 
+def test_a_model_that_leaves_the_process_has_not_passed(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = said(capsys, "foreign_models:LeavingLate", "length=32")
+    assert code == 1 and "the model raises SystemExit: 0" in out and len(out.splitlines()) == 10
+
+
 def test_json_is_one_object_whatever_the_factory_prints(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = said(capsys, "foreign_models:talks", "length=32", "format=json")
     written = json.loads(out)
@@ -61,6 +66,7 @@ WRONG = {
     ("foreign_models:Good", "format=xml"): "format=xml: expected one of text, json",
     ("foreign_models:NoLogits",): "the model returns dict; expected logits (B, T, V)",
     ("foreign_models:NotFinite",): "the logits are not finite",
+    ("foreign_models:Leaving",): "foreign_models:Leaving: the model raises, though not at first (SystemExit: 0)",
     ("foreign_models:",): "foreign_models:: expected package.module:factory, or a folder",
     ("/nowhere/at/all",): "/nowhere/at/all: there is no such folder",
     (

@@ -48,6 +48,7 @@ FAULTS = {
     "NotShifted": ({"scoring"}, "shifted by 0: each token predicts itself"),
     "Summed": ({"scoring"}, "it is a sum, and no mean"),
     "CacheOffByOne": ({"cache"}, "from place 1 on: position or mask is off by one"),
+    "RemembersTheLast": ({"cache"}, "kept in the model, and not in the state"),
     "WithDead": ({"size"}, "1,056 are dead: no gradient reaches unused.weight, unused.bias; the loss does not depend"),
     "LargeStart": ({"start"}, "initial weights are too large"),
     "LongRowsDiffer": ({"padding", "cache"}, "how long a row is"),

@@ -248,6 +248,7 @@ def test_tokens_saved_inverts_a_known_scaling() -> None:
     assert tokens_saved(0.1 * math.log(1.25), control) == pytest.approx(-0.25)
     assert tokens_saved(-0.01, dataclasses.replace(control, low=-0.001)) is None
     assert tokens_saved(-0.01, dataclasses.replace(control, low=None, high=None)) is None
+    assert tokens_saved(8.0, dataclasses.replace(control, mean=0.001, low=0.0005, high=0.0015)) is None, "e^843 times"
 
 
 def test_what_is_constant_but_for_rounding_goes_along_with_nothing():

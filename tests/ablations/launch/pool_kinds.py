@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ablations.launch.job import RankKilled
+
 Report = Callable[[dict[str, Any]], None]
 
 
@@ -47,6 +49,13 @@ def die(arguments: dict[str, Any], report: Report) -> dict[str, Any]:
     if _count(arguments) <= arguments["times"]:
         os.kill(os.getpid(), arguments.get("signal", signal.SIGKILL))
         time.sleep(5)
+    return {"calls": _count(arguments) - 1}
+
+
+def lose(arguments: dict[str, Any], report: Report) -> dict[str, Any]:
+    """Another process of its own is killed, in the first call."""
+    if _count(arguments) == 1:
+        raise RankKilled("rank 1 was ended with exit code -9", signal.SIGKILL)
     return {"calls": _count(arguments) - 1}
 
 
@@ -111,7 +120,22 @@ def _count(arguments: dict[str, Any]) -> int:
         return file.tell()
 
 
-FUNCTIONS = (echo, chatter, large, fail, unserialisable, die, busy, interrupt, nap, fill, full, hungry, closes_its_pipe)
+FUNCTIONS = (
+    echo,
+    chatter,
+    large,
+    fail,
+    unserialisable,
+    die,
+    lose,
+    busy,
+    interrupt,
+    nap,
+    fill,
+    full,
+    hungry,
+    closes_its_pipe,
+)
 KINDS = {f.__name__: f for f in FUNCTIONS}
 
 # The second worker to come here imports slowly, if a test asks for it.

@@ -132,6 +132,15 @@ def test_a_killed_worker_is_replaced_and_its_job_tried_again(tmp_path):
     assert "SIGKILL" in events[1][1]["reason"]
 
 
+def test_a_worker_whose_other_process_is_killed_is_as_one_that_is(tmp_path):
+    events = Events()
+    with pool(tmp_path) as workers:
+        outcomes = workers.run([Job("victim", "lose", {"calls": str(tmp_path / "calls")})], events)
+    assert outcomes["victim"].result == {"calls": 2}
+    assert events.names("victim") == ["started", "retry", "started", "done"] and "SIGKILL" in events[1][1]["reason"]
+    assert "rank 1 was ended" in (tmp_path / "logs/worker-0.log").read_text()
+
+
 @pytest.mark.parametrize(("number", "name"), [(signal.SIGKILL, "SIGKILL"), (signal.SIGSEGV, "SIGSEGV")])
 def test_a_job_that_always_kills_its_worker_ends_with_the_signal(tmp_path, number, name):
     arguments = {"calls": str(tmp_path / "calls"), "times": 9, "signal": number}

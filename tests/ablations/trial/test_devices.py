@@ -18,6 +18,7 @@ from interrupted import Killed, killed_at
 from ablations.config.trialkeys import with_overrides
 from ablations.config.trialrules import check
 from ablations.home import ROOT
+from ablations.launch.job import RankKilled
 from ablations.launch.ranks import RankFailed
 from ablations.record.record import Record
 from ablations.record.steplog import STEPS, read_steps
@@ -157,8 +158,9 @@ def test_a_rank_that_is_killed_ends_the_trial(job: Make, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(Crew, "begin", killing)
     given = job("killed", changes=TWO)
-    with pytest.raises(RankFailed, match=r"^rank 1 was ended with exit code -9$"):
+    with pytest.raises(RankKilled, match=r"^rank 1 was ended with exit code -9$") as caught:
         run_trial(given, ignore)
+    assert caught.value.signal == signal.SIGKILL, "the worker ends by it too, and the trial is tried again"
     assert not torch.distributed.is_initialized() and not (Path(given.folder) / "record.json").exists()
 
 

@@ -14,6 +14,27 @@ from ablations.trial.train import run_trial
 from benchmarks import harness
 
 
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("rounds=0", "rounds=0: must be at least 1"),
+        ("steps=6", "steps=6: must be at least 7"),
+        ("trials=many", "trials=many: expected int, got str"),
+        ("trials", "trials: expected trials=VALUE"),
+        ("scale=cpus", "scale=cpus: "),
+        ("round=3", "round: no such key"),
+        ("train.tokens=100", "train.tokens=100 (x "),
+    ],
+)
+def test_a_word_that_cannot_be_obeyed_is_one_line(
+    word: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(harness, "measured", lambda *_: pytest.fail("it has begun"))
+    assert harness.main([word]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and said in err
+
+
 @pytest.mark.parametrize("kind", ["aux_loss", "bias"])
 def test_the_bare_loop_trains_as_the_harness_does(
     kind: str, tmp_path: Path, data_cache: Path, monkeypatch: pytest.MonkeyPatch

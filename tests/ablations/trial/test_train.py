@@ -151,7 +151,9 @@ def tear(path: Path, share: float) -> None:
     os.truncate(path, int(path.stat().st_size * share))
 
 
-@pytest.mark.parametrize("damage", ["half", "empty", "rubbish", "no log", "short log", "torn log", "half renamed"])
+@pytest.mark.parametrize(
+    "damage", ["half", "empty", "rubbish", "no log", "short log", "torn log", "odd log", "binary log", "half renamed"]
+)
 def test_after_damage_it_starts_over_with_the_same_result(job, whole_of, once, damage):
     given = job("killed")
     whole, _ = whole_of(given)
@@ -176,12 +178,17 @@ def test_after_damage_it_starts_over_with_the_same_result(job, whole_of, once, d
             log.write_text("".join(log.read_text().splitlines(keepends=True)[:4]))
         case "torn log":
             tear(log, 0.3)
+        case "odd log":
+            log.write_text("".join(f'{{"step": {step}}}\n' for step in range(1, 9)))
+        case "binary log":
+            log.write_bytes(b"\xff\xfe\0" * 100)
         case "half renamed":
             (folder / ".resume.ckpt").write_bytes(checkpoint.read_bytes()[:100])
     events: list[dict[str, Any]] = []
     run_trial(given, events.append)
     assert next(e["step"] for e in events if e["event"] == "step") == (7 if damage == "half renamed" else 1)
     asides = {"half": checkpoint, "empty": checkpoint, "rubbish": checkpoint, "short log": log, "torn log": log}
+    asides |= {"odd log": log, "binary log": log}
     found = [path.name for path in folder.glob("*.damaged")]
     assert found == ([f"{asides[damage].name}.damaged"] if damage in asides else [])
     said = [e["text"] for e in events if e["event"] == "note"]
