@@ -107,7 +107,7 @@ def _typed(command: str) -> list[str]:
 
 
 def _refuse_files(plan: Plan) -> None:
-    """A task's file can run code, and a text's path can be of anything."""
+    """A task's file can run code, as can a model that writes programs, and a text's path can be of anything."""
     for arm in plan.arms.values():
         data = [stage.data for stage in arm.keys.all_stages]
         named = {"eval.tasks": [task for task in arm.keys.eval.tasks if task not in OUR_TASKS]}
@@ -116,7 +116,7 @@ def _refuse_files(plan: Plan) -> None:
         for key, values in named.items():
             if values:
                 raise ConfigError(
-                    f"arm {arm.name}: {key}={values[0]}: the result has this opened here, which can run its "
+                    f"arm {arm.name}: {key}={values[0]}: the result asks for this here, which can run its "
                     "author's code; trust=true does so all the same"
                 )
 

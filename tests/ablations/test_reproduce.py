@@ -348,7 +348,14 @@ def test_nothing_that_a_result_names_is_opened_without_trust(again: Any, publish
 def test_a_folder_of_benchmarks_is_not_opened_without_trust(again: Any, published: Path, tmp_path: Path) -> None:
     evil(published, f"'eval.data_dir={tmp_path}'")
     code, lines = again()
-    assert code == 2 and f"eval.data_dir={tmp_path}: the result has this opened here" in lines[-1], lines
+    assert code == 2 and f"eval.data_dir={tmp_path}: the result asks for this here" in lines[-1], lines
+
+
+def test_what_a_model_writes_is_not_run_without_trust(again: Any, published: Path) -> None:
+    edit(published, PLAN, lambda plan: plan | {"command": plan["command"].replace("'eval.tasks=[]'", "")})
+    evil(published, "'eval.tasks=[humaneval]' eval.run_model_code=true")
+    code, lines = again()
+    assert code == 2 and "eval.tasks=humaneval: the result asks for this here" in lines[-1], lines
 
 
 @pytest.mark.parametrize("name", ["../../out", "/tmp/out", ".hidden", "a b"])
