@@ -3,7 +3,7 @@
 import functools
 import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -161,15 +161,11 @@ class Plan:
     @functools.cached_property
     def trunks(self) -> list[TrialKeys]:
         """What arms go on or learn from, each once."""
-        found = list[TrialKeys]()
-        for arm in self.arms.values():
-            found += [keys for keys in arm.keys.trunks if keys not in found]
-        return found
+        return _trunks_of(self.arms.values())
 
-    @property
-    def trunk_seconds(self) -> float:
-        """Of what arms go on from, for one seed, each once."""
-        return sum(self.trial_seconds(replace(self.baseline, keys=keys), scored=False) for keys in self.trunks)
+    def trunk_seconds(self, arms: Iterable[Arm]) -> float:
+        """Of what these go on or learn from, for one seed, each once."""
+        return sum(self.trial_seconds(replace(self.baseline, keys=keys), scored=False) for keys in _trunks_of(arms))
 
     @functools.cached_property
     def text(self) -> dict[str, int] | None:
@@ -193,13 +189,22 @@ class Plan:
     @property
     def minutes(self) -> float:
         each = sum(self.trial_seconds(arm) + self.shorter_seconds(arm) for arm in self.arms.values())
-        confirm = (each + self.trunk_seconds) * len(self.seeds)
+        confirm = (each + self.trunk_seconds(self.arms.values())) * len(self.seeds)
         search = sum(
             self.trial_seconds(arm, scored=False) * len(arm.grid(self.shared)) * len(self.search_seeds(arm))
             for arm in self.searched_arms
         )
+        for seed in {seed for arm in self.searched_arms for seed in self.search_seeds(arm)}:
+            search += self.trunk_seconds(arm for arm in self.searched_arms if seed in self.search_seeds(arm))
         seconds = (confirm + (0 if self.published else search)) / self.workers
         return (seconds + 15) / 60
+
+
+def _trunks_of(arms: Iterable[Arm]) -> list[TrialKeys]:
+    found = list[TrialKeys]()
+    for arm in arms:
+        found += [keys for keys in arm.keys.trunks if keys not in found]
+    return found
 
 
 def results_dir(config: Config) -> Path:

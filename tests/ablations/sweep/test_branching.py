@@ -62,10 +62,20 @@ def test_a_plan_with_a_trunk_counts_it_once(plan, tmp_path):
     branch = plan(*branching(tmp_path), "train.tokens=307200")
     keys = branch.arms["none"].keys
     assert keys.own_tokens == keys.trained_tokens / 2 == branch.baseline.keys.trunk.trained_tokens
-    assert branch.trunk_seconds > 0 and "at 50% of its steps" in describe(branch)
+    assert branch.trunk_seconds(branch.arms.values()) > 0 and "at 50% of its steps" in describe(branch)
     (tmp_path / "sweeps/whole.yaml").write_text(BRANCH.replace("design: branch\nbranch_at: 0.5\n", ""))
     whole = plan("sweep=whole", f"sweeps_dir={tmp_path / 'sweeps'}", "arms=all", "train.tokens=307200")
-    assert branch.minutes < whole.minutes and whole.trunk_seconds == 0
+    assert branch.minutes < whole.minutes and whole.trunk_seconds(whole.arms.values()) == 0
+
+
+def test_a_search_of_branches_is_planned_with_its_trunks(plan, tmp_path):
+    bias = "  bias: {about: b, set: {model.moe.balance.kind: bias}, search: {model.moe.balance.update_speed: [0.01, 0.02]}}"
+    words = branching(tmp_path, ("matched:", f"{bias}\nmatched:"))
+    one, two = (plan(*words, "launch.workers=1", "search=fresh", f"search_seeds={n}") for n in (1, 2))
+    arm = one.arms["bias"]
+    assert one.search_seeds(arm) == [1000] and two.search_seeds(arm) == [1000, 1001]
+    each = 2 * one.trial_seconds(arm, scored=False) + one.trunk_seconds([arm])
+    assert 60 * (two.minutes - one.minutes) == pytest.approx(each) and one.trunk_seconds([arm]) > 0
 
 
 @pytest.mark.parametrize(
