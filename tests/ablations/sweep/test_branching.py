@@ -69,7 +69,8 @@ def test_a_plan_with_a_trunk_counts_it_once(plan, tmp_path):
 
 
 def test_a_search_of_branches_is_planned_with_its_trunks(plan, tmp_path):
-    bias = "  bias: {about: b, set: {model.moe.balance.kind: bias}, search: {model.moe.balance.update_speed: [0.01, 0.02]}}"
+    search = "{model.moe.balance.update_speed: [0.01, 0.02]}"
+    bias = f"  bias: {{about: b, set: {{model.moe.balance.kind: bias}}, search: {search}}}"
     words = branching(tmp_path, ("matched:", f"{bias}\nmatched:"))
     one, two = (plan(*words, "launch.workers=1", "search=fresh", f"search_seeds={n}") for n in (1, 2))
     arm = one.arms["bias"]
