@@ -1,6 +1,13 @@
-"""The slowest tests begin first, so that they do not run alone at the end on one of several processes."""
+"""What all tests share: the slowest begin first, so that they do not run alone at the end on one of several processes;
+and what each process of tests has imported, the processes that it starts need not import again."""
 
+import faulthandler
+import gc
+import os
 import signal
+import sys
+from collections.abc import Callable, Iterable
+from multiprocessing import forkserver
 
 import pytest
 
@@ -22,3 +29,48 @@ def pytest_configure(config: pytest.Config) -> None:
             import lightning  # noqa: F401
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def server() -> None:
+    """What ranks are forked from begins as this process is, all modules imported, before any test has changed one.
+    The garbage collector need not look through them again and again either."""
+    gc.freeze()
+    begin_server()
+
+
+@pytest.fixture
+def own_server() -> Callable[[], None]:
+    """From its call on ranks write where this test does."""
+
+    def renew() -> None:
+        forkserver._forkserver._stop()  # type: ignore[attr-defined]
+        begin_server()
+
+    return renew
+
+
+def begin_server() -> None:
+    forkserver.set_forkserver_preload([])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("multiprocessing.util.spawnv_passfds", forked)
+        forkserver.ensure_running()
+
+
+def forked(path: str, words: list[str], files: Iterable[int]) -> int:
+    """In the place of a new interpreter that obeys `-c`: a fork of this process, which keeps no files but those."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if pid := os.fork():
+        return pid
+    try:
+        faulthandler.disable()
+        first = 3
+        for file in sorted(files):
+            os.closerange(first, file)
+            first = file + 1
+        os.closerange(first, os.sysconf("SC_OPEN_MAX"))
+        sys.stdout, sys.stderr = (os.fdopen(stream, "w", 1, closefd=False) for stream in (1, 2))
+        exec(words[-1])
+    finally:
+        os._exit(0)

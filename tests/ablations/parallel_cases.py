@@ -13,7 +13,7 @@ from models.pipeline.chosen import executor_of
 from models.transformer import Transformer, initialise
 from models.typed import build
 
-STEPS, ROWS, LENGTH, VOCAB = 20, 8, 16, 40
+STEPS, ROWS, LENGTH, VOCAB = 6, 8, 16, 40
 BASE: dict[str, Any] = {
     "vocab_size": VOCAB,
     "d_model": 16,

@@ -1,7 +1,6 @@
 """Pipelines on real ranks: the command, Lightning's strategy, and ranks that fail."""
 
 import dataclasses
-import os
 import subprocess
 import time
 from collections.abc import Callable
@@ -14,7 +13,7 @@ import torch
 from stand_in_ranks import dies, fails, saves_with_lightning, says_its_rank
 
 from ablations.config.trialkeys import TrialKeys, with_overrides
-from ablations.guards.arm import arm_guards
+from ablations.guards.arm import GUARDS, arm_guards
 from ablations.guards.schedule import schedule
 from ablations.guards.subject import Subject
 from ablations.launch.ranks import Hardware, RankFailed, run_ranks
@@ -42,8 +41,10 @@ PIPED = {
 @pytest.fixture
 def no_orphans() -> Any:
     yield
-    started = subprocess.run(["pgrep", "-P", str(os.getpid()), "-f", "spawn_main"], capture_output=True, text=True)
-    assert started.stdout == "", "a rank outlived its work"
+    server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    assert server is not None
+    found = subprocess.run(["pgrep", "-P", str(server)], capture_output=True, text=True)
+    assert found.stdout == "", "a rank outlived its work"
 
 
 @pytest.mark.usefixtures("no_orphans")
@@ -106,8 +107,10 @@ def test_the_command_trains_an_arm_on_ranks_as_a_sweep_does_in_one_process(runs:
         assert float((model.state_dict()[name] - tensor).abs().max()) < 1e-12, name
 
 
-def test_a_training_that_diverges_on_ranks_is_a_result(runs: Path, capfd: Any) -> None:
-    forkserver._forkserver._stop()  # type: ignore[attr-defined]  # an earlier test's, whose stderr its ranks would have
+def test_a_training_that_diverges_on_ranks_is_a_result(
+    runs: Path, own_server: Callable[[], None], capfd: Any
+) -> None:
+    own_server()
     words = [word for word in WORDS if not word.startswith("train.tokens")]
     words += ["eval.tasks=[]", f"runs_dir={runs}", "arm=1f1b_p2_m8"]
     assert main([*words, "optim.lr=1e20", "train.spike_nats=0.1", "train.tokens=4096"]) == 0
@@ -154,6 +157,8 @@ def test_the_guard_sees_a_schedule_that_trains_otherwise(
 ) -> None:
     given = job(changes={**PIPED, "model.moe.balance.kind": "bias_aux_loss", "model.moe.balance.alpha": 0.5})
     keys, data = given.keys, open_data(given.keys, given.cache)
+    own = tuple(guard for guard in GUARDS if guard.name in ("initialisation", "schedule", "ranks"))
+    monkeypatch.setattr("ablations.guards.arm.GUARDS", own)
     passed = {guard.name: guard for guard in arm_guards(keys, 0, data)}
     assert passed["schedule"].passed and passed["ranks"].passed, passed
     assert passed["schedule"].detail.startswith("dualpipe against microbatching in FP64")
