@@ -114,6 +114,9 @@ class Gone:
         if name.split(".")[0] in {NOT_FOR_TRAINING!r}:
             raise ModuleNotFoundError(name + " is out of reach", name=name)
 sys.meta_path.insert(0, Gone())
+from ablations.launch.lean import lean
+with lean():
+    import lightning
 for module in {modules!r}:
     importlib.import_module(module)
 """

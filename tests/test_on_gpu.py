@@ -150,6 +150,9 @@ class Gone:
         if name.split(".")[0] in ("wandb", "optuna", "hydra", "omegaconf", "lm_eval", "datasets", "msgspec"):
             raise ModuleNotFoundError(name + " is out of reach", name=name)
 sys.meta_path.insert(0, Gone())
+from ablations.launch.lean import lean
+with lean():
+    import lightning
 from pathlib import Path
 import benchmarks.on_gpu, benchmarks.on_gpu_report, benchmarks.waits, benchmarks.train_step, benchmarks.decode
 import json

@@ -14,11 +14,12 @@ from ablations.launch.lean import UNUSED, lean
 if sys.argv[1] == "lean":
     with lean():
         import ablations.sweep.jobs
-import ablations.sweep.jobs
+import lightning
 print(*sorted({*UNUSED, "scipy.signal"} & {*sys.modules}))
-import transformers
-from lightning_utilities.core.imports import RequirementCache, package_available
-assert transformers.__version__ and package_available("scipy") and RequirementCache("transformers>=4.4.0")
+if sys.argv[1] == "lean":
+    import transformers
+    from lightning_utilities.core.imports import RequirementCache, package_available
+    assert transformers.__version__ and package_available("scipy") and RequirementCache("transformers>=4.4.0")
 """
     for how, found in (("lean", ""), ("whole", "matplotlib scipy scipy.signal transformers")):
         words = [sys.executable, "-c", script, how]
