@@ -13,11 +13,22 @@ import pytest
 
 from ablations.launch.lean import lean
 
-SLOW = ("test_ranks.py", "test_run.py", "test_ranks_command.py", "test_train.py")
+SLOW = (
+    "test_ranks.py",
+    "test_endurance.py",
+    "test_sweeps.py",
+    "test_run.py",
+    "test_lean.py",
+    "test_on_gpu.py",
+    "test_compiled.py",
+    "test_train.py",
+)
+"""By their longest test."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.name not in SLOW)
+    turn = {name: place for place, name in enumerate(SLOW)}
+    items.sort(key=lambda item: turn.get(item.path.name, len(SLOW)))
 
 
 def pytest_configure(config: pytest.Config) -> None:

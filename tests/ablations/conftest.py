@@ -5,6 +5,7 @@ import functools
 import hashlib
 import json
 import math
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -279,14 +280,15 @@ def listed_once() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def data_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The token cache of `scale=smoke`, made once for all tests."""
+def data_cache(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """The token cache of `scale=smoke`, made once for all processes of tests; each adds to a copy of its own."""
     from tasks.config import DataConfig
     from tasks.text.batches import prepare
 
-    cache = tmp_path_factory.mktemp("smoke") / "data"
-    prepare(DataConfig(max_bytes=2_000_000, seq_len=32, batch_size=8), 512, cache)
-    return cache
+    place, own = tmp_path_factory.getbasetemp(), tmp_path_factory.mktemp("smoke") / "data"
+    shared = (place if worker_id == "master" else place.parent) / "smoke"
+    prepare(DataConfig(max_bytes=2_000_000, seq_len=32, batch_size=8), 512, shared)
+    return Path(shutil.copytree(shared, own, ignore=shutil.ignore_patterns(".*")))
 
 
 @pytest.fixture

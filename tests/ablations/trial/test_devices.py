@@ -31,6 +31,7 @@ from models.typed import ConfigError
 TWO = {"train.devices": 2}
 SHARDS = TWO | {"train.strategy": "fsdp"}
 Make = Callable[..., TrialJob]
+Whole = Callable[..., tuple[TrialJob, Record]]
 
 
 def ignore(event: dict[str, Any]) -> None: ...
@@ -44,10 +45,29 @@ def numbers(record: Record) -> dict[str, Any]:
     return {name: value for name, value in dataclasses.asdict(record).items() if name not in ("timings", "config")}
 
 
+@pytest.fixture(scope="module")
+def known() -> dict[str, tuple[TrialJob, Record]]:
+    return {}
+
+
+@pytest.fixture
+def undisturbed(job: Make, known: dict[str, tuple[TrialJob, Record]]) -> Callable[..., tuple[TrialJob, Record]]:
+    """A trial with these changes that nothing interrupts, and its record: trained once for all tests; to be read
+    only."""
+
+    def whole(changes: dict[str, Any]) -> tuple[TrialJob, Record]:
+        name = json.dumps(changes, sort_keys=True)
+        if name not in known:
+            given = job(f"whole {len(known)}", changes=changes)
+            known[name] = given, run_trial(given, ignore)
+        return known[name]
+
+    return whole
+
+
 @pytest.mark.parametrize("changes", [TWO, SHARDS], ids=["copies", "shards"])
-def test_two_devices_train_what_one_trains(job: Make, changes: dict[str, Any]) -> None:
-    one, two = job("one"), job("two", changes=changes)
-    alone, both = run_trial(one, ignore), run_trial(two, ignore)
+def test_two_devices_train_what_one_trains(undisturbed: Whole, changes: dict[str, Any]) -> None:
+    (one, alone), (two, both) = undisturbed({}), undisturbed(changes)
     assert losses(two) == pytest.approx(losses(one), abs=1e-6) and len(losses(two)) == 12
     assert both.metrics.keys() == alone.metrics.keys()
     assert both.metrics["loss"] == pytest.approx(alone.metrics["loss"], abs=2e-6)
@@ -57,28 +77,30 @@ def test_two_devices_train_what_one_trains(job: Make, changes: dict[str, Any]) -
 
 
 @pytest.mark.parametrize("changes", [TWO, SHARDS], ids=["copies", "shards"])
-def test_a_trial_that_was_interrupted_goes_on_bit_for_bit(job: Make, changes: dict[str, Any]) -> None:
-    whole, given = job("whole", changes=changes), job("killed", changes=changes)
-    undisturbed = run_trial(whole, ignore)
+def test_a_trial_that_was_interrupted_goes_on_bit_for_bit(
+    job: Make, undisturbed: Whole, changes: dict[str, Any]
+) -> None:
+    given, (whole, record) = job("killed", changes=changes), undisturbed(changes)
     with pytest.raises(Killed):
         run_trial(given, killed_at(7))
     assert (Path(given.folder) / "resume.ckpt").is_file()
     events: list[dict[str, Any]] = []
-    assert numbers(run_trial(given, events.append)) == numbers(undisturbed)
+    assert numbers(run_trial(given, events.append)) == numbers(record)
     assert [event["step"] for event in events if event["event"] == "step"] == list(range(7, 13))
     assert losses(given) == losses(whole)
 
 
 @pytest.mark.parametrize(("first", "then"), [(SHARDS, {}), ({}, SHARDS), (TWO, SHARDS)], ids=str)
-def test_what_some_have_left_others_take_over(job: Make, first: dict[str, Any], then: dict[str, Any]) -> None:
+def test_what_some_have_left_others_take_over(
+    job: Make, undisturbed: Whole, first: dict[str, Any], then: dict[str, Any]
+) -> None:
     """A checkpoint is whole, moments and all, whoever has written it."""
-    begun, whole = job("handed", changes=first), job("whole")
+    begun, (whole, _) = job("handed", changes=first), undisturbed({})
     with pytest.raises(Killed):
         run_trial(begun, killed_at(7))
     one = {"train.devices": 1, "train.strategy": "ddp"}
     given = dataclasses.replace(begun, keys=with_overrides(begun.keys, one | then, "test"))
     run_trial(given, ignore)
-    run_trial(whole, ignore)
     assert losses(given) == pytest.approx(losses(whole), abs=1e-6)
 
 
@@ -108,6 +130,9 @@ def report(event):
 if __name__ == "__main__":
     import torch
     torch.set_num_threads(1)
+    from ablations.launch.lean import lean
+    with lean():
+        import lightning
     import ablations.trial.recorder
     ablations.trial.recorder.REPORT_SECONDS = 0.0
     from ablations.trial.train import run_trial
@@ -115,8 +140,8 @@ if __name__ == "__main__":
 """
 
 
-def test_after_kill_9_nobody_is_left_and_the_bits_are_the_same(job: Make, tmp_path: Path) -> None:
-    whole, given = job("whole", changes=TWO), job("killed", changes=TWO)
+def test_after_kill_9_nobody_is_left_and_the_bits_are_the_same(job: Make, undisturbed: Whole, tmp_path: Path) -> None:
+    given, (_, record) = job("killed", changes=TWO), undisturbed(TWO)
     (tmp_path / "alone.py").write_text(ALONE)
     words = [sys.executable, str(tmp_path / "alone.py"), json.dumps(dataclasses.asdict(given))]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -128,7 +153,7 @@ def test_after_kill_9_nobody_is_left_and_the_bits_are_the_same(job: Make, tmp_pa
         time.sleep(0.1)
     assert not any(map(_lives, pids))
     assert (Path(given.folder) / "resume.ckpt").is_file() and not (Path(given.folder) / "record.json").exists()
-    assert numbers(run_trial(given, ignore)) == numbers(run_trial(whole, ignore))
+    assert numbers(run_trial(given, ignore)) == numbers(record)
 
 
 def _lives(pid: str) -> bool:
