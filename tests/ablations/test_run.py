@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import forked
 import pytest
 from processes import HERE, SWEEP, is_alive, numbers, records, started, training_now, wait_until, words, workers_of
 
@@ -243,6 +244,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_figures", "no_speed")
 def test_kill_9_of_worker_and_scheduler_changes_nothing(training, tmp_path, data_cache):
     whole, killed = tmp_path / "whole/runs", tmp_path / "killed/runs"
@@ -296,10 +298,14 @@ def test_two_sweeps_with_the_same_trials_at_once(training, tmp_path, data_cache)
         (folder / "data").symlink_to(data_cache)
     for name in ("one", "other"):
         assert run.main(words(runs["turns"], f"sweep={name}", *own)) == 0
-    with started(["-c", QUICK, *words(runs["once"], "sweep=one", *own)], runs["once"].parent) as one:
+    one = forked.start(words(runs["once"], "sweep=one", *own), runs["once"].parent, tmp_path / "ledger")
+    try:
         wait_until(lambda: records(runs["once"]) or training_now(runs["once"]))
         assert run.main(words(runs["once"], "sweep=other", *own)) == 0, "amid its trials, in this very process"
-        assert one.wait(timeout=180) == 0
+        one.join(180)
+        assert one.exitcode == 0
+    finally:
+        one.kill()
     assert numbers(runs["once"]) == numbers(runs["turns"]) and len(records(runs["once"])) == 8
     logs = "".join(path.read_text() for path in runs["once"].glob("*/smoke/logs/*.log"))
     assert "Traceback" not in logs

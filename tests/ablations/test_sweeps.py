@@ -1,4 +1,8 @@
-"""Every sweep of the project, the whole way at scale=smoke in this process: plan, guards, search, trials, report."""
+"""Every sweep of the project, the whole way at scale=smoke in this process: plan, guards, search, trials, report.
+
+Of sweeps that differ in their arms alone one trains here, the others with `-m slow`; those go their way here with jobs
+that train nothing.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -21,6 +25,8 @@ SEARCHED = ("moe_balance",)
 TIMED = ("attention", "moe_balance", "mtp_depth", "pipeline")
 """With lm-eval scores and their checkpoints, from which arms decode; the others train alone."""
 ANSWERING = ("grpo", "sft_masking", "post_training")
+SLOW = ("balance_scope", "experts", "gating", "memory", "schedule", "v3_ladder", "v3_leave_one_out")
+"""Their kin train here: attention, recall, and v3_screen, whose one run has what the ladder adds or leaves out."""
 DRAWN = ("moe_balance", "pipeline")
 """Between them they have every figure but some of lengths, contexts, skills; matplotlib costs more than the trials."""
 TOO_SHORT = {("masked", "packed"), ("v3", "v3_frozen_bias"), ("dr_grpo", "sft"), ("masked", "open")}
@@ -111,7 +117,7 @@ def real(monkeypatch: pytest.MonkeyPatch, pool: Any, request: pytest.FixtureRequ
     return pool
 
 
-@pytest.mark.parametrize("name", SWEEPS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in SWEEPS])
 @pytest.mark.usefixtures("real")
 def test_a_sweep_runs_the_whole_way(name: str, conduct: Any, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if name not in DRAWN:
@@ -165,6 +171,18 @@ def test_a_sweep_runs_the_whole_way(name: str, conduct: Any, runs: Path, monkeyp
         assert "FP8 is emulated: quantised operands in tiles and blocks of 4" in table
         assert result.arms["bf16"].values["loss_error"] == {0: 0.0, 1: 0.0}
         assert all(result.arms["v3"].values["loss_error"].values())
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_with_jobs_that_train_nothing_it_goes_the_same_way(
+    name: str, conduct: Any, runs: Path, without_figures: None
+) -> None:
+    conductor = conduct(f"sweep={name}", *QUICK, *SHORTER[name])
+    result = write_report(runs, name, "smoke", None)
+    assert set(result.arms) == {*ARMS[name], "aa", "control"} == conductor.state.chosen.keys() and not result.missing
+    assert len(result.verdicts) == len(read_sweep(SWEEPS[name]).expected) > 0
+    table = (runs / name / "smoke" / "table.md").read_text()
+    assert all(f"| {arm} |" in table for arm in result.arms)
 
 
 def test_every_text_that_an_arm_learns_from_is_guarded(conduct: Any, pool: Any) -> None:
