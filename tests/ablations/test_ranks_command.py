@@ -107,9 +107,7 @@ def test_the_command_trains_an_arm_on_ranks_as_a_sweep_does_in_one_process(runs:
         assert float((model.state_dict()[name] - tensor).abs().max()) < 1e-12, name
 
 
-def test_a_training_that_diverges_on_ranks_is_a_result(
-    runs: Path, own_server: Callable[[], None], capfd: Any
-) -> None:
+def test_a_training_that_diverges_on_ranks_is_a_result(runs: Path, own_server: Callable[[], None], capfd: Any) -> None:
     own_server()
     words = [word for word in WORDS if not word.startswith("train.tokens")]
     words += ["eval.tasks=[]", f"runs_dir={runs}", "arm=1f1b_p2_m8"]
