@@ -1,4 +1,5 @@
-"""The models that pipelines are tested with: as V3 is made, one layer per stage of the longest pipeline."""
+"""The models that pipelines are tested with: as V3 is made, one layer per stage of the longest pipeline on four ranks,
+or on two (`SHORT`): a step costs what its layers cost."""
 
 import dataclasses
 from typing import Any
@@ -41,6 +42,7 @@ V3_LIKE = ModelConfig(
     init_std=0.3,
     dtype="float64",
 )
+SHORT = dataclasses.replace(V3_LIKE, n_layers=4)
 TWO_CHUNKS = ("interleaved_1f1b", "zbv", "dualpipev")
 
 
@@ -50,11 +52,12 @@ def piped(schedule: str, ranks: int, config: ModelConfig = V3_LIKE) -> ModelConf
     return dataclasses.replace(config, pipeline=PipelineConfig(schedule=named, stages=stages))
 
 
-def variant(name: str) -> ModelConfig:
+def variant(name: str, ranks: int = 4) -> ModelConfig:
     """`fp64` (`ours`, `masked`), `fp32`, or `fp8`: tiles of 4, emulated, in FP32."""
+    config = V3_LIKE if ranks > 2 else SHORT
     if name in ("fp64", "ours", "masked"):
-        return V3_LIKE
-    config = dataclasses.replace(V3_LIKE, dtype="float32")
+        return config
+    config = dataclasses.replace(config, dtype="float32")
     if name == "fp32":
         return config
     return dataclasses.replace(config, precision=PrecisionConfig(recipe="fp8_block", block=4))

@@ -1,5 +1,6 @@
 """Properties that every schedule must have, for all sizes; and its times against the published formulas."""
 
+import functools
 import itertools
 from collections import Counter
 from dataclasses import replace
@@ -13,10 +14,11 @@ from models.typed import ConfigError
 ODD_COSTS = Costs(f=1.0, i=1.3, w=0.7, transfer=0.11)
 
 
+@functools.cache
 def sizes(name: str) -> list[tuple[int, int]]:
-    """(P, M) for P in 2..16 and M up to 64 that the schedule takes."""
+    """(P, M) for P in 2..16 and M up to 32 that the schedule takes."""
     found = []
-    for ranks, microbatches in itertools.product(range(2, 17), (1, 2, 3, 8, 12, 31, 32, 64)):
+    for ranks, microbatches in itertools.product((*range(2, 9), 10, 11, 12, 16), (1, 2, 3, 8, 12, 31, 32)):
         try:
             SCHEDULES[name](ranks, microbatches)
         except ConfigError:
@@ -27,7 +29,7 @@ def sizes(name: str) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_every_microbatch_passes_every_stage_once_each_way_at_its_own_rank(name: str) -> None:
-    assert len(sizes(name)) >= 15
+    assert len(sizes(name)) >= 12
     for ranks, microbatches in sizes(name):
         schedule = SCHEDULES[name](ranks, microbatches)
         seen: Counter[tuple[str, int, int]] = Counter()
@@ -59,7 +61,7 @@ def test_nothing_runs_before_what_it_needs_and_nothing_waits_for_ever(name: str)
                 assert start >= ends["F", stage, m] - 1e-9
 
 
-@pytest.mark.parametrize("ranks", range(4, 17))
+@pytest.mark.parametrize("ranks", (4, 5, 6, 8, 11, 16))
 @pytest.mark.parametrize("times", [(1.0, 1.0, 1.0), (1.0, 1.3, 0.7), (2.0, 2.5, 1.5), (1.0, 0.9, 0.8)])
 def test_bubbles_of_one_direction_are_those_of_v3s_table_2(ranks: int, times: tuple[float, float, float]) -> None:
     """1F1B (P-1)(F+B), ZB1P (P-1)(F+B-2W), which is exact where W is no longer than F and I."""
