@@ -319,6 +319,9 @@ for name in ("wandb", "optuna", "hydra", "omegaconf", "lm_eval", "datasets"):
     sys.modules[name] = None  # importing it fails, and it is not found
 import torch
 torch.set_num_threads(1)
+from ablations.launch.lean import lean
+with lean():
+    import lightning
 import ablations.trial.recorder
 from ablations.trial.train import run_trial
 from ablations.trial.job import TrialJob
