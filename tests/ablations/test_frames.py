@@ -1,5 +1,6 @@
 """Records as pandas frames: what a row holds, which trials are meant, and what cannot be read."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from ablations.files import read_json, write_json
 from ablations.home import ROOT
 from ablations.record.documents import ConfirmTrial, SweepState
 from ablations.record.record import read_record
+from ablations.record.steplog import COLUMNS
 from ablations.report import publish
 from models.typed import ConfigError
 
@@ -143,9 +145,9 @@ def test_curves_are_every_step_of_a_run_and_the_history_of_a_published_one(sweep
         "aux_loss",
     ]
     assert curves[curves["seed"] == 0]["loss"].tolist() == history["loss"]
-    (Path(bias["path"].iloc[0]).parent / "steps.jsonl").write_text(
-        '{"step": 1, "loss": 6.5}\n{"step": 2, "loss": 6.25}\n'
-    )
+    rows = [dict.fromkeys(COLUMNS, step) | {"loss": loss} for step, loss in ((1, 6.5), (2, 6.25))]
+    log = Path(bias["path"].iloc[0]).parent / "steps.jsonl"
+    log.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     assert ablations.curves(bias)[lambda c: c["seed"] == 0]["loss"].tolist() == [6.5, 6.25]
     assert ablations.curves(bias[:0]).empty
 
