@@ -80,7 +80,7 @@ TASKS: dict[str, Task] = {
         ("triton",),
     ),
     "step": Task(
-        "A training step against transformers', both as they are and compiled",
+        "A training step against transformers' and torchtitan's, as they are and compiled",
         80,
         ("-m", "benchmarks.train_step", "--device", "cuda", "--compile"),
         ("-m", "benchmarks.train_step", "--quick"),

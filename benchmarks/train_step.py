@@ -5,10 +5,12 @@
 Both sides start from the same weights and take turns in one process, on one thread, on random tokens; the fastest of
 their rounds counts. transformers is tried with each of its expert kernels, attention kernels and data types, and the
 fastest stands for it. With --compile both are also taken through torch.compile: our blocks, their whole model; each is
-then judged by the faster of its two sides. Prints one JSON object; `ratio` is our tokens/s over theirs.
+then judged by the faster of its two sides. Prints one JSON object; `ratio` is our tokens/s over theirs. torchtitan's
+DeepSeek-V3, where that is installed, takes its turns too, in the data type of transformers' fastest.
 """
 
 import argparse
+import importlib.util
 import itertools
 import json
 import subprocess
@@ -191,6 +193,12 @@ def main() -> None:
     if options.compile:
         sides["ours compiled"] = ours(dtype, options.device, compiled=True)
         sides["theirs compiled"] = theirs(best[0], best[1], best[2], options.device, compiled=True)
+    if importlib.util.find_spec("torchtitan") is not None:
+        from benchmarks.titan import titans
+
+        sides["torchtitan"] = titans(config, best[0], options.device)
+        if options.compile:
+            sides["torchtitan compiled"] = titans(config, best[0], options.device, compiled=True)
     times: dict[str, list[float]] = {name: [] for name in sides}
     for step in sides.values():
         step(tokens)
