@@ -12,16 +12,31 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from ablations.command import parse
+from ablations.config.compose import compose
 from ablations.home import ROOT
 from ablations.launch.environment import thread_environment
+from ablations.sweep.planning import make_plan
+from models.streams import obeyed, spoken
+from models.typed import AtLeast, ConfigError
 
 STEPS = 5
 """Taken at each turn."""
 TOGETHER_TURNS = 8
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Beside `against`, and the words of `ablations.run`."""
+
+    rounds: Annotated[int, AtLeast(1)] = 15
+
+
 OURS = """
 import sys, time, torch
 torch.set_num_threads(1)
@@ -125,29 +140,43 @@ def at_once(make: Any, count: int) -> float:
     return max(together) / max(alone)
 
 
-def main(words: list[str]) -> int:
+def found(words: Sequence[str]) -> dict[str, Any]:
+    """What the command prints. Raises ConfigError, before anything is started, for words that cannot be obeyed."""
+    own = ("against", "rounds")
+    asked = parse(Asked, [word for word in words if word.startswith("rounds=")])
     others = [Path(word.partition("=")[2]).resolve() for word in words if word.startswith("against=")]
-    rounds = next((int(word.partition("=")[2]) for word in words if word.startswith("rounds=")), 15)
-    keys = [word for word in words if word.partition("=")[0] not in ("against", "rounds")]
-    if not any(word.startswith("scale=") for word in keys):
-        keys = ["scale=cpu", *keys]
-    keys = ["sweep=moe_balance", *keys]
+    for folder in others:
+        if not (folder / "ablations/trial/bare.py").is_file():
+            raise ConfigError(f"against={folder}: is no checkout of this project; name the folder of one")
+    keys = [word for word in words if word.partition("=")[0] not in own]
+    keys = ["sweep=moe_balance", *([] if any(word.startswith("scale=") for word in keys) else ["scale=cpu"]), *keys]
+    make_plan(compose(keys))
     sides = {"ours": Side(ROOT, OURS, keys), "transformers": Side(ROOT, THEIRS, [])}
     sides |= {str(folder): Side(folder, OURS, keys) for folder in others}
-    rates = in_turns(sides, rounds)
+    rates = in_turns(sides, asked.rounds)
     for side in sides.values():
         side.close()
     cores = len(os.sched_getaffinity(0))
-    found = {
+    return {
         "benchmark": "trial_speed",
         "tokens_per_second": {name: round(rate) for name, rate in rates.items()},
         "ours_over": {name: round(rates["ours"] / rate, 3) for name, rate in rates.items() if name != "ours"},
         "cores": cores,
         "all_cores_over_one": round(at_once(lambda: Side(ROOT, OURS, keys), cores), 3),
     }
-    print(json.dumps(found))
-    return 0
+
+
+def main(words: Sequence[str]) -> int:
+    if {"-h", "--help"} & set(words):
+        print(__doc__)
+        return 0
+
+    def work() -> int:
+        print(json.dumps(found(words)))
+        return 0
+
+    return obeyed(work)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(spoken(lambda: main(sys.argv[1:])))

@@ -11,7 +11,7 @@ from ablations.record.steplog import STEPS, read_steps
 from ablations.sweep.planning import make_plan
 from ablations.trial.job import TrialJob
 from ablations.trial.train import run_trial
-from benchmarks import harness
+from benchmarks import harness, trial_speed
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,25 @@ def test_a_word_that_cannot_be_obeyed_is_one_line(
 ) -> None:
     monkeypatch.setattr(harness, "measured", lambda *_: pytest.fail("it has begun"))
     assert harness.main([word]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and said in err
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("rounds=x", "rounds=x: expected int, got str"),
+        ("rounds=0", "rounds=0: must be at least 1"),
+        ("against=/nowhere", "against=/nowhere: is no checkout"),
+        ("scale=cpus", "scale=cpus: "),
+        ("nonsense", "nonsense: "),
+    ],
+)
+def test_so_is_one_of_the_benchmark_of_speed(
+    word: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(trial_speed, "Side", lambda *_: pytest.fail("it has begun"))
+    assert trial_speed.main([word]) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and said in err
 
