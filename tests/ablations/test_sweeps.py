@@ -19,7 +19,15 @@ from models.config import ModelConfig
 from models.typed import build
 
 SWEEPS = {path.stem: path for path in sorted((ROOT / "sweeps").glob("*.yaml"))}
-QUICK = ("sweeps_dir=null", "search=fresh", "search_points=1", "search_seeds=1", "seeds=2", "arms=null")
+QUICK = (
+    "sweeps_dir=null",
+    "eval.tokens=2048",
+    "search=fresh",
+    "search_points=1",
+    "search_seeds=1",
+    "seeds=2",
+    "arms=null",
+)
 SEARCHED = ("moe_balance",)
 """The others search in the same way; pinning their learning rate saves the suite a quarter of the time."""
 TIMED = ("attention", "moe_balance", "mtp_depth", "pipeline")
@@ -31,6 +39,7 @@ DRAWN = ("moe_balance", "pipeline")
 """Between them they have every figure but some of lengths, contexts, skills; matplotlib costs more than the trials."""
 TOO_SHORT = {("masked", "packed"), ("v3", "v3_frozen_bias"), ("dr_grpo", "sft"), ("masked", "open")}
 """Twelve steps on short sequences have no document's end to mask, no step in V3's tail, and no answer that is right."""
+GREEDY = "eval.tasks=[problem_greedy,problem_samples]"
 ANSWERED = ("train.tokens=10240", "eval.tasks=[problem_samples]", "eval.items=2", "eval.tokens=2048")
 SHORTER = {
     "pipeline": ["train.tokens=1024", "arms=[dualpipe_p4_m8]", "model.n_layers=4"],
@@ -51,7 +60,7 @@ SHORTER = {
     "outliers": ["train.tokens=1024", "arms=[tensor_18,tile_18]"],
     "grpo": ["arms=[sft,dr_grpo]", *ANSWERED],
     "sft_masking": ["arms=[masked,base]", *ANSWERED],
-    "post_training": ["arms=[base,distil]", "distil.chosen=finished", *ANSWERED],
+    "post_training": ["arms=[base,distil]", "distil.chosen=finished", *ANSWERED, GREEDY],
     "context_stages": ["train.tokens=10240", "eval.tokens=2048"],
     "context": ["optim.lr=0.0035", "arms=[yarn]", "eval.tokens=2048", "eval.lengths=[128,256,512,1024]"],
 }

@@ -16,7 +16,7 @@ from ablations.config.schema import Mode, TrackConfig
 from ablations.config.trialkeys import TrainConfig, TrialKeys, with_overrides
 from ablations.judge.result import is_score
 from ablations.record.record import Record, read_record
-from ablations.record.steplog import StepLog, read_steps
+from ablations.record.steplog import COLUMNS, StepLog, read_steps
 from ablations.sweep.jobs import KINDS
 from ablations.trial import requests
 from ablations.trial.job import TrialJob
@@ -40,7 +40,7 @@ LABELS = Labels("moe_balance", "smoke", "bias", 1, "confirm", "aux_loss", "ab" *
 
 
 def row(step: int) -> dict[str, float]:
-    return {"step": step, "loss": 5.0 / step}
+    return dict.fromkeys(COLUMNS, 0.0) | {"step": step, "loss": 5.0 / step}
 
 
 @pytest.fixture
