@@ -63,20 +63,10 @@ def titans(config: ModelConfig, dtype: str, device: str, compiled: bool = False)
     """A step of it on tokens (B, T + 1), as those of benchmarks/train_step.py; returns the loss."""
     import torch
 
+    from benchmarks.train_step import stepping
+
     warnings.filterwarnings("ignore", "In CPU autocast", UserWarning)  # it asks for FP32 there, which is what it gets
     peer = build(config).to(device=device)
     for weight in peer.parameters():  # and not what it rotates by, which is complex
         weight.data = weight.data.to(getattr(torch, dtype))
-    forward = torch.compile(peer) if compiled else peer
-    optimizer = torch.optim.AdamW(peer.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
-
-    def step(tokens: Any) -> float:
-        optimizer.zero_grad(set_to_none=True)
-        logits = forward(tokens[:, :-1])
-        loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten())
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(peer.parameters(), 1.0)
-        optimizer.step()
-        return float(loss.detach())
-
-    return step
+    return stepping(peer, torch.compile(peer) if compiled else peer)

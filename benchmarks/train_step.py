@@ -97,11 +97,18 @@ def theirs(dtype: str, experts: str, attention: str, device: str, compiled: bool
     peer: Any = DeepseekV3ForCausalLM(DeepseekV3Config(**sizes))
     peer.to(device=device, dtype=getattr(torch, dtype))
     forward = torch.compile(peer) if compiled else peer
+    return stepping(peer, lambda tokens: forward(input_ids=tokens).logits)
+
+
+def stepping(peer: Any, logits_of: Callable[[Any], Any]) -> Callable[[Any], float]:
+    """A step of another project's module, by its logits (B, T, V) of tokens (B, T)."""
+    import torch
+
     optimizer = torch.optim.AdamW(peer.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
 
     def step(tokens: Any) -> float:
         optimizer.zero_grad(set_to_none=True)
-        logits = forward(input_ids=tokens[:, :-1]).logits
+        logits = logits_of(tokens[:, :-1])
         loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(peer.parameters(), 1.0)
