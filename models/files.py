@@ -62,6 +62,26 @@ def whole_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def passing_folder(path: Path) -> Iterator[Path]:
+    """A new folder beside `path` for what is on its way into others; it ends with the context, and `remove_left` finds
+    it after a kill."""
+    fresh = beside(path)
+    fresh.mkdir()
+    try:
+        yield fresh
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def move(path: Path, to: Path) -> None:
+    """Give a file another place on the same file system, once it is on the disk, in place of what is there."""
+    to.parent.mkdir(parents=True, exist_ok=True)
+    _sync(path)
+    os.replace(path, to)
+    _sync(to.parent)
+
+
 def _step_in(fresh: Path, path: Path) -> None:
     """A folder that is not empty cannot be replaced in one step: the old one steps aside first."""
     if not path.exists():

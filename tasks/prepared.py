@@ -16,7 +16,7 @@ from tasks.problems.template import CHAT_TEMPLATES
 from tasks.progress import Report
 from tasks.skills.data import SkillData
 from tasks.skills.mixed import MixedData, text_vocab
-from tasks.text.batches import PackedData, prepare
+from tasks.text.batches import PackedData, given_name, packed_name, prepare
 from tasks.text.splits import Document
 
 if TYPE_CHECKING:
@@ -74,6 +74,15 @@ def prepare_data(config: DataConfig, vocab_size: int, cache_dir: Path, report: R
         return drawn
     text = prepare(config, text_vocab(config, vocab_size), cache_dir, report)
     return MixedData(text, config, vocab_size) if config.skills else text
+
+
+def packed_names(config: DataConfig, vocab_size: int, cache_dir: Path) -> tuple[str, str] | None:
+    """Where in a cache the packed text lies on a machine that was given it, and where it lies in this one; None of what
+    needs no text."""
+    if drawn_data(config, vocab_size) is not None:
+        return None
+    text = text_vocab(config, vocab_size)
+    return given_name(config, text), packed_name(config, text, cache_dir)
 
 
 def drawn_data(config: DataConfig, vocab_size: int) -> "SkillData | ProblemData | None":

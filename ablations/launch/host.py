@@ -7,8 +7,8 @@ that cannot do what is asked says so instead of doing something else.
 import json
 import platform
 import select
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from ablations.launch.job import Job
 from ablations.launch.process import WorkerProcess
 
 Message = dict[str, Any]
-"""What worker.py says, errors with the path of its log; besides `{"type": "here", "node"}` first of all, and
+"""What worker.py says, errors with the path of its log; besides `{"type": "here", "node", "runs"}` first of all, and
 `{"type": "died", "reason"}` at the end. `ready` comes after the greeting; where that fails, `broken`."""
 LAST = ("result", "error", "broken", "died")
 """Types of messages after which a job has nothing more to say."""
@@ -27,12 +27,26 @@ class Order:
     """How a worker is started, on whatever node."""
 
     logs: str
-    """A folder that all nodes share."""
     environment: dict[str, str]
     """Laid over what the node's own environment holds for a worker."""
     kinds_module: str
     greeting: Job | None = None
     """A worker whose first job, this one, ends with an error is not used."""
+    runs: str = ""
+    """The runs folder; `logs` is below it."""
+    mark: str = ""
+    """The name of a file in it, by which a node knows that it sees this very folder."""
+    places: Mapping[str, str] = field(default_factory=dict)
+    """Further variables of the environment, that name folders below `runs`."""
+
+    @property
+    def is_seen(self) -> bool:
+        """Whether this node sees the runs folder."""
+        return not self.mark or (Path(self.runs) / self.mark).is_file()
+
+    def at(self, runs: Path) -> "Order":
+        """The same on a node that has a runs folder of its own."""
+        return replace(self, logs=str(runs / Path(self.logs).relative_to(self.runs)), runs=str(runs), mark="")
 
 
 class Host:
@@ -40,9 +54,11 @@ class Host:
 
     def __init__(self, order: Order, name: str) -> None:
         self._greeting = order.greeting
-        self._worker = WorkerProcess(order.kinds_module, order.environment, Path(order.logs) / f"{name}.log")
+        environment = dict(order.environment)
+        environment |= {variable: str(Path(order.runs) / place) for variable, place in order.places.items()}
+        self._worker = WorkerProcess(order.kinds_module, environment, Path(order.logs) / f"{name}.log")
+        self._unsaid: list[Message] = [{"type": "here", "node": platform.node(), "runs": order.runs}]
         self._stdin, self._stdout = self._worker.start()
-        self._unsaid: list[Message] = [{"type": "here", "node": platform.node()}]
 
     def take(self, job: Job) -> None:
         """Hand the worker a job. Where it has died meanwhile, `messages` says so."""

@@ -3,38 +3,33 @@
 An actor holds a worker (host.py) and passes on what it says, so that a job runs as it does in a pool of one machine:
 same process, same environment, same bits. A worker or a node that is lost is replaced where there is room, and its job
 tried again. Nothing outlives the scheduler: Ray ends a driver's actors with it, and a worker leaves with its actor.
+A node that does not see the runs folder is sent what its jobs need, and what they leave comes back (freight.py).
 """
 
-import os
-import secrets
-import signal
-import socket
-import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
-from ablations.home import ROOT
-from ablations.launch.host import Host, Message, Order
+from ablations.launch.away import AwayHost
+from ablations.launch.freight import Freight, Sender
+from ablations.launch.host import Message, Order
 from ablations.launch.job import Job, OnEvent, Opened, Outcome, Turn
+from ablations.launch.ray_driver import RayStore, connect, first_line
 from ablations.launch.space import check_space
 from models.typed import ConfigError
 
-OF_A_LOCAL_RAY = {
-    # Without it Ray takes the machine's outward address, and its services listen on all interfaces.
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    "RAY_AUTH_MODE": "token",
-}
-"""What a Ray of this machine alone is started with: it listens on the loopback interface, for who knows its token."""
+LEAVING_SECONDS = 60.0
+"""How long a node may take to remove what was sent to it."""
 
 
 class RayPool(Opened):
     """Workers on a Ray cluster, as a context manager; see `Launcher`.
 
     order: how a worker is started. workers: how many at once. address: of a running cluster (`auto`: the one that this
-    machine is in); None starts one of this machine, which ends with it. cpus, gpus: what one worker needs. retries,
-    on_workers: as for `Pool`.
+    machine is in); None starts one of this machine, which ends with it. cpus, gpus: what one worker needs. freight:
+    what is sent to nodes that do not see `order.runs`; without it all must. retries, on_workers: as for `Pool`.
     """
 
     def __init__(
@@ -44,21 +39,38 @@ class RayPool(Opened):
         address: str | None = None,
         cpus: int = 1,
         gpus: int = 0,
+        freight: Freight | None = None,
         retries: int = 1,
         on_workers: Callable[[int, int], None] = lambda ready, of: None,
     ) -> None:
         super().__init__(on_workers)
         self.order, self.address, self.cpus, self.gpus, self.retries = order, address, cpus, gpus, retries
         self._workers = [_Worker(f"worker-{i}") for i in range(workers)]
+        self._sender = None if freight is None else Sender(freight, RayStore())
         self._folder = Path(order.logs)
         self._closed = False
 
     def open(self) -> None:
-        _connect(self.address, self.cpus * len(self._workers))
+        connect(self.address, self.cpus * len(self._workers))
         self._check_room()
         for worker in self._workers:
             self._start(worker)
         self._tell()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._clear_nodes()
+        self.close()
+
+    def _clear_nodes(self) -> None:
+        """Remove what was sent, where nobody else uses it; what is interrupted finds it when it goes on."""
+        import ray
+
+        left = [worker.actor.leave.remote() for worker in self._workers if worker.actor is not None and worker.runs]
+        if left:
+            ray.wait(left, num_returns=len(left), timeout=LEAVING_SECONDS)
 
     def close(self) -> None:
         """End all workers now, and the cluster too where it is this machine's own."""
@@ -109,16 +121,16 @@ class RayPool(Opened):
         """Ask for an actor; it begins where and when Ray has room."""
         import ray
 
-        actor = ray.remote(Host).options(
+        actor = ray.remote(AwayHost).options(
             num_cpus=self.cpus,
             num_gpus=self.gpus,
             max_restarts=0,  # a new one is asked for here, with the job's own count of attempts
             max_concurrency=2,  # it takes a job while it listens
             scheduling_strategy="SPREAD",
         )
-        worker.actor = actor.remote(self.order, worker.name)
+        worker.actor = actor.remote(self.order, worker.name, RayStore())
         worker.heard = worker.actor.messages.remote()
-        worker.node, worker.ready, worker.job = "", False, None
+        worker.node, worker.runs, worker.ready, worker.job = "", "", False, None
 
     def _end(self, worker: "_Worker") -> None:
         import ray
@@ -147,7 +159,10 @@ class RayPool(Opened):
             job = turn.waiting.popleft()
             worker.job, worker.since = job, time.monotonic()
             assert worker.actor is not None
-            worker.actor.take.remote(job)
+            if worker.runs and self._sender is not None:
+                worker.actor.take.remote(*self._sender.send(job, worker.runs))
+            else:
+                worker.actor.take.remote(job)
             turn.on_event(job.key, {"event": "started", "attempt": turn.deaths[job.key] + 1})
 
     def _listen(self, worker: "_Worker", turn: Turn) -> None:
@@ -157,8 +172,7 @@ class RayPool(Opened):
         try:
             messages: list[Message] = ray.get(worker.heard)
         except ray.exceptions.RayError as error:
-            where = f" on node {worker.node}" if worker.node else ""
-            messages = [{"type": "died", "reason": f"the worker was lost{where} ({_first_line(error)})"}]
+            messages = [{"type": "died", "reason": _lost(worker, error)}]
         else:
             assert worker.actor is not None
             worker.heard = worker.actor.messages.remote()
@@ -167,9 +181,18 @@ class RayPool(Opened):
         self._tell()
 
     def _take_in(self, message: Message, worker: "_Worker", turn: Turn) -> None:
+        import ray
+
         kind, job = message["type"], worker.job
+        if "home" in message and job is not None and self._sender is not None:
+            try:
+                self._sender.take_home(job, message["home"], ended=kind != "died")
+            except ray.exceptions.RayError as error:
+                self._bury(worker, _lost(worker, error), turn)
+                return
         if kind == "here":
             worker.node = message["node"]
+            worker.runs = "" if message["runs"] == self.order.runs else message["runs"]
         elif kind == "ready":
             worker.ready, worker.failed_starts, worker.failure = True, 0, ""
         elif kind == "broken":
@@ -211,6 +234,8 @@ class _Worker:
         """What the actor will say next."""
         self.node = ""
         """Where it is; empty until it is placed."""
+        self.runs = ""
+        """Its runs folder, where that is not the scheduler's."""
         self.ready = False
         self.failed_starts = 0
         self.failure = ""
@@ -222,56 +247,10 @@ class _Worker:
         return time.monotonic() - self.since
 
 
-def _connect(address: str | None, cpus: int) -> None:
-    """Become a driver of that cluster, or of a new one of this machine with as many CPUs. Raises ConfigError."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    _check_answers(address)
-    if address is None:
-        os.environ |= OF_A_LOCAL_RAY | {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    import ray  # reads them
-
-    # It writes pages on a lost raylet, into whatever is displayed; what was lost is said here.
-    ray._private.worker._worker_logs_enabled = False
-    own: dict[str, Any] = {"address": address}
-    if address is None:
-        own = {"address": "local", "num_cpus": cpus, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        ray.init(
-            **own,
-            job_config=ray.job_config.JobConfig(code_search_path=[str(ROOT)]),
-            log_to_driver=False,
-            configure_logging=False,
-            logging_level="ERROR",
-        )
-    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        raise ConfigError(
-            f"launch.address={address}: no Ray cluster can be joined there ({_first_line(error)}); start one (ray "
-            "start --head) and name its address, or leave launch.address out for one of this machine"
-        ) from None
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, handler)  # Ray has put its own there
-
-
-def _check_answers(address: str | None) -> None:
-    """Raise ConfigError where nobody listens at `HOST:PORT`: Ray would try for minutes."""
-    host, _, port = (address or "").rpartition(":")
-    if not host or not port.isdecimal() or "/" in host:
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=10).close()
-    except (OSError, OverflowError) as error:
-        raise ConfigError(
-            f"launch.address={address}: nobody answers there ({error}); start one (ray start --head) and name its "
-            "address, or leave launch.address out for one of this machine"
-        ) from None
+def _lost(worker: _Worker, error: BaseException) -> str:
+    where = f" on node {worker.node}" if worker.node else ""
+    return f"the worker was lost{where} ({first_line(error)})"
 
 
 def _needs(cpus: int, gpus: int) -> str:
     return f"{cpus} CPU{'s' * (cpus != 1)}" + (f", {gpus} GPU" if gpus else "")
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

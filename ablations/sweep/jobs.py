@@ -5,7 +5,6 @@ import itertools
 import platform
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -88,11 +87,6 @@ def mirror(arguments: dict[str, Any], report: Report) -> dict[str, Any]:
 def place(arguments: dict[str, Any], report: Report) -> dict[str, Any]:
     """Raises ConfigError where this machine's trials would not be the scheduler's."""
     request, node = build(PlaceRequest, arguments), platform.node()
-    if not Path(request.mark).is_file():
-        raise ConfigError(
-            f"runs_dir={Path(request.mark).parent}: node {node} does not see it, or has another folder of that name; "
-            "choose a runs_dir that all nodes share"
-        )
     here = {**bits(), "code": code_hash()}
     for name, value in request.bits.items():
         if here.get(name) != value:

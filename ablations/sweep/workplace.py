@@ -15,6 +15,7 @@ from ablations.launch.host import Order
 from ablations.launch.job import Launcher
 from ablations.launch.pool import Pool
 from ablations.launch.progress import Progress
+from ablations.sweep.freight import OfTrials
 from ablations.sweep.plan import Plan
 from ablations.trial.identity import bits, code_hash
 from ablations.trial.requests import PlaceRequest, job
@@ -85,7 +86,6 @@ def _prepared(stage: Stage, cache: Path, note: Callable[[str], None]) -> Data:
 def started_pool(plan: Plan, runs: Path, logs: Path, progress: Progress) -> Iterator[Launcher]:
     """What runs the plan's jobs, wherever `launch` says."""
     variables = {**thread_environment(plan.config.train.threads), **MALLOC, **QUIET}
-    variables |= wandb_places(runs)
     # Where the user has not said otherwise: no look-ups at a hub for tasks that need none.
     if set(plan.config.eval.tasks) <= set(OUR_TASKS):
         variables |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
@@ -98,6 +98,7 @@ def _launcher(plan: Plan, runs: Path, logs: Path, variables: dict[str, str], pro
     launch, cpus, gpus = plan.config.launch, plan.config.train.threads * plan.devices, plan.devices * plan.on_gpu
     match launch.kind:
         case "local":
+            variables |= wandb_places(runs)
             with Pool(plan.workers, logs, variables, on_workers=progress.workers) as pool:
                 yield pool
         case "ray":
@@ -105,7 +106,9 @@ def _launcher(plan: Plan, runs: Path, logs: Path, variables: dict[str, str], pro
 
             with (
                 _order(plan, runs, logs, variables) as order,
-                RayPool(order, plan.workers, launch.address, cpus, gpus, on_workers=progress.workers) as on_ray,
+                RayPool(
+                    order, plan.workers, launch.address, cpus, gpus, freight=OfTrials(runs), on_workers=progress.workers
+                ) as on_ray,
             ):
                 yield on_ray
         case "slurm":
@@ -122,13 +125,14 @@ def _launcher(plan: Plan, runs: Path, logs: Path, variables: dict[str, str], pro
 
 @contextlib.contextmanager
 def _order(plan: Plan, runs: Path, logs: Path, variables: dict[str, str]) -> Iterator[Order]:
-    """How workers begin on other machines: only where they see these runs, and are such as this one."""
+    """How workers begin on other machines: only on such as this one."""
     mark = runs / f".launched-{uuid.uuid4().hex}"
     write_atomically(mark, "")
     device = "cuda" if plan.on_gpu else "cpu"
-    greeting = job("place", "place", PlaceRequest(str(mark), {**bits(), "code": code_hash()}, device))
+    greeting = job("place", "place", PlaceRequest({**bits(), "code": code_hash()}, device))
+    places = {variable: str(Path(place).relative_to(runs)) for variable, place in wandb_places(runs).items()}
     try:
-        yield Order(str(logs), variables, KINDS_MODULE, greeting)
+        yield Order(str(logs), variables, KINDS_MODULE, greeting, str(runs), mark.name, places)
     finally:
         mark.unlink(missing_ok=True)
 

@@ -1,6 +1,8 @@
 """One trial, as whoever trains it is told of it."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Self
 
 from ablations.config.trialkeys import TrialKeys
 
@@ -23,3 +25,8 @@ class TrialJob:
     teacher: str | None = None
     """The folder of the trial that trains the teacher, where a stage has one. Where nobody has, this trial does, and
     what comes of it is the same."""
+
+    def moved(self, to: Callable[[str], str]) -> Self:
+        """The same trial on another machine. `to`: where a path lies there."""
+        trunk, teacher = (None if path is None else to(path) for path in (self.trunk, self.teacher))
+        return replace(self, folder=to(self.folder), cache=to(self.cache), trunk=trunk, teacher=teacher)

@@ -1,7 +1,8 @@
 """What workers are asked for, typed on both sides of the pipe between: a dictionary is only what is in it."""
 
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, Self
 
 from ablations.config.schema import TrackConfig
 from ablations.config.trialkeys import TrialKeys
@@ -26,6 +27,10 @@ class Labels:
     """Searched keys."""
 
 
+Move = Callable[[str], str]
+"""Of a path: where the same lies on another machine."""
+
+
 @dataclass(frozen=True)
 class TrialRequest:
     """Train a trial, or mirror one that is on record."""
@@ -36,6 +41,9 @@ class TrialRequest:
     against: str | None = None
     """The folder of the baseline's trial of the same seed, which it will be compared with."""
 
+    def moved(self, to: Move) -> Self:
+        return replace(self, trial=self.trial.moved(to), against=None if self.against is None else to(self.against))
+
 
 @dataclass(frozen=True)
 class GuardsRequest:
@@ -44,6 +52,9 @@ class GuardsRequest:
     keys: TrialKeys
     seed: int
     cache: str
+
+    def moved(self, to: Move) -> Self:
+        return replace(self, cache=to(self.cache))
 
 
 @dataclass(frozen=True)
@@ -54,19 +65,25 @@ class SpeedRequest:
     cache: str
     checkpoints: dict[str, str] = field(default_factory=dict)
 
+    def moved(self, to: Move) -> Self:
+        checkpoints = {name: to(path) for name, path in self.checkpoints.items()}
+        return replace(self, cache=to(self.cache), checkpoints=checkpoints)
+
 
 @dataclass(frozen=True)
 class PlaceRequest:
     """Whether what trials need is there, on another machine than the scheduler's."""
 
-    mark: str
-    """A file that the scheduler has written into its runs_dir."""
     bits: dict[str, Any]
     """What makes the scheduler's trials the ones that they are (ablations/trial/identity.py)."""
     device: str
 
 
-def job(key: str, kind: str, request: TrialRequest | GuardsRequest | SpeedRequest | PlaceRequest) -> Job:
+Request = TrialRequest | GuardsRequest | SpeedRequest
+"""Of what has to do with the runs folder."""
+
+
+def job(key: str, kind: str, request: Request | PlaceRequest) -> Job:
     """As the pool sends it."""
     arguments: dict[str, Any] = asdict(request)
     return Job(key, kind, arguments)

@@ -176,7 +176,9 @@ def prepare(config: DataConfig, vocab_size: int, cache_dir: Path, report: Report
         raise ConfigError(f"data.fim_rate={config.fim_rate}: must lie between 0 and 1; null reserves no tokens for it")
     tokenizer.require_vocab(vocab_size, fim.reserved(config.fim_rate))
     say = report or (lambda _: None)
-    folder = cache_dir / _key(config, vocab_size)
+    folder = cache_dir / given_name(config, vocab_size)
+    if not folder.is_dir():
+        folder = cache_dir / _key(config, vocab_size)
     fingerprint = cache.read_fingerprint(folder)
     if fingerprint is None:
         with cache.making(folder, say):
@@ -213,8 +215,26 @@ def _mapped(folder: Path, fingerprint: dict[str, Any], config: DataConfig) -> Pa
     return PackedData(folder, fingerprint, config.seq_len, config.batch_size, config.domain_per)
 
 
+def given_name(config: DataConfig, vocab_size: int) -> str:
+    """What a corpus's folder is called in the cache of a machine that has not got the corpus itself, and was given
+    what was made of it elsewhere."""
+    return f"given-{_sha(_wanted(config, vocab_size))}"
+
+
+def packed_name(config: DataConfig, vocab_size: int, cache_dir: Path) -> str:
+    """What it is called where it was made."""
+    given = given_name(config, vocab_size)
+    return given if (cache_dir / given).is_dir() else _key(config, vocab_size)
+
+
 def _key(config: DataConfig, vocab_size: int) -> str:
     """What the cache depends on: the corpus's state, what is kept of it, the vocabulary, and the code that packs."""
+    kept, *others = _wanted(config, vocab_size)
+    return f"{config.source}-{_sha([kept, sources.source_state(config), *others])}"
+
+
+def _wanted(config: DataConfig, vocab_size: int) -> list[Any]:
+    """All of that but for the corpus's state."""
     import tokenizers
 
     kept = {key: value for key, value in asdict(config).items() if key not in NOT_OF_THE_TEXT}
@@ -224,5 +244,8 @@ def _key(config: DataConfig, vocab_size: int) -> str:
     ):  # fmt: skip
         code.update(Path(str(module.__file__)).read_bytes())
     code.update(Path(__file__).read_bytes())
-    parts = [kept, sources.source_state(config), vocab_size, tokenizers.__version__, code.hexdigest()]
-    return f"{config.source}-{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]}"
+    return [kept, vocab_size, tokenizers.__version__, code.hexdigest()]
+
+
+def _sha(parts: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

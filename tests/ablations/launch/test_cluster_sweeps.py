@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,7 +30,8 @@ from ablations.trial.requests import Labels, TrialRequest
 from ablations.trial.requests import job as request_job
 from ablations.trial.train import run_trial
 
-TESTS = Path(__file__).parents[1]
+HERE = Path(__file__).parent
+TESTS = HERE.parent
 PATHS = os.pathsep.join([str(ROOT), str(TESTS)])
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None or importlib.util.find_spec("submitit") is None, reason="needs .[cluster]"
@@ -56,7 +58,7 @@ WORDS = {
 @contextlib.contextmanager
 def started(folder: Path, cache: Path, *own: str, **environment: str) -> Iterator["subprocess.Popen[bytes]"]:
     """The command, at work in `folder`."""
-    (folder / "runs").mkdir(parents=True)
+    (folder / "runs").mkdir(parents=True, exist_ok=True)
     (folder / "runs/data").symlink_to(cache)
     words = [f"{key}={value}" for key, value in WORDS.items()]
     words += [f"runs_dir={folder / 'runs'}", f"results_dir={folder / 'results'}", *own]
@@ -71,7 +73,7 @@ def started(folder: Path, cache: Path, *own: str, **environment: str) -> Iterato
         kill_session(process)
 
 
-def session(process: "subprocess.Popen[bytes]") -> list[int]:
+def session(process: "subprocess.Popen[Any]") -> list[int]:
     """The processes of its session that live."""
     found = []
     for place in Path("/proc").glob("[0-9]*"):
@@ -82,7 +84,7 @@ def session(process: "subprocess.Popen[bytes]") -> list[int]:
     return found
 
 
-def kill_session(process: "subprocess.Popen[bytes]") -> None:
+def kill_session(process: "subprocess.Popen[Any]") -> None:
     for pid in session(process):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -126,30 +128,57 @@ def plain(data_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[b
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[tuple["subprocess.Popen[str]", dict[str, str]]]:
-    """`ray_cluster.py`, and the environment of who joins it."""
+def cluster(tmp_path: Path) -> Iterator[Callable[..., tuple["subprocess.Popen[str]", str, dict[str, str]]]]:
+    """`cluster(*words)`: `ray_cluster.py`, its address, and the environment of who joins it."""
     own = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     own |= {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": PATHS}
-    with (tmp_path / "ray.txt").open("w") as log:
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*words: str) -> tuple["subprocess.Popen[str]", str, dict[str, str]]:
+        with (tmp_path / "ray.txt").open("w") as log:
+            process = subprocess.Popen(
+                [sys.executable, str(HERE / "ray_cluster.py"), *words],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env={**os.environ, **own},
+                start_new_session=True,
+            )
+        started.append(process)
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        assert address, (tmp_path / "ray.txt").read_text()
+        return process, address, own
+
+    yield start
+    for process in started:
+        kill_session(process)
+
+
+@contextlib.contextmanager
+def apart(folder: Path, runs: Path, address: str, environment: dict[str, str]) -> Iterator["subprocess.Popen[str]"]:
+    """A node of one CPU that sees an empty folder in the place of `runs`, and has its temporary files in `folder`."""
+    folder.mkdir()
+    with (folder / "ray.txt").open("w") as log:
         process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).parent / "ray_cluster.py")],
+            ["bwrap", "--dev-bind", "/", "/", "--tmpfs", str(runs), sys.executable, str(HERE / "ray_node.py"), address],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
-            env={**os.environ, **own},
+            env={**os.environ, **environment, "TMPDIR": str(folder)},
             start_new_session=True,
         )
     try:
-        yield process, own
+        assert process.stdout is not None and process.stdout.readline() == "up\n", (folder / "ray.txt").read_text()
+        yield process
     finally:
         kill_session(process)
 
 
 def test_a_node_that_dies_changes_nothing(cluster: Any, plain: Any, data_cache: Path, tmp_path: Path) -> None:
-    nodes, environment = cluster
-    address = nodes.stdout.readline().strip()
-    assert address, (tmp_path / "ray.txt").read_text()
+    nodes, address, environment = cluster()
     folder = tmp_path / "sweep"
     own = ["launch=ray", f"launch.address={address}", "launch.workers=2"]
     with started(folder, data_cache, *own, **environment) as process:
@@ -160,6 +189,42 @@ def test_a_node_that_dies_changes_nothing(cluster: Any, plain: Any, data_cache: 
     assert "was lost on node" in (folder / "out.txt").read_text()
     assert result_of(folder) == plain
     assert nodes.poll() is None, "the cluster is the user's"
+
+
+def hides_folders() -> bool:
+    command = ["bwrap", "--dev-bind", "/", "/", "--tmpfs", "/mnt", "true"]
+    return shutil.which("bwrap") is not None and subprocess.run(command, capture_output=True).returncode == 0
+
+
+@pytest.mark.skipif(not hides_folders(), reason="needs bubblewrap")
+def test_nodes_that_do_not_see_the_runs_are_sent_what_they_need(
+    cluster: Any, plain: Any, data_cache: Path, tmp_path: Path
+) -> None:
+    """Each of two nodes has a disk of its own. One is killed amid a trial, and the other makes that too."""
+    head, address, environment = cluster("head")
+    folder, one, other = tmp_path / "sweep", tmp_path / "one", tmp_path / "other"
+    own = ["launch=ray", f"launch.address={address}", "launch.workers=2"]
+    (folder / "runs").mkdir(parents=True)
+
+    def away(node: Path, what: str) -> list[Path]:
+        return list(node.glob(f"v3-ablations-*/*/{what}"))
+
+    with (
+        apart(one, folder / "runs", address, environment),
+        apart(other, folder / "runs", address, environment) as second,
+        started(folder, data_cache, *own, **environment) as process,
+    ):
+        wait_until(
+            lambda: all(away(node, "trials/*/steps.jsonl") for node in (one, other)) or process.poll() is not None
+        )
+        kill_session(second)
+        texts = [len(away(node, "data/given-*")) for node in (one, other)]
+        assert process.wait() == 0, (folder / "out.txt").read_text()
+    assert texts == [1, 1]
+    assert "was lost on node" in (folder / "out.txt").read_text()
+    assert result_of(folder) == plain
+    assert not away(one, "*") and away(other, "*"), "what was sent ends with the sweep, but on a node that is gone"
+    assert head.poll() is None, "the cluster is the user's"
 
 
 def test_a_job_that_dies_goes_on_from_its_checkpoint(job: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

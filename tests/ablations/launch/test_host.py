@@ -33,7 +33,7 @@ def said(host: Host, job: Job) -> list[dict[str, Any]]:
 
 def test_it_says_where_it_is_and_what_its_worker_says(host):
     here, ready, event, result = said(host(), Job("a", "echo", {"value": 3}))
-    assert (here, ready) == ({"type": "here", "node": platform.node()}, {"type": "ready"})
+    assert (here, ready) == ({"type": "here", "node": platform.node(), "runs": ""}, {"type": "ready"})
     assert (event["event"]["event"], result["type"], result["result"]["value"]) == ("step", "result", 3)
 
 

@@ -1,7 +1,6 @@
 """A worker on another machine trains nothing where its trials would be other ones than the scheduler's."""
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,39 +15,33 @@ from models.typed import ConfigError
 HERE = {**bits(), "code": code_hash()}
 
 
-def line(mark: Path, known: dict[str, Any] = HERE, device: str = "cpu") -> str:
+def line(known: dict[str, Any] = HERE, device: str = "cpu") -> str:
     """What the worker says; empty where it is fit."""
     try:
-        assert place(asdict(PlaceRequest(str(mark), known, device)), lambda event: None) == {}
+        assert place(asdict(PlaceRequest(known, device)), lambda event: None) == {}
     except ConfigError as error:
         return str(error)
     return ""
 
 
-def test_a_place_like_the_schedulers_is_taken(tmp_path):
-    (tmp_path / "mark").touch()
-    assert line(tmp_path / "mark") == ""
+def test_a_place_like_the_schedulers_is_taken():
+    assert line() == ""
 
 
 @pytest.mark.parametrize("name", ["code", "torch", "instruction_set"])
-def test_other_bits_are_refused_by_name(name, tmp_path):
-    (tmp_path / "mark").touch()
-    said = line(tmp_path / "mark", HERE | {name: "another"})
+def test_other_bits_are_refused_by_name(name):
+    said = line(HERE | {name: "another"})
     assert said.startswith(f"{name}: {str(HERE[name])[:12]} on node ") and "another where the sweep began" in said
 
 
-def test_a_folder_that_is_not_shared_is_refused(tmp_path):
-    assert line(tmp_path / "mark").startswith(f"runs_dir={tmp_path}: node ")
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
-def test_a_place_without_a_gpu_is_refused(tmp_path):
-    (tmp_path / "mark").touch()
-    assert line(tmp_path / "mark", device="cuda").startswith("train.device=cuda: torch sees no CUDA device on node ")
+def test_a_place_without_a_gpu_is_refused():
+    assert line(device="cuda").startswith("train.device=cuda: torch sees no CUDA device on node ")
 
 
-def test_the_scheduler_asks_for_what_it_is(plan, runs, tmp_path):
-    with _order(plan(), runs, tmp_path, {}) as order:
+def test_the_scheduler_asks_for_what_it_is(plan, runs):
+    with _order(plan(), runs, runs / "logs", {}) as order:
         assert order.greeting.kind == "place" and place(order.greeting.arguments, lambda event: None) == {}
-        (mark,) = runs.glob(".launched-*")
-    assert not mark.exists()
+        assert (runs / order.mark).is_file() and order.is_seen
+        assert {runs / place for place in order.places.values()} <= {runs / "wandb/.home"}
+    assert not order.is_seen

@@ -1,0 +1,116 @@
+"""A worker on a machine that may not see the runs folder: it then has a folder of its own in its place.
+
+The folder is the same for all workers of a machine and for all commands on one runs folder, so that what was sent once
+is there, and a trial that was stopped goes on. It ends with the last command that ended by itself.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import platform
+import tempfile
+import time
+from pathlib import Path
+
+from ablations.launch.freight import Shipment, Store
+from ablations.launch.host import Host, Message, Order
+from ablations.launch.job import Job
+from ablations.launch.parcels import pack, unpack
+from ablations.launch.space import full_place
+from models.files import remove, whole_folder
+from models.locks import hold
+
+USED = ".used"
+"""Locked by every worker that uses the folder."""
+ENDS = ("result", "error", "died")
+
+
+class AwayHost(Host):
+    """As Host, with what a job needs sent to it where the machine does not see the runs folder (`runs` is then "")."""
+
+    def __init__(self, order: Order, name: str, store: Store) -> None:
+        self._store = store
+        self._own = None if order.is_seen else own_folder(order.runs)
+        self._used = None if self._own is None else _use(self._own)
+        self._job: Job | None = None
+        self._comes: tuple[str, ...] = ()
+        super().__init__(order if self._own is None else order.at(self._own), name)
+
+    def take(self, job: Job, shipment: Shipment | None = None) -> None:
+        if self._own is not None and shipment is not None:
+            self._job, self._comes = job, shipment.comes
+            try:
+                self._unload(shipment, self._own)
+            except Exception as error:  # nobody waits for what this returns
+                said = f"node {platform.node()}, {self._own}: {error}"
+                self._unsaid.append({"type": "error", "key": job.key, "error": said, "full": full_place(error)})
+                return
+        super().take(job)
+
+    def messages(self) -> list[Message]:
+        """As Host's. With what a job leaves go the names of its pieces, which are then no longer here."""
+        said = super().messages()
+        for message in said:
+            if self._own is not None and self._job is not None and message["type"] in ENDS:
+                message["home"] = self._packed()
+                self._job = None
+        return said
+
+    def leave(self) -> bool:
+        """End the worker, and the folder where nobody else uses it; whether it is gone."""
+        self._job, process = None, self._worker.process
+        if process is not None:
+            process.kill()
+            process.wait()  # what else there is to its end is heard in `messages`
+        if self._own is None or self._used is None:
+            return False
+        for _ in range(50):  # those that were ended a moment ago let go of it in a moment
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(self._used, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                remove(self._own)
+                return True
+            time.sleep(0.1)
+        return False
+
+    def _unload(self, shipment: Shipment, own: Path) -> None:
+        """What is given is unpacked once for all workers of this machine."""
+        for name, pieces in shipment.given.items():
+            place = own / name
+            with hold(place.parent / f".{place.name}.lock", waiting=lambda owner: None):
+                if not place.is_dir():
+                    with whole_folder(place) as fresh:
+                        unpack(map(self._store.get, pieces), fresh)
+        if shipment.goes:
+            unpack(map(self._store.get, shipment.goes), own)
+
+    def _packed(self) -> list[object]:
+        own, pieces = self._own, list[object]()
+        assert own is not None
+        found = sorted(path for pattern in self._comes for path in own.glob(pattern))
+        pack(own, [str(path.relative_to(own)) for path in found], lambda piece: pieces.append(self._store.put(piece)))
+        for path in found:
+            remove(path)
+        return pieces
+
+
+def own_folder(runs: str) -> Path:
+    """Of this machine and user, in the place of a runs folder that another machine has. Raises PermissionError where
+    its place is somebody else's."""
+    above = Path(tempfile.gettempdir()) / f"v3-ablations-{os.getuid()}"
+    above.mkdir(mode=0o700, exist_ok=True)
+    if above.is_symlink() or above.stat().st_uid != os.getuid():
+        raise PermissionError(f"{above} is not this user's; remove it, or set TMPDIR for this machine's Ray")
+    return above / hashlib.sha256(runs.encode()).hexdigest()[:16]
+
+
+def _use(folder: Path) -> int:
+    """Lock it as one of its users, to the end of this process; a descriptor."""
+    while True:
+        folder.mkdir(exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # its last user removes it just now
+            descriptor = os.open(folder / USED, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            if (folder / USED).exists() and os.fstat(descriptor).st_ino == (folder / USED).stat().st_ino:
+                return descriptor
+            os.close(descriptor)

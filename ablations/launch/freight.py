@@ -1,0 +1,93 @@
+"""What a job needs of the runs folder and leaves in it, sent to a machine that does not see that folder and back.
+
+What does not change any more (a text, a trunk, a checkpoint) is sent once to a machine, however many of its workers
+need it. What a job goes on with is sent with it, and what it leaves comes home with its end.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from ablations.launch.job import Job
+from ablations.launch.parcels import pack, unpack
+from models.files import passing_folder
+
+
+@dataclass(frozen=True)
+class Cargo:
+    """Names below the runs folder."""
+
+    given: Mapping[str, str] = field(default_factory=dict)
+    """{folder there: folder here}; of those that are here, and never change."""
+    goes: tuple[str, ...] = ()
+    """Files and folders that are sent as they are now, where they are."""
+    comes: tuple[str, ...] = ()
+    """Patterns (`pathlib.Path.glob`) of what comes home."""
+
+
+class Store(Protocol):
+    """Where pieces lie between two machines."""
+
+    def put(self, piece: bytes) -> Any:
+        """Keep it; what is returned names it on any machine."""
+
+    def get(self, name: Any) -> bytes: ...
+
+
+class Freight(Protocol):
+    """What jobs are about, which launchers do not know."""
+
+    runs: Path
+
+    def cargo(self, job: Job) -> Cargo: ...
+
+    def moved(self, job: Job, runs: str) -> Job:
+        """The same job, for a machine that has its runs folder there."""
+
+    def settle(self, job: Job, arrived: Path, ended: bool) -> None:
+        """Take over what came home, which lies below `arrived` as it is to lie below the runs folder. A job that has
+        not `ended` is tried again."""
+
+
+@dataclass(frozen=True)
+class Shipment:
+    """Of one job to one machine: the pieces, by their names in the store."""
+
+    given: dict[str, list[Any]]
+    goes: list[Any]
+    comes: tuple[str, ...]
+
+
+class Sender:
+    """The scheduler's side. What is given is put into the store once, for all machines."""
+
+    def __init__(self, freight: Freight, store: Store) -> None:
+        self._freight, self._store = freight, store
+        self._put: dict[tuple[str, str], list[Any]] = {}
+
+    def send(self, job: Job, runs: str) -> tuple[Job, Shipment]:
+        """The job as a machine is to do it whose runs folder is `runs`, and what goes with it."""
+        cargo = self._freight.cargo(job)
+        given = {there: pieces for there, here in cargo.given.items() if (pieces := self._given(there, here))}
+        goes: list[Any] = []
+        pack(self._freight.runs, cargo.goes, lambda piece: goes.append(self._store.put(piece)))
+        return self._freight.moved(job, runs), Shipment(given, goes, cargo.comes)
+
+    def _given(self, there: str, here: str) -> list[Any]:
+        key = (there, here)
+        if not self._put.get(key):
+            pieces: list[Any] = []
+            folder = self._freight.runs / here
+            inside = sorted(path.name for path in folder.glob("*"))
+            pack(folder, inside, lambda piece: pieces.append(self._store.put(piece)))
+            self._put[key] = pieces
+        return self._put[key]
+
+    def take_home(self, job: Job, pieces: Sequence[Any], ended: bool) -> None:
+        """What a machine has packed after the job, if it left anything."""
+        if not pieces:
+            return
+        with passing_folder(self._freight.runs / "arrived") as arrived:
+            unpack(map(self._store.get, pieces), arrived)
+            self._freight.settle(job, arrived, ended)

@@ -1,0 +1,215 @@
+"""Trials on a machine that does not see the runs folder: what they need goes there once, what they leave comes home."""
+
+import dataclasses
+import io
+import os
+import signal
+import tarfile
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from ablations.config.schema import TrackConfig
+from ablations.launch import parcels
+from ablations.launch.away import AwayHost, own_folder
+from ablations.launch.freight import Sender
+from ablations.launch.host import Message, Order
+from ablations.launch.parcels import pack, unpack
+from ablations.record.record import RECORD, Record, read_record
+from ablations.sweep.freight import OfTrials
+from ablations.trial.job import TrialJob
+from ablations.trial.recorder import RESUME
+from ablations.trial.requests import Labels, TrialRequest
+from ablations.trial.requests import job as request_job
+from ablations.trial.train import run_trial
+
+
+class Shelf:
+    """A store in memory; pickled it would be another one, as nothing here is."""
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+        self.got: Counter[int] = Counter()
+
+    def put(self, piece: bytes) -> int:
+        self.pieces.append(piece)
+        return len(self.pieces) - 1
+
+    def get(self, name: int) -> bytes:
+        self.got[name] += 1
+        return self.pieces[name]
+
+
+class Machines:
+    """The scheduler's runs folder, and another machine that has none."""
+
+    def __init__(self, runs: Path) -> None:
+        self.runs, self.shelf, self.hosts = runs, Shelf(), list[AwayHost]()
+        self.sender = Sender(OfTrials(runs), self.shelf)
+
+    def host(self, name: str) -> AwayHost:
+        variables, kinds = {"OMP_NUM_THREADS": "1"}, "ablations.sweep.jobs"
+        order = Order(str(self.runs / "logs"), variables, kinds, runs=str(self.runs), mark="not-there")
+        self.hosts.append(AwayHost(order, name, self.shelf))
+        return self.hosts[-1]
+
+    @property
+    def there(self) -> Path:
+        return own_folder(str(self.runs))
+
+    def run(
+        self,
+        host: AwayHost,
+        trial: TrialJob,
+        heard: Callable[[Message], None] = lambda said: None,
+        track: Literal["disabled", "offline"] = "disabled",
+    ) -> Message:
+        """As a launcher does it, once the worker is ready."""
+        labels = Labels("toy", "smoke", "bias", 1, "confirm")
+        asked = request_job(trial.id, "trial", TrialRequest(trial, labels, TrackConfig(track)))
+        job, shipment = self.sender.send(asked, str(self.there))
+        host.take(job, shipment)
+        while True:
+            for message in host.messages():
+                heard(message)
+                if message["type"] in ("result", "error", "died"):
+                    self.sender.take_home(asked, message["home"], message["type"] != "died")
+                    return message
+
+
+@pytest.fixture
+def machines(tmp_path: Path, runs: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machines]:
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    made = Machines(runs)
+    yield made
+    for host in made.hosts:
+        host.stop()
+
+
+def in_runs(machines: Machines, trial: TrialJob, name: str, **changes: Any) -> TrialJob:
+    folder, cache = str(machines.runs / "trials" / name), str(machines.runs / "data")
+    return dataclasses.replace(trial, id=name, folder=folder, cache=cache, **changes)
+
+
+def numbers(trial: TrialJob) -> Record:
+    return dataclasses.replace(read_record(Path(trial.folder) / RECORD), id="", timings={})
+
+
+def ready(host: AwayHost) -> AwayHost:
+    while not any(message["type"] == "ready" for message in host.messages()):
+        pass
+    return host
+
+
+def test_a_branch_is_trained_away_and_what_it_needs_goes_there_once(machines, job, monkeypatch):
+    given = job(changes={"optim.lr": 0.004})
+    keys = dataclasses.replace(given.keys, before=[dataclasses.replace(job().keys.stages[0], until=0.5)])
+    trunk = in_runs(machines, dataclasses.replace(given, keys=keys.trunk), "trunk", keep=True)
+    run_trial(trunk, lambda event: None)
+    here = dataclasses.replace(given, keys=keys, folder=str(machines.runs.parent / "here"), trunk=trunk.folder)
+    run_trial(here, lambda event: None)
+
+    one, other = (ready(machines.host(f"worker-{i}")) for i in range(2))
+    first = in_runs(machines, dataclasses.replace(given, keys=keys), "first", trunk=trunk.folder)
+    steps: list[int] = []
+
+    def heard(message: Message) -> None:
+        if message["type"] == "event" and message["event"]["event"] == "step":
+            steps.append(message["event"]["step"])
+
+    assert machines.run(one, first, heard)["type"] == "result"
+    assert numbers(first) == numbers(here)
+    assert min(steps) > 6, "the trunk was not trained again"
+    assert not (machines.there / "trials/first").exists(), "what came home is there no more"
+    data = machines.there / "data"
+    assert {p.name for p in data.glob("[!.]*")} - {"evals"} == {p.name for p in data.glob("given-*")}
+    fetched = dict(machines.shelf.got)
+    second = in_runs(machines, first, "second", trunk=trunk.folder)
+    assert machines.run(other, second, track="offline")["type"] == "result"
+    assert numbers(second) == numbers(here)
+    again = {name: count for name, count in machines.shelf.got.items() if count > fetched.get(name, 0)}
+    assert sum(len(machines.shelf.pieces[name]) for name in again) < 500_000, "text and trunk are there already"
+
+    (run,) = (machines.runs / "wandb").glob("offline-run-*/run-*.wandb")
+    assert run.stat().st_size > 10_000 and not list(machines.there.glob("wandb/*run-*"))
+
+    monkeypatch.setattr("ablations.launch.away.time.sleep", lambda seconds: None)
+    assert not one.leave(), "the other one still uses it"
+    assert other.leave() and not machines.there.exists()
+
+
+def test_one_that_died_comes_home_with_its_checkpoint_and_goes_on_elsewhere(machines, job, monkeypatch):
+    here = dataclasses.replace(job(), folder=str(machines.runs.parent / "here"))
+    run_trial(here, lambda event: None)
+    host = ready(machines.host("worker-0"))
+    trial = in_runs(machines, job(), "killed")
+
+    def kill(message: Message) -> None:
+        if message["type"] == "event" and message["event"].get("step", 0) >= 7:
+            os.kill(host._worker.process.pid, signal.SIGKILL)
+
+    assert machines.run(host, trial, kill)["type"] == "died"
+    assert (Path(trial.folder) / RESUME).is_file() and not (Path(trial.folder) / RECORD).exists()
+    monkeypatch.setattr(tempfile, "tempdir", str(machines.runs.parent / "tmp/other"))
+    (machines.runs.parent / "tmp/other").mkdir()
+    steps: list[int] = []
+    message = machines.run(
+        ready(machines.host("worker-1")), trial, lambda said: steps.append(said.get("event", {}).get("step", 99))
+    )
+    assert message["type"] == "result" and min(steps) > 3
+    assert numbers(trial) == numbers(here)
+    assert sorted(p.name for p in Path(trial.folder).iterdir()) == sorted(p.name for p in Path(here.folder).iterdir())
+
+
+def test_the_folder_is_its_users_alone(machines, monkeypatch):
+    machines.host("worker-0")
+    assert machines.there.parent.stat().st_mode & 0o777 == 0o700
+    monkeypatch.setattr(os, "getuid", lambda: 4711)
+    with pytest.raises(PermissionError, match="is not this user's"):
+        own_folder(str(machines.runs))
+
+
+def test_a_machine_that_sees_the_folder_is_sent_nothing(tmp_path):
+    (tmp_path / "mark").touch()
+    order = Order(str(tmp_path / "logs"), {}, "pool_kinds", runs=str(tmp_path), mark="mark")
+    host = AwayHost(order, "worker-0", Shelf())
+    assert host.messages()[0]["runs"] == str(tmp_path)
+    host.stop()
+
+
+def test_pieces_are_small_and_make_the_same_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(parcels, "PIECE", 1000)
+    (tmp_path / "from/a/b").mkdir(parents=True)
+    content = os.urandom(12_345)
+    (tmp_path / "from/a/b/file").write_bytes(content)
+    for name in (".owner", ".x.part", "other"):
+        (tmp_path / "from/a" / name).touch()
+    (tmp_path / "from/a/log").symlink_to("/var/log")
+    (tmp_path / "to").mkdir()
+    pieces: list[bytes] = []
+    assert pack(tmp_path / "from", ["a", "not there"], pieces.append) and not pack(tmp_path, ["none"], pieces.append)
+    assert {len(piece) for piece in pieces[:-1]} == {1000}
+    unpack(pieces, tmp_path / "to")
+    names = {str(path.relative_to(tmp_path / "to")) for path in tmp_path.glob("to/**/*")}
+    assert names == {"a", "a/b", "a/b/file", "a/other"}
+    assert (tmp_path / "to/a/b/file").read_bytes() == content
+
+
+@pytest.mark.parametrize("name", ["../out", "link/out"])
+def test_nothing_is_written_outside_of_the_folder(name, tmp_path):
+    (tmp_path / "to").mkdir()
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as tar:
+        link = tarfile.TarInfo("link")
+        link.type, link.linkname = tarfile.SYMTYPE, str(tmp_path)
+        if name.startswith("link"):
+            tar.addfile(link)
+        tar.addfile(tarfile.TarInfo(name))
+    with pytest.raises(tarfile.TarError):
+        unpack([content.getvalue()], tmp_path / "to")
+    assert not (tmp_path / "out").exists()
