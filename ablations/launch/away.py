@@ -18,7 +18,7 @@ from ablations.launch.host import Host, Message, Order
 from ablations.launch.job import Job
 from ablations.launch.parcels import pack, unpack
 from ablations.launch.space import full_place
-from models.files import remove, whole_folder
+from models.files import remove, whole_folder, write_atomically
 from models.locks import hold
 
 USED = ".used"
@@ -27,7 +27,7 @@ ENDS = ("result", "error", "died")
 
 
 class AwayHost(Host):
-    """As Host, with what a job needs sent to it where the machine does not see the runs folder (`runs` is then "")."""
+    """As Host; what a job needs is sent to it where the machine does not see the runs folder, and `runs` is its own."""
 
     def __init__(self, order: Order, name: str, store: Store) -> None:
         self._store = store
@@ -75,12 +75,14 @@ class AwayHost(Host):
 
     def _unload(self, shipment: Shipment, own: Path) -> None:
         """What is given is unpacked once for all workers of this machine."""
-        for name, pieces in shipment.given.items():
-            place = own / name
-            with hold(place.parent / f".{place.name}.lock", waiting=lambda owner: None):
-                if not place.is_dir():
+        for name, given in shipment.given.items():
+            place, version = own / name, own / name.replace("/", "--")
+            with hold(version.with_suffix(".lock"), waiting=lambda owner: None):
+                if not (place.is_dir() and version.is_file() and version.read_text() == given.version):
+                    version.unlink(missing_ok=True)
                     with whole_folder(place) as fresh:
-                        unpack(map(self._store.get, pieces), fresh)
+                        unpack(map(self._store.get, given.pieces), fresh)
+                    write_atomically(version, given.version)
         if shipment.goes:
             unpack(map(self._store.get, shipment.goes), own)
 

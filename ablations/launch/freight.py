@@ -4,13 +4,14 @@ What does not change any more (a text, a trunk, a checkpoint) is sent once to a 
 need it. What a job goes on with is sent with it, and what it leaves comes home with its end.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ablations.launch.job import Job
-from ablations.launch.parcels import pack, unpack
+from ablations.launch.parcels import NOT_SENT, pack, unpack
 from models.files import passing_folder
 
 
@@ -19,7 +20,7 @@ class Cargo:
     """Names below the runs folder."""
 
     given: Mapping[str, str] = field(default_factory=dict)
-    """{folder there: folder here}; of those that are here, and never change."""
+    """{folder there: folder here}, of those that are here and do not change while jobs need them."""
     goes: tuple[str, ...] = ()
     """Files and folders that are sent as they are now, where they are."""
     comes: tuple[str, ...] = ()
@@ -50,11 +51,19 @@ class Freight(Protocol):
         not `ended` is tried again."""
 
 
+class Given(NamedTuple):
+    """A folder that is sent once."""
+
+    version: str
+    """Of what is in it: a machine that has another one of that name is sent this one."""
+    pieces: list[Any]
+
+
 @dataclass(frozen=True)
 class Shipment:
     """Of one job to one machine: the pieces, by their names in the store."""
 
-    given: dict[str, list[Any]]
+    given: dict[str, Given]
     goes: list[Any]
     comes: tuple[str, ...]
 
@@ -64,25 +73,25 @@ class Sender:
 
     def __init__(self, freight: Freight, store: Store) -> None:
         self._freight, self._store = freight, store
-        self._put: dict[tuple[str, str], list[Any]] = {}
+        self._put: dict[tuple[str, str], Given] = {}
 
     def send(self, job: Job, runs: str) -> tuple[Job, Shipment]:
         """The job as a machine is to do it whose runs folder is `runs`, and what goes with it."""
         cargo = self._freight.cargo(job)
-        given = {there: pieces for there, here in cargo.given.items() if (pieces := self._given(there, here))}
+        folders = {there: self._freight.runs / here for there, here in cargo.given.items()}
+        given = {there: self._given(there, folder) for there, folder in folders.items() if any(folder.glob("*"))}
         goes: list[Any] = []
         pack(self._freight.runs, cargo.goes, lambda piece: goes.append(self._store.put(piece)))
         return self._freight.moved(job, runs), Shipment(given, goes, cargo.comes)
 
-    def _given(self, there: str, here: str) -> list[Any]:
-        key = (there, here)
-        if not self._put.get(key):
+    def _given(self, there: str, folder: Path) -> Given:
+        version = _version(folder)
+        if (there, version) not in self._put:
             pieces: list[Any] = []
-            folder = self._freight.runs / here
-            inside = sorted(path.name for path in folder.glob("*"))
+            inside = sorted(path.name for path in folder.iterdir())
             pack(folder, inside, lambda piece: pieces.append(self._store.put(piece)))
-            self._put[key] = pieces
-        return self._put[key]
+            self._put[there, version] = Given(version, pieces)
+        return self._put[there, version]
 
     def take_home(self, job: Job, pieces: Sequence[Any], ended: bool) -> None:
         """What a machine has packed after the job, if it left anything."""
@@ -91,3 +100,9 @@ class Sender:
         with passing_folder(self._freight.runs / "arrived") as arrived:
             unpack(map(self._store.get, pieces), arrived)
             self._freight.settle(job, arrived, ended)
+
+
+def _version(folder: Path) -> str:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(NOT_SENT))
+    stats = [(str(path.relative_to(folder)), path.stat()) for path in files]
+    return hashlib.sha256(repr([(name, at.st_size, at.st_mtime_ns) for name, at in stats]).encode()).hexdigest()

@@ -16,7 +16,7 @@ import pytest
 from ablations.config.schema import TrackConfig
 from ablations.launch import parcels
 from ablations.launch.away import AwayHost, own_folder
-from ablations.launch.freight import Sender
+from ablations.launch.freight import Sender, Shipment
 from ablations.launch.host import Message, Order
 from ablations.launch.parcels import pack, unpack
 from ablations.record.record import RECORD, Record, read_record
@@ -172,6 +172,19 @@ def test_the_folder_is_its_users_alone(machines, monkeypatch):
     monkeypatch.setattr(os, "getuid", lambda: 4711)
     with pytest.raises(PermissionError, match="is not this user's"):
         own_folder(str(machines.runs))
+
+
+def test_what_has_changed_is_sent_anew(machines):
+    """A text that was edited has the name that it had on a machine that has not got the corpus."""
+    host = machines.host("worker-0")
+    place, here = machines.there / "data/given-x", machines.runs / "texts"
+    here.mkdir()
+    for text in ("old", "new", "new"):
+        (here / "train.txt").write_text(text)
+        os.utime(here / "train.txt", ns=(0, len(text) + (text == "new")))
+        host._unload(Shipment({"data/given-x": machines.sender._given("data/given-x", here)}, [], ()), machines.there)
+        assert (place / "train.txt").read_text() == text
+    assert len(machines.shelf.pieces) == 2 and set(machines.shelf.got.values()) == {1}
 
 
 def test_a_machine_that_sees_the_folder_is_sent_nothing(tmp_path):
