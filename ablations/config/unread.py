@@ -20,6 +20,8 @@ def _needs(key: str, stage: Stage) -> str | None:
     grpo = stage.grpo
     if key in OWN_ANSWERS and grpo.on:
         return "grpo.on=false"
+    if key == "data.settings" and grpo.on and _of_given_answers(stage.data.settings or {}):
+        return "grpo.on=false: its short and wrong say how given answers are written, and here a model writes them"
     if key.startswith("grpo.") and not grpo.on:
         return "grpo.on=true"
     if key.startswith("distil.") and not stage.distil.on:
@@ -29,6 +31,11 @@ def _needs(key: str, stage: Stage) -> str | None:
     if key in ("grpo.clip_low", "grpo.clip_high") and grpo.updates == 1:
         return "grpo.updates above 1, where a policy learns from what an earlier one drew"
     return None
+
+
+def _of_given_answers(settings: Mapping[str, Any]) -> bool:
+    """With `short: 1` held-out answers are short too, whatever is learned from."""
+    return bool(settings.get("wrong")) or settings.get("short", 0) not in (0, 1)
 
 
 def check_read(sweep: SweepConfig, keys: TrialKeys, arms: Mapping[str, TrialKeys], file: str) -> None:

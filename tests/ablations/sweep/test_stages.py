@@ -324,6 +324,11 @@ RL = "[pretrain, sft, rl], set: {grpo.kl_weight: 0.0}"
         (RL, RL[:-4] + "0.1, grpo.clip_high: 0.28}", "arm free: grpo.clip_high=0.28: is read only with grpo.updates a"),
         (RL, RL[:-1] + ", data.mask_documents: true}", "arm free: data.mask_documents=True: is read only with grpo.on"),
         ("answer_tokens: 10", "answer_tokens: 10, data.answers_only: true", "stage rl: data.answers_only=True: is rea"),
+        (
+            "answer_tokens: 10",
+            "answer_tokens: 10, data.settings: {digits: [1], wrong: 0.2}",
+            "stage rl: data.settings={'digits': [1], 'wrong': 0.2}: is read only with grpo.on=false: its short and",
+        ),
         ("control: {optim.lr: 0.0001}", "control: {grpo.group: 4, optim.lr: 0.0001}", "control: grpo.group=4: is read"),
         (
             "data.batch_size: 32",
