@@ -57,26 +57,27 @@ def levels_table(result: Result) -> Table:
 
 def answered_table(result: Result) -> Table:
     """What models answer to a problem by themselves; empty where they were not asked."""
-    passes = indices("pass_<k>", {name for arm in result.arms.values() for name in arm.values})
+    found = {name for arm in result.arms.values() for name in arm.values}
+    passes, greedy = indices("pass_<k>", found), ["greedy_right"] if "greedy_right" in found else []
     rows = []
     for arm in result.arms.values():
         rows.append(
             [
                 arm.name,
-                numbers.percent(arm.mean("greedy_right"), 1),
+                *(numbers.percent(arm.mean(name), 1) for name in greedy),
                 *(numbers.percent(arm.mean(f"pass_{k}"), 1) for k in passes),
                 *difference_cells(result.usual(arm, "pass_1"), 4),
                 *(numbers.percent(arm.mean(f"answers_{what}"), 1) for what in ("formatted", "ended")),
                 numbers.fixed(arm.mean("answer_tokens"), 1),
             ]
         )
-    asked = [arm for arm in result.arms.values() if "greedy_right" in arm.values or "pass_1" in arm.values]
-    columns = ["arm", "greedy right", *(f"pass@{k}" for k in passes), "difference of pass@1", "95 % interval", "Holm p"]
+    columns = ["arm", *("greedy right" for _ in greedy), *(f"pass@{k}" for k in passes), "difference of pass@1"]
+    columns += ["95 % interval", "Holm p", "formatted", "ended", "tokens of an answer"]
     note = (
         "Answers to questions of the test split, judged by the problem's rule. pass@k: of k answers one is right, "
         "estimated without bias from all that were drawn; formatted, ended and tokens are of the same ones."
     )
-    return Table("Answers", [*columns, "formatted", "ended", "tokens of an answer"], rows if asked else [], note)
+    return Table("Answers", columns, rows if greedy or "pass_1" in found else [], note)
 
 
 def _reached(seeds: dict[int, float]) -> str:

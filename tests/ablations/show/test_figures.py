@@ -15,7 +15,7 @@ from ablations.judge.families import by_seed, families_of
 from ablations.judge.gather import load_result
 from ablations.judge.result import Result
 from ablations.show.curves import length_curves, paired_curve
-from ablations.show.figures import Picture, draw_figures
+from ablations.show.figures import Picture, draw_figures, lay_out
 from ablations.show.loads import load_map
 from ablations.show.marks import mark, marked
 from ablations.show.page import inline_svg
@@ -235,3 +235,12 @@ def test_what_is_not_there_is_not_needed(sweep_run: Any, tmp_path: Path, options
     sweep_run(tmp_path, seeds=1, searched=False, arms=("aux_loss", "bias", "control", "aa"), **options)
     drawn = {picture.name for picture in draw_figures(load_result(tmp_path, "moe_balance", "cpu"))}
     assert ("loss" in drawn) == ("missing" not in options)
+
+
+def test_a_layout_keeps_no_digit_that_its_solver_makes_up(result: Result) -> None:
+    """They differ between processes, and with them the names of clips, which are hashes of places."""
+    figure = forest(result)
+    lay_out(figure)
+    figure.draw_without_rendering()
+    sides = [side for axes in figure.axes for side in axes.get_position().bounds]
+    assert sides == pytest.approx([round(side, 7) for side in sides], abs=1e-15) and len(set(sides)) > 3
