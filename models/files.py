@@ -53,7 +53,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     try:
         mode = fresh.stat().st_mode & 0o777
         yield fresh
-        for inside in sorted(fresh.rglob("*"), reverse=True):
+        for inside in sorted((path for path in fresh.rglob("*") if not path.is_symlink()), reverse=True):
             _settle(inside, mode if inside.is_dir() else mode & 0o666)
         _settle(fresh, mode)
         _step_in(fresh, path)
@@ -75,10 +75,17 @@ def passing_folder(path: Path) -> Iterator[Path]:
 
 
 def move(path: Path, to: Path) -> None:
-    """Give a file another place on the same file system, once it is on the disk, in place of what is there."""
+    """Give a file another place, once it is on the disk, in place of what is there."""
     to.parent.mkdir(parents=True, exist_ok=True)
     _sync(path)
-    os.replace(path, to)
+    try:
+        os.replace(path, to)
+    except OSError as error:
+        if error.errno != errno.EXDEV:  # a folder above it may be a link to another disk
+            raise
+        with whole_file(to) as temporary:
+            shutil.copyfile(path, temporary)
+        path.unlink()
     _sync(to.parent)
 
 

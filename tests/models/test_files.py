@@ -1,5 +1,6 @@
 """Files that are whole or absent, with the umask's permissions."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from models.checkpoint import save_checkpoint
-from models.files import remove_unfinished, set_aside, whole_file, whole_folder, write_atomically
+from models.files import move, remove_unfinished, set_aside, whole_file, whole_folder, write_atomically
 from models.transformer import Transformer
 
 
@@ -126,3 +127,25 @@ def test_what_is_set_aside_is_never_lost(tmp_path: Path) -> None:
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {
         "file.damaged": "0", "file.damaged2": "1", "file.damaged3": "2"
     }  # fmt: skip
+
+
+def test_a_file_moves_to_another_disk_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "from").write_text("new")
+    replace = os.replace
+
+    def other_disk(path: Path, to: Path) -> None:
+        if path == tmp_path / "from":
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        replace(path, to)
+
+    monkeypatch.setattr(os, "replace", other_disk)
+    move(tmp_path / "from", tmp_path / "there/to")
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+    assert [(path.name, path.read_text()) for path in (tmp_path / "there").iterdir()] == [("to", "new")]
+
+
+def test_a_folder_may_hold_a_link_to_nothing(tmp_path: Path) -> None:
+    """Downloads of a hub are links."""
+    with whole_folder(tmp_path / "folder") as fresh:
+        (fresh / "link").symlink_to("gone")
+    assert (tmp_path / "folder/link").is_symlink()
