@@ -11,6 +11,7 @@ import os
 import platform
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from ablations.launch.freight import Shipment, Store
@@ -18,7 +19,15 @@ from ablations.launch.host import Host, Message, Order
 from ablations.launch.job import Job
 from ablations.launch.parcels import pack, unpack
 from ablations.launch.space import full_place
-from models.files import remove, whole_folder, write_atomically
+from models.files import (
+    move,
+    passing_folder,
+    remove,
+    remove_left,
+    remove_unfinished,
+    whole_folder,
+    write_atomically,
+)
 from models.locks import hold
 
 USED = ".used"
@@ -35,26 +44,35 @@ class AwayHost(Host):
         self._used = None if self._own is None else _use(self._own)
         self._job: Job | None = None
         self._comes: tuple[str, ...] = ()
+        self._alone = contextlib.ExitStack()
+        """Nobody else on this machine is at what the job leaves."""
+        if self._own is not None:
+            remove_left(self._own)
         super().__init__(order if self._own is None else order.at(self._own), name)
 
     def take(self, job: Job, shipment: Shipment | None = None) -> None:
         if self._own is not None and shipment is not None:
-            self._job, self._comes = job, shipment.comes
             try:
+                if shipment.comes:
+                    self._alone.enter_context(hold(self._own / "jobs" / f"{job.key}.lock", self._waiting(job)))
                 self._unload(shipment, self._own)
             except Exception as error:  # nobody waits for what this returns
                 said = f"node {platform.node()}, {self._own}: {error}"
+                self._alone.close()
                 self._unsaid.append({"type": "error", "key": job.key, "error": said, "full": full_place(error)})
                 return
+            self._job, self._comes = job, shipment.comes  # before, what is there is not what it has left
         super().take(job)
 
     def messages(self) -> list[Message]:
-        """As Host's. With what a job leaves go the names of its pieces, which are then no longer here."""
+        """As Host's. With what a job leaves go the names of its pieces, which are then no longer here. A job that never
+        began leaves nothing."""
         said = super().messages()
         for message in said:
             if self._own is not None and self._job is not None and message["type"] in ENDS:
                 message["home"] = self._packed()
                 self._job = None
+                self._alone.close()
         return said
 
     def leave(self) -> bool:
@@ -73,6 +91,15 @@ class AwayHost(Host):
             time.sleep(0.1)
         return False
 
+    def _waiting(self, job: Job) -> Callable[[str], None]:
+        """As the job says it where it is another's: a trial that two commands ask for."""
+
+        def say(owner: str) -> None:
+            event = {"event": "waiting", "owner": f"{owner} on node {platform.node()}"}
+            self._unsaid.append({"type": "event", "key": job.key, "event": event})
+
+        return say
+
     def _unload(self, shipment: Shipment, own: Path) -> None:
         """What is given is unpacked once for all workers of this machine."""
         for name, given in shipment.given.items():
@@ -80,11 +107,15 @@ class AwayHost(Host):
             with hold(version.with_suffix(".lock"), waiting=lambda owner: None):
                 if not (place.is_dir() and version.is_file() and version.read_text() == given.version):
                     version.unlink(missing_ok=True)
+                    remove_unfinished(place)
                     with whole_folder(place) as fresh:
                         unpack(map(self._store.get, given.pieces), fresh)
                     write_atomically(version, given.version)
         if shipment.goes:
-            unpack(map(self._store.get, shipment.goes), own)
+            with passing_folder(own / "goes") as arrived:
+                unpack(map(self._store.get, shipment.goes), arrived)
+                for path in sorted(path for path in arrived.rglob("*") if path.is_file()):
+                    move(path, own / path.relative_to(arrived))
 
     def _packed(self) -> list[object]:
         own, pieces = self._own, list[object]()

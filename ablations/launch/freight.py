@@ -4,6 +4,7 @@ What does not change any more (a text, a trunk, a checkpoint) is sent once to a 
 need it. What a job goes on with is sent with it, and what it leaves comes home with its end.
 """
 
+import contextlib
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from ablations.launch.job import Job
-from ablations.launch.parcels import NOT_SENT, pack, unpack
+from ablations.launch.parcels import is_sent, pack, unpack
 from models.files import passing_folder
 
 
@@ -103,6 +104,9 @@ class Sender:
 
 
 def _version(folder: Path) -> str:
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(NOT_SENT))
-    stats = [(str(path.relative_to(folder)), path.stat()) for path in files]
-    return hashlib.sha256(repr([(name, at.st_size, at.st_mtime_ns) for name, at in stats]).encode()).hexdigest()
+    files = list[tuple[str, int, int]]()
+    for path in sorted(folder.rglob("*")):
+        with contextlib.suppress(FileNotFoundError):  # others work on it
+            if is_sent(path.relative_to(folder)) and path.is_file():
+                files.append((str(path.relative_to(folder)), (at := path.stat()).st_size, at.st_mtime_ns))
+    return hashlib.sha256(repr(files).encode()).hexdigest()

@@ -4,6 +4,7 @@ A piece is of a size that any memory holds; what is packed may be larger than th
 written outside of the folder that it is unpacked into.
 """
 
+import contextlib
 import io
 import os
 import tarfile
@@ -20,7 +21,8 @@ NOT_SENT = (".owner", UNFINISHED, ".lock")
 
 def pack(folder: Path, names: Iterable[str], put: Callable[[bytes], None]) -> bool:
     """Give `put` these files and folders below `folder`, with all that is in them, piece by piece; whether there were
-    any. They are packed in the order of their names, and unpacked so."""
+    any. They are packed in the order of their names, and unpacked so. What goes meanwhile, since others work on it, is
+    left out, and each file is one that was there."""
     places = [folder / name for name in names if (folder / name).exists()]
     if not places:
         return False
@@ -28,8 +30,9 @@ def pack(folder: Path, names: Iterable[str], put: Callable[[bytes], None]) -> bo
     with tarfile.open(fileobj=pieces, mode="w|", bufsize=1 << 20) as tar:
         for place in places:
             for path in sorted([place, *place.rglob("*")]):
-                if not path.name.endswith(NOT_SENT) and not _leads_away(path):
-                    tar.add(path, str(path.relative_to(folder)), recursive=False)
+                if is_sent(path.relative_to(folder)) and not _leads_away(path):
+                    with contextlib.suppress(FileNotFoundError):
+                        _add(tar, path, str(path.relative_to(folder)))
     pieces.close()
     return True
 
@@ -38,6 +41,20 @@ def unpack(pieces: Iterable[bytes], folder: Path) -> None:
     """Into a folder that is there. Raises tarfile.TarError for what leads out of it."""
     with tarfile.open(fileobj=_Stream(pieces), mode="r|", bufsize=1 << 20) as tar:
         tar.extractall(folder, filter="data")
+
+
+def is_sent(name: Path) -> bool:
+    """Of a name below the folder."""
+    return not any(part.endswith(NOT_SENT) for part in name.parts)
+
+
+def _add(tar: tarfile.TarFile, path: Path, name: str) -> None:
+    """A file is opened first: by its name another one, of another size, may be found a moment later."""
+    if path.is_symlink() or not path.is_file():
+        tar.add(path, name, recursive=False)
+        return
+    with path.open("rb") as file:
+        tar.addfile(tar.gettarinfo(arcname=name, fileobj=file), file)
 
 
 def _leads_away(path: Path) -> bool:

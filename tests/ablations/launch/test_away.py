@@ -1,11 +1,14 @@
 """Trials on a machine that does not see the runs folder: what they need goes there once, what they leave comes home."""
 
 import dataclasses
+import errno
 import io
+import itertools
 import os
 import signal
 import tarfile
 import tempfile
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +29,7 @@ from ablations.trial.recorder import RESUME
 from ablations.trial.requests import Labels, TrialRequest
 from ablations.trial.requests import job as request_job
 from ablations.trial.train import run_trial
+from models.files import unfinished_in
 
 
 class Shelf:
@@ -187,6 +191,74 @@ def test_what_has_changed_is_sent_anew(machines):
     assert len(machines.shelf.pieces) == 2 and set(machines.shelf.got.values()) == {1}
 
 
+def sent(machines: Machines, trial: TrialJob) -> tuple[Any, Shipment]:
+    labels = Labels("toy", "smoke", "bias", 1, "confirm")
+    asked = request_job(trial.id, "trial", TrialRequest(trial, labels, TrackConfig("disabled")))
+    return machines.sender.send(asked, str(machines.there))
+
+
+def begun(trial: TrialJob) -> dict[str, bytes]:
+    """A trial that was interrupted."""
+    for name in (RESUME, "steps.jsonl"):
+        (Path(trial.folder) / name).parent.mkdir(parents=True, exist_ok=True)
+        (Path(trial.folder) / name).write_bytes(os.urandom(50_000))
+    return files_in(Path(trial.folder))
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("way", ["full disk", "killed"])
+def test_what_was_sent_in_part_does_not_come_home(way, machines, job, monkeypatch):
+    monkeypatch.setattr(parcels, "PIECE", 10_000)
+    trial, host = in_runs(machines, job(), "sent"), machines.host("worker-0")
+    before, get, count = begun(trial), machines.shelf.get, itertools.count()
+
+    def fails(name: int) -> bytes:
+        if next(count) == len(machines.shelf.pieces) - 3:
+            if way == "full disk":
+                raise OSError(errno.ENOSPC, "No space left on device")
+            host._worker.process.kill()
+            said.extend(ended(host))
+        return get(name)
+
+    monkeypatch.setattr(machines.shelf, "get", fails)
+    said: list[Message] = []
+    host.take(*sent(machines, trial))
+    (last,) = said or ended(host)
+    assert last["type"] == ("error" if way == "full disk" else "died") and "home" not in last
+    assert (last.get("full") == "") == (way == "full disk")
+    there = files_in(machines.there / "trials/sent")
+    assert there == ({} if way == "full disk" else before), "whole or absent"
+    assert not unfinished_in(machines.there)
+
+
+def ended(host: AwayHost) -> list[Message]:
+    while True:
+        if found := [message for message in host.messages() if message["type"] in ("error", "died")]:
+            return found
+
+
+def test_a_trial_that_two_commands_send_is_done_by_one_after_the_other(machines, job):
+    """They share the folder there, and one would write over what the other is at."""
+    trial = in_runs(machines, job(), "both")
+    before = begun(trial)
+    one, other = (machines.host(f"worker-{i}") for i in range(2))
+    one.take(*sent(machines, trial))
+    log = machines.there / "trials/both/steps.jsonl"
+    log.write_bytes(b"its own")
+    second = threading.Thread(target=other.take, args=sent(machines, trial))
+    second.start()
+    while not any(m.get("event", {}).get("event") == "waiting" for m in other.messages()):
+        pass
+    assert log.read_bytes() == b"its own"
+    one._worker.process.kill()
+    assert ended(one)[0]["home"]
+    second.join()
+    assert files_in(log.parent) == before
+
+
 def test_a_machine_that_sees_the_folder_is_sent_nothing(tmp_path):
     (tmp_path / "mark").touch()
     order = Order(str(tmp_path / "logs"), {}, "pool_kinds", runs=str(tmp_path), mark="mark")
@@ -211,6 +283,23 @@ def test_pieces_are_small_and_make_the_same_files(tmp_path, monkeypatch):
     names = {str(path.relative_to(tmp_path / "to")) for path in tmp_path.glob("to/**/*")}
     assert names == {"a", "a/b", "a/b/file", "a/other"}
     assert (tmp_path / "to/a/b/file").read_bytes() == content
+
+
+def test_what_others_remove_or_have_half_written_is_not_packed(tmp_path, monkeypatch):
+    monkeypatch.setattr(parcels, "PIECE", 1000)
+    (tmp_path / "a/.checkpoint.x.part").mkdir(parents=True)
+    for name in ("first", "second", ".checkpoint.x.part/weights"):
+        (tmp_path / "a" / name).write_bytes(os.urandom(3 << 20))
+    pieces: list[bytes] = []
+
+    def put(piece: bytes) -> None:
+        pieces.append(piece)
+        (tmp_path / "a/second").unlink(missing_ok=True)
+
+    pack(tmp_path, ["a"], put)
+    (tmp_path / "to").mkdir()
+    unpack(pieces, tmp_path / "to")
+    assert files_in(tmp_path / "to").keys() == {"a/first"}
 
 
 @pytest.mark.parametrize("name", ["../out", "link/out"])
