@@ -11,7 +11,8 @@ from ablations.launch.job import Job
 from ablations.record.record import RECORD, finished
 from ablations.record.trialdir import OWNER
 from ablations.trial.requests import GuardsRequest, Request, SpeedRequest, TrialRequest
-from ablations.trial.tracking import run_id
+from ablations.trial.tracking import remove_partial, run_id
+from ablations.trial.uploads import FALLBACK
 from models.files import move, remove
 from models.locks import Held, hold
 from models.typed import build
@@ -61,17 +62,23 @@ class OfTrials:
             with contextlib.suppress(Held), hold(folder / OWNER, waiting):
                 if finished(folder / RECORD) is None:
                     _replace(folder, came)
+        if any((arrived / "wandb").glob("offline-run-*")):  # there it did not find what is here
+            remove_partial(self.runs / "wandb", request)
         for path in sorted((arrived / "wandb").rglob("*")):
             if path.is_file():
                 move(path, self.runs / path.relative_to(arrived))
 
     def _of_trial(self, request: TrialRequest, trained: bool) -> Cargo:
         trial = request.trial
-        own, wandb = self._below(trial.folder), f"wandb/*run-*-{run_id(request)}*"
-        goes = [own, *([] if request.against is None else [f"{self._below(request.against)}/{RECORD}"])]
+        own, wandb = self._below(trial.folder), (f"wandb/*run-*-{run_id(request)}*", f"wandb/{FALLBACK}")
+        goes = [
+            own,
+            f"wandb/{FALLBACK}",
+            *([] if request.against is None else [f"{self._below(request.against)}/{RECORD}"]),
+        ]
         others = [folder for folder in (trial.trunk, trial.teacher) if folder is not None]
         given = self._texts(trial.keys.all_stages, trial.cache) | self._folders(others)
-        return Cargo(given, tuple(goes), (own, wandb) if trained else (wandb,))
+        return Cargo(given, tuple(goes), (own, *wandb) if trained else wandb)
 
     def _texts(self, stages: Iterable[Stage], cache: str) -> dict[str, str]:
         below, found = self._below(cache), dict[str, str]()

@@ -56,9 +56,8 @@ def _mirror_in(mode: Settled, request: TrialRequest, report: Report) -> Mirror:
         report({"event": "note", "text": text})
 
     def open_run() -> Any:
-        for earlier in folders_of(folder, own) if mode == "offline" else []:
-            if not _is_whole(earlier, request):  # the trial was interrupted, or had nothing to be compared with yet
-                shutil.rmtree(earlier, ignore_errors=True)
+        if mode == "offline":
+            remove_partial(folder, request)
         return _open(mode, folder.parent, own, request)
 
     return Mirror(None if mode == "disabled" else open_run, steps, failed, against)
@@ -144,6 +143,13 @@ def id_of(labels: Labels, trial: str) -> str:
 
 def is_mirrored(request: TrialRequest) -> bool:
     return any(_is_whole(folder, request) for folder in folders_of(runs_of(request) / "wandb", run_id(request)))
+
+
+def remove_partial(folder: Path, request: TrialRequest) -> None:
+    """Runs that a new one is the whole of: the trial was interrupted, or had nothing to be compared with yet."""
+    for earlier in folders_of(folder, run_id(request)):
+        if not _is_whole(earlier, request):
+            shutil.rmtree(earlier, ignore_errors=True)
 
 
 def _is_whole(folder: Path, request: TrialRequest) -> bool:

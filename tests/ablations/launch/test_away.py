@@ -25,10 +25,12 @@ from ablations.launch.parcels import pack, unpack
 from ablations.record.record import RECORD, Record, read_record
 from ablations.sweep.freight import OfTrials
 from ablations.trial.job import TrialJob
+from ablations.trial.mirror import WHOLE
 from ablations.trial.recorder import RESUME
 from ablations.trial.requests import Labels, TrialRequest
 from ablations.trial.requests import job as request_job
 from ablations.trial.train import run_trial
+from ablations.trial.uploads import FALLBACK, fall_back, fallen_back
 from models.files import unfinished_in
 
 
@@ -157,15 +159,20 @@ def test_one_that_died_comes_home_with_its_checkpoint_and_goes_on_elsewhere(mach
         if message["type"] == "event" and message["event"].get("step", 0) >= 7:
             os.kill(host._worker.process.pid, signal.SIGKILL)
 
-    assert machines.run(host, trial, kill)["type"] == "died"
+    assert machines.run(host, trial, kill, track="offline")["type"] == "died"
     assert (Path(trial.folder) / RESUME).is_file() and not (Path(trial.folder) / RECORD).exists()
     monkeypatch.setattr(tempfile, "tempdir", str(machines.runs.parent / "tmp/other"))
     (machines.runs.parent / "tmp/other").mkdir()
     steps: list[int] = []
     message = machines.run(
-        ready(machines.host("worker-1")), trial, lambda said: steps.append(said.get("event", {}).get("step", 99))
+        ready(machines.host("worker-1")),
+        trial,
+        lambda said: steps.append(said.get("event", {}).get("step", 99)),
+        track="offline",
     )
     assert message["type"] == "result" and min(steps) > 3
+    (run,) = (machines.runs / "wandb").glob("offline-run-*")
+    assert (run / WHOLE).is_file(), "one, which is whole, as where the folder is seen"
     assert numbers(trial) == numbers(here)
     assert sorted(p.name for p in Path(trial.folder).iterdir()) == sorted(p.name for p in Path(here.folder).iterdir())
 
@@ -257,6 +264,21 @@ def test_a_trial_that_two_commands_send_is_done_by_one_after_the_other(machines,
     assert ended(one)[0]["home"]
     second.join()
     assert files_in(log.parent) == before
+
+
+def test_what_w_and_b_fell_back_to_is_known_on_all_machines(machines, job):
+    trial, there = in_runs(machines, job(), "tracked"), own_folder(str(machines.runs)) / "wandb" / FALLBACK
+    asked = request_job(
+        trial.id, "trial", TrialRequest(trial, Labels("toy", "smoke", "bias", 1, "confirm"), TrackConfig("offline"))
+    )
+    host = machines.host("worker-0")
+    host.take(*sent(machines, trial))
+    fall_back(there.parent, "online", "no network")
+    host._worker.process.kill()
+    machines.sender.take_home(asked, ended(host)[0]["home"], False)
+    assert "no network" in str(fallen_back(machines.runs)) and not there.exists()
+    machines.host("worker-1").take(*sent(machines, trial))
+    assert there.is_file()
 
 
 def test_a_machine_that_sees_the_folder_is_sent_nothing(tmp_path):
