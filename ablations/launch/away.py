@@ -46,12 +46,14 @@ class AwayHost(Host):
         self._comes: tuple[str, ...] = ()
         self._alone = contextlib.ExitStack()
         """Nobody else on this machine is at what the job leaves."""
+        self._left: list[contextlib.ExitStack] = []
         if self._own is not None:
             remove_left(self._own)
         super().__init__(order if self._own is None else order.at(self._own), name)
 
     def take(self, job: Job, shipment: Shipment | None = None) -> None:
         if self._own is not None and shipment is not None:
+            self.cleared()
             try:
                 if shipment.comes:
                     self._alone.enter_context(hold(self._own / "jobs" / f"{job.key}.lock", self._waiting(job)))
@@ -65,18 +67,27 @@ class AwayHost(Host):
         super().take(job)
 
     def messages(self) -> list[Message]:
-        """As Host's. With what a job leaves go the names of its pieces, which are then no longer here. A job that never
-        began leaves nothing."""
+        """As Host's. With what a job leaves go the names of its pieces; it stays here until it is `cleared`, but for
+        what one has left that is tried again. A job that never began leaves nothing."""
         said = super().messages()
         for message in said:
             if self._own is not None and self._job is not None and message["type"] in ENDS:
                 message["home"] = self._packed()
                 self._job = None
-                self._alone.close()
+                self._left.append(self._alone.pop_all())
+                if message["type"] == "died":
+                    self.cleared()
         return said
+
+    def cleared(self) -> None:
+        """What jobs had left is home. Where the scheduler did not come to it, the next one does."""
+        with contextlib.suppress(IndexError):
+            while True:
+                self._left.pop().close()
 
     def leave(self) -> bool:
         """End the worker, and the folder where nobody else uses it; whether it is gone."""
+        self.cleared()
         self._job, process = None, self._worker.process
         if process is not None:
             process.kill()
@@ -123,7 +134,7 @@ class AwayHost(Host):
         found = sorted(path for pattern in self._comes for path in own.glob(pattern))
         pack(own, [str(path.relative_to(own)) for path in found], lambda piece: pieces.append(self._store.put(piece)))
         for path in found:
-            remove(path)
+            self._alone.callback(remove, path)
         return pieces
 
 

@@ -190,6 +190,8 @@ class RayPool(Opened):
             except ray.exceptions.RayError as error:
                 self._bury(worker, _lost(worker, error), turn)
                 return
+            assert worker.actor is not None
+            worker.actor.cleared.remote()
         if kind == "here":
             worker.node = message["node"]
             worker.runs = "" if message["runs"] == self.order.runs else message["runs"]

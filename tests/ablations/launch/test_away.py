@@ -31,7 +31,7 @@ from ablations.trial.requests import Labels, TrialRequest
 from ablations.trial.requests import job as request_job
 from ablations.trial.train import run_trial
 from ablations.trial.uploads import FALLBACK, fall_back, fallen_back
-from models.files import unfinished_in
+from models.files import remove, unfinished_in
 
 
 class Shelf:
@@ -84,6 +84,7 @@ class Machines:
                 heard(message)
                 if message["type"] in ("result", "error", "died"):
                     self.sender.take_home(asked, message["home"], message["type"] != "died")
+                    host.cleared()
                     return message
 
 
@@ -175,6 +176,26 @@ def test_one_that_died_comes_home_with_its_checkpoint_and_goes_on_elsewhere(mach
     assert (run / WHOLE).is_file(), "one, which is whole, as where the folder is seen"
     assert numbers(trial) == numbers(here)
     assert sorted(p.name for p in Path(trial.folder).iterdir()) == sorted(p.name for p in Path(here.folder).iterdir())
+
+
+def no_space(path: Path, to: Path) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(to))
+
+
+def test_what_could_not_be_taken_home_is_there_the_next_time(machines, job, monkeypatch):
+    host, trial = ready(machines.host("worker-0")), in_runs(machines, job(), "kept")
+    with monkeypatch.context() as full, pytest.raises(OSError, match="No space"):
+        full.setattr("ablations.sweep.freight.move", no_space)
+        machines.run(host, trial)
+    assert not (Path(trial.folder) / RECORD).exists() and not unfinished_in(machines.runs)
+    host.stop()
+    remove(machines.there / "jobs")  # the lock, which ends with its process
+    steps: list[Message] = []
+    again = ready(machines.host("worker-1"))
+    assert machines.run(again, trial, lambda said: steps.append(said))["type"] == "result"
+    assert read_record(Path(trial.folder) / RECORD).status == "complete"
+    assert not any(said["type"] == "event" for said in steps), "it is not trained again"
+    assert not (machines.there / "trials/kept").exists()
 
 
 def test_the_folder_is_its_users_alone(machines, monkeypatch):
