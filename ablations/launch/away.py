@@ -33,6 +33,10 @@ from models.locks import hold
 USED = ".used"
 """Locked by every worker that uses the folder."""
 ENDS = ("result", "error", "died")
+TOLD = ("error", "died", "broken")
+"""Messages that name the worker's log."""
+LOG_BYTES = 1 << 18
+"""Of a log, the last."""
 
 
 class AwayHost(Host):
@@ -49,7 +53,11 @@ class AwayHost(Host):
         self._left: list[contextlib.ExitStack] = []
         if self._own is not None:
             remove_left(self._own)
-        super().__init__(order if self._own is None else order.at(self._own), name)
+            order = order.at(self._own)
+        log = Path(order.logs) / f"{name}.log"
+        self._logged = log.stat().st_size if log.is_file() else 0
+        """Bytes of the worker's log that the scheduler has, or that were there before."""
+        super().__init__(order, name)
 
     def take(self, job: Job, shipment: Shipment | None = None) -> None:
         if self._own is not None and shipment is not None:
@@ -71,6 +79,8 @@ class AwayHost(Host):
         what one has left that is tried again. A job that never began leaves nothing."""
         said = super().messages()
         for message in said:
+            if self._own is not None and message["type"] in TOLD:
+                message["log"] = self._log_since()
             if self._own is not None and self._job is not None and message["type"] in ENDS:
                 message["home"] = self._packed()
                 self._job = None
@@ -78,6 +88,14 @@ class AwayHost(Host):
                 if message["type"] == "died":
                     self.cleared()
         return said
+
+    def _log_since(self) -> str:
+        """What the worker has logged that the scheduler has not got, as much of it as tells."""
+        with self._worker.log.open("rb") as log:
+            log.seek(self._logged)
+            said = log.read()
+        self._logged += len(said)
+        return said[-LOG_BYTES:].decode(errors="replace")
 
     def cleared(self) -> None:
         """What jobs had left is home. Where the scheduler did not come to it, the next one does."""

@@ -38,6 +38,8 @@ class Order:
     """The name of a file in it, by which a node knows that it sees this very folder."""
     places: Mapping[str, str] = field(default_factory=dict)
     """Further variables of the environment, that name folders below `runs`."""
+    told: str = ""
+    """Where logs are for who reads of them, if not in `logs`."""
 
     @property
     def is_seen(self) -> bool:
@@ -46,7 +48,8 @@ class Order:
 
     def at(self, runs: Path) -> "Order":
         """The same on a node that has a runs folder of its own."""
-        return replace(self, logs=str(runs / Path(self.logs).relative_to(self.runs)), runs=str(runs), mark="")
+        logs = str(runs / Path(self.logs).relative_to(self.runs))
+        return replace(self, logs=logs, runs=str(runs), mark="", told=self.logs)
 
 
 class Host:
@@ -56,7 +59,8 @@ class Host:
         self._greeting = order.greeting
         environment = dict(order.environment)
         environment |= {variable: str(Path(order.runs) / place) for variable, place in order.places.items()}
-        self._worker = WorkerProcess(order.kinds_module, environment, Path(order.logs) / f"{name}.log")
+        log, told = (Path(logs) / f"{name}.log" for logs in (order.logs, order.told or order.logs))
+        self._worker = WorkerProcess(order.kinds_module, environment, log, told)
         self._unsaid: list[Message] = [{"type": "here", "node": platform.node(), "runs": order.runs}]
         self._stdin, self._stdout = self._worker.start()
 

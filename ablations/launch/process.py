@@ -24,11 +24,11 @@ class WorkerProcess:
     """A place for a worker: the process that holds it now, its pipes, its log, and its job.
 
     kinds_module: module with the table `KINDS` of functions. environment: laid over what this process's own holds for a
-    worker.
+    worker. told: where who reads of the log finds it, if not at `log`.
     """
 
-    def __init__(self, kinds_module: str, environment: Mapping[str, str], log: Path) -> None:
-        self.log = log
+    def __init__(self, kinds_module: str, environment: Mapping[str, str], log: Path, told: Path | None = None) -> None:
+        self.log, self.told = log, told or log
         self.environment = worker_environment(os.environ, environment)
         # -P keeps the working directory off the path, so a worker loads the same packages as the scheduler did.
         paths = [str(ROOT), self.environment.get("PYTHONPATH")]
@@ -108,4 +108,4 @@ class WorkerProcess:
         return f"the worker died of signal {-code}"
 
     def at_log(self, text: str) -> str:
-        return f"{text} (log: {self.log})"
+        return f"{text} (log: {self.told})"

@@ -184,6 +184,10 @@ class RayPool(Opened):
         import ray
 
         kind, job = message["type"], worker.job
+        if message.get("log"):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with (self._folder / f"{worker.name}.log").open("a", encoding="utf-8") as log:
+                log.write(message["log"])
         if "home" in message and job is not None and self._sender is not None:
             try:
                 self._sender.take_home(job, message["home"], ended=kind != "died")

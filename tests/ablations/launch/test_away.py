@@ -21,6 +21,7 @@ from ablations.launch import parcels
 from ablations.launch.away import AwayHost, own_folder
 from ablations.launch.freight import Sender, Shipment
 from ablations.launch.host import Message, Order
+from ablations.launch.job import Job
 from ablations.launch.parcels import pack, unpack
 from ablations.record.record import RECORD, Record, read_record
 from ablations.sweep.freight import OfTrials
@@ -300,6 +301,20 @@ def test_what_w_and_b_fell_back_to_is_known_on_all_machines(machines, job):
     assert "no network" in str(fallen_back(machines.runs)) and not there.exists()
     machines.host("worker-1").take(*sent(machines, trial))
     assert there.is_file()
+
+
+def test_an_error_comes_with_its_log(machines, tmp_path, monkeypatch):
+    """Whose name it says is the scheduler's."""
+    environment = {"PYTHONPATH": str(Path(__file__).parent)}
+    order = Order(str(machines.runs / "logs"), environment, "pool_kinds", runs=str(machines.runs), mark="not-there")
+    machines.hosts.append(host := AwayHost(order, "worker-0", machines.shelf))
+    for first in (True, False):
+        said = list(host.until_done(Job("a", "fail", {"calls": str(tmp_path / "calls")}))) if first else None
+        if said is None:
+            host.take(Job("b", "fail", {"calls": str(tmp_path / "calls")}))
+            said = host.messages()
+        assert said[-1]["error"] == f"ValueError: two lines (log: {machines.runs / 'logs/worker-0.log'})"
+        assert said[-1]["log"].count("Traceback") == 1 and said[-1]["log"].startswith("--- a" if first else "--- b")
 
 
 def test_a_machine_that_sees_the_folder_is_sent_nothing(tmp_path):
