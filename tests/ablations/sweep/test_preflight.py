@@ -9,6 +9,7 @@ import pytest
 
 from ablations import run
 from ablations.config.compose import compose
+from ablations.home import ROOT
 from ablations.sweep import preflight
 from ablations.sweep.announce import describe
 from ablations.sweep.planning import make_plan
@@ -104,6 +105,8 @@ def test_the_plan_of_a_cluster_says_what_it_costs_and_needs() -> None:
     assert "up to 8 processes share a trial's batches" in shown
     hours = float(re.search(r"about ([\d,]+) GPU hours", shown)[1].replace(",", ""))  # type: ignore[index]
     assert 0.5 < hours / (92 * 48e9 / 24_500 / 3600) < 0.75
+    told = (ROOT / "docs/cluster.md").read_text(encoding="utf-8")
+    assert f"for `moe_balance` about {round(hours, -2):,.0f} GPU hours" in told
     memory, kept = map(float, re.search(r"about ([\d.]+) GB of each GPU, of which ([\d.]+)", shown).groups())  # type: ignore[union-attr]
     assert memory - kept == pytest.approx(15.7e9 * 16 / 8 / 1e9, rel=0.01)
     with pytest.raises(ConfigError, match="more than a day"):
