@@ -39,8 +39,12 @@ DRAWN = ("moe_balance", "pipeline")
 """Between them they have every figure but some of lengths, contexts, skills; matplotlib costs more than the trials."""
 TOO_SHORT = {("masked", "packed"), ("v3", "v3_frozen_bias"), ("dr_grpo", "sft"), ("masked", "open")}
 """Twelve steps on short sequences have no document's end to mask, no step in V3's tail, and no answer that is right."""
-GREEDY = "eval.tasks=[problem_greedy,problem_samples]"
-ANSWERED = ("train.tokens=10240", "eval.tasks=[problem_samples]", "eval.items=2", "eval.tokens=2048")
+ANSWERED = (
+    "train.tokens=10240",
+    "eval.tasks=[problem_greedy,problem_samples]",
+    "eval.items=2",
+    "eval.tokens=2048",
+)
 SHORTER = {
     "pipeline": ["train.tokens=1024", "arms=[dualpipe_p4_m8]", "model.n_layers=4"],
     "packing": ["arms=[masked,fim]"],
@@ -60,7 +64,7 @@ SHORTER = {
     "outliers": ["train.tokens=1024", "arms=[tensor_18,tile_18]"],
     "grpo": ["arms=[sft,dr_grpo]", *ANSWERED],
     "sft_masking": ["arms=[masked,base]", *ANSWERED],
-    "post_training": ["arms=[base,distil]", "distil.chosen=finished", *ANSWERED, GREEDY],
+    "post_training": ["arms=[base,distil]", "distil.chosen=finished", *ANSWERED],
     "context_stages": ["train.tokens=10240", "eval.tokens=2048"],
     "context": ["optim.lr=0.0035", "arms=[yarn]", "eval.tokens=2048", "eval.lengths=[128,256,512,1024]"],
 }
