@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import math
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from ablations.files import read_json
 from ablations.home import ROOT
 from ablations.judge.constraint import Constraint
 from ablations.judge.gather import load_published
+from ablations.reproduce import main
 from ablations.show.render import table_csv, table_md
 
 PUBLISHED = {path.parts[-3]: path.parent for path in sorted((ROOT / "results").glob("*/*/plan.json"))}
@@ -28,6 +30,13 @@ def test_tables_are_made_of_the_records(sweep: str) -> None:
     assert len(made) == len(stored)
     for left, right in zip(made, stored, strict=True):
         assert all(_same(a, b) for a, b in zip(left, right, strict=True)), (left, right)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sweep", PUBLISHED)
+def test_pages_and_figures_are_made_of_the_records(sweep: str, tmp_path: Path) -> None:
+    """Byte for byte, on any processor."""
+    assert main([str(PUBLISHED[sweep]), "tables_only=true", f"runs_dir={tmp_path}", "progress=none"]) == 0
 
 
 @pytest.mark.parametrize("sweep", PUBLISHED)
