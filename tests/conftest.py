@@ -8,12 +8,15 @@ import signal
 import sys
 from collections.abc import Callable, Iterable
 from multiprocessing import forkserver
+from pathlib import Path
 
 import pytest
 
 from ablations.launch.lean import lean
+from tests.slow import SLOW
 
-SLOW = (
+HERE = Path(__file__).parent
+FIRST = (
     "test_ranks.py",
     "test_endurance.py",
     "test_sweeps.py",
@@ -26,9 +29,14 @@ SLOW = (
 """By their longest test."""
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    turn = {name: place for place, name in enumerate(SLOW)}
-    items.sort(key=lambda item: turn.get(item.path.name, len(SLOW)))
+    turn = {name: place for place, name in enumerate(FIRST)}
+    items.sort(key=lambda item: turn.get(item.path.name, len(FIRST)))
+    for item in items:
+        names = SLOW.get(item.path.relative_to(HERE).as_posix(), {})
+        if item.name.startswith(tuple(names)):
+            item.add_marker("slow")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -14,6 +14,7 @@ import pytest
 from ablations.config.compose import compose
 from ablations.config.sweepfile import SCALES, sweep_files
 from ablations.home import ROOT
+from tests.slow import SLOW
 
 BELOW = {"models": set(), "tasks": {"models"}, "ablations": {"models", "tasks"}}
 """Floor -> the floors that it may import, besides itself."""
@@ -29,6 +30,12 @@ def test_every_package_is_installed() -> None:
     """An editable installation finds what is not listed all the same, and a wheel does not have it."""
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
     assert sorted(listed) == sorted({".".join(path.parent.relative_to(ROOT).parts) for path in SOURCES})
+
+
+def test_what_is_called_slow_is_there() -> None:
+    for file, names in SLOW.items():
+        text = (ROOT / "tests" / file).read_text()
+        assert all(f"\ndef {name.partition('[')[0]}" in text for name in names), file
 
 
 def name_of(path: Path) -> str:

@@ -244,7 +244,6 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("no_figures", "no_speed")
 def test_kill_9_of_worker_and_scheduler_changes_nothing(training, tmp_path, data_cache):
     whole, killed = tmp_path / "whole/runs", tmp_path / "killed/runs"

@@ -32,7 +32,6 @@ def test_tables_are_made_of_the_records(sweep: str) -> None:
         assert all(_same(a, b) for a, b in zip(left, right, strict=True)), (left, right)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("sweep", PUBLISHED)
 def test_pages_and_figures_are_made_of_the_records(sweep: str, tmp_path: Path) -> None:
     """Byte for byte, on any processor."""

@@ -92,7 +92,10 @@ def test_a_distribution_is_learned_from(chain, loss):
     assert second.drawn == 0 and second.flops == pytest.approx(TOKENS * (student + teacher / 3))
 
 
-def test_the_ways_of_learning_differ_and_begin_alike(chain):
+def test_the_ways_of_learning_differ_and_begin_alike(chain, job, tmp_path):
+    trunk = dataclasses.replace(job("trunk", changes=PROBLEM), keep=True)
+    taught = teacher_of(chain("any"), tmp_path / "taught")
+    finish(trunk), finish(taught)
     ways = {
         "data": {"optim__weight_decay": 0.1},
         "written": {"distil__answers": "teacher", "distil__chosen": "finished"},
@@ -103,9 +106,9 @@ def test_the_ways_of_learning_differ_and_begin_alike(chain):
     }
     found = {}
     for name, changes in ways.items():
-        given = chain(name, **changes)
+        given = dataclasses.replace(chain(name, **changes), trunk=trunk.folder, teacher=taught.folder)
         if name == "data":
-            given = dataclasses.replace(given, keys=dataclasses.replace(given.keys, teacher=[]))
+            given = dataclasses.replace(given, keys=dataclasses.replace(given.keys, teacher=[]), teacher=None)
         found[name] = finish(given).metrics["loss"], [row["loss"] for row in rows(given)]
     assert len({loss for loss, _ in found.values()}) == len(ways), found
     assert len({tuple(losses[:6]) for _, losses in found.values()}) == 1
