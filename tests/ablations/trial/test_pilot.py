@@ -35,7 +35,7 @@ def test_each_problem_has_its_row_and_keeps_it(trained: list[TrialJob], tmp_path
     assert all(stage.data.source == "problem" for job in trained for stage in job.keys.stages)
     rows = [line for line in (tmp_path / "table.md").read_text().splitlines() if line.startswith("| s")]
     assert [row.split(" | ")[0] for row in rows] == ["| sums", "| sorting"]
-    assert "0.200, 0.200" in rows[0] and "5,120" in rows[0]
+    assert "0.200, 0.200" in rows[0] and "15,360" in rows[0], "three times as many tokens"
 
 
 @pytest.mark.parametrize("word", ["problem=sum", "seeds=0", "seeds=x", "quick", "data.problem=sums model.d_model=0"])
