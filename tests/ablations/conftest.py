@@ -397,9 +397,10 @@ def job(plan: Any, data_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Any], Record]:
-    """`undisturbed(job)`: the record of a trial that nothing interrupts, and in the job's folder what it leaves. Trained
-    once for all who ask for the same keys and seed (and have or have not been given trunk and teacher): what killed,
-    branched and damaged ones are held against is the same training each time."""
+    """`undisturbed(job)`: the record of a trial that nothing interrupts, and in the job's folder what it leaves.
+
+    Trained once for all who ask for the same keys and seed (and have or have not been given trunk and teacher): what
+    killed, branched and damaged ones are held against is the same training each time."""
     from ablations.trial.train import run_trial
 
     known: dict[str, tuple[Path, Record]] = {}

@@ -33,8 +33,11 @@ SEARCHED = ("moe_balance",)
 TIMED = ("attention", "moe_balance", "mtp_depth", "pipeline")
 """With lm-eval scores and their checkpoints, from which arms decode; the others train alone."""
 ANSWERING = ("grpo", "sft_masking", "post_training")
-SLOW = ("balance_scope", "experts", "gating", "memory", "schedule", "v3_ladder", "v3_leave_one_out")
-"""Their kin train here: attention, recall, and v3_screen, whose one run has what the ladder adds or leaves out."""
+OF_STAGES = ("context_stages", "grpo", "sft_masking")
+SLOW = ("balance_scope", "experts", "gating", "memory", "schedule", "v3_ladder", "v3_leave_one_out", *OF_STAGES)
+"""Their kin train here: attention, recall, v3_screen, whose one run has what the ladder adds or leaves out, context,
+and post_training, whose stages learn from masked questions and from answers; rewards and stages that lengthen train in
+trials of their own (`trial/test_rewards.py`, `trial/test_branch.py`)."""
 DRAWN = ("moe_balance", "pipeline")
 """Between them they have every figure but some of lengths, contexts, skills; matplotlib costs more than the trials."""
 TOO_SHORT = {("masked", "packed"), ("v3", "v3_frozen_bias"), ("dr_grpo", "sft"), ("masked", "open")}

@@ -1,8 +1,7 @@
 """`train.compile`: the same training in fewer, larger kernels.
 
-Most cases run what torch has traced as it is (`aot_eager`), which shows what is traced, differentiated and guarded in
-seconds; the kernels themselves, minutes of a C++ compiler's work, are checked for one kind here and for all with
-`-m slow`.
+Here what torch has traced is run as it is (`aot_eager`), which shows what is traced, differentiated and guarded in
+seconds; the kernels themselves, minutes of a C++ compiler's work, are checked with `-m slow`.
 """
 
 import copy
@@ -28,7 +27,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "dense, MLA, MTP": {"n_layers": 1, "feed_forward": "dense", "mtp": {"depth": 2}},
     "MoE, MLA": {"n_layers": 4, "moe": {"balance": {"kind": "bias_aux_loss"}}},
 }
-FIRST, *OTHERS = KINDS
 GRAPHS = {"dense, MHA": (1, 0), "dense, MLA, MTP": (3, 0), "MoE, MLA": (8, 4)}
 """Graphs, and places where torch cannot go on: a graph for each kind of block and length, whatever the depth. In FP32
 the experts break at both of their grouped products, and so do the layer and the block around them."""
@@ -134,8 +132,9 @@ def test_without_it_no_compiler_is_on_the_path() -> None:
     assert traced() == (0, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(missing_compiler("cpu") is not None, reason="torch.compile needs a C++ compiler")
-@pytest.mark.parametrize("kind", [FIRST, *(pytest.param(kind, marks=pytest.mark.slow) for kind in OTHERS)])
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_kernels_too(kind: str) -> None:
     """Compiled in this process: those that would help it import torch first."""
     import torch._inductor.config

@@ -3,10 +3,19 @@
 import subprocess
 import sys
 
+import pytest
+
 from ablations.home import ROOT
 
 
-def test_lightning_comes_without_packages_that_no_training_needs() -> None:
+@pytest.mark.parametrize(
+    ("how", "found"),
+    [
+        ("lean", ""),
+        pytest.param("whole", "matplotlib scipy scipy.signal transformers", marks=pytest.mark.slow),
+    ],
+)
+def test_lightning_comes_without_packages_that_no_training_needs(how: str, found: str) -> None:
     """And without it they would come; they are there for whoever asks, and for Lightning's own checks afterwards."""
     script = """
 import sys
@@ -21,7 +30,5 @@ if sys.argv[1] == "lean":
     from lightning_utilities.core.imports import RequirementCache, package_available
     assert transformers.__version__ and package_available("scipy") and RequirementCache("transformers>=4.4.0")
 """
-    for how, found in (("lean", ""), ("whole", "matplotlib scipy scipy.signal transformers")):
-        words = [sys.executable, "-c", script, how]
-        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
-        assert (done.stdout.strip(), done.stderr) == (found, ""), how
+    done = subprocess.run([sys.executable, "-c", script, how], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout.strip(), done.stderr) == (found, "")

@@ -1,5 +1,6 @@
 """Schedules on 2 and 4 real processes over gloo, against one process without a pipeline. One process with its forks
-runs all cases (`rank_cases.py`)."""
+runs all cases (`rank_cases.py`), with `-m slow`; in every run `ablations/test_ranks_command.py` trains on two, and
+`test_inprocess.py` has every schedule in one process."""
 
 import json
 import os
@@ -8,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from pipelines import MICROBATCHES, train, variant
 from rank_cases import cases
@@ -49,6 +51,7 @@ def found_by_ranks(folder: Path) -> Found:
     return {n: [json.loads((folder / f"found{n}.{r}.json").read_text()) for r in range(n)] for n in (2, 4)}
 
 
+@pytest.mark.slow
 def test_schedules_on_real_ranks_train_as_one_process_does(tmp_path: Path) -> None:
     """One test, because tests are spread over processes and each would start all ranks anew."""
     for ranks, found in found_by_ranks(tmp_path).items():
