@@ -14,9 +14,6 @@ SLOW: dict[str, dict[str, str]] = {
     "models/test_compiled.py": {
         "test_the_kernels_too": "what torch traces, differentiates and guards, for the same models",
     },
-    "models/test_executor.py": {
-        "test_two_ranks_count_the_whole_batch[False]": "the same with a mask",
-    },
     "models/test_generate.py": {
         "test_speculative_output_is_greedy_with_random_modules[chained-2": "one and three modules",
         "test_speculative_output_is_greedy_with_random_modules[parallel-2": "one and three modules",
@@ -46,11 +43,6 @@ SLOW: dict[str, dict[str, str]] = {
     },
     "ablations/trial/test_devices.py": {
         "test_after_kill_9": "interrupted trials, and a rank that is killed",
-    },
-    "ablations/trial/test_distil.py": {
-        "test_killed_it_goes_on_bit_for_bit[8-": "other steps",
-        "test_the_distance_is_the_same_whoever": "a teacher that others have trained",
-        "test_a_distribution_is_learned_from[forward_kl]": "the reverse one",
     },
     "ablations/trial/test_measures.py": {
         "test_a_ramped_trial_goes_on_bit_for_bit[2]": "another step",

@@ -114,6 +114,8 @@ def test_models_and_the_training_path_import_without_the_harness() -> None:
         if "evals" not in p.parts and "triton" not in p.stem
     ]
     modules += [f"ablations.{name}" for name in ("config.trialkeys", "trial.train", "trial.ranked", "sweep.jobs")]
+    modules += [f"benchmarks.{name}" for name in ("on_gpu", "on_gpu_report", "on_gpu_trials", "waits", "train_step")]
+    modules += ["benchmarks.decode"]
     script = f"""
 import importlib, sys
 class Gone:

@@ -12,6 +12,7 @@ from ablations.home import ROOT
 from benchmarks import on_gpu
 from benchmarks.on_gpu import TASKS, Report, Section, Task, run_section
 from benchmarks.on_gpu_report import markdown
+from benchmarks.on_gpu_trials import VARIANTS, trained
 from models.typed import ConfigError
 
 
@@ -141,8 +142,19 @@ def test_every_section_is_shown_with_its_numbers_and_the_rest_with_its_reason() 
     assert "Not run: tests, waits, accumulator, step, trials, decode." in text
 
 
+def test_a_trial_under_a_recipe(tmp_path: Path) -> None:
+    found = trained(VARIANTS["fp8_row emulated"], True, tmp_path / "t")
+    assert found["status"] == "complete" and found["loss"] > 0 and found["tokens_per_second"] > 0
+
+
+def test_a_file_that_is_no_report_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(ConfigError):
+        Report.read(tmp_path / "bad.json")
+
+
 def test_it_does_without_what_a_machine_that_only_trains_lacks(tmp_path: Path) -> None:
-    """The command, its report, and a trial under a recipe."""
+    """The command, its report, and a trial under a recipe, in one; `test_house.py` imports them in every run."""
     script = f"""
 import sys
 class Gone:
@@ -163,10 +175,3 @@ print(json.dumps(trained(VARIANTS["fp8_row emulated"], True, Path({str(tmp_path 
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["status"] == "complete" and found["loss"] > 0 and found["tokens_per_second"] > 0
-    with pytest.raises(ConfigError):
-        Report.read(_written(tmp_path / "bad.json", "{"))
-
-
-def _written(path: Path, text: str) -> Path:
-    path.write_text(text)
-    return path

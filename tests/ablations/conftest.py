@@ -395,6 +395,29 @@ def job(plan: Any, data_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     return make
 
 
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Any], Record]:
+    """`undisturbed(job)`: the record of a trial that nothing interrupts, and in the job's folder what it leaves.
+
+    Trained once for all who ask for the same keys and seed (and have or have not been given trunk and teacher): what
+    killed, branched and damaged ones are held against is the same training each time."""
+    from ablations.trial.train import run_trial
+
+    known: dict[str, tuple[Path, Record]] = {}
+
+    def trained(job: Any) -> Record:
+        places = {"folder": "", "trunk": job.trunk and "given", "teacher": job.teacher and "given"}
+        name = json.dumps(dataclasses.asdict(dataclasses.replace(job, **places)), sort_keys=True)
+        if name not in known:
+            own = tmp_path_factory.mktemp("undisturbed") / "trial"
+            known[name] = own, run_trial(dataclasses.replace(job, folder=str(own)), lambda event: None)
+        folder, record = known[name]
+        shutil.copytree(folder, job.folder)
+        return record
+
+    return trained
+
+
 @pytest.fixture
 def conduct(plan: Any, pool: type[InlinePool]) -> Any:
     """`conduct(KEY=VALUE, ...)`: conducts such a sweep in this process, and returns its Conductor."""

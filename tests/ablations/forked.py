@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import SimpleNamespace
@@ -87,7 +88,41 @@ class Fork:
             os.kill(self.pid, signal.SIGKILL)
 
 
-def _serve(streams: tuple[int, int, int], env: dict[str, str]) -> None:
+class Served:
+    """The same, forked from the server that tests begin with (tests/conftest.py), for a test that starts a worker."""
+
+    def __init__(self, command: list[str], *, stderr: IO[bytes], env: dict[str, str], **_: Any) -> None:
+        context = multiprocessing.get_context("forkserver")
+        (jobs, own_jobs), (own_replies, replies) = context.Pipe(duplex=False), context.Pipe(duplex=False)
+        given = (jobs, replies, stderr.name, env, command[-1])
+        self.process = context.Process(target=_serve_pipes, args=given, daemon=True)
+        self.process.start()
+        self.pid, self.kill = self.process.pid, self.process.kill
+        jobs.close()
+        replies.close()
+        self.stdin, self.stdout = (
+            os.fdopen(os.dup(end.fileno()), mode, 0) for end, mode in ((own_jobs, "wb"), (own_replies, "rb"))
+        )
+        own_jobs.close()
+        own_replies.close()
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self.process.join(timeout)
+        if self.process.exitcode is None:
+            raise subprocess.TimeoutExpired("worker", timeout or 0.0)
+        return self.process.exitcode
+
+
+def _serve_pipes(jobs: Connection, replies: Connection, log: str, env: dict[str, str], module: str) -> None:
+    os.environ.clear()
+    with open(log, "ab") as written:
+        _serve((jobs.fileno(), replies.fileno(), written.fileno()), env, module)
+
+
+def _serve(streams: tuple[int, int, int], env: dict[str, str], module: str = "ledger_kinds") -> None:
     """The rest of a worker's life; of the scheduler's files it has none."""
     try:
         for place, stream in enumerate(streams):
@@ -97,6 +132,6 @@ def _serve(streams: tuple[int, int, int], env: dict[str, str]) -> None:
         os.environ |= env
         sys.stdout = os.fdopen(1, "w", closefd=False)
         sys.stderr = os.fdopen(2, "w", closefd=False)
-        worker.main("ledger_kinds")
+        worker.main(module)
     finally:
         os._exit(1)

@@ -52,10 +52,10 @@ ANSWERED = (
 SHORTER = {
     "pipeline": ["train.tokens=1024", "arms=[dualpipe_p4_m8]", "model.n_layers=4"],
     "attention": ["optim.lr=0.0035", "arms=[mla,gqa]"],
-    "packing": ["arms=[masked,fim]"],
+    "packing": ["train.tokens=1536", "arms=[masked,fim]"],
     "precision": ["train.tokens=1024", "optim.lr=0.0035", "arms=[v3,fp8_tensor]"],
     "balance_scope": ["train.tokens=1536", "arms=[strong_batch,bias_local]"],
-    "mtp_depth": ["optim.lr=0.0035", "arms=[chained_2,parallel_1]"],
+    "mtp_depth": ["train.tokens=1536", "optim.lr=0.0035", "arms=[chained_2,parallel_1]"],
     "experts": ["optim.lr=0.0035", "arms=[fine,dense]"],
     "gating": ["optim.lr=0.0035", "arms=[softmax,groups]"],
     "schedule": ["optim.lr=0.0035", "arms=[v3,v3_ramp]"],
@@ -71,7 +71,7 @@ SHORTER = {
     "sft_masking": ["arms=[masked,base]", *ANSWERED],
     "post_training": ["arms=[base,distil]", "distil.chosen=finished", *ANSWERED],
     "context_stages": ["train.tokens=10240", "eval.tokens=2048"],
-    "context": ["optim.lr=0.0035", "arms=[yarn]", "eval.tokens=2048", "eval.lengths=[128,256,512,1024]"],
+    "context": ["optim.lr=0.0035", "arms=[yarn]", "eval.tokens=2048", "eval.lengths=[128,1024]"],
 }
 """Two steps and arms, and a layer for each rank: a pipeline sets its own sizes, in FP64, and its arms differ in little.
 Half the steps where every product is emulated; of the screen the run that has all its toggles on; of a dose one end;
@@ -102,6 +102,10 @@ ARMS = {
 """What is left of those."""
 
 
+def usual_arms(name: str) -> set[str]:
+    return ARMS.get(name) or {arm for arm, entry in read_sweep(SWEEPS[name]).arms.items() if not entry.optional}
+
+
 OF_WHOLE_TRAININGS = {"moe_balance": {"aa_scratch"}, "precision": {"aa_scratch", "control_scratch"}}
 """Diagnostics of sweeps that have these beside their branches; a control where a claim on them needs one."""
 
@@ -130,6 +134,7 @@ def real(monkeypatch: pytest.MonkeyPatch, pool: Any, request: pytest.FixtureRequ
     monkeypatch.setattr("ablations.trial.speed.CHUNK_ROUNDS", 1)
     monkeypatch.setattr("ablations.trial.speed.TRAINING_ROUNDS", 6)
     monkeypatch.setattr("tasks.context.NEEDLES", 1)
+    monkeypatch.setattr("ablations.trial.context.DEPTHS", (0.0, 1.0))
     monkeypatch.setattr("tasks.context.REPEATED", 512)
     # A process for every arm of every sweep would take half a minute; test_speed.py measures memory.
     monkeypatch.setattr("ablations.sweep.jobs.training_memory", lambda arms, *_: dict.fromkeys(arms, 1e8))
@@ -141,14 +146,15 @@ def real(monkeypatch: pytest.MonkeyPatch, pool: Any, request: pytest.FixtureRequ
 def test_a_sweep_runs_the_whole_way(name: str, conduct: Any, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if name not in DRAWN:
         monkeypatch.setattr("ablations.show.figures.draw_figures", lambda result: [])
+    # The form for a phone is the same figure once more; show/test_figures.py compares them.
+    monkeypatch.setattr("ablations.show.figures._with_narrow", lambda picture, result: picture)
     pinned = [] if name in SEARCHED else ["optim.lr=0.0035"]
     pinned = SHORTER.get(name, pinned)
     scored = ["eval.tasks=[python_bits_per_byte]", "eval.items=2"] if name in TIMED else []
     conductor = conduct(f"sweep={name}", *QUICK, *pinned, *scored)
     result = write_report(runs, name, "smoke", None)
     sweep = read_sweep(SWEEPS[name])
-    usual = {name for name, arm in sweep.arms.items() if not arm.optional}
-    usual = ARMS.get(name, usual)
+    usual = usual_arms(name)
     second = OF_WHOLE_TRAININGS.get(name, set())
     assert set(result.arms) == {*usual, "aa", "control", *second} and not result.missing
     for arm in result.arms.values():
@@ -198,8 +204,9 @@ def test_with_jobs_that_train_nothing_it_goes_the_same_way(
 ) -> None:
     conductor = conduct(f"sweep={name}", *QUICK, *SHORTER[name])
     result = write_report(runs, name, "smoke", None)
-    usual = ARMS.get(name) or {*read_sweep(SWEEPS[name]).arms}
-    assert set(result.arms) == {*usual, "aa", "control"} == conductor.state.chosen.keys() and not result.missing
+    assert (
+        set(result.arms) == {*usual_arms(name), "aa", "control"} == conductor.state.chosen.keys() and not result.missing
+    )
     assert len(result.verdicts) == len(read_sweep(SWEEPS[name]).expected) > 0
     table = (runs / name / "smoke" / "table.md").read_text()
     assert all(f"| {arm} |" in table for arm in result.arms)

@@ -1,7 +1,9 @@
 """A small model in FP64, where a difference of 1e-12 is a bug; no dimension but the batch is a power of two."""
 
 import copy
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from models.transformer import Transformer, initialise
 from models.typed import build
 
 torch.set_num_threads(1)
+sys.path.append(str(Path(__file__).parent))  # for what ranks do
 
 BASE: dict[str, Any] = {
     "vocab_size": 61,

@@ -1,18 +1,16 @@
 """What the number of microbatches and ranks may change, and every toggle three ways."""
 
-import dataclasses
-import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import halves
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.multiprocessing.spawn import start_processes
 
 from models.config import OptimConfig
 from models.executor import Microbatching, StepResult
@@ -22,7 +20,6 @@ from models.transformer import Transformer
 Built = Callable[..., Transformer]
 Tokens = Callable[..., Tensor]
 KIND, SCOPE, ALPHA, SPEED = (f"moe.balance.{key}" for key in ("kind", "scope", "alpha", "update_speed"))
-ROOT = Path(__file__).parents[2]
 N, LAYERS, K = 8 * 9, 2, 2
 """Tokens of a batch of 8 sequences of 10, MoE layers and experts per token of the small model."""
 
@@ -317,54 +314,21 @@ def test_switched_on_a_strategy_has_moved_something_after_one_step(built: Built,
         assert max(moved) == pytest.approx(0.05) and all(value in (0, pytest.approx(0.05)) for value in moved)
 
 
-RANKS = """
-import json, sys, torch, torch.distributed as dist
-sys.path.insert(0, {root!r})
-from models.config import ModelConfig
-from models.typed import build
-from models.executor import Microbatching
-from models.transformer import Transformer, initialise
-torch.set_num_threads(1)
-rank, ranks, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-if ranks > 1:
-    dist.init_process_group("gloo", init_method="file://" + folder + "/meet", rank=rank, world_size=ranks)
-model = Transformer(build(ModelConfig, json.loads(sys.argv[4])))
-initialise(model, 0, 0.3)
-batch = torch.randint(61, (8, 10), generator=torch.Generator().manual_seed(0))
-mask = torch.tensor(json.loads(sys.argv[5]))
-mask = mask.chunk(ranks)[rank] if len(mask) else None
-result = Microbatching(model, 2).step(batch.chunk(ranks)[rank], 0.0, mask)
-gradient = torch.cat([p.grad.flatten() for p in model.parameters()])
-if ranks > 1:
-    dist.all_reduce(gradient)
-    gradient /= ranks
-print(json.dumps([result.load_LE.tolist(), result.losses["aux_loss"].item(), gradient.tolist(),
-                  result.last_load_LE.tolist()]))
-"""
-
-
 @pytest.mark.parametrize("masked", [False, True])
 def test_two_ranks_count_the_whole_batch(built: Built, tokens: Tokens, tmp_path: Path, masked: bool) -> None:
     """Load and f are summed over ranks: two halves give the load, the term and the mean gradient of the whole; with a
     mask as well, of which one rank has less than the other."""
     changes = auxiliary("batch", "bias_aux_loss")
-    config, mask = json.dumps(dataclasses.asdict(built(changes).config)), uneven(tokens(8, 10)) if masked else None
-    given = json.dumps([] if mask is None else mask.tolist())
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", RANKS.format(root=str(ROOT)), str(rank), "2", str(tmp_path), config, given],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    found = [json.loads(rank.communicate(timeout=60)[0].splitlines()[-1]) for rank in ranks]
+    mask = uneven(tokens(8, 10)) if masked else None
+    given = (built(changes).config, tokens(8, 10), mask, str(tmp_path))
+    start_processes(halves.count, given, nprocs=2, start_method="forkserver")
+    found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     model = built(changes)
     whole = Microbatching(model, 1).step(tokens(8, 10), 0.0, mask)
     gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
     assert found[0][0] == found[1][0] == whole.load_LE.tolist()
     assert found[0][1] != found[1][1], "each rank reports its own part of the term"
     assert np.mean([found[0][1], found[1][1]]) == pytest.approx(float(whole.losses["aux_loss"]), rel=1e-12)
-    np.testing.assert_allclose(found[0][2], gradient.numpy(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(found[0][2], gradient, rtol=0, atol=1e-12)
     quarters = [gradients(built, part, 1, changes)[0].load_LE.tolist() for part in tokens(8, 10).chunk(4)]
     assert [found[0][3], found[1][3]] == [quarters[1], quarters[3]], "each rank's own last microbatch"

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+import forked
 import pytest
 
 from ablations.config.schema import TrackConfig
@@ -99,6 +100,12 @@ def machines(tmp_path: Path, runs: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
         host.stop()
 
 
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that train need not import anew what trains."""
+    monkeypatch.setattr("ablations.launch.process.subprocess.Popen", forked.Served)
+
+
 def in_runs(machines: Machines, trial: TrialJob, name: str, **changes: Any) -> TrialJob:
     folder, cache = str(machines.runs / "trials" / name), str(machines.runs / "data")
     return dataclasses.replace(trial, id=name, folder=folder, cache=cache, **changes)
@@ -114,6 +121,7 @@ def ready(host: AwayHost) -> AwayHost:
     return host
 
 
+@pytest.mark.usefixtures("served")
 def test_a_branch_is_trained_away_and_what_it_needs_goes_there_once(machines, job, monkeypatch):
     given = job(changes={"optim.lr": 0.004})
     keys = dataclasses.replace(given.keys, before=[dataclasses.replace(job().keys.stages[0], until=0.5)])
@@ -151,6 +159,7 @@ def test_a_branch_is_trained_away_and_what_it_needs_goes_there_once(machines, jo
     assert other.leave() and not machines.there.exists()
 
 
+@pytest.mark.usefixtures("served")
 def test_one_that_died_comes_home_with_its_checkpoint_and_goes_on_elsewhere(machines, job, monkeypatch):
     here = dataclasses.replace(job(), folder=str(machines.runs.parent / "here"))
     run_trial(here, lambda event: None)
@@ -183,6 +192,7 @@ def no_space(path: Path, to: Path) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(to))
 
 
+@pytest.mark.usefixtures("served")
 def test_what_could_not_be_taken_home_is_there_the_next_time(machines, job, monkeypatch):
     host, trial = ready(machines.host("worker-0")), in_runs(machines, job(), "kept")
     with monkeypatch.context() as full, pytest.raises(OSError, match="No space"):

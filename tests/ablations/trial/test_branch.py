@@ -38,8 +38,8 @@ def rows(job: TrialJob) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(("arm", "at"), [("bias", 0.5), ("bias", 0.1), ("aux_loss", 0.9), ("aa", 0.5)])
-def test_a_branch_that_changes_nothing_is_the_uninterrupted_training(job, arm, at):
-    whole, given = finish(job("whole", arm)), branched(job("branch", arm), at)
+def test_a_branch_that_changes_nothing_is_the_uninterrupted_training(job, undisturbed, arm, at):
+    whole, given = undisturbed(job("whole", arm)), branched(job("branch", arm), at)
     found = finish(given)
     assert given.keys.trained_steps == STEPS and given.keys.trained_tokens == job("whole", arm).keys.trained_tokens
     assert found.status == "complete" and rows(given) == rows(job("whole", arm))
@@ -63,19 +63,19 @@ def test_a_branch_that_changes_nothing_is_the_uninterrupted_training(job, arm, a
     ],
     ids=str,
 )
-def test_a_branch_shares_the_trunk_to_the_bit_and_then_goes_its_own_way(job, changes):
+def test_a_branch_shares_the_trunk_to_the_bit_and_then_goes_its_own_way(job, undisturbed, changes):
     whole, given = job("whole"), branched(job("branch"), **changes)
-    finish(whole), finish(given)
+    undisturbed(whole), finish(given)
     shared, own = rows(whole), rows(given)
     assert own[:6] == shared[:6] and [row["step"] for row in own] == list(range(1, STEPS + 1))
     if changes != {"data__mask_documents": True}:  # so short a text may have no end of a document in it
         assert own[6:] != shared[6:]
 
 
-def test_an_aa_arm_is_perturbed_where_it_branches_off(job):
+def test_an_aa_arm_is_perturbed_where_it_branches_off(job, undisturbed):
     """At its beginning it is the trunk's; else a branched sweep would measure no noise at all."""
     plain, still = branched(job("plain")), branched(job("aa"), train__perturb=1e-6)
-    finish(plain), finish(still)
+    undisturbed(plain), finish(still)
     before, after = ([row["loss"] for row in rows(given)] for given in (plain, still))
     assert before[:6] == after[:6] and before[6:] != after[6:]
     assert after == pytest.approx(before, abs=1e-3)
@@ -94,9 +94,9 @@ def test_moments_go_on_with_their_parameters(job):
 
 
 @pytest.mark.parametrize("step", [4, 6, 7, 10])
-def test_a_killed_branch_goes_on_bit_for_bit(job, step):
+def test_a_killed_branch_goes_on_bit_for_bit(job, undisturbed, step):
     changes = {"model__moe__balance__update_speed": 0.05}
-    whole = finish(branched(job("whole"), **changes))
+    whole = undisturbed(branched(job("whole"), **changes))
     given = branched(job("killed"), **changes)
     with pytest.raises(Killed):
         run_trial(given, killed_at(step))
@@ -148,12 +148,12 @@ LONGER = {"data__seq_len": 128, "data__batch_size": 2}
 """As many tokens in a step as the trunk's 8 sequences of 32."""
 
 
-def test_a_branch_may_have_longer_sequences_at_the_same_place_in_tokens(job):
+def test_a_branch_may_have_longer_sequences_at_the_same_place_in_tokens(job, undisturbed):
     """The trunk to the bit, and from there on the batches that an uninterrupted training on long sequences has then."""
     long = {name.replace("__", "."): value for name, value in LONGER.items()}
     whole, given, alone = job("whole"), branched(job("branch"), **LONGER), job("long", changes=long)
     found = finish(given)
-    finish(whole), finish(alone)
+    undisturbed(whole)
     assert rows(given)[:6] == rows(whole)[:6] and rows(given)[6]["loss"] != rows(whole)[6]["loss"]
     for row, other in zip(rows(given), rows(whole), strict=True):
         assert (row["tokens"], row["lr"]) == (other["tokens"], other["lr"])
@@ -166,8 +166,8 @@ def test_a_branch_may_have_longer_sequences_at_the_same_place_in_tokens(job):
     assert "train_loss" not in found.metrics, "some of its text was seen before"
 
 
-def test_a_killed_branch_of_longer_sequences_goes_on_bit_for_bit(job):
-    whole, given = finish(branched(job("whole"), **LONGER)), branched(job("killed"), **LONGER)
+def test_a_killed_branch_of_longer_sequences_goes_on_bit_for_bit(job, undisturbed):
+    whole, given = undisturbed(branched(job("whole"), **LONGER)), branched(job("killed"), **LONGER)
     with pytest.raises(Killed):
         run_trial(given, killed_at(8))
     again = finish(given)
@@ -200,10 +200,10 @@ def test_a_trunk_is_trained_once_and_taken_over(job, monkeypatch):
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut short", "of another trial", "without its steps"])
-def test_a_trunk_that_cannot_be_read_is_trained_again(job, damage):
+def test_a_trunk_that_cannot_be_read_is_trained_again(job, undisturbed, damage):
     alone, given = branched(job("alone")), branched(job("branch"))
     trunk = trunk_of(given, "trunk")
-    finish(trunk)
+    undisturbed(trunk)
     state = Path(trunk.folder) / "state.ckpt"
     if damage == "gone":
         state.unlink()
@@ -213,7 +213,7 @@ def test_a_trunk_that_cannot_be_read_is_trained_again(job, damage):
         (Path(trunk.folder) / "steps.jsonl").write_text("")
     else:
         state.write_bytes(b"nothing of a checkpoint")
-    finish(alone)
+    undisturbed(alone)
     events: list[dict[str, Any]] = []
     record = run_trial(dataclasses.replace(given, trunk=trunk.folder), events.append)
     assert record.status == "complete" and rows(given) == rows(alone)
@@ -224,10 +224,10 @@ def test_a_trunk_that_cannot_be_read_is_trained_again(job, damage):
 
 
 @pytest.mark.parametrize("step", [3, 6])
-def test_a_killed_trunk_goes_on(job, step):
+def test_a_killed_trunk_goes_on(job, undisturbed, step):
     given = branched(job("branch"))
     whole, killed = trunk_of(given, "whole"), trunk_of(given, "killed")
-    finish(whole)
+    undisturbed(whole)
     with pytest.raises(Killed):
         run_trial(killed, killed_at(step))
     finish(killed)

@@ -67,9 +67,22 @@ def teacher_of(given: TrialJob, folder: Path, keep: bool = True) -> TrialJob:
     return dataclasses.replace(given, id="t" * 16, keys=keys, folder=str(folder), keep=keep, teacher=None)
 
 
-def test_the_record_says_what_the_teacher_wrote_and_cost(chain):
+@pytest.fixture
+def taught(undisturbed):
+    """`taught(trial)`: with a teacher that others have trained."""
+
+    def given(trial: TrialJob) -> TrialJob:
+        other = teacher_of(trial, Path(trial.folder).with_name("taught"))
+        if not Path(other.folder).exists():
+            undisturbed(other)
+        return dataclasses.replace(trial, teacher=other.folder)
+
+    return given
+
+
+def test_the_record_says_what_the_teacher_wrote_and_cost(chain, undisturbed):
     given = chain()
-    record, logged = finish(given), rows(given)
+    record, logged = undisturbed(given), rows(given)
     assert record.status == "complete" and len(logged) == 10
     first, second = record.stages
     student, teacher = (cost(stage.model, 32).flops_per_token for stage in (given.keys, given.keys.teacher[0]))
@@ -83,19 +96,16 @@ def test_the_record_says_what_the_teacher_wrote_and_cost(chain):
 
 
 @pytest.mark.parametrize("loss", ["forward_kl", "reverse_kl"])
-def test_a_distribution_is_learned_from(chain, loss):
-    given = chain("a", distil__loss=loss)
-    record, logged = finish(given), rows(given)
+def test_a_distribution_is_learned_from(chain, taught, undisturbed, loss):
+    given = taught(chain("a", distil__loss=loss))
+    record, logged = undisturbed(given), rows(given)
     assert all("distil_loss" in row for row in logged[6:]) and not any("distil_loss" in row for row in logged[:6])
     student, teacher = (cost(stage.model, 32).flops_per_token for stage in (given.keys, given.keys.teacher[0]))
     second = record.stages[1]
     assert second.drawn == 0 and second.flops == pytest.approx(TOKENS * (student + teacher / 3))
 
 
-def test_the_ways_of_learning_differ_and_begin_alike(chain, job, tmp_path):
-    trunk = dataclasses.replace(job("trunk", changes=PROBLEM), keep=True)
-    taught = teacher_of(chain("any"), tmp_path / "taught")
-    finish(trunk), finish(taught)
+def test_the_ways_of_learning_differ_and_begin_alike(chain, taught, undisturbed):
     ways = {
         "data": {"optim__weight_decay": 0.1},
         "written": {"distil__answers": "teacher", "distil__chosen": "finished"},
@@ -106,10 +116,12 @@ def test_the_ways_of_learning_differ_and_begin_alike(chain, job, tmp_path):
     }
     found = {}
     for name, changes in ways.items():
-        given = dataclasses.replace(chain(name, **changes), trunk=trunk.folder, teacher=taught.folder)
+        given = chain(name, **changes)
         if name == "data":
-            given = dataclasses.replace(given, keys=dataclasses.replace(given.keys, teacher=[]), teacher=None)
-        found[name] = finish(given).metrics["loss"], [row["loss"] for row in rows(given)]
+            given = dataclasses.replace(given, keys=dataclasses.replace(given.keys, teacher=[]))
+        else:
+            given = taught(given)
+        found[name] = undisturbed(given).metrics["loss"], [row["loss"] for row in rows(given)]
     assert len({loss for loss, _ in found.values()}) == len(ways), found
     assert len({tuple(losses[:6]) for _, losses in found.values()}) == 1
     assert found["forward"][1][6] == found["data"][1][6] == found["warm"][1][6], "the same text, told the same loss of"
@@ -117,32 +129,26 @@ def test_the_ways_of_learning_differ_and_begin_alike(chain, job, tmp_path):
 
 
 @pytest.mark.parametrize(("step", "loss"), [(6, "tokens"), (8, "tokens"), (7, "forward_kl")])
-def test_killed_it_goes_on_bit_for_bit(chain, step, loss):
+def test_killed_it_goes_on_bit_for_bit(chain, taught, undisturbed, step, loss):
     changes = {"distil__answers": "teacher", "distil__chosen": "finished", "distil__loss": loss}
-    whole, given = chain("whole", **changes), chain("killed", **changes)
-    taught = teacher_of(whole, Path(whole.folder).parent / "teacher")
-    finish(taught)
-    whole, given = (dataclasses.replace(trial, teacher=taught.folder) for trial in (whole, given))
-    expected = finish(whole)
+    whole, given = taught(chain("whole", **changes)), taught(chain("killed", **changes))
+    expected = undisturbed(whole)
     with pytest.raises(Killed):
         run_trial(given, killed_at(step))
     assert numbers(finish(given)) == numbers(expected)
     assert rows(given) == rows(whole)
 
 
-def test_a_teacher_that_others_have_trained_is_the_one_that_it_trains_itself(chain, tmp_path):
-    alone = chain("alone")
-    taught = teacher_of(alone, tmp_path / "taught")
-    finish(taught)
-    assert (tmp_path / "taught" / STATE).is_file()
+def test_a_teacher_that_others_have_trained_is_the_one_that_it_trains_itself(chain, taught, undisturbed):
+    alone, given = chain("alone"), taught(chain("given"))
+    state = Path(given.teacher) / STATE
+    assert state.is_file()
     events = list[int]()
-    given = dataclasses.replace(chain("given"), teacher=taught.folder)
     found = run_trial(given, lambda event: events.append(event["steps"]) if event["event"] == "step" else None)
     assert set(events) == {10}, "the teacher is not trained again"
-    assert numbers(found) == numbers(finish(alone))
-    state = tmp_path / "taught" / STATE
+    assert numbers(found) == numbers(undisturbed(alone))
     state.write_bytes(state.read_bytes()[:1000])
-    damaged = dataclasses.replace(chain("damaged"), teacher=taught.folder)
+    damaged = dataclasses.replace(chain("damaged"), teacher=given.teacher)
     assert numbers(finish(damaged)) == numbers(found), "what cannot be read is trained anew"
 
 
@@ -151,16 +157,17 @@ def test_a_teacher_that_has_diverged_is_said(chain):
         finish(chain(teacher={"optim.lr": 1e30}))
 
 
-def test_the_distance_from_the_first_stage_is_none_where_nothing_is_learned(chain, job):
+def test_the_distance_from_the_first_stage_is_none_where_nothing_is_learned(chain, job, taught, undisturbed):
     still = {"optim__lr": 1e-12, "optim__weight_decay": 0.0, "model__moe__balance__update_speed": 0.0}
-    assert finish(chain("still", distil__loss="forward_kl", **still)).metrics["kl_from_base"] < 1e-6
+    given = taught(chain("still", distil__loss="forward_kl", **still))
+    assert finish(given).metrics["kl_from_base"] < 1e-6
     assert finish(job("one", changes=PROBLEM)).metrics["kl_from_base"] == 0.0
-    assert "kl_from_base" not in finish(job("text")).metrics
+    assert "kl_from_base" not in undisturbed(job("text")).metrics
 
 
-def test_the_distance_is_the_same_whoever_has_trained_the_first_stages(chain, job):
-    alone = finish(chain("alone", distil__loss="forward_kl"))
-    given = chain("given", distil__loss="forward_kl")
+def test_the_distance_is_the_same_whoever_has_trained_the_first_stages(chain, job, taught, undisturbed):
+    alone = undisturbed(taught(chain("alone", distil__loss="forward_kl")))
+    given = taught(chain("given", distil__loss="forward_kl"))
     trunk = dataclasses.replace(job("trunk", changes=PROBLEM), keep=True)
     finish(trunk)
     assert (Path(trunk.folder) / BASE).is_file()
@@ -168,10 +175,10 @@ def test_the_distance_is_the_same_whoever_has_trained_the_first_stages(chain, jo
     assert found.metrics == alone.metrics and alone.metrics["kl_from_base"] > 0
     kept = (Path(trunk.folder) / BASE).read_bytes()
     (Path(trunk.folder) / BASE).write_bytes(kept[:1000])
-    damaged = dataclasses.replace(chain("damaged", distil__loss="forward_kl"), trunk=trunk.folder)
+    damaged = dataclasses.replace(given, folder=f"{given.folder} damaged", trunk=trunk.folder)
     assert finish(damaged).metrics == alone.metrics
     (Path(trunk.folder) / BASE).unlink()
-    without = dataclasses.replace(chain("without", distil__loss="forward_kl"), trunk=trunk.folder)
+    without = dataclasses.replace(given, folder=f"{given.folder} without", trunk=trunk.folder)
     assert finish(without).metrics == alone.metrics, "without it the stages are trained again"
 
 
@@ -183,7 +190,7 @@ def test_an_id_holds_the_teacher(chain):
         trial_id(one, 0, [{}] * 2)
 
 
-def test_what_is_read_a_second_time_is_written_once(chain):
-    given = chain(**{key.replace(".", "__"): value for key, value in WRITTEN.items()}, data__epochs=2)
+def test_what_is_read_a_second_time_is_written_once(chain, taught):
+    given = taught(chain(**{key.replace(".", "__"): value for key, value in WRITTEN.items()}, data__epochs=2))
     logged = finish(given) and rows(given)[6:]
     assert [row["drawn"] > 0 for row in logged] == [True, True, False, False]

@@ -28,6 +28,7 @@ from models.uniform import max_vio_floor
 torch.set_num_threads(1)
 
 Jobs = Callable[..., TrialJob]
+Finish = Callable[[TrialJob], Record]
 RAMP = {"data.ramp_from": 0.25, "data.ramp_over": 0.5}
 
 
@@ -49,17 +50,22 @@ def learning_rates(keys: TrialKeys) -> list[float]:
     return [scheduler.lr_lambdas[0](step) for step in range(keys.steps)]
 
 
-@pytest.fixture
-def short_documents(job: Jobs, tmp_path: Path) -> Jobs:
-    """`job`, on a corpus in which every sequence holds several documents."""
-    source = random.Random(0)
+@pytest.fixture(scope="module")
+def short_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    source, folder = random.Random(0), tmp_path_factory.mktemp("short")
     lines = [{"text": f"{source.choice('abc')}{source.randrange(10**4)} " * 3} for _ in range(3000)]
-    (tmp_path / "short.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    text = {"data.source": "text", "data.path": str(tmp_path / "short.jsonl"), "data.max_bytes": None}
+    (folder / "short.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder / "short.jsonl"
+
+
+@pytest.fixture
+def short_documents(job: Jobs, short_text: Path) -> Jobs:
+    """`job`, on a corpus in which every sequence holds several documents."""
+    text = {"data.source": "text", "data.path": str(short_text), "data.max_bytes": None}
 
     def make(folder: str = "a", changes: dict[str, Any] | None = None) -> TrialJob:
         given = job(folder, changes={**text, "model.vocab_size": 300, **(changes or {})})
-        return replace(given, cache=str(tmp_path / "cache"))
+        return replace(given, cache=str(short_text.parent / "cache"))
 
     return make
 
@@ -68,8 +74,10 @@ def short_documents(job: Jobs, tmp_path: Path) -> Jobs:
 
 
 @pytest.mark.parametrize("style", ["chained", "parallel"])
-def test_mtp_is_measured_at_every_depth_and_apart_from_the_main_model(job: Jobs, style: str) -> None:
-    plain = finish(job("plain"))
+def test_mtp_is_measured_at_every_depth_and_apart_from_the_main_model(
+    job: Jobs, undisturbed: Finish, style: str
+) -> None:
+    plain = undisturbed(job("plain"))
     given = job("mtp", changes={"model.mtp.depth": 2, "model.mtp.style": style})
     record = finish(given)
     metrics = record.metrics
@@ -140,12 +148,12 @@ def test_a_dense_model_with_mtp(job: Jobs) -> None:
 # --- a ramp
 
 
-def test_a_ramp_makes_more_steps_of_the_same_tokens(job: Jobs) -> None:
+def test_a_ramp_makes_more_steps_of_the_same_tokens(job: Jobs, undisturbed: Finish) -> None:
     plain, given = job("plain"), job("ramp", changes=RAMP)
     before, keys = plain.keys, given.keys
     assert (keys.sequences, keys.full_batches) == (before.sequences, before.steps) == (96, 12)
     assert keys.steps > before.steps and sum(count for _, count in keys.batches) == 96
-    record, without = finish(given), finish(plain)
+    record, without = undisturbed(given), undisturbed(plain)
     assert record.history["step"] == [float(t) for t in range(1, keys.steps + 1)]
     assert record.validation["step"][-1] == keys.steps
     assert record.metrics["loss"] != without.metrics["loss"]
@@ -158,8 +166,8 @@ def test_a_ramp_makes_more_steps_of_the_same_tokens(job: Jobs) -> None:
 
 
 @pytest.mark.parametrize("step", [2, 5, 11])
-def test_a_ramped_trial_goes_on_bit_for_bit(job: Jobs, step: int) -> None:
-    whole, given = finish(job("whole", changes=RAMP)), job("killed", changes=RAMP)
+def test_a_ramped_trial_goes_on_bit_for_bit(job: Jobs, undisturbed: Finish, step: int) -> None:
+    whole, given = undisturbed(job("whole", changes=RAMP)), job("killed", changes=RAMP)
     with pytest.raises(Killed):
         run_trial(given, killed_at(step))
     again = finish(given)

@@ -64,9 +64,9 @@ def numbers(record: Record) -> dict[str, object]:
     return {k: v for k, v in dataclasses.asdict(record).items() if k != "timings"}
 
 
-def test_its_record_says_what_each_stage_did_and_what_the_answers_were_like(chain):
+def test_its_record_says_what_each_stage_did_and_what_the_answers_were_like(chain, undisturbed):
     given = chain()
-    record, logged = finish(given), rows(given)
+    record, logged = undisturbed(given), rows(given)
     assert record.status == "complete" and len(logged) == STEPS and "train_loss" not in record.metrics
     assert record.answering["step"] == list(range(7, STEPS + 1)) and list(record.answering) == ["step", *OF_ANSWERS]
     assert all("reward" not in row for row in logged[:6])
@@ -83,17 +83,17 @@ def test_its_record_says_what_each_stage_did_and_what_the_answers_were_like(chai
 
 
 @pytest.mark.parametrize("step", [7, 8, 9, 12])
-def test_killed_among_its_rewards_it_goes_on_bit_for_bit(chain, step):
+def test_killed_among_its_rewards_it_goes_on_bit_for_bit(chain, undisturbed, step):
     """In the middle of a draw that serves two steps as well."""
     whole, given = chain("whole"), chain("killed")
-    expected = finish(whole)
+    expected = undisturbed(whole)
     with pytest.raises(Killed):
         run_trial(given, killed_at(step))
     assert numbers(finish(given)) == numbers(expected)
     assert rows(given) == rows(whole)
 
 
-def test_what_others_have_trained_is_taken_over_to_the_bit(chain, job):
+def test_what_others_have_trained_is_taken_over_to_the_bit(chain, job, undisturbed):
     alone = chain("alone")
     trunk = dataclasses.replace(job("trunk", changes=PROBLEM), keep=True)
     trunk = dataclasses.replace(trunk, keys=alone.keys.trunk)
@@ -102,7 +102,7 @@ def test_what_others_have_trained_is_taken_over_to_the_bit(chain, job):
     given = dataclasses.replace(chain("given"), trunk=trunk.folder)
     events = list[int]()
     found = run_trial(given, lambda event: events.append(event["step"]) if event["event"] == "step" else None)
-    assert events == list(range(7, STEPS + 1)) and numbers(found) == numbers(finish(alone))
+    assert events == list(range(7, STEPS + 1)) and numbers(found) == numbers(undisturbed(alone))
     scored = dataclasses.replace(job("scored", changes=PROBLEM), trunk=trunk.folder)
     events.clear()
     found = run_trial(scored, lambda event: events.append(event["step"]) if event["event"] == "step" else None)
@@ -111,9 +111,9 @@ def test_what_others_have_trained_is_taken_over_to_the_bit(chain, job):
     )
 
 
-def test_rewards_change_what_comes_of_it(chain):
+def test_rewards_change_what_comes_of_it(chain, undisturbed):
     given, free, still = chain("a"), chain("b", grpo__kl_weight=0.0), chain("c", **STILL)
-    finish(given), finish(free), finish(still)
+    undisturbed(given), finish(free), finish(still)
     assert rows(given)[:7] != rows(free)[:7] or rows(given)[7:] != rows(free)[7:]
     assert all(row["kl"] < 1e-6 for row in rows(still)[6:]) and any(row["kl"] > 1e-6 for row in rows(given)[7:])
 

@@ -1,5 +1,6 @@
 """Schedules on 2 and 4 real processes over gloo, against one process without a pipeline. One process with its forks
-runs all cases (`rank_cases.py`)."""
+runs all cases (`rank_cases.py`), with `-m slow`; in every run `ablations/test_ranks_command.py` trains on two, and
+`test_inprocess.py` has every schedule in one process."""
 
 import json
 import os
