@@ -1,7 +1,9 @@
 """What all tests share: the slowest begin first, so that they do not run alone at the end on one of several processes;
 and what each process of tests has imported, the processes that it starts need not import again."""
 
+import copy
 import faulthandler
+import functools
 import gc
 import os
 import signal
@@ -9,9 +11,12 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import forkserver
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ablations.config import help, sweepfile
+from ablations.home import ROOT
 from ablations.launch.lean import lean
 from tests.slow import SLOW
 
@@ -55,6 +60,25 @@ def unsynced() -> Iterator[None]:
     """Nothing that a test writes must outlast the machine: waiting for the disk is a fifth of a sweep's time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.fsync", lambda file: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def read_once() -> Iterator[None]:
+    """The project's own sweeps and scales, which thousands of commands begin with: YAML is read at 50 ms a file."""
+    read = sweepfile.read_yaml
+
+    @functools.cache
+    def known(path: Path, _: int) -> dict[Any, Any]:
+        return read(path)
+
+    def read_own(path: Path) -> dict[Any, Any]:
+        own = ROOT in path.parents and path.is_file()
+        return copy.deepcopy(known(path, path.stat().st_mtime_ns)) if own else read(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (sweepfile, help):
+            patch.setattr(module, "read_yaml", read_own)
         yield
 
 

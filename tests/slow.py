@@ -14,10 +14,6 @@ SLOW: dict[str, dict[str, str]] = {
     "models/test_compiled.py": {
         "test_the_kernels_too": "what torch traces, differentiates and guards, for the same models",
     },
-    "models/test_generate.py": {
-        "test_speculative_output_is_greedy_with_random_modules[chained-2": "one and three modules",
-        "test_speculative_output_is_greedy_with_random_modules[parallel-2": "one and three modules",
-    },
     "models/test_their_tools.py": {
         "test_transformers_chats_as_we_answer[plain]": "the chat template",
     },
@@ -53,7 +49,6 @@ SLOW: dict[str, dict[str, str]] = {
         "test_killed_among_its_rewards_it_goes_on_bit_for_bit[9]": "other steps",
     },
     "ablations/trial/test_train.py": {
-        "test_it_trains_where_the_harness_is_not": "what the training path imports (test_house)",
         "test_a_trial_killed_in_any_stage_goes_on_bit_for_bit[5-3]": "other steps",
         "test_a_trial_killed_in_any_stage_goes_on_bit_for_bit[19-18]": "other steps",
         "test_a_trial_killed_in_any_stage_goes_on_bit_for_bit[36-30]": "other steps",
@@ -62,6 +57,6 @@ SLOW: dict[str, dict[str, str]] = {
         "test_reference_solutions_pass_and_wrong_ones_fail[mbpp": "those of HumanEval",
     },
     "test_on_gpu.py": {
-        "test_it_does_without": "its sections, one at a time",
+        "test_it_does_without": "its sections, one at a time; the same trial with these packages",
     },
 }

@@ -1,6 +1,7 @@
 """The house itself: imports go down, the training path is light, every sweep composes, the documents' commands work."""
 
 import ast
+import functools
 import re
 import shlex
 import subprocess
@@ -42,6 +43,11 @@ def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
+@functools.cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def imported(nodes: Iterator[ast.AST] | list[ast.stmt]) -> set[str]:
     """Top-level names of the packages that these statements import."""
     names: set[str] = set()
@@ -57,7 +63,7 @@ def imported(nodes: Iterator[ast.AST] | list[ast.stmt]) -> set[str]:
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
 def test_imports_only_go_down(path: Path) -> None:
     floor = path.relative_to(ROOT).parts[0]
-    inside_functions_too = imported(ast.walk(ast.parse(path.read_text())))
+    inside_functions_too = imported(ast.walk(tree_of(path)))
     assert inside_functions_too & set(BELOW) <= BELOW[floor] | {floor}
 
 
@@ -91,7 +97,7 @@ def test_no_module_imports_itself_by_a_detour() -> None:
 def imported_modules(path: Path) -> set[str]:
     """Dotted names, inside functions too; of `from package import module` both."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
         elif isinstance(node, ast.Import):
@@ -101,7 +107,7 @@ def imported_modules(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("path", [p for p in SOURCES if "evals" not in p.parts], ids=name_of)
 def test_what_training_does_not_need_is_imported_where_it_is_used(path: Path) -> None:
-    at_the_top = imported(ast.parse(path.read_text()).body)
+    at_the_top = imported(tree_of(path).body)
     assert at_the_top & set(NOT_FOR_TRAINING) == set()
 
 
@@ -163,7 +169,7 @@ def placing(tree: ast.AST) -> set[str]:
 @pytest.mark.parametrize("path", [*SOURCES, *sorted((ROOT / "benchmarks").rglob("*.py"))], ids=name_of)
 def test_files_are_put_in_their_place_by_one_module(path: Path) -> None:
     """It alone knows how: a temporary of its own, on the disk, with the umask's permissions."""
-    found = placing(ast.parse(path.read_text()))
+    found = placing(tree_of(path))
     assert found == ({"rename", "replace", "chmod"} if name_of(path) == "models/files.py" else set())
 
 

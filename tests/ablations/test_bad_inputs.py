@@ -1,7 +1,5 @@
 """Whatever is typed that cannot be obeyed: exit code 2, one line that says what and why, and nothing on the disk."""
 
-import copy
-import functools
 import importlib
 import os
 import shlex
@@ -19,7 +17,6 @@ import yaml
 from bad_inputs import ROWS
 from least_sweep import SWEEP
 
-from ablations.config import sweepfile
 from ablations.home import ROOT
 from ablations.report import publish
 
@@ -46,16 +43,12 @@ def places(tmp_path_factory: pytest.TempPathFactory, finished_run: Path) -> dict
 
 @pytest.fixture(scope="module")
 def quick() -> Iterator[None]:
-    """Files of ours are read once, lm-eval's index is not built, and nothing is begun."""
+    """lm-eval's index is not built, and nothing is begun."""
 
     def begun(*_: Any, **__: Any) -> None:
         raise AcceptedError
 
-    ours, read = functools.cache(sweepfile.read_yaml), sweepfile.read_yaml
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            sweepfile, "read_yaml", lambda path: copy.deepcopy(ours(path)) if ROOT in path.parents else read(path)
-        )
         patch.setattr("tasks.evals.prepare._standard_tasks", lambda: SimpleNamespace(all_tasks=["hellaswag"]))
         patch.setattr("ablations.sweep.conductor.Conductor", begun)
         patch.setattr("ablations.trial.ranked.prepared", begun)

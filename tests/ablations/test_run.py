@@ -290,7 +290,7 @@ def test_two_sweeps_with_the_same_trials_at_once(training, tmp_path, data_cache)
     for name in ("one", "other"):
         shutil.copy(HERE / "sweeps/toy.yaml", tmp_path / f"sweeps/{name}.yaml")
     own = ("optim.lr=0.005", "model.moe.balance.alpha=0.01", "model.moe.balance.update_speed=0.01")
-    own += ("train.tokens=3072", "train.checkpoint_every=0.05", f"sweeps_dir={tmp_path / 'sweeps'}")
+    own += ("train.tokens=1536", "train.checkpoint_every=0.1", f"sweeps_dir={tmp_path / 'sweeps'}")
     runs = {name: tmp_path / name / "runs" for name in ("turns", "once")}
     for folder in runs.values():
         folder.mkdir(parents=True)

@@ -51,7 +51,7 @@ ANSWERED = (
 )
 SHORTER = {
     "pipeline": ["train.tokens=1024", "arms=[dualpipe_p4_m8]", "model.n_layers=4"],
-    "attention": ["optim.lr=0.0035", "arms=[mla,gqa]"],
+    "attention": ["optim.lr=0.0035", "arms=[mla,gqa,mqa]"],
     "packing": ["train.tokens=1536", "arms=[masked,fim]"],
     "precision": ["train.tokens=1024", "optim.lr=0.0035", "arms=[v3,fp8_tensor]"],
     "balance_scope": ["train.tokens=1536", "arms=[strong_batch,bias_local]"],
@@ -79,7 +79,7 @@ of many arms that differ in little a few."""
 ARMS = {
     "pipeline": {"none", "dualpipe_p4_m8"},
     "v3_screen": {"plain", "run_16"},
-    "attention": {"mha", "mla", "gqa"},
+    "attention": {"mha", "mla", "gqa", "mqa"},
     "packing": {"packed", "masked", "fim"},
     "precision": {"bf16", "v3", "fp8_tensor"},
     "balance_scope": {"sequence", "strong_batch", "bias_local"},

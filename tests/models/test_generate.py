@@ -206,7 +206,7 @@ def test_prompts_of_different_lengths_decode_as_each_alone(built: Built, tokens:
 
 
 @pytest.mark.parametrize("batch", [1, 4])
-@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("depth", [1, 3])
 @pytest.mark.parametrize("style", ["chained", "parallel"])
 def test_speculative_output_is_greedy_with_random_modules(
     built: Built, tokens: Tokens, style: str, depth: int, batch: int
@@ -220,7 +220,7 @@ def test_speculative_output_is_greedy_with_random_modules(
 
 
 @pytest.mark.parametrize("batch", [1, 4])
-@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("depth", [1, 3])
 @pytest.mark.parametrize("style", ["chained", "parallel"])
 def test_speculative_output_is_greedy_where_modules_agree_at_times(
     built: Built, tokens: Tokens, style: str, depth: int, batch: int

@@ -131,7 +131,8 @@ def test_half_is_found_between_validations_or_censored(right: list[float], found
 
 def test_skills_among_text_are_measured_beside_it(job: Jobs) -> None:
     """The loss is of text alone, the answers are of each skill, and what was learned from both is not called text."""
-    given = job("a", changes={"model.vocab_size": 400, "data.skills": ["chain", "star"], "data.skills_share": 0.5})
+    text = {"model.vocab_size": 400, "data.max_bytes": 300_000}
+    given = job("a", changes={**text, "data.skills": ["chain", "star"], "data.skills_share": 0.5})
     record, data = finish(given), open_data(given.keys, given.cache)
     assert isinstance(data, MixedData) and record.status == "complete" and "train_loss" not in record.metrics
     first = min(data._first.values())
@@ -141,5 +142,5 @@ def test_skills_among_text_are_measured_beside_it(job: Jobs) -> None:
     kinds = ("item_accuracy", "answer_nats", "answer_accuracy")
     assert measured == {f"{kind}_{name}" for kind in kinds for name in ("chain", "star")}
     assert record.metrics["answer_nats_chain"] != record.metrics["answer_nats_star"]
-    alone = finish(job("b", changes={"model.vocab_size": 400}))
+    alone = finish(job("b", changes=text))
     assert {"train_loss"} | record.metrics.keys() - measured == {*alone.metrics}
