@@ -22,7 +22,6 @@ from tests.slow import SLOW
 
 HERE = Path(__file__).parent
 FIRST = (
-    "test_ranks.py",
     "test_endurance.py",
     "test_sweeps.py",
     "test_run.py",
