@@ -1,11 +1,14 @@
 """What all tests share: the slowest begin first, so that they do not run alone at the end on one of several processes;
 and what each process of tests has imported, the processes that it starts need not import again."""
 
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy and torch are loaded: processes share the cores here
+
 import copy
 import faulthandler
 import functools
 import gc
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator

@@ -35,10 +35,10 @@ TIMED = ("attention", "moe_balance", "mtp_depth", "pipeline")
 ANSWERING = ("grpo", "sft_masking", "post_training")
 SLOW = (
     *("balance_scope", "experts", "gating", "memory", "outliers", "packing", "schedule"),
-    *("v3_ladder", "v3_leave_one_out", "v3_screen", "context_stages", "grpo", "sft_masking"),
+    *("v3_ladder", "v3_leave_one_out", "v3_screen", "context_stages", "grpo", "post_training", "curriculum_text"),
 )
-"""Their kin train here: moe_balance, attention, recall, precision, context, and post_training, whose teacher has its
-rewards."""
+"""Their kin train here: moe_balance, attention, recall, precision, context, curriculum and sft_masking; teachers and
+rewards in trial/test_distil and test_rewards."""
 DRAWN = ("moe_balance", "pipeline")
 """Between them they have every figure but some of lengths, contexts, skills; matplotlib costs more than the trials."""
 TOO_SHORT = {("masked", "packed"), ("v3", "v3_frozen_bias"), ("dr_grpo", "sft"), ("masked", "open")}
@@ -68,7 +68,7 @@ SHORTER = {
     "curriculum_text": ["train.tokens=2048", "arms=[easy_to_hard]"],
     "outliers": ["train.tokens=1024", "arms=[tensor_18,tile_18]"],
     "grpo": ["arms=[sft,dr_grpo]", *ANSWERED],
-    "sft_masking": ["arms=[masked,base]", *ANSWERED],
+    "sft_masking": ["arms=[masked]", *ANSWERED],
     "post_training": ["arms=[base,distil]", "distil.chosen=finished", *ANSWERED],
     "context_stages": ["train.tokens=10240", "eval.tokens=2048"],
     "context": ["optim.lr=0.0035", "arms=[yarn]", "eval.tokens=2048", "eval.lengths=[128,1024]"],
@@ -96,7 +96,7 @@ ARMS = {
     "outliers": {"fp32", "tensor_18", "tile_18"},
     "context": {"plain", "yarn"},
     "grpo": {"grpo", "sft", "dr_grpo"},
-    "sft_masking": {"open", "masked", "base"},
+    "sft_masking": {"open", "masked"},
     "post_training": {"sft", "base", "distil"},
 }
 """What is left of those."""

@@ -1,6 +1,7 @@
 """What is published in results/ is what the code makes of its records, and whole."""
 
 import csv
+import functools
 import hashlib
 import io
 import math
@@ -12,17 +13,22 @@ from ablations.files import read_json
 from ablations.home import ROOT
 from ablations.judge.constraint import Constraint
 from ablations.judge.gather import load_published
+from ablations.judge.result import Result
 from ablations.reproduce import main
 from ablations.show.render import table_csv, table_md
 
 PUBLISHED = {path.parts[-3]: path.parent for path in sorted((ROOT / "results").glob("*/*/plan.json"))}
 
 
+@functools.cache
+def published(sweep: str) -> Result:
+    return load_published(PUBLISHED[sweep])
+
+
 @pytest.mark.parametrize("sweep", PUBLISHED)
 def test_tables_are_made_of_the_records(sweep: str) -> None:
     """To the letter; the numbers of table.csv to nine digits, because sums differ between processors in the last."""
-    folder = PUBLISHED[sweep]
-    result = load_published(folder)
+    folder, result = PUBLISHED[sweep], published(sweep)
     assert table_md(result) == (folder / "table.md").read_text(), (
         "`python -m ablations.report publish=again` renders it"
     )
@@ -42,7 +48,7 @@ def test_pages_and_figures_are_made_of_the_records(sweep: str, tmp_path: Path) -
 def test_states_hold_what_is_read_of_them(sweep: str) -> None:
     """Facts of every guard, and the constrained metric's share of its maximum for each point of a search that had one;
     the maximum follows from sizes, so the confirmation's records have it too."""
-    result = load_published(PUBLISHED[sweep])
+    result = published(sweep)
     assert all(arm.guards and all(guard.facts for guard in arm.guards) for arm in result.arms.values())
     constraint = Constraint.of(result.plan.search_rule)
     for trial in result.search:
@@ -79,7 +85,7 @@ def test_manifests_name_every_file_with_its_hash(sweep: str) -> None:
     ("sweep", "arm"), [("post_training", "base"), ("post_training", "sft"), ("sft_masking", "base"), ("grpo", "sft")]
 )
 def test_where_stages_began_is_told_as_the_records_have_it(sweep: str, arm: str) -> None:
-    values = load_published(PUBLISHED[sweep]).arms[arm].values
+    values = published(sweep).arms[arm].values
     columns = [", ".join(f"{values[name][seed]:.2f}" for seed in sorted(values[name])) for name in ("pass_1", "pass_8")]
     row = f"| `{sweep}` | `{arm}` | {' | '.join(columns)} |"
     assert row in (ROOT / "docs" / "stages.md").read_text(encoding="utf-8").splitlines(), row
