@@ -49,7 +49,8 @@ class Bench:
     data: PackedData
 
     def keys(self, arm: str) -> TrialKeys:
-        return with_overrides(scale_config("smoke").trial, {"eval.tasks": [], **ARMS[arm]}, arm)
+        usual = {"eval.tasks": [], "train.microbatches": 2}
+        return with_overrides(scale_config("smoke").trial, {**usual, **ARMS[arm]}, arm)
 
     def arm(self, name: str) -> list[GuardResult]:
         """Guards of an arm's own model."""

@@ -236,7 +236,7 @@ def test_causality_sees_the_deepest_module_alone(keys, data):
     "changes",
     [
         {"model.mtp.depth": 2, "data.mask_documents": True, "model.moe.n_group": 4, "model.moe.topk_group": 2},
-        {"model.mtp.depth": 1, "model.mtp.style": "parallel", "train.microbatches": 1},
+        {"model.mtp.depth": 1, "model.mtp.style": "parallel", "train.microbatches": 2},
         {"model.mtp.depth": 1, "model.mtp.weight": 0.0},
         {
             "model.feed_forward": "dense",

@@ -35,6 +35,7 @@ RECALL = {
     "model.vocab_size": 24,
     "eval.tasks": ["skill_answers"],
     "train.validate_every": 0.25,
+    "train.microbatches": 2,
 }
 
 

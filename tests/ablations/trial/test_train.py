@@ -429,9 +429,9 @@ def test_a_search_trial_is_scored_on_the_other_split(job):
 
 
 def test_the_microbatches_change_nothing_but_rounding(job):
-    two, four = finish(job(arm="none")), finish(job("b", "none", {"train.microbatches": 4}))
-    assert two.history["loss"][0] == pytest.approx(four.history["loss"][0], rel=1e-6)
-    assert two.metrics["loss"] == pytest.approx(four.metrics["loss"], rel=1e-4)
+    one, four = finish(job(arm="none")), finish(job("b", "none", {"train.microbatches": 4}))
+    assert one.history["loss"][0] == pytest.approx(four.history["loss"][0], rel=1e-6)
+    assert one.metrics["loss"] == pytest.approx(four.metrics["loss"], rel=1e-4)
 
 
 @pytest.mark.parametrize(
