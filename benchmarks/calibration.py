@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ablations.files import read_json
-from ablations.judge.stats import paired_intervals
+from ablations.judge.stats import holm, paired_intervals
 from ablations.judge.verdicts import place_of
 from benchmarks import calibrated_search
 from benchmarks.calibrated_search import CELLS
@@ -95,21 +95,11 @@ def simulate(noise: Noise, effects: list[float], sweeps: int, rng: np.random.Gen
     return 3.9 + seed_effect + np.array([0.0, *effects])[:, None] + residual
 
 
-def holm_rejects(p: np.ndarray, alpha: float = ALPHA) -> np.ndarray:
-    """Holm's step-down over the last axis (statsmodels' is for one family at a time; a test compares them)."""
-    order = p.argsort(axis=-1)
-    steps = alpha / (p.shape[-1] - np.arange(p.shape[-1]))
-    passed = np.logical_and.accumulate(np.take_along_axis(p, order, -1) <= steps, axis=-1)
-    rejected = np.zeros_like(passed)
-    np.put_along_axis(rejected, order, passed, -1)
-    return rejected
-
-
 def cut_intervals(losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Bonferroni's intervals, cut at 0 on the far side where Holm rejects 0 and they still hold it. Open at the cut."""
     paired = losses[:, 1:] - losses[:, :1]
     low, high, p = paired_intervals(paired, ARMS, ALPHA)
-    rejected, tiny = holm_rejects(p), 1e-300
+    rejected, tiny = holm(p) <= ALPHA, 1e-300
     mean = paired.mean(-1)
     return (
         np.where(rejected & (mean > 0), np.maximum(low, tiny), low),
@@ -170,16 +160,16 @@ def calibrate(noise: Noise, sweeps: int, seed: int = 0, critical: float | None =
     }
     paired = {name: loss[:, 1:] - loss[:, :1] for name, loss in losses.items()}
     ours = {name: paired_intervals(difference, ARMS, ALPHA)[:2] for name, difference in paired.items()}
-    holm = {name: holm_rejects(paired_intervals(difference, ARMS, ALPHA)[2]) for name, difference in paired.items()}
+    rejected = {name: holm(paired_intervals(d, ARMS, ALPHA)[2]) <= ALPHA for name, d in paired.items()}
     row = {
         "coverage": covers(ours["null"], null),
         "false_verdicts": false_verdicts(ours["edge"]),
         "power_one": float(resolves(ours["one"])[2]),
         "power_all": float(resolves(ours["all"]).mean()),
         "mixed_coverage": covers(ours["mixed"], mixed),
-        "holm_fwer": float(holm["null"].any(-1).mean()),
-        "holm_power_one": float(holm["one"][:, 2].mean()),
-        "holm_power_all": float(holm["all"].mean()),
+        "holm_fwer": float(rejected["null"].any(-1).mean()),
+        "holm_power_one": float(rejected["one"][:, 2].mean()),
+        "holm_power_all": float(rejected["all"].mean()),
         "cut_mixed_coverage": covers(cut_intervals(losses["mixed"]), mixed),
         "unadjusted_fwer": 1 - covers(paired_intervals(paired["null"], 1, ALPHA)[:2], null),
     }

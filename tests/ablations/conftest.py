@@ -247,22 +247,14 @@ def _searched(name: str, rule: SearchConfig) -> list[SearchTrial]:
     return trials
 
 
-@pytest.fixture(scope="session", autouse=True)
-def quick_holm() -> Iterator[None]:
-    """statsmodels collects garbage on every call of Holm: 0.2 s while all modules are looked through each time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gc.collect", lambda generation=2: 0)
-        yield
-
-
 @pytest.fixture
-def sweep_run(quick_holm: None) -> Any:
+def sweep_run() -> Any:
     """`write_run`, so that a test says what its run folder holds."""
     return write_run
 
 
 @pytest.fixture(scope="session")
-def finished_run(tmp_path_factory: pytest.TempPathFactory, quick_holm: None) -> Path:
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """runs/ of a complete sweep; read only."""
     runs = tmp_path_factory.mktemp("finished") / "runs"
     write_run(runs)

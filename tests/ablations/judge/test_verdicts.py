@@ -1,5 +1,4 @@
 import dataclasses
-import gc
 import math
 from typing import Any
 
@@ -183,9 +182,8 @@ def test_a_claim_without_its_region_is_refused(expected: ExpectedConfig, key: st
     assert "\n" not in str(error.value)
 
 
-def test_the_whole_way_from_losses_to_verdicts_keeps_the_error_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_whole_way_from_losses_to_verdicts_keeps_the_error_rate() -> None:
     """Public functions only: sweeps in which no arm differs say `better` or its opposite about once in twenty."""
-    monkeypatch.setattr(gc, "collect", lambda: 0)  # multipletests collects at every call: 0.06 s each
     rng = np.random.default_rng(5)
     arms = ["a", "b", "c", "d", "e"]
     wrong, sweeps = 0, 400

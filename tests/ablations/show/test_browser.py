@@ -52,7 +52,7 @@ def sizes() -> str:
 
 
 @pytest.fixture(scope="module")
-def odd_page(tmp_path_factory: pytest.TempPathFactory, quick_holm: None) -> str:
+def odd_page(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Of a result one of whose arms has markup for a name."""
     import conftest
 
