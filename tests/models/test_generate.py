@@ -205,8 +205,7 @@ def test_prompts_of_different_lengths_decode_as_each_alone(built: Built, tokens:
     assert together.forwards == max(one.forwards for one in singles)
 
 
-@pytest.mark.parametrize("batch", [1, 4])
-@pytest.mark.parametrize("depth", [1, 3])
+@pytest.mark.parametrize(("depth", "batch"), [(1, 4), (3, 1)])
 @pytest.mark.parametrize("style", ["chained", "parallel"])
 def test_speculative_output_is_greedy_with_random_modules(
     built: Built, tokens: Tokens, style: str, depth: int, batch: int
@@ -219,8 +218,7 @@ def test_speculative_output_is_greedy_with_random_modules(
             assert found.tolist() == greedy(model, prompts, new_tokens).tolist(), (seed, new_tokens)
 
 
-@pytest.mark.parametrize("batch", [1, 4])
-@pytest.mark.parametrize("depth", [1, 3])
+@pytest.mark.parametrize(("depth", "batch"), [(1, 4), (3, 1)])
 @pytest.mark.parametrize("style", ["chained", "parallel"])
 def test_speculative_output_is_greedy_where_modules_agree_at_times(
     built: Built, tokens: Tokens, style: str, depth: int, batch: int
