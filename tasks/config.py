@@ -120,13 +120,24 @@ def ramped(sequences: int, data: DataConfig, multiple: int) -> list[tuple[int, i
     """(first sequence, sequences) of each batch: growing linearly in the sequences seen from `ramp_from` to the whole
     `batch_size`, in multiples of `multiple` (the microbatches). The last batch takes what is left."""
     if data.ramp_from == 1:
-        size = max(multiple, round(data.batch_size / multiple) * multiple)
+        size = _whole(data.batch_size, multiple)
         return [(first, min(size, sequences - first)) for first in range(0, sequences, size)]
     batches, first = [], 0
     over = data.ramp_over * sequences
     while first < sequences:
         share = data.ramp_from + (1 - data.ramp_from) * min(1.0, first / over)
-        size = max(multiple, round(share * data.batch_size / multiple) * multiple)
+        size = _whole(share * data.batch_size, multiple)
         batches.append((first, min(size, sequences - first)))
         first += size
     return batches
+
+
+def batch_count(sequences: int, data: DataConfig, multiple: int) -> int:
+    """How many `ramped` lists; alike ones, of which a cluster's plan has millions, are not listed for it."""
+    if data.ramp_from == 1:
+        return -(-sequences // _whole(data.batch_size, multiple))
+    return len(ramped(sequences, data, multiple))
+
+
+def _whole(size: float, multiple: int) -> int:
+    return max(multiple, round(size / multiple) * multiple)

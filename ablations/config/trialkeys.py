@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 
 from models.config import DistilConfig, GRPOConfig, ModelConfig, OptimConfig, Positive, Share
 from models.typed import Above, AtLeast, AtMost, ConfigError, build, suggestion
-from tasks.config import END_OF_TEXT_ID, DataConfig, EvalConfig, ramped
+from tasks.config import END_OF_TEXT_ID, DataConfig, EvalConfig, batch_count, ramped
 
 Fraction = Annotated[float, Above(0), AtMost(1)]
 
@@ -101,10 +101,10 @@ class Stage:
     def model_has_experts(self) -> bool:
         return self.model.dense_layers < self.model.n_layers
 
-    @property
+    @functools.cached_property
     def steps(self) -> int:
         """Optimizer steps."""
-        return len(self.batches)
+        return batch_count(self.sequences, self.data, self.microbatches)
 
     @property
     def microbatches(self) -> int:

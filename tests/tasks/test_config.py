@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.config import DataConfig, ramped
+from tasks.config import DataConfig, batch_count, ramped
 
 V3 = {"ramp_from": 3072 / 15360, "ramp_over": 469 / 14_800}
 
@@ -23,6 +23,7 @@ def test_a_ramp_takes_every_sequence_once_in_growing_steps(
     sequences = batches * size
     data = DataConfig(batch_size=size, ramp_from=ramp_from, ramp_over=ramp_over)
     made = ramped(sequences, data, microbatches)
+    assert batch_count(sequences, data, microbatches) == len(made)
     sizes = [count for _, count in made]
     assert [first for first, _ in made] == [sum(sizes[:t]) for t in range(len(sizes))], "each begins where one ended"
     assert sum(sizes) == sequences, "no token is lost to a ramp"
@@ -37,6 +38,8 @@ def test_a_ramp_takes_every_sequence_once_in_growing_steps(
 def test_without_a_ramp_all_batches_are_alike(full: int, batches: int, ramp_over: float) -> None:
     made = ramped(full * batches, DataConfig(batch_size=full, ramp_over=ramp_over), 1)
     assert made == [(t * full, full) for t in range(batches)]
+    rest = full * batches + 1
+    assert batch_count(rest, DataConfig(batch_size=full), 1) == len(ramped(rest, DataConfig(batch_size=full), 1))
 
 
 def test_v3s_own_ramp() -> None:
