@@ -44,7 +44,7 @@ model.attention.kv_norm=maybe -> model.attention.kv_norm=maybe: expected true or
 model.attention.kind=flash -> model.attention.kind=flash: expected one of mla, mha, gqa, mqa; did you mean
 model.attention.qk_norm=1 -> model.attention.qk_norm=1: expected true or false; write
 model.attention=mla -> model.attention=mla: expected a group of keys; set one of them, such as
-model.mtp.depth=1 model.pipeline.schedule=dualpipe model.pipeline.stages=2 -> model.pipeline.microbatches=2: dualpipe
+train.microbatches=2 model.mtp.depth=1 model.pipeline.schedule=dualpipe model.pipeline.stages=2 -> model.pipeline.microbatches=2: dualpipe
 model.moe.n_group=3 -> model.moe.n_group=3: must divide model.moe.n_routed_experts=8 evenly
 model.moe.n_group=4 model.moe.topk_group=1 model.moe.top_k=4 -> model.moe.top_k=4: only 2 candidates are left in
 model.moe.topk_group=2 -> model.moe.topk_group=2: a token cannot use more groups than there are
@@ -81,7 +81,7 @@ data.source=domains 'data.weights={algebra: -1}' -> data.weights.algebra=-1.0: m
 data.source=domains 'data.domains={a: nosuchpackage/*.py, b: sympy/*.py}' -> data.domains={a: nosuchpackage/*.py}
 data.seq_len=1 -> data.seq_len=1: must be at least 2, or no token has a next one
 data.seq_len=33.0 -> data.seq_len=33.0: expected a whole number; write 33
-data.batch_size=3 -> data.batch_size=3: must divide evenly into train.microbatches=2; the next that
+train.microbatches=2 data.batch_size=3 -> data.batch_size=3: must divide evenly into train.microbatches=2; the next that
 data.batch_size=1e10 -> data.batch_size=10000000000.0: expected a whole number; write 10000000000
 data.fim_rate=2 -> data.fim_rate=2.0: must be at most 1
 data.order=hard -> data.order=hard: expected one of mixed, easy_to_hard, hard_to_easy, staged; did

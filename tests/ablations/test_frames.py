@@ -105,7 +105,9 @@ def test_what_cannot_be_loaded_is_one_line(sweep_run: Any, tmp_path: Path) -> No
         assert "\n" not in str(caught.value)
 
 
-def test_a_published_result_that_was_changed_is_not_loaded(sweep_run: Any, tmp_path: Path) -> None:
+def test_a_published_result_that_was_changed_is_not_loaded(
+    sweep_run: Any, without_figures: None, tmp_path: Path
+) -> None:
     """By its hashes, which are cheap; what else was changed, reproducing it says."""
     sweep_run(tmp_path / "runs", seeds=2)
     published = publish(tmp_path / "runs", "moe_balance", "cpu", tmp_path / "results")

@@ -80,7 +80,9 @@ def said_in(folder: Path) -> None:
         path.write_text(json.dumps(record))
 
 
-def test_texts_are_shown_and_never_obeyed(result: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_texts_are_shown_and_never_obeyed(
+    result: Path, tmp_path: Path, without_figures: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     said_in(result)
     found = load_published(result)
     write_pages(found, tmp_path / "fresh", published=True)

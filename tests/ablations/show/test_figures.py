@@ -227,8 +227,7 @@ def test_search_points_are_means_over_seeds(result: Result) -> None:
     "options",
     [
         {"missing": tuple((arm, 0) for arm in ("aux_loss", "bias", "control", "aa"))},
-        {"diverged": (("bias", 0), ("aux_loss", 0))},
-        {"expected": []},
+        {"diverged": (("bias", 0), ("aux_loss", 0)), "expected": []},
     ],
 )
 def test_what_is_not_there_is_not_needed(sweep_run: Any, tmp_path: Path, options: dict[str, Any]) -> None:
