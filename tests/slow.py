@@ -13,9 +13,10 @@ SLOW: dict[str, dict[str, str]] = {
     },
     "models/test_compiled.py": {
         "test_the_kernels_too": "what torch traces, differentiates and guards, for the same models",
-        "test_the_losses_are_those_of_the_model_as_it_is[dense, MHA]": "MLA with MTP, and with experts",
+        "test_the_losses_are_those_of_the_model_as_it_is[dense": "the same with MLA and experts",
     },
     "models/test_their_tools.py": {
+        "test_a_template_goes_there_and_back[plain]": "the chat template",
         "test_transformers_chats_as_we_answer[plain]": "the chat template",
     },
     "ablations/audit/test_known.py": {

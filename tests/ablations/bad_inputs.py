@@ -44,7 +44,7 @@ model.attention.kv_norm=maybe -> model.attention.kv_norm=maybe: expected true or
 model.attention.kind=flash -> model.attention.kind=flash: expected one of mla, mha, gqa, mqa; did you mean
 model.attention.qk_norm=1 -> model.attention.qk_norm=1: expected true or false; write
 model.attention=mla -> model.attention=mla: expected a group of keys; set one of them, such as
-train.microbatches=2 model.mtp.depth=1 model.pipeline.schedule=dualpipe model.pipeline.stages=2 -> model.pipeline.microbatches=2: dualpipe
+train.microbatches=2 model.pipeline.schedule=dualpipe model.pipeline.stages=2 -> model.pipeline.microbatches=2: dualpipe
 model.moe.n_group=3 -> model.moe.n_group=3: must divide model.moe.n_routed_experts=8 evenly
 model.moe.n_group=4 model.moe.topk_group=1 model.moe.top_k=4 -> model.moe.top_k=4: only 2 candidates are left in
 model.moe.topk_group=2 -> model.moe.topk_group=2: a token cannot use more groups than there are

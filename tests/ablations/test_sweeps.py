@@ -34,11 +34,11 @@ TIMED = ("attention", "moe_balance", "mtp_depth", "pipeline")
 """With lm-eval scores and their checkpoints, from which arms decode; the others train alone."""
 ANSWERING = ("grpo", "sft_masking", "post_training")
 SLOW = (
-    *("balance_scope", "experts", "gating", "memory", "outliers", "packing", "schedule"),
-    *("v3_ladder", "v3_leave_one_out", "v3_screen", "context_stages", "grpo", "post_training", "curriculum_text"),
+    *("balance_scope", "experts", "gating", "memory", "outliers", "packing", "schedule", "context", "context_stages"),
+    *("v3_ladder", "v3_leave_one_out", "v3_screen", "grpo", "post_training", "curriculum_text"),
 )
-"""Their kin train here: moe_balance, attention, recall, precision, context, curriculum and sft_masking; teachers and
-rewards in trial/test_distil and test_rewards."""
+"""Their kin train here: moe_balance, attention, recall, precision, curriculum and sft_masking; teachers, rewards and
+longer contexts in trial/test_distil, test_rewards and test_context."""
 DRAWN = ("moe_balance", "pipeline")
 """Between them they have every figure but some of lengths, contexts, skills; matplotlib costs more than the trials."""
 TOO_SHORT = {("masked", "packed"), ("v3", "v3_frozen_bias"), ("dr_grpo", "sft"), ("masked", "open")}
