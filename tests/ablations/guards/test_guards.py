@@ -240,6 +240,7 @@ def test_causality_sees_the_deepest_module_alone(keys, data):
         {"model.mtp.depth": 1, "model.mtp.weight": 0.0},
         {
             "model.feed_forward": "dense",
+            "model.mtp.depth": 2,
             "model.rope.scaling": "yarn",
             "model.rope.factor": 4,
             "model.rope.original_length": 32,
