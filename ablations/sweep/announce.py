@@ -48,7 +48,8 @@ def describe(plan: Plan) -> str:
     lines += [
         "",
         f"Scale     {plan.config.scale}: {base.model.dtype}, {base.steps} steps of {base.tokens_per_step:,} tokens in "
-        f"{base.microbatches} microbatches, data {base.data.source}{', blocks compiled' if base.train.compile else ''}",
+        f"{base.microbatches} microbatch{'es' * (base.microbatches > 1)}, data {base.data.source}"
+        f"{', blocks compiled' if base.train.compile else ''}",
         *(
             [f"Design    {who} from the baseline's state at {plan.sweep.branch_at:.0%} of its steps{trained}"]
             if branches

@@ -239,7 +239,7 @@ def test_what_is_about_to_happen(plan):
         "(baseline)",
         "fresh, 4 trials per arm, 8 in all",
         "4 arms x 2 seeds (0, 1) = 8 trials",
-        "float32, 12 steps of 256 tokens in 1 microbatches",
+        "float32, 12 steps of 256 tokens in 1 microbatch,",
         "2 workers",
     ):
         assert part in text
