@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from ablations.config.keys import nested, options
-from models.typed import ConfigError, build, closest
+from models.base.typed import ConfigError, build, closest
 
 T = TypeVar("T")
 

@@ -28,8 +28,8 @@ from ablations.record.documents import PLAN
 from ablations.record.record import RECORD, RECORDS, Record, read_record
 from ablations.show.table import Table
 from ablations.show.terminal import print_tables
-from models.streams import obeyed, spoken
-from models.typed import ConfigError, closest
+from models.base.streams import obeyed, spoken
+from models.base.typed import ConfigError, closest
 
 ID = re.compile("[0-9a-f]{6,16}")
 KINDS = {Record: "a trial", ArmResult: "an arm", Result: "a sweep"}

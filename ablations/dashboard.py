@@ -23,8 +23,8 @@ from ablations.judge.result import Result
 from ablations.record.documents import PLAN
 from ablations.record.record import RECORDS
 from ablations.trial.uploads import api_key, remembered, resolve_mode
-from models.streams import obeyed, spoken
-from models.typed import ConfigError, NotEmpty
+from models.base.streams import obeyed, spoken
+from models.base.typed import ConfigError, NotEmpty
 
 SPECIFICATION = "workspace.json"
 

@@ -18,8 +18,8 @@ from ablations.command import given, keys_of, parse
 from ablations.config.keys import nested
 from ablations.home import check_house
 from ablations.metrics import is_accuracy
-from models.streams import obeyed, spoken
-from models.typed import ConfigError, build
+from models.base.streams import obeyed, spoken
+from models.base.typed import ConfigError, build
 from models.vocabulary import END_OF_TEXT
 from tasks.config import DataConfig, EvalConfig
 from tasks.evals.presets import PRESETS, preset
@@ -103,10 +103,10 @@ def evaluate(request: Request) -> dict[str, Any]:
 
     check_tasks(request.eval.tasks, request.eval.data_dir, request.eval.run_model_code)
     from models.checkpoint import load_checkpoint
-    from models.generate import Decoding
+    from models.decoding.generate import Decoding
+    from models.decoding.sampling import draw
+    from models.decoding.trees import tree_logits
     from models.layers import inferring
-    from models.sampling import draw
-    from models.trees import tree_logits
 
     model, saved = load_checkpoint(request.checkpoint)
     learned_from = _data_of(request.checkpoint, saved)

@@ -5,9 +5,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from models.files import write_atomically
-from models.reading import json_of, visible
-from models.typed import ConfigError
+from models.base.files import write_atomically
+from models.base.reading import json_of, visible
+from models.base.typed import ConfigError
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -21,8 +21,8 @@ from ablations.record.manifest import Manifest, hashes
 from ablations.record.record import FORMAT, RECORD, RECORDS
 from ablations.record.steplog import STEPS, read_steps
 from ablations.record.summary import summary_in
-from models.reading import visible
-from models.typed import ConfigError, closest
+from models.base.reading import visible
+from models.base.typed import ConfigError, closest
 
 if typing.TYPE_CHECKING:
     import pandas

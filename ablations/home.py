@@ -50,7 +50,7 @@ if _foreign:
 
 def check_house() -> None:
     """Raise ConfigError where `models` or `tasks` is somebody else's, or where there is no checkout."""
-    from models.typed import ConfigError
+    from models.base.typed import ConfigError
 
     for package, place in _foreign.items():
         if place == "nowhere":

@@ -11,8 +11,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from models.base.typed import ConfigError, closest
 from models.config import ROLES
-from models.typed import ConfigError, closest
 from tasks.config import SKILLS
 from tasks.evals.answers import BITS, MARGIN
 from tasks.evals.prepare import OUR_METRICS, OUR_TASKS

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ablations.home import check_house
-from models.streams import obeyed, spoken
-from models.typed import ConfigError, closest
+from models.base.streams import obeyed, spoken
+from models.base.typed import ConfigError, closest
 
 if TYPE_CHECKING:
     from ablations.config.trialkeys import TrialKeys

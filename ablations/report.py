@@ -24,9 +24,9 @@ from ablations.record.rundir import differing, folders_of_scale, listed
 from ablations.record.summary import SUMMARY
 from ablations.show.provenance import commands, commit, manifest
 from ablations.trial.identity import code_hash
-from models.files import whole_file, whole_folder, write_atomically
-from models.streams import obeyed, spoken
-from models.typed import ConfigError
+from models.base.files import whole_file, whole_folder, write_atomically
+from models.base.streams import obeyed, spoken
+from models.base.typed import ConfigError
 
 if TYPE_CHECKING:
     from ablations.show.page import Link

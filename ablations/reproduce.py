@@ -53,8 +53,8 @@ from ablations.record.summary import summary_in
 from ablations.report import PAGES, write_pages
 from ablations.show.render import table_csv
 from ablations.show.table import Table
-from models.streams import obeyed, spoken
-from models.typed import AtLeast, ConfigError, closest
+from models.base.streams import obeyed, spoken
+from models.base.typed import AtLeast, ConfigError, closest
 
 MOST_BYTES = 2_000_000_000
 """That an archive of one result may unpack to."""

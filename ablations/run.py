@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ablations.home import check_house
-from models.streams import obeyed, spoken
-from models.typed import ConfigError
+from models.base.streams import obeyed, spoken
+from models.base.typed import ConfigError
 
 
 def main(arguments: list[str] | None = None) -> int:

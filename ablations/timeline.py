@@ -13,11 +13,11 @@ from typing import Annotated
 
 from ablations.command import parse
 from ablations.home import check_house
-from models.files import write_atomically
+from models.base.files import write_atomically
+from models.base.streams import obeyed, spoken
+from models.base.typed import Above, AtLeast, AtMost, ConfigError, closest
 from models.pipeline.schedules import SCHEDULES, make_schedule
 from models.pipeline.simulate import Costs, Timeline, simulate
-from models.streams import obeyed, spoken
-from models.typed import Above, AtLeast, AtMost, ConfigError, closest
 
 KEYS = f"""
   schedule=NAME,...   of {", ".join(SCHEDULES)}

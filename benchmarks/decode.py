@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from models.generate import Cache
-    from models.speculative import Speculated
+    from models.decoding.generate import Cache
+    from models.decoding.speculative import Speculated
     from models.transformer import Transformer
 
 KINDS = ("mha", "gqa", "mqa", "mla")
@@ -59,7 +59,7 @@ def step(model: "Transformer", cache: "Cache") -> Callable[[], Any]:
     """One token per row at the last position of a cache that is full of noise."""
     import torch
 
-    from models.generate import decode
+    from models.decoding.generate import decode
 
     for layer in cache.layers:
         for buffer in layer.buffers:
@@ -79,7 +79,7 @@ def finish(model: "Transformer") -> None:
 
 def turns(sides: dict[str, Side], rounds: int, steps: int) -> dict[str, float]:
     """Seconds per step: of each side the fastest of `rounds` turns of `steps` steps, after one that does not count."""
-    from models.generate import absorbing
+    from models.decoding.generate import absorbing
     from models.layers import inferring
 
     fastest = dict.fromkeys(sides, math.inf)
@@ -104,9 +104,9 @@ def compare(models: dict[str, "Transformer"], context: int, batch: int, rounds: 
     import torch
 
     from models.cost import cost
-    from models.generate import Cache
+    from models.decoding.generate import Cache
+    from models.decoding.speculative import Speculation
     from models.layers import inferring
-    from models.speculative import Speculation
 
     sides: dict[str, Side] = {}
     cache_bytes = {}
@@ -144,9 +144,9 @@ def compare(models: dict[str, "Transformer"], context: int, batch: int, rounds: 
 
 def trained(model: "Transformer", prompts: Any, new_tokens: int, batch: int, rounds: int) -> dict[str, Any]:
     """Held-out `prompts` (N, P) decoded both ways, in turns, the prompts' own forward on both sides."""
-    from models.generate import greedy
+    from models.decoding.generate import greedy
+    from models.decoding.speculative import self_speculative
     from models.kinds import attention_of
-    from models.speculative import self_speculative
 
     absorb = attention_of(model.config).absorbs
     plain_s = speculative_s = 0.0
@@ -183,9 +183,9 @@ def open_checkpoint(folder: Path, runs_dir: Path, prompts: int) -> tuple["Transf
     """A model with MTP modules, held-out prompts (N, half its sequence length), and that half."""
     import torch
 
+    from models.base.typed import ConfigError
+    from models.base.typed import build as typed
     from models.checkpoint import load_checkpoint
-    from models.typed import ConfigError
-    from models.typed import build as typed
     from tasks.config import DataConfig
     from tasks.text.batches import prepare
 
@@ -275,7 +275,7 @@ def main() -> int:
         parser.error(f"--batch {arguments.batch}: must be at least 1")
     if arguments.device == "cuda" and arguments.checkpoint is not None:
         parser.error("--checkpoint: is decoded on a CPU; leave --device out")
-    from models.typed import ConfigError
+    from models.base.typed import ConfigError
 
     try:
         result = run(arguments)

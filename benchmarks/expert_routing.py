@@ -86,8 +86,8 @@ def trained(arm: str, keys: "TrialKeys", seed: int, data: "Data", folder: Path) 
     config.json says. Other code does not train it again: config.json names the code that did."""
     from ablations.files import sha
     from ablations.trial.identity import code_hash
+    from models.base.typed import ConfigError
     from models.checkpoint import load_checkpoint, save_checkpoint
-    from models.typed import ConfigError
 
     training = {group: asdict(getattr(keys, group)) for group in ("model", "data", "optim", "train")}
     wanted = sha({"training": training, "seed": seed, "data": data.fingerprint})
@@ -118,9 +118,9 @@ def train(arm: str, keys: "TrialKeys", seed: int, data: "Data") -> "Transformer"
     import torch
 
     from ablations.trial.fitting import build_model
-    from models.batch import Batch
-    from models.executor import update_routers
-    from models.module import Diverged
+    from models.training.batch import Batch
+    from models.training.executor import update_routers
+    from models.training.module import Diverged
 
     module = build_model(keys, seed)
     model, optimisers = module.transformer, module.configure_optimizers()
@@ -149,9 +149,9 @@ def route(model: "Transformer", data: "Data", split: str, tokens: int) -> Routed
     """On windows spread evenly over the split; attention as in training."""
     import torch
 
-    from models.batch import Batch
     from models.layers import inferring
-    from models.loss import language_model_loss
+    from models.training.batch import Batch
+    from models.training.loss import language_model_loss
 
     total, count = 0.0, 0
     chosen: list[Tensor] = []

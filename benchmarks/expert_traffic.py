@@ -172,7 +172,7 @@ def publish(result: dict[str, Any], folder: Path) -> Path:
     from ablations.files import write_json
     from ablations.home import ROOT
     from ablations.show.provenance import commit
-    from models.typed import ConfigError
+    from models.base.typed import ConfigError
 
     codes = {row["training"]["code"] for row in result["arms"].values()}
     if len(codes) > 1:
@@ -199,9 +199,9 @@ def main() -> int:
     if options.publish and (options.quick or options.steps < STEPS):
         parser.error(f"--publish: a router of fewer than {STEPS} steps is not worth publishing")
     from ablations.files import write_json
-    from models.files import write_atomically
-    from models.module import Diverged
-    from models.typed import ConfigError
+    from models.base.files import write_atomically
+    from models.base.typed import ConfigError
+    from models.training.module import Diverged
 
     folder = options.runs_dir / ("expert_traffic_quick" if options.quick else "expert_traffic")
     try:

@@ -20,8 +20,8 @@ from ablations.guards.arm import GUARDS, found
 from ablations.guards.subject import Subject
 from ablations.sweep.plan import config_guards
 from ablations.sweep.planning import make_plan
-from models.streams import obeyed, spoken
-from models.typed import ConfigError
+from models.base.streams import obeyed, spoken
+from models.base.typed import ConfigError
 from tasks.prepared import prepare_data
 
 

@@ -38,11 +38,11 @@ from ablations.trial.fitting import build_model, open_data
 from ablations.trial.job import TrialJob
 from ablations.trial.recorder import Unwatched
 from ablations.trial.train import run_trial
-from models.batch import Batch
-from models.executor import aux_loss
-from models.optim import adamw, lr_ratio
-from models.streams import obeyed, spoken
-from models.typed import AtLeast
+from models.base.streams import obeyed, spoken
+from models.base.typed import AtLeast
+from models.training.batch import Batch
+from models.training.executor import aux_loss
+from models.training.optim import adamw, lr_ratio
 
 CACHE = str(ROOT / "runs/data")
 SETTLE = 5

@@ -7,7 +7,7 @@ from typing import Any
 
 from ablations.record.record import RECORD, Record
 from ablations.trial.requests import TrialRequest
-from models.typed import build
+from models.base.typed import build
 
 
 def trial(arguments: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:

@@ -24,9 +24,9 @@ from ablations.judge.result import Result
 from ablations.show.table import Table
 from ablations.sweep.conductor import Conductor
 from ablations.sweep.planning import make_plan
-from models.files import write_atomically
-from models.streams import obeyed, spoken
-from models.typed import ConfigError, build, closest
+from models.base.files import write_atomically
+from models.base.streams import obeyed, spoken
+from models.base.typed import ConfigError, build, closest
 
 FIRST_SEED = 2000
 PILOT: dict[str, Any] = {

@@ -26,7 +26,7 @@ from typing import Any, Final, Literal
 
 from ablations.files import read_json, write_json
 from ablations.home import ROOT
-from models.typed import ConfigError, build
+from models.base.typed import ConfigError, build
 
 Status = Literal["done", "skipped", "failed", "cut"]
 FORMAT: Final = 1

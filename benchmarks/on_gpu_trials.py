@@ -94,7 +94,7 @@ def main() -> int:
     arguments = parser.parse_args()
     import torch
 
-    from models.typed import ConfigError
+    from models.base.typed import ConfigError
 
     if not arguments.quick and not torch.cuda.is_available():
         print("on_gpu_trials: torch sees no CUDA device on this machine; --quick takes a CPU", file=sys.stderr)

@@ -24,9 +24,9 @@ from ablations.show.table import Table
 from ablations.sweep.planning import make_plan
 from ablations.trial.job import TrialJob
 from ablations.trial.train import run_trial
-from models.files import write_atomically
-from models.streams import obeyed, spoken
-from models.typed import ConfigError, build
+from models.base.files import write_atomically
+from models.base.streams import obeyed, spoken
+from models.base.typed import ConfigError, build
 
 SWEEPS = ROOT / "benchmarks/sweeps"
 FIRST_SEED = 2000

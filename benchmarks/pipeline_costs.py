@@ -142,9 +142,9 @@ def main() -> int:
     options.block = options.block or (16 if options.size == "tiny" else 128)
     import torch
 
+    from models.base.typed import ConfigError
     from models.pipeline.split import split
     from models.sizes import size
-    from models.typed import ConfigError
 
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no GPU")

@@ -20,9 +20,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from models.base.typed import ConfigError
 from models.pipeline.schedules import Overlapped, Schedule, Step, dualpipe, dualpipev, one_f_one_b, zb1p
 from models.pipeline.simulate import Costs, simulate
-from models.typed import ConfigError
 
 PHASES = {"F": 1.13, "I": 1.99, "W": 0.48, "F&B": 13.95}
 BUBBLE, OPTIMIZER, STEP = 2.06, 0.29, 19.926

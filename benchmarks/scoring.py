@@ -25,8 +25,8 @@ from typing import Any
 
 from ablations.command import keys_of, parse
 from benchmarks.scoring_sides import Sides, Timed, random_checkpoint, scored
-from models.streams import obeyed, spoken
-from models.typed import ConfigError
+from models.base.streams import obeyed, spoken
+from models.base.typed import ConfigError
 from tasks.evals.harness import quiet
 
 TASKS = ("hellaswag", "blimp", "piqa", "arc_easy", "lambada_openai", "wikitext")

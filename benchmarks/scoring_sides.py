@@ -91,8 +91,8 @@ class Sides:
 
     def ours(self) -> LM:
         """With nothing kept of an earlier turn."""
-        from models.generate import Decoding
-        from models.trees import tree_logits
+        from models.decoding.generate import Decoding
+        from models.decoding.trees import tree_logits
         from tasks.evals import lm
 
         lm._cached_encoder.cache_clear()

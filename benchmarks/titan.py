@@ -20,7 +20,7 @@ def build(config: ModelConfig) -> Any:
     from torchtitan.models.common.attention import ScaledDotProductAttention
     from torchtitan.models.deepseek_v3 import DeepSeekV3Model, build_mla_moe_layers
 
-    from models.typed import ConfigError
+    from models.base.typed import ConfigError
 
     a, m = config.attention, config.moe
     known = a.kind == "mla" and m.scoring == "sigmoid" and m.normalise and m.n_group == 1

@@ -32,9 +32,9 @@ def ours(dtype: Any, device: str, precision: Any = None, compiled: bool = False)
     import torch
 
     from models.config import OptimConfig, PrecisionConfig
-    from models.executor import Microbatching
-    from models.optim import adamw
     from models.sizes import size
+    from models.training.executor import Microbatching
+    from models.training.optim import adamw
     from models.transformer import Transformer, initialise
 
     precision = precision or PrecisionConfig()
@@ -43,7 +43,7 @@ def ours(dtype: Any, device: str, precision: Any = None, compiled: bool = False)
     initialise(model, 0, config.std)
     model.to(device)
     if compiled:
-        from models.compiled import compile_blocks
+        from models.training.compiled import compile_blocks
 
         compile_blocks(model)
     executor, optimizer = Microbatching(model, 1), adamw(model, OptimConfig(lr=1e-3), precision.moments)

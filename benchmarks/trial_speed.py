@@ -22,8 +22,8 @@ from ablations.config.compose import compose
 from ablations.home import ROOT
 from ablations.launch.environment import thread_environment
 from ablations.sweep.planning import make_plan
-from models.streams import obeyed, spoken
-from models.typed import AtLeast, ConfigError
+from models.base.streams import obeyed, spoken
+from models.base.typed import AtLeast, ConfigError
 
 STEPS = 5
 """Taken at each turn."""
@@ -45,7 +45,7 @@ from ablations.config.compose import compose
 from ablations.sweep.planning import make_plan
 from ablations.trial.bare import train_steps
 from ablations.trial.train import build_model, open_data
-from models.optim import adamw
+from models.training.optim import adamw
 keys = make_plan(compose(sys.argv[2:])).baseline.keys
 module, batch = build_model(keys, 0), open_data(keys, sys.argv[1]).train_batch(0, 0)
 step = partial(train_steps, module, [batch], keys, adamw(module.transformer, keys.optim))

@@ -27,10 +27,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
-from models.batch import Batch
+from models.base.typed import build
 from models.config import ModelConfig, OptimConfig
-from models.module import Course, LanguageModel
-from models.typed import build
+from models.training.batch import Batch
+from models.training.module import Course, LanguageModel
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS, ROWS, LENGTH = 4, 4, 32
@@ -68,8 +68,8 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 """What needs no wait."""
 KNOWN: dict[str, tuple[dict[str, Any], str]] = {
-    "moments in BF16": ({"precision": {"moments": "bf16"}}, "models/optim.py"),
-    "a mask of targets": ({}, "models/executor.py"),
+    "moments in BF16": ({"precision": {"moments": "bf16"}}, "models/training/optim.py"),
+    "a mask of targets": ({}, "models/training/executor.py"),
     "one expert after another": ({"moe": {"backend": "loop"}}, "models/moe.py"),
 }
 """What does, and the one file where: an optimizer's step counts are numbers on the host on any device; how much each

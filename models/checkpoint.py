@@ -10,13 +10,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from models.base.files import write_atomically
+from models.base.reading import json_of
+from models.base.typed import ConfigError, build
 from models.config import ModelConfig
 from models.cost import cost
-from models.files import write_atomically
-from models.reading import json_of
 from models.rules import validate
 from models.transformer import Transformer
-from models.typed import ConfigError, build
 
 FORMAT = 2
 OWN = ("format", "model", "weights_sha256")

@@ -7,7 +7,7 @@ toggle says what "off" is. `models/rules.py` refuses what cannot be built; `mode
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from models.typed import Above, AtLeast, AtMost, Below
+from models.base.typed import Above, AtLeast, AtMost, Below
 
 Count = Annotated[int, AtLeast(1), AtMost(10_000_000)]
 """Widths, heads, experts: no model is near ten million of any."""
@@ -183,9 +183,10 @@ OF_ANSWERS = (
     *("reward", "right", "formed", "ended", "answer_length", "without_signal", "kl", "entropy", "clipped"),
     *("drawn", "learned"),
 )
-"""What a step says of the answers that it learns from (models/policy.py): their mean reward, the shares that are right,
-well formed and have ended, their tokens, the share of groups whose rewards are all the same; KL, entropy and the share
-of tokens clipped, of the policy that learns; tokens written for this step, and tokens learned from, questions too."""
+"""What a step says of the answers that it learns from (models/post_training/policy.py): their mean reward, the shares
+that are right, well formed and have ended, their tokens, the share of groups whose rewards are all the same; KL,
+entropy and the share of tokens clipped, of the policy that learns; tokens written for this step, and tokens learned
+from, questions too."""
 
 
 FormatName = Literal["e4m3", "e5m2", "e4m2", "e4m1"]
@@ -378,8 +379,8 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class GRPOConfig:
-    """Reinforcement learning in place of the next token (models/grpo.py). As DeepSeekMath (2402.03300) 4.1 and V3 5.2.2
-    have it, with the changes of Dr. GRPO (2503.20783) and DAPO (2503.14476)."""
+    """Reinforcement learning in place of the next token (models/post_training/grpo.py). As DeepSeekMath (2402.03300)
+    4.1 and V3 5.2.2 have it, with the changes of Dr. GRPO (2503.20783) and DAPO (2503.14476)."""
 
     on: bool = False
     group: Annotated[int, AtLeast(2), AtMost(4096)] = 8

@@ -28,16 +28,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from models.base.files import whole_folder
+from models.base.streams import obeyed, spoken
+from models.base.typed import ConfigError, build
 from models.checkpoint import OWN, load_checkpoint, save_checkpoint
 from models.config import BalanceConfig, ModelConfig
 from models.cost import cost
-from models.files import whole_folder
 from models.published import check_held, hf_config, model_config, positions
 from models.rules import validate
 from models.sizes import size
-from models.streams import obeyed, spoken
 from models.transformer import Transformer
-from models.typed import ConfigError, build
 from models.vocabulary import (
     END_OF_TEXT,
     NO_END,

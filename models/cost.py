@@ -8,9 +8,9 @@ prints it for a named size. Nothing is built; the tests compare with models that
 import sys
 from dataclasses import dataclass, replace
 
+from models.base.streams import obeyed, spoken
 from models.config import ModelConfig, MTPConfig
 from models.kinds import attention_of
-from models.streams import obeyed, spoken
 
 V3_TOKENS = 14.8e12
 V3_GPU_HOURS_PER_TRILLION = 180e3

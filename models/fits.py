@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from models.base.typed import ConfigError
 from models.config import ModelConfig
 from models.transformer import Transformer
-from models.typed import ConfigError
 
 PREFIX = "transformer."
 """Of a parameter's name in a checkpoint of the Trainer."""

@@ -6,8 +6,8 @@ which one it is. Nothing here needs torch.
 
 from abc import ABC, abstractmethod
 
+from models.base.typed import ConfigError
 from models.config import ModelConfig
-from models.typed import ConfigError
 
 EXPLICIT_MAX_SCORES = 512 * 512
 """On CPU, products with an explicit mask beat SDPA up to about this many scores per head; their memory is T x L."""

@@ -23,7 +23,7 @@ class Weights(nn.Module):
 
     _cast: dict[str, Any] | None = None
     compiled = False
-    """Whether it is compiled (models/compiled.py): it then casts at each use, as a part of what uses it."""
+    """Whether it is compiled (models/training/compiled.py): it then casts at each use, as a part of what uses it."""
 
     def matrix(self, name: str, dtype: torch.dtype) -> Tensor:
         master: Tensor = getattr(self, name)

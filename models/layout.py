@@ -14,14 +14,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from models.base.streams import obeyed, spoken
+from models.base.typed import ConfigError
 from models.config import ModelConfig
 from models.cost import V3_GPU_HOURS_PER_TRILLION, activation_bytes, cost, norm_params, parts
 from models.kinds import attention_of
 from models.pipeline.schedules import make_schedule
 from models.pipeline.simulate import Costs, simulate
 from models.pipeline.split import split, uses_embedding_again
-from models.streams import obeyed, spoken
-from models.typed import ConfigError
 
 FREE = 0.1
 WEIGHT, GRADIENT, STATE = 2, 4, 8
@@ -187,7 +187,7 @@ def held_params(config: ModelConfig, stages: Sequence[Sequence[int]], held: Sequ
 
 def training_bytes(config: ModelConfig, seq_len: int, sequences: float, shards: int = 1) -> tuple[float, float]:
     """(weights, gradients and AdamW's moments, all in FP32 and `shards` ways apart; what a microbatch of so many
-    sequences keeps for the backward, nothing computed again) of one device of models/parallel.py."""
+    sequences keeps for the backward, nothing computed again) of one device of models/training/parallel.py."""
     state = 16 * sum(parts(config).values()) / shards
     return state, activation_bytes(config, seq_len) * seq_len * sequences
 

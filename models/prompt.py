@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from models.base.typed import ConfigError
+from models.base.typed import build as built
 from models.checkpoint import load_checkpoint
 from models.config import ModelConfig
-from models.generate import greedy
+from models.decoding.generate import greedy
 from models.sizes import size
 from models.transformer import Transformer, initialise, resolve_dtype
-from models.typed import ConfigError
-from models.typed import build as built
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

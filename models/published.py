@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from operator import attrgetter
 from typing import Any
 
+from models.base.typed import ConfigError, build
 from models.config import ModelConfig, RopeConfig
 from models.rules import fits_grouped, validate
 from models.sizes import size
-from models.typed import ConfigError, build
 
 FIELDS = {
     "vocab_size": "vocab_size",

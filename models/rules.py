@@ -6,9 +6,9 @@ A key's own range stands at its field (models/config.py), the rules of a pipelin
 import dataclasses
 import math
 
+from models.base.typed import ConfigError, check_fields
 from models.config import ROLES, DType, ModelConfig, MoEConfig, PrecisionConfig, RopeConfig
 from models.kinds import attention_of
-from models.typed import ConfigError, check_fields
 
 
 def validate(config: ModelConfig) -> None:

@@ -1,7 +1,7 @@
 """Whole configurations by name. `v2_lite_16b` and `deepseek_v3` are the published ones: to be counted, not trained."""
 
+from models.base.typed import ConfigError, closest
 from models.config import AttentionConfig, BalanceConfig, ModelConfig, MoEConfig, MTPConfig, RopeConfig
-from models.typed import ConfigError, closest
 
 V3_BALANCE = BalanceConfig(kind="bias_aux_loss", scope="sequence", alpha=0.0001, update_speed=0.001)
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from models.attention import LayerCache, Places, build_attention, softmax_scale, within_documents
 from models.balance import Routing
+from models.base.typed import ConfigError
 from models.config import DType, ModelConfig, RopeConfig
 from models.kinds import attention_of
 from models.layers import KEPT, Embedding, Linear, RMSNorm, Start, Starts, SwiGLU
@@ -17,7 +18,6 @@ from models.moe import MoE, Router
 from models.mtp import ChainedModule, ParallelHead, handed_on, shortened
 from models.rope import rope_turns
 from models.rules import TYPE_OF_RECIPE, validate
-from models.typed import ConfigError
 
 
 @dataclass

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from models.reading import json_of
-from models.typed import ConfigError
+from models.base.reading import json_of
+from models.base.typed import ConfigError
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 """Which travel with a checkpoint, as they are."""

@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal
 
-from models.typed import Above, AtLeast, AtMost, Distinct, NotEmpty
+from models.base.typed import Above, AtLeast, AtMost, Distinct, NotEmpty
 from tasks.evals.presets import PRESETS
 
 END_OF_TEXT_ID = 0

@@ -6,8 +6,8 @@ from typing import Any
 import lightning
 import torch
 
-from models.batch import Batch, Questions, Reward
 from models.config import GRPOConfig
+from models.training.batch import Batch, Questions, Reward
 from tasks.config import Order
 from tasks.drawn import END
 from tasks.order import Repeated, Sequences, in_order

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.batch import Batch
+from models.training.batch import Batch
 from tasks.config import Order
 
 THIRDS = 3

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from models.batch import Batch
-from models.typed import ConfigError
+from models.base.typed import ConfigError
+from models.training.batch import Batch
 from tasks.config import DataConfig
 from tasks.drawn import Asked, Items
 from tasks.problems.data import ProblemData

@@ -11,7 +11,7 @@ SLOW: dict[str, dict[str, str]] = {
     "models/pipeline/test_v3_bubble.py": {
         "test_what_overlapping_gains": "the published step, and what each reading gives",
     },
-    "models/test_compiled.py": {
+    "models/training/test_compiled.py": {
         "test_the_kernels_too": "what torch traces, differentiates and guards, for the same models",
         "test_the_losses_are_those_of_the_model_as_it_is[dense": "the same with MLA and experts",
     },

@@ -154,7 +154,7 @@ print([name for name in ("lightning", "torchmetrics", "transformers", "lm_eval",
 
 
 def placing(tree: ast.AST) -> set[str]:
-    """The calls by which a file gets to its place, or its permissions, otherwise than by models/files.py."""
+    """The calls by which a file gets to its place, or its permissions, otherwise than by models/base/files.py."""
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute):
@@ -170,7 +170,7 @@ def placing(tree: ast.AST) -> set[str]:
 def test_files_are_put_in_their_place_by_one_module(path: Path) -> None:
     """It alone knows how: a temporary of its own, on the disk, with the umask's permissions."""
     found = placing(tree_of(path))
-    assert found == ({"rename", "replace", "chmod"} if name_of(path) == "models/files.py" else set())
+    assert found == ({"rename", "replace", "chmod"} if name_of(path) == "models/base/files.py" else set())
 
 
 def test_no_file_names_a_class_to_build() -> None:

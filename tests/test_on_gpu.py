@@ -14,7 +14,7 @@ from benchmarks import on_gpu
 from benchmarks.on_gpu import TASKS, Report, Section, Task, run_section
 from benchmarks.on_gpu_report import markdown
 from benchmarks.on_gpu_trials import VARIANTS, trained
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 
 
 def python(text: str, seconds: float = 60, needs: tuple[str, ...] = ()) -> Task:

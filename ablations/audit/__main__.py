@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from ablations.command import parse
 from ablations.home import check_house
-from models.streams import obeyed, spoken
-from models.typed import AtLeast, AtMost, ConfigError
+from models.base.streams import obeyed, spoken
+from models.base.typed import AtLeast, AtMost, ConfigError
 
 if TYPE_CHECKING:
     from ablations.audit.checks import Report, Verdict

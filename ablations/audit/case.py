@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ablations.audit.subject import Subject, embedding_of
 from ablations.guards.probes import Logits, same_dice
 from ablations.record.guardresult import Fact, GuardResult
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 
 LEAST_LENGTH = 8
 RAISED = (Exception, SystemExit)

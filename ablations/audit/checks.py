@@ -11,7 +11,7 @@ from ablations.audit.repeating import cache, determinism
 from ablations.audit.sight import causality, padding, rows
 from ablations.audit.subject import Subject
 from ablations.record.guardresult import Fact, GuardResult
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 
 Outcome = Literal["passes", "fails", "cannot be tried"]
 

@@ -11,8 +11,8 @@ from torch import nn
 
 from ablations.audit.subject import Plain, Subject
 from ablations.guards.probes import same_dice
-from models.reading import json_of
-from models.typed import ConfigError
+from models.base.reading import json_of
+from models.base.typed import ConfigError
 
 
 class HuggingFace(Plain):

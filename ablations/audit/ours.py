@@ -7,8 +7,8 @@ from torch import Tensor
 
 from ablations.audit.subject import Cached, Loss, Masked, Plain, Subject
 from models.checkpoint import load_checkpoint
-from models.generate import Cache, decode
-from models.loss import language_model_loss
+from models.decoding.generate import Cache, decode
+from models.training.loss import language_model_loss
 from models.transformer import Transformer, initialise
 
 ROOM = 1024

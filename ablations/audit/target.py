@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.reading import json_of
-from models.typed import ConfigError, closest
+from models.base.reading import json_of
+from models.base.typed import ConfigError, closest
 
 if TYPE_CHECKING:
     from torch import nn

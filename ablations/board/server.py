@@ -24,7 +24,7 @@ from ablations.launch.environment import worker_environment
 from ablations.trial.mirror import URL, WHOLE
 from ablations.trial.tracking import folders_of
 from ablations.trial.uploads import api_key, host, server, wandb_places
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports.v2 import Report

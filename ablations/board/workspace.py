@@ -20,7 +20,7 @@ from ablations.show.render import markdown
 from ablations.show.sections import verdict_table
 from ablations.show.table import Table
 from ablations.trial.tracking import PLACE
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace

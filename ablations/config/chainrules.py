@@ -3,9 +3,9 @@
 from typing import Any
 
 from ablations.config.trialkeys import Stage
+from models.base.typed import ConfigError
 from models.config import DistilConfig
 from models.rules import check_length
-from models.typed import ConfigError
 from tasks.config import DataConfig
 from tasks.problems.chosen import problem_of
 

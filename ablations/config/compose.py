@@ -21,9 +21,9 @@ from ablations.config.trialkeys import TRIAL_GROUPS, with_overrides
 from ablations.config.trialrules import check
 from ablations.config.unread import check_read
 from ablations.config.words import parse
+from models.base.typed import ConfigError, build, closest
 from models.cost import cost
 from models.sizes import size
-from models.typed import ConfigError, build, closest
 
 TRAINABLE_PARAMS = 1e9
 """A named size beyond this is there to be counted."""

@@ -10,7 +10,7 @@ from typing import Any
 from ablations.config.schema import ArmConfig, ContrastConfig, DoseConfig, FactorialConfig, SweepConfig
 from ablations.config.stages import last_stage
 from ablations.config.trialkeys import TrialKeys, trial_leaves, value_of, with_overrides
-from models.typed import ConfigError, closest
+from models.base.typed import ConfigError, closest
 
 MOST_FACTORS = 26
 

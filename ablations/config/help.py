@@ -17,7 +17,7 @@ from ablations.config.keys import all_keys, default_of, options
 from ablations.config.schema import ArmConfig, Config, ExpectedConfig, MatchedConfig, SearchConfig, SweepConfig
 from ablations.config.sweepfile import SCALES, default_scale, read_yaml, scale_names, sweep_files
 from ablations.metrics import METRICS
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 from tasks.evals.presets import PRESETS
 
 _WIDTH, _CHOICES_WIDTH = 118, 72

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ablations.config.schema import Config, SweepConfig
-from models.typed import ConfigError, build, suggestion
+from models.base.typed import ConfigError, build, suggestion
 
 
 @dataclass(frozen=True)

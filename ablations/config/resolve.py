@@ -7,7 +7,7 @@ from typing import Any
 from ablations.config.schema import Config, SweepConfig
 from ablations.config.stages import stages_before, taught, teacher_of
 from ablations.config.trialkeys import TrialKeys, differing, value_of, with_overrides
-from models.typed import ConfigError, build
+from models.base.typed import ConfigError, build
 
 
 def raised(sweep: SweepConfig, scale: Mapping[str, Any]) -> dict[str, int]:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from ablations.config.trialkeys import TrainConfig, TrialKeys
+from models.base.typed import Above, AtLeast, AtMost, Below, Distinct, Fits, NotEmpty
 from models.config import DistilConfig, GRPOConfig, ModelConfig, OptimConfig
-from models.typed import Above, AtLeast, AtMost, Below, Distinct, Fits, NotEmpty
 from tasks.config import DataConfig, EvalConfig
 
 LOOKS = (4, 8, 16)

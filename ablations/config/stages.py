@@ -5,7 +5,7 @@ from typing import Any
 
 from ablations.config.schema import SweepConfig
 from ablations.config.trialkeys import Stage, TrialKeys, with_overrides
-from models.typed import ConfigError, closest
+from models.base.typed import ConfigError, closest
 
 
 def last_stage(sweep: SweepConfig, arm: str) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from ablations.config.schema import NAME, Config, SweepConfig
 from ablations.config.sweeprules import check_keys, check_sweep
 from ablations.config.trialkeys import TRIAL_GROUPS
 from ablations.home import ROOT
-from models.reading import visible
-from models.typed import ConfigError, build, closest
+from models.base.reading import visible
+from models.base.typed import ConfigError, build, closest
 
 MOST_VALUES, MOST_BYTES = 100_000, 1_000_000
 """Of a YAML file, with what its anchors repeat; the largest sweep of ours has 20 thousand bytes."""

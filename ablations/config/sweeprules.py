@@ -8,7 +8,7 @@ from ablations.config.stages import check_stages
 from ablations.config.trialkeys import TrialKeys, differing, value_of, with_overrides
 from ablations.metrics import AT_A_SHARE, COUNTED, METRICS, Parts, at_shares, check_measured, check_named, indices
 from ablations.metrics import metric as metric_of
-from models.typed import ConfigError, closest
+from models.base.typed import ConfigError, closest
 from tasks.config import SKILLS
 from tasks.evals.problems import GREEDY, SAMPLES
 

@@ -16,8 +16,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
+from models.base.typed import Above, AtLeast, AtMost, ConfigError, build, suggestion
 from models.config import DistilConfig, GRPOConfig, ModelConfig, OptimConfig, Positive, Share
-from models.typed import Above, AtLeast, AtMost, ConfigError, build, suggestion
 from tasks.config import END_OF_TEXT_ID, DataConfig, EvalConfig, batch_count, ramped
 
 Fraction = Annotated[float, Above(0), AtMost(1)]
@@ -46,7 +46,7 @@ class TrainConfig:
     compile: bool = False
     """Run the model's blocks through torch.compile in training (docs/gpu.md). It rounds otherwise, hence another id."""
     devices: Annotated[int, Above(0), AtMost(64)] = 1
-    """Processes that share each batch of one trial (models/parallel.py), a GPU each, or `threads` threads."""
+    """Processes that share each batch of one trial (models/training/parallel.py), a GPU each, or `threads` threads."""
     strategy: Literal["ddp", "fsdp"] = "ddp"
     """How they do: whole copies of the model, or shards of it (FSDP2)."""
 
@@ -121,7 +121,7 @@ class Stage:
 
     @property
     def step_starts(self) -> list[float]:
-        """Where each step begins, in full batches (models.optim.lr_ratio)."""
+        """Where each step begins, in full batches (models.training.optim.lr_ratio)."""
         return [first / self.data.batch_size for first, _ in self.batches]
 
     @property

@@ -6,7 +6,7 @@ from typing import Any
 
 from ablations.config.schema import SweepConfig
 from ablations.config.trialkeys import Stage, TrialKeys, trial_leaves, value_of, with_overrides
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 
 USUAL = TrialKeys()
 OWN_ANSWERS = ("data.answers_only", "data.mask_documents")

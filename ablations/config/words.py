@@ -6,7 +6,7 @@ from typing import Any
 from ablations.config.keys import accepted, all_keys, describe, flat, unknown_key
 from ablations.config.schema import NAME
 from ablations.config.sweepfile import sweep_files
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 from tasks.evals.presets import preset
 
 _CHOICES = ("sweep", "scale")

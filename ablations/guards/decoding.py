@@ -5,10 +5,10 @@ from torch import Tensor
 
 from ablations.guards.subject import Subject
 from ablations.record.guardresult import Fact, GuardResult
-from models.generate import Cache, absorbing, decode
+from models.decoding.generate import Cache, absorbing, decode
+from models.decoding.speculative import self_speculative
 from models.kinds import attention_of
 from models.layers import inferring
-from models.speculative import self_speculative
 from models.transformer import Transformer
 
 EXACT = 1e-9

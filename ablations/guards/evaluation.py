@@ -7,7 +7,7 @@ import torch
 from ablations.guards.subject import Subject
 from ablations.record.guardresult import Fact, GuardResult
 from models.config import PrecisionConfig
-from models.evaluation import evaluate
+from models.measure.evaluation import evaluate
 from models.transformer import Transformer
 
 SHIFT, EXACT = 0.25, 1e-9

@@ -12,7 +12,7 @@ from ablations.guards.probes import central_difference, same_dice
 from ablations.guards.subject import Subject
 from ablations.record.guardresult import Fact, GuardResult
 from models.config import PipelineConfig
-from models.evaluation import evaluate
+from models.measure.evaluation import evaluate
 from models.mtp import mtp_weight
 from models.transformer import Transformer
 

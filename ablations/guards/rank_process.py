@@ -17,13 +17,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from models.base.typed import build
 from models.config import ModelConfig
-from models.executor import Executor, update_routers
 from models.pipeline.chosen import executor_of
 from models.pipeline.parts import partial_model
 from models.pipeline.schedules import ranks_of
+from models.training.executor import Executor, update_routers
 from models.transformer import Transformer, initialise
-from models.typed import build
 
 JOB = "job.pt"
 PATIENCE = timedelta(seconds=120)

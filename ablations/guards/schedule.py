@@ -16,8 +16,8 @@ from ablations.home import ROOT
 from ablations.launch.environment import thread_environment
 from ablations.record.guardresult import Fact, GuardResult
 from models.config import PrecisionConfig
-from models.executor import Executor, Microbatching
 from models.pipeline.schedules import ranks_of
+from models.training.executor import Executor, Microbatching
 from models.transformer import Transformer
 
 TOLERANCE = 1e-12

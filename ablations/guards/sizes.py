@@ -11,7 +11,7 @@ from ablations.guards.subject import Subject
 from ablations.record.guardresult import Fact, GuardResult
 from models.config import PrecisionConfig
 from models.cost import cost
-from models.generate import Cache
+from models.decoding.generate import Cache
 from models.layers import KEPT, Start
 from models.transformer import Transformer, start_of
 

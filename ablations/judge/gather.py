@@ -25,7 +25,7 @@ from ablations.record.documents import (
     sha_of,
 )
 from ablations.record.record import RECORD, RECORDS, Record, read_record, recorded_at
-from models.typed import ConfigError, closest
+from models.base.typed import ConfigError, closest
 
 
 def load_result(runs_dir: str | Path, sweep: str, scale: str, published: Path | None = None) -> Result:

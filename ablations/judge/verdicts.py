@@ -11,7 +11,7 @@ from ablations.judge.stats import Difference, seeds_needed
 from ablations.metrics import COUNTED
 from ablations.metrics import metric as metric_of
 from ablations.numbers import interval, signed, size
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 
 Outcome = Literal["agrees", "disagrees", "not resolved", "no signal here", "depends on the length", "void"]
 OPEN = ("not resolved", "no signal here", "depends on the length")

@@ -19,7 +19,7 @@ from ablations.launch.host import Host, Message, Order
 from ablations.launch.job import Job
 from ablations.launch.parcels import pack, unpack
 from ablations.launch.space import full_place
-from models.files import (
+from models.base.files import (
     move,
     passing_folder,
     remove,
@@ -28,7 +28,7 @@ from models.files import (
     whole_folder,
     write_atomically,
 )
-from models.locks import hold
+from models.base.locks import hold
 
 USED = ".used"
 """Locked by every worker that uses the folder."""

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 from ablations.launch.job import Job
 from ablations.launch.parcels import is_sent, pack, unpack
-from models.files import passing_folder
+from models.base.files import passing_folder
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from models.locks import SILENCE, Held, hold
-from models.typed import ConfigError
+from models.base.locks import SILENCE, Held, hold
+from models.base.typed import ConfigError
 
 OWNER = ".owner"
 

@@ -11,7 +11,7 @@ import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from models.files import UNFINISHED
+from models.base.files import UNFINISHED
 
 PIECE = 64 << 20
 """Bytes."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from ablations.launch.job import Job, OnEvent, Opened, Outcome, Turn
 from ablations.launch.process import WorkerProcess
 from ablations.launch.space import check_space
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 
 
 class Pool(Opened):

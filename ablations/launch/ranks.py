@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 
 from ablations.launch.environment import forget_launcher, thread_environment
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 
 Work = Callable[[int, int, Any], None]
 """What a rank does: (rank, ranks, job), an importable function; the job can be pickled."""

@@ -8,7 +8,7 @@ import threading
 from typing import Any
 
 from ablations.home import ROOT
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 
 OF_A_LOCAL_RAY = {
     # Without it Ray takes the machine's outward address, and its services listen on all interfaces.

@@ -18,7 +18,7 @@ from ablations.launch.host import Message, Order
 from ablations.launch.job import Job, OnEvent, Opened, Outcome, Turn
 from ablations.launch.ray_driver import RayStore, connect, first_line
 from ablations.launch.space import check_space
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 
 LEAVING_SECONDS = 60.0
 """How long a node may take to remove what was sent to it."""

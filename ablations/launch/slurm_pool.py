@@ -20,7 +20,7 @@ from ablations.home import ROOT
 from ablations.launch.host import LAST, Host, Message, Order
 from ablations.launch.job import Job, OnEvent, Opened, Outcome, Turn
 from ablations.launch.space import check_space
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 
 MINUTES = 240
 """Of a Slurm job, unless `launch.slurm` says otherwise. One that needs more is queued again."""

@@ -11,8 +11,8 @@ from typing import Literal
 from ablations.record.documents import PLAN, STATE, PlanDocument, SweepState, sha_of
 from ablations.record.manifest import MANIFEST, Manifest, hashes, links
 from ablations.record.record import RECORDS, read_record
-from models.reading import one_line
-from models.typed import ConfigError
+from models.base.reading import one_line
+from models.base.typed import ConfigError
 
 Kind = Literal["missing", "changed", "unknown", "unreadable", "inconsistent"]
 

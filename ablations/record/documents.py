@@ -16,7 +16,7 @@ from ablations.config.schema import NAME, ContrastConfig, ExpectedConfig, Matche
 from ablations.config.trialkeys import TrialKeys
 from ablations.files import as_json, read_json, write_json
 from ablations.record.guardresult import GuardResult
-from models.typed import PLAIN, Above, AtLeast, AtMost, Below, ConfigError, build
+from models.base.typed import PLAIN, Above, AtLeast, AtMost, Below, ConfigError, build
 
 PLAN, STATE, JOURNAL = "plan.json", "state.json", "optuna.journal"
 FORMAT: Final = 1

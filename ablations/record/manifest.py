@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, Self
 
 from ablations.files import read_json, write_json
-from models.typed import ConfigError, build
+from models.base.typed import ConfigError, build
 
 MANIFEST = "manifest.json"
 FORMAT: Final = 1

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ablations.files import read_json, write_json
-from models.typed import ConfigError, build
+from models.base.typed import ConfigError, build
 
 FORMAT = 1
 RECORD = "record.json"

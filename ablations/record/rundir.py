@@ -11,7 +11,7 @@ from typing import Any
 
 from ablations.files import sha
 from ablations.record.documents import PLAN, PlanDocument, SweepState
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 
 HOW_IT_WAS_ASKED = ("command", "sweep_file")
 """What plan.json tells besides the plan: other words may ask for the same one."""

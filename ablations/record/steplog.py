@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import IO, Any
 
-from models.files import write_atomically
+from models.base.files import write_atomically
 
 STEPS = "steps.jsonl"
 COLUMNS = ("step", "tokens", "loss", "aux_loss", "max_vio", "lr")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from ablations.files import read_json, write_json
-from models.typed import ConfigError, build
+from models.base.typed import ConfigError, build
 
 SUMMARY = "summary.json"
 FORMAT: Final = 1

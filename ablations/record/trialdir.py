@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ablations.record.record import RECORD, Record, finished
-from models.files import remove, set_aside, unfinished_in
-from models.locks import Held, hold
-from models.typed import ConfigError
+from models.base.files import remove, set_aside, unfinished_in
+from models.base.locks import Held, hold
+from models.base.typed import ConfigError
 
 OWNER = ".owner"
 RESUME = "resume.ckpt"

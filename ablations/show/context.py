@@ -11,9 +11,9 @@ from ablations.metrics import indices
 from ablations.show.marks import mark
 from ablations.show.palette import COLOURS, INK, MUTED, is_narrow, legend, look_of, width
 from ablations.show.table import Table, difference_cells
+from models.base.typed import build
 from models.config import ModelConfig
 from models.cost import cost
-from models.typed import build
 
 if typing.TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,7 +11,7 @@ from ablations.metrics import at_shares
 from ablations.show.marks import mark
 from ablations.show.palette import INK, MUTED, legend, look_of, width
 from ablations.show.table import difference_cells
-from models.uniform import max_vio_floor
+from models.measure.uniform import max_vio_floor
 
 if typing.TYPE_CHECKING:
     import numpy as np

@@ -13,11 +13,11 @@ from ablations.judge.result import ArmResult, Result
 from ablations.numbers import ABSENT
 from ablations.record.guardresult import GuardResult
 from ablations.show.table import Table
+from models.base.typed import build
 from models.config import ModelConfig, PipelineConfig
 from models.pipeline.rules import schedule_of
 from models.pipeline.schedules import Overlapped, Schedule
 from models.pipeline.simulate import StageCosts, Timeline, simulate
-from models.typed import build
 
 if typing.TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -20,9 +20,9 @@ from ablations.sweep.planning import make_plan
 from ablations.sweep.trials import Trials, keys_of
 from ablations.sweep.workplace import check_writable, prepared_texts, started_pool
 from ablations.trial.identity import bits, code_hash
-from models.files import write_atomically
+from models.base.files import write_atomically
+from models.base.typed import ConfigError, build
 from models.precision.products import resolve_kernels
-from models.typed import ConfigError, build
 from tasks.evals.prepare import OUR_TASKS
 
 OTHERWISE = ("sweep", "search", "results_dir", "sweeps_dir", "runs_dir", "dry_run", "yes_really")

@@ -37,8 +37,8 @@ from ablations.sweep.workplace import TextOf, check_writable, prepared_texts, st
 from ablations.trial.requests import SpeedRequest, job
 from ablations.trial.tracking import is_mirrored
 from ablations.trial.uploads import begin_tracking, fallen_back, remember, resolve_mode
-from models.files import remove_left, set_aside
-from models.typed import ConfigError, build
+from models.base.files import remove_left, set_aside
+from models.base.typed import ConfigError, build
 
 
 class Conductor:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ablations.launch.space import free_bytes, size
 from ablations.sweep.plan import Plan
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 
 WEIGHT = 4
 """Bytes of a parameter in a checkpoint."""

@@ -13,9 +13,9 @@ from ablations.record.trialdir import OWNER
 from ablations.trial.requests import GuardsRequest, Request, SpeedRequest, TrialRequest
 from ablations.trial.tracking import remove_partial, run_id
 from ablations.trial.uploads import FALLBACK
-from models.files import move, remove
-from models.locks import Held, hold
-from models.typed import build
+from models.base.files import move, remove
+from models.base.locks import Held, hold
+from models.base.typed import build
 from tasks.prepared import packed_names
 
 KINDS: Mapping[str, type[Request]] = {

@@ -14,7 +14,7 @@ from ablations.sweep.plan import Arm, Plan, config_guards
 from ablations.sweep.yardstick import twins_at_start, yardstick
 from ablations.trial.identity import code_hash, environment
 from ablations.trial.requests import GuardsRequest, job
-from models.typed import build
+from models.base.typed import build
 
 GUARD_CODE = ("ablations.guards.arm", "ablations.guards.text")
 """The modules that look at an arm and at its text."""

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from ablations.config.trialkeys import Stage, TrialKeys
 from ablations.config.trialrules import check
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 
 
 def at_share(keys: TrialKeys, share: float, shares: Sequence[float]) -> TrialKeys:

@@ -19,7 +19,7 @@ from ablations.trial.requests import GuardsRequest, PlaceRequest, SpeedRequest, 
 from ablations.trial.speed import DECODING_ROUNDS, TRAINING_ROUNDS, chunk_costs, decoding_speed, training_speed
 from ablations.trial.tracking import mirror_record, open_mirror
 from ablations.trial.train import run_trial
-from models.typed import ConfigError, build
+from models.base.typed import ConfigError, build
 
 Report = Callable[[dict[str, Any]], None]
 

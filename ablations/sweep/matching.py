@@ -9,8 +9,8 @@ from ablations.config.schema import MatchedConfig
 from ablations.config.trialkeys import TrialKeys, differing, value_of, with_overrides
 from ablations.config.trialrules import check
 from ablations.record.guardresult import Fact, GuardResult
+from models.base.typed import ConfigError
 from models.cost import cost
-from models.typed import ConfigError
 
 TOKEN_KNOB = "train.token_fraction"
 REACH = 64

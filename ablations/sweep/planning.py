@@ -20,10 +20,10 @@ from ablations.sweep.horizons import at_share
 from ablations.sweep.matching import solve
 from ablations.sweep.plan import AA, CONTROL, Arm, Plan, Published
 from ablations.sweep.preflight import check_text
+from models.base.typed import ConfigError, closest
 from models.config import ModelConfig
 from models.precision.products import resolve_kernels
 from models.transformer import resolve_dtype
-from models.typed import ConfigError, closest
 
 PERTURBATION = 1e-6
 """Relative, of the A/A arm's weights: the initial ones, or those that it branches off with."""

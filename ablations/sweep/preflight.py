@@ -5,7 +5,7 @@ import importlib.util
 import os
 
 from ablations.sweep.plan import Plan
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 from tasks.text.sources import source_state
 
 DAY_MINUTES = 24 * 60
@@ -84,7 +84,7 @@ def check_device(plan: Plan) -> None:
         raise ConfigError(f"train.devices={plan.devices}: torch sees {seen} CUDA devices here; at most {seen}")
     compiled = {each.train.device for arm in plan.arms.values() for each in arm.keys.all_stages if each.train.compile}
     for device in sorted(compiled):
-        from models.compiled import missing_compiler
+        from models.training.compiled import missing_compiler
 
         if missing := missing_compiler(device):
             raise ConfigError(

@@ -23,7 +23,7 @@ from ablations.record.record import Record
 from ablations.sweep.plan import Arm, Plan
 from ablations.sweep.studies import Studies
 from ablations.sweep.trials import Trial, Trials
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 
 MAX_WIDENINGS = 2
 """How often an optimum on the edge of a grid widens it."""

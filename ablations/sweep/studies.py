@@ -13,7 +13,7 @@ from ablations.judge.grid import Measured, Point
 from ablations.record.documents import JOURNAL
 from ablations.record.record import Record
 from ablations.sweep.plan import Arm, Plan
-from models.files import set_aside
+from models.base.files import set_aside
 
 CHOSEN = "chosen"
 """The study's attribute that says what was taken: the number of the trial that it stands on, and the values."""

@@ -18,7 +18,7 @@ from ablations.trial.identity import environment, trial_id
 from ablations.trial.job import TrialJob
 from ablations.trial.requests import Labels, TrialRequest, job
 from ablations.trial.uploads import resolve_mode
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from ablations.sweep.plan import Plan
 from ablations.trial.identity import bits, code_hash
 from ablations.trial.requests import PlaceRequest, job
 from ablations.trial.uploads import wandb_places
-from models.files import write_atomically
-from models.typed import ConfigError
+from models.base.files import write_atomically
+from models.base.typed import ConfigError
 from tasks.evals.prepare import OUR_TASKS, prepare_tasks
 from tasks.prepared import Data, prepare_data, require_contexts
 

@@ -6,10 +6,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ablations.config.trialkeys import Stage
-from models.batch import Batch
-from models.executor import update_routers
-from models.module import LanguageModel
-from models.optim import adamw
+from models.training.batch import Batch
+from models.training.executor import update_routers
+from models.training.module import LanguageModel
+from models.training.optim import adamw
 
 
 def train_steps(

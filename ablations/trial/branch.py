@@ -14,10 +14,10 @@ from torch import Tensor
 
 from ablations.config.trialkeys import Stage
 from ablations.trial.recorder import Recorder
-from models.files import whole_file
+from models.base.files import whole_file
 from models.fits import check_shapes
-from models.module import LanguageModel
-from models.optim import in_groups
+from models.training.module import LanguageModel
+from models.training.optim import in_groups
 from models.transformer import Transformer, perturbed
 
 

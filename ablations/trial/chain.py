@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from ablations.config.trialkeys import TrialKeys
-from models.drift import drift
-from models.files import whole_file
+from models.base.files import whole_file
+from models.measure.drift import drift
 from models.transformer import Transformer
 from tasks.config import END_OF_TEXT_ID
 from tasks.prepared import Data

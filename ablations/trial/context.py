@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ablations.config.trialkeys import TrialKeys
 from ablations.record.record import Needles
-from models.context import found_again, losses_by_position
+from models.measure.context import found_again, losses_by_position
 from models.transformer import Transformer
 from tasks.config import END_OF_TEXT_ID
 from tasks.context import DEPTHS, needles, repeated, windows

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from ablations.config.trialkeys import TrialKeys
 from models.balance import max_vio
-from models.batch import Batch
-from models.evaluation import Answers, evaluate, evaluate_answers, evaluate_mtp, mean_max_vio
+from models.measure.evaluation import Answers, evaluate, evaluate_answers, evaluate_mtp, mean_max_vio
+from models.measure.uniform import max_vio_floor
+from models.training.batch import Batch
 from models.transformer import Transformer
-from models.uniform import max_vio_floor
 from tasks.config import END_OF_TEXT_ID
 from tasks.drawn import Asked, Items
 from tasks.evals.problems import GREEDY, SAMPLED, SAMPLES

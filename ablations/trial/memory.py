@@ -18,7 +18,7 @@ from typing import Any
 
 from ablations.config.trialkeys import TrialKeys
 from ablations.home import ROOT
-from models.typed import build
+from models.base.typed import build
 
 Say = Callable[[str], None]
 
@@ -116,7 +116,7 @@ def _peak_bytes(keys: TrialKeys, cache: str) -> float:
 
     from ablations.trial.bare import train_steps
     from ablations.trial.fitting import build_model, open_data
-    from models.batch import Batch
+    from models.training.batch import Batch
 
     torch.set_num_threads(keys.train.threads)
     before = reset_peak()

@@ -15,11 +15,11 @@ from ablations.record.trialdir import RESUME
 from ablations.trial.measures import answers_of
 from ablations.trial.stages import unrewarded
 from models.balance import max_vio
-from models.batch import Batch
+from models.base.files import whole_file
 from models.config import OF_ANSWERS
-from models.evaluation import evaluate, mean_max_vio
-from models.files import whole_file
-from models.module import LanguageModel, Taken
+from models.measure.evaluation import evaluate, mean_max_vio
+from models.training.batch import Batch
+from models.training.module import LanguageModel, Taken
 from models.transformer import Transformer
 from tasks.config import END_OF_TEXT_ID
 from tasks.prepared import Data

@@ -16,7 +16,7 @@ from ablations.record.steplog import STEPS, read_steps
 from ablations.record.trialdir import RESUME
 from ablations.trial.chain import BASE, readable_base
 from ablations.trial.recorder import Columns, Recorder
-from models.files import set_aside, whole_file
+from models.base.files import set_aside, whole_file
 
 STATE = "state.ckpt"
 """What a trial leaves for others to go on from."""

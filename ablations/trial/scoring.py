@@ -19,9 +19,9 @@ class ScoringFailed(Exception):
 
 def scored(record: Record, job: TrialJob, model: Transformer, data: Data) -> Record:
     """With what lm-eval's tasks say. Raises ScoringFailed, where checkpoint and metrics are kept."""
-    from models.generate import Decoding
-    from models.sampling import draw
-    from models.trees import tree_logits
+    from models.decoding.generate import Decoding
+    from models.decoding.sampling import draw
+    from models.decoding.trees import tree_logits
     from tasks.evals.score import score
 
     keys, started = job.keys, time.monotonic()

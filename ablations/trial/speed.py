@@ -14,14 +14,14 @@ from ablations.config.trialkeys import TrialKeys
 from ablations.record.documents import Chunks
 from ablations.trial.bare import train_steps
 from ablations.trial.fitting import build_model, open_data
-from models.batch import Batch
 from models.checkpoint import load_checkpoint
 from models.config import PipelineConfig
-from models.generate import greedy
+from models.decoding.generate import greedy
+from models.decoding.speculative import self_speculative
 from models.kinds import attention_of
-from models.optim import adamw
 from models.pipeline.measure import chunk_seconds
-from models.speculative import self_speculative
+from models.training.batch import Batch
+from models.training.optim import adamw
 from models.transformer import Transformer, initialise, resolve_dtype
 from tasks.prepared import Data
 

@@ -14,9 +14,9 @@ from ablations.record.record import RECORD, Record, finished
 from ablations.record.trialdir import TEACHER
 from ablations.trial.job import TrialJob
 from ablations.trial.resume import STATE, weights_in
-from models.distil import Distilling
-from models.module import LanguageModel
-from models.sampling import draw
+from models.decoding.sampling import draw
+from models.post_training.distil import Distilling
+from models.training.module import LanguageModel
 from models.transformer import Transformer
 from tasks.config import END_OF_TEXT_ID
 from tasks.prepared import Data

@@ -36,11 +36,11 @@ from ablations.trial.resume import STATE, copy_whole, resume_of
 from ablations.trial.scoring import scored
 from ablations.trial.stages import reward_metrics, stage_metrics, stages_done
 from ablations.trial.teacher import learn_from, teacher_of
+from models.base.files import remove, set_aside, unfinished_in, write_atomically
+from models.base.typed import ConfigError
 from models.checkpoint import load_checkpoint, save_checkpoint
-from models.files import remove, set_aside, unfinished_in, write_atomically
-from models.module import Diverged
+from models.training.module import Diverged
 from models.transformer import Transformer
-from models.typed import ConfigError
 from tasks.prepared import Data, chat_template
 
 log = logging.getLogger(__name__)

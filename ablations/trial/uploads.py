@@ -11,7 +11,7 @@ from typing import Literal
 
 from ablations.config.schema import Mode, TrackConfig
 from ablations.files import read_json, write_json
-from models.typed import build
+from models.base.typed import build
 
 Settled = Literal["offline", "online", "disabled"]
 """Where runs go, once `auto` is resolved."""

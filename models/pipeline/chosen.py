@@ -1,10 +1,10 @@
 """Which executor a config asks for."""
 
-from models.executor import Executor, Microbatching
-from models.parallel import DataParallel, Parallel, Sharded
 from models.pipeline.inprocess import Pipelined
 from models.pipeline.ranks import Ranked
 from models.pipeline.rules import check_pipeline
+from models.training.executor import Executor, Microbatching
+from models.training.parallel import DataParallel, Parallel, Sharded
 from models.transformer import Transformer
 
 

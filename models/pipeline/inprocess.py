@@ -7,17 +7,17 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from models.executor import StepResult
 from models.layers import cast_once
 from models.pipeline.rules import schedule_of
 from models.pipeline.schedules import Action, Schedule, parts
 from models.pipeline.simulate import Costs, simulate
 from models.pipeline.stages import Chunks, stages_of
+from models.training.executor import StepResult
 from models.transformer import Transformer
 
 
 class Pipelined:
-    """The executor (models/executor.py) of a schedule's actions, merged over its ranks by time."""
+    """The executor (models/training/executor.py) of a schedule's actions, merged over its ranks by time."""
 
     def __init__(self, model: Transformer, microbatches: int, document_end: int | None = None) -> None:
         """The model's `config.pipeline` says which schedule. Raises ConfigError."""

@@ -11,13 +11,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from models.executor import StepResult, all_ranks
 from models.layers import cast_once
 from models.pipeline.inprocess import sender, way
 from models.pipeline.parts import holders
 from models.pipeline.rules import schedule_of
 from models.pipeline.schedules import Action, Schedule, parts
 from models.pipeline.stages import Chunks, Stage, can_split, stages_of
+from models.training.executor import StepResult, all_ranks
 from models.transformer import Transformer
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Ranked:
-    """The executor (models/executor.py) of one rank's order. `model` holds that rank's part (`partial_model`).
+    """The executor (models/training/executor.py) of one rank's order. `model` holds that rank's part (`partial_model`).
 
     Every rank is given the whole batch of tokens. Losses and loads in the result are the whole model's, on all ranks;
     gradients of a parameter with several copies are summed over them. Schedules of one direction run on torch's own

@@ -1,9 +1,9 @@
 """What no pipeline can be: its schedule, its stages, what they need of the model. Each line names key and fix."""
 
+from models.base.typed import ConfigError
 from models.config import ModelConfig, PipelineConfig
 from models.pipeline.schedules import Schedule, make_schedule, ranks_of
 from models.pipeline.split import split
-from models.typed import ConfigError
 
 
 def check_pipeline(config: ModelConfig, microbatches: int | None = None) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 
 Kind = Literal["F", "B", "I", "W"]
 

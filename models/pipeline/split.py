@@ -2,10 +2,10 @@
 
 import itertools
 
+from models.base.typed import ConfigError
 from models.config import ModelConfig
 from models.cost import norm_params, parts
 from models.kinds import attention_of
-from models.typed import ConfigError
 
 
 def layer_costs(config: ModelConfig) -> list[int]:

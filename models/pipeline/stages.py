@@ -15,10 +15,10 @@ from torch.distributed.pipelining._backward import stage_backward_input, stage_b
 
 from models.balance import Routing
 from models.config import ModelConfig
-from models.executor import StepResult, Targets, aux_loss, microbatch_targets, mtp_losses
 from models.moe import Router
 from models.pipeline.schedules import Action
 from models.pipeline.split import split, uses_embedding_again
+from models.training.executor import StepResult, Targets, aux_loss, microbatch_targets, mtp_losses
 from models.transformer import Transformer
 
 

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from models.config import PrecisionConfig
-from models.executor import Microbatching, Targets, aux_loss, mtp_losses
 from models.layers import Linear, cast_once
-from models.loss import language_model_loss
 from models.moe import Experts, Router
 from models.precision.experts import QuantisedExperts
 from models.precision.linear import Site
 from models.precision.products import Products
 from models.precision.quantise import Codes, Rounding, quantise
+from models.training.executor import Microbatching, Targets, aux_loss, mtp_losses
+from models.training.loss import language_model_loss
 from models.transformer import Transformer
 
 

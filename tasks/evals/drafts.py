@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Generator, Tensor
 
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
 
-    from models.sampling import Drawn
+    from models.decoding.sampling import Drawn
 
 MAX_NEW_TOKENS = 256
 """lm-eval's own default."""
@@ -21,7 +21,7 @@ NAMES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens"
 
 
 class Decoding(Protocol):
-    """Rows of tokens that grow by one each at a time (models/generate.py has it with a cache)."""
+    """Rows of tokens that grow by one each at a time (models/decoding/generate.py has it with a cache)."""
 
     logits_BV: Tensor
     """Of each row's next token."""
@@ -38,7 +38,7 @@ Decoder = Callable[[Sequence[Sequence[int]], int], Decoding]
 
 
 class Sampler(Protocol):
-    """Draws answers of one model (models/sampling.py has it)."""
+    """Draws answers of one model (models/decoding/sampling.py has it)."""
 
     def __call__(
         self,

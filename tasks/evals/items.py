@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from models.files import write_atomically
+from models.base.files import write_atomically
 
 if TYPE_CHECKING:
     from tasks.text.splits import Document

@@ -14,7 +14,7 @@ from lm_eval.api.model import LM, TemplateLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from torch import Tensor
 
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 from tasks.evals.drafts import Decoder, Draft, Rereading, Sampler, batches, greedy_arguments, write
 from tasks.evals.problems import SAMPLES
 from tasks.evals.trees import TreeLogits, Window, forwards, grown

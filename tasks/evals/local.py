@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 from tasks.text.reading import opened_table
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from models.typed import ConfigError, closest
+from models.base.typed import ConfigError, closest
 from tasks.config import EvalConfig
 from tasks.evals.answers import BITS, MARGIN
 from tasks.evals.fingerprint import is_task_file, task_fingerprint

@@ -1,6 +1,6 @@
 """Lists of tasks by name: `eval=NAME` on the command line sets `eval.tasks`."""
 
-from models.typed import ConfigError, closest
+from models.base.typed import ConfigError, closest
 
 PRESETS: dict[str, tuple[str, ...]] = {
     "quick": ("python_bits_per_byte", "python_cloze"),

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 from tasks.evals.references import MBPP
 from tasks.evals.sandbox import KEY, run
 

@@ -27,7 +27,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Literal
 
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 from tasks.evals import inside
 
 Ending = Literal["passed", "failed", "timed_out", "out_of_memory", "killed"]

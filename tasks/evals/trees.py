@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 TreeLogits = Callable[[Tensor, Tensor | None, Tensor | None, Tensor, Tensor], Tensor]
-"""As models/trees.py has it, of one model: (tokens_BT, depths_BT, sees_BTT, rows_N, columns_N) -> (N, V)."""
+"""As models/decoding/trees.py has it, of one model: (tokens_BT, depths_BT, sees_BTT, rows_N, columns_N) -> (N, V)."""
 LEAST_SHARED = 0.25
 """Of a text's tokens: with less in common with the text before it, it begins a tree of its own."""
 LARGEST = 512

@@ -23,7 +23,7 @@ from typing import Annotated, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from models.typed import AtLeast, AtMost, ConfigError, Distinct, NotEmpty
+from models.base.typed import AtLeast, AtMost, ConfigError, Distinct, NotEmpty
 from tasks.drawn import END, GAP
 from tasks.problems.expression import value_of
 from tasks.problems.problem import FIRST, SHARED_WORDS, SO, Answers, Judgement, Questions, Shares, Style, result_of

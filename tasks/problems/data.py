@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from models.batch import Batch
-from models.typed import ConfigError
+from models.base.typed import ConfigError
+from models.training.batch import Batch
 from tasks.config import DataConfig
 from tasks.drawn import DRAWS, END, HELD_OUT, Asked, Items, dice, hashes, is_of
 from tasks.problems.chosen import check_problem, problem_of, settings_of

@@ -17,7 +17,7 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 
-from models.typed import AtLeast, AtMost, ConfigError, Distinct, NotEmpty
+from models.base.typed import AtLeast, AtMost, ConfigError, Distinct, NotEmpty
 from tasks.drawn import END, GAP, factors
 from tasks.problems.problem import FIRST, SHARED_WORDS, SO, Answers, Judgement, Questions, Shares, Style, result_of
 

@@ -18,7 +18,7 @@ from typing import Annotated, ClassVar, Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from models.typed import AtLeast, AtMost
+from models.base.typed import AtLeast, AtMost
 from tasks.drawn import END, END_WORD, GAP, packed
 
 Style = Literal["steps", "short", "wrong"]

@@ -18,7 +18,7 @@ from typing import Annotated, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from models.typed import ConfigError, Distinct, NotEmpty
+from models.base.typed import ConfigError, Distinct, NotEmpty
 from tasks.drawn import END, GAP
 from tasks.problems.problem import FIRST, SHARED_WORDS, SO, Answers, Judgement, Questions, Shares, Style, result_of
 

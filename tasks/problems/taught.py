@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 from tasks.config import DataConfig
 from tasks.drawn import END
 from tasks.problems.data import PACKED, ProblemData, in_blocks

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import cast
 
-from models.typed import ConfigError, build, closest
+from models.base.typed import ConfigError, build, closest
 from tasks.config import DataConfig
 from tasks.skills.automaton import Automaton
 from tasks.skills.chain import Chain

@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 
-from models.typed import AtLeast, AtMost, ConfigError, Distinct, NotEmpty
+from models.base.typed import AtLeast, AtMost, ConfigError, Distinct, NotEmpty
 from tasks.drawn import END_WORD, Items
 from tasks.skills.guess import commonest
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.batch import Batch
-from models.typed import ConfigError
+from models.base.typed import ConfigError
+from models.training.batch import Batch
 from tasks.config import DataConfig
 from tasks.drawn import DRAWS, HELD_OUT, Items, dice, hashes, is_of
 from tasks.skills.chosen import check_skill, settings_of, skill_of

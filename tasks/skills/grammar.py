@@ -22,7 +22,7 @@ from typing import Annotated, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from models.typed import AtLeast, AtMost, ConfigError, Distinct, NotEmpty
+from models.base.typed import AtLeast, AtMost, ConfigError, Distinct, NotEmpty
 from tasks.drawn import END, END_WORD, Items, packed
 
 STOP, THAT, BY = 1, 2, 3

@@ -15,7 +15,7 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 
-from models.typed import AtLeast, AtMost, ConfigError, Distinct, NotEmpty
+from models.base.typed import AtLeast, AtMost, ConfigError, Distinct, NotEmpty
 from tasks.drawn import END, END_WORD, Items, distinct
 from tasks.skills.skill import mask_at
 

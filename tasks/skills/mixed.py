@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from models.typed import ConfigError, closest
+from models.base.typed import ConfigError, closest
 from tasks.config import DataConfig
 from tasks.drawn import END, Items
 from tasks.skills.chosen import SKILLS

@@ -13,7 +13,7 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 
-from models.typed import Above, AtLeast, AtMost, ConfigError, Distinct, NotEmpty
+from models.base.typed import Above, AtLeast, AtMost, ConfigError, Distinct, NotEmpty
 from tasks.drawn import END_WORD, Items, distinct
 from tasks.skills.skill import mask_at
 

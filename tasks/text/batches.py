@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.files import set_aside
-from models.typed import ConfigError
+from models.base.files import set_aside
+from models.base.typed import ConfigError
 from tasks.config import DataConfig
 from tasks.progress import Report
 from tasks.text import (

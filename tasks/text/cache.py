@@ -11,9 +11,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.lib import format as npy
 
-from models.files import remove_unfinished
-from models.locks import hold
-from models.typed import ConfigError
+from models.base.files import remove_unfinished
+from models.base.locks import hold
+from models.base.typed import ConfigError
 from tasks.progress import Report
 from tasks.text.splits import SPLITS, Document
 from tasks.text.tokenizer import Tokens

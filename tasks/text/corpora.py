@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 from tasks.config import DataConfig
 from tasks.progress import Progress, Report
 from tasks.text.division import HELD_OUT, HELD_OUT_BYTES, Division, allowance, divide, thin, thinned

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.files import whole_file, write_atomically
-from models.locks import hold
-from models.typed import ConfigError, closest
+from models.base.files import whole_file, write_atomically
+from models.base.locks import hold
+from models.base.typed import ConfigError, closest
 from tasks.config import DataConfig
 from tasks.progress import Progress, Report
 from tasks.text.reading import Rows, opened_table, text_of

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from models.files import whole_folder
-from models.typed import ConfigError
+from models.base.files import whole_folder
+from models.base.typed import ConfigError
 from tasks.config import END_OF_TEXT_ID, DataConfig
 from tasks.progress import Progress, Report
 from tasks.text import cache, fim, tokenizer

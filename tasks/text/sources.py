@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.typed import ConfigError, closest
+from models.base.typed import ConfigError, closest
 from tasks.config import DataConfig
 
 PACKAGES = {"networkx": "3.6.1", "sympy": "1.14.0"}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 from models.vocabulary import END_OF_TEXT as END_OF_TEXT
 from tasks.text.threads import in_turn
 

@@ -25,8 +25,8 @@ from ablations.record.documents import ArmDocument, ArmKind, ConfirmTrial, PlanD
 from ablations.record.guardresult import GuardResult
 from ablations.record.record import Record
 from ablations.trial.identity import code_hash
+from models.base.typed import build
 from models.config import ModelConfig, MoEConfig, OptimConfig
-from models.typed import build
 from tasks.config import DataConfig, EvalConfig
 
 torch.set_num_threads(1)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from ablations.config.compose import compose
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 
 SWEEP: dict[str, Any] = {
     "question": "Does a warmup help?",

@@ -5,13 +5,13 @@ from typing import Any
 
 import torch
 
+from models.base.typed import build
 from models.config import ModelConfig, OptimConfig
-from models.executor import update_routers
-from models.optim import adamw
-from models.parallel import Parallel, shard, whole
 from models.pipeline.chosen import executor_of
+from models.training.executor import update_routers
+from models.training.optim import adamw
+from models.training.parallel import Parallel, shard, whole
 from models.transformer import Transformer, initialise
-from models.typed import build
 
 STEPS, ROWS, LENGTH, VOCAB = 6, 8, 16, 40
 BASE: dict[str, Any] = {

@@ -18,7 +18,7 @@ from ablations.record.documents import Speed
 from ablations.record.guardresult import GuardResult
 from ablations.record.record import RECORD, Record
 from ablations.trial.requests import GuardsRequest, PlaceRequest, SpeedRequest, TrialRequest
-from models.typed import build
+from models.base.typed import build
 
 Report = Callable[[dict[str, Any]], None]
 BEST_RATE = 0.005

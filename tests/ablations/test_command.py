@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import pytest
 
 from ablations.command import given, keys_of, parse
-from models.typed import AtLeast, ConfigError
+from models.base.typed import AtLeast, ConfigError
 
 
 @dataclass(frozen=True)

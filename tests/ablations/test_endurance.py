@@ -19,7 +19,7 @@ from ablations.record.documents import PLAN, SweepState
 from ablations.record.record import RECORD
 from ablations.record.steplog import STEPS
 from ablations.record.trialdir import OWNER, PASSING
-from models.files import unfinished_in
+from models.base.files import unfinished_in
 
 SWEEP = (
     "search=fresh",

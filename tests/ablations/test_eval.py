@@ -12,11 +12,11 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from ablations import eval as command
+from models.base.typed import ConfigError, build
 from models.checkpoint import save_checkpoint
 from models.config import ModelConfig
 from models.convert import main as convert
 from models.transformer import Transformer, initialise
-from models.typed import ConfigError, build
 from tasks.config import DataConfig
 from tasks.text import corpora
 from tasks.text.batches import prepare

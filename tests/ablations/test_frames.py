@@ -16,7 +16,7 @@ from ablations.record.documents import ConfirmTrial, SweepState
 from ablations.record.record import read_record
 from ablations.record.steplog import COLUMNS
 from ablations.report import publish
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 
 
 def test_a_row_is_a_trial_with_its_keys_metrics_and_scores(finished_run: Path) -> None:

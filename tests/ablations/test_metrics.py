@@ -21,8 +21,8 @@ from ablations.metrics import (
     metric,
     share_of_maximum,
 )
+from models.base.typed import ConfigError
 from models.config import ROLES
-from models.typed import ConfigError
 from tasks.evals import prepare
 from tasks.evals.answers import BITS, MARGIN
 from tasks.evals.programs import PASSED, PROGRAMS

@@ -23,9 +23,9 @@ from ablations.trial.fitting import open_data
 from ablations.trial.job import TrialJob
 from ablations.trial.train import run_trial
 from models.balance import BiasAndAuxLoss
+from models.base.typed import build
 from models.checkpoint import load_checkpoint
 from models.pipeline.stages import Chunks
-from models.typed import build
 
 PIPED = {
     "model.n_layers": 4,

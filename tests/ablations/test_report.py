@@ -20,7 +20,7 @@ from ablations.record.documents import STATE, PlanDocument, SweepState
 from ablations.report import PUBLISHED, asked, main, publish, write_report
 from ablations.show.page import FILES
 from ablations.show.provenance import commands, commit
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ from ablations.home import ROOT
 from ablations.report import write_report
 from ablations.show.figures import _FIGURES as FIGURES
 from ablations.trial.requests import GuardsRequest
+from models.base.typed import build
 from models.config import ModelConfig
-from models.typed import build
 
 SWEEPS = {path.stem: path for path in sorted((ROOT / "sweeps").glob("*.yaml"))}
 QUICK = (

@@ -20,12 +20,12 @@ from ablations.record.documents import PLAN, STATE
 from ablations.record.manifest import MANIFEST, hashes
 from ablations.record.summary import SUMMARY
 from ablations.report import publish, publish_again, write_index, write_pages
+from models.base.typed import ConfigError
 from models.checkpoint import load_checkpoint, save_checkpoint
 from models.config import ModelConfig
 from models.convert import from_hf
 from models.published import hf_config
 from models.transformer import Transformer
-from models.typed import ConfigError
 
 HOSTILE = '"><script>alert(1)</script>\x1b[31m|[a](javascript:x)`$\\frac{\n## x\u202e'
 """A tag, a script's link, a column, a heading, a formula that matplotlib cannot set, a terminal's colour, and a turn of
@@ -251,7 +251,7 @@ def test_json_of_any_kind_is_one_line(
     content: str | bytes, said: str, result: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if "at most" in said:
-        monkeypatch.setattr("models.reading.MOST_BYTES", 1000)
+        monkeypatch.setattr("models.base.reading.MOST_BYTES", 1000)
     (result / MANIFEST).write_bytes(content.encode() if isinstance(content, str) else content)
     for main, words in ((reproduce.main, [str(result)]), (eval_main, [f"checkpoint={checkpoint(result, MANIFEST)}"])):
         assert main(words) == 2

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from models.base.typed import build
 from models.config import ModelConfig
 from models.transformer import Transformer, initialise
-from models.typed import build
 
 torch.set_num_threads(1)
 sys.path.append(str(Path(__file__).parent))  # for what ranks do

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from models.config import ModelConfig
-from models.executor import Microbatching
+from models.training.executor import Microbatching
 from models.transformer import Transformer, initialise
 
 RANKS = 2

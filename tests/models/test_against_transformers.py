@@ -17,9 +17,9 @@ from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from models.config import ModelConfig, RopeConfig
-from models.executor import Microbatching
 from models.rope import frequencies, softmax_temperature
 from models.sizes import size
+from models.training.executor import Microbatching
 from models.transformer import Transformer, initialise
 
 pytestmark = pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")

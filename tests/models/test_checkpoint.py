@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from models.base.typed import ConfigError
 from models.checkpoint import load_checkpoint, save_checkpoint
 from models.transformer import Transformer
-from models.typed import ConfigError
 
 Built = Callable[..., Transformer]
 

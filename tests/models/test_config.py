@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from models.base.typed import ConfigError, build
 from models.config import ModelConfig
-from models.typed import ConfigError, build
 
 
 @pytest.mark.parametrize(

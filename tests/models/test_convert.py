@@ -20,13 +20,13 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, DeepseekV3ForCausalLM
 from transformers.modeling_layers import MtpModel
 
+from models.base.typed import ConfigError
 from models.checkpoint import load_checkpoint, save_checkpoint
 from models.config import BalanceConfig, ModelConfig, MoEConfig
 from models.convert import main
 from models.published import FIXED, check_held, hf_config, model_config
 from models.sizes import size
 from models.transformer import Transformer
-from models.typed import ConfigError
 from models.vocabulary import END_OF_TEXT
 
 Built = Callable[..., Transformer]

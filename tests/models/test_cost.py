@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from models.attention import GroupedQueryAttention, MultiHeadLatentAttention
+from models.base.typed import build
 from models.config import ModelConfig
 from models.cost import activation_bytes, cost, main, parts
-from models.executor import Microbatching
 from models.kinds import attention_of
 from models.layers import RMSNorm, SwiGLU
 from models.moe import Experts, MoE, Router
 from models.precision.probe import saved_bytes
+from models.training.executor import Microbatching
 from models.transformer import Block, Transformer, initialise
-from models.typed import build
 
 Tiny = Callable[..., ModelConfig]
 Built = Callable[..., Transformer]

@@ -9,9 +9,9 @@ import pytest
 
 from models.attention import MODULES
 from models.balance import STRATEGIES, build_balance
+from models.base.typed import build
 from models.config import AttentionConfig, BalanceConfig, ModelConfig, MoEConfig
 from models.kinds import KINDS, attention_of
-from models.typed import build
 
 ROOT = Path(__file__).parents[2]
 ATTENTION = set(typing.get_args(typing.get_type_hints(AttentionConfig)["kind"]))

@@ -10,15 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.attention import Places, build_attention
+from models.base.typed import ConfigError
 from models.config import ModelConfig, OptimConfig
-from models.executor import Microbatching
-from models.generate import Cache, absorbing, decode
+from models.decoding.generate import Cache, absorbing, decode
 from models.kinds import attention_of
-from models.optim import adamw
 from models.published import check_held
 from models.rope import rope_turns
+from models.training.executor import Microbatching
+from models.training.optim import adamw
 from models.transformer import Transformer
-from models.typed import ConfigError
 
 Tiny = Callable[..., ModelConfig]
 Built = Callable[..., Transformer]

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.config import ModelConfig, MTPConfig, OptimConfig
-from models.evaluation import evaluate, evaluate_mtp
-from models.executor import Microbatching, update_routers
+from models.measure.evaluation import evaluate, evaluate_mtp
 from models.mtp import mtp_weight
-from models.optim import adamw
+from models.training.executor import Microbatching, update_routers
+from models.training.optim import adamw
 from models.transformer import Transformer
 
 Built = Callable[..., Transformer]

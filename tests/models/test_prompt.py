@@ -8,11 +8,11 @@ from tokenizers import Tokenizer
 
 import models
 from ablations.home import ROOT
+from models.base.typed import ConfigError
 from models.checkpoint import save_checkpoint
 from models.config import OptimConfig
-from models.generate import greedy
-from models.module import Course, LanguageModel
-from models.typed import ConfigError
+from models.decoding.generate import greedy
+from models.training.module import Course, LanguageModel
 from tasks.text.tokenizer import train_tokenizer
 
 

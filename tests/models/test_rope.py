@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 import models.rope
+from models.base.typed import ConfigError
 from models.config import OptimConfig, RopeConfig
-from models.executor import Microbatching
-from models.optim import adamw
 from models.rope import frequencies, rope_turns, rotate, softmax_temperature
+from models.training.executor import Microbatching
+from models.training.optim import adamw
 from models.transformer import Transformer
-from models.typed import ConfigError
 
 Built = Callable[..., Transformer]
 Tokens = Callable[..., Tensor]

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from models.balance import Routing
 from models.config import ModelConfig, OptimConfig
-from models.executor import Microbatching, update_routers
 from models.moe import Router, only_best_groups
-from models.optim import adamw
+from models.training.executor import Microbatching, update_routers
+from models.training.optim import adamw
 from models.transformer import Transformer
 
 Tiny = Callable[..., ModelConfig]

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from models.base.typed import ConfigError
 from models.config import ModelConfig, MTPConfig
 from models.cost import COUNTS, DOLLARS_PER_GPU_HOUR, cost, gpu_hours, in_units, main, parts
 from models.rules import check_length, validate
 from models.sizes import SIZES, size
 from models.transformer import Transformer
-from models.typed import ConfigError
 
 ROOT = Path(__file__).parents[2]
 

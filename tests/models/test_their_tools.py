@@ -19,14 +19,14 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from ablations.home import ROOT
-from models.batch import Batch
+from models.base.typed import build
 from models.checkpoint import load_checkpoint, save_checkpoint
 from models.config import ModelConfig
 from models.convert import main
-from models.generate import greedy
+from models.decoding.generate import greedy
 from models.prompt import build as build_model
+from models.training.batch import Batch
 from models.transformer import Transformer, initialise
-from models.typed import build
 from tasks.config import DataConfig
 from tasks.evals.lm import HarnessLM
 from tasks.prepared import chat_template

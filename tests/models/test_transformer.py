@@ -11,8 +11,8 @@ from torch import Tensor
 
 from models.attention import Places
 from models.config import ModelConfig, OptimConfig
-from models.executor import Microbatching
-from models.optim import adamw
+from models.training.executor import Microbatching
+from models.training.optim import adamw
 from models.transformer import Transformer, initialise, resolve_dtype
 
 Built = Callable[..., Transformer]
@@ -263,7 +263,7 @@ def test_golden_step(built: Built, tokens: Tokens) -> None:
 
 
 def test_validate_runs_before_anything_is_built(tiny: Callable[..., ModelConfig]) -> None:
-    from models.typed import ConfigError
+    from models.base.typed import ConfigError
 
     config = tiny()
     with pytest.raises(ConfigError, match="top_k=9"):

@@ -8,7 +8,7 @@ from bench import Bench
 from mistakes import MISTAKES, Mistake, Plant, after
 from pytest import MonkeyPatch
 
-import models.optim as optim
+import models.training.optim as optim
 from ablations.config.trialkeys import with_overrides
 from ablations.record.guardresult import GuardResult
 from models.balance import BiasAndAuxLoss
@@ -64,7 +64,7 @@ compared("searched_on_the_test_seeds", "A seed of the confirmation chose the lea
 
 def _ignored_perturbation(patch: MonkeyPatch, folder: Path) -> None:
     start = __import__("models.transformer", fromlist=["_"]).initialise
-    patch.setattr("models.module.initialise", lambda model, seed, std, perturb=0.0: start(model, seed, std))
+    patch.setattr("models.training.module.initialise", lambda model, seed, std, perturb=0.0: start(model, seed, std))
 
 
 MISTAKES["perturbation_ignored"] = Mistake(
@@ -137,7 +137,7 @@ def one_seed(patch: MonkeyPatch, folder: Path) -> None:
 
 
 @tested("Losses are read at different places of their schedules.",
-        "tests/models/test_optim.py::test_cosine_ends_at_its_ratio_with_the_last_token")  # fmt: skip
+        "tests/models/training/test_optim.py::test_cosine_ends_at_its_ratio_with_the_last_token")  # fmt: skip
 def read_amid_the_schedule(patch: MonkeyPatch, folder: Path) -> None:
     cosine = optim._cosine
     patch.setattr(optim, "_cosine", lambda progress, floor: cosine(progress / 1.5, floor))

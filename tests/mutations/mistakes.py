@@ -14,17 +14,17 @@ from torch import Tensor, nn
 
 import ablations.guards.schedule as on_ranks
 import models.attention as attention
-import models.executor as executor
-import models.loss as loss
+import models.training.executor as executor
+import models.training.loss as loss
 from ablations.home import ROOT
 from ablations.record.guardresult import GuardResult
 from models.attention import MultiHeadLatentAttention
 from models.balance import AuxLoss, Bias, Routing
-from models.executor import Microbatching, StepResult, Targets
-from models.generate import Cache
+from models.decoding.generate import Cache
 from models.kinds import Latent
 from models.layers import Embedding, Linear, RMSNorm
 from models.moe import MoE, Router
+from models.training.executor import Microbatching, StepResult, Targets
 from models.transformer import Block, Transformer
 
 Plant = Callable[[MonkeyPatch, Path], None]
@@ -165,7 +165,7 @@ def targets_not_shifted(patch: MonkeyPatch, folder: Path) -> None:
 @mistake("Evaluation scores the token that it is given.", "scoring")
 def evaluation_not_shifted(patch: MonkeyPatch, folder: Path) -> None:
     plain = loss.language_model_loss
-    patch.setattr("models.evaluation.language_model_loss", lambda logits, t: plain(logits[:, 1:], t[:, :-1]))
+    patch.setattr("models.measure.evaluation.language_model_loss", lambda logits, t: plain(logits[:, 1:], t[:, :-1]))
 
 
 @mistake("The reported loss is a sum over microbatches.", "scoring", "derivative", "start")
@@ -362,7 +362,7 @@ def mtp_routers_forgotten(patch: MonkeyPatch, folder: Path) -> None:
         for router in model.main_routers():
             router.update(result.load_LE[router.row], result.last_load_LE[router.row], progress)
 
-    for module in ("ablations.trial.bare", "models.module"):
+    for module in ("ablations.trial.bare", "models.training.module"):
         patch.setattr(f"{module}.update_routers", main_only)
 
 
@@ -422,7 +422,7 @@ def evaluated_in_fp8(patch: MonkeyPatch, folder: Path) -> None:
             model.train()
             yield
 
-    patch.setattr("models.evaluation.inferring", training)
+    patch.setattr("models.measure.evaluation.inferring", training)
 
 
 @mistake("The cache shows a place that nothing was written to.", "decoding")

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 from tasks.evals.sandbox import require_sandbox
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from models.batch import Batch
+from models.training.batch import Batch
 from tasks.config import DataConfig, Order, ramped
 from tasks.datamodule import BatchStream, TextDataModule
 from tasks.text.batches import PackedData, prepare

@@ -13,7 +13,7 @@ import torch
 from lm_eval.api.instance import Instance
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 from tasks.config import EvalConfig
 from tasks.evals import items, prepare, score
 from tasks.evals.answers import answers

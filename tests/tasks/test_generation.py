@@ -13,7 +13,7 @@ import torch
 from lm_eval.api.instance import Instance
 
 from benchmarks.scoring_sides import Sides, random_checkpoint
-from models.generate import Decoding
+from models.decoding.generate import Decoding
 from models.layers import inferring
 from tasks.evals.drafts import Draft
 from tasks.evals.lm import HarnessLM

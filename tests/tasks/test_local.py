@@ -13,7 +13,7 @@ import torch
 from pyarrow import parquet
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 from tasks.config import EvalConfig
 from tasks.evals import prepare, programs
 from tasks.evals.fingerprint import task_fingerprint

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.batch import Batch
-from models.typed import ConfigError
+from models.base.typed import ConfigError
+from models.training.batch import Batch
 from tasks.config import DataConfig, Order
 from tasks.datamodule import TextDataModule
 from tasks.order import in_order, permutation, rarity

@@ -12,7 +12,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 from tasks.config import EvalConfig
 from tasks.evals import items, prepare
 from tasks.evals.harness import seeded

@@ -13,7 +13,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 from tasks.config import EvalConfig
 from tasks.evals import programs
 from tasks.evals.local import local_datasets

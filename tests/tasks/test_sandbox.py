@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 from tasks.evals import inside, sandbox
 from tasks.evals.sandbox import Limits, Outcome, require_sandbox, run
 

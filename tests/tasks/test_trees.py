@@ -10,11 +10,11 @@ from lm_eval.api.instance import Instance
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers import models as token_models
 
+from models.base.typed import build
 from models.config import ModelConfig
+from models.decoding.trees import tree_logits
 from models.layers import inferring
 from models.transformer import Transformer, initialise
-from models.trees import tree_logits
-from models.typed import build
 from tasks.evals.lm import HarnessLM
 from tasks.evals.trees import Window, forwards, grown
 

@@ -15,7 +15,7 @@ from ablations.config.help import help_text
 from ablations.config.keys import all_keys, settings
 from ablations.config.schema import Config
 from ablations.home import ROOT
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 
 MOE = ["sweep=moe_balance", "scale=cpu"]
 TOY = ["sweep=toy", f"sweeps_dir={ROOT / 'tests/ablations/sweeps'}", "scale=cpu"]
@@ -257,7 +257,7 @@ def test_help_names_every_key_sweep_and_scale_and_imports_nothing_slow() -> None
 def house(cwd: Path) -> str:
     """What check_house says when started in `cwd`, whose folder Python searches first."""
     script = (
-        "from ablations.home import check_house\nfrom models.typed import ConfigError\n"
+        "from ablations.home import check_house\nfrom models.base.typed import ConfigError\n"
         "try: check_house(); print('fine')\nexcept ConfigError as error: print(error)"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": ""}

@@ -9,7 +9,7 @@ import pytest
 from ablations.config.designs import aliased, contrasts_of, crossed, laid_out
 from ablations.config.schema import ArmConfig, ContrastConfig, DoseConfig, FactorialConfig, SweepConfig
 from ablations.config.trialkeys import TrialKeys, with_overrides
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 
 SEVEN = "a b c d abc bcd acd"
 FACTORS = {f"f{i}": {key: 1} for i, key in enumerate("stuvwxy")}

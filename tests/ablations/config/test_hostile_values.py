@@ -20,7 +20,7 @@ from ablations.config.schema import ArmConfig, ExpectedConfig, MatchedConfig, Se
 from ablations.sweep import preflight
 from ablations.sweep.announce import describe
 from ablations.sweep.planning import make_plan
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 
 WHOLE = ("0", "-1", "1.5", "1000000000000", "100000000000000000000", "nan", "[]")
 HOSTILE: dict[Any, tuple[str, ...]] = {

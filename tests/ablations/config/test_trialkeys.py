@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ablations.config.trialkeys import Stage, TrainConfig, TrialKeys, differing, trial_leaves, value_of, with_overrides
-from models.typed import ConfigError, build
+from models.base.typed import ConfigError, build
 from tasks.config import DataConfig
 
 KEYS = TrialKeys()

@@ -7,7 +7,7 @@ import pytest
 
 from ablations.config.trialkeys import TrialKeys, with_overrides
 from ablations.config.trialrules import MOST_STEPS, check
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 
 KEYS = TrialKeys()
 

@@ -11,7 +11,7 @@ from ablations.judge.counts import Counts, counts_of
 from ablations.judge.stats import differences
 from ablations.judge.verdicts import DECISION_RULE, Beside, Verdict, decision_rule, verdict
 from ablations.metrics import COUNTED, METRICS
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 
 CLAIM = ExpectedConfig(arm="mtp", metric=COUNTED, kind="better", says="more seeds come halfway", paper="none")
 

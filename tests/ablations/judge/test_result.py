@@ -15,7 +15,7 @@ from ablations.record.documents import PLAN, STATE, PlanDocument, SweepState
 from ablations.record.record import read_record
 from ablations.show import costs
 from ablations.show.sections import worth
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 
 
 def rewrite(folder: Path, **changes: Any) -> None:

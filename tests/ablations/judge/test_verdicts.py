@@ -9,7 +9,7 @@ from ablations.config.schema import ExpectedConfig
 from ablations.judge.stats import Difference, differences
 from ablations.judge.verdicts import DECISION_RULE, Beside, Verdict, Void, region_of, shows_harm
 from ablations.judge.verdicts import verdict as judged
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 
 
 def interval(low: float | None, high: float | None, arm: str = "bias", n: int = 6) -> Difference:

@@ -33,7 +33,7 @@ from ablations.trial.requests import Labels, TrialRequest
 from ablations.trial.requests import job as request_job
 from ablations.trial.train import run_trial
 from ablations.trial.uploads import FALLBACK, fall_back, fallen_back
-from models.files import remove, unfinished_in
+from models.base.files import remove, unfinished_in
 
 
 class Shelf:

@@ -19,7 +19,7 @@ import pytest
 from ablations.home import ROOT
 from ablations.launch.host import Order
 from ablations.launch.ray_pool import RayPool
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 
 HERE = Path(__file__).parent
 LAUNCHERS = [

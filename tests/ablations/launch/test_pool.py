@@ -18,8 +18,8 @@ from ablations.home import ROOT
 from ablations.launch.environment import thread_environment
 from ablations.launch.lock import single_owner
 from ablations.launch.pool import Job, Pool
-from models.locks import Held, Owner
-from models.typed import ConfigError
+from models.base.locks import Held, Owner
+from models.base.typed import ConfigError
 
 HERE = Path(__file__).parent
 PATHS = os.pathsep.join([str(ROOT), str(HERE)])

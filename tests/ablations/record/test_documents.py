@@ -7,7 +7,7 @@ import pytest
 from ablations.home import ROOT
 from ablations.record.documents import PLAN, STATE, ConfirmTrial, PlanDocument, SearchTrial, Speed, SweepState, sha_of
 from ablations.record.guardresult import GuardResult
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 
 PUBLISHED = sorted(path.parent for path in (ROOT / "results").glob("*/*/plan.json"))
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ablations.record.record import Needles, Record, read_record
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 
 WHOLE = Record(
     id="a1",

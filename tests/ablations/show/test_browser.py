@@ -63,7 +63,7 @@ def odd_page(tmp_path_factory: pytest.TempPathFactory) -> str:
         claims = [claim for claim in conftest.EXPECTED if {claim["arm"], claim.get("against", "bias")} <= {*arms}]
         conftest.write_run(runs, seeds=3, arms=arms, expected=[*claims, long], diverged=(("bias", 2),))
         patch.setattr("ablations.record.documents.NAME", re.compile(".*"))  # it would be refused where it is read,
-        patch.setattr("models.typed.Fits.broken", lambda *_: None)  # and so would its trials' ids
+        patch.setattr("models.base.typed.Fits.broken", lambda *_: None)  # and so would its trials' ids
         result = load_result(runs, "moe_balance", "cpu")
     pictures = draw_figures(result)
     pictures.append(dataclasses.replace(pictures[1], name=PICTURES[-1], narrow=None))  # as one that has no narrow form

@@ -15,7 +15,7 @@ from ablations.judge.gather import load_result
 from ablations.judge.looks import level
 from ablations.record.documents import SweepState
 from ablations.report import publish
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 
 PINNED = ("optim.lr=0.005", "model.moe.balance.alpha=0.01", "model.moe.balance.update_speed=0.01", "seeds=auto")
 

@@ -11,7 +11,7 @@ from ablations.judge.gather import load_result
 from ablations.judge.judging import verdicts_of
 from ablations.show.sections import sensitivity_table, verdict_table
 from ablations.sweep.announce import describe
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 
 BRANCH = """
 question: Does it matter from here on?

@@ -28,7 +28,7 @@ from ablations.sweep.guarding import GuardFailed
 from ablations.sweep.studies import Studies
 from ablations.sweep.workplace import check_writable
 from ablations.trial.uploads import remembered
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 
 FRESH = ("search=fresh", "search_points=2", "search_seeds=2")
 

@@ -18,9 +18,9 @@ from ablations.launch.space import DiskFull
 from ablations.record.documents import PLAN, STATE
 from ablations.record.record import RECORD
 from ablations.show.render import table_csv
-from models import files
-from models.files import beside, unfinished_in
-from models.typed import ConfigError
+from models.base import files
+from models.base.files import beside, unfinished_in
+from models.base.typed import ConfigError
 
 FRESH = ("search=fresh", "search_points=2", "search_seeds=1")
 JSON = ["", "{", "[]", '{"format": 2}']
@@ -170,7 +170,7 @@ def test_what_dead_writers_left_goes_and_what_living_ones_write_stays(conduct, r
     """A report may be written while another command begins here."""
     conduct(*FRESH)
     folder = runs / "toy/smoke"
-    code = "import sys; from pathlib import Path; from models.files import beside; print(beside(Path(sys.argv[1])))"
+    code = "import sys, pathlib; from models.base.files import beside; print(beside(pathlib.Path(sys.argv[1])))"
     done = subprocess.run([sys.executable, "-c", code, str(folder / "table.csv")], capture_output=True, text=True)
     dead, living, unknown = Path(done.stdout.strip()), beside(folder / "table.csv"), folder / ".table.md.0123.part"
     for path in (dead, living, unknown):

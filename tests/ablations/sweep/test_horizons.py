@@ -20,7 +20,7 @@ from ablations.sweep.announce import describe
 from ablations.sweep.horizons import at_share
 from ablations.trial.job import TrialJob
 from ablations.trial.train import run_trial
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 
 WSD = {"optim.schedule": "wsd", "optim.warmup_fraction": 0.1, "optim.decay_fraction": 0.5, "optim.final_lr_ratio": 0.0}
 SHARES = [0.25, 0.5]

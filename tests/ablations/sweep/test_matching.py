@@ -12,9 +12,9 @@ from ablations.config.trialrules import check
 from ablations.sweep.announce import describe
 from ablations.sweep.matching import amounts, budget, isolation, mismatch, solve
 from ablations.sweep.planning import make_plan
+from models.base.typed import ConfigError
 from models.config import ModelConfig
 from models.transformer import Transformer
-from models.typed import ConfigError
 
 
 def keys(**changes: Any) -> TrialKeys:

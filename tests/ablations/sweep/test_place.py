@@ -10,7 +10,7 @@ from ablations.sweep.jobs import place
 from ablations.sweep.workplace import _order
 from ablations.trial.identity import bits, code_hash
 from ablations.trial.requests import PlaceRequest
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 
 HERE = {**bits(), "code": code_hash()}
 

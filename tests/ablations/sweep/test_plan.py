@@ -19,7 +19,7 @@ from ablations.record.documents import PLAN, STATE, PlanDocument, SweepState
 from ablations.sweep.announce import describe
 from ablations.sweep.planning import make_plan
 from ablations.sweep.registration import registered
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 
 FRESH = ("search=fresh", "search_points=2", "search_seeds=1")
 

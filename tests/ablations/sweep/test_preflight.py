@@ -14,7 +14,7 @@ from ablations.sweep import preflight
 from ablations.sweep.announce import describe
 from ablations.sweep.planning import make_plan
 from ablations.sweep.registration import registered
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 
 
 def test_a_gpu_that_is_not_there_is_one_line(plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,7 +28,7 @@ def test_a_gpu_that_is_not_there_is_one_line(plan: Any, monkeypatch: pytest.Monk
 
 
 def test_a_compiler_that_is_not_there_is_one_line(plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.compiled.missing_compiler", lambda device: f"one for {device}")
+    monkeypatch.setattr("models.training.compiled.missing_compiler", lambda device: f"one for {device}")
     preflight.check_start(plan())
     made = plan("train.compile=true")
     assert "blocks compiled" in describe(made) and "blocks compiled" not in describe(plan())

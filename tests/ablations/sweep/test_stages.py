@@ -7,7 +7,7 @@ import pytest
 from stand_in_kinds import asked
 
 from ablations.sweep.announce import describe
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 
 STAGES = """
 question: What does each stage bring?

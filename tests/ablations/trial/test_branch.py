@@ -17,7 +17,7 @@ from ablations.trial.fitting import open_data
 from ablations.trial.identity import trial_id
 from ablations.trial.job import TrialJob
 from ablations.trial.train import run_trial
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 
 STEPS = 12
 

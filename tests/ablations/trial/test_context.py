@@ -10,7 +10,7 @@ from ablations.config.trialrules import check
 from ablations.trial.context import context_metrics
 from ablations.trial.fitting import build_model, open_data
 from ablations.trial.train import run_trial
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 from tasks.config import EvalConfig
 from tasks.context import DEPTHS
 from tasks.prepared import require_contexts

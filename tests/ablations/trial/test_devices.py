@@ -25,8 +25,8 @@ from ablations.record.steplog import STEPS, read_steps
 from ablations.trial.crew import Crew
 from ablations.trial.job import TrialJob
 from ablations.trial.train import run_trial
-from models.parallel import _checksum
-from models.typed import ConfigError
+from models.base.typed import ConfigError
+from models.training.parallel import _checksum
 
 TWO = {"train.devices": 2}
 SHARDS = TWO | {"train.strategy": "fsdp"}
@@ -120,7 +120,7 @@ def test_stages_go_on_from_one_another(job: Make) -> None:
 ALONE = """
 import json, os, signal, sys, multiprocessing
 from ablations.trial.job import TrialJob
-from models.typed import build
+from models.base.typed import build
 
 def report(event):
     if event.get("step") == 8:

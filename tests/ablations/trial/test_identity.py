@@ -52,14 +52,14 @@ def test_comments_docstrings_and_layout_do_not_count(checkout):
     ("place", "old", "new"),
     [
         ("models/config.py", "/ self.d_model**0.5", "/ self.d_model**0.6"),
-        ("models/optim.py", "def adamw(", "def adamw_(\n    "),
+        ("models/training/optim.py", "def adamw(", "def adamw_(\n    "),
         ("tasks/text/batches.py", "kind=\"stable\"", "kind=\"heapsort\""),
         ("ablations/trial/recorder.py", "HISTORY_POINTS = 200", "HISTORY_POINTS = 201"),
         ("ablations/trial/recorder.py", "scored.tokens // 4", "scored.tokens // 2"),
         ("ablations/trial/measures.py", "keys.steps // 10", "keys.steps // 5"),
         ("ablations/record/steplog.py", "<= keep_steps", "< keep_steps"),
         ("ablations/record/record.py", 'status != "failed"', 'status == "complete"'),
-        ("models/uniform.py", "n_experts - 1", "n_experts"),
+        ("models/measure/uniform.py", "n_experts - 1", "n_experts"),
         ("tasks/evals/python_cloze.yaml", "\n", "\nversion: 7\n"),
     ],
 )  # fmt: skip
@@ -72,13 +72,9 @@ def test_what_code_does_counts(checkout, place, old, new):
 
 OUTSIDE = (
     *("models/convert.py", "models/published.py", "models/expert_parallel.py"),
-    *("models/speculative.py", "models/pipeline/measure.py", "ablations/judge/stats.py", "ablations/judge/verdicts.py"),
-    *(
-        "ablations/trial/tracking.py",
-        "ablations/config/schema.py",
-        "ablations/config/trialrules.py",
-        "ablations/show/sections.py",
-    ),
+    *("models/decoding/speculative.py", "models/pipeline/measure.py"),
+    *("ablations/judge/stats.py", "ablations/judge/verdicts.py", "ablations/trial/tracking.py"),
+    *("ablations/config/schema.py", "ablations/config/trialrules.py", "ablations/show/sections.py"),
 )
 RANKS = ("ablations/trial/ranked.py",)
 
@@ -104,7 +100,7 @@ def test_a_new_file_counts_from_when_it_is_imported(checkout):
     before = hashed()
     (checkout / "models/extra.py").write_text("")
     assert hashed() == before
-    edit(checkout / "models/optim.py", "import math", "import math\n\nimport models.extra")
+    edit(checkout / "models/training/optim.py", "import math", "import math\n\nimport models.extra")
     imported = hashed()
     (checkout / "models/extra.py").write_text("EDITED = True")
     assert len({before, imported, hashed()}) == 3

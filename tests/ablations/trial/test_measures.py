@@ -22,8 +22,8 @@ from ablations.trial.measures import test_metrics as measured
 from ablations.trial.measures import training_loss
 from ablations.trial.train import run_trial
 from models.checkpoint import load_checkpoint
-from models.module import LanguageModel
-from models.uniform import max_vio_floor
+from models.measure.uniform import max_vio_floor
+from models.training.module import LanguageModel
 
 torch.set_num_threads(1)
 

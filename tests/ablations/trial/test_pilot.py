@@ -8,7 +8,7 @@ import pytest
 
 from ablations.trial.job import TrialJob
 from benchmarks import pilot
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 
 FOUND = dict.fromkeys(pilot.METRICS, 0.25)
 

@@ -13,7 +13,7 @@ from ablations.record.steplog import read_steps
 from ablations.trial.fitting import open_data
 from ablations.trial.job import TrialJob
 from ablations.trial.train import TRAINED, run_trial
-from models.batch import Batch
+from models.training.batch import Batch
 from tasks.prepared import require_contexts, tokens_of
 from tasks.problems.template import CHAT_TEMPLATE
 

@@ -16,9 +16,9 @@ from ablations.trial.fitting import build_model, open_data
 from ablations.trial.job import TrialJob
 from ablations.trial.measures import until_half
 from ablations.trial.train import run_trial
-from models.batch import Batch
 from models.checkpoint import load_checkpoint
 from models.layers import inferring
+from models.training.batch import Batch
 from tasks.skills.chain import Chain
 from tasks.skills.data import SkillData
 from tasks.skills.mixed import MixedData

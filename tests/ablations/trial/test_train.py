@@ -326,7 +326,7 @@ import ablations.trial.recorder
 from ablations.trial.train import run_trial
 from ablations.trial.job import TrialJob
 from ablations.config.trialkeys import with_overrides
-from models.typed import build
+from models.base.typed import build
 ablations.trial.recorder.REPORT_SECONDS = 0.0
 
 def say(event):

@@ -17,8 +17,8 @@ from models.config import (
     PipelineConfig,
     PrecisionConfig,
 )
-from models.executor import Executor, StepResult, update_routers
-from models.optim import adamw
+from models.training.executor import Executor, StepResult, update_routers
+from models.training.optim import adamw
 from models.transformer import Transformer
 
 MICROBATCHES = 8

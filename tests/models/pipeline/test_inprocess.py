@@ -11,9 +11,8 @@ from pipelines import MICROBATCHES, SHORT, V3_LIKE, batch, largest_difference, p
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from models.base.typed import ConfigError
 from models.config import BalanceConfig, ModelConfig, MTPConfig, OptimConfig, PipelineConfig
-from models.executor import Microbatching
-from models.module import Course, LanguageModel
 from models.pipeline.chosen import executor_of
 from models.pipeline.inprocess import Pipelined
 from models.pipeline.measure import chunk_seconds
@@ -21,8 +20,9 @@ from models.pipeline.rules import check_pipeline
 from models.pipeline.schedules import SCHEDULES, Action
 from models.pipeline.stages import Chunks, Stage, stages_of
 from models.rules import validate
+from models.training.executor import Microbatching
+from models.training.module import Course, LanguageModel
 from models.transformer import Transformer, initialise
-from models.typed import ConfigError
 
 Change = Callable[[ModelConfig], ModelConfig]
 

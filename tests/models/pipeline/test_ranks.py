@@ -13,11 +13,11 @@ import torch
 from pipelines import MICROBATCHES, train, variant
 from rank_cases import cases
 
-from models.executor import Microbatching
 from models.pipeline.parts import holders
 from models.pipeline.ranks import messages
 from models.pipeline.rules import schedule_of
 from models.pipeline.schedules import SCHEDULES, make_schedule
+from models.training.executor import Microbatching
 from models.transformer import Transformer, initialise
 
 HERE = Path(__file__).parent

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
+from models.base.typed import ConfigError
 from models.pipeline.schedules import SCHEDULES, Action, Overlapped, Schedule, pairs_apart, parts
 from models.pipeline.simulate import Costs, Deadlock, simulate
-from models.typed import ConfigError
 
 ODD_COSTS = Costs(f=1.0, i=1.3, w=0.7, transfer=0.11)
 

@@ -8,11 +8,11 @@ import pytest
 from pipelines import V3_LIKE
 from torch import nn
 
+from models.base.typed import ConfigError
 from models.config import MTPConfig
 from models.pipeline.split import layer_costs, split, tail_cost
 from models.sizes import size
 from models.transformer import Transformer
-from models.typed import ConfigError
 
 
 @pytest.mark.parametrize("depth", [0, 1, 2])

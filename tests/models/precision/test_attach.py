@@ -18,9 +18,9 @@ from models.config import (
     MTPConfig,
     PrecisionConfig,
 )
-from models.executor import Microbatching
 from models.layers import Embedding, Linear, RMSNorm
 from models.moe import Experts, Router
+from models.training.executor import Microbatching
 from models.transformer import Transformer, initialise
 
 FP8 = PrecisionConfig(recipe="fp8_block", block=4, promote_every=4)

@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from models.base.typed import ConfigError
 from models.config import ModelConfig, MTPConfig, OptimConfig, PrecisionConfig
-from models.executor import Microbatching
 from models.layers import Linear
 from models.moe import Experts, Router
-from models.optim import adamw
 from models.precision import attach
 from models.precision.outliers import OutlierSite
 from models.precision.products import Emulated, EmulatedLoop
+from models.training.executor import Microbatching
+from models.training.optim import adamw
 from models.transformer import Transformer, initialise
-from models.typed import ConfigError
 
 TOKENS = torch.randint(0, 61, (4, 13), generator=torch.Generator().manual_seed(0))
 FP8 = PrecisionConfig(recipe="fp8_tensor", block=4)

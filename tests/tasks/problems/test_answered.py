@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from models.generate import Decoding
+from models.base.typed import ConfigError
+from models.decoding.generate import Decoding
+from models.decoding.sampling import FEWER_EVERY, draw
 from models.layers import inferring
 from models.prompt import build
-from models.sampling import FEWER_EVERY, draw
 from models.transformer import Transformer
-from models.typed import ConfigError
 from tasks.config import DataConfig, EvalConfig
 from tasks.evals.lm import DRAWN_AT_ONCE, DRAWS_SEED
 from tasks.evals.prepare import prepare_tasks

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 from tasks.problems.countdown import Countdown, folds
 from tasks.problems.expression import value_of
 from tasks.problems.problem import Questions

@@ -10,8 +10,8 @@ import torch
 
 from ablations.config.trialkeys import TrialKeys, with_overrides
 from ablations.config.trialrules import check
-from models.batch import Batch
-from models.typed import ConfigError
+from models.base.typed import ConfigError
+from models.training.batch import Batch
 from tasks.config import DataConfig
 from tasks.order import in_order
 from tasks.prepared import items_of, prepare_data

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 from tasks.problems.problem import Questions, Style
 from tasks.problems.sums import Sums
 

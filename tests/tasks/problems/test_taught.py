@@ -7,7 +7,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 from tasks.config import DataConfig
 from tasks.drawn import END
 from tasks.problems.data import PACKED, ProblemData

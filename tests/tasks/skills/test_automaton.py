@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 from tasks.skills.automaton import Automata, Automaton
 
 Ways = list[dict[int, int]]

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from models.typed import ConfigError, build
+from models.base.typed import ConfigError, build
 from tasks.skills.copy import Copy
 
 COPIED, SYMBOLS, LENGTH = 5, 6, 24

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.batch import Batch
-from models.typed import ConfigError
+from models.base.typed import ConfigError
+from models.training.batch import Batch
 from tasks import config
 from tasks.config import DataConfig
 from tasks.skills import data as skills_data

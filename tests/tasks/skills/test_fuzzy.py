@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from models.typed import ConfigError, build
+from models.base.typed import ConfigError, build
 from tasks.skills.fuzzy import Fuzzy
 
 KEYS, VALUES, SIZE, LONGEST, PAIRS = 6, 4, 3, 2, 7

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 from tasks.skills.grammar import Grammar
 
 SMALL = {"classes": 3, "nouns": 2, "verbs": 4, "clauses": 6, "by": 0.3}

@@ -11,7 +11,7 @@ import torch
 
 from ablations.config.trialkeys import TrialKeys, with_overrides
 from ablations.config.trialrules import check
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 from tasks.config import DataConfig
 from tasks.drawn import hashes, is_of
 from tasks.prepared import prepare_data

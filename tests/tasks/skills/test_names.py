@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 from tasks.drawn import Items
 from tasks.skills.names import INTRODUCTIONS, KINDS, OF_ONE, OF_TWO, SYLLABLES, Names
 

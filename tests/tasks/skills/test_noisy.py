@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from models.typed import ConfigError, build
+from models.base.typed import ConfigError, build
 from tasks.skills.noisy import Noisy
 
 KEYS, VALUES, OTHERS, SLOTS = 5, 4, 3, 9

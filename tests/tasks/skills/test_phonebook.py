@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from models.typed import ConfigError, build
+from models.base.typed import ConfigError, build
 from tasks.config import DataConfig
 from tasks.drawn import Items
 from tasks.skills.data import SkillData

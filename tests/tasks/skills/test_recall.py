@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 from tasks.drawn import Items
 from tasks.skills.recall import Recall
 

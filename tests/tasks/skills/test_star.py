@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 from tasks.config import DataConfig
 from tasks.drawn import Items
 from tasks.skills.data import SkillData

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 from tasks import progress
 from tasks.config import DataConfig
 from tasks.text import cache as folders

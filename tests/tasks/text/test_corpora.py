@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 from tasks.config import DataConfig
 from tasks.text import corpora
 from tasks.text.corpora import load_splits

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 from tasks.config import END_OF_TEXT_ID, DataConfig, EvalConfig
 from tasks.evals.lm import HarnessLM
 from tasks.evals.score import score

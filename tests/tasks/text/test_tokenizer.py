@@ -6,7 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, pre_tokenizers
 
-from models.typed import ConfigError
+from models.base.typed import ConfigError
 from tasks.text import tokenizer as module
 from tasks.text.tokenizer import END_OF_TEXT, MAX_RUN, encode_packed, load_tokenizer, token_bytes, train_tokenizer
 
