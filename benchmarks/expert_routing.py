@@ -118,9 +118,9 @@ def train(arm: str, keys: "TrialKeys", seed: int, data: "Data") -> "Transformer"
     import torch
 
     from ablations.trial.fitting import build_model
+    from models.module import Diverged
     from models.training.batch import Batch
     from models.training.executor import update_routers
-    from models.training.module import Diverged
 
     module = build_model(keys, seed)
     model, optimisers = module.transformer, module.configure_optimizers()

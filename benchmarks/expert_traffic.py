@@ -201,7 +201,7 @@ def main() -> int:
     from ablations.files import write_json
     from models.base.files import write_atomically
     from models.base.typed import ConfigError
-    from models.training.module import Diverged
+    from models.module import Diverged
 
     folder = options.runs_dir / ("expert_traffic_quick" if options.quick else "expert_traffic")
     try:

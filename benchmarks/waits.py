@@ -29,8 +29,8 @@ from torch.utils.data import DataLoader
 
 from models.base.typed import build
 from models.config import ModelConfig, OptimConfig
+from models.module import Course, LanguageModel
 from models.training.batch import Batch
-from models.training.module import Course, LanguageModel
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS, ROWS, LENGTH = 4, 4, 32

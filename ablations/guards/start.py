@@ -12,8 +12,8 @@ from ablations.guards.probes import START_TOLERANCE
 from ablations.guards.subject import Subject
 from ablations.record.guardresult import Fact, GuardResult
 from ablations.trial.bare import train_steps
+from models.module import LanguageModel
 from models.training.batch import Batch
-from models.training.module import LanguageModel
 
 REACHED = 3
 """Steps within which a gradient must come to every parameter."""

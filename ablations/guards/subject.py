@@ -8,10 +8,10 @@ from torch import Tensor
 from ablations.config.trialkeys import TrialKeys
 from ablations.trial.fitting import build_model
 from models.config import ModelConfig, PrecisionConfig
+from models.module import LanguageModel
 from models.pipeline.chosen import executor_of
 from models.training.batch import Batch
 from models.training.executor import Executor
-from models.training.module import LanguageModel
 from models.transformer import Transformer, initialise
 from tasks.prepared import Data
 

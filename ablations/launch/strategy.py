@@ -10,8 +10,8 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor
 from torch.optim import Optimizer
 
+from models.module import LanguageModel
 from models.pipeline.ranks import Ranked, whole_state
-from models.training.module import LanguageModel
 from models.training.parallel import like, shard, whole
 
 

@@ -6,9 +6,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ablations.config.trialkeys import Stage
+from models.module import LanguageModel
 from models.training.batch import Batch
 from models.training.executor import update_routers
-from models.training.module import LanguageModel
 from models.training.optim import adamw
 
 

@@ -16,7 +16,7 @@ from ablations.config.trialkeys import Stage
 from ablations.trial.recorder import Recorder
 from models.base.files import whole_file
 from models.fits import check_shapes
-from models.training.module import LanguageModel
+from models.module import LanguageModel
 from models.training.optim import in_groups
 from models.transformer import Transformer, perturbed
 

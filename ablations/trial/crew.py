@@ -27,7 +27,7 @@ from ablations.record.steplog import STEPS, StepLog
 from ablations.trial.fitting import batches_of, build_model, open_data, quiet_lightning, trainer_of
 from ablations.trial.job import TrialJob
 from ablations.trial.recorder import Notes, Recorder, Unwatched
-from models.training.module import Diverged, LanguageModel
+from models.module import Diverged, LanguageModel
 from models.training.parallel import as_the_first, check_together, whole
 
 LEAVING_SECONDS = 10.0

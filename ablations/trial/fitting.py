@@ -10,15 +10,15 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.strategies import Strategy
 
 from ablations.config.trialkeys import Stage
+from models.module import Course, LanguageModel
 from models.post_training.policy import Policy
-from models.training.module import Course, LanguageModel
 from tasks.config import END_OF_TEXT_ID, DataConfig
 from tasks.datamodule import QuestionModule, TextDataModule
 from tasks.prepared import Data, prepare_data
 from tasks.problems.data import ProblemData
 
 READ_EVERY = {"cpu": 1, "cuda": 16}
-"""Steps (models.training.module.Course.read_every): a GPU runs ahead of its host, a CPU is its own."""
+"""Steps (models.module.Course.read_every): a GPU runs ahead of its host, a CPU is its own."""
 
 
 def open_data(stage: Stage, cache: str) -> Data:

@@ -15,8 +15,8 @@ from ablations.trial.identity import RANKED_TRIAL, trial_id
 from ablations.trial.job import TrialJob
 from ablations.trial.recorder import Notes, Recorder, Unwatched
 from ablations.trial.train import begun, finish, put_on_record
+from models.module import Diverged
 from models.pipeline.ranks import Ranked, whole_state
-from models.training.module import Diverged
 from models.transformer import Transformer
 from tasks.datamodule import TextDataModule
 from tasks.evals.prepare import prepare_tasks

@@ -18,8 +18,8 @@ from models.balance import max_vio
 from models.base.files import whole_file
 from models.config import OF_ANSWERS
 from models.measure.evaluation import evaluate, mean_max_vio
+from models.module import LanguageModel, Taken
 from models.training.batch import Batch
-from models.training.module import LanguageModel, Taken
 from models.transformer import Transformer
 from tasks.config import END_OF_TEXT_ID
 from tasks.prepared import Data

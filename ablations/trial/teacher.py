@@ -15,8 +15,8 @@ from ablations.record.trialdir import TEACHER
 from ablations.trial.job import TrialJob
 from ablations.trial.resume import STATE, weights_in
 from models.decoding.sampling import draw
+from models.module import LanguageModel
 from models.post_training.distil import Distilling
-from models.training.module import LanguageModel
 from models.transformer import Transformer
 from tasks.config import END_OF_TEXT_ID
 from tasks.prepared import Data

@@ -39,7 +39,7 @@ from ablations.trial.teacher import learn_from, teacher_of
 from models.base.files import remove, set_aside, unfinished_in, write_atomically
 from models.base.typed import ConfigError
 from models.checkpoint import load_checkpoint, save_checkpoint
-from models.training.module import Diverged
+from models.module import Diverged
 from models.transformer import Transformer
 from tasks.prepared import Data, chat_template
 

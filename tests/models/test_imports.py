@@ -40,6 +40,31 @@ def test_no_file_of_models_imports_what_imports_it() -> None:
     assert cycle(graph) == []
 
 
+ROOMS = {
+    "base": set(),
+    "training": {"base"},
+    "precision": {"base", "training"},
+    "pipeline": {"base", "training"},
+    "decoding": {"base"},
+    "measure": {"base", "training", "decoding"},
+    "post_training": {"base", "training", "decoding"},
+}
+"""Room -> the rooms that it may import, besides itself and, but for `base`, the files of models/ itself."""
+
+
+def room_of(module: str) -> str:
+    """`""`: of models/ itself."""
+    room = (module.split(".") + [""])[1]
+    return room if (ROOT / "models" / room).is_dir() else ""
+
+
+def test_rooms_of_models_import_as_their_table_says() -> None:
+    assert {room_of(name) for name in FILES} == {"", *ROOMS}
+    between = {(room_of(name), room_of(other)) for name, path in FILES.items() for other in imports(path)}
+    assert {(room, other) for room, other in between if room and other not in ROOMS[room] | {room, ""}} == set()
+    assert not {("base", ""), ("", "measure"), ("", "post_training")} & between
+
+
 def test_a_cycle_is_found_and_named() -> None:
     assert cycle({"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set()}) == ["b", "c", "b"]
     assert cycle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []

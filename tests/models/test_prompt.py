@@ -12,7 +12,7 @@ from models.base.typed import ConfigError
 from models.checkpoint import save_checkpoint
 from models.config import OptimConfig
 from models.decoding.generate import greedy
-from models.training.module import Course, LanguageModel
+from models.module import Course, LanguageModel
 from tasks.text.tokenizer import train_tokenizer
 
 

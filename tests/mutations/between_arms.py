@@ -64,7 +64,7 @@ compared("searched_on_the_test_seeds", "A seed of the confirmation chose the lea
 
 def _ignored_perturbation(patch: MonkeyPatch, folder: Path) -> None:
     start = __import__("models.transformer", fromlist=["_"]).initialise
-    patch.setattr("models.training.module.initialise", lambda model, seed, std, perturb=0.0: start(model, seed, std))
+    patch.setattr("models.module.initialise", lambda model, seed, std, perturb=0.0: start(model, seed, std))
 
 
 MISTAKES["perturbation_ignored"] = Mistake(

@@ -362,7 +362,7 @@ def mtp_routers_forgotten(patch: MonkeyPatch, folder: Path) -> None:
         for router in model.main_routers():
             router.update(result.load_LE[router.row], result.last_load_LE[router.row], progress)
 
-    for module in ("ablations.trial.bare", "models.training.module"):
+    for module in ("ablations.trial.bare", "models.module"):
         patch.setattr(f"{module}.update_routers", main_only)
 
 

@@ -351,7 +351,7 @@ def test_a_gain_of_zero_that_says_so_may_begin_there(keys, data, monkeypatch):
             super().__init__(config)
             self.model.layers[0].self_attn = ReZero(self.model.layers[0].self_attn)
 
-    for place in ("ablations.guards.sizes", "models.training.module"):
+    for place in ("ablations.guards.sizes", "models.module"):
         monkeypatch.setattr(f"{place}.Transformer", Rezeroed)
     subject = Subject(keys(), 0, data)
     declared = initialisation(subject)
@@ -369,7 +369,7 @@ def test_a_matrix_may_begin_as_it_was_made(keys, data, monkeypatch):
             super().__init__(config)
             nn.init.orthogonal_(self.lm_head.weight, generator=torch.Generator().manual_seed(0))
 
-    for place in ("ablations.guards.sizes", "models.training.module"):
+    for place in ("ablations.guards.sizes", "models.module"):
         monkeypatch.setattr(f"{place}.Transformer", Orthogonal)
     subject = Subject(keys(), 0, data)
     assert "lm_head.weight, set by its module, would be overwritten" in initialisation(subject).detail

@@ -23,7 +23,7 @@ from ablations.trial.measures import training_loss
 from ablations.trial.train import run_trial
 from models.checkpoint import load_checkpoint
 from models.measure.uniform import max_vio_floor
-from models.training.module import LanguageModel
+from models.module import LanguageModel
 
 torch.set_num_threads(1)
 

@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from models.base.typed import ConfigError
 from models.config import BalanceConfig, ModelConfig, MTPConfig, OptimConfig, PipelineConfig
+from models.module import Course, LanguageModel
 from models.pipeline.chosen import executor_of
 from models.pipeline.inprocess import Pipelined
 from models.pipeline.measure import chunk_seconds
@@ -21,7 +22,6 @@ from models.pipeline.schedules import SCHEDULES, Action
 from models.pipeline.stages import Chunks, Stage, stages_of
 from models.rules import validate
 from models.training.executor import Microbatching
-from models.training.module import Course, LanguageModel
 from models.transformer import Transformer, initialise
 
 Change = Callable[[ModelConfig], ModelConfig]

@@ -13,9 +13,9 @@ from models.base.typed import ConfigError
 from models.config import AttentionConfig, GRPOConfig, ModelConfig, MoEConfig, OptimConfig
 from models.decoding.generate import greedy
 from models.decoding.sampling import NotFinite, draw
+from models.module import Course, Diverged
 from models.post_training.policy import Policy
 from models.training.batch import Questions, Reward
-from models.training.module import Course, Diverged
 from models.transformer import Transformer, initialise
 
 END, WORDS = 0, 12

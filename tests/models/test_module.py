@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from models.config import ModelConfig, OptimConfig
+from models.module import SPIKE_STEPS, Course, Diverged, LanguageModel
 from models.training.executor import Microbatching, StepResult, update_routers
-from models.training.module import SPIKE_STEPS, Course, Diverged, LanguageModel
 from models.training.optim import adamw, lr_ratio
 from models.transformer import Transformer, initialise
 
