@@ -80,7 +80,7 @@ def write_pages(
     result: Result, folder: Path, published: bool = False, links: "Mapping[str, Sequence[Link]] | None" = None
 ) -> None:
     """`links`: by arm, to its trials' runs in W&B; a published page, which its records alone make again, has none."""
-    from ablations.show.figures import draw_figures
+    from ablations.show.figures.every import draw_figures
     from ablations.show.index import summary_of
     from ablations.show.page import page_html
     from ablations.show.render import table_csv, table_md, timings_csv

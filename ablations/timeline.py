@@ -94,7 +94,7 @@ def simulated(config: TimelineConfig) -> dict[str, Timeline]:
 def table(timelines: Mapping[str, Timeline]) -> str:
     """For the eyes."""
     from ablations import numbers
-    from ablations.show.gantt import peak
+    from ablations.show.figures.gantt import peak
 
     rows = [("schedule", "ranks", "bubble (mean)", "bubble (longest)", "end", "peak activations by rank")]
     for name, timeline in timelines.items():
@@ -114,8 +114,8 @@ def write_pictures(config: TimelineConfig, timelines: Mapping[str, Timeline]) ->
     """The files that were asked for. Equal times give equal bytes."""
     import matplotlib
 
-    from ablations.show.gantt import memory_figure, timeline_figure
-    from ablations.show.palette import STYLE
+    from ablations.show.figures.gantt import memory_figure, timeline_figure
+    from ablations.show.figures.palette import STYLE
 
     written = []
     for name, draw in ((config.out, timeline_figure), (config.memory, memory_figure)):

@@ -85,6 +85,13 @@ def test_rooms_import_only_from_rooms_below(path: Path) -> None:
     assert {room for room in others if ROOMS.index(room) > ROOMS.index(own)} == set()
 
 
+def test_figures_know_no_section() -> None:
+    paths = list((ROOT / "ablations/show/figures").glob("*.py"))
+    assert paths and not [
+        p for p in paths for name in imported_modules(p) if name.startswith("ablations.show.sections")
+    ]
+
+
 def test_no_module_imports_itself_by_a_detour() -> None:
     modules = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p for p in SOURCES}
     imports = {name: {m for m in imported_modules(path) if m in modules} - {name} for name, path in modules.items()}

@@ -10,7 +10,7 @@ from ablations.show.answer import answer, findings
 from ablations.show.page import FIGURES_AFTER
 from ablations.show.provenance import commands
 from ablations.show.render import failure_lines, markdown
-from ablations.show.sections import TABLES, all_tables
+from ablations.show.sections.every import TABLES, all_tables
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports.v2 import Report

@@ -14,10 +14,10 @@ from ablations.files import sha
 from ablations.judge.result import Result
 from ablations.metrics import metric as metric_of
 from ablations.show.answer import answer
-from ablations.show.costs import speed_table
-from ablations.show.palette import look_of
+from ablations.show.figures.palette import look_of
 from ablations.show.render import markdown
-from ablations.show.sections import verdict_table
+from ablations.show.sections.costs import speed_table
+from ablations.show.sections.every import verdict_table
 from ablations.show.table import Table
 from ablations.trial.tracking import PLACE
 from models.base.typed import ConfigError

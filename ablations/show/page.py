@@ -11,14 +11,14 @@ from typing import NamedTuple
 
 from ablations import numbers
 from ablations.judge.result import Result
-from ablations.show import palette
 from ablations.show.answer import answer
 from ablations.show.claims import arm_by_arm, claims
-from ablations.show.figures import Picture
-from ablations.show.marks import tokens
+from ablations.show.figures import palette
+from ablations.show.figures.every import Picture
+from ablations.show.figures.marks import tokens
 from ablations.show.markup import number, text
 from ablations.show.render import failure_lines
-from ablations.show.sections import TABLES, all_tables
+from ablations.show.sections.every import TABLES, all_tables
 from ablations.show.stylesheet import COLOURS, SCRIPT, STYLE
 from ablations.show.table import Table
 

@@ -13,7 +13,7 @@ import statistics
 from ablations import numbers
 from ablations.judge.result import Result
 from ablations.show.answer import answer, findings
-from ablations.show.sections import all_tables
+from ablations.show.sections.every import all_tables
 from ablations.show.table import Table
 
 

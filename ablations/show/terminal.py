@@ -12,8 +12,8 @@ from ablations.judge.stats import Difference
 from ablations.metrics import is_accuracy
 from ablations.metrics import metric as metric_of
 from ablations.numbers import ABSENT
-from ablations.show.scores import lack_of_score_signal
-from ablations.show.sections import seeds_cell
+from ablations.show.sections.every import seeds_cell
+from ablations.show.sections.scores import lack_of_score_signal
 from ablations.show.table import Table
 
 if typing.TYPE_CHECKING:

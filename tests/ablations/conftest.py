@@ -426,4 +426,4 @@ def conduct(plan: Any, pool: type[InlinePool]) -> Any:
 @pytest.fixture
 def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing is most of a report's time, and only `published` needs it."""
-    monkeypatch.setattr("ablations.show.figures.draw_figures", lambda result: [])
+    monkeypatch.setattr("ablations.show.figures.every.draw_figures", lambda result: [])

@@ -21,7 +21,7 @@ from ablations.launch.lean import lean
 with lean():
     import ledger_kinds
 
-import ablations.show.figures
+import ablations.show.figures.every
 import ablations.sweep.conductor
 import ablations.sweep.workplace
 from ablations.home import ROOT
@@ -51,7 +51,7 @@ def _command(words: list[str], folder: str, ledger: str) -> None:
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
     ledger_kinds.keep()
     process.subprocess = SimpleNamespace(Popen=Fork, **vars(OF_POPEN))  # type: ignore[assignment]
-    ablations.show.figures.draw_figures = lambda result: []
+    ablations.show.figures.every.draw_figures = lambda result: []
     ablations.sweep.conductor.Conductor._speed = lambda *_: None  # type: ignore[method-assign]
     sys.exit(main(words))
 

@@ -36,7 +36,7 @@ class AcceptedError(BaseException):
 def places(tmp_path_factory: pytest.TempPathFactory, finished_run: Path) -> dict[str, str]:
     area = tmp_path_factory.mktemp("bad")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ablations.show.figures.draw_figures", lambda result: [])
+        patch.setattr("ablations.show.figures.every.draw_figures", lambda result: [])
         published = publish(finished_run, "moe_balance", "cpu", area / "results")
     return bad_files.make(area / "in", published, finished_run)
 

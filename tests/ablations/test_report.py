@@ -281,7 +281,7 @@ def test_an_unknown_commit_is_said_with_its_reason(
     manifest = read_json(path)
     assert (manifest["commit"], manifest["dirty"]) == (None, None) and words in manifest["commit_unknown"]
     monkeypatch.undo()
-    monkeypatch.setattr("ablations.show.figures.draw_figures", lambda result: [])
+    monkeypatch.setattr("ablations.show.figures.every.draw_figures", lambda result: [])
     assert main([*given, "publish=again"]) == 0
     again = read_json(path)
     assert again["commit"] is None and again["commit_unknown"] == manifest["commit_unknown"], (

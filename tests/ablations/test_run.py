@@ -182,7 +182,7 @@ def test_a_disk_that_is_full_and_a_reader_that_is_gone(runs, monkeypatch, capsys
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """They cost more than the trials; the report's own tests draw them."""
-    monkeypatch.setattr("ablations.show.figures.draw_figures", lambda result: [])
+    monkeypatch.setattr("ablations.show.figures.every.draw_figures", lambda result: [])
 
 
 @pytest.fixture
@@ -234,10 +234,10 @@ def test_a_failed_trial_ends_in_exit_code_1(pool, runs, capsys):
 
 QUICK = """
 import functools, sys
-import ablations.show.figures
+import ablations.show.figures.every
 import ablations.sweep.conductor, ablations.sweep.workplace
 from ablations.run import main
-ablations.show.figures.draw_figures = lambda result: []
+ablations.show.figures.every.draw_figures = lambda result: []
 ablations.sweep.conductor.Conductor._speed = lambda *_: None
 ablations.sweep.workplace.Pool = functools.partial(ablations.sweep.workplace.Pool, kinds_module="quick_kinds")
 sys.exit(main(sys.argv[1:]))

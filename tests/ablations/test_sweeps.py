@@ -13,7 +13,7 @@ from ablations.config.sweepfile import read_sweep
 from ablations.guards.arm import GUARDS
 from ablations.home import ROOT
 from ablations.report import write_report
-from ablations.show.figures import _FIGURES as FIGURES
+from ablations.show.figures.every import _FIGURES as FIGURES
 from ablations.trial.requests import GuardsRequest
 from models.base.typed import build
 from models.config import ModelConfig
@@ -145,9 +145,9 @@ def real(monkeypatch: pytest.MonkeyPatch, pool: Any, request: pytest.FixtureRequ
 @pytest.mark.usefixtures("real")
 def test_a_sweep_runs_the_whole_way(name: str, conduct: Any, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if name not in DRAWN:
-        monkeypatch.setattr("ablations.show.figures.draw_figures", lambda result: [])
+        monkeypatch.setattr("ablations.show.figures.every.draw_figures", lambda result: [])
     # The form for a phone is the same figure once more; show/test_figures.py compares them.
-    monkeypatch.setattr("ablations.show.figures._with_narrow", lambda picture, result: picture)
+    monkeypatch.setattr("ablations.show.figures.every._with_narrow", lambda picture, result: picture)
     pinned = [] if name in SEARCHED else ["optim.lr=0.0035"]
     pinned = SHORTER.get(name, pinned)
     scored = ["eval.tasks=[python_bits_per_byte]", "eval.items=2"] if name in TIMED else []

@@ -35,7 +35,7 @@ the direction of reading."""
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, finished_run: Path) -> Path:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ablations.show.figures.draw_figures", lambda result: [])
+        patch.setattr("ablations.show.figures.every.draw_figures", lambda result: [])
         return publish(finished_run, "moe_balance", "cpu", tmp_path_factory.mktemp("results"))
 
 
@@ -115,7 +115,7 @@ def test_a_frame_holds_no_text_that_a_terminal_obeys(result: Path) -> None:
 
 def test_a_figure_takes_any_text(result: Path, tmp_path: Path) -> None:
     """matplotlib reads formulas between dollars, and fails at those that it cannot set."""
-    from ablations.show.figures import draw_figures
+    from ablations.show.figures.every import draw_figures
 
     said_in(result)
     for picture in draw_figures(load_published(result)):

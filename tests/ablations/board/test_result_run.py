@@ -24,7 +24,7 @@ from ablations.board.result_run import JOB_TYPE, mirror_result, result_id, trial
 from ablations.config.schema import Mode, TrackConfig
 from ablations.judge.gather import load_result
 from ablations.record.record import RECORDS
-from ablations.show.figures import Picture
+from ablations.show.figures.every import Picture
 from ablations.show.page import Link
 from ablations.trial.mirror import URL, WHOLE
 from ablations.trial.uploads import TRACK, remember, remembered
@@ -69,7 +69,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     png = io.BytesIO()
     Image.new("RGB", (2, 2)).save(png, "png")
     picture = Picture("loss", "", b"<svg xmlns='http://www.w3.org/2000/svg'/>", png.getvalue())
-    monkeypatch.setattr("ablations.show.figures.draw_figures", lambda result: [picture])
+    monkeypatch.setattr("ablations.show.figures.every.draw_figures", lambda result: [picture])
 
 
 def rows_of(folder: Path, history: dict[str, Any], name: str) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from ablations.judge.gather import load_result
 from ablations.judge.result import Result
 from ablations.metrics import METRICS
 from ablations.metrics import metric as metric_of
-from ablations.show.palette import COLOURS, INK, MUTED
+from ablations.show.figures.palette import COLOURS, INK, MUTED
 from ablations.trial.mirror import Mirror
 from models.config import OF_ANSWERS
 

@@ -9,8 +9,9 @@ from ablations.config.schema import SearchConfig
 from ablations.judge.constraint import Constraint, held
 from ablations.judge.gather import load_result
 from ablations.judge.result import Result
-from ablations.show import page, sections
+from ablations.show import page
 from ablations.show.answer import findings
+from ablations.show.sections import every as sections
 
 TENTH = Constraint("max_vio_global", 0.1)
 

@@ -12,10 +12,10 @@ from ablations.judge.equal_cost import Ratio, at_equal_cost, stretch, time_ratio
 from ablations.judge.gather import load_result
 from ablations.judge.stats import Difference, differences
 from ablations.record.documents import Speed, SweepState
-from ablations.show import costs
-from ablations.show.costs import equal_cost_table
 from ablations.show.page import page_html
-from ablations.show.sections import all_tables
+from ablations.show.sections import costs
+from ablations.show.sections.costs import equal_cost_table
+from ablations.show.sections.every import all_tables
 
 SLOPE, EFFECT = -0.4, -0.05
 """Nats per ln(tokens); what the arm gains at equal tokens."""

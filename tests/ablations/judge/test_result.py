@@ -13,8 +13,8 @@ from ablations.judge.gather import load_published, load_result
 from ablations.judge.result import Result
 from ablations.record.documents import PLAN, STATE, PlanDocument, SweepState
 from ablations.record.record import read_record
-from ablations.show import costs
-from ablations.show.sections import worth
+from ablations.show.sections import costs
+from ablations.show.sections.every import worth
 from models.base.typed import ConfigError
 
 

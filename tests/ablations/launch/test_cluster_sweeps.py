@@ -38,9 +38,9 @@ pytestmark = pytest.mark.skipif(
 )
 QUICK = """
 import functools, sys
-import ablations.show.figures, ablations.sweep.conductor, ablations.sweep.workplace
+import ablations.show.figures.every, ablations.sweep.conductor, ablations.sweep.workplace
 from ablations.run import main
-ablations.show.figures.draw_figures = lambda result: []
+ablations.show.figures.every.draw_figures = lambda result: []
 ablations.sweep.conductor.Conductor._speed = lambda *_: None
 ablations.sweep.workplace.KINDS_MODULE = "quick_kinds"
 ablations.sweep.workplace.Pool = functools.partial(ablations.sweep.workplace.Pool, kinds_module="quick_kinds")

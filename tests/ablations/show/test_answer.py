@@ -14,7 +14,7 @@ from ablations.show import page, render
 from ablations.show.answer import answer, brief, claim, remedies_table
 from ablations.show.claims import MARKS
 from ablations.show.markup import number
-from ablations.show.sections import loss_table, verdict_table
+from ablations.show.sections.every import loss_table, verdict_table
 
 EVEN = {"arm": "bias", "metric": "max_vio_global", "kind": "better", "says": "a bias keeps experts even"}
 CHEAPER = {"arm": "bias", "kind": "better", "paper_value": -0.005, "says": "it costs less than an auxiliary loss"}

@@ -4,8 +4,8 @@ import dataclasses
 from pathlib import Path
 
 from ablations.judge.gather import load_result
-from ablations.show.sections import all_tables
-from ablations.show.skill import answered_table
+from ablations.show.sections.every import all_tables
+from ablations.show.sections.skill import answered_table
 
 
 def test_answers_are_shown_where_there_are_any(finished_run: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from ablations.home import ROOT
 from ablations.judge.gather import load_result
-from ablations.show.figures import draw_figures
+from ablations.show.figures.every import draw_figures
 from ablations.show.page import page_html
 from ablations.show.stylesheet import SCRIPT
 

@@ -8,14 +8,9 @@ import pytest
 from ablations.judge.gather import load_result
 from ablations.judge.result import Result
 from ablations.record.record import Needles
-from ablations.show.context import (
-    context_costs_table,
-    contexts_table,
-    needle_map,
-    position_curves,
-    positions_table,
-)
-from ablations.show.marks import marked
+from ablations.show.figures.context import needle_map, position_curves
+from ablations.show.figures.marks import marked
+from ablations.show.sections.context import context_costs_table, contexts_table, positions_table
 from models.config import ModelConfig
 from models.cost import cost
 

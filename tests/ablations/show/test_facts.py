@@ -9,8 +9,8 @@ import pytest
 from ablations.judge.gather import load_result
 from ablations.record.documents import PlanDocument, SweepState
 from ablations.record.guardresult import Fact, GuardResult
-from ablations.show.pipeline import pipeline_table
-from ablations.show.precision import precision_table
+from ablations.show.sections.pipeline import pipeline_table
+from ablations.show.sections.precision import precision_table
 
 SENTENCE = "gradients differ by 9.9e-01 at most, through scales that tokens share"
 LEAK = (

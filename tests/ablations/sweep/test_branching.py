@@ -9,7 +9,7 @@ from stand_in_kinds import asked
 from ablations.judge.families import families_of
 from ablations.judge.gather import load_result
 from ablations.judge.judging import verdicts_of
-from ablations.show.sections import sensitivity_table, verdict_table
+from ablations.show.sections.every import sensitivity_table, verdict_table
 from ablations.sweep.announce import describe
 from models.base.typed import ConfigError
 

@@ -21,7 +21,7 @@ from ablations.launch.space import DiskFull
 from ablations.record.documents import PLAN, STATE, PlanDocument, SweepState
 from ablations.record.guardresult import GuardResult
 from ablations.record.record import read_record
-from ablations.show.sections import guards_table
+from ablations.show.sections.every import guards_table
 from ablations.sweep import guarding
 from ablations.sweep.disk import bytes_needed
 from ablations.sweep.guarding import GuardFailed

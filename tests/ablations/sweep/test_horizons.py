@@ -15,7 +15,7 @@ from ablations.judge.judging import verdicts_of
 from ablations.judge.stats import Difference
 from ablations.judge.verdicts import Verdict, at_every_length
 from ablations.record.steplog import read_steps
-from ablations.show.sections import all_tables
+from ablations.show.sections.every import all_tables
 from ablations.sweep.announce import describe
 from ablations.sweep.horizons import at_share
 from ablations.trial.job import TrialJob

@@ -74,7 +74,7 @@ OUTSIDE = (
     *("models/convert.py", "models/published.py", "models/expert_parallel.py"),
     *("models/decoding/speculative.py", "models/pipeline/measure.py"),
     *("ablations/judge/stats.py", "ablations/judge/verdicts.py", "ablations/trial/tracking.py"),
-    *("ablations/config/schema.py", "ablations/config/trialrules.py", "ablations/show/sections.py"),
+    *("ablations/config/schema.py", "ablations/config/trialrules.py", "ablations/show/sections/every.py"),
 )
 RANKS = ("ablations/trial/ranked.py",)
 

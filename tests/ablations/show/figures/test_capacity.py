@@ -9,7 +9,7 @@ import pytest
 
 from ablations.judge.gather import load_result
 from ablations.judge.result import Result
-from ablations.show.capacity import capacity
+from ablations.show.figures.capacity import capacity
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from ablations import numbers
 from ablations.judge.result import ArmResult, Result
 from ablations.judge.stats import Difference
 from ablations.metrics import at_shares
-from ablations.show.marks import mark
-from ablations.show.palette import INK, MUTED, legend, look_of, width
+from ablations.show.figures.marks import mark
+from ablations.show.figures.palette import INK, MUTED, legend, look_of, width
 from ablations.show.table import difference_cells
 from models.measure.uniform import max_vio_floor
 

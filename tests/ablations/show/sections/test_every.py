@@ -19,7 +19,10 @@ from ablations.judge.result import Result
 from ablations.judge.stats import differences
 from ablations.record.documents import Speed, SweepState
 from ablations.record.guardresult import GuardResult
-from ablations.show import answer, balance, costs, figures, page, render, sections, terminal
+from ablations.show import answer, page, render, terminal
+from ablations.show.figures import every as figures
+from ablations.show.sections import balance, costs
+from ablations.show.sections import every as sections
 
 FEW = ("aux_loss", "bias", "control", "aa")
 

@@ -7,8 +7,8 @@ from ablations import numbers
 from ablations.judge.result import ArmResult, Result
 from ablations.metrics import indices
 from ablations.metrics import metric as metric_of
-from ablations.show.marks import mark
-from ablations.show.palette import is_narrow, legend, look_of, width
+from ablations.show.figures.marks import mark
+from ablations.show.figures.palette import is_narrow, legend, look_of, width
 
 if typing.TYPE_CHECKING:
     from matplotlib.axes import Axes

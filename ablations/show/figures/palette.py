@@ -8,7 +8,7 @@ import typing
 from typing import Any
 
 from ablations.judge.result import Result
-from ablations.show.marks import mark_as
+from ablations.show.figures.marks import mark_as
 
 if typing.TYPE_CHECKING:
     from matplotlib.axes import Axes

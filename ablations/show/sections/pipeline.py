@@ -1,26 +1,20 @@
-"""The table and pictures of a sweep over pipeline schedules: simulated from chunks that were measured one at a time.
+"""The table of a sweep over pipeline schedules: simulated from chunks that were measured one at a time.
 
 No wall time of processes that share cores is shown: what a schedule takes on as many devices follows from its order.
 """
 
-import dataclasses
 import math
 import statistics
-import typing
 
 from ablations import numbers
 from ablations.judge.result import ArmResult, Result
 from ablations.numbers import ABSENT
 from ablations.record.guardresult import GuardResult
+from ablations.show.figures.pipeline import pipeline_of
 from ablations.show.table import Table
-from models.base.typed import build
-from models.config import ModelConfig, PipelineConfig
-from models.pipeline.rules import schedule_of
+from models.config import ModelConfig
 from models.pipeline.schedules import Overlapped, Schedule
-from models.pipeline.simulate import StageCosts, Timeline, simulate
-
-if typing.TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from models.pipeline.simulate import StageCosts, simulate
 
 EXCHANGE = 1.0
 """All-to-all as long as a chunk's forward computation: the ratio that V3 3.2.1 gives for its own training."""
@@ -28,7 +22,7 @@ EXCHANGE = 1.0
 
 def pipeline_table(result: Result) -> Table:
     """Empty where no arm has a pipeline whose chunks were measured."""
-    rows = [_row(arm, *_of(result, arm)) for arm in result.arms.values() if arm.chunks]
+    rows = [_row(arm, *pipeline_of(result, arm)) for arm in result.arms.values() if arm.chunks]
     columns = ["arm", "ranks", "microbatches", "gradients equal", "bubble (mean)", "bubble (longest)", "of even stages"]
     columns += [
         "step (ms)",
@@ -84,44 +78,6 @@ def _gradients(guard: GuardResult) -> str:
     """`yes (5.1e-16)`: whether a step's gradients are those of plain microbatching, and by how much they differ."""
     difference, word = guard.number("gradient_difference"), "yes" if guard.passed else "NO"
     return word if difference is None else f"{word} ({difference:.1e})"
-
-
-def pipeline_timelines(result: Result) -> dict[str, Timeline]:
-    """Of the arms that have as many ranks and microbatches as the first."""
-    found: dict[str, Timeline] = {}
-    size = None
-    for arm in result.arms.values():
-        if not arm.chunks:
-            continue
-        schedule = _of(result, arm)[1]
-        size = size or (len(schedule.ranks), schedule.microbatches)
-        if (len(schedule.ranks), schedule.microbatches) == size:
-            milliseconds = {kind: [1e3 * s for s in seconds] for kind, seconds in arm.chunks.items()}
-            found[arm.name] = simulate(schedule, StageCosts(milliseconds))
-    return found
-
-
-def timelines(result: Result) -> "Figure | None":
-    from ablations.show.gantt import timeline_figure
-
-    found = pipeline_timelines(result)
-    return timeline_figure(found, "ms") if found else None
-
-
-def memory(result: Result) -> "Figure | None":
-    from ablations.show.gantt import memory_figure
-
-    found = pipeline_timelines(result)
-    return memory_figure(found, "ms") if found else None
-
-
-def _of(result: Result, arm: ArmResult) -> tuple[ModelConfig, Schedule]:
-    """The arm's model, which is the baseline's with another pipeline, and its schedule."""
-    keys, place = result.plan.keys, "model.pipeline."
-    changes = {key.removeprefix(place): value for key, value in arm.plan.set.items() if key.startswith(place)}
-    pipeline = build(PipelineConfig, dataclasses.asdict(keys.model.pipeline) | changes, "model.pipeline")
-    config = dataclasses.replace(keys.model, pipeline=pipeline)
-    return config, schedule_of(config, pipeline.microbatches or keys.train.microbatches)
 
 
 def _milliseconds(seconds: float) -> str:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from ablations.judge.gather import load_result
 from ablations.record.record import StageRecord
-from ablations.show.sections import all_tables
-from ablations.show.stages import stages_table
+from ablations.show.sections.every import all_tables
+from ablations.show.sections.stages import stages_table
 
 
 def test_stages_are_shown_where_there_are_any(finished_run: Path) -> None:

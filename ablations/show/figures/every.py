@@ -8,15 +8,15 @@ import io
 import typing
 
 from ablations.judge.result import Result
-from ablations.show.capacity import capacity
-from ablations.show.context import needle_map, position_curves
-from ablations.show.curves import length_curves, loss_curves, max_vio_curves
-from ablations.show.loads import load_map
-from ablations.show.marks import marked
-from ablations.show.palette import NARROW_STYLE, STYLE
-from ablations.show.pipeline import memory, timelines
-from ablations.show.points import forest, frontier
-from ablations.show.rewards import reward_curves
+from ablations.show.figures.capacity import capacity
+from ablations.show.figures.context import needle_map, position_curves
+from ablations.show.figures.curves import length_curves, loss_curves, max_vio_curves
+from ablations.show.figures.loads import load_map
+from ablations.show.figures.marks import marked
+from ablations.show.figures.palette import NARROW_STYLE, STYLE
+from ablations.show.figures.pipeline import memory, timelines
+from ablations.show.figures.points import forest, frontier
+from ablations.show.figures.rewards import reward_curves
 
 if typing.TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,8 +11,8 @@ from ablations.judge.result import Result
 from ablations.judge.stats import Difference
 from ablations.judge.verdicts import region_of
 from ablations.metrics import metric as metric_of
-from ablations.show.marks import mark
-from ablations.show.palette import FAINT, INK, MUTED, is_narrow, legend, look_of, width
+from ablations.show.figures.marks import mark
+from ablations.show.figures.palette import FAINT, INK, MUTED, is_narrow, legend, look_of, width
 from ablations.show.table import difference_cells
 
 if typing.TYPE_CHECKING:

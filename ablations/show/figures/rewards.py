@@ -3,8 +3,8 @@
 import typing
 
 from ablations.judge.result import Result
-from ablations.show.curves import band, curves_of, smoothed
-from ablations.show.palette import is_narrow, legend, look_of, width
+from ablations.show.figures.curves import band, curves_of, smoothed
+from ablations.show.figures.palette import is_narrow, legend, look_of, width
 
 if typing.TYPE_CHECKING:
     from matplotlib.figure import Figure

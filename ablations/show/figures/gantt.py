@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ablations import numbers
-from ablations.show.palette import COLOURS, FAINT, INK, MUTED, width
+from ablations.show.figures.palette import COLOURS, FAINT, INK, MUTED, width
 from models.pipeline.schedules import Action, Overlapped, Schedule, parts
 from models.pipeline.simulate import Timed, Timeline
 
@@ -19,7 +19,7 @@ if typing.TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from ablations.show.bars import Span
+    from ablations.show.figures.bars import Span
 
 ACTIONS = {
     "F": (COLOURS[0], "F forward"),
@@ -59,7 +59,7 @@ def peak(timeline: Timeline, rank: int) -> float:
 
 def timeline_figure(timelines: Mapping[str, Timeline], unit: str = "") -> "Figure":
     """A panel per schedule. `unit`: of the chunks' times, for the axis."""
-    from ablations.show.bars import Halves
+    from ablations.show.figures.bars import Halves
 
     ranks = max(len(timeline.ranks) for timeline in timelines.values())
     row = min(14.0, 3.0 + 80.0 / ranks)
@@ -80,7 +80,7 @@ def timeline_figure(timelines: Mapping[str, Timeline], unit: str = "") -> "Figur
 def memory_figure(timelines: Mapping[str, Timeline], unit: str = "") -> "Figure":
     """Activations held over time: a panel per schedule, a profile per rank with its peak beside it. Equal heights are
     equal memory, also where ranks differ in number and so in layers: a schedule that holds more takes more room."""
-    from ablations.show.bars import draw_steps
+    from ablations.show.figures.bars import draw_steps
 
     peaks = {name: [peak(t, rank) for rank in range(len(t.ranks))] for name, t in timelines.items()}
     most = max(map(len, peaks.values()))
@@ -137,7 +137,7 @@ def _title(axes: "Axes", name: str, timeline: Timeline, fact: str) -> None:
 
 
 def _draw_timeline(axes: "Axes", timeline: Timeline, row: float) -> None:
-    from ablations.show.bars import draw_bars
+    from ablations.show.figures.bars import draw_bars
 
     height = row - GAP
     groups: dict[tuple[str, bool, float], list[Span]] = defaultdict(list)

@@ -7,8 +7,8 @@ import typing
 from collections.abc import Mapping
 
 from ablations.judge.result import Result
-from ablations.show.marks import mark
-from ablations.show.palette import COLOURS, MUTED, is_narrow, width
+from ablations.show.figures.marks import mark
+from ablations.show.figures.palette import COLOURS, MUTED, is_narrow, width
 
 if typing.TYPE_CHECKING:
     import numpy as np

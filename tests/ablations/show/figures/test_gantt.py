@@ -16,11 +16,11 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from ablations.show.bars import CompactPath, Span
-from ablations.show.figures import Picture
-from ablations.show.gantt import ACTIONS, FIRST, SECOND, held, memory_figure, peak, timeline_figure
+from ablations.show.figures.bars import CompactPath, Span
+from ablations.show.figures.every import Picture
+from ablations.show.figures.gantt import ACTIONS, FIRST, SECOND, held, memory_figure, peak, timeline_figure
+from ablations.show.figures.palette import FAINT, STYLE, WIDTH
 from ablations.show.page import inline_svg
-from ablations.show.palette import FAINT, STYLE, WIDTH
 from models.pipeline.schedules import SCHEDULES, make_schedule, parts
 from models.pipeline.simulate import Costs, Timeline, simulate
 

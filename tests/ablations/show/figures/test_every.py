@@ -14,13 +14,13 @@ from ablations.config.schema import ContrastConfig
 from ablations.judge.families import by_seed, families_of
 from ablations.judge.gather import load_result
 from ablations.judge.result import Result
-from ablations.show.curves import length_curves, paired_curve
-from ablations.show.figures import Picture, draw_figures, lay_out
-from ablations.show.loads import load_map
-from ablations.show.marks import mark, marked
+from ablations.show.figures.curves import length_curves, paired_curve
+from ablations.show.figures.every import Picture, draw_figures, lay_out
+from ablations.show.figures.loads import load_map
+from ablations.show.figures.marks import mark, marked
+from ablations.show.figures.palette import INK, NARROW, WIDTH, look_of
+from ablations.show.figures.points import forest, search_points
 from ablations.show.page import inline_svg
-from ablations.show.palette import INK, NARROW, WIDTH, look_of
-from ablations.show.points import forest, search_points
 
 SVG = "{http://www.w3.org/2000/svg}"
 

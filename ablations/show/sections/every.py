@@ -15,16 +15,22 @@ from ablations.metrics import metric as metric_of
 from ablations.numbers import ABSENT
 from ablations.record.guardresult import GuardResult
 from ablations.show.answer import claim, remedies_table
-from ablations.show.balance import balance_table, constraint_table, layer_table
-from ablations.show.context import context_costs_table, contexts_table, positions_table
-from ablations.show.costs import equal_cost_table, size_table, speed_table
-from ablations.show.estimates import estimates_table, falls_table, lengths_table, other_text_table, still_falling
-from ablations.show.pipeline import pipeline_table
-from ablations.show.precision import precision_table
-from ablations.show.scores import scores_table
-from ablations.show.searched import chosen_table, search_table
-from ablations.show.skill import answered_table, levels_table, skill_table
-from ablations.show.stages import stages_table
+from ablations.show.sections.balance import balance_table, constraint_table, layer_table
+from ablations.show.sections.context import context_costs_table, contexts_table, positions_table
+from ablations.show.sections.costs import equal_cost_table, size_table, speed_table
+from ablations.show.sections.estimates import (
+    estimates_table,
+    falls_table,
+    lengths_table,
+    other_text_table,
+    still_falling,
+)
+from ablations.show.sections.pipeline import pipeline_table
+from ablations.show.sections.precision import precision_table
+from ablations.show.sections.scores import scores_table
+from ablations.show.sections.searched import chosen_table, search_table
+from ablations.show.sections.skill import answered_table, levels_table, skill_table
+from ablations.show.sections.stages import stages_table
 from ablations.show.table import Table, difference_cells
 
 

@@ -1,0 +1,1 @@
+"""Pictures of a result; `every.py` says which, each of the others draws some."""
