@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from models.base.typed import ConfigError, closest
-from models.config import ROLES
+from models.precision.config import ROLES
 from tasks.config import SKILLS
 from tasks.evals.answers import BITS, MARGIN
 from tasks.evals.prepare import OUR_METRICS, OUR_TASKS

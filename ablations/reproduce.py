@@ -20,34 +20,30 @@ Exit code 0 where everything matches, 1 where something does not, 2 for what can
 it was published, too.
 """
 
-import contextlib
 import dataclasses
-import lzma
 import os
-import re
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import typing
-import zipfile
-import zlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 from ablations import numbers
+from ablations.archives import opened
 from ablations.command import parse
+from ablations.commits import code_of, is_before, is_here, worktree
 from ablations.home import ROOT, check_house
 from ablations.judge.gather import load_published, load_with
 from ablations.judge.repeated import RIGHT, Again, Cell, Mark, cells, csv_cells
 from ablations.judge.result import Result
 from ablations.metrics import metric as metric_of
 from ablations.record.audit import audit
-from ablations.record.documents import PLAN, ConfirmTrial, PlanDocument, SweepState
-from ablations.record.manifest import MANIFEST, Manifest
+from ablations.record.documents import ConfirmTrial, PlanDocument, SweepState
+from ablations.record.manifest import Manifest
 from ablations.record.record import RECORDS, Record, read_record
 from ablations.record.summary import summary_in
 from ablations.report import PAGES, write_pages
@@ -55,9 +51,6 @@ from ablations.show.render import table_csv
 from ablations.show.table import Table
 from models.base.streams import obeyed, spoken
 from models.base.typed import AtLeast, ConfigError, closest
-
-MOST_BYTES = 2_000_000_000
-"""That an archive of one result may unpack to."""
 
 
 @dataclass(frozen=True)
@@ -233,7 +226,7 @@ def _with_origin(manifest: Manifest, document: PlanDocument, folder: Path) -> Pl
     command. That commit has no `reproduce`, so that these are run by this checkout's code."""
     commit, name = manifest.commit, f"sweeps/{manifest.sweep}.yaml"
     commands = [command for command in manifest.commands if " -m ablations.run " in command]
-    if commit is None or not commands or not _has(commit):
+    if commit is None or not commands or not is_here(commit):
         raise ConfigError(
             f"{folder}: its plan is of an earlier version, without the sweep's file, and its commit ({commit}) is not "
             "in this clone; fetch it, or rebuild its tables alone, tables_only=true"
@@ -255,108 +248,29 @@ def _in_worktree(manifest: Manifest, document: PlanDocument, folder: Path, words
             f"({manifest.commit_unknown or 'nobody says why'}); "
             "code=here runs it by this code"
         )
-    if not _has(commit):
+    if not is_here(commit):
         raise ConfigError(
             f"{folder}: was published from commit {commit}, which is not in this clone; fetch it, or code=here runs it "
             "by this code"
         )
-    if not trust and not _is_before(commit):
+    if not trust and not is_before(commit):
         raise ConfigError(
             f"{folder}: was published from commit {commit}, which is not in the history of this checkout, so that its "
             "code may be anybody's; check out a branch that has it, trust=true runs it all the same, or code=here runs "
             "by this code"
         )
     print(f"its code is not this checkout's: runs by commit {commit[:12]}, in a worktree", flush=True)
-    with _worktree(commit) as tree:
+    with worktree(commit) as tree:
         if not (tree / "ablations" / "reproduce.py").is_file():
             raise ConfigError(f"commit {commit[:12]}: has no such command yet; code=here runs it by this code")
         environment = {**os.environ, "PYTHONPATH": str(tree)}
-        if (code := _code_of(environment)) != document.code:
+        if (code := code_of(environment)) != document.code:
             raise ConfigError(
                 f"{folder}: commit {commit[:12]} trains by other code ({code[:12]}) than its plan names "
                 f"({document.code[:12]}); code=here runs it by this checkout's"
             )
         command = [sys.executable, "-P", "-m", "ablations.reproduce", *words, "code=here"]
         return subprocess.run(command, env=environment).returncode
-
-
-def _has(commit: str) -> bool:
-    words = ["git", "-C", str(ROOT), "cat-file", "-e", f"{commit}^{{commit}}"]
-    return subprocess.run(words, capture_output=True).returncode == 0
-
-
-def _is_before(commit: str) -> bool:
-    """Whether HEAD has come of it."""
-    words = ["git", "-C", str(ROOT), "merge-base", "--is-ancestor", commit, "HEAD"]
-    return subprocess.run(words, capture_output=True).returncode == 0
-
-
-def _code_of(environment: Mapping[str, str]) -> str:
-    """The hash of what trains, of the tree in `environment`'s path."""
-    script = "from ablations.trial.identity import code_hash; print(code_hash())"
-    done = subprocess.run([sys.executable, "-P", "-c", script], env=environment, capture_output=True, text=True)
-    return done.stdout.strip() or "not to be had"
-
-
-@contextlib.contextmanager
-def _worktree(commit: str) -> Iterator[Path]:
-    inert = ["-c", f"core.hooksPath={os.devnull}", "-c", "submodule.recurse=false"]  # nothing of the commit runs yet
-    git = ["git", *inert, "-C", str(ROOT), "worktree"]
-    _remove_left_trees(git)
-    with tempfile.TemporaryDirectory(prefix=f"reproduce-{os.getpid()}-") as scratch:
-        tree = Path(scratch) / "tree"
-        done = subprocess.run([*git, "add", "--detach", str(tree), commit], capture_output=True, text=True)
-        if done.returncode:
-            raise ConfigError(f"git worktree: {' '.join(done.stderr.split())}")
-        try:
-            yield tree
-        finally:
-            subprocess.run([*git, "remove", "--force", str(tree)], capture_output=True)
-
-
-def _remove_left_trees(git: Sequence[str]) -> None:
-    """Those of processes that were killed before they could."""
-    listed = subprocess.run([*git, "list", "--porcelain"], capture_output=True, text=True).stdout
-    for tree in (Path(line.removeprefix("worktree ")) for line in listed.splitlines() if line.startswith("worktree ")):
-        owner = re.fullmatch(r"reproduce-(\d+)-\w+", tree.parent.name)
-        if owner and not _lives(int(owner[1])):
-            subprocess.run([*git, "remove", "--force", str(tree)], capture_output=True)
-            shutil.rmtree(tree.parent, ignore_errors=True)
-
-
-def _lives(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # somebody else's
-        return True
-    return True
-
-
-@contextlib.contextmanager
-def opened(place: Path) -> Iterator[Path]:
-    """The folder of a result; of a zip file, what it holds. Raises ConfigError where there is no such thing."""
-    if place.is_dir():
-        yield place
-        return
-    if not place.is_file() or not zipfile.is_zipfile(place):  # a device or a pipe may never end
-        raise ConfigError(f"{place}: neither the folder of a published result nor a zip file of one")
-    with tempfile.TemporaryDirectory(prefix="reproduce-") as scratch:
-        try:
-            with zipfile.ZipFile(place) as archive:
-                size = sum(entry.file_size for entry in archive.infolist())
-                if size > MOST_BYTES:
-                    raise ConfigError(f"{place}: unpacks to {size:,} bytes; at most {MOST_BYTES:,}")
-                archive.extractall(scratch)  # names that lead out of it are cut by zipfile
-        except (zipfile.BadZipFile, RuntimeError, UnicodeError, EOFError, zlib.error, lzma.LZMAError) as error:
-            raise ConfigError(f"{place}: cannot be unpacked ({error})") from None
-        plans = sorted(Path(scratch).rglob(PLAN))
-        if len(plans) != 1:
-            raise ConfigError(f"{place}: holds {len(plans)} results; name a folder of one")
-        if not (plans[0].parent / MANIFEST).is_file():
-            raise ConfigError(f"{place}: holds no {MANIFEST} beside its {PLAN}, so it is no published result")
-        yield plans[0].parent
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 
 from ablations.sweep.workplace import MALLOC
 from benchmarks.train_step import BATCH, LENGTH, SIZE, ours, timed
-from models.config import PrecisionConfig
+from models.precision.config import PrecisionConfig
 
 V3: dict[str, Any] = {
     "dispatch": "fp8",

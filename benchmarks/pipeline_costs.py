@@ -35,7 +35,7 @@ NUMBERS = ("bfloat16", "float32", "fp8_block")
 
 def build(numbers: str, options: argparse.Namespace) -> "Transformer":
     """`fp8_block` is emulated."""
-    from models.config import PrecisionConfig
+    from models.precision.config import PrecisionConfig
     from models.sizes import size
     from models.transformer import Transformer, initialise, resolve_dtype
 

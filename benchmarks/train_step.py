@@ -31,8 +31,9 @@ def ours(dtype: Any, device: str, precision: Any = None, compiled: bool = False)
 
     import torch
 
-    from models.config import OptimConfig, PrecisionConfig
+    from models.precision.config import PrecisionConfig
     from models.sizes import size
+    from models.training.config import OptimConfig
     from models.training.executor import Microbatching
     from models.training.optim import adamw
     from models.transformer import Transformer, initialise

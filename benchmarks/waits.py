@@ -28,9 +28,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
 from models.base.typed import build
-from models.config import ModelConfig, OptimConfig
+from models.config import ModelConfig
 from models.module import Course, LanguageModel
 from models.training.batch import Batch
+from models.training.config import OptimConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS, ROWS, LENGTH = 4, 4, 32

@@ -1,4 +1,4 @@
-"""Every toggle of the model, typed: the table of contents of `models/`.
+"""Every toggle of the model, typed: the table of contents of `models/`. FP8's are in `precision/config.py`.
 
 Field names are the papers' (DeepSeek-V2 2405.04434, DeepSeek-V3 2412.19437, Loss-Free Balancing 2408.15664). Each
 toggle says what "off" is. `models/rules.py` refuses what cannot be built; `models/sizes.py` names whole configurations.
@@ -7,19 +7,9 @@ toggle says what "off" is. `models/rules.py` refuses what cannot be built; `mode
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from models.base.typed import Above, AtLeast, AtMost, Below
-
-Count = Annotated[int, AtLeast(1), AtMost(10_000_000)]
-"""Widths, heads, experts: no model is near ten million of any."""
-Layers = Annotated[int, AtLeast(1), AtMost(10_000)]
-"""What is gone through one by one, before anything is built: layers, and stages of a pipeline."""
-Positive = Annotated[float, Above(0), AtMost(1e9)]
-NotNegative = Annotated[float, AtLeast(0), AtMost(1e9)]
-Share = Annotated[float, AtLeast(0), AtMost(1)]
-"""Of a training, or of something of which there is no more than all."""
-DType = Literal["auto", "float32", "bfloat16", "float64"]
-Kernels = Literal["auto", "emulated", "torch", "triton"]
-Momentum = Annotated[float, AtLeast(0), Below(1)]
+from models.base.bounds import Count, DType, Layers, NotNegative, Positive, Share
+from models.base.typed import Above, AtLeast, AtMost
+from models.precision.config import PrecisionConfig
 
 
 @dataclass(frozen=True)
@@ -175,113 +165,6 @@ class MTPConfig:
     """Share of the training after which `tail_weight` holds."""
 
 
-Role = Literal["activation", "weight", "gradient"]
-ROLES: tuple[Role, ...] = ("activation", "weight", "gradient")
-"""Of the operands of a linear layer's products."""
-
-OF_ANSWERS = (
-    *("reward", "right", "formed", "ended", "answer_length", "without_signal", "kl", "entropy", "clipped"),
-    *("drawn", "learned"),
-)
-"""What a step says of the answers that it learns from (models/post_training/policy.py): their mean reward, the shares
-that are right, well formed and have ended, their tokens, the share of groups whose rewards are all the same; KL,
-entropy and the share of tokens clipped, of the policy that learns; tokens written for this step, and tokens learned
-from, questions too."""
-
-
-FormatName = Literal["e4m3", "e5m2", "e4m2", "e4m1"]
-
-
-@dataclass(frozen=True)
-class FormatConfig:
-    """The 8-bit format of each role's operands; None is the recipe's. `e4m3`: 3 bits of mantissa, up to 448. `e5m2`:
-    2 bits, up to 57344. `e4m2`, `e4m1`: E4M3 with fewer bits of mantissa, emulated, to see what a bit is worth."""
-
-    activation: FormatName | None = None
-    weight: FormatName | None = None
-    gradient: FormatName | None = None
-
-
-@dataclass(frozen=True)
-class GranularityConfig:
-    """Which elements of an operand share a scale; None is the recipe's. Sizes are in `precision.block`.
-
-    `tile`: 1 x block, along the dimension that the product sums over. `block`: block x block. `row`: all elements that
-    one output sums over. `tensor`: all of them. Where several tokens share the scale of an activation (`block`,
-    `tensor`), a later token can change an earlier one's rounding in training; the causality guard says by how much.
-    """
-
-    activation: Literal["tile", "block", "row", "tensor"] | None = None
-    weight: Literal["tile", "block", "row", "tensor"] | None = None
-    gradient: Literal["tile", "block", "row", "tensor"] | None = None
-
-
-@dataclass(frozen=True)
-class KeepHighConfig:
-    """What an FP8 recipe leaves as it is (V3 3.3.1: all of these). Off: its operands are rounded to FP8 as well."""
-
-    embedding: bool = True
-    head: bool = True
-    router: bool = True
-    norms: bool = True
-    attention_core: bool = True
-    """Queries, keys and values, as the scores and the weighted sum read them."""
-
-
-@dataclass(frozen=True)
-class PrecisionConfig:
-    """Which numbers the training multiplies (V3 3.3). Evaluation and decoding never use FP8.
-
-    `auto`: products in `model.dtype`, and no code of models/precision on the path. `fp32`, `bf16`: the same, with that
-    type required. The FP8 recipes round the operands of all three products of every linear layer and of the routed
-    experts (Fprop, Dgrad, Wgrad); the rest stays in `model.dtype` (BF16 where that is `auto`):
-
-    `fp8_block` (V3): E4M3, tiles for activations and gradients, blocks for weights. `fp8_row`, `fp8_tensor`: E4M3 with
-    one scale per row or tensor. `fp8_hybrid`: E4M3 forward, E5M2 gradients, one scale per tensor.
-    """
-
-    recipe: Literal["auto", "fp32", "bf16", "fp8_block", "fp8_row", "fp8_tensor", "fp8_hybrid"] = "auto"
-    format: FormatConfig = field(default_factory=FormatConfig)
-    granularity: GranularityConfig = field(default_factory=GranularityConfig)
-    block: Count = 128
-    """Side of a tile and of a block."""
-    accumulation: Literal["fp32", "promoted", "limited"] = "promoted"
-    """How products are summed. `fp32`: in FP32. `promoted` (V3 3.3.2): in the tensor core's short accumulator, and
-    every `promote_every` products in FP32; emulated as FP32. `limited`: in the short accumulator to the end; its
-    emulation (models/precision/accumulate.py) is slow."""
-    promote_every: Count = 128
-    """N_C. Read by `promoted` on a GPU and in probes."""
-    scale_rounding: Literal["exact", "power_of_two"] = "exact"
-    """Scales as FP32 numbers, or rounded up to a power of two."""
-    keep_high: KeepHighConfig = field(default_factory=KeepHighConfig)
-    outliers: Annotated[float, AtLeast(1), AtMost(2.0**40)] = 1.0
-    """Channel outliers that leave the function as it is (the reverse of 2211.10438 eq. 3): before the operands of a
-    product behind a norm are rounded, the first channel of its input is multiplied by this power of two and the
-    matrix's column divided by it. Weights, gradients and optimizer see nothing of it but the rounding. 1: none."""
-    e5m6_after_attention: bool = False
-    """The input of the projection after attention is kept for the backward pass in E5M6 with power-of-two scales
-    (V3 3.3.3: on)."""
-    dispatch: Literal["bf16", "fp8"] = "bf16"
-    """What is sent to the experts, and the gradient that is sent to their outputs. `fp8` (V3 3.3.3): tiles with
-    power-of-two scales."""
-    combine: Literal["bf16", "fp8"] = "bf16"
-    """What the experts send back, and the gradient of their inputs (V3: bf16)."""
-    moments: Literal["fp32", "bf16"] = "fp32"
-    """AdamW's two moments (V3 3.3.3: bf16). The one part that every recipe has."""
-    cache_activations: Literal["fp8", "bf16"] = "fp8"
-    """Inputs of linear layers as they are kept for the weight gradient (V3: fp8)."""
-    recompute_swiglu: bool = False
-    """Keep the inputs of the experts' SwiGLU in FP8 tiles, and compute its output again in the backward (V3: on)."""
-    kernels: Kernels = "auto"
-    """`emulated`: rounded operands, multiplied in `model.dtype`; anywhere. `triton`: our kernels, and `torch`:
-    F.scaled_mm with ours for the experts; both for `fp8_block` at 128 on a Hopper GPU. `auto`: emulated, until the
-    others have been measured."""
-
-    @property
-    def fp8(self) -> bool:
-        return self.recipe.startswith("fp8")
-
-
 ScheduleName = Literal["none", "gpipe", "1f1b", "interleaved_1f1b", "zb1p", "zbv", "dualpipe", "dualpipev"]
 
 
@@ -347,85 +230,3 @@ class ModelConfig:
     def routers(self) -> int:
         """Of the whole model, MTP modules included."""
         return self.moe_layers + self.mtp.depth * (self.feed_forward == "moe")
-
-
-@dataclass(frozen=True)
-class OptimConfig:
-    """AdamW as V3 4.2 sets it, warmup, then a schedule. Schedules end at the last token, whatever their length."""
-
-    lr: Annotated[float, Above(0), AtMost(1e38)] = 5e-3
-    """Peak learning rate. The limit is what an FP32 weight can still hold."""
-    schedule: Literal["cosine", "wsd", "constant", "v3"] = "cosine"
-    """After the warmup: `cosine` to final_lr_ratio; `wsd` stays and decays linearly over the last decay_fraction; `v3`
-    (V3 4.2) stays until `cosine_from`, falls by a cosine to final_lr_ratio at `cosine_until`, stays there, and ends at
-    `tail_lr_ratio` from `tail_from` on."""
-    warmup_fraction: Annotated[float, AtLeast(0), Below(1)] = 0.1
-    final_lr_ratio: Share = 0.1
-    decay_fraction: Annotated[float, Above(0), AtMost(1)] = 0.2
-    cosine_from: Share = 0.676
-    """10T of V3's 14.8T tokens."""
-    cosine_until: Share = 0.966
-    """14.3T."""
-    tail_from: Share = 0.9887
-    """The last 167B tokens ..."""
-    tail_lr_ratio: Share = 0.0332
-    """... at 7.3e-6, of a peak of 2.2e-4."""
-    beta1: Momentum = 0.9
-    beta2: Momentum = 0.95
-    eps: Annotated[float, Above(0), AtMost(1)] = 1e-8
-    weight_decay: NotNegative = 0.1
-    clip_norm: Positive = 1.0
-
-
-@dataclass(frozen=True)
-class GRPOConfig:
-    """Reinforcement learning in place of the next token (models/post_training/grpo.py). As DeepSeekMath (2402.03300)
-    4.1 and V3 5.2.2 have it, with the changes of Dr. GRPO (2503.20783) and DAPO (2503.14476)."""
-
-    on: bool = False
-    group: Annotated[int, AtLeast(2), AtMost(4096)] = 8
-    """G, the answers drawn to each question (DeepSeekMath: 64). `data.batch_size` counts answers."""
-    answer_tokens: Count = 64
-    """Of an answer at most; one that has not ended by then earns nothing for its form."""
-    temperature: Positive = 1.0
-    """That answers are drawn at."""
-    updates: Annotated[int, AtLeast(1), AtMost(1024)] = 1
-    """Optimizer steps for which answers are drawn at once. 1: the policy that draws is the one that is changed, and
-    nothing is ever clipped (DeepSeekMath 4.2)."""
-    clip_low: Share = 0.2
-    clip_high: Positive = 0.2
-    """DAPO's clip-higher: 0.28."""
-    kl_weight: NotNegative = 0.04
-    """beta; 0 has no reference model (DAPO, Dr. GRPO)."""
-    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
-    scale_by_sd: bool = True
-    """Advantages in standard deviations of the group; off in Dr. GRPO."""
-    average: Literal["answer", "token", "fixed"] = "answer"
-    """What counts alike: answers (GRPO), tokens (DAPO), or tokens as if every answer had all (Dr. GRPO)."""
-    entropy_weight: NotNegative = 0.0
-    """Of a bonus for undecided tokens."""
-    form_reward: NotNegative = 0.0
-    """Reward of an answer that is well formed, beside 1 for a right one."""
-
-
-@dataclass(frozen=True)
-class DistilConfig:
-    """Learning from a teacher, as V3 did from R1 (5.1, 5.4.1): from what it writes (sequence-level, 1606.07947), from
-    its distribution over the next token (1503.02531), or from both."""
-
-    answers: Literal["data", "teacher"] = "data"
-    """Whose answers to the training's questions are learned from."""
-    chosen: Literal["right", "finished"] = "right"
-    """Which of the teacher's: those that the rule judges right (V3 5.1, rejection sampling), or all that have ended."""
-    answer_temperature: Positive = 1.0
-    """That the teacher's answers are drawn at."""
-    loss: Literal["tokens", "forward_kl", "reverse_kl"] = "tokens"
-    """`tokens`: the cross entropy of what is written. `forward_kl`: KL(teacher || student) at each target, which covers
-    all that the teacher might have written; `reverse_kl`: KL(student || teacher), which seeks its likeliest."""
-    temperature: Positive = 1.0
-    """Of both distributions; the loss is multiplied by its square (1503.02531, 2)."""
-
-    @property
-    def on(self) -> bool:
-        """Whether there is a teacher."""
-        return self.answers == "teacher" or self.loss != "tokens"

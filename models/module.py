@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from models.base.typed import check_fields
-from models.config import ModelConfig, OptimConfig
+from models.config import ModelConfig
 from models.pipeline.chosen import executor_of
 from models.pipeline.parts import partial_model
 from models.training.batch import Batch
+from models.training.config import OptimConfig
 from models.training.executor import StepResult, update_routers
 from models.training.optim import adamw, lr_ratio
 from models.training.parallel import Parallel

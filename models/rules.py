@@ -6,9 +6,11 @@ A key's own range stands at its field (models/config.py), the rules of a pipelin
 import dataclasses
 import math
 
+from models.base.bounds import DType
 from models.base.typed import ConfigError, check_fields
-from models.config import ROLES, DType, ModelConfig, MoEConfig, PrecisionConfig, RopeConfig
+from models.config import ModelConfig, MoEConfig, RopeConfig
 from models.kinds import attention_of
+from models.precision.config import ROLES, PrecisionConfig
 
 
 def validate(config: ModelConfig) -> None:

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from models.attention import LayerCache, Places, build_attention, softmax_scale, within_documents
 from models.balance import Routing
+from models.base.bounds import DType
 from models.base.typed import ConfigError
-from models.config import DType, ModelConfig, RopeConfig
+from models.config import ModelConfig, RopeConfig
 from models.kinds import attention_of
 from models.layers import KEPT, Embedding, Linear, RMSNorm, Start, Starts, SwiGLU
 from models.moe import MoE, Router

@@ -6,7 +6,7 @@ from typing import Any
 import lightning
 import torch
 
-from models.config import GRPOConfig
+from models.post_training.config import GRPOConfig
 from models.training.batch import Batch, Questions, Reward
 from tasks.config import Order
 from tasks.drawn import END

@@ -4,7 +4,7 @@ from typing import Any
 
 from ablations.config.trialkeys import Stage
 from models.base.typed import ConfigError
-from models.config import DistilConfig
+from models.post_training.config import DistilConfig
 from models.rules import check_length
 from tasks.config import DataConfig
 from tasks.problems.chosen import problem_of

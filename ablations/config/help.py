@@ -10,9 +10,6 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import ablations.config.schema
-import models.config
-import tasks.config
 from ablations.config.keys import all_keys, default_of, options
 from ablations.config.schema import ArmConfig, Config, ExpectedConfig, MatchedConfig, SearchConfig, SweepConfig
 from ablations.config.sweepfile import SCALES, default_scale, read_yaml, scale_names, sweep_files
@@ -83,7 +80,7 @@ def _keys() -> str:
         if key.is_group:
             owners[key.name] = key.hint
             continue
-        about = _choices(key.hint) + first_sentence(_docstrings().get((owners[group].__name__, last), ""))
+        about = _choices(key.hint) + first_sentence(_texts_of(owners[group]).get(last, ""))
         default = default_scale() if key.name == "scale" else _default(key.default)
         lines.append(_entry(f"{key.name}={default}", about, 46))
     return "\n".join(lines) + "\n"
@@ -99,7 +96,7 @@ def sweep_help() -> str:
                 continue
             missing = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
             default = "required" if missing else _default(default_of(field))
-            about = _choices(hints[field.name]) + _docstrings().get((cls.__name__, field.name), "")
+            about = _choices(hints[field.name]) + _texts_of(cls).get(field.name, "")
             lines.append(_entry(f"{field.name}: {default}", about, 46))
         parts.append("\n".join(lines))
     names = ", ".join(metric.name for metric in METRICS if not metric.yardstick)
@@ -156,16 +153,13 @@ def _wrapped(text: str, indent: str) -> str:
 
 
 @functools.cache
-def _docstrings() -> Mapping[tuple[str, str], str]:
-    """(class, field) -> the string under the field, which Python itself does not keep."""
+def _texts_of(cls: type) -> Mapping[str, str]:
+    """Field -> the string under it, which Python itself does not keep."""
+    [node] = ast.parse(inspect.getsource(cls)).body
+    assert isinstance(node, ast.ClassDef)
     found = {}
-    for module in (ablations.config.schema, models.config, tasks.config):
-        for node in ast.parse(inspect.getsource(module)).body:
-            if not isinstance(node, ast.ClassDef) or not dataclasses.is_dataclass(getattr(module, node.name)):
-                continue
-            for member, after in zip(node.body, node.body[1:], strict=False):
-                is_text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-                if isinstance(member, ast.AnnAssign) and isinstance(member.target, ast.Name) and is_text:
-                    text = str(after.value.value)  # type: ignore[attr-defined]
-                    found[node.name, member.target.id] = " ".join(text.split())
+    for member, after in zip(node.body, node.body[1:], strict=False):
+        is_text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+        if isinstance(member, ast.AnnAssign) and isinstance(member.target, ast.Name) and is_text:
+            found[member.target.id] = " ".join(str(after.value.value).split())  # type: ignore[attr-defined]
     return found

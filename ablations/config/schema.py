@@ -7,7 +7,9 @@ from typing import Annotated, Any, Literal
 
 from ablations.config.trialkeys import TrainConfig, TrialKeys
 from models.base.typed import Above, AtLeast, AtMost, Below, Distinct, Fits, NotEmpty
-from models.config import DistilConfig, GRPOConfig, ModelConfig, OptimConfig
+from models.config import ModelConfig
+from models.post_training.config import DistilConfig, GRPOConfig
+from models.training.config import OptimConfig
 from tasks.config import DataConfig, EvalConfig
 
 LOOKS = (4, 8, 16)

@@ -16,8 +16,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
+from models.base.bounds import Positive, Share
 from models.base.typed import Above, AtLeast, AtMost, ConfigError, build, suggestion
-from models.config import DistilConfig, GRPOConfig, ModelConfig, OptimConfig, Positive, Share
+from models.config import ModelConfig
+from models.post_training.config import DistilConfig, GRPOConfig
+from models.training.config import OptimConfig
 from tasks.config import END_OF_TEXT_ID, DataConfig, EvalConfig, batch_count, ramped
 
 Fraction = Annotated[float, Above(0), AtMost(1)]

@@ -3,9 +3,10 @@
 from ablations.config.chainrules import check_distil, check_tokens
 from ablations.config.trialkeys import Stage, TrialKeys
 from models.base.typed import ConfigError
-from models.config import ModelConfig, OptimConfig
+from models.config import ModelConfig
 from models.pipeline.rules import check_pipeline
 from models.rules import check_length, validate
+from models.training.config import OptimConfig
 from tasks.config import MOST_ORDERED, DataConfig, EvalConfig
 from tasks.evals.prepare import ANSWERED, NO_RULE
 from tasks.evals.programs import check_programs

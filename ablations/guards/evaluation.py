@@ -6,8 +6,8 @@ import torch
 
 from ablations.guards.subject import Subject
 from ablations.record.guardresult import Fact, GuardResult
-from models.config import PrecisionConfig
 from models.measure.evaluation import evaluate
+from models.precision.config import PrecisionConfig
 from models.transformer import Transformer
 
 SHIFT, EXACT = 0.25, 1e-9

@@ -15,8 +15,8 @@ from ablations.guards.subject import Subject
 from ablations.home import ROOT
 from ablations.launch.environment import thread_environment
 from ablations.record.guardresult import Fact, GuardResult
-from models.config import PrecisionConfig
 from models.pipeline.schedules import ranks_of
+from models.precision.config import PrecisionConfig
 from models.training.executor import Executor, Microbatching
 from models.transformer import Transformer
 

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from ablations.guards.subject import Subject
 from ablations.record.guardresult import Fact, GuardResult
-from models.config import PrecisionConfig
 from models.cost import cost
 from models.decoding.generate import Cache
 from models.layers import KEPT, Start
+from models.precision.config import PrecisionConfig
 from models.transformer import Transformer, start_of
 
 POSITIONS = 8

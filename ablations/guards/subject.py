@@ -7,9 +7,10 @@ from torch import Tensor
 
 from ablations.config.trialkeys import TrialKeys
 from ablations.trial.fitting import build_model
-from models.config import ModelConfig, PrecisionConfig
+from models.config import ModelConfig
 from models.module import LanguageModel
 from models.pipeline.chosen import executor_of
+from models.precision.config import PrecisionConfig
 from models.training.batch import Batch
 from models.training.executor import Executor
 from models.transformer import Transformer, initialise

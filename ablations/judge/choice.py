@@ -6,8 +6,7 @@ Knows numbers only, so that a result can say of a published search what the sear
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ablations.judge.grid import LEARNING_RATE, Key, Measured, Point, curve, edges, eligible
-from ablations.judge.stats import Edge
+from ablations.judge.grid import LEARNING_RATE, Edge, Key, Measured, Point, curve, edges, eligible
 from ablations.judge.vertex import Vertex, vertex
 
 

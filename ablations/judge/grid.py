@@ -7,12 +7,11 @@ import math
 import statistics
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
-
-from ablations.judge.stats import Edge, on_edge
+from typing import Literal, TypeVar
 
 LEARNING_RATE = "optim.lr"
 
+Edge = Literal["low", "high"]
 Point = dict[str, float]
 Key = tuple[tuple[str, float], ...]
 
@@ -105,3 +104,23 @@ def refined(values: Sequence[float], best: float) -> list[float]:
     _, i = max(gaps)
     between = float(f"{math.sqrt(grid[i] * grid[i + 1]):.6g}")
     return [*grid[: i + 1], between, *grid[i + 1 :]]
+
+
+def _best(points: Mapping[float, float]) -> tuple[list[float], int]:
+    """The rates in order, and the place of the least loss; of equal ones, the innermost."""
+    rates = sorted(points)
+    middle = (len(rates) - 1) / 2
+    return rates, min(range(len(rates)), key=lambda i: (points[rates[i]], abs(i - middle)))
+
+
+def on_edge(points: Mapping[float, float]) -> Edge | None:
+    """At which end of the searched range (rate -> search loss) the optimum lies; None inside, or with a single point.
+
+    A diverged point is given as infinity; where all diverged the answer is `low`.
+    """
+    if len(points) < 2:
+        return None
+    rates, best = _best(points)
+    if best == 0 or not math.isfinite(points[rates[best]]):
+        return "low"
+    return "high" if best == len(rates) - 1 else None

@@ -9,7 +9,8 @@ from ablations.config.schema import ExpectedConfig
 from ablations.judge.choice import Choice
 from ablations.judge.constraint import Held
 from ablations.judge.equal_cost import stretch
-from ablations.judge.stats import Difference, Edge, between, tokens_saved
+from ablations.judge.grid import Edge
+from ablations.judge.stats import Difference, between, tokens_saved
 from ablations.judge.verdicts import Verdict
 from ablations.record.documents import (
     ArmDocument,

@@ -11,12 +11,12 @@ Holm's p values are printed beside them. Holm rejects at least as often, but has
 goes with it: cutting Bonferroni's at 0 where Holm rejects covers 92 % (`benchmarks/calibration.py` shows it).
 """
 
-import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from ablations.judge.power import resolvable_ratio
 from ablations.metrics import metric as metric_of
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 Kind = Literal["claim", "exploratory", "diagnostic"]
 """Why arms are compared: a claim names them; nobody has claimed anything of them; or they show what can be seen."""
 
-MAX_SEEDS = 100_000
 ROUNDING = 1e-12
 """Over the values themselves: differences that spread less than this differ by rounding only."""
 
@@ -170,7 +169,7 @@ def differences(
             continue
         intervals = paired_intervals(np.stack([sides[i][0] - sides[i][1] for i in tested]), len(family), alpha)
         for i, low, high, p in zip(tested, *intervals, strict=True):
-            resolvable = rows[i]["sd"] * _resolvable_ratio(n, alpha / len(family))
+            resolvable = rows[i]["sd"] * resolvable_ratio(n, alpha / len(family))
             rows[i] |= {"low": float(low), "high": float(high), "p": float(p), "resolvable": resolvable}
     p_holm = holm(np.array([row["p"] for row in rows]))
     return [
@@ -228,48 +227,6 @@ def _correlations(both: "np.ndarray") -> "np.ndarray":
     return found
 
 
-@functools.lru_cache(maxsize=1024)
-def _power(ratio: float, n: int, level: float) -> float:
-    """That n pairs exclude 0 on the right side, for an effect of `ratio` standard deviations.
-
-    scipy's noncentral t itself: statsmodels' TTestPower adds the wrong tail, which is NaN for few pairs, and its
-    solve_power stops at 10 standard deviations without a word.
-    """
-    from scipy import stats
-
-    return float(stats.nct.sf(stats.t.isf(level / 2, n - 1), n - 1, ratio * math.sqrt(n)))
-
-
-@functools.lru_cache(maxsize=1024)
-def _resolvable_ratio(n: int, level: float, power: float = 0.8) -> float:
-    """Effect over sd that n pairs resolve."""
-    from scipy import optimize
-
-    high = 1.0
-    while _power(high, n, level) < power:
-        high *= 2
-    return float(optimize.brentq(lambda ratio: _power(ratio, n, level) - power, 0.0, high, xtol=1e-6))
-
-
-def seeds_needed(effect: float, sd: float, comparisons: int, alpha: float = 0.05, power: float = 0.8) -> int | None:
-    """Pairs with which an interval at alpha / comparisons excludes 0 for this effect with this power.
-
-    None where there is nothing to compute (effect or sd is 0) or more than 100,000 would be needed.
-    """
-    if effect == 0 or sd <= 0:
-        return None
-    ratio, level = abs(effect) / sd, alpha / comparisons
-    low, high = 1, 2
-    while _power(ratio, high, level) < power:
-        low, high = high, 2 * high
-        if low > MAX_SEEDS:
-            return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if _power(ratio, middle, level) >= power else (middle, high)
-    return high
-
-
 def lack_of_signal(scores: Sequence[float], chance: float, items: int, ceiling: float = 1.0) -> str | None:
     """Why per-seed accuracies can tell nothing apart; None where they lie above chance + 3 SE and below the ceiling -
     3 SE.
@@ -294,29 +251,6 @@ def lack_of_signal(scores: Sequence[float], chance: float, items: int, ceiling: 
     if below_ceiling:
         return "not above chance"
     return "at the ceiling" if above_chance else "too few items"
-
-
-def _best(points: Mapping[float, float]) -> tuple[list[float], int]:
-    """The rates in order, and the place of the least loss; of equal ones, the innermost."""
-    rates = sorted(points)
-    middle = (len(rates) - 1) / 2
-    return rates, min(range(len(rates)), key=lambda i: (points[rates[i]], abs(i - middle)))
-
-
-Edge = Literal["low", "high"]
-
-
-def on_edge(points: Mapping[float, float]) -> Edge | None:
-    """At which end of the searched range (rate -> search loss) the optimum lies; None inside, or with a single point.
-
-    A diverged point is given as infinity; where all diverged the answer is `low`.
-    """
-    if len(points) < 2:
-        return None
-    rates, best = _best(points)
-    if best == 0 or not math.isfinite(points[rates[best]]):
-        return "low"
-    return "high" if best == len(rates) - 1 else None
 
 
 def tokens_saved(effect: float, control: Difference, token_fraction: float = 0.9) -> float | None:

@@ -7,7 +7,8 @@ from typing import Literal
 
 from ablations.config.schema import ExpectedConfig
 from ablations.judge.counts import COUNTS_RULE, Counts
-from ablations.judge.stats import Difference, seeds_needed
+from ablations.judge.power import seeds_needed
+from ablations.judge.stats import Difference
 from ablations.metrics import COUNTED
 from ablations.metrics import metric as metric_of
 from ablations.numbers import interval, signed, size

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ablations.judge.stats import Edge
+from ablations.judge.grid import Edge
 
 if TYPE_CHECKING:
     import numpy as np

@@ -72,8 +72,8 @@ class Record:
     stages: list[StageRecord] = field(default_factory=list)
     """Each of them, in order."""
     answering: dict[str, list[float]] = field(default_factory=dict)
-    """Of stages that learn from rewards: columns of equal length, `step` and `models.config.OF_ANSWERS`; at most 200
-    points."""
+    """Of stages that learn from rewards: columns of equal length, `step` and OF_ANSWERS
+    (models/post_training/config.py); at most 200 points."""
     timings: dict[str, float] = field(default_factory=dict)
     """`train_s`, `eval_s`, `tokens_per_second`. Never compared for equality."""
     data: dict[str, Any] = field(default_factory=dict)

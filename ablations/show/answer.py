@@ -8,8 +8,9 @@ import shlex
 
 from ablations import numbers
 from ablations.config.schema import ExpectedConfig
+from ablations.judge.power import seeds_needed
 from ablations.judge.result import Result
-from ablations.judge.stats import Difference, seeds_needed
+from ablations.judge.stats import Difference
 from ablations.judge.verdicts import Verdict, region_of
 from ablations.metrics import metric as metric_of
 from ablations.numbers import ABSENT

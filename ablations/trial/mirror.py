@@ -14,7 +14,7 @@ from typing import Any
 from ablations.judge.result import score_values
 from ablations.metrics import METRICS
 from ablations.record.record import Record, read_record
-from models.config import OF_ANSWERS
+from models.post_training.config import OF_ANSWERS
 
 log = logging.getLogger(__name__)
 

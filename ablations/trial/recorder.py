@@ -16,9 +16,9 @@ from ablations.trial.measures import answers_of
 from ablations.trial.stages import unrewarded
 from models.balance import max_vio
 from models.base.files import whole_file
-from models.config import OF_ANSWERS
 from models.measure.evaluation import evaluate, mean_max_vio
 from models.module import LanguageModel, Taken
+from models.post_training.config import OF_ANSWERS
 from models.training.batch import Batch
 from models.transformer import Transformer
 from tasks.config import END_OF_TEXT_ID

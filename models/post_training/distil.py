@@ -6,8 +6,8 @@ The teacher reads the same sequences, in the same microbatches, as evaluation do
 import torch
 from torch import Tensor
 
-from models.config import DistilConfig
 from models.layers import inferring
+from models.post_training.config import DistilConfig
 from models.training.executor import Microbatching, StepResult, Targets
 from models.transformer import Output, Transformer
 

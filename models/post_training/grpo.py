@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.config import GRPOConfig
+from models.post_training.config import GRPOConfig
 
 SMALL = 1e-4
 """Added to a group's standard deviation, as trl and verl do."""

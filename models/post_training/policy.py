@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from models.config import GRPOConfig, ModelConfig, OptimConfig
+from models.config import ModelConfig
 from models.decoding.sampling import NotFinite, draw
 from models.layers import cast_once, inferring
 from models.module import Course, Diverged, LanguageModel
+from models.post_training.config import GRPOConfig
 from models.post_training.grpo import Terms, advantages, grpo_terms, token_logs, token_weights, without_signal
 from models.training.batch import Questions
+from models.training.config import OptimConfig
 from models.training.executor import StepResult, all_ranks, aux_loss
 from models.transformer import Transformer
 

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from models.attention import Core
-from models.config import PrecisionConfig
 from models.layers import Embedding, Linear, RMSNorm, Rounded
 from models.moe import Experts, Router
+from models.precision.config import PrecisionConfig
 from models.precision.experts import QuantisedExperts
 from models.precision.linear import Site, through
 from models.precision.outliers import site_after_norm

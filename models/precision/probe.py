@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.config import PrecisionConfig
 from models.layers import Linear, cast_once
 from models.moe import Experts, Router
+from models.precision.config import PrecisionConfig
 from models.precision.experts import QuantisedExperts
 from models.precision.linear import Site
 from models.precision.products import Products

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.config import Kernels
+from models.base.bounds import Kernels
 from models.moe import Layout
 from models.precision.accumulate import limited_product
 from models.precision.quantise import Codes, Rounding, quantised, rounded

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.config import Role
+from models.precision.config import Role
 from models.precision.formats import Format
 
 Granularity = Literal["tile", "block", "row", "tensor"]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from models.config import ROLES, PrecisionConfig
+from models.precision.config import ROLES, PrecisionConfig
 from models.precision.formats import E5M6, FORMATS
 from models.precision.quantise import Granularity, Rounding
 

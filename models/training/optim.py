@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from models.config import OptimConfig
+from models.training.config import OptimConfig
 
 
 def lr_ratio(step: float, total_steps: float, config: OptimConfig) -> float:

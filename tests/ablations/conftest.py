@@ -26,7 +26,8 @@ from ablations.record.guardresult import GuardResult
 from ablations.record.record import Record
 from ablations.trial.identity import code_hash
 from models.base.typed import build
-from models.config import ModelConfig, MoEConfig, OptimConfig
+from models.config import ModelConfig, MoEConfig
+from models.training.config import OptimConfig
 from tasks.config import DataConfig, EvalConfig
 
 torch.set_num_threads(1)

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 
 from models.base.typed import build
-from models.config import ModelConfig, OptimConfig
+from models.config import ModelConfig
 from models.pipeline.chosen import executor_of
+from models.training.config import OptimConfig
 from models.training.executor import update_routers
 from models.training.optim import adamw
 from models.training.parallel import Parallel, shard, whole

@@ -22,7 +22,7 @@ from ablations.metrics import (
     share_of_maximum,
 )
 from models.base.typed import ConfigError
-from models.config import ROLES
+from models.precision.config import ROLES
 from tasks.evals import prepare
 from tasks.evals.answers import BITS, MARGIN
 from tasks.evals.programs import PASSED, PROGRAMS

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ablations import reproduce
+from ablations import commits, reproduce
 from ablations.files import read_json, write_json
 from ablations.home import ROOT
 from ablations.judge.repeated import reach
@@ -191,8 +191,8 @@ def test_a_commit_of_other_code_than_the_plans_is_refused(
         assert commit == "d" * 40
         yield ROOT
 
-    monkeypatch.setattr(reproduce, "_worktree", here)
-    for name in ("_has", "_is_before"):
+    monkeypatch.setattr(reproduce, "worktree", here)
+    for name in ("is_here", "is_before"):
         monkeypatch.setattr(reproduce, name, lambda commit: True)
     code, lines = again("anyway=true")
     assert (
@@ -213,8 +213,8 @@ def test_what_a_killed_command_left_in_git_is_removed(tmp_path: Path, monkeypatc
     left, held, other = (tmp_path / name / "tree" for name in names)
     for tree in (left, held, other):
         subprocess.run([*git, "worktree", "add", "-q", "--detach", str(tree)], check=True)
-    monkeypatch.setattr(reproduce, "ROOT", tmp_path / "house")
-    with reproduce._worktree("HEAD") as tree:
+    monkeypatch.setattr(commits, "ROOT", tmp_path / "house")
+    with commits.worktree("HEAD") as tree:
         assert tree.is_dir() and held.is_dir() and other.is_dir() and not left.parent.exists()
     listed = subprocess.run([*git, "worktree", "list"], capture_output=True, text=True, check=True).stdout
     assert len(listed.splitlines()) == 3 and str(left) not in listed and str(tree) not in listed
@@ -421,7 +421,7 @@ def test_a_damaged_or_huge_archive_is_one_line(
     (tmp_path / "damaged.zip").write_bytes(content)
     code, lines = again(place=tmp_path / "damaged.zip")
     assert code == 2 and "cannot be unpacked" in lines[-1]
-    monkeypatch.setattr("ablations.reproduce.MOST_BYTES", 1000)
+    monkeypatch.setattr("ablations.archives.MOST_BYTES", 1000)
     code, lines = again(place=whole)
     assert code == 2 and "at most 1,000" in lines[-1]
 

@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.config import ModelConfig, OptimConfig
+from models.config import ModelConfig
 from models.module import SPIKE_STEPS, Course, Diverged, LanguageModel
+from models.training.config import OptimConfig
 from models.training.executor import Microbatching, StepResult, update_routers
 from models.training.optim import adamw, lr_ratio
 from models.transformer import Transformer, initialise

@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.config import ModelConfig, MTPConfig, OptimConfig
+from models.config import ModelConfig, MTPConfig
 from models.measure.evaluation import evaluate, evaluate_mtp
 from models.mtp import mtp_weight
+from models.training.config import OptimConfig
 from models.training.executor import Microbatching, update_routers
 from models.training.optim import adamw
 from models.transformer import Transformer

@@ -10,9 +10,9 @@ import models
 from ablations.home import ROOT
 from models.base.typed import ConfigError
 from models.checkpoint import save_checkpoint
-from models.config import OptimConfig
 from models.decoding.generate import greedy
 from models.module import Course, LanguageModel
+from models.training.config import OptimConfig
 from tasks.text.tokenizer import train_tokenizer
 
 

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from models.attention import GroupedQueryAttention, MultiHeadLatentAttention, Places, build_attention
 from models.base.typed import ConfigError
-from models.config import ModelConfig, OptimConfig
+from models.config import ModelConfig
 from models.decoding.generate import Cache, absorbing, decode, greedy
 from models.kinds import attention_of
 from models.layers import RMSNorm
 from models.published import check_held
 from models.rope import rope_turns
+from models.training.config import OptimConfig
 from models.training.executor import Microbatching
 from models.training.optim import adamw
 from models.transformer import Transformer

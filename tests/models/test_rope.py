@@ -12,8 +12,9 @@ from torch import Tensor
 
 import models.rope
 from models.base.typed import ConfigError
-from models.config import OptimConfig, RopeConfig
+from models.config import RopeConfig
 from models.rope import frequencies, rope_turns, rotate, softmax_temperature
+from models.training.config import OptimConfig
 from models.training.executor import Microbatching
 from models.training.optim import adamw
 from models.transformer import Transformer

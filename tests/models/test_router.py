@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from models.balance import Routing
-from models.config import ModelConfig, OptimConfig
+from models.config import ModelConfig
 from models.moe import Router, only_best_groups
+from models.training.config import OptimConfig
 from models.training.executor import Microbatching, update_routers
 from models.training.optim import adamw
 from models.transformer import Transformer

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from models.base.typed import ConfigError, build, check_fields
-from models.config import BalanceConfig, ModelConfig, MoEConfig, MTPConfig, OptimConfig, RopeConfig
+from models.config import BalanceConfig, ModelConfig, MoEConfig, MTPConfig, RopeConfig
 from models.module import Course, LanguageModel
 from models.moe import Experts, Router
 from models.published import hf_config, model_config
 from models.rules import check_length, validate
 from models.sizes import size
+from models.training.config import OptimConfig
 from models.transformer import Transformer
 
 Tiny = Callable[..., ModelConfig]

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from models.attention import Places
-from models.config import ModelConfig, OptimConfig
+from models.config import ModelConfig
+from models.training.config import OptimConfig
 from models.training.executor import Microbatching
 from models.training.optim import adamw
 from models.transformer import Transformer, initialise, resolve_dtype

@@ -15,7 +15,7 @@ PANELS = {
     "kl": "KL from the reference model",
     "without_signal": "Share of groups without signal",
 }
-"""Of OF_ANSWERS (models/config.py), which says what each is."""
+"""Of OF_ANSWERS (models/post_training/config.py), which says what each is."""
 
 
 def reward_curves(result: Result) -> "Figure | None":

@@ -8,7 +8,7 @@ from ablations.judge.loss_curve import loss_error
 from ablations.judge.result import ArmResult, Result
 from ablations.numbers import ABSENT
 from ablations.show.table import Table
-from models.config import ROLES
+from models.precision.config import ROLES
 
 
 def precision_table(result: Result) -> Table:

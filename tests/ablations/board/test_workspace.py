@@ -16,7 +16,7 @@ from ablations.metrics import METRICS
 from ablations.metrics import metric as metric_of
 from ablations.show.figures.palette import COLOURS, INK, MUTED
 from ablations.trial.mirror import Mirror
-from models.config import OF_ANSWERS
+from models.post_training.config import OF_ANSWERS
 
 pytest.importorskip("wandb_workspaces")
 

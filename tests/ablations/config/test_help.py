@@ -1,5 +1,6 @@
 """What the help says is whole, and what the document about sweep files says is true."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -44,6 +45,21 @@ def test_nothing_in_the_help_is_cut() -> None:
         assert text.count("(") == text.count(")")
     assert "(V3 eq. 15)" in help_text() and "sum_j P_j" not in help_text()
     assert "a fraction of the KV cache?" in " ".join(help_text().split())
+
+
+def test_what_stands_under_a_key_is_in_the_help_wherever_its_group_lives() -> None:
+    """One of each file that keys stand in."""
+    text = " ".join(help_text().split())
+    for key, about in {
+        "train.microbatches": "Microbatches per optimizer step",
+        "model.precision.block": "Side of a tile",
+        "optim.lr": "Peak learning rate",
+        "grpo.group": "G, the answers drawn to each question",
+        "distil.answers": "Whose answers",
+        "data.batch_size": "Sequences per optimizer batch",
+        "launch.workers": "Trials at once",
+    }.items():
+        assert re.search(rf"{re.escape(key)}=\S+ (\{{\S+\}} )?{re.escape(about)}", text), key
 
 
 def test_the_help_for_sweep_files_is_asked_for_by_name(capsys: Any) -> None:

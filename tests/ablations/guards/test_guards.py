@@ -29,8 +29,9 @@ from ablations.sweep.yardstick import twins_at_start, yardstick
 from ablations.trial.fitting import build_model, open_data
 from models.attention import Places
 from models.base.typed import ConfigError
-from models.config import GranularityConfig, KeepHighConfig, MTPConfig, PrecisionConfig
+from models.config import MTPConfig
 from models.layers import KEPT, Linear
+from models.precision.config import GranularityConfig, KeepHighConfig, PrecisionConfig
 from models.precision.quantise import Rounding
 from models.transformer import Output, Transformer, initialise
 from tasks.text.batches import PackedData

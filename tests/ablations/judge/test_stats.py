@@ -9,17 +9,9 @@ from scipy import stats as scipy_stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
-from ablations.judge.stats import (
-    Difference,
-    between,
-    differences,
-    holm,
-    lack_of_signal,
-    on_edge,
-    paired_intervals,
-    seeds_needed,
-    tokens_saved,
-)
+from ablations.judge.grid import on_edge
+from ablations.judge.power import seeds_needed
+from ablations.judge.stats import Difference, between, differences, holm, lack_of_signal, paired_intervals, tokens_saved
 from benchmarks import calibration
 
 SWEEPS = 4000

@@ -13,8 +13,8 @@ from ablations.trial import stages
 from ablations.trial.job import TrialJob
 from ablations.trial.resume import STATE
 from ablations.trial.train import run_trial
-from models.config import OF_ANSWERS
 from models.cost import cost
+from models.post_training.config import OF_ANSWERS
 
 PROBLEM = {
     "data.source": "problem",

@@ -7,16 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.config import (
-    AttentionConfig,
-    BalanceConfig,
-    ModelConfig,
-    MoEConfig,
-    MTPConfig,
-    OptimConfig,
-    PipelineConfig,
-    PrecisionConfig,
-)
+from models.config import AttentionConfig, BalanceConfig, ModelConfig, MoEConfig, MTPConfig, PipelineConfig
+from models.precision.config import PrecisionConfig
+from models.training.config import OptimConfig
 from models.training.executor import Executor, StepResult, update_routers
 from models.training.optim import adamw
 from models.transformer import Transformer

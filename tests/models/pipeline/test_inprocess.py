@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.base.typed import ConfigError
-from models.config import BalanceConfig, ModelConfig, MTPConfig, OptimConfig, PipelineConfig
+from models.config import BalanceConfig, ModelConfig, MTPConfig, PipelineConfig
 from models.module import Course, LanguageModel
 from models.pipeline.chosen import executor_of
 from models.pipeline.inprocess import Pipelined
@@ -21,6 +21,7 @@ from models.pipeline.rules import check_pipeline
 from models.pipeline.schedules import SCHEDULES, Action
 from models.pipeline.stages import Chunks, Stage, stages_of
 from models.rules import validate
+from models.training.config import OptimConfig
 from models.training.executor import Microbatching
 from models.transformer import Transformer, initialise
 

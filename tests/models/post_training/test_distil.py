@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.config import DistilConfig
+from models.post_training.config import DistilConfig
 from models.post_training.distil import Distilling, divergence
 from models.training.executor import Microbatching
 from models.transformer import Transformer

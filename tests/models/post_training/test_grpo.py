@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.config import GRPOConfig
+from models.post_training.config import GRPOConfig
 from models.post_training.grpo import (
     advantages,
     grpo_terms,

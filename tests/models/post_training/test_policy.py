@@ -10,12 +10,14 @@ from torch import Tensor
 
 import models.decoding.sampling
 from models.base.typed import ConfigError
-from models.config import AttentionConfig, GRPOConfig, ModelConfig, MoEConfig, OptimConfig
+from models.config import AttentionConfig, ModelConfig, MoEConfig
 from models.decoding.generate import greedy
 from models.decoding.sampling import NotFinite, draw
 from models.module import Course, Diverged
+from models.post_training.config import GRPOConfig
 from models.post_training.policy import Policy
 from models.training.batch import Questions, Reward
+from models.training.config import OptimConfig
 from models.transformer import Transformer, initialise
 
 END, WORDS = 0, 12

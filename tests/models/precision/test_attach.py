@@ -10,16 +10,10 @@ from torch import Tensor
 
 import models.moe
 from models.attention import Core
-from models.config import (
-    FormatConfig,
-    GranularityConfig,
-    KeepHighConfig,
-    ModelConfig,
-    MTPConfig,
-    PrecisionConfig,
-)
+from models.config import ModelConfig, MTPConfig
 from models.layers import Embedding, Linear, RMSNorm
 from models.moe import Experts, Router
+from models.precision.config import FormatConfig, GranularityConfig, KeepHighConfig, PrecisionConfig
 from models.training.executor import Microbatching
 from models.transformer import Transformer, initialise
 

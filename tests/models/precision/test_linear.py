@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.config import MoEConfig, PrecisionConfig
+from models.config import MoEConfig
 from models.layers import Linear, cast_once, swiglu
 from models.moe import Experts, Router
+from models.precision.config import PrecisionConfig
 from models.precision.experts import QuantisedExperts
 from models.precision.linear import Site, through
 from models.precision.products import EmulatedLoop

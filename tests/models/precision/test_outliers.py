@@ -7,12 +7,14 @@ import torch
 from torch import Tensor
 
 from models.base.typed import ConfigError
-from models.config import ModelConfig, MTPConfig, OptimConfig, PrecisionConfig
+from models.config import ModelConfig, MTPConfig
 from models.layers import Linear
 from models.moe import Experts, Router
 from models.precision import attach
+from models.precision.config import PrecisionConfig
 from models.precision.outliers import OutlierSite
 from models.precision.products import Emulated, EmulatedLoop
+from models.training.config import OptimConfig
 from models.training.executor import Microbatching
 from models.training.optim import adamw
 from models.transformer import Transformer, initialise

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from models.config import FormatConfig, GranularityConfig, PrecisionConfig
+from models.precision.config import FormatConfig, GranularityConfig, PrecisionConfig
 from models.precision.formats import E4M3
 from models.precision.probe import RoleErrors, _Watching, probe, saved_bytes
 from models.precision.products import EmulatedLoop

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from benchmarks.waits import SIZES, merged
 from models.base.typed import build
-from models.config import ModelConfig, OptimConfig
+from models.config import ModelConfig
 from models.training.compiled import compile_blocks, missing_compiler
+from models.training.config import OptimConfig
 from models.training.executor import Microbatching, update_routers
 from models.training.optim import adamw
 from models.transformer import Block, Transformer, initialise

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.multiprocessing.spawn import start_processes
 
-from models.config import OptimConfig
+from models.training.config import OptimConfig
 from models.training.executor import Microbatching, StepResult
 from models.training.optim import adamw
 from models.transformer import Transformer

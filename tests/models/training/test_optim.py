@@ -6,8 +6,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from models.config import OptimConfig
 from models.layers import RMSNorm, SwiGLU
+from models.training.config import OptimConfig
 from models.training.optim import adamw, lr_ratio
 
 TOTAL = 100

@@ -9,7 +9,7 @@ import pytest
 from ablations.judge.gather import load_result
 from ablations.judge.result import Result
 from ablations.show.figures.rewards import PANELS, reward_curves
-from models.config import OF_ANSWERS
+from models.post_training.config import OF_ANSWERS
 
 
 @pytest.fixture

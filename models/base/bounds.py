@@ -1,0 +1,17 @@
+"""Ranges that many keys share."""
+
+from typing import Annotated, Literal
+
+from models.base.typed import Above, AtLeast, AtMost, Below
+
+Count = Annotated[int, AtLeast(1), AtMost(10_000_000)]
+"""Widths, heads, experts: no model is near ten million of any."""
+Layers = Annotated[int, AtLeast(1), AtMost(10_000)]
+"""What is gone through one by one, before anything is built: layers, and stages of a pipeline."""
+Positive = Annotated[float, Above(0), AtMost(1e9)]
+NotNegative = Annotated[float, AtLeast(0), AtMost(1e9)]
+Share = Annotated[float, AtLeast(0), AtMost(1)]
+"""Of a training, or of something of which there is no more than all."""
+DType = Literal["auto", "float32", "bfloat16", "float64"]
+Kernels = Literal["auto", "emulated", "torch", "triton"]
+Momentum = Annotated[float, AtLeast(0), Below(1)]
