@@ -36,7 +36,9 @@ def test_every_package_is_installed() -> None:
 def test_what_is_called_slow_is_there() -> None:
     for file, names in SLOW.items():
         text = (ROOT / "tests" / file).read_text()
-        assert all(f"\ndef {name.partition('[')[0]}" in text for name in names), file
+        for function, _, settings in (name.partition("[") for name in names):
+            assert f"\ndef {function}" in text, (file, function)
+            assert all(re.search(rf"\b{word}", text) for word in re.findall(r"\w+", settings)), (file, settings)
 
 
 def name_of(path: Path) -> str:
