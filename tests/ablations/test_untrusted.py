@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ablations import compare, report, reproduce
+from ablations import commits, compare, report, reproduce
 from ablations.eval import main as eval_main
 from ablations.frames import load
 from ablations.judge.gather import load_published
@@ -313,7 +313,8 @@ def test_a_commit_that_was_only_fetched_is_not_run(
     git("-C", str(house), "reset", "-q", "--hard", "HEAD^")
     ours = git("-C", str(house), "rev-parse", "HEAD")
     git("-C", str(house), "config", "core.hooksPath", "hooks")
-    monkeypatch.setattr(reproduce, "ROOT", house)
+    for module in (reproduce, commits):
+        monkeypatch.setattr(module, "ROOT", house)
     plan = json.loads((result / PLAN).read_text())
     write(result, PLAN, plan | {"sweep_file": "question: x", "code": "c" * 64})
     for commit, said in ((stranger, "which is not in the history of this checkout"), (ours, "has no such command yet")):
