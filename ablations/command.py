@@ -5,6 +5,7 @@
 
 import contextlib
 import dataclasses
+import re
 import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,6 +15,11 @@ from ablations.config.keys import nested, options
 from models.base.typed import ConfigError, build, closest
 
 T = TypeVar("T")
+
+
+def is_pair(word: str) -> bool:
+    """Whether a word is KEY=VALUE; the name of a folder may have an equals sign too."""
+    return re.fullmatch(r"[\w.]*=.*", word, re.DOTALL) is not None
 
 
 def parse(cls: type[T], words: Sequence[str], hidden: Sequence[str] = ()) -> T:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ablations import numbers
-from ablations.command import keys_of, parse
+from ablations.command import is_pair, keys_of, parse
 from ablations.home import ROOT, check_house
 from ablations.judge.crossed import item_by_item
 from ablations.judge.gather import load_published, load_result
@@ -262,12 +262,12 @@ def main(arguments: list[str] | None = None) -> int:
 
     def work() -> int:
         check_house()
-        names = [word for word in words if "=" not in word]
+        names = [word for word in words if not is_pair(word)]
         if len(names) != 2 or not all(names):
             raise ConfigError(
                 f"compare: expected two names, as in `moe_balance/cpu/bias moe_balance/cpu/none`, not {len(names)}"
             )
-        places = parse(CompareConfig, [word for word in words if "=" in word])
+        places = parse(CompareConfig, [word for word in words if is_pair(word)])
         one, other = (find(name, places) for name in names)
         print_tables(tables(one, other))
         return 0

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from tasks.text.splits import Document
 
 CHECKPOINT_FILES = ("config.json", "model.safetensors", "tokenizer.json")
-UNUSED = ("eval.tokens",)
+UNUSED = ("eval.tokens", "eval.lengths", "eval.mask_documents", "data.mask_documents", "data.epochs")
 """Keys that only matter during a trial."""
 
 USAGE = """python -m ablations.eval checkpoint=PATH [KEY=VALUE ...]

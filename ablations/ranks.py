@@ -22,11 +22,14 @@ if TYPE_CHECKING:
 
 def parse(words: list[str]) -> tuple[str, int, list[str]]:
     """(arm, seed, what `ablations.run` takes). Raises ConfigError."""
-    own, rest = {"arm": "", "seed": "0"}, []
+    own, rest, given = {"arm": "", "seed": "0"}, list[str](), set[str]()
     for word in words:
         key, equals, value = word.partition("=")
         if key in own and equals:
+            if key in given:
+                raise ConfigError(f"{key}: given twice; keep one")
             own[key] = value
+            given.add(key)
         else:
             rest.append(word)
     if not re.fullmatch("[0-9]{1,9}", own["seed"]):

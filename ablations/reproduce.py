@@ -34,7 +34,7 @@ from typing import Annotated, Literal
 
 from ablations import numbers
 from ablations.archives import opened
-from ablations.command import parse
+from ablations.command import is_pair, parse
 from ablations.commits import code_of, is_before, is_here, worktree
 from ablations.home import ROOT, check_house
 from ablations.judge.gather import load_published, load_with
@@ -283,13 +283,13 @@ def main(arguments: list[str] | None = None) -> int:
     def work() -> int:
         check_house()
         signal.signal(signal.SIGTERM, _interrupt)
-        places = [word for word in words if "=" not in word]
+        places = [word for word in words if not is_pair(word)]
         if len(places) != 1:
             raise ConfigError(f"reproduce: expected one result, as in results/moe_balance/cpu, not {len(places)}")
-        config = parse(ReproduceConfig, [word for word in words if "=" in word])
+        config = parse(ReproduceConfig, [word for word in words if is_pair(word)])
         place = Path(os.path.expanduser(places[0]))
         with opened(place) as folder:
-            own = [word for word in words if "=" in word and word.partition("=")[0] not in ("code", "runs_dir")]
+            own = [word for word in words if is_pair(word) and word.partition("=")[0] not in ("code", "runs_dir")]
             again = [str(folder.absolute()), f"runs_dir={config.runs_dir.absolute()}", *own]
             return reproduce(folder, config, again)
 

@@ -15,6 +15,7 @@ has learned a problem) goes to tokenizer_config.json. A model that the format ca
 import argparse
 import dataclasses
 import json
+import os
 import re
 import shutil
 import sys
@@ -119,7 +120,7 @@ def to_hf(checkpoint: Path, out: Path) -> list[str]:
         values |= _write_tokens(folder, saved, values["max_position_embeddings"])
         rest = {key: value for key, value in saved.items() if key not in (*OWN, "chat_template")}
         if isinstance(rest.get("data"), dict):  # where its text lies here says nothing elsewhere
-            rest["data"] = {key: value for key, value in rest["data"].items() if key != "path"}
+            rest["data"] = {key: value for key, value in rest["data"].items() if key not in ("path", "domains")}
         rest["model"] = _difference(dataclasses.asdict(model.config), dataclasses.asdict(model_config(values)))
         shapes, entries = layout(model.config)
         ours = model.state_dict()
@@ -286,14 +287,18 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message} (expected: to-hf CHECKPOINT OUT, or from-hf DIR OUT; --help says more)")
 
 
+def _place(text: str) -> Path:
+    return Path(os.path.expanduser(text))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """0, perhaps with notes on stderr; or 2 with one line there for what cannot be converted: then nothing is left."""
     parser = _Parser(
         "python -m models.convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("direction", choices=("to-hf", "from-hf"))
-    parser.add_argument("source", type=Path, help="our checkpoint (to-hf), or a deepseek_v3 folder (from-hf)")
-    parser.add_argument("out", type=Path, help="a new or empty folder")
+    parser.add_argument("source", type=_place, help="our checkpoint (to-hf), or a deepseek_v3 folder (from-hf)")
+    parser.add_argument("out", type=_place, help="a new or empty folder")
 
     def work() -> int:
         words = parser.parse_args(arguments)

@@ -42,7 +42,7 @@ class DataConfig:
     domains: Annotated[dict[str, str], NotEmpty()] | None = None
     """For `domains`: name -> `PACKAGE/*.SUFFIX` for files of an installed package, or what `path` takes. null: six
     kinds that come with the installation."""
-    weights: Annotated[dict[str, Annotated[float, Above(0)]], NotEmpty()] | None = None
+    weights: Annotated[dict[str, Annotated[float, AtLeast(1e-3), AtMost(1e3)]], NotEmpty()] | None = None
     """For `domains`: name -> how much of the text is of it, beside the others' weights. null: as much of each."""
     domain_per: Literal["sequence", "batch"] = "sequence"
     """For `domains`: whether each sequence is of one of them, or all sequences of an optimizer batch are."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from ablations.command import parse
+from ablations.command import is_pair, parse
 from ablations.home import check_house
 from models.base.streams import obeyed, spoken
 from models.base.typed import AtLeast, AtMost, ConfigError
@@ -59,10 +59,10 @@ class AuditConfig:
 
 def asked(words: Sequence[str]) -> tuple[str, AuditConfig]:
     """Raises ConfigError for anything else than one target and its keys."""
-    targets = [word for word in words if "=" not in word]
+    targets = [word for word in words if not is_pair(word)]
     if len(targets) != 1:
         raise ConfigError(f"audit: expected one TARGET, package.module:factory or a folder, not {len(targets)}")
-    return targets[0], parse(AuditConfig, [word for word in words if "=" in word])
+    return targets[0], parse(AuditConfig, [word for word in words if is_pair(word)])
 
 
 def told(verdict: "Verdict") -> str:

@@ -13,7 +13,6 @@ from ablations.guards.probes import Logits, same_dice
 from ablations.record.guardresult import Fact, GuardResult
 from models.base.typed import ConfigError
 
-LEAST_LENGTH = 8
 RAISED = (Exception, SystemExit)
 """Whatever a stranger's code raises; an exit would be taken for the audit's own."""
 

@@ -24,6 +24,7 @@ from ablations.launch.environment import worker_environment
 from ablations.trial.mirror import URL, WHOLE
 from ablations.trial.tracking import folders_of
 from ablations.trial.uploads import api_key, host, server, wandb_places
+from models.base.files import write_atomically
 from models.base.typed import ConfigError
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ def upload(folders: Mapping[Path, str], runs: Path, entity: str, project: str) -
     for folder, own in folders.items():
         if is_sent(folder):
             place = Settings(base_url=server(), entity=entity, project=project, run_id=own)
-            (folder / URL).write_text(place.run_url)
+            write_atomically(folder / URL, place.run_url)
     left = [folder for folder in folders if not is_sent(folder)]
     if done.returncode or left:
         said = [line for line in (done.stderr + done.stdout).splitlines() if "rror" in line] or ["no reason was given"]

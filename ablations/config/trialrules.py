@@ -270,7 +270,7 @@ def _check_epochs(stage: Stage) -> None:
     ):
         raise ConfigError(
             f"data.epochs={epochs}: the stage's {stage.steps} batches of {stage.sequences:,} sequences are no whole "
-            "number for each; change train.tokens, or take data.ramp_from=1"
+            "number for each; change train.tokens" + (", or take data.ramp_from=1" if stage.data.ramp_from < 1 else "")
         )
 
 

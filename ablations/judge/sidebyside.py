@@ -5,17 +5,20 @@ nothing in common, and the interval is Welch's, of two samples.
 """
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ablations.judge.result import ArmResult, Result, score_values
-from ablations.judge.stats import differences
+from ablations.judge.stats import ROUNDING, differences
 from ablations.metrics import metric as find_metric
 from ablations.record.record import Record
 
-BATCHES = ("data.seq_len", "data.batch_size", "data.ramp_from", "data.ramp_over", "data.fim_rate", "data.domain_per")
-"""Keys that lay the same text out in other batches. (A longer training begins with a shorter one's.)"""
+OF_THE_SAME_TEXT = ("data.path", "data.name", "data.max_bytes")
+"""Keys of the data that mean nothing where the text itself is the same."""
+OF_THE_SAME_BATCHES = (*OF_THE_SAME_TEXT, "data.mask_documents", "data.answers_only")
+"""Those that leave its batches as they are; any other may lay them out otherwise. (A longer training begins with a
+shorter one's.)"""
 ABSENT = object()
 """Of a key that one side does not have."""
 
@@ -55,10 +58,10 @@ def outcomes(one: Sequence[Record], other: Sequence[Record], only: str | None = 
     """Of the metrics and scores that both sides have, or of one, over complete trials. Records of a side differ in seed
     alone."""
     left, right = _values(one), _values(other)
-    paired = same_batches(one, other)
+    paired, alike = same_batches(one, other), same_batches(one, other, OF_THE_SAME_TEXT)
     found = []
     for metric in left if only is None else {only} & left.keys():
-        if metric not in right or find_metric(metric).yardstick or (metric == "train_loss" and not paired):
+        if metric not in right or find_metric(metric).yardstick or (metric == "train_loss" and not alike):
             continue  # what a training's own loss is taken on is another yardstick for otherwise arranged text
         here, there = left[metric], right[metric]
         common = sorted(here.keys() & there.keys()) if paired else []
@@ -70,13 +73,15 @@ def outcomes(one: Sequence[Record], other: Sequence[Record], only: str | None = 
     return found
 
 
-def same_batches(one: Sequence[Record], other: Sequence[Record]) -> bool:
-    """Whether a seed means the same tokens in the same order on both sides."""
+def same_batches(one: Sequence[Record], other: Sequence[Record], but: Collection[str] = OF_THE_SAME_BATCHES) -> bool:
+    """Whether a seed means the same tokens in the same order on both sides: the same text, and the same keys of the
+    data, `but` these."""
     if not one or not other:
         return False
     left, right = one[0], other[0]
-    own, theirs = dict(leaves(left.config)), dict(leaves(right.config))
-    return left.data == right.data and all(own.get(key) == theirs.get(key) for key in BATCHES)
+    keys = [dict(leaves(side.config.get("data", {}), "data.")) for side in (left, right)]
+    own, theirs = ({name: value for name, value in side.items() if name not in but} for side in keys)
+    return left.data == right.data and own == theirs
 
 
 @dataclass(frozen=True)
@@ -115,7 +120,8 @@ def _interval(
     if paired:
         (found,) = differences({"one": one, "other": other}, [("other", "one")], metric)
         return found.low, found.high
-    if min(len(one), len(other)) < 2:
+    varies = any(statistics.pstdev(side.values()) > ROUNDING * max(map(abs, side.values())) for side in (one, other))
+    if min(len(one), len(other)) < 2 or find_metric(metric).jump or not varies:
         return None, None
     from scipy import stats
 

@@ -23,6 +23,12 @@ LAUNCHERS = (
 )  # fmt: skip
 """Names, and beginnings of names where they end in an underscore."""
 
+NUMERICS = (
+    "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "MKL_DEBUG_CPU_TYPE", "ONEDNN_", "DNNL_",
+    "NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+)  # fmt: skip
+"""What has a library multiply otherwise: the same keys, code and versions would give other bits under the same id."""
+
 OF_WANDB = (
     # Who sends, and to which server.
     "WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_ENTITY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_CREDENTIALS_FILE",
@@ -47,10 +53,10 @@ def forget_launcher() -> None:
 
 
 def steers(name: str) -> bool:
-    """Whether a variable makes a process a part of something larger, or its run somebody else's."""
+    """Whether a variable makes a process a part of something larger, its run somebody else's, or its numbers others."""
     if name.startswith("WANDB_"):
         return name not in OF_WANDB
-    return any(name.startswith(own) if own.endswith("_") else name == own for own in LAUNCHERS)
+    return any(name.startswith(own) if own.endswith("_") else name == own for own in (*LAUNCHERS, *NUMERICS))
 
 
 def thread_environment(threads: int) -> dict[str, str]:

@@ -55,6 +55,9 @@ class ArmDocument:
     """The arm that it adds to, and is compared with instead of the baseline."""
     branched: bool = False
     """Whether it goes on from the baseline's state at `PlanDocument.branch_at`."""
+    keys: str = ""
+    """Hash of all its keys, of earlier stages and of teachers too; a searched one has the baseline's value. Empty in
+    plans of before."""
 
     @property
     def train_flops(self) -> float:

@@ -139,7 +139,11 @@ def _without_claims(result: Result) -> str:
     if not found:
         return "nothing to compare yet"
     said = ", ".join(f"{d.arm} ({_measured(d)})" for d in seen) or "no arm"
-    return f"{said} differs from {result.baseline}; the other {len(found) - len(seen)} are not resolved"
+    left = len(found) - len(seen)
+    others = f"; the other {left} are not resolved" if left > 1 else "; the other is not resolved" if left else ""
+    if not seen:
+        others = "; none is resolved" if left > 1 else ", as far as it is resolved"
+    return f"{said} {'differ' if len(seen) > 1 else 'differs'} from {result.baseline}{others}"
 
 
 def findings(result: Result) -> list[str]:

@@ -9,9 +9,10 @@ from typing import Any
 
 from ablations.config.compose import compose
 from ablations.config.schema import NAME
-from ablations.config.trialkeys import OF_A_RUN, TrialKeys, differing, value_of, with_overrides
+from ablations.config.trialkeys import OF_A_RUN, Stage, TrialKeys, differing, value_of, with_overrides
 from ablations.files import sha
 from ablations.judge.repeated import Again
+from ablations.judge.sidebyside import leaves
 from ablations.launch.progress import Progress
 from ablations.record.documents import ConfirmTrial, PlanDocument, SweepState
 from ablations.record.record import Record
@@ -157,14 +158,27 @@ def _check_keys(trial: ConfirmTrial, own: TrialKeys, record: Record) -> None:
     known = build(TrialKeys, record.config)  # a key that was not there yet had its default
     settled = {"model.precision.kernels": resolve_kernels(known.model.precision.kernels)}  # once was left to the trial
     known = with_overrides(known, settled, "")
-    other = differing(known, own) or [name for name in CHAINS if getattr(known, name) != getattr(own, name)]
+    other = [(name, value_of(own, name), value_of(known, name)) for name in differing(known, own)]
+    other = other or [found for name in CHAINS for found in _in_chains(name, getattr(own, name), getattr(known, name))]
     if other:
-        name, more = other[0], f", and {len(other) - 1} more keys" if len(other) > 1 else ""
-        here, there = (value_of(keys, name) for keys in (own, known))
+        (name, here, there), more = other[0], f", and {len(other) - 1} more keys" if len(other) > 1 else ""
         raise ConfigError(
-            f"arm {trial.arm} seed {trial.seed}: {name}={here} here, and {there} in its record{more}: the scale or "
-            "defaults have changed since; run it from its own commit"
+            f"arm {trial.arm} seed {trial.seed}: {name}={here} here, and {there} in its record{more}: the scale, the "
+            "sweep's file or defaults have changed since; run it from its own commit"
         )
+
+
+def _in_chains(place: str, own: Sequence[Stage], known: Sequence[Stage]) -> list[tuple[str, Any, Any]]:
+    """Key, value here and value there of what differs in earlier stages, or in teachers'."""
+    if len(own) != len(known):
+        return [(f"stages of {place}", len(own), len(known))]
+    found = list[tuple[str, Any, Any]]()
+    for number, (here, there) in enumerate(zip(own, known, strict=True), start=1):
+        said = f"{place}, stage {number}"
+        left, right = (dict(leaves(dataclasses.asdict(dataclasses.replace(s, teacher=[])))) for s in (here, there))
+        found += [(f"{said}: {key}", value, right[key]) for key, value in left.items() if value != right[key]]
+        found += _in_chains(f"teacher of {said}", here.teacher, there.teacher)
+    return found
 
 
 def why_other(record: Record) -> str | None:

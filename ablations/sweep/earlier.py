@@ -1,8 +1,11 @@
 """The values of an earlier published search, where they were found for the very arms that a plan has."""
 
 import dataclasses
+import tempfile
+from pathlib import Path
 from typing import Any
 
+from ablations.config.sweepfile import read_yaml
 from ablations.config.trialkeys import trial_leaves, value_of
 from ablations.record.documents import PLAN, STATE, PlanDocument, SweepState
 from ablations.sweep.plan import Plan, Published, results_dir
@@ -19,6 +22,11 @@ NOT_FOR_THE_SEARCH = (
 """Where a trial runs and how often it is looked at: this does not change which searched value is best."""
 SIZES_OF_FP8 = ("model.precision.block", "model.precision.promote_every")
 """Nor do these, which a scale sets, where no arm uses FP8."""
+
+OF_A_TRAINING = ("design", "branch_at", "trunk", "stages", "teacher")
+"""What a sweep's file says, besides keys, of how its arms are trained ..."""
+OF_AN_ARMS = ("design", "stages", "onto")
+"""... and of one of them."""
 
 
 def with_published(plan: Plan) -> Plan:
@@ -46,6 +54,15 @@ def _changed(plan: Plan, earlier: PlanDocument, state: SweepState) -> str | None
         now = (arm.set, arm.search, arm.solved)
         if arm.name not in state.chosen or then is None or (then.set, then.search, then.solved) != now:
             return f"the published search has no arm {arm.name} as it is now"
+    for name in ("constraint_metric", "constraint_max"):
+        now, before = getattr(plan.sweep.search, name), getattr(earlier.search_rule, name)
+        if now != before:
+            return f"the published search had search.{name}={before}, here it is {now}"
+    if earlier.sweep_file:  # plans of before do not have it
+        said, then_said = (_trainings(text, plan) for text in (plan.config.sweep_text, earlier.sweep_file))
+        other = [name for name, value in said.items() if value != then_said[name]]
+        if other:
+            return f"the published search had another `{other[0]}` in its file"
     for name in trial_leaves():
         if name in searched or name.startswith("eval.") or name in idle:
             continue
@@ -53,3 +70,18 @@ def _changed(plan: Plan, earlier: PlanDocument, state: SweepState) -> str | None
         if now != before:
             return f"the published search had {name}={before}, here it is {now}"
     return None
+
+
+def _trainings(text: str, plan: Plan) -> dict[str, Any]:
+    """What a sweep's file says of the trainings of searched arms, which no key of a trial has."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{plan.sweep.name}.yaml"
+        path.write_text(text, encoding="utf-8")
+        values = read_yaml(path)
+    arms = values.get("arms") or {}
+    own = {
+        f"arms.{arm.name}.{name}": (arms.get(arm.name) or {}).get(name)
+        for arm in plan.searched_arms
+        for name in OF_AN_ARMS
+    }
+    return {name: values.get(name) for name in OF_A_TRAINING} | own

@@ -177,7 +177,10 @@ class Plan:
 
     @property
     def held_out(self) -> int | None:
-        """Tokens of the smaller held-out split, or what its bytes allow; None where neither is known yet."""
+        """Tokens of the smaller held-out split, or what its bytes allow; None where neither is known yet, or where
+        it is drawn and has no end."""
+        if self.baseline.keys.data.source in ("skill", "problem"):
+            return None
         return min(self.text["validation"], self.text["test"]) if self.text else self.baseline.keys.data.max_bytes
 
     @functools.cached_property

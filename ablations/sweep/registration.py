@@ -61,6 +61,7 @@ def _registered_arm(arm: Arm, onto: str | None) -> ArmDocument:
         tokens=arm.keys.trained_tokens,
         solved=arm.solved,
         branched=arm.keys.branched,
+        keys=sha(dataclasses.asdict(arm.keys)),
         onto=onto,
         matched=arm.matched,
         **dataclasses.asdict(arm.cost),

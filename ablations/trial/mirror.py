@@ -14,6 +14,7 @@ from typing import Any
 from ablations.judge.result import score_values
 from ablations.metrics import METRICS
 from ablations.record.record import Record, read_record
+from models.base.files import write_atomically
 from models.post_training.config import OF_ANSWERS
 
 log = logging.getLogger(__name__)
@@ -31,8 +32,8 @@ def close_folder(run: Any, said: str = "") -> None:
     """Mark a finished run's folder as whole, and say in it where the run is, where a server has it."""
     folder = Path(run.dir).parent
     if not folder.name.startswith("offline-"):
-        (folder / URL).write_text(run.url or "")
-    (folder / WHOLE).write_text(said)
+        write_atomically(folder / URL, run.url or "")
+    write_atomically(folder / WHOLE, said)
 
 
 class Mirror:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from ablations.config.schema import Mode, TrackConfig
 from ablations.files import read_json, write_json
-from models.base.typed import build
+from models.base.typed import ConfigError, build
 
 Settled = Literal["offline", "online", "disabled"]
 """Where runs go, once `auto` is resolved."""
@@ -31,11 +31,28 @@ def resolve_mode(mode: Mode) -> Settled:
     return _of_environment() or ("online" if api_key() else "offline")
 
 
+OF_WANDB_MODE: dict[str, Settled] = {
+    "online": "online",
+    "run": "online",
+    "shared": "online",
+    "offline": "offline",
+    "dryrun": "offline",
+    "disabled": "disabled",
+}
+"""All that W&B knows; `run` and `dryrun` are its older words."""
+
+
 def _of_environment() -> Settled | None:
-    for named in ("offline", "disabled", "online"):
-        if os.environ.get("WANDB_MODE") == named:
-            return named
-    return None
+    """Raises ConfigError for a word of which nobody can say whether it forbids to upload."""
+    if os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes", "on"):
+        return "disabled"
+    if not (said := os.environ.get("WANDB_MODE")):
+        return None
+    if said.lower() not in OF_WANDB_MODE:
+        raise ConfigError(
+            f"WANDB_MODE={said}: none of {', '.join(OF_WANDB_MODE)}; unset it, or say track.mode=offline or online"
+        )
+    return OF_WANDB_MODE[said.lower()]
 
 
 def api_key() -> str | None:
@@ -97,9 +114,9 @@ def host() -> str:
 def wandb_places(runs: Path) -> dict[str, str]:
     """For the workers' environment: where W&B keeps what belongs to no run. What waits to be uploaded lies beside the
     runs and not in the user's home, and so does everything where there is no home that can be written."""
-    home, own = Path("~").expanduser(), runs / "wandb" / ".home"
+    home, own = os.environ.get("HOME", ""), runs / "wandb" / ".home"  # which is all that W&B's own service reads
     names = ["WANDB_DATA_DIR"]
-    if not home.is_dir() or not os.access(home, os.W_OK):
+    if not Path(home).is_dir() or not home or not os.access(home, os.W_OK):
         names += ["WANDB_CONFIG_DIR", "WANDB_CACHE_DIR"]
     return {name: str(own) for name in names if name not in os.environ}
 

@@ -10,6 +10,8 @@ Layers = Annotated[int, AtLeast(1), AtMost(10_000)]
 """What is gone through one by one, before anything is built: layers, and stages of a pipeline."""
 Positive = Annotated[float, Above(0), AtMost(1e9)]
 NotNegative = Annotated[float, AtLeast(0), AtMost(1e9)]
+Temperature = Annotated[float, AtLeast(1e-3), AtMost(1e9)]
+"""That logits are divided by: below, FP32 cannot hold what is left of them."""
 Share = Annotated[float, AtLeast(0), AtMost(1)]
 """Of a training, or of something of which there is no more than all."""
 DType = Literal["auto", "float32", "bfloat16", "float64"]

@@ -8,6 +8,7 @@ and what a library made in its own way gets them too.
 import contextlib
 import errno
 import hashlib
+import itertools
 import os
 import re
 import shutil
@@ -133,8 +134,10 @@ def remove(path: Path) -> None:
 
 def set_aside(path: Path) -> Path:
     """Give a damaged file or folder another name, `NAME.damaged`, `NAME.damaged2`, ..., which is returned."""
-    taken = sum(1 for _ in path.parent.glob(f"{path.name}.damaged*"))
-    aside = path.with_name(f"{path.name}.damaged{taken + 1 if taken else ''}")
+    names = (
+        path.with_name(f"{path.name}.damaged{number or ''}") for number in itertools.chain([0], itertools.count(2))
+    )
+    aside = next(name for name in names if not os.path.lexists(name))
     os.rename(path, aside)
     return aside
 

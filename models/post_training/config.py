@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from models.base.bounds import Count, NotNegative, Positive, Share
+from models.base.bounds import Count, NotNegative, Positive, Share, Temperature
 from models.base.typed import AtLeast, AtMost
 
 OF_ANSWERS = (
@@ -26,7 +26,7 @@ class GRPOConfig:
     """G, the answers drawn to each question (DeepSeekMath: 64). `data.batch_size` counts answers."""
     answer_tokens: Count = 64
     """Of an answer at most; one that has not ended by then earns nothing for its form."""
-    temperature: Positive = 1.0
+    temperature: Temperature = 1.0
     """That answers are drawn at."""
     updates: Annotated[int, AtLeast(1), AtMost(1024)] = 1
     """Optimizer steps for which answers are drawn at once. 1: the policy that draws is the one that is changed, and
@@ -56,12 +56,12 @@ class DistilConfig:
     """Whose answers to the training's questions are learned from."""
     chosen: Literal["right", "finished"] = "right"
     """Which of the teacher's: those that the rule judges right (V3 5.1, rejection sampling), or all that have ended."""
-    answer_temperature: Positive = 1.0
+    answer_temperature: Temperature = 1.0
     """That the teacher's answers are drawn at."""
     loss: Literal["tokens", "forward_kl", "reverse_kl"] = "tokens"
     """`tokens`: the cross entropy of what is written. `forward_kl`: KL(teacher || student) at each target, which covers
     all that the teacher might have written; `reverse_kl`: KL(student || teacher), which seeks its likeliest."""
-    temperature: Positive = 1.0
+    temperature: Temperature = 1.0
     """Of both distributions; the loss is multiplied by its square (1503.02531, 2)."""
 
     @property

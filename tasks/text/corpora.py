@@ -197,6 +197,9 @@ def _domains(config: DataConfig, scratch: Path | None, say: Report) -> Splits:
     wanted = {split: round(share * size) for split, size in sizes.items()}
     capped = {s: len(where) * wanted[s] for s in SPLITS[1:] if len(where) * wanted[s] > HELD_OUT_BYTES}
     wanted |= dict.fromkeys(capped, HELD_OUT_BYTES // len(where))
+    for name, weight in weights.items():
+        if not round(wanted["train"] * weight):
+            raise ConfigError(f"data.weights.{name}={weight:.2g} of the mean: leaves it no text; raise it")
     parts = {
         s: Joined(
             [d.keep(s, allowance(d.size(s), d.size(s), round(wanted[s] * weights[n]))) for n, d in divided.items()]

@@ -163,8 +163,12 @@ def _origin(text: HubText) -> dict[str, Any]:
 
 def _listing(folder: Path) -> str:
     """Stands for the revision of a folder of this machine."""
-    files = sorted((str(p.relative_to(folder)), p.stat().st_size) for p in folder.rglob("*") if p.is_file())
-    return hashlib.sha256(json.dumps(files).encode()).hexdigest()
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    found = []
+    for path in files:
+        with path.open("rb") as file:
+            found.append((str(path.relative_to(folder)), hashlib.file_digest(file, "sha256").hexdigest()))
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()
 
 
 def _opened(text: HubText, revision: str, key: str) -> "IterableDataset":

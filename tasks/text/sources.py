@@ -8,6 +8,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import stat
 import sysconfig
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -195,11 +196,13 @@ def _list(root: Path, suffixes: tuple[str, ...], prefix: str, skip: Iterable[str
             if name.endswith(suffixes):
                 path = Path(folder, name)
                 try:
-                    stat = path.stat()
+                    status = path.stat()
                 except OSError as error:
                     raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+                if not stat.S_ISREG(status.st_mode):
+                    raise ConfigError(f"{path}: is no file but a pipe or a device, which may have no end; move it away")
                 relative = prefix + _readable(path.relative_to(root).as_posix())
-                files.append(SourceFile(relative, path.absolute(), stat.st_size, stat.st_mtime_ns))
+                files.append(SourceFile(relative, path.absolute(), status.st_size, status.st_mtime_ns))
     return sorted(files, key=lambda file: file.name)
 
 

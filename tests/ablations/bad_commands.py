@@ -75,7 +75,7 @@ checkpoint={in}/empty_folder 'eval.tasks={a: 1}' -> eval.tasks={'a': 1}: expecte
 checkpoint={in}/empty_folder eval.tasks=[[a]] -> eval.tasks[0]=['a']: expected str, got list
 checkpoint={in}/empty_folder eval.split=train -> eval.split=train: expected one of validation, test
 checkpoint={in}/empty_folder data.settings=[1] -> data.settings=[1]: expected a mapping
-checkpoint={in}/empty_folder 'data.weights={a: -1}' -> data.weights.a=-1.0: must be above 0
+checkpoint={in}/empty_folder 'data.weights={a: -1}' -> data.weights.a=-1.0: must be at least 0.001
 checkpoint={in}/empty_folder 'data.seq_len=!!python/object/apply:os.system' -> data.seq_len=!!python/object/apply:os.s
 checkpoint={in}/empty_folder 'eval.items=!!python/object/apply:os.system [echo]' -> eval.items=!!python/object/apply:o
 checkpoint={in}/empty_folder device=cuda:0 -> device=cuda:0: expected one of cpu, cuda; did you mean cuda?
@@ -145,7 +145,7 @@ sweep=pipeline scale=smoke arm=gpipe_p4_m8 seed=1.5 -> seed=1.5: must be a whole
 sweep=pipeline scale=smoke arm=gpipe_p4_m8 seed=² -> seed=²: must be a whole number, 0 or more
 sweep=pipeline scale=smoke arm=gpipe_p4_m8 seed=9999999999 -> seed=9999999999: must be a whole number
 sweep=pipeline scale=smoke arm=gpipe_p4_m8 runs_dir={in}/corpus.txt -> runs_dir={in}/corpus.txt: {in}/corpus.txt is not
-sweep=pipeline scale=smoke arm=gpipe_p4_m8 arm=none -> arm=none: has no pipeline
+sweep=pipeline scale=smoke arm=gpipe_p4_m8 arm=none -> arm: given twice; keep one
 sweep=pipelin scale=smoke arm=gpipe_p4_m8 -> sweep=pipelin: no such sweep; did you mean pipeline?
 sweep=pipeline scale=smoke arm=control -> arm=control: no such arm
 sweep=moe_balance scale=smoke arm=bias -> arm=bias: has no pipeline

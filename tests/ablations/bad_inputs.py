@@ -77,7 +77,10 @@ data.source=problem data.problem=sum -> data.problem=sum: expected one of sums, 
 data.source=problem data.problem=sums data.template=html -> data.template=html: expected one of plain, chat; did you
 data.source=domains 'data.domains={a: x}' -> data.domains={'a': 'x'}: two or more; for one kind of text take
 data.source=domains 'data.domains={a: /nowhere, b: /nowhere}' -> data.domains={a: /nowhere}: cannot be read (No such
-data.source=domains 'data.weights={algebra: -1}' -> data.weights.algebra=-1.0: must be above 0
+data.source=domains 'data.weights={algebra: -1}' -> data.weights.algebra=-1.0: must be at least 0.001
+data.source=domains 'data.weights={algebra: 1e308}' -> data.weights.algebra=1e+308: must be at most 1,000
+grpo.temperature=1e-46 -> grpo.temperature=1e-46: must be at least 0.001
+distil.answer_temperature=0 -> distil.answer_temperature=0.0: must be at least 0.001
 data.source=domains 'data.domains={a: nosuchpackage/*.py, b: sympy/*.py}' -> data.domains={a: nosuchpackage/*.py}
 data.seq_len=1 -> data.seq_len=1: must be at least 2, or no token has a next one
 data.seq_len=33.0 -> data.seq_len=33.0: expected a whole number; write 33

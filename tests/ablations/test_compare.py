@@ -14,6 +14,7 @@ from ablations.compare import CompareConfig, Side, _environment, _value, find, m
 from ablations.files import read_json, write_json
 from ablations.judge.result import ArmResult
 from ablations.judge.sidebyside import changed, outcomes
+from ablations.metrics import metric as find_metric
 from ablations.record.documents import PLAN, SweepState
 from ablations.record.record import Record
 
@@ -45,6 +46,36 @@ def test_sides_are_paired_where_they_learned_from_the_same_batches() -> None:
         assert apart.pairs == 0 and apart.high - apart.low > 3 * (found.high - found.low)
     (single,) = outcomes(one[:1], other[:1])
     assert (single.pairs, single.low, single.high) == (1, None, None)
+
+
+def test_what_jumps_or_never_varies_has_no_interval(recwarn: pytest.WarningsRecorder) -> None:
+    def scored(key: int, right: tuple[float, ...]) -> list[Record]:
+        found = [record(s, 4.0, key, text=str(key)) for s in range(len(right))]
+        more = [r.metrics | {"answer_accuracy": x} for r, x in zip(found, right, strict=True)]
+        return [dataclasses.replace(r, metrics=metrics) for r, metrics in zip(found, more, strict=True)]
+
+    apart = {o.metric: o for o in outcomes(scored(1, (0.1, 0.9, 0.2)), scored(2, (0.8, 0.9, 0.7)))}
+    assert find_metric("answer_accuracy").jump
+    assert (apart["answer_accuracy"].low, apart["answer_accuracy"].high) == (None, None)
+    assert (apart["loss"].low, apart["loss"].high) == (None, None), "both sides the same in every seed"
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize(
+    ("key", "paired", "alike"),
+    [("order", 0, False), ("epochs", 0, False), ("mask_documents", 2, False), ("path", 2, True), ("seq_len", 0, False)],
+)
+def test_text_in_another_order_is_not_paired(key: str, paired: int, alike: bool) -> None:
+    """Nor is a training loss compared that is taken on another part of it."""
+
+    def side(value: Any) -> list[Record]:
+        found = [record(seed, 4.0 + seed) for seed in range(2)]
+        data = {"data": {"batch_size": 8, key: value}}
+        return [dataclasses.replace(r, config=r.config | data, metrics=r.metrics | {"train_loss": 3.0}) for r in found]
+
+    found = {o.metric: o for o in outcomes(side(1), side(2))}
+    assert found["loss"].pairs == paired and ("train_loss" in found) == alike
+    assert "train_loss" in {o.metric for o in outcomes(side(1), side(1))}
 
 
 def test_only_complete_trials_count() -> None:

@@ -106,8 +106,13 @@ def test_a_claim_without_a_clause_says_itself(sweep_run: Any, tmp_path: Path) ->
 def test_what_was_not_measured_is_said_so(sweep_run: Any, tmp_path: Path) -> None:
     result = found(sweep_run, tmp_path / "void", CHEAPER, diverged=(("aa", 0),))
     assert answer(result).startswith("Nothing was measured of whether it costs less than an auxiliary loss")
-    none = answer(found(sweep_run, tmp_path / "none"))
+    both = found(sweep_run, tmp_path / "none")
+    none = answer(both)
     assert none.startswith("none (+0.0179 nats [") and "differs from aux_loss; the other 2 are not resolved" in none
+    fewer = {name: arm for name, arm in both.arms.items() if name in ("aux_loss", "bias")}
+    assert answer(dataclasses.replace(both, arms=fewer)).startswith(
+        "No arm differs from aux_loss, as far as it is resolved."
+    )
 
 
 def test_what_would_settle_it(sweep_run: Any, tmp_path: Path) -> None:

@@ -124,6 +124,28 @@ def test_a_search_is_made_where_the_published_one_was_another(published, plan, w
     assert made.search_trials > 0
 
 
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("branch_at: 0.5\ndesign: branch\n", "had another `design` in its file"),
+        ("trunk: {optim.lr: 0.004}\n", "had another `trunk` in its file"),
+        ("stages: {first: {optim.lr: 0.1}}\n", "had another `stages` in its file"),
+    ],
+)
+def test_a_search_is_made_where_the_file_trains_its_arms_otherwise(published, plan, line, reason):
+    """What no key of the baseline shows: here the published plan's own file says something else."""
+    path = published / PLAN
+    earlier = read_json(path)
+    assert plan("search_points=2").published is not None
+    path.write_text(json.dumps(earlier | {"sweep_file": earlier["sweep_file"] + line}))
+    assert reason in plan("search_points=2").fresh_because
+    path.write_text(json.dumps(earlier | {"sweep_file": earlier["sweep_file"] + "# said otherwise\n"}))
+    assert plan("search_points=2").published is not None
+    rule = earlier["search_rule"] | {"constraint_max": 0.05}
+    path.write_text(json.dumps(earlier | {"search_rule": rule}))
+    assert "had search.constraint_max=0.05, here it is" in plan("search_points=2").fresh_because
+
+
 @pytest.mark.parametrize("word", ["eval.tokens=4096", "eval.items=10", "train.threads=2", "seeds=4", "arms=[bias]"])
 def test_what_changes_no_choice_keeps_the_published_values(published, plan, word):
     assert plan("search_points=2", word).published is not None

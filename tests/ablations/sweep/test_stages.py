@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 from stand_in_kinds import asked
 
+from ablations.record.rundir import differing
 from ablations.sweep.announce import describe
+from ablations.sweep.registration import registered
 from models.base.typed import ConfigError
 
 STAGES = """
@@ -60,6 +62,18 @@ def test_arms_are_their_chains_and_judged_at_the_last_stage(plan, tmp_path):
     assert sft.before == base.stages and rl.before == sft.stages and free.before == sft.stages
     assert (rl.grpo.on, rl.grpo.kl_weight, free.grpo.kl_weight, sft.grpo.on) == (True, 0.04, 0.0, False)
     assert not any(keys.branched for keys in (base, sft, rl, free)) and rl.trunk is not None
+
+
+def test_another_stage_on_the_way_is_another_plan(plan, tmp_path):
+    """Of one arm alone: the baseline and every arm's last stage are as they were."""
+    taught = []
+    for decay in ("0.02", "0.03"):
+        (tmp_path / decay).mkdir()
+        more = ("  rl: {grpo.on", f"  more: {{optim.weight_decay: {decay}, train.tokens: 4096}}\n  rl: {{grpo.on")
+        longer = ("stages: [pretrain, sft, rl], set", "stages: [pretrain, more, sft, rl], set")
+        taught.append(registered(plan(*written(tmp_path / decay, more, longer)), {}))
+    assert differing(*taught) == ["arms"] and taught[0].sha != taught[1].sha
+    assert [name for name in taught[0].arms if taught[0].arms[name] != taught[1].arms[name]] == ["free"]
 
 
 def test_a_chain_that_others_go_on_from_is_trained_once(conduct, pool, tmp_path):
@@ -200,7 +214,7 @@ def test_a_plan_knows_who_teaches(plan, tmp_path):
             "stages: model.vocab_size=64, data.problem=sums, and then",
         ),
         ("distil.answers: teacher", "distil.answers: teachr", "distil.answers=teachr: expected one of data, teacher"),
-        ("distil.loss: forward_kl", "distil.temperature: 0", "distil.temperature=0.0: must be above 0"),
+        ("distil.loss: forward_kl", "distil.temperature: 0", "distil.temperature=0.0: must be at least 0.001"),
         (
             "distil.loss: forward_kl",
             "distil.loss: forward_kl, model.pipeline.schedule: 1f1b, model.pipeline.stages: 2",

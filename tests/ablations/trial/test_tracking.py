@@ -34,6 +34,7 @@ from ablations.trial.uploads import (
     wandb_places,
     written,
 )
+from models.base.typed import ConfigError
 
 CHOSEN = {"model.moe.balance.update_speed": 0.01}
 LABELS = Labels("moe_balance", "smoke", "bias", 1, "confirm", "aux_loss", "ab" * 32, CHOSEN)
@@ -205,12 +206,37 @@ def test_the_plan_says_where_runs_go(monkeypatch, tmp_path):
     assert destination(TrackConfig(mode="offline"), runs) == f"offline, in {runs}/wandb (track.mode)"
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "mode"),
+    [
+        *(("WANDB_MODE", word, "offline") for word in ("offline", "dryrun", "OFFLINE")),
+        *(("WANDB_MODE", word, "online") for word in ("online", "run", "shared")),
+        *(("WANDB_MODE", "disabled", "disabled"), ("WANDB_DISABLED", "true", "disabled"), ("WANDB_MODE", "", "online")),
+    ],
+)
+def test_every_word_of_wandb_is_understood(name, value, mode, monkeypatch):
+    for variable in ("WANDB_MODE", "WANDB_DISABLED"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    monkeypatch.setenv(name, value)
+    assert resolve_mode("auto") == mode
+
+
+def test_a_word_that_nobody_knows_uploads_nothing(monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    monkeypatch.setenv("WANDB_MODE", "off")
+    with pytest.raises(ConfigError, match="^WANDB_MODE=off: none of online, run, shared, offline, dryrun, disabled; "):
+        resolve_mode("auto")
+
+
 def test_without_a_home_wandb_keeps_everything_beside_the_runs(monkeypatch, tmp_path):
     for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert set(wandb_places(tmp_path)) == {"WANDB_DATA_DIR"}
     monkeypatch.setenv("HOME", str(tmp_path / "none"))
+    assert set(wandb_places(tmp_path)) == {"WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"}
+    monkeypatch.delenv("HOME")  # the password database has one, which W&B's service does not ask
     assert set(wandb_places(tmp_path)) == {"WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"}
     monkeypatch.setenv("WANDB_CACHE_DIR", "/own")
     assert "WANDB_CACHE_DIR" not in wandb_places(tmp_path)

@@ -120,6 +120,15 @@ def test_what_a_kill_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert inside(tmp_path) == ["file"] and (tmp_path / "file").read_text() == "old"
 
 
+def test_what_was_set_aside_is_not_written_over_where_an_earlier_one_is_gone(tmp_path: Path) -> None:
+    for name, text in (("file.damaged2", "second"), ("file", "third")):
+        (tmp_path / name).write_text(text)
+    assert set_aside(tmp_path / "file").name == "file.damaged"
+    (tmp_path / "file").write_text("fourth")
+    assert set_aside(tmp_path / "file").name == "file.damaged3"
+    assert (tmp_path / "file.damaged2").read_text() == "second"
+
+
 def test_what_is_set_aside_is_never_lost(tmp_path: Path) -> None:
     for i in range(3):
         (tmp_path / "file").write_text(str(i))

@@ -3,6 +3,7 @@
 No hub is asked here. A folder of Parquet files, which `datasets` streams as it would a repository, stands for one.
 """
 
+import os
 import random
 import types
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from tasks.config import DataConfig
 from tasks.text import hub
 from tasks.text.batches import prepare
 from tasks.text.corpora import load_splits
-from tasks.text.hub import PRESETS, hub_text, stream
+from tasks.text.hub import PRESETS, _listing, hub_text, stream
 from tasks.text.reading import Rows
 from tasks.text.splits import SPLITS
 
@@ -135,6 +136,18 @@ def test_a_dataset_is_packed_and_named_by_its_revision(repository: str, tmp_path
     parquet.write_table(pa.table({"id": [0], "text": ["another"]}), Path(own) / "train-00000-of-00003.parquet")
     changed = prepare(of(own, seq_len=8), 270, tmp_path / "cache").fingerprint
     assert changed["revision"] != found["revision"] and sum(changed["documents"].values()) == 201
+
+
+def test_a_folder_that_was_edited_is_another_revision(tmp_path: Path) -> None:
+    """To the byte as long as it was, and as old."""
+    texts = [prose(seed) for seed in range(300)]
+    name = write(tmp_path / "rows", texts)
+    file = next((tmp_path / "rows").rglob("*.*"))
+    was, before = file.stat(), _listing(tmp_path / "rows")
+    content = file.read_bytes()
+    file.write_bytes(content[:100] + bytes([content[100] ^ 1]) + content[101:])
+    os.utime(file, ns=(was.st_atime_ns, was.st_mtime_ns))
+    assert name and _listing(tmp_path / "rows") != before
 
 
 def test_a_field_that_is_not_there_and_a_set_that_is_not_are_one_line(tmp_path: Path) -> None:
