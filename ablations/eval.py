@@ -100,6 +100,7 @@ def evaluate(request: Request) -> dict[str, Any]:
         _check_cuda()
     from tasks.evals.prepare import check_tasks, prepare_tasks
     from tasks.evals.score import score
+    from tasks.evals.ways import Ways
 
     check_tasks(request.eval.tasks, request.eval.data_dir, request.eval.run_model_code)
     from models.checkpoint import load_checkpoint
@@ -124,11 +125,7 @@ def evaluate(request: Request) -> dict[str, Any]:
     data = CheckpointData(tokenizer, config, vocab_size, cache_dir)
     prepare_tasks(data, request.eval, cache_dir)
     with inferring(model):
-        scores = score(
-            logits,
-            data,
-            request.eval,
-            cache_dir,
+        ways = Ways(
             request.device,
             end_of_text,
             tree_logits=functools.partial(tree_logits, model),
@@ -136,6 +133,7 @@ def evaluate(request: Request) -> dict[str, Any]:
             sampler=functools.partial(draw, model),
             whole=document_end is None,
         )
+        scores = score(logits, data, request.eval, cache_dir, ways)
     return {"checkpoint": str(request.checkpoint), "split": request.eval.split, "scores": scores}
 
 

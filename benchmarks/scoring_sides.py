@@ -94,14 +94,14 @@ class Sides:
         from models.decoding.generate import Decoding
         from models.decoding.trees import tree_logits
         from tasks.evals import lm
+        from tasks.evals.ways import Ways
 
         lm._cached_encoder.cache_clear()
         return lm.HarnessLM(
             lambda tokens: self.model(tokens).logits,
             self.tokenizer,
             self.length,
-            tree_logits=partial(tree_logits, self.model),
-            decoder=partial(Decoding, self.model),
+            Ways(tree_logits=partial(tree_logits, self.model), decoder=partial(Decoding, self.model)),
         )
 
     def in_bf16(self) -> "Sides":

@@ -23,20 +23,24 @@ def scored(record: Record, job: TrialJob, model: Transformer, data: Data) -> Rec
     from models.decoding.sampling import draw
     from models.decoding.trees import tree_logits
     from tasks.evals.score import score
+    from tasks.evals.ways import Ways
 
     keys, started = job.keys, time.monotonic()
     try:
         with inferring(model):
-            scores = score(
-                lambda tokens: model(tokens, document_end=keys.document_end).logits,
-                data,
-                keys.eval,
-                Path(job.cache),
+            ways = Ways(
                 keys.train.device,
                 tree_logits=functools.partial(tree_logits, model),
                 decoder=functools.partial(Decoding, model),
                 sampler=functools.partial(draw, model),
                 whole=keys.document_end is None,
+            )
+            scores = score(
+                lambda tokens: model(tokens, document_end=keys.document_end).logits,
+                data,
+                keys.eval,
+                Path(job.cache),
+                ways,
             )
     except Exception as error:  # whatever a task's data or lm-eval raises
         raise ScoringFailed(

@@ -15,10 +15,10 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from torch import Tensor
 
 from models.base.typed import ConfigError
-from tasks.evals.drafts import Decoder, Draft, Rereading, Sampler, batches, greedy_arguments, write
+from tasks.evals.drafts import Draft, Rereading, batches, greedy_arguments, write
 from tasks.evals.problems import SAMPLES
-from tasks.evals.trees import TreeLogits, Window, forwards, grown
-from tasks.text.tokenizer import END_OF_TEXT
+from tasks.evals.trees import Window, forwards, grown
+from tasks.evals.ways import PLAINLY, Ways
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -47,10 +47,8 @@ class HarnessLM(TemplateLM):
     """Deterministic; one process, one device. Texts are greedy, but of the task `problem_samples`.
 
     `logits` maps tokens (B, T) to logits (B, T, V), causally. `max_length` is the longest T it takes: longer contexts
-    lose their beginning. `batch_tokens` bounds B * T of one call. `end_of_text` is the tokenizer's token that ends a
-    text, and stands before one. With `tree_logits` likelihoods are scored in trees (tasks/evals/trees.py), with
-    `decoder` texts are generated with a cache; `sampler` draws those that are drawn. Raises ConfigError where the
-    tokenizer lacks the token.
+    lose their beginning. `batch_tokens` bounds B * T of one call. Raises ConfigError where the tokenizer lacks the
+    token that ends a text.
     """
 
     def __init__(
@@ -58,25 +56,19 @@ class HarnessLM(TemplateLM):
         logits: Callable[[Tensor], Tensor],
         tokenizer: "Tokenizer",
         max_length: int,
-        device: str | torch.device = "cpu",
+        ways: Ways = PLAINLY,
         batch_tokens: int = 8192,
-        end_of_text: str = END_OF_TEXT,
-        tree_logits: TreeLogits | None = None,
-        decoder: Decoder | None = None,
-        sampler: Sampler | None = None,
     ) -> None:
         super().__init__()
-        self.sampler = sampler
-        self.tree_logits = tree_logits
-        self.decoder = decoder
+        self.sampler, self.tree_logits, self.decoder = ways.sampler, ways.tree_logits, ways.decoder
         self.logits = logits
         self.tokenizer: Tokenizer = tokenizer
         self.max_length = max_length
         self.batch_tokens = batch_tokens
-        self._device = torch.device(device)
-        end = tokenizer.token_to_id(end_of_text)
+        self._device = torch.device(ways.device)
+        end = tokenizer.token_to_id(ways.end_of_text)
         if end is None:
-            raise ConfigError(f"end_of_text={end_of_text}: the tokenizer has no such token; name one of its own")
+            raise ConfigError(f"end_of_text={ways.end_of_text}: the tokenizer has no such token; name one of its own")
         self._end = int(end)
         self._encode = _cached_encoder(tokenizer)
 

@@ -6,6 +6,7 @@ the loaded tasks in memory (`tasks.evals.prepare`).
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +16,10 @@ from tasks.evals.harness import evaluate
 from tasks.evals.perplexities import by_document
 from tasks.evals.prepare import OUR_TASKS, HeldOut, check_tasks, load_tasks
 from tasks.evals.programs import PASSED
-from tasks.text.tokenizer import END_OF_TEXT
+from tasks.evals.ways import PLAINLY, Ways
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from tasks.evals.drafts import Decoder, Sampler
-    from tasks.evals.trees import TreeLogits
 
 BOOTSTRAP_DRAWS = 1000
 """For the few standard metrics whose standard error has no closed form."""
@@ -34,12 +32,7 @@ def score(
     data: HeldOut,
     config: EvalConfig,
     cache_dir: Path,
-    device: str = "cpu",
-    end_of_text: str = END_OF_TEXT,
-    tree_logits: "TreeLogits | None" = None,
-    decoder: "Decoder | None" = None,
-    sampler: "Sampler | None" = None,
-    whole: bool = True,
+    ways: Ways = PLAINLY,
 ) -> dict[str, dict[str, Any]]:
     """Per task (and per group, where one is named): lm-eval's metrics by plain name, and what is needed to read them.
 
@@ -49,11 +42,10 @@ def score(
     `answer_bits_per_byte` and `answer_margin` (tasks/evals/answers.py), and of perplexities `documents` and
     `<metric>_interval` (tasks/evals/perplexities.py).
 
-    `logits` maps tokens (B, T <= data.seq_len) to logits (B, T, V); `end_of_text` is the token that ends a text. With
-    `tree_logits`, standard tasks read once what their requests share; our own are computed as they always were, to the
-    bit. With `decoder`, texts are generated with a cache. Both reach back over the ends of texts: where the model does
-    not (`whole`), only our own tasks have the cache, whose prompts have no end in them. `sampler` draws the answers of
-    `problem_samples`. Raises ConfigError for a task that does not exist or whose data cannot be had.
+    `logits` maps tokens (B, T <= data.seq_len) to logits (B, T, V). Trees are for standard tasks; our own are computed
+    as they always were, to the bit. Where the model does not see over the ends of texts, only our own tasks have the
+    cache, whose prompts have no end in them. Raises ConfigError for a task that does not exist or whose data cannot be
+    had.
     """
     if not config.tasks:
         return {}
@@ -63,16 +55,9 @@ def score(
 
     scores: dict[str, dict[str, Any]] = {}
     for part, own in _parts(tasks):
-        lm = HarnessLM(
-            logits,
-            data.tokenizer,
-            data.seq_len,
-            device,
-            end_of_text=end_of_text,
-            tree_logits=tree_logits if whole and not own else None,
-            decoder=decoder if whole or own else None,
-            sampler=sampler,
-        )
+        trees = ways.tree_logits if ways.whole and not own else None
+        decoder = ways.decoder if ways.whole or own else None
+        lm = HarnessLM(logits, data.tokenizer, data.seq_len, replace(ways, tree_logits=trees, decoder=decoder))
         results = evaluate(lm, part, config.items, BOOTSTRAP_DRAWS)
         scores |= {name: _plain(row, results["samples"].get(name, [])) for name, row in results["results"].items()}
     return scores

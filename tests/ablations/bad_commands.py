@@ -75,6 +75,7 @@ checkpoint={in}/empty_folder 'eval.tasks={a: 1}' -> eval.tasks={'a': 1}: expecte
 checkpoint={in}/empty_folder eval.tasks=[[a]] -> eval.tasks[0]=['a']: expected str, got list
 checkpoint={in}/empty_folder eval.split=train -> eval.split=train: expected one of validation, test
 checkpoint={in}/empty_folder data.settings=[1] -> data.settings=[1]: expected a mapping
+checkpoint={in}/empty_folder eval.lengths=[128] -> eval.lengths: no such key
 checkpoint={in}/empty_folder 'data.weights={a: -1}' -> data.weights.a=-1.0: must be at least 0.001
 checkpoint={in}/empty_folder 'data.seq_len=!!python/object/apply:os.system' -> data.seq_len=!!python/object/apply:os.s
 checkpoint={in}/empty_folder 'eval.items=!!python/object/apply:os.system [echo]' -> eval.items=!!python/object/apply:o

@@ -18,6 +18,7 @@ from tasks.config import EvalConfig
 from tasks.evals import items, prepare, score
 from tasks.evals.answers import answers
 from tasks.evals.lm import HarnessLM
+from tasks.evals.ways import Ways
 from tasks.text.splits import Document
 
 torch.set_num_threads(1)
@@ -412,7 +413,7 @@ def test_our_own_tasks_are_not_scored_in_trees(tokenizer: Tokenizer, documents: 
 
     data, ours = Data(tokenizer, documents, "apart"), EvalConfig(items=5)
     plain = score.score(causal_model(), data, ours, tmp_path)
-    assert score.score(causal_model(), data, ours, tmp_path, tree_logits=trees) == plain and not asked
+    assert score.score(causal_model(), data, ours, tmp_path, Ways(tree_logits=trees)) == plain and not asked
     both = EvalConfig(items=5, tasks=[str(mine), *ours.tasks])
-    found = score.score(causal_model(), data, both, tmp_path, tree_logits=trees)
+    found = score.score(causal_model(), data, both, tmp_path, Ways(tree_logits=trees))
     assert asked and found["mine"]["n"] == 3 and {name: found[name] for name in plain} == plain

@@ -17,6 +17,7 @@ from models.decoding.generate import Decoding
 from models.layers import inferring
 from tasks.evals.drafts import Draft
 from tasks.evals.lm import HarnessLM
+from tasks.evals.ways import Ways
 
 LENGTH = 96
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -47,7 +48,7 @@ def asked(arguments: dict[str, Any]) -> list[Instance]:
 def lm(sides: Sides, batch_tokens: int, cached: bool = True) -> HarnessLM:
     decoder = functools.partial(Decoding, sides.model) if cached else None
     model, tokenizer = (lambda tokens: sides.model(tokens).logits), sides.tokenizer
-    return HarnessLM(model, tokenizer, sides.length, batch_tokens=batch_tokens, decoder=decoder)
+    return HarnessLM(model, tokenizer, sides.length, Ways(decoder=decoder), batch_tokens=batch_tokens)
 
 
 def stop_of(text: str) -> str:

@@ -17,6 +17,7 @@ from models.layers import inferring
 from models.transformer import Transformer, initialise
 from tasks.evals.lm import HarnessLM
 from tasks.evals.trees import Window, forwards, grown
+from tasks.evals.ways import Ways
 
 torch.set_num_threads(1)
 LENGTH = 48
@@ -69,7 +70,7 @@ def test_answers_are_those_of_each_text_alone(kind: str, tokenizer: Tokenizer, m
     monkeypatch.setattr("tasks.evals.lm.TREE_TOKENS", 300)
     asked = [Instance("loglikelihood", {}, pair, 0) for pair in requests()]
     rolling = [Instance("loglikelihood_rolling", {}, (pair[1],), 0) for pair in requests()]
-    alone, together = (HarnessLM(logits, tokenizer, LENGTH, tree_logits=trees) for trees in (None, in_trees))
+    alone, together = (HarnessLM(logits, tokenizer, LENGTH, Ways(tree_logits=trees)) for trees in (None, in_trees))
     with inferring(made):
         for one, other in zip(alone.loglikelihood(asked), together.loglikelihood(asked), strict=True):
             assert one[0] == pytest.approx(other[0], abs=1e-4) and one[1] == other[1]

@@ -23,6 +23,7 @@ from tasks.evals.lm import DRAWN_AT_ONCE, DRAWS_SEED
 from tasks.evals.prepare import prepare_tasks
 from tasks.evals.problems import GREEDY, SAMPLES, judged, pass_at_k, tokens_written
 from tasks.evals.score import score
+from tasks.evals.ways import Ways
 from tasks.problems.chosen import PROBLEMS
 from tasks.problems.data import ProblemData, Prompts
 from tasks.skills.data import SkillData
@@ -80,9 +81,7 @@ def scored(model: Transformer, data: Any, place: Path, **changes: Any) -> dict[s
             data,
             EvalConfig(**asked),
             place,
-            decoder=functools.partial(Decoding, model),
-            sampler=functools.partial(draw, model),
-            whole=False,
+            Ways(decoder=functools.partial(Decoding, model), sampler=functools.partial(draw, model), whole=False),
         )
 
 
@@ -206,8 +205,7 @@ def test_a_model_that_stays_within_documents_has_a_cache_too(data: ProblemData, 
             data,
             EvalConfig(tasks=[GREEDY], items=4),
             tmp_path,
-            decoder=functools.partial(Decoding, model),
-            whole=False,
+            Ways(decoder=functools.partial(Decoding, model), whole=False),
         )
     assert found[GREEDY]["n"] == 4 and all(row.all() for row in prompts_of(data, 20)[0].tokens_NP[:, :3])
 
