@@ -159,7 +159,7 @@ def _texts_of(cls: type) -> Mapping[str, str]:
     assert isinstance(node, ast.ClassDef)
     found = {}
     for member, after in zip(node.body, node.body[1:], strict=False):
-        is_text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-        if isinstance(member, ast.AnnAssign) and isinstance(member.target, ast.Name) and is_text:
-            found[member.target.id] = " ".join(str(after.value.value).split())  # type: ignore[attr-defined]
+        match member, after:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                found[name] = " ".join(text.split())
     return found

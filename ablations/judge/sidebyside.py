@@ -6,13 +6,14 @@ nothing in common, and the interval is Welch's, of two samples.
 
 import statistics
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ablations.judge.result import ArmResult, Result, score_values
 from ablations.judge.stats import ROUNDING, differences
 from ablations.metrics import metric as find_metric
 from ablations.record.record import Record
+from tasks.config import DataConfig
 
 OF_THE_SAME_TEXT = ("data.path", "data.name", "data.max_bytes")
 """Keys of the data that mean nothing where the text itself is the same."""
@@ -79,7 +80,8 @@ def same_batches(one: Sequence[Record], other: Sequence[Record], but: Collection
     if not one or not other:
         return False
     left, right = one[0], other[0]
-    keys = [dict(leaves(side.config.get("data", {}), "data.")) for side in (left, right)]
+    usual = dict(leaves(asdict(DataConfig()), "data."))  # a key that was not there yet had its default
+    keys = [usual | dict(leaves(side.config.get("data", {}), "data.")) for side in (left, right)]
     own, theirs = ({name: value for name, value in side.items() if name not in but} for side in keys)
     return left.data == right.data and own == theirs
 

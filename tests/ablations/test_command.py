@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import pytest
 
-from ablations.command import given, keys_of, parse
+from ablations.command import given, is_pair, keys_of, parse
 from models.base.typed import AtLeast, ConfigError
 
 
@@ -23,6 +23,12 @@ class Keys:
     folder: Path | None = None
     on: bool = False
     group: Group = field(default_factory=Group)
+
+
+def test_a_folder_may_have_an_equals_sign_in_its_name() -> None:
+    assert [is_pair(word) for word in ("seed=1", "eval.items=", "=", "/tmp/a=b", "~/x=y/z", "moe_balance/cpu")] == [
+        True, True, True, False, False, False
+    ]  # fmt: skip
 
 
 def test_every_kind_of_value() -> None:

@@ -17,6 +17,7 @@ from ablations.judge.sidebyside import changed, outcomes
 from ablations.metrics import metric as find_metric
 from ablations.record.documents import PLAN, SweepState
 from ablations.record.record import Record
+from tasks.config import DataConfig
 
 
 def said(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -46,6 +47,13 @@ def test_sides_are_paired_where_they_learned_from_the_same_batches() -> None:
         assert apart.pairs == 0 and apart.high - apart.low > 3 * (found.high - found.low)
     (single,) = outcomes(one[:1], other[:1])
     assert (single.pairs, single.low, single.high) == (1, None, None)
+
+
+def test_a_record_of_before_a_key_was_there_is_paired() -> None:
+    one, other = ([record(seed, 4.0 + seed) for seed in range(2)] for _ in range(2))
+    newer = {"data": {"batch_size": 8, "order": DataConfig().order, "epochs": DataConfig().epochs}}
+    (found,) = outcomes(one, [dataclasses.replace(r, config=r.config | newer) for r in other])
+    assert found.pairs == 2
 
 
 def test_what_jumps_or_never_varies_has_no_interval(recwarn: pytest.WarningsRecorder) -> None:

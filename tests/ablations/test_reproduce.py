@@ -1,6 +1,7 @@
 """A published result run again: what is looked through first, what is compared, and what makes it fail."""
 
 import contextlib
+import dataclasses
 import hashlib
 import os
 import shutil
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from ablations import commits, reproduce
+from ablations.config.trialkeys import Stage
 from ablations.files import read_json, write_json
 from ablations.home import ROOT
 from ablations.judge.repeated import reach
@@ -21,6 +23,8 @@ from ablations.record.documents import PLAN, STATE
 from ablations.record.manifest import MANIFEST, hashes
 from ablations.report import PAGES, publish
 from ablations.reproduce import main
+from ablations.sweep.again import _in_chains
+from models.training.config import OptimConfig
 
 MADE: list[Path] = []
 """The result that all tests begin with, once it is made."""
@@ -200,6 +204,19 @@ def test_a_commit_of_other_code_than_the_plans_is_refused(
         and "commit dddddddddddd trains by other code" in lines[-1]
         and "than its plan names (cccc" in lines[-1]
     )
+
+
+def test_what_differs_on_the_way_is_named_by_stage_and_key() -> None:
+    first, taught = Stage(), Stage(teacher=[Stage()])
+    other = dataclasses.replace(first, optim=OptimConfig(lr=0.01))
+    assert _in_chains("before", [first, taught], [first, taught]) == []
+    assert _in_chains("before", [first, taught], [other, taught]) == [
+        ("before, stage 1: optim.lr", OptimConfig().lr, 0.01)
+    ]
+    assert _in_chains("before", [taught], [dataclasses.replace(taught, teacher=[other])]) == [
+        ("teacher of before, stage 1, stage 1: optim.lr", OptimConfig().lr, 0.01)
+    ]
+    assert _in_chains("before", [first], [first, first]) == [("stages of before", 1, 2)]
 
 
 def test_what_a_killed_command_left_in_git_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -563,6 +563,19 @@ def test_tampered_or_incomplete_folders_are_refused(
     refused(capsys, ["from-hf", str(theirs)], tmp_path / "back", named)
 
 
+def test_places_of_this_machine_are_understood_and_not_passed_on(
+    ours: Callable[..., Transformer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours({})
+    config = tmp_path / "ours/config.json"
+    data = {"seq_len": 8, "path": "/here/text", "domains": {"a": "/here/too"}}
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"data": data}))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main(["to-hf", "~/ours", "~/hf"]) == 0
+    written = (tmp_path / "hf/config.json").read_text()
+    assert "/here" not in written and '"seq_len": 8' in written
+
+
 @pytest.mark.parametrize("direction", ["to-hf", "from-hf"])
 def test_an_output_that_is_not_empty_is_left_alone(
     theirs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], direction: str

@@ -27,6 +27,14 @@ def test_a_gpu_that_is_not_there_is_one_line(plan: Any, monkeypatch: pytest.Monk
     preflight.check_start(made)
 
 
+def test_what_is_drawn_has_no_end_that_its_tokens_are_cut_to(runs: Path) -> None:
+    words = ["scale=smoke", "eval.tokens=999999999999", f"runs_dir={runs}"]
+    drawn = make_plan(compose(["sweep=recall", *words]))
+    assert drawn.held_out is None and preflight.is_long(drawn)
+    assert not [line for line in preflight.text_remarks(drawn) if "max_bytes" in line]
+    assert make_plan(compose(["sweep=packing", *words])).held_out is not None
+
+
 def test_a_compiler_that_is_not_there_is_one_line(plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("models.training.compiled.missing_compiler", lambda device: f"one for {device}")
     preflight.check_start(plan())

@@ -221,6 +221,13 @@ def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
     assert texts == [prose(i) for i in (10, 0, 1, 2, 3, 4, 5, 11, 12)]
 
 
+def test_what_has_no_end_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("some text\n")
+    os.mkfifo(tmp_path / "d.txt")
+    with pytest.raises(ConfigError, match=r"d\.txt: is no file but a pipe or a device"):
+        load_splits(DataConfig(source="text", path=str(tmp_path)))
+
+
 def test_hidden_files_are_left_out_and_counted(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep/shown.txt").write_text("".join(prose(i) for i in range(50)))
