@@ -151,13 +151,14 @@ def _write(mode: Settled, result: Result, folder: Path, runs: Path, track: Track
         raise
     run.finish(exit_code=0)
     close_folder(run)
-    _remove(earlier)
+    _remove(earlier, but=Path(run.dir).parent)  # of the same second it has the same name
     return str(run.url if mode == "online" else Path(run.dir).parent)
 
 
-def _remove(folders: Iterable[Path]) -> None:
+def _remove(folders: Iterable[Path], but: Path | None = None) -> None:
     for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
+        if but is None or folder.absolute() != but.absolute():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _shown(result: Result, folder: Path) -> dict[str, Any]:

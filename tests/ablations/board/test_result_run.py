@@ -20,7 +20,7 @@ from wandb_double import ENTITY, Refusal, logged_in
 from ablations import report, run
 from ablations.board import result_run
 from ablations.board.links import links_of
-from ablations.board.result_run import JOB_TYPE, mirror_result, result_id, trial_runs
+from ablations.board.result_run import JOB_TYPE, _remove, mirror_result, result_id, trial_runs
 from ablations.config.schema import Mode, TrackConfig
 from ablations.judge.gather import load_result
 from ablations.record.record import RECORDS
@@ -149,6 +149,14 @@ def test_a_page_leads_to_the_runs_that_are_on_a_server(tracked: Tracked) -> None
         ("https://host/&quot;&gt;&lt;script&gt;", "seed 2"),
     ]
     assert "<dt>bias</dt>" in section and "<dt>none</dt>" not in section
+
+
+def test_what_was_written_within_the_same_second_is_not_taken_for_the_earlier_one(tmp_path: Path) -> None:
+    earlier, own = tmp_path / "offline-run-1-a", tmp_path / "offline-run-2-a"
+    for folder in (earlier, own):
+        folder.mkdir()
+    _remove([earlier, own], but=own)
+    assert own.is_dir() and not earlier.exists()
 
 
 @pytest.mark.usefixtures("drawn")
