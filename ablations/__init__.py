@@ -3,10 +3,11 @@
 For people at a prompt: `ablations.load("runs")` is a pandas frame of all trials, `ablations.curves(frame)` their steps.
 """
 
+from ablations import home as home  # first of all: it says where every later import looks
+
+# isort: split
 import importlib
 from typing import Any
-
-from ablations import home as home  # first of all: it says where every later import looks
 
 _FRAMES = ("load", "curves")
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from ablations import numbers
-from ablations.command import is_pair, keys_of, parse
 from ablations.home import ROOT, check_house
 from ablations.judge.crossed import item_by_item
 from ablations.judge.gather import load_published, load_result
@@ -28,6 +27,7 @@ from ablations.record.documents import PLAN
 from ablations.record.record import RECORD, RECORDS, Record, read_record
 from ablations.show.table import Table
 from ablations.show.terminal import print_tables
+from models.base.command import is_pair, keys_of, parse
 from models.base.streams import obeyed, spoken
 from models.base.typed import ConfigError, closest
 

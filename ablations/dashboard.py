@@ -14,7 +14,6 @@ from typing import Annotated, Any
 
 from ablations.board import report, server
 from ablations.board.workspace import check_package, overview, specification, sweep_view
-from ablations.command import keys_of, parse
 from ablations.config.schema import ENTITY, PROJECT, TrackConfig
 from ablations.files import write_json
 from ablations.home import ROOT, check_house
@@ -23,6 +22,7 @@ from ablations.judge.result import Result
 from ablations.record.documents import PLAN
 from ablations.record.record import RECORDS
 from ablations.trial.uploads import api_key, remembered, resolve_mode
+from models.base.command import keys_of, parse
 from models.base.streams import obeyed, spoken
 from models.base.typed import ConfigError, NotEmpty
 

@@ -14,12 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ablations.command import given, keys_of, parse
-from ablations.config.keys import nested
 from ablations.home import check_house
 from ablations.metrics import is_accuracy
+from models.base.command import given, keys_of, parse
 from models.base.streams import obeyed, spoken
-from models.base.typed import ConfigError, build
+from models.base.typed import ConfigError, build, nested
 from models.vocabulary import END_OF_TEXT
 from tasks.config import DataConfig, EvalConfig
 from tasks.evals.presets import PRESETS, preset

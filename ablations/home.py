@@ -6,15 +6,8 @@ of a library: a command of ours forgets that directory, as `-P` does for workers
 This module imports nothing of the project at its top, so that it can.
 """
 
-import importlib.util
 import os
 import sys
-from pathlib import Path
-
-ROOT = Path(__file__).resolve().parent.parent
-"""The checkout."""
-
-_BESIDE = ("models", "tasks")
 
 
 def _forget_current_directory() -> None:
@@ -22,11 +15,22 @@ def _forget_current_directory() -> None:
 
     While Python looks for that module, and so imports its package, the first argument is `-m`.
     """
-    if sys.argv[:1] == ["-m"] and not sys.flags.safe_path and sys.path[:1] == [os.getcwd()] and Path.cwd() != ROOT:
+    if sys.argv[:1] != ["-m"] or sys.flags.safe_path:
+        return
+    root = os.path.realpath(os.path.join(os.path.dirname(__file__), os.pardir))
+    if os.path.isdir(sys.path[0]) and sys.path[0] == os.getcwd() != root:
         del sys.path[0]
 
 
 _forget_current_directory()
+
+import importlib.util  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent.parent
+"""The checkout."""
+
+_BESIDE = ("models", "tasks")
 
 
 def _place(package: str) -> str:

@@ -7,37 +7,29 @@ with record.json and a checkpoint that one process can load.
 """
 
 import contextlib
-import re
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from ablations.home import check_house
+from models.base.command import parse, parted
 from models.base.streams import obeyed, spoken
-from models.base.typed import ConfigError, closest
+from models.base.typed import AtLeast, AtMost, ConfigError, closest
 
 if TYPE_CHECKING:
     from ablations.config.trialkeys import TrialKeys
 
 
-def parse(words: list[str]) -> tuple[str, int, list[str]]:
-    """(arm, seed, what `ablations.run` takes). Raises ConfigError."""
-    own, rest, given = {"arm": "", "seed": "0"}, list[str](), set[str]()
-    for word in words:
-        key, equals, value = word.partition("=")
-        if key in own and equals:
-            if key in given:
-                raise ConfigError(f"{key}: given twice; keep one")
-            own[key] = value
-            given.add(key)
-        else:
-            rest.append(word)
-    if not re.fullmatch("[0-9]{1,9}", own["seed"]):
-        raise ConfigError(f"seed={own['seed']}: must be a whole number, 0 or more, of at most nine digits")
-    return own["arm"], int(own["seed"]), rest
+@dataclass(frozen=True)
+class RankCommand:
+    """Of the command's words its own; the rest is what `ablations.run` takes."""
+
+    arm: str = ""
+    seed: Annotated[int, AtLeast(0), AtMost(999_999_999)] = 0
 
 
-def rank_trial(arm: str, seed: int, words: list[str]) -> "tuple[TrialKeys, Path]":
+def rank_trial(arm: str, words: list[str]) -> "tuple[TrialKeys, Path]":
     """The keys of the arm's trial, and runs_dir. Raises ConfigError, before anything is started."""
     from ablations.config.compose import compose
     from ablations.config.trialkeys import with_overrides
@@ -64,8 +56,9 @@ def _run(words: list[str]) -> int:
     if not words or {"-h", "--help"} & set(words):
         print(__doc__)
         return 0
-    arm, seed, rest = parse(words)
-    keys, runs = rank_trial(arm, seed, rest)
+    own, rest = parted(RankCommand, words)
+    asked = parse(RankCommand, own)
+    keys, runs = rank_trial(asked.arm, rest)
 
     from ablations.launch.lock import single_owner
     from ablations.launch.ranks import RankFailed, joined, run_ranks, torchrun_rank
@@ -74,7 +67,7 @@ def _run(words: list[str]) -> int:
 
     ranks = ranks_of(keys.model.pipeline.schedule, keys.model.pipeline.stages)
     rank = torchrun_rank(ranks)
-    job = prepared(keys, seed, runs, quiet=bool(rank))
+    job = prepared(keys, asked.seed, runs, quiet=bool(rank))
     folder = Path(job.folder)
     if rank is not None:
         with (

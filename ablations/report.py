@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ablations.command import keys_of, parse
 from ablations.home import ROOT, check_house
 from ablations.judge.gather import load_published, load_result
 from ablations.judge.result import Result
@@ -24,6 +23,7 @@ from ablations.record.rundir import differing, folders_of_scale, listed
 from ablations.record.summary import SUMMARY
 from ablations.show.provenance import commands, commit, manifest
 from ablations.trial.identity import code_hash
+from models.base.command import keys_of, parse
 from models.base.files import whole_file, whole_folder, write_atomically
 from models.base.streams import obeyed, spoken
 from models.base.typed import ConfigError

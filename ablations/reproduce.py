@@ -34,7 +34,6 @@ from typing import Annotated, Literal
 
 from ablations import numbers
 from ablations.archives import opened
-from ablations.command import is_pair, parse
 from ablations.commits import code_of, is_before, is_here, worktree
 from ablations.home import ROOT, check_house
 from ablations.judge.gather import load_published, load_with
@@ -49,6 +48,7 @@ from ablations.record.summary import summary_in
 from ablations.report import PAGES, write_pages
 from ablations.show.render import table_csv
 from ablations.show.table import Table
+from models.base.command import is_pair, parse
 from models.base.streams import obeyed, spoken
 from models.base.typed import AtLeast, ConfigError, closest
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
-from ablations.command import parse
 from ablations.home import check_house
+from models.base.command import parse
 from models.base.files import write_atomically
 from models.base.streams import obeyed, spoken
 from models.base.typed import Above, AtLeast, AtMost, ConfigError, closest

@@ -1,6 +1,6 @@
 """What the guards cost, and whether they cry wolf: every arm of every sweep, or of those that are named.
 
-    python -m benchmarks.guards [scale=smoke] [sweep=NAME ...] [runs_dir=runs]
+    python -m benchmarks.guards [scale=smoke] [sweeps=[NAME,...]] [runs_dir=runs]
 
 prints a line for each sweep (arms, seconds of an arm, the slowest guard) and for each guard that does not pass, then a
 JSON line. One thread; the corpora are prepared first and not counted.
@@ -10,6 +10,7 @@ import json
 import statistics
 import sys
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -20,30 +21,33 @@ from ablations.guards.arm import GUARDS, found
 from ablations.guards.subject import Subject
 from ablations.sweep.plan import config_guards
 from ablations.sweep.planning import make_plan
+from models.base.command import parse
 from models.base.streams import obeyed, spoken
-from models.base.typed import ConfigError
 from tasks.prepared import prepare_data
+
+
+@dataclass(frozen=True)
+class Asked:
+    scale: str = "smoke"
+    sweeps: list[str] = field(default_factory=list)
+    """All, if empty."""
+    runs_dir: Path = Path("runs")
 
 
 def main(words: list[str]) -> int:
     """The number of guards that did not pass."""
-    given = [word.partition("=") for word in words]
-    for key, equals, _ in given:
-        if key not in ("sweep", "scale", "runs_dir") or not equals:
-            raise ConfigError(f"{key}: expected sweep=NAME, scale=NAME or runs_dir=FOLDER")
-    named = [value for key, _, value in given if key == "sweep"]
-    scale = next((value for key, _, value in given if key == "scale"), "smoke")
-    runs = next((value for key, _, value in given if key == "runs_dir"), "runs")
+    asked = parse(Asked, words)
     torch.set_num_threads(1)
     seconds: dict[str, list[float]] = {guard.name: [] for guard in GUARDS}
     by_arm: list[float] = []
     failed = 0
-    for name in named or sorted(sweep_files(None)):
-        plan = make_plan(compose([f"sweep={name}", f"scale={scale}", "arms=all", f"runs_dir={runs}", "eval.tasks=[]"]))
+    for name in asked.sweeps or sorted(sweep_files(None)):
+        words = [f"sweep={name}", f"scale={asked.scale}", f"runs_dir={asked.runs_dir}", "arms=all", "eval.tasks=[]"]
+        plan = make_plan(compose(words))
         arms: dict[str, float] = {}
         slowest = ("", 0.0)
         for arm in plan.arms.values():
-            data = prepare_data(arm.keys.data, arm.keys.model.vocab_size, Path(runs) / "data")
+            data = prepare_data(arm.keys.data, arm.keys.model.vocab_size, asked.runs_dir / "data")
             subject, results = Subject(arm.keys, plan.seeds[0], data), config_guards(plan, arm)
             arms[arm.name] = 0.0
             for guard in GUARDS:
@@ -63,7 +67,7 @@ def main(words: list[str]) -> int:
         print(f"{name}: {len(arms)} arms, {least:.1f} to {most:.1f} s each; {slowest[0]} up to {slowest[1]:.1f} s",
               flush=True)  # fmt: skip
     means = {name: round(statistics.fmean(taken), 2) for name, taken in seconds.items() if taken}
-    report = {"benchmark": "guards", "scale": scale, "arms": len(by_arm), "failed": failed, "seconds": means}
+    report = {"benchmark": "guards", "scale": asked.scale, "arms": len(by_arm), "failed": failed, "seconds": means}
     print(json.dumps(report | {"seconds_per_arm": round(statistics.fmean(by_arm), 2)}))
     return failed
 

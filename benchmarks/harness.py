@@ -9,7 +9,6 @@ scoring (building, opening, checkpoints, the record), in a process that has run 
 `trials_per_second`: trials of no work, with their ids, requests, records and progress, over this machine's workers.
 """
 
-import dataclasses
 import json
 import os
 import statistics
@@ -24,7 +23,6 @@ from typing import Annotated, Any
 import torch
 from torch import nn
 
-from ablations.command import parse
 from ablations.config.compose import compose
 from ablations.config.trialkeys import TrialKeys
 from ablations.home import ROOT
@@ -38,6 +36,7 @@ from ablations.trial.fitting import build_model, open_data
 from ablations.trial.job import TrialJob
 from ablations.trial.recorder import Unwatched
 from ablations.trial.train import run_trial
+from models.base.command import parse, parted
 from models.base.streams import obeyed, spoken
 from models.base.typed import AtLeast
 from models.training.batch import Batch
@@ -59,9 +58,6 @@ class Asked:
     steps: Annotated[int, AtLeast(SETTLE + 2)] = 40
     """At least one interval between two that count."""
     trials: Annotated[int, AtLeast(1)] = 1000
-
-
-OWN = [field.name for field in dataclasses.fields(Asked)]
 
 
 class Clock(Unwatched):
@@ -165,8 +161,8 @@ def measured(keys: TrialKeys, rounds: int) -> dict[str, float]:
 
 def found(words: Sequence[str]) -> dict[str, Any]:
     """What the command prints. Raises ConfigError, before anything is timed, for words that cannot be obeyed."""
-    asked = parse(Asked, [word for word in words if word.partition("=")[0] in OWN])
-    keys = [word for word in words if word.partition("=")[0] not in OWN]
+    own, keys = parted(Asked, words)
+    asked = parse(Asked, own)
     scale = [] if any(word.startswith("scale=") for word in keys) else ["scale=cpu"]
     plan = make_plan(compose(["sweep=gating", *scale, *keys]))
     tokens = asked.steps * plan.baseline.keys.tokens_per_step

@@ -1,6 +1,6 @@
 """Which recipe lets a sweep see most: the spread of paired differences under each, on seeds that no sweep uses.
 
-    python -m benchmarks.noise [recipe=NAME ...] [scale=cpu] [seeds=5] [runs_dir=runs] [out=results/noise] [KEY=VALUE]
+    python -m benchmarks.noise [recipes=[NAME,...]] [scale=cpu] [seeds=5] [runs_dir=runs] [out=results/noise]
 
 trains, for each recipe, the baseline, an arm that changes nothing (A/A), one of the same and one of another shape, and
 the control (10 % fewer tokens), and prints their paired standard deviations, the loss and the minutes of a trial. What
@@ -11,9 +11,9 @@ that were measured before.
 import json
 import statistics
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from ablations import numbers
 from ablations.config.compose import compose
@@ -24,9 +24,10 @@ from ablations.judge.result import Result
 from ablations.show.table import Table
 from ablations.sweep.conductor import Conductor
 from ablations.sweep.planning import make_plan
+from models.base.command import parse
 from models.base.files import write_atomically
 from models.base.streams import obeyed, spoken
-from models.base.typed import ConfigError, build, closest
+from models.base.typed import AtLeast, AtMost, ConfigError, build, closest
 
 FIRST_SEED = 2000
 PILOT: dict[str, Any] = {
@@ -91,15 +92,25 @@ class Noise:
     """Of one of the baseline's trials."""
 
 
-def measured(recipe: str, given: dict[str, str]) -> Noise:
+@dataclass(frozen=True)
+class Asked:
+    recipes: list[str] = field(default_factory=list)
+    """All, if empty."""
+    scale: str = "cpu"
+    seeds: Annotated[int, AtLeast(2), AtMost(1000)] = 5
+    runs_dir: Path = Path("runs")
+    out: Path = ROOT / "results/noise"
+    progress: str = "plain"
+
+
+def measured(recipe: str, asked: Asked) -> Noise:
     """Train what is missing of a recipe's trials."""
-    seeds = list(range(FIRST_SEED, FIRST_SEED + int(given["seeds"])))
-    runs = Path(given["runs_dir"]) / "noise" / recipe.replace(" ", "_").replace("%", "percent")
-    words = {"sweep": "noise", "sweeps_dir": str(ROOT / "benchmarks" / "sweeps"), "scale": given["scale"]}
+    seeds = list(range(FIRST_SEED, FIRST_SEED + asked.seeds))
+    runs = asked.runs_dir / "noise" / recipe.replace(" ", "_").replace("%", "percent")
+    words = {"sweep": "noise", "sweeps_dir": str(ROOT / "benchmarks" / "sweeps"), "scale": asked.scale}
     words |= {"seeds": json.dumps(seeds), "runs_dir": str(runs), "eval.tasks": "[]", "eval.tokens": "262144"}
-    words |= {"track.mode": "disabled", "launch.progress": given["progress"]}
+    words |= {"track.mode": "disabled", "launch.progress": asked.progress}
     words |= {key: json.dumps(value) for key, value in (PILOT | RECIPES[recipe]).items()}
-    words |= {key: value for key, value in given.items() if "." in key}
     conductor = Unreported(make_plan(compose([f"{key}={value}" for key, value in words.items()])))
     conductor.run()
     return summed_up(recipe, load_result(runs, "noise", conductor.folder.name))
@@ -158,18 +169,13 @@ def page(found: list[Noise]) -> str:
 
 
 def main(words: list[str]) -> int:
-    given = {"scale": "cpu", "seeds": "5", "runs_dir": "runs", "out": str(ROOT / "results/noise"), "progress": "plain"}
-    named = [word.partition("=")[2] for word in words if word.startswith("recipe=")]
-    for key, equals, value in (word.partition("=") for word in words if not word.startswith("recipe=")):
-        if key not in given or not equals:
-            raise ConfigError(f"{key}: expected recipe=NAME or one of {', '.join(f'{k}=VALUE' for k in given)}")
-        given[key] = value
-    if unknown := [name for name in named if name not in RECIPES]:
-        raise ConfigError(f"recipe={unknown[0]}: no such recipe{closest(unknown[0], RECIPES)}")
-    path = Path(given["out"]) / "noise.json"
+    asked = parse(Asked, words)
+    if unknown := [name for name in asked.recipes if name not in RECIPES]:
+        raise ConfigError(f"recipes={unknown[0]}: no such recipe{closest(unknown[0], RECIPES)}")
+    path = asked.out / "noise.json"
     rows = {row["recipe"]: build(Noise, row) for row in (read_json(path) if path.is_file() else [])}
-    for recipe in named or RECIPES:
-        rows[recipe] = measured(recipe, given)
+    for recipe in asked.recipes or RECIPES:
+        rows[recipe] = measured(recipe, asked)
         found = [rows[name] for name in RECIPES if name in rows]
         write_atomically(path.with_name("table.md"), page(found))
         write_json(path, [vars(noise) for noise in found])

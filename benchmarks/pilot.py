@@ -1,6 +1,6 @@
 """What a small model answers of each problem after pre-training alone: whether a sweep on it has something to find.
 
-    python -m benchmarks.pilot [problem=NAME ...] [seeds=2] [scale=cpu] [out=results/pilot] [KEY=VALUE ...]
+    python -m benchmarks.pilot [problems=[NAME,...]] [seeds=2] [scale=cpu] [out=results/pilot] [KEY=VALUE ...]
 
 trains one model for each problem and seed, on answers of which a share is wrong and another is short, and scores it as
 sweeps are scored. Rewards and teachers have something to do where pass@1 lies between 0.2 and 0.6 and pass@8 clearly
@@ -9,8 +9,9 @@ above it. The table is written anew after every problem, and keeps the rows of t
 
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import torch
 
@@ -24,9 +25,10 @@ from ablations.show.table import Table
 from ablations.sweep.planning import make_plan
 from ablations.trial.job import TrialJob
 from ablations.trial.train import run_trial
+from models.base.command import parse, parted
 from models.base.files import write_atomically
 from models.base.streams import obeyed, spoken
-from models.base.typed import ConfigError, build
+from models.base.typed import AtLeast, AtMost, ConfigError, build
 
 SWEEPS = ROOT / "benchmarks/sweeps"
 FIRST_SEED = 2000
@@ -89,27 +91,28 @@ def _shown(values: list[float], digits: int) -> str:
     return ", ".join(numbers.fixed(value, digits) for value in values)
 
 
+@dataclass(frozen=True)
+class Asked:
+    """Words of its own; all others change the trainings."""
+
+    problems: list[str] = field(default_factory=list)
+    """All, if empty."""
+    seeds: Annotated[int, AtLeast(1), AtMost(1000)] = 2
+    scale: str = "cpu"
+    out: Path = ROOT / "results/pilot"
+
+
 def main(words: list[str]) -> int:
-    given = {"seeds": "2", "scale": "cpu", "out": str(ROOT / "results/pilot")}
-    problems, changes = list[str](), list[str]()
-    for word in words:
-        key, _, value = word.partition("=")
-        if key == "problem" and value in SETTINGS:
-            problems.append(value)
-        elif key in given:
-            given[key] = value
-        elif "." in key and value:
-            changes.append(word)
-        else:
-            raise ConfigError(f"{word}: problem=NAME ({', '.join(SETTINGS)}), seeds=, scale=, out= or KEY=VALUE")
-    if not given["seeds"].isdecimal() or not int(given["seeds"]):
-        raise ConfigError(f"seeds={given['seeds']}: a whole number, at least 1")
+    own, changes = parted(Asked, words)
+    asked = parse(Asked, own)
+    if unknown := [name for name in asked.problems if name not in SETTINGS]:
+        raise ConfigError(f"problems={unknown[0]}: no such problem (known: {', '.join(SETTINGS)})")
     torch.set_num_threads(1)
-    chosen = {name: keys_of(name, given["scale"], changes) for name in problems or SETTINGS}
-    path = Path(given["out"]) / "pilot.json"
+    chosen = {name: keys_of(name, asked.scale, changes) for name in asked.problems or SETTINGS}
+    path = asked.out / "pilot.json"
     rows = {row["problem"]: build(Row, row) for row in (read_json(path) if path.is_file() else [])}
     for name, keys in chosen.items():
-        rows[name] = measured(name, keys, int(given["seeds"]))
+        rows[name] = measured(name, keys, asked.seeds)
         ordered = [rows[name] for name in SETTINGS if name in rows]
         write_json(path, [asdict(row) for row in ordered])
         write_atomically(path.with_name("table.md"), "\n".join(["# Pilot", "", *markdown(table(ordered)), ""]))

@@ -23,8 +23,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ablations.command import keys_of, parse
 from benchmarks.scoring_sides import Sides, Timed, random_checkpoint, scored
+from models.base.command import keys_of, parse
 from models.base.streams import obeyed, spoken
 from models.base.typed import ConfigError
 from tasks.evals.harness import quiet

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from ablations.command import parse
 from ablations.config.compose import compose
 from ablations.home import ROOT
 from ablations.launch.environment import thread_environment
 from ablations.sweep.planning import make_plan
+from models.base.command import parse
 from models.base.streams import obeyed, spoken
 from models.base.typed import AtLeast, ConfigError
 

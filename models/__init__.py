@@ -3,6 +3,15 @@
 At a prompt: `models.build("tiny", {"attention.kind": "mha"})`, `models.load(checkpoint)`, `models.complete(...)`.
 """
 
+import os
+import sys
+
+if sys.argv[:1] == ["-m"] and not sys.flags.safe_path:
+    # Somebody's folder, whose files are not to be taken for Python's: as in ablations/home.py.
+    _root = os.path.realpath(os.path.join(os.path.dirname(__file__), os.pardir))
+    if os.path.isdir(sys.path[0]) and sys.path[0] == os.getcwd() != _root:
+        del sys.path[0]
+
 import importlib
 from typing import Any
 

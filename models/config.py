@@ -7,7 +7,7 @@ toggle says what "off" is. `models/rules.py` refuses what cannot be built; `mode
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from models.base.bounds import Count, DType, Layers, NotNegative, Positive, Share
+from models.base.bounds import Count, DType, Epsilon, Layers, NotNegative, Positive, Share
 from models.base.typed import Above, AtLeast, AtMost
 from models.precision.config import PrecisionConfig
 
@@ -205,8 +205,8 @@ class ModelConfig:
     mtp: MTPConfig = field(default_factory=MTPConfig)
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
-    norm_eps: Annotated[float, Above(0), AtMost(1)] = 1e-6
-    init_std: Annotated[float, Above(0), AtMost(1000)] | None = None
+    norm_eps: Epsilon = 1e-6
+    init_std: Annotated[float, AtLeast(1e-9), AtMost(1000)] | None = None
     """Standard deviation of every weight matrix; None follows V3's width rule 0.508 / sqrt(d_model)."""
     dtype: DType = "auto"
     """Compute type of the matrix products; master weights are at least FP32. `auto` is resolved before a trial."""

@@ -14,6 +14,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from models.base.bounds import Count, Positive
+from models.base.command import parse
 from models.base.streams import obeyed, spoken
 from models.base.typed import ConfigError
 from models.config import ModelConfig
@@ -31,12 +33,12 @@ SHOWN = 6
 
 @dataclass(frozen=True)
 class Cluster:
-    gpus: int = 2048
-    memory: float = 80.0
+    gpus: Count = 2048
+    memory: Positive = 80.0
     """GB of each."""
-    sequences: int = 15360
+    sequences: Count = 15360
     """Of a step (V3 4.2)."""
-    node: int = 8
+    node: Count = 8
     """GPUs that reach each other without the network between nodes."""
 
 
@@ -234,23 +236,6 @@ def _row(layout: Layout, proposed: bool) -> str:
     )
 
 
-def cluster_of(words: Sequence[str]) -> Cluster:
-    """From `gpus=`, `memory=`, `sequences=`, `node=`. Raises ConfigError."""
-    values = dict[str, float]()
-    for word in words:
-        name, _, text = word.partition("=")
-        if name not in ("gpus", "memory", "sequences", "node"):
-            raise ConfigError(f"{word}: no such key (known: gpus, memory, sequences, node)")
-        kind = float if name == "memory" else int
-        try:
-            values[name] = kind(text)
-        except ValueError:
-            raise ConfigError(f"{word}: must be a{' whole' * (kind is int)} number") from None
-        if not 0 < values[name] < 1e9:
-            raise ConfigError(f"{word}: must be above 0 and below a billion")
-    return Cluster(**values)  # type: ignore[arg-type]
-
-
 def main(arguments: list[str] | None = None) -> int:
     from models.sizes import SIZES, size
 
@@ -261,7 +246,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0 if words else 2
 
     def work() -> int:
-        cluster = cluster_of([word for word in words if "=" in word])
+        cluster = parse(Cluster, [word for word in words if "=" in word])
         for name in names:
             lines = describe_layouts(*size(name), cluster)
             print("\n".join([f"{name} {lines[0]}", *(f"  {line}".rstrip() for line in lines[1:])]))

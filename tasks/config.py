@@ -1,5 +1,6 @@
 """What is learned from and what is scored: the keys of `data` and `eval`."""
 
+import functools
 import json
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal
@@ -9,6 +10,12 @@ from tasks.evals.presets import PRESETS
 
 END_OF_TEXT_ID = 0
 """Stands after each document."""
+
+SHORTEST_CONTEXT = 64
+"""That is measured: it holds a passkey, its question (tasks/context.py), and more text than both."""
+Length = Annotated[int, AtLeast(SHORTEST_CONTEXT), AtMost(1_000_000)]
+Batches = tuple[tuple[int, int], ...]
+"""(first sequence, sequences) of each."""
 
 
 SKILLS = (
@@ -57,7 +64,7 @@ class DataConfig:
     skills: Annotated[list[str], Distinct()] = field(default_factory=list)
     """Beside text: skills (tasks/skills/chosen.py) whose sequences are `skills_share` of those that are learned from.
     Their words are the last tokens of the vocabulary, which the text's tokenizer leaves to them."""
-    skills_share: Annotated[float, Above(0), AtMost(0.5)] = 0.1
+    skills_share: Annotated[float, AtLeast(0.001), AtMost(0.5)] = 0.1
     """For `skills`: of the training sequences, all skills together."""
     answers_only: bool = False
     """For `skill` and `problem`: the loss is that of the answers and of what is written on the way to them; what is
@@ -103,7 +110,9 @@ class EvalConfig:
     data_dir: Annotated[str, NotEmpty()] | None = None
     """A folder with copies of standard tasks' data (docs/benchmarks.md), which are then read there and not from the
     network; null: lm-eval downloads them."""
-    lengths: Annotated[list[Annotated[int, AtLeast(64), AtMost(1_000_000)]], Distinct()] = field(default_factory=list)
+    lengths: Annotated[list[Annotated[int, AtLeast(SHORTEST_CONTEXT), AtMost(1_000_000)]], Distinct()] = field(
+        default_factory=list
+    )
     """Of text: context lengths at which it is measured what a model makes of them (its loss by position up to the
     longest, passkeys, text that comes a second time); none by default."""
     mask_documents: bool = False
@@ -116,20 +125,26 @@ class EvalConfig:
     """Let the tasks `humaneval` and `mbpp` run the programs that a model writes, in a sandbox (docs/benchmarks.md)."""
 
 
-def ramped(sequences: int, data: DataConfig, multiple: int) -> list[tuple[int, int]]:
-    """(first sequence, sequences) of each batch: growing linearly in the sequences seen from `ramp_from` to the whole
+def ramped(sequences: int, data: DataConfig, multiple: int) -> Batches:
+    """The batches: growing linearly in the sequences seen from `ramp_from` to the whole
     `batch_size`, in multiples of `multiple` (the microbatches). The last batch takes what is left."""
-    if data.ramp_from == 1:
-        size = _whole(data.batch_size, multiple)
-        return [(first, min(size, sequences - first)) for first in range(0, sequences, size)]
+    return _ramped(sequences, data.batch_size, data.ramp_from, data.ramp_over, multiple)
+
+
+@functools.lru_cache(maxsize=8)
+def _ramped(sequences: int, batch: int, ramp_from: float, ramp_over: float, multiple: int) -> Batches:
+    """All arms of a sweep ask for the same."""
+    if ramp_from == 1:
+        size = _whole(batch, multiple)
+        return tuple((first, min(size, sequences - first)) for first in range(0, sequences, size))
     batches, first = [], 0
-    over = data.ramp_over * sequences
+    over = ramp_over * sequences
     while first < sequences:
-        share = data.ramp_from + (1 - data.ramp_from) * min(1.0, first / over)
-        size = _whole(share * data.batch_size, multiple)
+        share = ramp_from + (1 - ramp_from) * min(1.0, first / over)
+        size = _whole(share * batch, multiple)
         batches.append((first, min(size, sequences - first)))
         first += size
-    return batches
+    return tuple(batches)
 
 
 def batch_count(sequences: int, data: DataConfig, multiple: int) -> int:

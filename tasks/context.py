@@ -22,8 +22,6 @@ NEEDLES = 8
 """Passkeys at each depth."""
 REPEATED = 8_192
 """Tokens that come a second time, of all contexts of one length together."""
-SHORTEST = 64
-"""Context that holds a passkey, its question, and as much text as both."""
 
 Tokens = NDArray[np.int64]
 

@@ -182,6 +182,45 @@ def test_files_are_put_in_their_place_by_one_module(path: Path) -> None:
     assert found == ({"rename", "replace", "chmod"} if name_of(path) == "models/base/files.py" else set())
 
 
+IN_A_NEW_FOLDER = "in a folder that is not in its place yet"
+A_LOG = "a line after another; who reads it knows that the last one may be a part"
+PLAIN_WRITES = {
+    "models/base/files.py": "the one writer",
+    "models/base/streams.py": "nowhere, in place of a closed stream",
+    "models/convert.py": IN_A_NEW_FOLDER,
+    "tasks/text/packing.py": IN_A_NEW_FOLDER,
+    "tasks/text/cache.py": IN_A_NEW_FOLDER,
+    "ablations/sweep/earlier.py": "the file of an earlier sweep, into a folder that ends with its reading",
+    "ablations/trial/memory.py": "to the kernel, and into a pipe",
+    "ablations/launch/worker.py": "into a pipe",
+    "ablations/launch/parcels.py": "into a stream",
+    "ablations/launch/process.py": A_LOG,
+    "ablations/launch/ray_pool.py": A_LOG,
+    "ablations/launch/slurm_pool.py": A_LOG,
+    "ablations/record/steplog.py": A_LOG,
+}
+
+
+def writing(tree: ast.AST) -> bool:
+    """Whether a file of the disk is written as it stands."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr in ("write_text", "write_bytes"):
+            return True
+        if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) in (
+            "open",
+            "fdopen",
+        ):
+            modes = [*node.args, *(keyword.value for keyword in node.keywords if keyword.arg == "mode")]
+            if any(isinstance(mode, ast.Constant) and re.match("[wax]", str(mode.value)) for mode in modes):
+                return True
+    return False
+
+
+def test_what_is_written_plainly_is_not_in_its_place() -> None:
+    """All else is written by models/base/files.py, whole or not at all."""
+    assert {name_of(path) for path in SOURCES if writing(tree_of(path))} == PLAIN_WRITES.keys()
+
+
 def test_no_file_names_a_class_to_build() -> None:
     """A YAML file holds values, never code: `_target_` would make Hydra call what a file names."""
     word = "_tar" + "get_"

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from ablations.command import is_pair, parse
 from ablations.home import check_house
+from models.base.command import is_pair, parse
 from models.base.streams import obeyed, spoken
 from models.base.typed import AtLeast, AtMost, ConfigError
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ablations.config.keys import leaves_of, nested, settings
+from ablations.config.keys import leaves_of, settings
 from ablations.config.resolve import raised, resolved_arms, without
 from ablations.config.schema import Config, LaunchConfig
 from ablations.config.sweepfile import default_scale, find_sweep, read_scale, read_sweep, shown, sweep_files
@@ -21,10 +21,24 @@ from ablations.config.trialkeys import TRIAL_GROUPS, with_overrides
 from ablations.config.trialrules import check
 from ablations.config.unread import check_read
 from ablations.config.words import parse
-from models.base.typed import ConfigError, build, closest
+from models.base.typed import ConfigError, build, closest, nested
 from models.cost import cost
 from models.sizes import size
 
+ONE_PROCESS = "each job is one process on one node"
+NOT_TO_SBATCH = {
+    "array": "jobs are an array already, of which launch.workers run at once",
+    "wrap": "jobs run the harness's own command",
+    "output": "what a job prints is kept in the run's folder",
+    "error": "what a job prints is kept in the run's folder",
+    "open-mode": "what a job prints is kept in the run's folder",
+    "signal": "a job is told of its end by one that it knows",
+    "nodes": ONE_PROCESS,
+    "ntasks": ONE_PROCESS,
+    "ntasks-per-node": ONE_PROCESS,
+    "parsable": "the number that sbatch prints is read as it is",
+}
+"""Options that the harness gives by itself, and why another would be lost, or harm."""
 TRAINABLE_PARAMS = 1e9
 """A named size beyond this is there to be counted."""
 FOLDERS = ("runs_dir", "results_dir", "sweeps_dir")
@@ -156,6 +170,9 @@ def _check_launch(launch: LaunchConfig) -> None:
         )
     if launch.kind != "slurm" and launch.slurm:
         raise ConfigError(f"launch.slurm={launch.slurm}: options of sbatch, of no use with launch={launch.kind}")
+    for name, value in launch.slurm.items():
+        if (why := NOT_TO_SBATCH.get(name.replace("_", "-"))) is not None:
+            raise ConfigError(f"launch.slurm.{name}={value}: {why}; leave it out")
     minutes = launch.slurm.get("time", 1)
     if not isinstance(minutes, int) or minutes < 1:
         raise ConfigError(f"launch.slurm.time={minutes}: expected minutes, a whole number of at least 1")

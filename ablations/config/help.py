@@ -10,11 +10,11 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from ablations.config.keys import all_keys, default_of, options
+from ablations.config.keys import all_keys, default_of
 from ablations.config.schema import ArmConfig, Config, ExpectedConfig, MatchedConfig, SearchConfig, SweepConfig
 from ablations.config.sweepfile import SCALES, default_scale, read_yaml, scale_names, sweep_files
 from ablations.metrics import METRICS
-from models.base.typed import ConfigError
+from models.base.typed import ConfigError, options
 from tasks.evals.presets import PRESETS
 
 _WIDTH, _CHOICES_WIDTH = 118, 72

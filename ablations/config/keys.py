@@ -2,14 +2,13 @@
 
 import dataclasses
 import functools
-import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from ablations.config.schema import Config, SweepConfig
-from models.base.typed import ConfigError, build, suggestion
+from models.base.typed import ConfigError, as_typed, build, in_words, nested, options, suggestion
 
 
 @dataclass(frozen=True)
@@ -28,13 +27,6 @@ class Key:
     def is_text(self) -> bool:
         """Takes any text (a path, a name), so that its value needs no quoting on the command line."""
         return str in options(self.hint)
-
-
-def options(hint: Any) -> list[Any]:
-    """The types that a hint allows, None left out."""
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return [arg for arg in typing.get_args(hint) if arg is not type(None)]
-    return [hint]
 
 
 @functools.cache
@@ -75,7 +67,6 @@ def unknown_key(name: str) -> ConfigError:
 
 def describe(hint: Any) -> str:
     """What a key takes, in a user's words."""
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Any: "a value"}
     parts = []
     for option in options(hint):
         origin, args = typing.get_origin(option), typing.get_args(option)
@@ -85,8 +76,10 @@ def describe(hint: Any) -> str:
             parts.append("a list" if args[0] is Any else f"a list of {describe(args[0]).removeprefix('a ')}s")
         elif origin is dict:
             parts.append("a mapping" if args[1] is Any else f"a mapping of names to {describe(args[1])}")
+        elif dataclasses.is_dataclass(option):
+            parts.append("a group of keys")
         else:
-            parts.append("a group of keys" if dataclasses.is_dataclass(option) else words[option])
+            parts.append("a value" if option is Any else in_words(option))
     if type(None) in typing.get_args(hint):
         parts.append("null")
     return " or ".join(parts)
@@ -96,18 +89,6 @@ def settings(config: Config) -> dict[str, Any]:
     """A composed config's keys as nested dictionaries."""
     values = dataclasses.asdict(config)
     return {f.name: values[f.name] for f in _settable(Config)}
-
-
-def nested(dotted: Mapping[str, Any]) -> dict[str, Any]:
-    """{`a.b`: 1} as {`a`: {`b`: 1}}."""
-    tree: dict[str, Any] = {}
-    for name, value in dotted.items():
-        *groups, last = name.split(".")
-        node = tree
-        for group in groups:
-            node = node.setdefault(group, {})
-        node[last] = value
-    return tree
 
 
 def leaves_of(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,8 +120,7 @@ def accepted(name: str, value: Any) -> Any:
     """`value` as the key takes it. Raises ConfigError, in one line, for a wrong type, choice or size."""
     hint = all_keys()[name].hint
     if not _fits(hint, value):
-        shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
-        raise ConfigError(f"{name}={shown}: expected {describe(hint)}{_fix(name, hint, value)}")
+        raise ConfigError(f"{name}={as_typed(value)}: expected {describe(hint)}{_fix(name, hint, value)}")
     node: Any = build(Config, nested({name: value}))
     for part in name.split("."):
         node = getattr(node, part)

@@ -21,7 +21,7 @@ from models.base.typed import Above, AtLeast, AtMost, ConfigError, build, sugges
 from models.config import ModelConfig
 from models.post_training.config import DistilConfig, GRPOConfig
 from models.training.config import OptimConfig
-from tasks.config import END_OF_TEXT_ID, DataConfig, EvalConfig, batch_count, ramped
+from tasks.config import END_OF_TEXT_ID, Batches, DataConfig, EvalConfig, batch_count, ramped
 
 Fraction = Annotated[float, Above(0), AtMost(1)]
 
@@ -96,7 +96,7 @@ class Stage:
         return self.sequences // self.data.epochs
 
     @functools.cached_property
-    def batches(self) -> list[tuple[int, int]]:
+    def batches(self) -> Batches:
         """(first sequence, sequences) of each optimizer step; a ramp makes more, smaller steps of the same tokens."""
         return ramped(self.sequences, self.data, self.microbatches)
 

@@ -12,6 +12,7 @@ from ablations.judge.equal_cost import stretch
 from ablations.judge.grid import Edge
 from ablations.judge.stats import Difference, between, tokens_saved
 from ablations.judge.verdicts import Verdict
+from ablations.metrics import indices
 from ablations.record.documents import (
     ArmDocument,
     ArmKind,
@@ -194,6 +195,10 @@ class Result:
     def environment(self) -> dict[str, Any]:
         """Where the trials ran, from the first complete record."""
         return next((record.environment for record in self.all_records if record.status == "complete"), {})
+
+    def indices(self, name: str) -> list[int]:
+        """Which of the numbers that a metric's name has a place for some arm has."""
+        return indices(name, {metric for arm in self.arms.values() for metric in arm.values})
 
     @property
     def score_metrics(self) -> list[str]:

@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+OVERDUE, OVERDUE_SECONDS = 0.1, 2.0
+"""How much later than it was expected to end, of its length and at least, a job is that nobody knows the end of."""
+
 State = Literal["waiting", "running", "done", "failed"]
 
 
@@ -32,8 +35,12 @@ class TrialState:
 
     @property
     def pace(self) -> float:
-        """The fraction where steps take about as long as each other; 0 where each is another thing."""
-        return 0.0 if "what" in self.step else self.fraction
+        """The fraction of the steps that are this job's own, where they take about as long as each other; 0 where each
+        is another thing. A branch or a trial that is resumed begins with steps that were done before."""
+        steps, begun = self.step.get("steps") or 0, self.step.get("begun", 0)
+        if "what" in self.step or steps <= begun:
+            return 0.0
+        return min((self.step["step"] - begun) / (steps - begun), 1.0)
 
     @property
     def where(self) -> str:
@@ -98,7 +105,8 @@ class Phase:
         return len(self._in("done", "failed"))
 
     def time_left(self) -> float | None:
-        """Seconds until the last job ends; None while there is nothing to judge by.
+        """Seconds until the last job ends; None while there is nothing to judge by, and once a job takes longer than
+        all that was known of it.
 
         A job's length is its expected seconds times the median of measured / expected over the finished jobs; a
         running one leans on its own progress the more, the further it is. The waiting ones are then dealt out to
@@ -130,7 +138,10 @@ class Phase:
         for trial in self.running:
             length = pace * (trial.expected or 1.0)
             length += trial.pace * (own.get(id(trial), length) - length)
-            free.append(max(length - (now - trial.started), 0.0))
+            left = length - (now - trial.started)
+            if left < -max(OVERDUE_SECONDS, OVERDUE * length):
+                return None
+            free.append(max(left, 0.0))
         free += [0.0] * max(self.workers - len(free), 0)
         heapq.heapify(free)
         for trial in self._in("waiting"):

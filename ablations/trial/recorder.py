@@ -76,6 +76,7 @@ class Notes:
                     "event": "step",
                     "step": row["step"],
                     "steps": total,
+                    "begun": self.resumed_at,
                     "loss": row["loss"],
                     "max_vio": row["max_vio"],
                     "tokens_per_second": self.tokens_here / max(1e-9, now - self._started),

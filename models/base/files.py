@@ -34,7 +34,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     temporary = beside(path)
-    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666))
+    with _named(path):
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666))
     try:
         mode = temporary.stat().st_mode & 0o666
         yield temporary
@@ -50,7 +51,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
     """A new folder that becomes `path`, in place of what is there, if all goes well."""
     _make_parent(path)
     fresh = beside(path)
-    fresh.mkdir()
+    with _named(path):
+        fresh.mkdir()
     try:
         mode = fresh.stat().st_mode & 0o777
         yield fresh
@@ -68,7 +70,8 @@ def passing_folder(path: Path) -> Iterator[Path]:
     """A new folder beside `path` for what is on its way into others; it ends with the context, and `remove_left` finds
     it after a kill."""
     fresh = beside(path)
-    fresh.mkdir()
+    with _named(path):
+        fresh.mkdir()
     try:
         yield fresh
     finally:
@@ -165,6 +168,15 @@ def _is_left(temporary: Path) -> bool:
     except (PermissionError, OverflowError):
         return False
     return False
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """An error says what was to be written, and not what its temporary is called."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def _make_parent(path: Path) -> None:

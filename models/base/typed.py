@@ -137,6 +137,36 @@ def build(cls: type[T], values: Mapping[str, Any], at: str = "") -> T:
     return cls(**arguments)
 
 
+def nested(dotted: Mapping[str, Any]) -> dict[str, Any]:
+    """{`a.b`: 1} as {`a`: {`b`: 1}}: dotted keys as `build` takes them."""
+    tree: dict[str, Any] = {}
+    for name, value in dotted.items():
+        *groups, last = name.split(".")
+        node = tree
+        for group in groups:
+            node = node.setdefault(group, {})
+        node[last] = value
+    return tree
+
+
+def options(hint: Any) -> list[Any]:
+    """The types that a hint allows, None left out."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return [arg for arg in typing.get_args(hint) if arg is not type(None)]
+    return [hint]
+
+
+def in_words(kind: type) -> str:
+    """A type as who types it would call it."""
+    words: dict[type, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    return words.get(kind, kind.__name__)
+
+
+def as_typed(value: Any) -> str:
+    """A value as YAML and the command line have it."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
 _HINTS: dict[Any, dict[str, Any]] = {}
 
 
@@ -188,14 +218,14 @@ def _checked(hint: Any, value: Any, path: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:
             return None
-        options = [arg for arg in args if arg is not type(None)]
+        kinds = options(hint)
         errors = []
-        for option in options:
+        for option in kinds:
             try:
                 return _checked(option, value, path)
             except ConfigError as error:
                 errors.append(error)
-        words = [e for o, e in zip(options, errors, strict=True) if isinstance(value, str) and _is_word(o)]
+        words = [e for o, e in zip(kinds, errors, strict=True) if isinstance(value, str) and _is_word(o)]
         raise next((error for error in errors if isinstance(error, _OutOfBounds)), (words or errors)[0])
     if origin is list:
         if not isinstance(value, list | tuple):
@@ -210,7 +240,8 @@ def _checked(hint: Any, value: Any, path: str) -> Any:
     if hint is Any:
         return value
     if not isinstance(value, (int, float) if hint is float else hint) or (hint is not bool and isinstance(value, bool)):
-        raise ConfigError(f"{path}={value}: expected {hint.__name__}, got {type(value).__name__}")
+        but = ", got text" if isinstance(value, str) else ""  # which may look like a number
+        raise ConfigError(f"{path}={as_typed(value)}: expected {in_words(hint)}{but}")
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise _OutOfBounds(f"{path}: a whole number has at most 64 bits, this one {value.bit_length()}")
     if hint is float:

@@ -18,6 +18,7 @@ from models.base.typed import ConfigError, closest
 from tasks.config import DataConfig
 from tasks.progress import Progress, Report
 from tasks.text.reading import Rows, opened_table, text_of
+from tasks.text.sources import local_dataset
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
@@ -89,7 +90,7 @@ def stream(
     """
     text = hub_text(config)
     if (local := Path(text.repository)).is_dir():  # it may change between two calls, and its rows are then others
-        text = replace(text, revision=_listing(local))
+        text = replace(text, revision=_content(local, rows.key))
     wanted = config.max_bytes or HF_BYTES
     parts = [text.repository, text.subset, text.split, text.text_field, text.revision]
     folder = cache / f"hub-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]}"
@@ -161,13 +162,12 @@ def _origin(text: HubText) -> dict[str, Any]:
     return {"name": text.label, "hub_split": text.split, "revision": revision, "versions": versions}
 
 
-def _listing(folder: Path) -> str:
+def _content(folder: Path, key: str) -> str:
     """Stands for the revision of a folder of this machine."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
     found = []
-    for path in files:
-        with path.open("rb") as file:
-            found.append((str(path.relative_to(folder)), hashlib.file_digest(file, "sha256").hexdigest()))
+    for own in local_dataset(folder, key):
+        with own.path.open("rb") as file:
+            found.append((own.name, hashlib.file_digest(file, "sha256").hexdigest()))
     return hashlib.sha256(json.dumps(found).encode()).hexdigest()
 
 

@@ -88,13 +88,6 @@ class Sought:
         return np.minimum(np.searchsorted(self._sorted, hashes), len(self._sorted) - 1)
 
 
-def contained(needles: Hashes, haystack: Hashes) -> NDArray[np.bool_]:
-    """Which needles occur in the haystack; shape of `needles`."""
-    sought = Sought(needles)
-    sought.look(haystack)
-    return sought.found(needles)
-
-
 def shared_ngrams(train: NDArray[np.unsignedinteger], held_out: NDArray[np.unsignedinteger], n: int = 32) -> float:
     """Share (0 to 1) of the held-out part's windows of `n` tokens that occur anywhere in the training tokens.
 

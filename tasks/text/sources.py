@@ -63,11 +63,17 @@ def source_state(config: DataConfig) -> dict[str, Any]:
             files, versions = [], {}
         case "hf":  # a stream shows no state; its cached copy stands for it
             local = Path(config.name or "")
-            files, versions = _list(local, ("",), "", set()) if config.name and local.is_dir() else [], {}
+            found = local_dataset(local, f"data.name={config.name}") if config.name and local.is_dir() else []
+            files, versions = found, {}
         case _:
             raise AssertionError(config.source)
     listing = "".join(f"{file.path}\0{file.size}\0{file.mtime_ns}\0" for file in files)
     return {"versions": versions, "listing": hashlib.sha256(listing.encode(errors="surrogateescape")).hexdigest()}
+
+
+def local_dataset(folder: Path, key: str) -> list[SourceFile]:
+    """All files of a dataset that is a folder of this machine."""
+    return _list(folder, ("",), "", set(), key, "; name a folder that holds a dataset, and nothing else")
 
 
 def package_files(package: str) -> list[SourceFile]:
@@ -83,7 +89,7 @@ def installed_files(package: str, suffix: str, key: str) -> list[SourceFile]:
             f"{key}: {package} is not an installed package; pip install -r requirements.lock, or choose "
             "data.source=stdlib"
         )
-    return _list(Path(next(iter(spec.submodule_search_locations))), (suffix,), package + "/", {"__pycache__"})
+    return _list(Path(next(iter(spec.submodule_search_locations))), (suffix,), package + "/", {"__pycache__"}, key)
 
 
 def package_versions() -> dict[str, str]:
@@ -99,7 +105,7 @@ def package_versions() -> dict[str, str]:
 
 def stdlib_files() -> list[SourceFile]:
     """This Python's own modules, without its tests and without installed packages."""
-    return _list(Path(sysconfig.get_path("stdlib")), (".py",), "", _NOT_LIBRARY)
+    return _list(Path(sysconfig.get_path("stdlib")), (".py",), "", _NOT_LIBRARY, "data.source=stdlib")
 
 
 def text_files(config: DataConfig) -> list[SourceFile]:
@@ -116,7 +122,7 @@ def _path(config: DataConfig) -> str:
 def _files_at(where: str, key: str) -> list[SourceFile]:
     path = Path(where).expanduser()
     if path.is_dir():
-        shown, hidden = _shown_and_hidden(path)
+        shown, hidden = _shown_and_hidden(path, key)
         if not shown:
             but = f" ({len(hidden)} hidden ones are left out)" if hidden else ""
             raise ConfigError(f"{key}: the folder holds no {', '.join(_TEXT_SUFFIXES)} file{but}")
@@ -134,12 +140,12 @@ def hidden_files(config: DataConfig) -> list[SourceFile]:
     """Text files in the folder `data.path` that are left out: a name that begins with a dot, of a file or of a folder
     above it, is how an editor, a notebook or another system marks its own copies."""
     path = Path(config.path or "").expanduser()
-    return _shown_and_hidden(path)[1] if config.path and path.is_dir() else []
+    return _shown_and_hidden(path, f"data.path={config.path}")[1] if config.path and path.is_dir() else []
 
 
-def _shown_and_hidden(folder: Path) -> tuple[list[SourceFile], list[SourceFile]]:
+def _shown_and_hidden(folder: Path, key: str) -> tuple[list[SourceFile], list[SourceFile]]:
     parts: tuple[list[SourceFile], list[SourceFile]] = ([], [])
-    for file in _list(folder, _TEXT_SUFFIXES, "", set()):
+    for file in _list(folder, _TEXT_SUFFIXES, "", set(), key):
         parts[any(part.startswith(".") for part in file.name.split("/"))].append(file)
     return parts
 
@@ -187,8 +193,11 @@ def domain_files(config: DataConfig, name: str) -> list[SourceFile]:
     return files
 
 
-def _list(root: Path, suffixes: tuple[str, ...], prefix: str, skip: Iterable[str]) -> list[SourceFile]:
-    """All files under `root` with one of the suffixes, sorted by name; folders named in `skip` are not entered."""
+def _list(
+    root: Path, suffixes: tuple[str, ...], prefix: str, skip: Iterable[str], key: str, fix: str = "; move it away"
+) -> list[SourceFile]:
+    """All files under `root` with one of the suffixes, sorted by name; folders named in `skip` are not entered. `key`
+    opens an error's line, and `fix` ends it."""
     files = []
     for folder, folders, names in os.walk(root):
         folders[:] = [name for name in folders if name not in skip]
@@ -198,9 +207,9 @@ def _list(root: Path, suffixes: tuple[str, ...], prefix: str, skip: Iterable[str
                 try:
                     status = path.stat()
                 except OSError as error:
-                    raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+                    raise ConfigError(f"{key}: {path} cannot be read ({error.strerror}){fix}") from None
                 if not stat.S_ISREG(status.st_mode):
-                    raise ConfigError(f"{path}: is no file but a pipe or a device, which may have no end; move it away")
+                    raise ConfigError(f"{key}: {path} is no file but a pipe or a device, which may have no end{fix}")
                 relative = prefix + _readable(path.relative_to(root).as_posix())
                 files.append(SourceFile(relative, path.absolute(), status.st_size, status.st_mtime_ns))
     return sorted(files, key=lambda file: file.name)

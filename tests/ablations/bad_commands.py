@@ -23,7 +23,7 @@ sweep=.. -> sweep=..: expected the name of a folder under runs
 sweep=moe_balance scale= -> scale=: expected the name of a folder under runs
 sweep=moe_balance scale=.. runs_dir={runs} -> scale=..: expected the name of a folder under {runs}
 sweep=moe_balance run=x runs_dir={runs} -> scale=x: no run of sweep=moe_balance at this scale under {runs} (there is
-sweep=moe_balance report=1 runs_dir={runs} -> report=1: expected bool, got int
+sweep=moe_balance report=1 runs_dir={runs} -> report=1: expected true or false
 sweep=moe_balance entity=é runs_dir={runs} -> entity=é: a user's or team's name has letters, digits
 sweep=moe_balance entity= runs_dir={runs} -> entity=: must not be empty
 sweep=moe_balance project= runs_dir={runs} -> project=: must not be empty
@@ -42,13 +42,13 @@ sweep=broken_plan runs_dir={broken} -> {broken}/broken_plan/cpu/plan.json: not r
 {in}/badname.zip -> {in}/badname.zip: cannot be unpacked ('utf-8' codec can't decode byte 0xff in
 {in}/lzma.zip -> {in}/lzma.zip: cannot be unpacked (Corrupt input data)
 {in}/deep -> {in}/deep/manifest.json: not readable as JSON (nested too deeply); restore it
-{published} seed=x -> seed=x: expected int, got str
-{published} seed=1.5 -> seed=1.5: expected int, got float
-{published} quick=maybe -> quick=maybe: expected bool, got str
-{published} tables_only=1 -> tables_only=1: expected bool, got int
+{published} seed=x -> seed=x: expected a whole number, got text
+{published} seed=1.5 -> seed=1.5: expected a whole number
+{published} quick=maybe -> quick=maybe: expected true or false, got text
+{published} tables_only=1 -> tables_only=1: expected true or false
 {published} code=there -> code=there: expected one of published, here; did you mean here?
-{published} workers=1e400 -> workers=1e400: expected int, got str
-{published} workers=two -> workers=two: expected int, got str
+{published} workers=1e400 -> workers=1e400: expected a whole number, got text
+{published} workers=two -> workers=two: expected a whole number, got text
 {published} {published} -> reproduce: expected one result, as in results/moe_balance/cpu, not 2
 quick=true -> reproduce: expected one result, as in results/moe_balance/cpu, not 0
 {published} progress=fancy -> progress=fancy: expected one of auto, rich, plain, none
@@ -68,11 +68,11 @@ checkpoint={ckpt}/nan -> checkpoint={ckpt}/nan: unreadable (NaN is no number of 
 checkpoint={ckpt}/binary -> checkpoint={ckpt}/binary: unreadable ('utf-8' codec can't decode byte 0x80 in
 checkpoint={ckpt}/emptyconfig -> checkpoint={ckpt}/emptyconfig: unreadable (Expecting value: line 1 column 1
 checkpoint={in}/empty_folder eval.items=0 -> eval.items=0: must be above 0
-checkpoint={in}/empty_folder eval.items=1e400 -> eval.items=1e400: expected int, got str
+checkpoint={in}/empty_folder eval.items=1e400 -> eval.items=1e400: expected a whole number, got text
 checkpoint={in}/empty_folder eval.tasks=[] -> checkpoint={in}/empty_folder: not a checkpoint, it has no config.json
 checkpoint={in}/empty_folder eval.tasks= -> eval.tasks=None: expected a list
 checkpoint={in}/empty_folder 'eval.tasks={a: 1}' -> eval.tasks={'a': 1}: expected a list
-checkpoint={in}/empty_folder eval.tasks=[[a]] -> eval.tasks[0]=['a']: expected str, got list
+checkpoint={in}/empty_folder eval.tasks=[[a]] -> eval.tasks[0]=['a']: expected text
 checkpoint={in}/empty_folder eval.split=train -> eval.split=train: expected one of validation, test
 checkpoint={in}/empty_folder data.settings=[1] -> data.settings=[1]: expected a mapping
 checkpoint={in}/empty_folder eval.lengths=[128] -> eval.lengths: no such key
@@ -83,7 +83,7 @@ checkpoint={in}/empty_folder device=cuda:0 -> device=cuda:0: expected one of cpu
 checkpoint={in}/empty_folder device= -> device=: expected one of cpu, cuda
 checkpoint={in}/empty_folder device=CPU0 -> device=CPU0: expected one of cpu, cuda; did you mean cpu?
 checkpoint={in}/empty_folder runs_dir= -> runs_dir=: expected a path; leave the key out for its default
-checkpoint={in}/empty_folder eval.run_model_code=1 -> eval.run_model_code=1: expected bool, got int
+checkpoint={in}/empty_folder eval.run_model_code=1 -> eval.run_model_code=1: expected true or false
 checkpoint={in}/empty_folder model.d_model=3 -> model.d_model: no such key; did you mean eval.run_model_code?
 --checkpoint={in}/empty_folder -> --checkpoint: no such key; did you mean checkpoint?
 checkpoint={in}/empty_folder checkpoint=x -> checkpoint: given twice; keep one
@@ -110,19 +110,19 @@ math:pi -> math:pi: pi is float; expected a function that returns a model
 os:getcwd -> os:getcwd: returns str; expected a torch.nn.Module
 length=32 -> audit: expected one TARGET, package.module:factory or a folder, not 0
 {in}/empty_folder rows=0 -> rows=0: must be at least 1
-{in}/empty_folder rows=1e400 -> rows=1e400: expected int, got str
+{in}/empty_folder rows=1e400 -> rows=1e400: expected a whole number, got text
 {in}/empty_folder length=4096 -> length=4096: must be at most 1,024
 {in}/empty_folder vocab_size=1 -> vocab_size=1: must be at least 2
-{in}/empty_folder fresh=1 -> fresh=1: expected bool, got int
+{in}/empty_folder fresh=1 -> fresh=1: expected true or false
 {in}/empty_folder format=yaml -> format=yaml: expected one of text, json
 {in}/empty_folder --json -> audit: expected one TARGET, package.module:factory or a folder, not 2
 """,
     "timeline": r"""
 schedule= -> schedule=: expected some of gpipe, 1f1b, interleaved_1f1b, zb1p, zbv, dualpipe
-schedule=1f1b stages=1e400 microbatches=8 -> stages=1e400: expected int, got str
+schedule=1f1b stages=1e400 microbatches=8 -> stages=1e400: expected a whole number, got text
 schedule=1f1b stages=99999999999999999999 microbatches=8 -> stages: a whole number has at most 64 bits, this one 67
 schedule=1f1b stages=8 microbatches=1000000000 -> microbatches=1000000000: with stages=8 they are 8,000,000,000
-schedule=1f1b stages=true microbatches=8 -> stages=True: expected int, got bool
+schedule=1f1b stages=true microbatches=8 -> stages=true: expected a whole number
 schedule=1f1b,,gpipe stages=8 microbatches=8 -> schedule=: expected some of gpipe, 1f1b, interleaved_1f1b, zb1p, zbv
 schedule=1F1B stages=8 microbatches=8 -> schedule=1F1B: expected some of gpipe, 1f1b, interleaved_1f1b, zb1p, zbv
 schedule=[1f1b] stages=8 microbatches=8 -> schedule=[1f1b]: expected some of gpipe, 1f1b, interleaved_1f1b, zb1p, zbv
@@ -141,17 +141,17 @@ schedule=1f1b stages=8 microbatches=8 colour=red -> colour: no such key
 arm=gpipe_p4_m8 -> sweep=NAME is required
 sweep=pipeline -> arm=: no such arm
 sweep=pipeline scale=smoke arm= -> arm=: no such arm
-sweep=pipeline scale=smoke arm=gpipe_p4_m8 seed= -> seed=: must be a whole number, 0 or more
-sweep=pipeline scale=smoke arm=gpipe_p4_m8 seed=1.5 -> seed=1.5: must be a whole number, 0 or more
-sweep=pipeline scale=smoke arm=gpipe_p4_m8 seed=² -> seed=²: must be a whole number, 0 or more
-sweep=pipeline scale=smoke arm=gpipe_p4_m8 seed=9999999999 -> seed=9999999999: must be a whole number
+sweep=pipeline scale=smoke arm=gpipe_p4_m8 seed= -> seed=null: expected a whole number
+sweep=pipeline scale=smoke arm=gpipe_p4_m8 seed=1.5 -> seed=1.5: expected a whole number
+sweep=pipeline scale=smoke arm=gpipe_p4_m8 seed=² -> seed=²: expected a whole number
+sweep=pipeline scale=smoke arm=gpipe_p4_m8 seed=9999999999 -> seed=9999999999: must be at most 999,999,999
 sweep=pipeline scale=smoke arm=gpipe_p4_m8 runs_dir={in}/corpus.txt -> runs_dir={in}/corpus.txt: {in}/corpus.txt is not
 sweep=pipeline scale=smoke arm=gpipe_p4_m8 arm=none -> arm: given twice; keep one
 sweep=pipelin scale=smoke arm=gpipe_p4_m8 -> sweep=pipelin: no such sweep; did you mean pipeline?
 sweep=pipeline scale=smoke arm=control -> arm=control: no such arm
 sweep=moe_balance scale=smoke arm=bias -> arm=bias: has no pipeline
-sweep=pipeline scale=smoke seed -> seed: expected KEY=VALUE (--help lists the keys)
-sweep=pipeline scale=smoke arm -> arm: expected KEY=VALUE (--help lists the keys)
+sweep=pipeline scale=smoke seed -> seed: expected seed=VALUE
+sweep=pipeline scale=smoke arm -> arm: expected arm=VALUE
 """,
     "cost": r"""
 tinny -> size=tinny: no such size; did you mean tiny?
@@ -182,7 +182,7 @@ from-hf {hf}/absolute {in}/out -> {hf}/absolute: {in}/other.safetensors: is miss
 from-hf {hf}/cut {in}/out -> {hf}/cut: unreadable (Error while deserializing header: header too small); it
 from-hf {hf}/hugelayers {in}/out -> {hf}/hugelayers: model.n_layers=10000000: must be at most 10,000
 from-hf {hf}/hugewidth {in}/out -> {hf}/hugewidth: config.json: describes 107,750,049,344 parameters, and the
-from-hf {hf}/strings {in}/out -> {hf}/strings: model.d_model=128: expected int, got str
+from-hf {hf}/strings {in}/out -> {hf}/strings: model.d_model=128: expected a whole number, got text
 from-hf {hf}/nan {in}/out -> {hf}/nan/config.json: unreadable (NaN is no number of JSON)
 to-hf {ckpt}/cut {in} -> OUT={in}: exists and is not empty; name a new folder
 to-hf {ckpt}/cut {in}/corpus.txt -> OUT={in}/corpus.txt: exists and is not empty; name a new folder

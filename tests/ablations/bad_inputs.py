@@ -9,9 +9,10 @@ from bad_commands import ROWS as OTHERS
 ROWS = OTHERS | {
     "run sweep=moe_balance scale=smoke": r"""
 optim.lr=1e400 -> optim.lr=inf: must be a finite number
-optim.lr=-1 -> optim.lr=-1.0: must be above 0
+optim.lr=-1 -> optim.lr=-1.0: must be at least 1e-09
+optim.lr=1e-300 -> optim.lr=1e-300: must be at least 1e-09
 optim.lr=.nan -> optim.lr=.nan: expected a number
-optim.lr=0 -> optim.lr=0.0: must be above 0
+optim.lr=0 -> optim.lr=0.0: must be at least 1e-09
 optim.lr= -> optim.lr=: expected a number
 'optim.lr= ' -> optim.lr=: expected a number
 optim.lr=true -> optim.lr=true: expected a number
@@ -22,6 +23,15 @@ optim.lr=0x10 -> optim.lr=0x10: expected a number
 optim.lr=1e-3s -> optim.lr=1e-3s: expected a number
 optim.warmup_fraction=1.5 -> optim.warmup_fraction=1.5: must be below 1
 optim.clip_norm=nan -> optim.clip_norm=nan: must be a finite number
+optim.clip_norm=1e-300 -> optim.clip_norm=1e-300: must be at least 0.0001
+optim.eps=1e-300 -> optim.eps=1e-300: must be at least 1e-30
+model.norm_eps=1e-46 -> model.norm_eps=1e-46: must be at least 1e-30
+model.init_std=1e-300 -> model.init_std=1e-300: must be at least 1e-09
+model.moe.routed_scaling_factor=1e-300 -> model.moe.routed_scaling_factor=1e-300: must be at least 1e-09
+data.skills=[recall] data.skills_share=1e-300 -> data.skills_share=1e-300: must be at least 0.001
+launch=slurm launch.workers=2 'launch.slurm={array: 1-5}' -> launch.slurm.array=1-5: jobs are an array already
+launch=slurm launch.workers=2 'launch.slurm={ntasks-per-node: 2}' -> launch.slurm.ntasks-per-node=2: each job is
+launch=slurm launch.workers=2 'launch.slurm={output: a.txt}' -> launch.slurm.output=a.txt: what a job prints is kept
 optim.schedule=[cosine] -> optim.schedule=['cosine']: expected one of cosine, wsd, constant, v3
 optim.schedule= -> optim.schedule=: expected one of cosine, wsd, constant, v3
 optim.schedule=COSINE -> optim.schedule=COSINE: expected one of cosine, wsd, constant, v3; did you mean

@@ -119,6 +119,28 @@ def test_a_sweep_that_cannot_be_obeyed(change: str, said: str, refused: Callable
     ("module", "words", "said"),
     [
         ("ablations.timeline", "schedule=1F1B stages=8 microbatches=8", "did you mean 1f1b?"),
+        ("models.cost", "tiny smal", "size=smal: no such size; did you mean small?"),
+        ("benchmarks.noise", "recipes=[pilo]", "recipes=pilo: no such recipe; did you mean pilot?"),
+    ],
+)
+def test_files_of_the_current_directory_are_not_taken_for_pythons(
+    module: str, words: str, said: str, tmp_path: Path
+) -> None:
+    """`-m` puts it first on the path, where somebody's random.py would be imported by NumPy."""
+    for name in ("random", "typing", "json", "datasets", "pathlib", "statistics"):
+        (tmp_path / f"{name}.py").write_text(f"raise SystemExit('{name}.py of the current directory')\n")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment.pop("PYTHONSAFEPATH", None)
+    command = [sys.executable, "-m", module, *shlex.split(words)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and said in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "words", "said"),
+    [
+        ("ablations.timeline", "schedule=1F1B stages=8 microbatches=8", "did you mean 1f1b?"),
         ("models.convert", "to_hf a b", "invalid choice: 'to_hf'"),
         ("models.cost", "tiny smal", "size=smal: no such size; did you mean small?"),
     ],

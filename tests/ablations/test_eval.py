@@ -107,7 +107,7 @@ def test_scores_a_checkpoint_and_ends_with_one_line_of_json(
         (["eval.items=5"], "checkpoint: missing"),
         (["checkpoint=x", "eval.itms=5"], "eval.itms: no such key; did you mean eval.items?"),
         (["checkpoint=x", "eval.tokens=5"], "eval.tokens: no such key"),
-        (["checkpoint=x", "eval.items=five"], "eval.items=five: expected int"),
+        (["checkpoint=x", "eval.items=five"], "eval.items=five: expected a whole number"),
         (["checkpoint=x", "eval.tasks=python_cloze"], "eval.tasks=python_cloze: expected a list"),
         (["checkpoint=x", "eval=quik"], "eval=quik: no such preset; did you mean quick?"),
         (["checkpoint=x", "eval=quick", "eval.tasks=[piqa]"], "eval.tasks: given twice"),

@@ -121,7 +121,7 @@ def test_a_training_that_diverges_on_ranks_is_a_result(runs: Path, own_server: C
 WRONG = [
     (["arm=dualpipe_p2_m9"], "arm=dualpipe_p2_m9: no such arm; did you mean dualpipe_p2_m8?"),
     (["arm=none"], "arm=none: has no pipeline (arms of sweep=pipeline with a pipeline: gpipe_p4_m8"),
-    (["arm=gpipe_p4_m8", "seed=-1"], "seed=-1: must be a whole number, 0 or more"),
+    (["arm=gpipe_p4_m8", "seed=-1"], "seed=-1: must not be negative"),
     (["arm=gpipe_p4_m8", "model.n_layers=3"], "more than model.n_layers=3, and every stage needs a layer"),
     (["arm=gpipe_p4_m8", "data.batch_size=12"], "must divide evenly into model.pipeline.microbatches=8"),
     (["arm=gpipe_p4_m8", "model.pipelines.stages=3"], "model.pipelines"),

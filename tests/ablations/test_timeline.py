@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ablations.command import parse
 from ablations.home import ROOT
 from ablations.timeline import TimelineConfig, checked, main, simulated
+from models.base.command import parse
 from models.pipeline.schedules import SCHEDULES, make_schedule
 from models.pipeline.simulate import Costs, simulate
 
@@ -73,12 +73,12 @@ def test_without_a_file_it_only_prints(tmp_path: Path, monkeypatch: pytest.Monke
         ([], "schedule=: expected some of gpipe, 1f1b"),
         (["schedule=1f1b,dualpip", *SIZE], "schedule=dualpip: expected some of .* did you mean dualpipe"),
         (["schedule=1f1b", "stages=8"], "microbatches: missing; give a number, as in microbatches=8"),
-        (["schedule=1f1b", "stages=8.5", "microbatches=20"], r"stages=8\.5: expected int"),
+        (["schedule=1f1b", "stages=8.5", "microbatches=20"], r"stages=8\.5: expected a whole number"),
         (["schedule=1f1b", "stages=8", "microbatches=0"], "microbatches=0: must be at least 1"),
         (["schedule=1f1b", "stages=1", "microbatches=4"], "error: stages=1: schedule=1f1b needs 2 or more"),
         (["schedule=dualpipe", "stages=5", "microbatches=20"], "error: stages=5: dualpipe needs an even number"),
         (["schedule=dualpipe", "stages=8", "microbatches=8"], "error: microbatches=8: dualpipe .* needs 16 or more"),
-        (["schedule=1f1b", *SIZE, "f=fast"], "f=fast: expected float"),
+        (["schedule=1f1b", *SIZE, "f=fast"], "f=fast: expected a number"),
         (["schedule=1f1b", *SIZE, "w=nan"], "w=nan: must be a finite number"),
         (["schedule=1f1b", *SIZE, "f=inf"], "f=inf: must be a finite number"),
         (["schedule=1f1b", *SIZE, "overlapped=0"], r"overlapped=0\.0: must be above 0"),

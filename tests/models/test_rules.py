@@ -133,20 +133,24 @@ def test_what_a_model_does_not_use_is_not_checked_and_limits_may_be_reached(
 
 
 RANGES: list[tuple[Any, dict[str, Any], str]] = [
-    (ModelConfig(), {"norm_eps": -1.0}, "norm_eps=-1.0: must be above 0"),
+    (ModelConfig(), {"norm_eps": -1.0}, "norm_eps=-1.0: must be at least 1e-30"),
     (ModelConfig(), {"norm_eps": 1e9}, "norm_eps=1000000000.0: must be at most 1"),
     (ModelConfig(), {"norm_eps": math.nan}, "norm_eps=nan: must be a finite number"),
     (ModelConfig(), {"init_std": math.inf}, "init_std=inf: must be a finite number"),
     (ModelConfig(), {"d_model": 99999999999}, "d_model=99999999999: must be at most 10,000,000"),
-    (ModelConfig(), {"n_layers": True}, "n_layers=True: expected int, got bool"),
+    (ModelConfig(), {"n_layers": True}, "n_layers=true: expected a whole number"),
     (ModelConfig(), {"dtype": "float8"}, "dtype=float8: expected one of"),
-    (ModelConfig(), {"moe": MoEConfig(routed_scaling_factor=0.0)}, "moe.routed_scaling_factor=0.0: must be above 0"),
+    (
+        ModelConfig(),
+        {"moe": MoEConfig(routed_scaling_factor=0.0)},
+        "moe.routed_scaling_factor=0.0: must be at least 1e-09",
+    ),
     (ModelConfig(), {"moe": MoEConfig(n_shared_experts=-1)}, "moe.n_shared_experts=-1: must not be negative"),
     (ModelConfig(), {"mtp": MTPConfig(tail_from=1.5)}, "mtp.tail_from=1.5: must be at most 1"),
     (ModelConfig(), {"rope": RopeConfig(mscale=-1.0)}, "rope.mscale=-1.0: must not be negative"),
     (OptimConfig(), {"lr": 1e300}, "lr=1e+300: must be at most 1e+38"),
     (OptimConfig(), {"beta2": 1.0}, "beta2=1.0: must be below 1"),
-    (OptimConfig(), {"eps": 0.0}, "eps=0.0: must be above 0"),
+    (OptimConfig(), {"eps": 0.0}, "eps=0.0: must be at least 1e-30"),
 ]
 
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from tasks.context import CUE, DEPTHS, KEY, NEEDLES, SHORTEST, needles, repeated, windows
+from tasks.config import SHORTEST_CONTEXT
+from tasks.context import CUE, DEPTHS, KEY, NEEDLES, needles, repeated, windows
 from tasks.positions import ends_of_bins
 
 TEXT = np.arange(1000, 21_000, dtype=np.uint16)
@@ -11,7 +12,7 @@ WORDS = list(range(1, 900))
 OWN = CUE + KEY
 
 
-@pytest.mark.parametrize("length", [SHORTEST, 129, 1024])
+@pytest.mark.parametrize("length", [SHORTEST_CONTEXT, 129, 1024])
 @pytest.mark.parametrize("depth", DEPTHS)
 def test_a_passkey_stands_at_its_depth_and_its_cue_again_at_the_end(length: int, depth: float) -> None:
     tokens, mask, others = needles(TEXT, WORDS, length, depth)

@@ -5,7 +5,6 @@ import typing
 
 from ablations.config.trialkeys import unlike
 from ablations.judge.result import ArmResult, Result
-from ablations.metrics import indices
 from ablations.show.figures.marks import mark
 from ablations.show.figures.palette import COLOURS, INK, MUTED, is_narrow, legend, look_of, width
 
@@ -19,16 +18,12 @@ FOUND = 1.0
 """Nats of margin, at least, that have the full colour: a factor of e for each token of a passkey."""
 
 
-def _indices(result: Result, name: str) -> list[int]:
-    return indices(name, {metric for arm in result.arms.values() for metric in arm.values})
-
-
 def position_curves(result: Result) -> "Figure | None":
     """Loss by position, and each arm's difference to the baseline, seed by seed."""
     import matplotlib.pyplot as plt
     import numpy as np
 
-    ends = _indices(result, "loss_to_<i>")
+    ends = result.indices("loss_to_<i>")
     if not ends:
         return None
     looks, names = look_of(result), [f"loss_to_{end}" for end in ends]

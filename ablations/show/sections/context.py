@@ -4,20 +4,15 @@ import itertools
 
 from ablations import numbers
 from ablations.judge.result import Result
-from ablations.metrics import indices
 from ablations.show.table import Table, difference_cells
 from models.base.typed import build
 from models.config import ModelConfig
 from models.cost import cost
 
 
-def _indices(result: Result, name: str) -> list[int]:
-    return indices(name, {metric for arm in result.arms.values() for metric in arm.values})
-
-
 def positions_table(result: Result) -> Table:
     """Empty where no context was measured."""
-    ends = _indices(result, "loss_to_<i>")
+    ends = result.indices("loss_to_<i>")
     rows = []
     for arm in result.arms.values():
         cells = [numbers.fixed(arm.mean(f"loss_to_{end}"), 4) for end in ends]
@@ -33,7 +28,7 @@ def positions_table(result: Result) -> Table:
 
 def contexts_table(result: Result) -> Table:
     """Passkeys and recall; empty where no context was measured."""
-    lengths = _indices(result, "passkey_margin_<i>")
+    lengths = result.indices("passkey_margin_<i>")
     rows = [
         [
             arm.name,
@@ -54,7 +49,7 @@ def contexts_table(result: Result) -> Table:
 
 def context_costs_table(result: Result) -> Table:
     """What each length costs, of every arm that costs something else; empty where no context was measured."""
-    lengths, costs = _indices(result, "passkey_margin_<i>"), dict[tuple[str, ...], list[str]]()
+    lengths, costs = result.indices("passkey_margin_<i>"), dict[tuple[str, ...], list[str]]()
     for arm in result.arms.values() if lengths else ():
         record = next((arm.records[seed] for seed in arm.of_status("complete")), None)
         if record is not None:

@@ -37,7 +37,7 @@ def skill_table(result: Result) -> Table:
 
 def levels_table(result: Result) -> Table:
     """By how hard an item is."""
-    levels = indices("answer_accuracy_level<i>", {name for arm in result.arms.values() for name in arm.values})
+    levels = result.indices("answer_accuracy_level<i>")
     rows = []
     for arm in result.arms.values():
         cells = [

@@ -61,7 +61,7 @@ WRONG = {
     ("foreign_models:Good", "vocab_size=100"): "vocab_size=100: the logits are of 61 tokens; give no more",
     ("foreign_models:Good", "length=200"): "length=200: the model raises for tokens (3, 200) (IndexError",
     ("foreign_models:Good", "length=4"): "length=4: must be at least 8",
-    ("foreign_models:Good", "rows=none"): "rows=none: expected int",
+    ("foreign_models:Good", "rows=none"): "rows=none: expected a whole number",
     ("foreign_models:Good", "lenght=32"): "lenght: no such key; did you mean length?",
     ("foreign_models:Good", "format=xml"): "format=xml: expected one of text, json",
     ("foreign_models:NoLogits",): "the model returns dict; expected logits (B, T, V)",

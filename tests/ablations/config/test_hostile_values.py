@@ -15,12 +15,12 @@ from least_sweep import SWEEP
 
 from ablations.config import sweepfile
 from ablations.config.compose import compose
-from ablations.config.keys import Key, all_keys, options
+from ablations.config.keys import Key, all_keys
 from ablations.config.schema import ArmConfig, ExpectedConfig, MatchedConfig, SearchConfig, SweepConfig
 from ablations.sweep import preflight
 from ablations.sweep.announce import describe
 from ablations.sweep.planning import make_plan
-from models.base.typed import ConfigError
+from models.base.typed import ConfigError, options
 
 WHOLE = ("0", "-1", "1.5", "1000000000000", "100000000000000000000", "nan", "[]")
 HOSTILE: dict[Any, tuple[str, ...]] = {

@@ -26,7 +26,7 @@ BAD_FILES: list[tuple[dict[str, Any], list[str]]] = [
         {"at_least": {"model.d_model": 64}, "common": {"model.d_model": 32}},
         ["mine.yaml at_least.model.d_model: also in `common`"],
     ),
-    ({"seeds": "six"}, ["mine.yaml: seeds=six: expected int"]),
+    ({"seeds": "six"}, ["mine.yaml: seeds=six: expected a whole number"]),
     ({"seeds": 1}, ["seeds=1", "at least 2"]),
     ({"name": "x"}, ["named by its file"]),
     ({"question": ""}, ["question: missing"]),

@@ -14,7 +14,7 @@ from tasks.config import DataConfig
 KEYS = TrialKeys()
 
 BOUNDS: list[tuple[dict[str, Any], list[str]]] = [
-    ({"optim.lr": 0}, ["optim.lr=0.0: must be above 0"]),
+    ({"optim.lr": 0}, ["optim.lr=0.0: must be at least 1e-09"]),
     ({"optim.lr": float("nan")}, ["optim.lr=nan: must be a finite number"]),
     ({"optim.lr": float("inf")}, ["optim.lr=inf: must be a finite number"]),
     ({"optim.warmup_fraction": 1}, ["optim.warmup_fraction=1.0: must be below 1"]),
@@ -29,7 +29,7 @@ BOUNDS: list[tuple[dict[str, Any], list[str]]] = [
     ({"data.ramp_from": 0}, ["data.ramp_from=0.0: must be above 0"]),
     ({"data.ramp_from": 1.5}, ["data.ramp_from=1.5: must be at most 1"]),
     ({"data.ramp_over": 0}, ["data.ramp_over=0.0: must be above 0"]),
-    ({"optim.lr": "fast"}, ["optim.lr=fast: expected float"]),
+    ({"optim.lr": "fast"}, ["optim.lr=fast: expected a number"]),
     ({"optim.rl": 1}, ["optim.rl: no such key; did you mean optim.lr?"]),
     ({"model.moe": {"top_k": 2}}, ["model.moe is a group: write its keys out, such as model.moe."]),
     (

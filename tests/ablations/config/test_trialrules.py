@@ -91,6 +91,18 @@ def test_what_no_stage_can_be(changes: dict[str, Any], parts: list[str], stage: 
         assert part in str(caught.value)
 
 
+def test_epochs_without_a_ramp_do_not_speak_of_one() -> None:
+    with pytest.raises(ConfigError, match=r"no whole number for each; change train\.tokens$"):
+        check(with_overrides(KEYS, {"data.epochs": 2, "train.tokens": 2048 * 3}, "here"))
+
+
+def test_the_batches_of_a_ramp_are_laid_out_once_for_all_arms() -> None:
+    """A cluster's plan has hundreds of thousands, and each arm is asked for them several times."""
+    changes = {"data.ramp_from": 0.25, "train.tokens": 2048 * 100}
+    one, other = (with_overrides(KEYS, changes | {"optim.lr": lr}, "here") for lr in (0.001, 0.002))
+    assert one.batches is other.batches and one.steps == len(one.batches)
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

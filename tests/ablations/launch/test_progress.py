@@ -63,6 +63,11 @@ def test_a_running_job_leans_on_its_own_progress_as_it_advances():
     p.event("t0", STARTED)
     clock.now += 10
     assert p.time_left() == 0  # as expected so far, and never negative
+    clock.now += 1
+    assert p.time_left() == 0
+    clock.now += 2
+    assert p.time_left() is None  # nobody knows, and 0 s would be said for as long as it takes
+    clock.now -= 3
     p.event("t0", {**STEP, "step": 60})
     assert p.time_left() == pytest.approx(7.5)  # half took 10 s: pace 1.5 against 1, and half of 15 s against 20 s
     clock.now += 4
@@ -71,6 +76,18 @@ def test_a_running_job_leans_on_its_own_progress_as_it_advances():
     assert p.time_left() == pytest.approx(14 / 0.95 - 14, abs=0.2)
     p.event("t0", {"event": "retry", "reason": "killed"})
     assert p.time_left() == 10  # it starts anew
+
+
+def test_steps_that_were_done_before_are_not_the_jobs_own():
+    """Of a branch, or of a trial that is resumed: 90 of 120 say nothing about how fast it is."""
+    p, clock = phase(1, 40.0)
+    p.event("t0", STARTED)
+    clock.now += 10
+    p.event("t0", {**STEP, "step": 105, "begun": 90})
+    assert p.trials["t0"].fraction == 105 / 120 and p.trials["t0"].pace == 0.5
+    assert p.time_left() == pytest.approx(15.0)  # a job of 40 s that is half done after 10: halfway between both
+    p.event("t0", {**STEP, "step": 90, "begun": 90})
+    assert p.time_left() == 30.0
 
 
 def test_what_follows_the_last_step_is_counted():

@@ -37,9 +37,9 @@ def test_a_whole_record_comes_back(tmp_path: Path) -> None:
         ({"answering": {"step": []}}, "answering.step: is missing"),
         ({"needles": {"lengths": [64], "depths": [0.0], "nats": [], "margins": [[1.0]]}}, "needles: needs a row"),
         ({"needles": {"lengths": [64], "depths": [0.0], "nats": [[1.0]], "margins": [[]]}}, "needles: needs a row"),
-        ({"metrics": {"loss": "low"}}, "metrics.loss=low: expected float"),
+        ({"metrics": {"loss": "low"}}, "metrics.loss=low: expected a number"),
         ({"status": "won"}, "status=won: expected one of"),
-        ({"reason": "\x1b[31m", "seed": "\x1b"}, "seed=\\x1b: expected int"),
+        ({"reason": "\x1b[31m", "seed": "\x1b"}, "seed=\\x1b: expected a whole number"),
     ],
 )
 def test_what_a_reader_could_not_take_is_one_line(changes: dict[str, Any], said: str, tmp_path: Path) -> None:

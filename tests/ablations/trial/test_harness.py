@@ -19,7 +19,7 @@ from benchmarks import harness, trial_speed
     [
         ("rounds=0", "rounds=0: must be at least 1"),
         ("steps=6", "steps=6: must be at least 7"),
-        ("trials=many", "trials=many: expected int, got str"),
+        ("trials=many", "trials=many: expected a whole number, got text"),
         ("trials", "trials: expected trials=VALUE"),
         ("scale=cpus", "scale=cpus: "),
         ("round=3", "round: no such key"),
@@ -38,7 +38,7 @@ def test_a_word_that_cannot_be_obeyed_is_one_line(
 @pytest.mark.parametrize(
     ("word", "said"),
     [
-        ("rounds=x", "rounds=x: expected int, got str"),
+        ("rounds=x", "rounds=x: expected a whole number, got text"),
         ("rounds=0", "rounds=0: must be at least 1"),
         ("against=/nowhere", "against=/nowhere: is no checkout"),
         ("scale=cpus", "scale=cpus: "),

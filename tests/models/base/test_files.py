@@ -6,12 +6,21 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from models.base.files import move, remove_unfinished, set_aside, whole_file, whole_folder, write_atomically
+from models.base.files import (
+    move,
+    passing_folder,
+    remove_unfinished,
+    set_aside,
+    whole_file,
+    whole_folder,
+    write_atomically,
+)
 from models.checkpoint import save_checkpoint
 from models.transformer import Transformer
 
@@ -50,6 +59,14 @@ def test_permissions_are_the_umasks(
     assert len(found) == 10
     for name, mode in found.items():
         assert mode == (0o777 if (tmp_path / name).is_dir() else 0o666) & ~mask, name
+
+
+@pytest.mark.parametrize("made", [whole_file, whole_folder, passing_folder])
+def test_an_error_names_what_was_to_be_written_and_no_temporary(made: Callable[[Path], Any]) -> None:
+    place = Path("/proc/somewhere.json")  # where nobody may make a file, root neither
+    with pytest.raises(OSError) as caught, made(place):
+        pass
+    assert caught.value.filename == str(place)
 
 
 def test_a_write_that_fails_leaves_the_old_and_nothing_else(tmp_path: Path) -> None:

@@ -182,3 +182,9 @@ def test_batches_of_one_domain_need_one_of_each(config: DataConfig, tmp_path: Pa
         prepare(wide, 300, tmp_path)
     with pytest.raises(ConfigError, match="less than a batch of its own"):
         prepare(wide, 300, tmp_path)  # from the cache
+
+
+def test_a_weight_that_leaves_a_domain_no_text_is_one_line(config: DataConfig) -> None:
+    config = dataclasses.replace(config, weights={"letters": 1000.0, "digits": 0.001}, max_bytes=1000)
+    with pytest.raises(ConfigError, match=r"^data\.weights\.digits=2e-06 of the mean: leaves it no text; raise it$"):
+        load_splits(config)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tasks.text import separation
-from tasks.text.separation import Sought, contained, shared_ngrams, window_hashes, word_ngram_blocks, word_ngrams
+from tasks.text.separation import Sought, shared_ngrams, window_hashes, word_ngram_blocks, word_ngrams
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 13, 32])
@@ -32,7 +32,9 @@ def test_short_text_shares_nothing() -> None:
     tokens = np.arange(31, dtype=np.uint16)
     assert shared_ngrams(tokens, tokens, 32) == 0.0
     assert shared_ngrams(tokens[:5], tokens, 31) == 0.0
-    assert not contained(np.empty(0, np.uint64), np.empty(0, np.uint64)).size
+    nothing = Sought(np.empty(0, np.uint64))
+    nothing.look(np.arange(3, dtype=np.uint64))
+    assert not nothing.found(np.empty(0, np.uint64)).size
 
 
 def test_words_are_runs_of_letters_digits_and_underscores() -> None:

@@ -11,8 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from ablations.config.keys import nested, options
-from models.base.typed import ConfigError, build, closest
+from models.base.typed import ConfigError, build, closest, nested, options
 
 T = TypeVar("T")
 
@@ -20,6 +19,13 @@ T = TypeVar("T")
 def is_pair(word: str) -> bool:
     """Whether a word is KEY=VALUE; the name of a folder may have an equals sign too."""
     return re.fullmatch(r"[\w.]*=.*", word, re.DOTALL) is not None
+
+
+def parted(cls: type[Any], words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words for keys of `cls`, and all others: for a command that hands those on."""
+    known = {name for name, _ in _leaves(cls, "")}
+    own = [word for word in words if word.partition("=")[0] in known]
+    return own, [word for word in words if word not in own]
 
 
 def parse(cls: type[T], words: Sequence[str], hidden: Sequence[str] = ()) -> T:

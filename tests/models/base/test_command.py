@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import pytest
 
-from ablations.command import given, is_pair, keys_of, parse
+from models.base.command import given, is_pair, keys_of, parse, parted
 from models.base.typed import AtLeast, ConfigError
 
 
@@ -39,6 +39,13 @@ def test_every_kind_of_value() -> None:
     assert given(Keys, words[-1:]) == {"group.rate": 1e-3}
 
 
+def test_words_for_others_are_handed_on_in_their_order() -> None:
+    words = ["sweep=a", "count=3", "~count", "group.rate=1", "count", "counts=4", "/tmp/count=3"]
+    own, others = parted(Keys, words)
+    assert own == ["count=3", "group.rate=1", "count"], "which parse refuses"
+    assert others == ["sweep=a", "~count", "counts=4", "/tmp/count=3"]
+
+
 def test_defaults_are_listed_without_what_is_hidden() -> None:
     listed = keys_of(Keys, hidden=["group.hidden"])
     assert listed == [
@@ -60,12 +67,12 @@ def test_defaults_are_listed_without_what_is_hidden() -> None:
         (["name"], "name: expected name=VALUE"),
         (["count=2", "count=3"], "count: given twice"),
         (["count=0"], "count=0: must be at least 1"),
-        (["count=many"], "count=many: expected int"),
-        (["count=nan"], "count=nan: expected int"),
+        (["count=many"], "count=many: expected a whole number"),
+        (["count=nan"], "count=nan: expected a whole number"),
         (["kind=maybe"], "kind=maybe: expected one of true, again"),
         (["group.names=[a"], r"group.names=\[a: not a value"),
         (["group.names=a"], "group.names=a: expected a list"),
-        (["on=1"], "on=1: expected bool"),
+        (["on=1"], "on=1: expected true or false"),
     ],
 )
 def test_what_is_wrong_is_one_line(words: list[str], said: str) -> None:
