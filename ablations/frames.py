@@ -4,6 +4,7 @@ A place is a runs folder, results/, one published result or the folder of one ru
 records say now.
 """
 
+import functools
 import os
 import typing
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +16,6 @@ import msgspec
 
 from ablations.config.trialkeys import TRIAL_GROUPS
 from ablations.judge.result import is_score
-from ablations.judge.sidebyside import leaves
 from ablations.record.documents import PLAN, STATE, SweepState
 from ablations.record.manifest import Manifest, hashes
 from ablations.record.record import FORMAT, RECORD, RECORDS
@@ -120,23 +120,12 @@ def published(folder: Path, sweep: str, run: str) -> "pandas.DataFrame":
 def _frame(sources: Iterable[Source], sweep: str | None, everything: bool) -> "pandas.DataFrame":
     import pandas
 
-    columns: dict[str, list[Any]] = {}
-    count = 0
-    for source in sources:
-        for path in source.records:
-            row = _row(path, source.uses, sweep, everything)
-            if row is None:
-                continue
-            for name, value in row.items():
-                column = columns.setdefault(name, [])
-                column.extend([None] * (count - len(column)))
-                column.append(value)
-            count += 1
-    for column in columns.values():
-        column.extend([None] * (count - len(column)))
-    if not count:
+    read = (_row(path, source.uses, sweep, everything) for source in sources for path in source.records)
+    rows = [row for row in read if row is not None]
+    if not rows:
         return pandas.DataFrame()
-    frame = pandas.DataFrame({name: columns[name] for name in sorted(columns, key=_place)})
+    columns = sorted(set().union(*rows), key=_place)
+    frame = pandas.DataFrame({name: [row.get(name) for row in rows] for name in columns})
     return frame.sort_values(["sweep", "run", "arm", "phase", "seed", "id"], ignore_index=True)
 
 
@@ -193,7 +182,7 @@ def _row(path: Path, uses: Mapping[str, list[Use]], sweep: str | None, everythin
             raise ConfigError(f"{path}: config.{name}: must be a list of stages")
     row["stages"] = len(trial.config.pop("before", ())) + 1  # what came before the last one is told by their number
     row["taught"] = len(trial.config.pop("teacher", ()))  # and the teacher by that of its own stages
-    row |= {name: _cell(value) for name, value in leaves(trial.config)}
+    row |= _keys(trial.config)
     row |= trial.metrics
     row |= {
         f"{task}/{name}": value
@@ -204,7 +193,22 @@ def _row(path: Path, uses: Mapping[str, list[Use]], sweep: str | None, everythin
     row |= trial.timings
     row |= {ENVIRONMENT + name: _cell(value) for name, value in trial.environment.items()}
     row["path"] = str(path)
-    return {visible(name): visible(value) for name, value in row.items()}
+    return {_visible(name): _visible(value) if type(value) is str else value for name, value in row.items()}
+
+
+_visible = functools.lru_cache(maxsize=1 << 16)(visible)
+"""Of a text: trials share nearly all of theirs."""
+
+
+def _keys(group: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The leaves of a configuration by their dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in group.items():
+        if type(value) is dict and value:
+            found |= _keys(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = _cell(value) if type(value) in (dict, list) else value
+    return found
 
 
 def _cell(value: Any) -> Any:
