@@ -23,6 +23,7 @@ from ablations.judge.result import ArmResult, Result
 from ablations.judge.sidebyside import ABSENT, Changed, changed, claims, outcomes, same_batches, shared_arms
 from ablations.metrics import metric as metric_of
 from ablations.numbers import ABSENT as NOTHING
+from ablations.record.audit import check_whole
 from ablations.record.documents import PLAN
 from ablations.record.record import RECORD, RECORDS, Record, read_record
 from ablations.show.table import Table
@@ -101,6 +102,7 @@ def _places(places: CompareConfig) -> tuple[Path, Path]:
 
 def _result(folder: Path, places: CompareConfig) -> Result:
     if (folder / RECORDS).is_dir():
+        check_whole(folder, "it is not compared")
         return load_published(folder)
     sweep, run = folder.parent.name, folder.name
     return load_result(folder.parent.parent, sweep, run, places.results_dir / sweep / run / RECORDS)

@@ -146,8 +146,12 @@ def curves(frame: "pandas.DataFrame") -> "pandas.DataFrame":
 
 
 def _steps(record: Path) -> list[dict[str, Any]] | dict[str, list[float]]:
-    if record.name == RECORD and (record.parent / STEPS).is_file():
-        return read_steps(record.parent / STEPS)
+    steps = record.parent / STEPS
+    if record.name == RECORD and steps.is_file():
+        rows, lines = read_steps(steps), len(steps.read_bytes().splitlines())
+        if len(rows) < lines - 1:  # the last one may be on its way
+            raise ConfigError(f"{steps}: line {len(rows) + 1} of {lines} is damaged; restore it, or remove its trial")
+        return rows
     return _decoded(record, Curves).history
 
 

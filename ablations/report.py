@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from ablations.home import ROOT, check_house
 from ablations.judge.gather import load_published, load_result
 from ablations.judge.result import Result
+from ablations.record.audit import check_whole
 from ablations.record.documents import JOURNAL, PLAN, STATE, PlanDocument
 from ablations.record.manifest import MANIFEST, Manifest, links
 from ablations.record.record import RECORD, RECORDS, recorded_at
@@ -127,7 +128,7 @@ def publish(
             record = recorded_at(trials / trial_id / RECORD, target / RECORDS / f"{trial_id}.json")
             if record is not None:
                 shutil.copyfile(record, fresh / RECORDS / f"{trial_id}.json")
-        _write_frame(fresh, result)
+        write_frame(fresh, result)
         manifest(result, fresh, commit()).write(fresh)
     write_index(results_of(results_dir))
     return target
@@ -139,24 +140,26 @@ def publish_again(sweep: str, run: str, results_dir: str | Path | None = None) -
     target = results_of(results_dir) / sweep / run
     if found := links(target):
         raise ConfigError(f"{target / found[0]}: a link, whose file would be published in its place; remove it")
+    if target.is_dir():
+        check_whole(target, "it is not rendered anew")
     result, earlier = load_published(target), Manifest.read(target)
     with whole_folder(target) as fresh:
         for name in (PLAN, STATE, JOURNAL, RECORDS):
             _copy(target / name, fresh / name)
         write_pages(result, fresh, published=True)
-        _write_frame(fresh, result)
+        write_frame(fresh, result)
         again = manifest(result, fresh, earlier)
         dataclasses.replace(again, versions=earlier.versions, rendered=commit()).write(fresh)
     write_index(results_of(results_dir))
     return target
 
 
-def _write_frame(folder: Path, result: Result) -> None:
-    """The records as one table, for other tools."""
+def write_frame(folder: Path, result: Result, of: Path | None = None) -> None:
+    """The records as one table, for other tools; `of`: the folder that they are in, where that is another one."""
     from ablations import frames
 
     with whole_file(folder / FRAME) as temporary:
-        frames.published(folder, result.sweep, result.run).to_parquet(temporary, index=False)
+        frames.published(of or folder, result.sweep, result.run).to_parquet(temporary, index=False)
 
 
 def results_of(results_dir: str | Path | None) -> Path:

@@ -20,6 +20,7 @@ Exit code 0 where everything matches, 1 where something does not, 2 for what can
 it was published, too.
 """
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -42,15 +43,19 @@ from ablations.judge.result import Result
 from ablations.metrics import metric as metric_of
 from ablations.record.audit import audit
 from ablations.record.documents import ConfirmTrial, PlanDocument, SweepState
-from ablations.record.manifest import Manifest
+from ablations.record.manifest import MANIFEST, Manifest
 from ablations.record.record import RECORDS, Record, read_record
 from ablations.record.summary import summary_in
-from ablations.report import PAGES, write_pages
+from ablations.report import FRAME, PAGES, write_frame, write_pages
+from ablations.show.provenance import manifest
 from ablations.show.render import table_csv
 from ablations.show.table import Table
 from models.base.command import is_pair, parse
 from models.base.streams import obeyed, spoken
 from models.base.typed import AtLeast, ConfigError, closest
+
+if typing.TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True)
@@ -69,31 +74,50 @@ class ReproduceConfig:
     progress: Literal["auto", "rich", "plain", "none"] = "auto"
 
 
-def reproduce(folder: Path, config: ReproduceConfig, words: Sequence[str]) -> int:
-    """The exit code. `words`: the command's, for the same command in a worktree."""
+OF_THE_RECORDS = ("partial", "trials", "search_trials", "sweep_file", "chosen", "verdicts", "environments")
+"""What a manifest says that follows from plan, state and records."""
+
+
+def reproduce(folder: Path, config: ReproduceConfig, words: Sequence[str], place: Path | None = None) -> int:
+    """The exit code. `words`: the command's, for the same command in a worktree. `place`: what the folder is of, where
+    it is an archive's."""
+    shown = folder if place is None else place
+    of_some = {"arm": config.arm is not None, "seed": config.seed is not None, "quick": config.quick}
+    if config.tables_only and any(of_some.values()):
+        given = next(name for name, asked in of_some.items() if asked)
+        raise ConfigError(f"tables_only=true: rebuilds whole tables, of every arm and seed; leave {given} out")
     findings = audit(folder)
     for finding in findings:
-        print(finding)
+        print(str(finding).replace(str(folder), str(shown)))
     if findings and not config.anyway:
         raise ConfigError(
-            f"{folder}: not as it was published ({len(findings)} of the findings above), so nothing is run; "
+            f"{shown}: not as it was published ({len(findings)} of the findings above), so nothing is run; "
             "anyway=true goes on all the same"
         )
     if not findings:
-        print(f"{folder}: whole, every file as the manifest has it")
+        print(f"{shown}: whole, every file as the manifest has it")
     if config.tables_only:
         return 0 if _tables(folder) and not findings else 1
-    manifest, document, state = Manifest.read(folder), PlanDocument.read(folder), SweepState.read(folder)
+    said, document, state = Manifest.read(folder), PlanDocument.read(folder), SweepState.read(folder)
     wanted = chosen(document, state, config)
-    if manifest.partial:
+    if said.partial:
         wanted = [trial for trial in wanted if _place(folder, trial.id).is_file()]
     if not wanted:
         raise ConfigError(f"{folder}: has no record of these trials, so there is nothing to compare with")
     if not document.sweep_file:
-        document = _with_origin(manifest, document, folder)
+        document = _with_origin(said, document, folder)
     elif config.code == "published" and not _is_here(document):
-        return _in_worktree(manifest, document, folder, words, config.trust)
+        return _in_worktree(said, document, folder, words, config.trust)
     return 0 if _run(folder, document, state, wanted, config) and not findings else 1
+
+
+@contextlib.contextmanager
+def naming(folder: Path, place: Path) -> Iterator[None]:
+    """An error names the archive that somebody has, and not the folder that it was unpacked to."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(str(error).replace(str(folder), str(place))) from None
 
 
 def chosen(document: PlanDocument, state: SweepState, config: ReproduceConfig) -> list[ConfirmTrial]:
@@ -134,7 +158,20 @@ def _tables(folder: Path) -> bool:
             same = one.is_file() and other.is_file() and one.read_bytes() == other.read_bytes()
             right &= same
             print(f"{'equal' if same else 'DIFFERS':8}{name}")
-    return right
+        write_frame(fresh, result, folder)
+        same = (folder / FRAME).is_file() and _frame(folder / FRAME).equals(_frame(fresh / FRAME))
+        print(f"{'equal' if same else 'DIFFERS':8}{FRAME}")
+    own = Manifest.read(folder)
+    again = manifest(result, folder, own)
+    others = [name for name in OF_THE_RECORDS if getattr(own, name) != getattr(again, name)]
+    print(f"DIFFERS {MANIFEST}: {', '.join(others)}" if others else f"{'equal':8}{MANIFEST}")
+    return right and same and not others
+
+
+def _frame(path: Path) -> "pandas.DataFrame":
+    import pandas
+
+    return pandas.read_parquet(path)
 
 
 def _pages(folder: Path) -> Iterator[Path]:
@@ -221,11 +258,11 @@ def _row(cell: Cell) -> list[str]:
     return [name, metric.label, *values, numbers.interval(cell.low, cell.high, metric.digits), cell.mark]
 
 
-def _with_origin(manifest: Manifest, document: PlanDocument, folder: Path) -> PlanDocument:
+def _with_origin(said: Manifest, document: PlanDocument, folder: Path) -> PlanDocument:
     """A plan of an earlier version, which holds neither: with the sweep's file as its commit has it, and the manifest's
     command. That commit has no `reproduce`, so that these are run by this checkout's code."""
-    commit, name = manifest.commit, f"sweeps/{manifest.sweep}.yaml"
-    commands = [command for command in manifest.commands if " -m ablations.run " in command]
+    commit, name = said.commit, f"sweeps/{said.sweep}.yaml"
+    commands = [command for command in said.commands if " -m ablations.run " in command]
     if commit is None or not commands or not is_here(commit):
         raise ConfigError(
             f"{folder}: its plan is of an earlier version, without the sweep's file, and its commit ({commit}) is not "
@@ -238,14 +275,14 @@ def _with_origin(manifest: Manifest, document: PlanDocument, folder: Path) -> Pl
     return dataclasses.replace(document, sweep_file=shown.stdout, command=commands[0])
 
 
-def _in_worktree(manifest: Manifest, document: PlanDocument, folder: Path, words: Sequence[str], trust: bool) -> int:
+def _in_worktree(said: Manifest, document: PlanDocument, folder: Path, words: Sequence[str], trust: bool) -> int:
     """The exit code of the same command by the commit that the result was published from. A clone has others' commits
     too, of branches that were fetched to be read: what runs here is of this checkout's own history, or trusted."""
-    commit = manifest.commit
+    commit = said.commit
     if commit is None:
         raise ConfigError(
             f"{folder}: its code is not this checkout's, and its commit is not known "
-            f"({manifest.commit_unknown or 'nobody says why'}); "
+            f"({said.commit_unknown or 'nobody says why'}); "
             "code=here runs it by this code"
         )
     if not is_here(commit):
@@ -264,13 +301,18 @@ def _in_worktree(manifest: Manifest, document: PlanDocument, folder: Path, words
         if not (tree / "ablations" / "reproduce.py").is_file():
             raise ConfigError(f"commit {commit[:12]}: has no such command yet; code=here runs it by this code")
         environment = {**os.environ, "PYTHONPATH": str(tree)}
-        if (code := code_of(environment)) != document.code:
+        if (own := code_of(environment)) != document.code:
             raise ConfigError(
-                f"{folder}: commit {commit[:12]} trains by other code ({code[:12]}) than its plan names "
+                f"{folder}: commit {commit[:12]} trains by other code ({own[:12]}) than its plan names "
                 f"({document.code[:12]}); code=here runs it by this checkout's"
             )
         command = [sys.executable, "-P", "-m", "ablations.reproduce", *words, "code=here"]
-        return subprocess.run(command, env=environment).returncode
+        code = subprocess.run(command, env=environment).returncode
+        if code == 2:
+            raise ConfigError(
+                f"commit {commit[:12]}: its own `reproduce` says the line above; code=here runs it by this code"
+            )
+        return code
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -288,10 +330,10 @@ def main(arguments: list[str] | None = None) -> int:
             raise ConfigError(f"reproduce: expected one result, as in results/moe_balance/cpu, not {len(places)}")
         config = parse(ReproduceConfig, [word for word in words if is_pair(word)])
         place = Path(os.path.expanduser(places[0]))
-        with opened(place) as folder:
+        with opened(place) as folder, naming(folder, place):
             own = [word for word in words if is_pair(word) and word.partition("=")[0] not in ("code", "runs_dir")]
             again = [str(folder.absolute()), f"runs_dir={config.runs_dir.absolute()}", *own]
-            return reproduce(folder, config, again)
+            return reproduce(folder, config, again, place)
 
     return obeyed(work, "stopped; what is finished is kept, and the same command goes on from here")
 

@@ -53,10 +53,15 @@ def load(checkpoint: str | Path, device: str = "cpu") -> "tuple[Transformer, Tok
     from tokenizers import Tokenizer
 
     folder = Path(checkpoint).expanduser()
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"device={device}: torch sees no CUDA device here; take cpu")
     model, _ = load_checkpoint(folder, device)
     if not (folder / "tokenizer.json").is_file():
         raise ConfigError(f"checkpoint={folder}: tokenizer.json is missing")
-    return model, Tokenizer.from_file(str(folder / "tokenizer.json"))
+    try:
+        return model, Tokenizer.from_file(str(folder / "tokenizer.json"))
+    except Exception as error:  # the library has no class of its own
+        raise ConfigError(f"checkpoint={folder}: tokenizer.json is unreadable ({error})") from None
 
 
 def complete(model: Transformer, tokenizer: "Tokenizer", text: str, new_tokens: int = 40) -> str:

@@ -9,6 +9,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import urllib.error
@@ -46,6 +47,8 @@ _VIEWS = """query Views($entity: String!, $project: String!, $type: String!, $na
 
 def ask(query: str, **variables: Any) -> dict[str, Any]:
     """What the server answers to a GraphQL query of ours. Raises ConfigError, in one line, where it does not."""
+    if not re.match(r"https?://[^/]", server()):
+        raise ConfigError(f"WANDB_BASE_URL={server()}: expected http://HOST or https://HOST; {NOTHING}")
     token = base64.b64encode(f"api:{api_key()}".encode()).decode()
     body = json.dumps({"query": query, "variables": variables}).encode()
     try:
@@ -111,12 +114,14 @@ def save_views(workspaces: Sequence["Workspace"], entity: str, project: str) -> 
     with writing(entity, project):
         if views(entity, project, "project-view") is None:
             wandb.Api().create_project(project, entity)
-        for workspace in workspaces:
+    for done, workspace in enumerate(workspaces):
+        lost = f"{done} of {len(workspaces)} views were saved, and the same command replaces them" if done else NOTHING
+        with writing(entity, project, lost):
             there = views(entity, project, "project-view", workspace._internal_name) or []
             same = [view["id"] for view in there if view["name"] == workspace._internal_name]
             workspace._internal_id = same[0] if same else ""
             workspace.save()
-        return [str(workspace.url) for workspace in workspaces]
+    return [str(workspace.url) for workspace in workspaces]
 
 
 def save_report(report: "Report") -> str:

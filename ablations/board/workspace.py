@@ -58,7 +58,7 @@ def overview(results: Sequence[Result], entity: str, project: str) -> "Workspace
 
     scale = results[0].scale
     runs = ws.RunsetSettings(
-        filters=f"Config('phase') == 'confirm' and Config('scale') == '{scale}'",
+        filters=f"Config('phase') == 'confirm' and Config('share') == 1 and Config('scale') == '{scale}'",
         groupby=[ws.Config("sweep"), ws.Config("arm")],
         order=[ws.Ordering(ws.Config("sweep")), ws.Ordering(ws.Config(PLACE)), ws.Ordering(ws.Config("arm"))],
         group_colors={

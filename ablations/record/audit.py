@@ -55,6 +55,18 @@ def audit(folder: Path) -> list[Finding]:
     return [*findings, *_plan(folder, manifest, plan, state), *_records(folder, manifest, state)]
 
 
+def check_whole(folder: Path, so: str) -> None:
+    """Raise ConfigError where what a published folder's pages are made of is not as it was published; `so`: what is
+    not done then. Pages themselves are made anew from the rest."""
+    made_of = [f for f in audit(folder) if f.what in (MANIFEST, PLAN, STATE) or f.what.startswith(f"{RECORDS}/")]
+    if made_of:
+        more = f", and {len(made_of) - 1} more" if len(made_of) > 1 else ""
+        raise ConfigError(
+            f"{folder}: {made_of[0]}{more}, so {so}; restore it, or see all by `python -m ablations.reproduce {folder} "
+            "tables_only=true`"
+        )
+
+
 def _files(folder: Path, manifest: Manifest) -> list[Finding]:
     there = hashes(folder)
     found = [Finding("unknown", name, "a link, and what it leads to is not of this result") for name in links(folder)]

@@ -19,6 +19,7 @@ from ablations.show.figures.marks import tokens
 from ablations.show.markup import number, text
 from ablations.show.render import failure_lines
 from ablations.show.sections.every import TABLES, all_tables
+from ablations.show.sections.settings import settings_table
 from ablations.show.stylesheet import COLOURS, SCRIPT, STYLE
 from ablations.show.table import Table
 
@@ -214,18 +215,6 @@ def _papers(source: str) -> str:
     return re.sub(r"\b(\d{4}\.\d{5})\b", r'<a href="https://arxiv.org/abs/\1">\1</a>', text(source))
 
 
-def _arms(result: Result) -> str:
-    """What each arm sets that the baseline does not, with what was solved and chosen for it."""
-    base, rows = result.arms[result.baseline].plan.set, []
-    for arm in result.arms.values():
-        own = {key: value for key, value in arm.plan.set.items() if base.get(key) != value}
-        own |= {**arm.plan.solved, **arm.chosen}
-        said = ", ".join(f"{key}={value}" for key, value in sorted(own.items())) or "-"
-        rows.append([arm.name, said])
-    note = f"Beside {result.baseline}: what else is configured is the same for all."
-    return _section(result, Table("What each arm sets", ["arm", "keys"], rows, note, words=(0, 1)))
-
-
 def _links(links: Mapping[str, Sequence[Link]]) -> str:
     """Of runs on a W&B server."""
     lines = [
@@ -253,7 +242,7 @@ def _provenance(result: Result, commands: Sequence[str], links: Mapping[str, Seq
     unfinished = "".join(f"<li>{text(line)}</li>" for line in failure_lines(result))
     return "\n".join(
         [
-            _arms(result),
+            _section(result, settings_table(result)),
             _links(links),
             "<h2>Deviations from the plan</h2>",
             f"<ul>{deviations}</ul>" if deviations else "<p>None.</p>",

@@ -35,6 +35,8 @@ class Trial:
     """The id of the trial of the same seed that it is compared with."""
     keep: bool = False
     """Whether others go on from what it has come to."""
+    share: float = 1.0
+    """Of the tokens, where the arm is finished at several lengths."""
 
 
 def keys_of(
@@ -90,6 +92,7 @@ class Trials:
             seed,
             keys,
             dict(point),
+            share=share,
         )
 
     def run(
@@ -206,10 +209,13 @@ class Trials:
         own = TrialJob(trial.id, trial.keys, trial.seed, folder, self.cache, trunk, trial.keep, teacher)
         sweep, scale, track = self.plan.sweep, self.plan.config.scale, self.plan.config.track
         labels = Labels(
-            sweep.name, scale, trial.arm, trial.seed, trial.phase, sweep.baseline, self.plan_sha, trial.point
+            *(sweep.name, scale, trial.arm, trial.seed, trial.phase, sweep.baseline, self.plan_sha, trial.point),
+            share=trial.share,
         )
         against = None if trial.against is None else str(self.folder(trial.against))
-        return TrialRequest(own, labels, replace(track, mode=resolve_mode(track.mode)), against)
+        # What others go on from is the beginning of their own runs, and would be one more of the arm that it is of.
+        mode = "disabled" if trial.keep else resolve_mode(track.mode)
+        return TrialRequest(own, labels, replace(track, mode=mode), against)
 
 
 def _failed(trial: Trial, reason: str) -> Record:

@@ -25,6 +25,8 @@ class Labels:
     """SHA-256 of the plan.json that asks for it."""
     values: dict[str, float] = field(default_factory=dict)
     """Searched keys."""
+    share: float = 1.0
+    """Of the tokens, where the arm is finished at several lengths."""
 
 
 Move = Callable[[str], str]

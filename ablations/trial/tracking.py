@@ -80,7 +80,7 @@ def _open(mode: Settled, runs: Path, own: str, request: TrialRequest) -> Any:
         runs,
         own,
         request.track,
-        name=" ".join([f"{labels.arm} s{labels.seed}", *([settings_of(labels.values)] if labels.values else [])]),
+        name=name_of(labels),
         group=f"{labels.sweep}/{labels.scale}/{labels.arm}",
         job_type=labels.phase,
         tags=[labels.sweep, labels.scale, labels.arm],
@@ -94,6 +94,12 @@ def _open(mode: Settled, runs: Path, own: str, request: TrialRequest) -> Any:
     )
     define_metrics(run)
     return run
+
+
+def name_of(labels: Labels) -> str:
+    """Of a trial's run: arm, seed, the share of its tokens if that is not all, and searched values."""
+    share = [] if labels.share == 1 else [f"{labels.share:.0%} of the tokens"]
+    return " ".join([f"{labels.arm} s{labels.seed}", *share, *([settings_of(labels.values)] if labels.values else [])])
 
 
 def begin_run(mode: Settled, runs: Path, own: str, track: TrackConfig, **what: Any) -> Any:

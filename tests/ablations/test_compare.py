@@ -17,6 +17,7 @@ from ablations.judge.sidebyside import changed, outcomes
 from ablations.metrics import metric as find_metric
 from ablations.record.documents import PLAN, SweepState
 from ablations.record.record import Record
+from ablations.report import publish
 from tasks.config import DataConfig
 
 
@@ -174,6 +175,20 @@ def test_what_cannot_be_compared_is_one_line(
     assert (code, out, err.count("\n")) == (2, "", 1)
     for part in parts:
         assert part in err
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_what_is_not_as_it_was_published_is_not_compared(
+    sweep_run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep_run(tmp_path / "runs", seeds=2)
+    target = publish(tmp_path / "runs", "moe_balance", "cpu", tmp_path / "results")
+    copy = shutil.copytree(target, tmp_path / "copy")
+    assert said(capsys, str(copy), str(target))[0] == 0
+    sorted((copy / "records").iterdir())[0].unlink()
+    code, out, err = said(capsys, str(copy), str(target))
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "missing: records/" in err and "so it is not compared" in err
 
 
 @pytest.mark.parametrize(

@@ -204,6 +204,14 @@ def test_without_a_network_it_is_one_line(asked: Any, double: Double, monkeypatc
     assert "not reached ([Errno 111] Connection refused)" in line and "WANDB_MODE=offline" in line
 
 
+@pytest.mark.parametrize("place", ["notaurl", "file:///etc", "http:", "ftp://host"])
+def test_what_is_no_server_is_one_line(place: str, asked: Any, double: Double, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_BASE_URL", place)
+    code, out, err = asked()
+    assert (code, out, len(err)) == (2, [], 1) and double.operations == []
+    assert f"WANDB_BASE_URL={place}" in err[0]
+
+
 def test_a_server_that_does_not_answer_is_not_waited_for(
     asked: Any, double: Double, monkeypatch: pytest.MonkeyPatch
 ) -> None:

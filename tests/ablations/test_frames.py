@@ -125,6 +125,20 @@ def test_a_published_result_that_was_changed_is_not_loaded(
         ablations.load(published)
 
 
+def test_curves_of_a_damaged_log_are_refused_and_its_last_line_may_be_on_its_way(finished_run: Path) -> None:
+    frame = ablations.load(finished_run).head(1)
+    steps = Path(frame["path"].iloc[0]).parent / "steps.jsonl"
+    row = json.dumps(dict.fromkeys(COLUMNS, 1.0) | {"step": 1})
+    try:
+        steps.write_text(f"{row}\n{row}\n{row[:20]}")
+        assert len(ablations.curves(frame)) == 2
+        steps.write_text(f"{row}\n{row[:20]}\n{row}\n")
+        with pytest.raises(ConfigError, match=r"steps.jsonl: line 2 of 3 is damaged"):
+            ablations.curves(frame)
+    finally:
+        steps.unlink()
+
+
 def test_curves_need_the_rows_of_load() -> None:
     import pandas
 

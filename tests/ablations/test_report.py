@@ -123,6 +123,29 @@ def test_publishing_again_renders_and_keeps_where_it_came_from(
 
 
 @pytest.mark.usefixtures("without_figures")
+def test_what_is_not_as_it_was_published_is_not_rendered_anew(
+    sweep_run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its new manifest would call an edited number whole."""
+    sweep_run(tmp_path / "runs", seeds=2)
+    target = publish(tmp_path / "runs", "moe_balance", "cpu", tmp_path / "results")
+    words = ["sweep=moe_balance", "publish=again", f"results_dir={tmp_path / 'results'}"]
+    record, whole = sorted((target / "records").iterdir())[0], (target / "manifest.json").read_bytes()
+    kept = record.read_bytes()
+    for edit, told in (
+        (lambda: record.write_bytes(kept.replace(b'"loss":', b'"loss": 1', 1)), "changed: records/"),
+        (record.unlink, "missing: records/"),
+        (lambda: (target / "plan.json").write_bytes((target / "plan.json").read_bytes() + b" "), "plan.json"),
+    ):
+        edit()
+        assert main(words) == 2
+        line = capsys.readouterr().err
+        assert line.count("\n") == 1 and told in line and "not rendered anew" in line
+        assert (target / "manifest.json").read_bytes() == whole
+        record.write_bytes(kept)
+
+
+@pytest.mark.usefixtures("without_figures")
 def test_report_without_publish_stays_in_the_run(
     sweep_run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -115,7 +115,9 @@ def test_tables_alone(again: Any, published: Path, pool: Any) -> None:
     pool.ran.clear()
     code, lines = again("tables_only=true")
     assert code == 0 and not pool.ran
-    assert [line.split() for line in lines[1:]] == [["equal", name] for name in sorted(set(PAGES) - {"figures"})]
+    assert [line.split() for line in lines[1:]] == [
+        ["equal", name] for name in [*sorted(set(PAGES) - {"figures"}), "records.parquet", "manifest.json"]
+    ]
     (published / "table.md").write_text("better numbers")
     code, lines = again("tables_only=true", "anyway=true")
     assert code == 1 and "DIFFERS table.md" in lines
@@ -429,6 +431,24 @@ def test_an_archive_that_is_none_is_one_line(again: Any, tmp_path: Path, content
     assert code == 2 and said in lines[-1]
 
 
+def test_what_is_wrong_in_an_archive_is_told_by_the_archives_name(again: Any, published: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(published, tmp_path / "copy")
+    sorted((copy / "records").iterdir())[0].unlink()
+    place = zipped(copy, tmp_path)
+    code, lines = again(place=place)
+    assert (
+        code == 2
+        and lines[-1].startswith(f"error: {place}: not as it was published")
+        and "/tmp/reproduce-" not in "".join(lines)
+    )
+
+
+@pytest.mark.parametrize("word", ["arm=nope", "seed=0", "quick=true"])
+def test_tables_are_made_whole_or_not_at_all(again: Any, word: str) -> None:
+    code, lines = again("tables_only=true", word)
+    assert code == 2 and f"leave {word.partition('=')[0]} out" in lines[-1]
+
+
 def test_a_damaged_or_huge_archive_is_one_line(
     again: Any, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -452,3 +472,32 @@ def test_a_faithful_rerun_lies_within_reach_of_all_cells_in_95_percent() -> None
         outside = (apart > sds * reach(1.0, n, again, count)).any(axis=1).mean()
         assert 0.02 < outside < 0.07, (n, again, count)
     assert reach(0.0, 1, 1, 5) is None and reach(0.0, 4, 1, 5, level=4.0) == 4e-12
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"verdicts": [{"outcome": "agrees"}]}, "verdicts"),
+        ({"chosen": {}}, "chosen"),
+        ({"trials": {"planned": 1}}, "trials"),
+        ({"partial": True}, "partial"),
+    ],
+)
+def test_what_a_manifest_says_of_its_records_is_made_anew(
+    again: Any, published: Path, change: dict[str, Any], named: str
+) -> None:
+    write_json(published / "manifest.json", read_json(published / "manifest.json") | change)
+    code, lines = again("tables_only=true")
+    assert code == 1 and f"DIFFERS manifest.json: {named}" in lines
+
+
+def test_a_frame_of_other_numbers_is_found_whatever_its_hash(again: Any, published: Path) -> None:
+    import pandas
+
+    frame = pandas.read_parquet(published / "records.parquet")
+    frame.assign(loss=frame["loss"] + 0.1).to_parquet(published / "records.parquet", index=False)
+    manifest = read_json(published / "manifest.json")
+    digest = hashlib.sha256((published / "records.parquet").read_bytes()).hexdigest()
+    write_json(published / "manifest.json", manifest | {"files": manifest["files"] | {"records.parquet": digest}})
+    code, lines = again("tables_only=true")
+    assert code == 1 and "DIFFERS records.parquet" in lines

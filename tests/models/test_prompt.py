@@ -39,6 +39,12 @@ def test_a_checkpoint_is_loaded_with_its_tokenizer_and_goes_on_with_a_text(tmp_p
     assert models.complete(again, own, "def main", 6) == own.decode(following)
     with pytest.raises(ConfigError, match="at least one token"):
         models.complete(again, own, "")
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(ConfigError, match="tokenizer.json is unreadable \\(EOF while parsing"):
+        models.load(tmp_path)
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="^device=cuda: torch sees no CUDA device"):
+            models.load(tmp_path, "cuda")
 
 
 @pytest.mark.parametrize(

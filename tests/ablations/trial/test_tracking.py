@@ -22,7 +22,7 @@ from ablations.trial import requests
 from ablations.trial.job import TrialJob
 from ablations.trial.mirror import Mirror
 from ablations.trial.requests import Labels, TrialRequest
-from ablations.trial.tracking import is_mirrored, mirror_record, open_mirror
+from ablations.trial.tracking import is_mirrored, mirror_record, name_of, open_mirror
 from ablations.trial.uploads import (
     begin_tracking,
     destination,
@@ -316,6 +316,11 @@ def check_run(folder: Path, record: Record) -> list[dict[str, Any]]:
     assert not [name for item in history for name in item if name.startswith("load")]
     assert lines[-1]["exit"]["exit_code"] == 0
     return lines
+
+
+def test_a_shorter_training_has_another_name() -> None:
+    short = replace(LABELS, share=0.67)
+    assert (name_of(LABELS), name_of(short)) == ("bias s1 u 0.01", "bias s1 67% of the tokens u 0.01")
 
 
 def test_an_offline_run_holds_what_the_record_holds(trial, tmp_path):
