@@ -2,7 +2,8 @@
 
 RESULT is the folder of one result, as in results/moe_balance/cpu, or a zip file of one; it may be anybody's. First it
 is looked through: files, hashes, plan and records. Then its trials run again from the sweep's file and the command in
-its plan, by the commit in its manifest (in a worktree, where that is not this checkout's code). Where a trial is the
+its plan, by the commit in its manifest (in a worktree, where that is not this checkout's code; by this code, where that
+commit cannot: both are said). Where a trial is the
 same trial (code, data, versions, instruction set), every number must be equal; elsewhere it must lie where a second
 estimate would, for all cells together in 95 % of reruns.
 
@@ -107,7 +108,9 @@ def reproduce(folder: Path, config: ReproduceConfig, words: Sequence[str], place
     if not document.sweep_file:
         document = _with_origin(said, document, folder)
     elif config.code == "published" and not _is_here(document):
-        return _in_worktree(said, document, folder, words, config.trust)
+        if (code := _in_worktree(said, document, folder, words, config.trust)) is not None:
+            return code
+        print("runs by this checkout's code instead", flush=True)
     return 0 if _run(folder, document, state, wanted, config) and not findings else 1
 
 
@@ -275,9 +278,10 @@ def _with_origin(said: Manifest, document: PlanDocument, folder: Path) -> PlanDo
     return dataclasses.replace(document, sweep_file=shown.stdout, command=commands[0])
 
 
-def _in_worktree(said: Manifest, document: PlanDocument, folder: Path, words: Sequence[str], trust: bool) -> int:
-    """The exit code of the same command by the commit that the result was published from. A clone has others' commits
-    too, of branches that were fetched to be read: what runs here is of this checkout's own history, or trusted."""
+def _in_worktree(said: Manifest, document: PlanDocument, folder: Path, words: Sequence[str], trust: bool) -> int | None:
+    """The exit code of the same command by the commit that the result was published from; None where that commit has
+    no such command, or its own cannot obey. A clone has others' commits too, of branches that were fetched to be read:
+    what runs here is of this checkout's own history, or trusted."""
     commit = said.commit
     if commit is None:
         raise ConfigError(
@@ -299,7 +303,8 @@ def _in_worktree(said: Manifest, document: PlanDocument, folder: Path, words: Se
     print(f"its code is not this checkout's: runs by commit {commit[:12]}, in a worktree", flush=True)
     with worktree(commit) as tree:
         if not (tree / "ablations" / "reproduce.py").is_file():
-            raise ConfigError(f"commit {commit[:12]}: has no such command yet; code=here runs it by this code")
+            print(f"commit {commit[:12]} has no such command yet")
+            return None
         environment = {**os.environ, "PYTHONPATH": str(tree)}
         if (own := code_of(environment)) != document.code:
             raise ConfigError(
@@ -309,10 +314,8 @@ def _in_worktree(said: Manifest, document: PlanDocument, folder: Path, words: Se
         command = [sys.executable, "-P", "-m", "ablations.reproduce", *words, "code=here"]
         code = subprocess.run(command, env=environment).returncode
         if code == 2:
-            raise ConfigError(
-                f"commit {commit[:12]}: its own `reproduce` says the line above; code=here runs it by this code"
-            )
-        return code
+            print(f"commit {commit[:12]} could not, as the line above says")
+        return None if code == 2 else code
 
 
 def main(arguments: list[str] | None = None) -> int:

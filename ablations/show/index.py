@@ -1,14 +1,17 @@
 """index.html: every sweep's question and its one-sentence answer, on one page that needs neither server nor network."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
+from ablations.config.sweepfile import read_yaml, sweep_files
 from ablations.judge.result import Result
 from ablations.record.summary import Summary, summaries
 from ablations.show.answer import answer
 from ablations.show.markup import number, text
 from ablations.show.stylesheet import COLOURS
+from models.base.typed import ConfigError
 
 STYLE = """
 * { box-sizing: border-box; }
@@ -37,6 +40,9 @@ nav a { color: var(--blue); margin-right: 1em; }
 .agrees { background: var(--green); } .disagrees { background: var(--vermillion); }
 .depends { background: var(--orange); }
 .warning { color: var(--vermillion); font-size: .875rem; }
+section { border-top: 1px solid var(--faint); padding-top: 28px; }
+dt { font-weight: 600; } dd { margin: 2px 0 14px; color: var(--muted); font-size: .875rem; }
+code { overflow-wrap: anywhere; }
 @media screen and (prefers-color-scheme: dark) {
   article img { background: none; filter: invert(1) hue-rotate(180deg); } }
 @media (max-width: 760px) { main { padding: 24px 16px 60px; } article { grid-template-columns: minmax(0, 1fr); } }
@@ -93,6 +99,7 @@ def index_html(root: Path) -> str:
         f'<div class="filters"><input id="words" type="search" placeholder="Search" aria-label="Search">{filters}',
         "</div>",
         *(_article(*one) for one in found),
+        *_unasked({summary.sweep for _, summary in found}),
     ]
     body = "\n".join(parts)
     return (
@@ -101,6 +108,18 @@ def index_html(root: Path) -> str:
         f"<title>V3 Ablations: answers</title>\n<style>{COLOURS}{STYLE}</style>\n</head>\n<body>\n<main>\n{body}\n"
         f"</main>\n<script>{SCRIPT}</script>\n</body>\n</html>\n"
     )
+
+
+def _unasked(asked: Collection[str]) -> Iterator[str]:
+    """The checkout's other sweeps, whose questions have no answer here yet."""
+    rows = []
+    for name, (file, *_) in sweep_files(None).items():
+        with contextlib.suppress(ConfigError):  # a file that is wrong is told by whoever runs it
+            if name not in asked and (question := read_yaml(file).get("question")):
+                command = text(f"python -m ablations.run sweep={name}")
+                rows.append(f"<dt>{text(question)}</dt><dd><code>{command}</code></dd>")
+    if rows:
+        yield f"<section><h2>Not asked here yet</h2><dl>{''.join(rows)}</dl></section>"
 
 
 def _article(folder: str, summary: Summary) -> str:

@@ -208,6 +208,32 @@ def test_a_commit_of_other_code_than_the_plans_is_refused(
     )
 
 
+@pytest.mark.parametrize("case", ["no such command", "cannot obey"])
+def test_where_a_commit_cannot_run_it_this_code_does(
+    case: str, again: Any, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pool: Any
+) -> None:
+    """Commits of before the command, and those whose command had faults of its own."""
+    edit(published, PLAN, lambda plan: plan | {"code": "c" * 64})
+    edit(published, MANIFEST, lambda found: found | {"commit": "d" * 40})
+    (tree := tmp_path / "tree" / "ablations").mkdir(parents=True)
+    if case == "cannot obey":
+        (tree / "__init__.py").write_text("")
+        (tree / "reproduce.py").write_text("raise SystemExit(2)")
+
+    @contextlib.contextmanager
+    def there(commit: str) -> Iterator[Path]:
+        yield tree.parent
+
+    monkeypatch.setattr(reproduce, "worktree", there)
+    monkeypatch.setattr(reproduce, "code_of", lambda environment: "c" * 64)
+    for name in ("is_here", "is_before"):
+        monkeypatch.setattr(reproduce, name, lambda commit: True)
+    code, lines = again("anyway=true", "arm=bias", "seed=1")
+    assert "runs by this checkout's code instead" in lines and pool.ran
+    assert any("could not" in line if case == "cannot obey" else "has no such command yet" in line for line in lines)
+    assert any("bias" in line or "cells" in line for line in lines) and code == 1  # it is not as it was published
+
+
 def test_what_differs_on_the_way_is_named_by_stage_and_key() -> None:
     first, taught = Stage(), Stage(teacher=[Stage()])
     other = dataclasses.replace(first, optim=OptimConfig(lr=0.01))

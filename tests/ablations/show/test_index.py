@@ -87,6 +87,13 @@ def test_an_index_links_what_is_there_and_nothing_elsewhere(tmp_path: Path) -> N
     assert "Is it so?" in words and "2 of 5 claims settled" in words
 
 
+def test_questions_that_nobody_has_asked_are_listed(tmp_path: Path) -> None:
+    put(tmp_path, sweep="gating")
+    text = index_html(tmp_path)
+    told = set(re.findall(r"<code>python -m ablations.run sweep=(\w+)</code>", text))
+    assert told == sweep_files(None).keys() - {"gating"} and "Not asked here yet" in text
+
+
 def test_text_stays_text(tmp_path: Path) -> None:
     put(tmp_path, question="<script>alert(1)</script>", answer='"a" & <b>, -0.01')
     text = index_html(tmp_path)
