@@ -11,7 +11,7 @@ from models.base.typed import Above, AtLeast, AtMost, Below
 class OptimConfig:
     """AdamW as V3 4.2 sets it, warmup, then a schedule. Schedules end at the last token, whatever their length."""
 
-    lr: Annotated[float, AtLeast(1e-9), AtMost(1e38)] = 5e-3
+    lr: Annotated[float, AtLeast(1e-12), AtMost(1e38)] = 5e-3
     """Peak learning rate. Below the one limit no FP32 weight moves; the other is what one can still hold."""
     schedule: Literal["cosine", "wsd", "constant", "v3"] = "cosine"
     """After the warmup: `cosine` to final_lr_ratio; `wsd` stays and decays linearly over the last decay_fraction; `v3`

@@ -9,10 +9,10 @@ from bad_commands import ROWS as OTHERS
 ROWS = OTHERS | {
     "run sweep=moe_balance scale=smoke": r"""
 optim.lr=1e400 -> optim.lr=inf: must be a finite number
-optim.lr=-1 -> optim.lr=-1.0: must be at least 1e-09
-optim.lr=1e-300 -> optim.lr=1e-300: must be at least 1e-09
+optim.lr=-1 -> optim.lr=-1.0: must be at least 1e-12
+optim.lr=1e-300 -> optim.lr=1e-300: must be at least 1e-12
 optim.lr=.nan -> optim.lr=.nan: expected a number
-optim.lr=0 -> optim.lr=0.0: must be at least 1e-09
+optim.lr=0 -> optim.lr=0.0: must be at least 1e-12
 optim.lr= -> optim.lr=: expected a number
 'optim.lr= ' -> optim.lr=: expected a number
 optim.lr=true -> optim.lr=true: expected a number

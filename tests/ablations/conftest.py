@@ -25,7 +25,7 @@ from ablations.record.documents import ArmDocument, ArmKind, ConfirmTrial, PlanD
 from ablations.record.guardresult import GuardResult
 from ablations.record.record import Record
 from ablations.trial.identity import code_hash
-from models.base.typed import build
+from models.base.typed import build, nested
 from models.config import ModelConfig, MoEConfig
 from models.training.config import OptimConfig
 from tasks.config import DataConfig, EvalConfig
@@ -95,10 +95,17 @@ def make_record(name: str, seed: int, status: str = "complete", accuracy: float 
         id=hashlib.sha256(f"{name} {seed}".encode()).hexdigest()[:16],
         seed=seed,
         status=status,  # type: ignore[arg-type]
-        config={
-            "model": {"moe": {"n_routed_experts": EXPERTS, "top_k": TOP_K}},
-            "data": {"batch_size": 16, "seq_len": 128},
-        },
+        config=nested(
+            {
+                "model.moe.n_routed_experts": EXPERTS,
+                "model.moe.top_k": TOP_K,
+                "data.batch_size": 16,
+                "data.seq_len": 128,
+                "optim.lr": 0.005,
+                **_set(name),
+                **arm["chosen"],
+            }
+        ),
         reason=None if done else "loss is not finite at step 79",
         metrics={
             "loss": loss,
@@ -215,7 +222,7 @@ def _arm(name: str) -> ArmDocument:
     return ArmDocument(
         about=ARMS[name]["about"],
         kind=KINDS.get(name, "arm"),
-        set={"train.token_fraction": 0.9} if name == "control" else {KIND: name},
+        set=_set(name),
         search=_strengths(name),
         tokens=int(614_400 * (0.9 if name == "control" else 1)),
         total_params=1_430_000,
@@ -224,6 +231,10 @@ def _arm(name: str) -> ArmDocument:
         kv_bytes=480,
         matched=MATCHED,
     )
+
+
+def _set(name: str) -> dict[str, Any]:
+    return {"train.token_fraction": 0.9} if name == "control" else {KIND: name}
 
 
 def _strengths(name: str) -> dict[str, list[float]]:

@@ -459,7 +459,7 @@ FOREIGN: dict[str, tuple[dict[str, Any], str]] = {
     "query rank": ({"q_lora_rank": 8}, "self_attn.q_proj.weight"),
     "rope kind": ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_scaling.type=dynamic"),
     "rope text": ({"rope_scaling": "yarn"}, "rope_scaling=yarn"),
-    "no factor": ({"rope_scaling": {"type": "yarn", "mscale": 1, "mscale_all_dim": 1}}, "model.rope.factor=None"),
+    "no factor": ({"rope_scaling": {"type": "yarn", "mscale": 1, "mscale_all_dim": 1}}, "model.rope.factor=null"),
     "v2's scale": ({"rope_scaling": {"type": "yarn", "factor": 4, "mscale": 1, "mscale_all_dim": 0.7}}, "mscale=1"),
     "no scale": ({"rope_scaling": {"type": "yarn", "factor": 4}}, "mscale=None"),
     "long": ({"rope_scaling": {"type": "linear", "factor": 4, "long_factor": [1]}}, "long_factor=[1]"),

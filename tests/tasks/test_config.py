@@ -22,7 +22,7 @@ def test_a_ramp_takes_every_sequence_once_in_growing_steps(
     size = full * microbatches
     sequences = batches * size
     data = DataConfig(batch_size=size, ramp_from=ramp_from, ramp_over=ramp_over)
-    made = ramped(sequences, data, microbatches)
+    made = list(ramped(sequences, data, microbatches))
     assert batch_count(sequences, data, microbatches) == len(made)
     sizes = [count for _, count in made]
     assert [first for first, _ in made] == [sum(sizes[:t]) for t in range(len(sizes))], "each begins where one ended"
@@ -36,7 +36,7 @@ def test_a_ramp_takes_every_sequence_once_in_growing_steps(
 
 @given(full=st.integers(1, 64), batches=st.integers(1, 100), ramp_over=st.floats(1e-3, 1.0))
 def test_without_a_ramp_all_batches_are_alike(full: int, batches: int, ramp_over: float) -> None:
-    made = ramped(full * batches, DataConfig(batch_size=full, ramp_over=ramp_over), 1)
+    made = list(ramped(full * batches, DataConfig(batch_size=full, ramp_over=ramp_over), 1))
     assert made == [(t * full, full) for t in range(batches)]
     rest = full * batches + 1
     assert batch_count(rest, DataConfig(batch_size=full), 1) == len(ramped(rest, DataConfig(batch_size=full), 1))
@@ -46,7 +46,7 @@ def test_v3s_own_ramp() -> None:
     """V3 4.2: from 3072 to 15360 sequences of 4K tokens over the first 469B of 14.8T tokens."""
     batch, length = 15_360, 4096
     sequences = round(14.8e12 / length / batch) * batch
-    made = ramped(sequences, DataConfig(batch_size=batch, **V3), 1)
+    made = list(ramped(sequences, DataConfig(batch_size=batch, **V3), 1))
     sizes = [count for _, count in made]
     assert sizes[0] == 3072 and sizes[-2] == 15_360
     growing = sum(count for count in sizes if count < batch) * length

@@ -14,7 +14,7 @@ from tasks.config import DataConfig
 KEYS = TrialKeys()
 
 BOUNDS: list[tuple[dict[str, Any], list[str]]] = [
-    ({"optim.lr": 0}, ["optim.lr=0.0: must be at least 1e-09"]),
+    ({"optim.lr": 0}, ["optim.lr=0.0: must be at least 1e-12"]),
     ({"optim.lr": float("nan")}, ["optim.lr=nan: must be a finite number"]),
     ({"optim.lr": float("inf")}, ["optim.lr=inf: must be a finite number"]),
     ({"optim.warmup_fraction": 1}, ["optim.warmup_fraction=1.0: must be below 1"]),

@@ -161,7 +161,7 @@ def test_a_branch_may_have_longer_sequences_at_the_same_place_in_tokens(job, und
     data, again = open_data(given.keys, given.cache), dataclasses.replace(given, folder=given.folder + " again")
     with mock.patch.object(type(data), "train_sequences", autospec=True, side_effect=type(data).train_sequences) as cut:
         finish(again)
-    assert [call.args[2:] for call in cut.mock_calls if call.args[0].seq_len == 128] == given.keys.batches[6:]
+    assert tuple(call.args[2:] for call in cut.mock_calls if call.args[0].seq_len == 128) == given.keys.batches[6:]
     assert "train_loss" in finish(whole).metrics
     assert "train_loss" not in found.metrics, "some of its text was seen before"
 

@@ -28,8 +28,8 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[TrialJob]:
 
 def test_each_problem_has_its_row_and_keeps_it(trained: list[TrialJob], tmp_path: Path) -> None:
     out = f"out={tmp_path}"
-    assert pilot.main(["problem=sums", "scale=smoke", out, "train.tokens=5120"]) == 0
-    assert pilot.main(["problem=sorting", "scale=smoke", "seeds=1", out]) == 0
+    assert pilot.main(["problems=[sums]", "scale=smoke", out, "train.tokens=5120"]) == 0
+    assert pilot.main(["problems=[sorting]", "scale=smoke", "seeds=1", out]) == 0
     assert [(job.keys.data.problem, job.seed) for job in trained] == [("sums", 2000), ("sums", 2001), ("sorting", 2000)]
     assert trained[0].keys.train.tokens == 5120 and trained[0].keys.data.settings["wrong"] == 0.3
     assert all(stage.data.source == "problem" for job in trained for stage in job.keys.stages)
@@ -38,7 +38,7 @@ def test_each_problem_has_its_row_and_keeps_it(trained: list[TrialJob], tmp_path
     assert "0.200, 0.200" in rows[0] and "15,360" in rows[0], "three times as many tokens"
 
 
-@pytest.mark.parametrize("word", ["problem=sum", "seeds=0", "seeds=x", "quick", "data.problem=sums model.d_model=0"])
+@pytest.mark.parametrize("word", ["problems=[sum]", "seeds=0", "seeds=x", "quick", "data.problem=sums model.d_model=0"])
 def test_bad_words_are_one_line(trained: list[TrialJob], tmp_path: Path, word: str) -> None:
     with pytest.raises(ConfigError):
         pilot.main([f"out={tmp_path}", "scale=smoke", *word.split()])

@@ -113,7 +113,7 @@ def test_items_are_the_skills_own_and_held_out_where_they_are_scored(mixed: Mixe
         ({"data.skills": ["chain"], "model.vocab_size": 290}, "the text needs 257; raise it to 296 or more"),
         ({"data.skills": ["recall"], "data.seq_len": 16}, "data.skills=recall: does not fit into data.seq_len=16 ("),
         ({"data.skills": ["chain"], "data.skills_share": 0.7}, "data.skills_share=0.7: must be at most 0.5"),
-        ({"data.skills": ["chain"], "data.skills_share": 0.0}, "data.skills_share=0.0: must be above 0"),
+        ({"data.skills": ["chain"], "data.skills_share": 0.0}, "data.skills_share=0.0: must be at least 0.001"),
         ({"data.skills_share": 0.2}, "data.skills_share=0.2: is read with data.skills only"),
         ({"data.skills": ["chain"], "data.order": "staged"}, "data.order=staged: is of text alone"),
         (

@@ -224,7 +224,7 @@ def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
 def test_what_has_no_end_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("some text\n")
     os.mkfifo(tmp_path / "d.txt")
-    with pytest.raises(ConfigError, match=r"d\.txt: is no file but a pipe or a device"):
+    with pytest.raises(ConfigError, match=r"d\.txt is no file but a pipe or a device"):
         load_splits(DataConfig(source="text", path=str(tmp_path)))
 
 

@@ -21,7 +21,7 @@ from tasks.config import DataConfig
 from tasks.text import hub
 from tasks.text.batches import prepare
 from tasks.text.corpora import load_splits
-from tasks.text.hub import PRESETS, _listing, hub_text, stream
+from tasks.text.hub import PRESETS, _content, hub_text, stream
 from tasks.text.reading import Rows
 from tasks.text.splits import SPLITS
 
@@ -143,11 +143,11 @@ def test_a_folder_that_was_edited_is_another_revision(tmp_path: Path) -> None:
     texts = [prose(seed) for seed in range(300)]
     name = write(tmp_path / "rows", texts)
     file = next((tmp_path / "rows").rglob("*.*"))
-    was, before = file.stat(), _listing(tmp_path / "rows")
+    was, before = file.stat(), _content(tmp_path / "rows", "data.name=rows")
     content = file.read_bytes()
     file.write_bytes(content[:100] + bytes([content[100] ^ 1]) + content[101:])
     os.utime(file, ns=(was.st_atime_ns, was.st_mtime_ns))
-    assert name and _listing(tmp_path / "rows") != before
+    assert name and _content(tmp_path / "rows", "data.name=rows") != before
 
 
 def test_a_field_that_is_not_there_and_a_set_that_is_not_are_one_line(tmp_path: Path) -> None:

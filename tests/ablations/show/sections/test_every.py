@@ -151,7 +151,9 @@ def test_page_leads_to_the_guards_and_to_what_each_arm_sets(result: Result) -> N
     assert 'href="#guards"' in shown and 'href="#what-each-arm-sets"' in shown
     _, _, section = shown.partition('<h2 id="what-each-arm-sets">')
     rows = dict(re.findall(r'<tr data-arm="(\w+)".*?<td class="word[^>]*>([^<]*)</td></tr>', section))
-    assert rows["bias"] == "model.moe.balance.kind=bias, model.moe.balance.update_speed=0.01, optim.lr=0.005"
+    assert rows["bias"] == (
+        "no model.moe.balance.alpha, model.moe.balance.kind=bias, model.moe.balance.update_speed=0.01"
+    )
     assert "kind" not in rows["aux_loss"] and "train.token_fraction=0.9" in rows["control"]
 
 
