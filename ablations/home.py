@@ -18,8 +18,11 @@ def _forget_current_directory() -> None:
     if sys.argv[:1] != ["-m"] or sys.flags.safe_path:
         return
     root = os.path.realpath(os.path.join(os.path.dirname(__file__), os.pardir))
-    if os.path.isdir(sys.path[0]) and sys.path[0] == os.getcwd() != root:
-        del sys.path[0]
+    try:
+        if sys.path[:1] == [os.getcwd()] and sys.path[0] != root:
+            del sys.path[0]
+    except FileNotFoundError:  # it was removed, and nothing is imported from it
+        pass
 
 
 _forget_current_directory()

@@ -9,8 +9,11 @@ import sys
 if sys.argv[:1] == ["-m"] and not sys.flags.safe_path:
     # Somebody's folder, whose files are not to be taken for Python's: as in ablations/home.py.
     _root = os.path.realpath(os.path.join(os.path.dirname(__file__), os.pardir))
-    if os.path.isdir(sys.path[0]) and sys.path[0] == os.getcwd() != _root:
-        del sys.path[0]
+    try:
+        if sys.path[:1] == [os.getcwd()] and sys.path[0] != _root:
+            del sys.path[0]
+    except FileNotFoundError:  # it was removed, and nothing is imported from it
+        pass
 
 import importlib
 from typing import Any

@@ -137,6 +137,16 @@ def test_files_of_the_current_directory_are_not_taken_for_pythons(
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and said in done.stderr
 
 
+@pytest.mark.parametrize("module", ["models.cost tiny", "ablations.timeline schedule=1f1b stages=2 microbatches=4"])
+def test_a_current_directory_that_was_removed_is_no_matter(module: str, tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment.pop("PYTHONSAFEPATH", None)
+    (gone := tmp_path / "gone").mkdir()
+    line = f'cd "{gone}" && rmdir "{gone}" && exec "{sys.executable}" -m {module}'
+    done = subprocess.run(["sh", "-c", line], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize(
     ("module", "words", "said"),
     [

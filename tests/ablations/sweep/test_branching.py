@@ -40,6 +40,13 @@ def branching(tmp_path: Path, *changes: tuple[str, str]) -> list[str]:
     return ["sweep=branching", f"sweeps_dir={tmp_path / 'sweeps'}", "arms=all"]
 
 
+def test_what_others_go_on_from_is_no_run_in_wandb(conduct, pool, runs, tmp_path):
+    """It is the beginning of theirs, and would be one more of the arm that it is of."""
+    conduct(*branching(tmp_path), "track.mode=offline")
+    modes = {(r.trial.keep, r.track.mode) for r in map(asked, pool.ran["trial"])}
+    assert modes == {(True, "disabled"), (False, "offline")}
+
+
 def test_a_trunk_is_trained_once_for_each_seed_and_before_its_branches(conduct, pool, runs, tmp_path):
     conductor = conduct(*branching(tmp_path))
     asked_for = [asked(job) for job in pool.ran["trial"]]
