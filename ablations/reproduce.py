@@ -3,9 +3,8 @@
 RESULT is the folder of one result, as in results/moe_balance/cpu, or a zip file of one; it may be anybody's. First it
 is looked through: files, hashes, plan and records. Then its trials run again from the sweep's file and the command in
 its plan, by the commit in its manifest (in a worktree, where that is not this checkout's code; by this code, where that
-commit cannot: both are said). Where a trial is the
-same trial (code, data, versions, instruction set), every number must be equal; elsewhere it must lie where a second
-estimate would, for all cells together in 95 % of reruns.
+commit cannot: both are said). Where a trial is the same trial (code, data, versions, instruction set), every number
+must be equal; elsewhere it must lie where a second estimate would, for all cells together in 95 % of reruns.
 
   arm=NAME          only this arm, and what it is compared with
   seed=N            only this seed

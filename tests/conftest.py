@@ -1,5 +1,6 @@
 """What all tests share: the slowest begin first, so that they do not run alone at the end on one of several processes;
-and what each process of tests has imported, the processes that it starts need not import again."""
+what each process of tests has imported, the processes that it starts need not import again; and what they write stays
+in memory, where there is room."""
 
 import os
 
@@ -9,10 +10,13 @@ import copy
 import faulthandler
 import functools
 import gc
+import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import forkserver
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +54,42 @@ def pytest_configure(config: pytest.Config) -> None:
     """A shell starts what a script puts in the background deaf to Ctrl-C, and whatever it starts inherits that.
 
     Those that run tests import Lightning as our workers do, which saves each of them seconds."""
+    if not hasattr(config, "workerinput"):
+        keep_in_memory()
     if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
         with lean():
             import lightning  # noqa: F401
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+MEMORY = Path("/dev/shm")
+ROOM = 2**32
+"""Bytes, several times what a whole run writes."""
+
+
+def keep_in_memory() -> None:
+    """Some disks take milliseconds to free a file's blocks or a directory, and a run removes thousands of both.
+
+    Where nobody has set TMPDIR, and programs in memory may be run (tests write stand-ins for sbatch and the like)."""
+    if "TMPDIR" in os.environ or not os.access(MEMORY, os.W_OK):
+        return
+    if os.statvfs(MEMORY).f_flag & os.ST_NOEXEC or shutil.disk_usage(MEMORY).free < ROOM:
+        return
+    for left in MEMORY.glob("v3-ablations-tests-*"):  # by runs that were killed
+        if not Path("/proc", left.name.rpartition("-")[2]).exists():
+            shutil.rmtree(left, ignore_errors=True)
+    own = MEMORY / f"v3-ablations-tests-{os.getpid()}"
+    own.mkdir()
+    os.environ["TMPDIR"], tempfile.tempdir = str(own), None
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """What a run that passes has written is nothing to look at. It goes last, after what others remove at exit."""
+    own = Path(tempfile.gettempdir())
+    if own.name == f"v3-ablations-tests-{os.getpid()}" and exitstatus == pytest.ExitCode.OK:
+        Finalize(None, shutil.rmtree, (own,), {"ignore_errors": True}, exitpriority=-1000)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -127,6 +127,19 @@ def test_offline_is_obeyed_with_a_login_too(asked: Any, double: Double, monkeypa
     assert code == 0 and out[1] == "nothing was uploaded: WANDB_MODE=offline" and double.operations == []
 
 
+def test_of_views_that_are_saved_in_part_the_message_says_how_many(
+    asked: Any, double: Double, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that takes one view and no second one."""
+    view = double._view
+    monkeypatch.setattr(double, "_view", lambda given: {} if double.views else view(given))
+    code, out, err = asked()
+    assert (code, out, len(err), len(double.views)) == (2, [], 1, 1)
+    assert err[0].startswith("error: project=p: ") and err[0].endswith(
+        "1 of 2 views were saved, and the same command replaces them"
+    )
+
+
 def test_views_runs_and_report_are_there_once(asked: Any, runs: Path, double: Double) -> None:
     """Twice the same command: what is there is replaced or skipped."""
     double.projects.clear()
