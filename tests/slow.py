@@ -41,6 +41,7 @@ SLOW: dict[str, dict[str, str]] = {
     },
     "ablations/trial/test_devices.py": {
         "test_after_kill_9": "interrupted trials, and a rank that is killed",
+        "test_stages_go_on_from_one_another[1.0]": "from a stage that was stopped; from weights on one device",
     },
     "ablations/trial/test_measures.py": {
         "test_a_ramped_trial_goes_on_bit_for_bit[2]": "another step",

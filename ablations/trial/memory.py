@@ -80,8 +80,11 @@ def _make_room() -> None:
 
 def _serve() -> None:
     """Answer each line {"keys", "cache"} with a line {"bytes"} or {"ended"}."""
-    import ablations.trial.bare
-    import ablations.trial.train  # noqa: F401  both for the forks, whose own memory they would else be
+    from ablations.launch.lean import lean
+
+    with lean():
+        import ablations.trial.bare
+        import ablations.trial.train  # noqa: F401  both for the forks, whose own memory they would else be
 
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints is no answer

@@ -104,17 +104,17 @@ def test_what_some_have_left_others_take_over(
     assert losses(given) == pytest.approx(losses(whole), abs=1e-6)
 
 
-def test_stages_go_on_from_one_another(job: Make) -> None:
+@pytest.mark.parametrize("until", [1.0, 0.5])
+def test_stages_go_on_from_one_another(until: float, job: Make) -> None:
     """From weights, and in the place of a stage that was stopped on its way."""
-    for until in (1.0, 0.5):
-        found = []
-        for changes in ({}, SHARDS):
-            given = job(f"{until} {len(changes)}", changes=changes)
-            before = dataclasses.replace(given.keys.stages[0], until=until)
-            given = dataclasses.replace(given, keys=dataclasses.replace(given.keys, before=[before]))
-            run_trial(given, ignore)
-            found.append(losses(given))
-        assert found[1] == pytest.approx(found[0], abs=1e-6) and len(found[0]) == (24 if until == 1 else 12)
+    found = []
+    for changes in ({}, SHARDS):
+        given = job(str(len(changes)), changes=changes)
+        before = dataclasses.replace(given.keys.stages[0], until=until)
+        given = dataclasses.replace(given, keys=dataclasses.replace(given.keys, before=[before]))
+        run_trial(given, ignore)
+        found.append(losses(given))
+    assert found[1] == pytest.approx(found[0], abs=1e-6) and len(found[0]) == (24 if until == 1 else 12)
 
 
 ALONE = """
