@@ -40,7 +40,24 @@ def pack(folder: Path, names: Iterable[str], put: Callable[[bytes], None]) -> bo
 def unpack(pieces: Iterable[bytes], folder: Path) -> None:
     """Into a folder that is there. Raises tarfile.TarError for what leads out of it."""
     with tarfile.open(fileobj=_Stream(pieces), mode="r|", bufsize=1 << 20) as tar:
-        tar.extractall(folder, filter="data")
+        if hasattr(tarfile, "data_filter"):
+            tar.extractall(folder, filter="data")
+        else:  # Python before 3.11.4, as Debian 12 has it
+            tar.extractall(folder, members=_inside(tar, folder))
+
+
+def _inside(tar: tarfile.TarFile, folder: Path) -> Iterator[tarfile.TarInfo]:
+    """Its members, each as it is reached, when links before it are there. Raises TarError for one that leads out."""
+    for member in tar:
+        places = [folder / member.name]
+        if member.issym():
+            places.append(places[0].parent / member.linkname)
+        elif member.islnk():
+            places.append(folder / member.linkname)
+        kept = member.isreg() or member.isdir() or len(places) == 2
+        if not kept or not all(place.resolve().is_relative_to(folder.resolve()) for place in places):
+            raise tarfile.ExtractError(f"{member.name}: would be outside of {folder}, or is no file, folder or link")
+        yield member
 
 
 def is_sent(name: Path) -> bool:

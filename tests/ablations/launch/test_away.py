@@ -335,7 +335,16 @@ def test_a_machine_that_sees_the_folder_is_sent_nothing(tmp_path):
     host.stop()
 
 
-def test_pieces_are_small_and_make_the_same_files(tmp_path, monkeypatch):
+@pytest.fixture(params=["filtered", "checked"])
+def any_python(request, monkeypatch):
+    """Python before 3.11.4 has no filters."""
+    if request.param == "checked":
+        monkeypatch.delattr(tarfile, "data_filter", raising=False)
+    elif not hasattr(tarfile, "data_filter"):
+        pytest.skip("this Python has no filters")
+
+
+def test_pieces_are_small_and_make_the_same_files(tmp_path, monkeypatch, any_python):
     monkeypatch.setattr(parcels, "PIECE", 1000)
     (tmp_path / "from/a/b").mkdir(parents=True)
     content = os.urandom(12_345)
@@ -343,13 +352,14 @@ def test_pieces_are_small_and_make_the_same_files(tmp_path, monkeypatch):
     for name in (".owner", ".x.part", "other"):
         (tmp_path / "from/a" / name).touch()
     (tmp_path / "from/a/log").symlink_to("/var/log")
+    (tmp_path / "from/a/near").symlink_to("b/file")
     (tmp_path / "to").mkdir()
     pieces: list[bytes] = []
     assert pack(tmp_path / "from", ["a", "not there"], pieces.append) and not pack(tmp_path, ["none"], pieces.append)
     assert {len(piece) for piece in pieces[:-1]} == {1000}
     unpack(pieces, tmp_path / "to")
     names = {str(path.relative_to(tmp_path / "to")) for path in tmp_path.glob("to/**/*")}
-    assert names == {"a", "a/b", "a/b/file", "a/other"}
+    assert names == {"a", "a/b", "a/b/file", "a/near", "a/other"}
     assert (tmp_path / "to/a/b/file").read_bytes() == content
 
 
@@ -370,15 +380,25 @@ def test_what_others_remove_or_have_half_written_is_not_packed(tmp_path, monkeyp
     assert files_in(tmp_path / "to").keys() == {"a/first"}
 
 
-@pytest.mark.parametrize("name", ["../out", "link/out"])
-def test_nothing_is_written_outside_of_the_folder(name, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "kind", "to"),
+    [
+        ("../out", None, ""),
+        ("link/out", tarfile.SYMTYPE, ".."),
+        ("link/out", tarfile.SYMTYPE, "{}"),
+        ("a", tarfile.LNKTYPE, "../secret"),
+        ("a", tarfile.FIFOTYPE, ""),
+    ],
+)
+def test_nothing_is_written_outside_of_the_folder(name, kind, to, tmp_path, any_python):
     (tmp_path / "to").mkdir()
+    (tmp_path / "secret").touch()
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w") as tar:
-        link = tarfile.TarInfo("link")
-        link.type, link.linkname = tarfile.SYMTYPE, str(tmp_path)
-        if name.startswith("link"):
-            tar.addfile(link)
+        if kind is not None:
+            first = tarfile.TarInfo("link")
+            first.type, first.linkname = kind, to.format(tmp_path)
+            tar.addfile(first)
         tar.addfile(tarfile.TarInfo(name))
     with pytest.raises(tarfile.TarError):
         unpack([content.getvalue()], tmp_path / "to")
