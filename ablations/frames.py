@@ -4,6 +4,7 @@ A place is a runs folder, results/, one published result or the folder of one ru
 records say now.
 """
 
+import contextlib
 import functools
 import os
 import typing
@@ -40,12 +41,12 @@ class Trial(msgspec.Struct):
     id: str
     seed: int
     status: str
-    config: dict[str, Any]
+    config: dict[str, msgspec.Raw]
     reason: str | None = None
     metrics: dict[str, float] = {}
     scores: dict[str, dict[str, Any]] = {}
     timings: dict[str, float] = {}
-    environment: dict[str, Any] = {}
+    environment: msgspec.Raw = msgspec.Raw(b"{}")
     format: int = FORMAT
 
 
@@ -124,9 +125,24 @@ def _frame(sources: Iterable[Source], sweep: str | None, everything: bool) -> "p
     rows = [row for row in read if row is not None]
     if not rows:
         return pandas.DataFrame()
-    columns = sorted(set().union(*rows), key=_place)
-    frame = pandas.DataFrame({name: [row.get(name) for row in rows] for name in columns})
-    return frame.sort_values(["sweep", "run", "arm", "phase", "seed", "id"], ignore_index=True)
+    return pandas.DataFrame(_columns(rows)).sort_values(
+        ["sweep", "run", "arm", "phase", "seed", "id"], ignore_index=True
+    )
+
+
+def _columns(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Rows of the same keys are turned as one: to look up each cell would take longer than to read the records."""
+    alike: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        alike.setdefault(tuple(row), []).append(row)
+    turned = [
+        (len(group), dict(zip(keys, zip(*map(dict.values, group), strict=True), strict=True)))
+        for keys, group in alike.items()
+    ]
+    return {
+        name: [value for count, columns in turned for value in columns.get(name, (None,) * count)]
+        for name in sorted(set().union(*alike), key=_place)
+    }
 
 
 def curves(frame: "pandas.DataFrame") -> "pandas.DataFrame":
@@ -178,53 +194,76 @@ def _row(path: Path, uses: Mapping[str, list[Use]], sweep: str | None, everythin
     if not own and (sweep is not None or not everything):
         return None
     first = own[0] if own else None
-    row = {name: getattr(trial, name) for name in OWN}
-    row |= {name: getattr(first, name, None) for name in OF_THE_SWEEP[:-1]}
-    row["uses"] = tuple(map(str, own))
-    for name in ("before", "teacher"):
-        if not isinstance(trial.config.get(name, []), list):
-            raise ConfigError(f"{path}: config.{name}: must be a list of stages")
-    row["stages"] = len(trial.config.pop("before", ())) + 1  # what came before the last one is told by their number
-    row["taught"] = len(trial.config.pop("teacher", ()))  # and the teacher by that of its own stages
-    row |= _keys(trial.config)
-    row |= trial.metrics
-    row |= {
+    row = {name: _cell(getattr(trial, name)) for name in OWN}
+    row |= {name: _cell(getattr(first, name, None)) for name in OF_THE_SWEEP[:-1]}
+    row["uses"] = _cell([str(use) for use in own])
+    with _reading(path):
+        # What came before the last stage is told by the number of stages, and the teacher by that of its own.
+        row["stages"] = _stages(path, "before", trial) + 1
+        row["taught"] = _stages(path, "teacher", trial)
+        for name, group in trial.config.items():
+            if name not in ("before", "teacher"):
+                row |= _leaves(name, bytes(group))
+        environment = _cells(ENVIRONMENT, bytes(trial.environment))
+    measured = trial.metrics | {
         f"{task}/{name}": value
         for task, scores in trial.scores.items()
         for name, value in scores.items()
         if is_score(name, value)
     }
-    row |= trial.timings
-    row |= {ENVIRONMENT + name: _cell(value) for name, value in trial.environment.items()}
-    row["path"] = str(path)
-    return {_visible(name): _visible(value) if type(value) is str else value for name, value in row.items()}
+    row |= {_visible(name): value for name, value in (measured | trial.timings).items()}
+    return row | environment | {"path": _cell(str(path))}
+
+
+def _stages(path: Path, name: str, trial: Trial) -> int:
+    stages = msgspec.json.decode(trial.config[name]) if name in trial.config else []
+    if not isinstance(stages, list):
+        raise ConfigError(f"{path}: config.{name}: must be a list of stages")
+    return len(stages)
 
 
 _visible = functools.lru_cache(maxsize=1 << 16)(visible)
 """Of a text: trials share nearly all of theirs."""
 
 
-def _keys(group: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The leaves of a configuration by their dotted names."""
+@functools.lru_cache(maxsize=1 << 12)
+def _leaves(name: str, group: bytes) -> dict[str, Any]:
+    """A group of a configuration by its leaves' dotted names. Trials share nearly all of theirs."""
     found: dict[str, Any] = {}
-    for name, value in group.items():
-        if type(value) is dict and value:
-            found |= _keys(value, f"{prefix}{name}.")
+
+    def walk(name: str, value: Any) -> None:
+        if isinstance(value, dict) and value:
+            for below, inner in value.items():
+                walk(f"{name}.{below}", inner)
         else:
-            found[prefix + name] = _cell(value) if type(value) in (dict, list) else value
+            found[_visible(name)] = _cell(value)
+
+    walk(name, msgspec.json.decode(group))
     return found
 
 
+@functools.lru_cache(maxsize=1 << 12)
+def _cells(prefix: str, group: bytes) -> dict[str, Any]:
+    """A flat group, as `_leaves`."""
+    return {_visible(prefix + name): _cell(value) for name, value in msgspec.json.decode(group, type=dict).items()}
+
+
 def _cell(value: Any) -> Any:
-    """What can be compared and grouped by."""
+    """What can be shown, compared and grouped by."""
     if isinstance(value, dict):
         return tuple(sorted((name, _cell(part)) for name, part in value.items()))
-    return tuple(map(_cell, value)) if isinstance(value, list) else value
+    return tuple(map(_cell, value)) if isinstance(value, list) else _visible(value) if isinstance(value, str) else value
 
 
 def _decoded(path: Path, cls: type[T]) -> T:
-    try:
+    with _reading(path):
         return msgspec.json.decode(path.read_bytes(), type=cls)
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (msgspec.DecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: no record ({error}); restore it, or remove it") from None
 
@@ -232,7 +271,8 @@ def _decoded(path: Path, cls: type[T]) -> T:
 def _sources(place: Path) -> Iterator[Source]:
     if (place / "trials").is_dir():
         yield Source(
-            sorted(place.glob(f"trials/*/{RECORD}")), _uses({path.parent: None for path in place.glob(f"*/*/{STATE}")})
+            sorted(place.glob(f"trials/*/{RECORD}"), key=str),
+            _uses({path.parent: None for path in place.glob(f"*/*/{STATE}")}),
         )
     elif (place / PLAN).is_file():
         yield _of_run(place)

@@ -1,6 +1,7 @@
 """Records as pandas frames: what a row holds, which trials are meant, and what cannot be read."""
 
 import json
+import random
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 import ablations
+import ablations.frames
 from ablations.files import read_json, write_json
 from ablations.home import ROOT
 from ablations.record.documents import ConfirmTrial, SweepState
@@ -203,3 +205,32 @@ def test_a_chain_and_its_teacher_are_numbers_in_a_row(sweep_run: Any, tmp_path: 
     row = frame[frame["id"] == id].iloc[0]
     assert (row["stages"], row["taught"]) == (2, 2) and not {"teacher", "before"} & set(frame)
     frame.to_parquet(tmp_path / "rows.parquet", index=False)
+
+
+def test_rows_of_different_keys_keep_their_cells() -> None:
+    """They are turned into columns together with those that have the same."""
+    draw = random.Random(0)
+    names = [f"k{n}" for n in range(9)]
+    rows: list[dict[str, Any]] = [
+        {name: (at, name) for name in draw.sample(names, draw.choice((3, 9)))} for at in range(60)
+    ]
+    columns = ablations.frames._columns(rows)
+    assert len({len(row) for row in rows}) == 2 and set(columns) == set(names)
+    found = [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
+    found = [{name: cell for name, cell in row.items() if cell is not None} for row in found]
+    assert sorted(found, key=str) == sorted(rows, key=lambda row: str(dict(sorted(row.items()))))
+
+
+def test_a_damaged_group_is_named_and_a_text_in_a_list_obeys_nothing(sweep_run: Any, tmp_path: Path) -> None:
+    sweep_run(tmp_path, seeds=2)
+    path = tmp_path / "trials" / SweepState.read(tmp_path / "moe_balance" / "cpu").confirm[0].id / "record.json"
+    record = read_json(path)
+    write_json(path, record | {"config": record["config"] | {"eval": {"tasks": ["\x1b[2J"], "items": {}}}})
+    row = ablations.load(tmp_path).set_index("path").loc[str(path)]
+    assert row["eval.tasks"] == ("\\x1b[2J",) and row["eval.items"] == ()
+    path.write_text(json.dumps(record | {"config": {"eval": 1}}).replace('"eval": 1', '"eval": {"a": 01}'))
+    with pytest.raises(ConfigError, match=r"record\.json: no record"):
+        ablations.load(tmp_path)
+    path.write_text(json.dumps(record | {"environment": [1]}))
+    with pytest.raises(ConfigError, match=r"record\.json: no record"):
+        ablations.load(tmp_path)
