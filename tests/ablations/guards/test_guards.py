@@ -16,6 +16,7 @@ from ablations.config.schema import MatchedConfig
 from ablations.config.trialkeys import TrialKeys, with_overrides
 from ablations.guards.arm import arm_guards
 from ablations.guards.causality import causality, logits_of
+from ablations.guards.losses import derivative, finer
 from ablations.guards.meaning import MEANINGS
 from ablations.guards.probes import largest_change
 from ablations.guards.sizes import initialisation
@@ -31,7 +32,7 @@ from models.attention import Places
 from models.base.typed import ConfigError
 from models.config import MTPConfig
 from models.layers import KEPT, Linear
-from models.precision.config import GranularityConfig, KeepHighConfig, PrecisionConfig
+from models.precision.config import FormatConfig, GranularityConfig, KeepHighConfig, PrecisionConfig
 from models.precision.quantise import Rounding
 from models.transformer import Output, Transformer, initialise
 from tasks.text.batches import PackedData
@@ -130,6 +131,17 @@ def test_an_fp8_recipe_that_leaks_where_it_claims_not_to_is_stopped(keys, data, 
     monkeypatch.setattr(Rounding, "size", lambda self, shape: (2, 4) if len(shape) == 2 else (4, 4))
     arm = with_precision(keys(), PrecisionConfig(recipe="fp8_block", block=4))
     assert not causality(Subject(arm, 0, data)).passed
+
+
+def test_a_coarser_format_than_e4m3_is_judged_as_e4m3(keys, data):
+    """Its rounding is what is asked about, and goes farther than a mistake may."""
+    fine = derivative(Subject(with_precision(keys(), PrecisionConfig(recipe="fp8_block", block=4)), 0, data))
+    coarse = FormatConfig(activation="e4m1", weight="e4m2", gradient="e5m2")
+    arm = with_precision(keys(), PrecisionConfig(recipe="fp8_block", block=4, format=coarse))
+    assert finer(Subject(arm, 0, data)).keys.model.precision.format == FormatConfig("e4m3", "e4m3", "e5m2")
+    arm = with_precision(arm, replace(arm.model.precision, format=replace(coarse, gradient="e4m1")))
+    found = derivative(Subject(arm, 0, data))
+    assert found.passed and found.facts["as_trained"] == fine.facts["as_trained"] > 0.01
 
 
 def test_an_fp8_arm_passes_all_of_its_guards(keys, data):
