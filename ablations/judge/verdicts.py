@@ -76,6 +76,8 @@ class Verdict:
     """More seeds may change the outcome: it is not what diverged, or a learning rate without a bound, that decides."""
     without_paper: bool = False
     """The interval, with what learning rates may cost, leaves out the paper's effect."""
+    mistuned: bool = False
+    """It is not resolved for what learning rates may cost: a finer search may change that, and seeds do not."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,7 @@ def verdict(expected: ExpectedConfig, difference: Difference, beside: Beside) ->
         needed = seeds_needed(far, difference.sd, difference.comparisons, difference.alpha)
     outcome, why = _judge(expected, edges, difference, beside)
     excluded = not beside.diverged and leaves_out(difference, paper, beside.mistuning or 0.0)
+    mistuned = outcome == "not resolved" and _turns(edges, difference, beside)
     if outcome == "not resolved":
         why += _resolution(difference, paper, needed, excluded)
     return Verdict(
@@ -131,9 +134,10 @@ def verdict(expected: ExpectedConfig, difference: Difference, beside: Beside) ->
         f"{why}.",
         difference,
         needed,
-        _caveat(outcome, beside),
+        _caveat(outcome, beside, mistuned),
         outcome in OPEN and not beside.diverged and beside.mistuning != math.inf,
         excluded,
+        mistuned,
     )
 
 
@@ -156,7 +160,14 @@ def at_every_length(
     return replace(found, outcome="depends on the length", why=why, open=True)
 
 
-def _caveat(outcome: Outcome, beside: Beside) -> str | None:
+def _caveat(outcome: Outcome, beside: Beside, mistuned: bool) -> str | None:
+    if mistuned:
+        cost = beside.mistuning or 0.0
+        return (
+            "what a learning rate costs is not known"
+            if math.isinf(cost)
+            else f"a learning rate may cost {size(cost, 4)}"
+        )
     if outcome != "void":
         return None
     return "the A/A arm differs" if beside.void is None else beside.void.caveat
@@ -229,8 +240,8 @@ def _judge(
             "no signal here",
             f"{measured}, but {seen} that this sweep can tell a known harm from none",
         )
-    slack = 0.0 if beside.mistuning is None else beside.mistuning
-    if place != "not resolved" and place_of(difference.low - slack, difference.high + slack, edges) != place:
+    if _turns(edges, difference, beside):
+        slack = beside.mistuning or 0.0
         if math.isinf(slack):
             return "not resolved", f"{measured}, but what its learning rate costs cannot be bounded (see Chosen values)"
         return (
@@ -242,6 +253,15 @@ def _judge(
     if place == "disagrees":
         return place, f"{measured}: wholly outside {region}"
     return place, f"{measured}: partly inside {region}"
+
+
+def _turns(edges: tuple[float, float], difference: Difference, beside: Beside) -> bool:
+    """What learning rates may cost leaves open what the interval alone would decide."""
+    low, high, slack = difference.low, difference.high, beside.mistuning or 0.0
+    if low is None or high is None or beside.diverged or beside.counts is not None:
+        return False
+    place = place_of(low, high, edges)
+    return place != "not resolved" and place_of(low - slack, high + slack, edges) != place
 
 
 def _beside_divergence(

@@ -253,6 +253,10 @@ def remedies_table(result: Result) -> Table:
         if verdict.outcome != "not resolved" or d is None or d.low is None:
             continue
         effect, what = _effect(expected, d, verdict.without_paper)
+        if verdict.mistuned:
+            how = f"search more finely: more points or seeds under `search` in sweeps/{result.sweep}.yaml"
+            rows.append([clause(expected, result), what, ABSENT, ABSENT, how])
+            continue
         seeds = seeds_needed(effect, d.sd, d.comparisons, d.alpha)
         if seeds is None or seeds > MOST_SEEDS:
             how = _other_design(expected, result)

@@ -92,6 +92,15 @@ def test_mistuning_widens() -> None:
     assert judge("value", 0.021, 0.039, mistuning=0.011).outcome == "not resolved"
     edge = judge("better", -0.02, -0.01, mistuning=math.inf)
     assert edge.outcome == "not resolved" and "what its learning rate costs cannot be bounded" in edge.why
+    assert edge.mistuned and edge.caveat == "what a learning rate costs is not known"
+    open_by_rate = judge("not_worse", -0.01, 0.006, mistuning=0.0121)
+    assert open_by_rate.mistuned and open_by_rate.caveat == "a learning rate may cost 0.0121"
+    for others in (
+        judge("not_worse", -0.01, 0.02, mistuning=0.0121),
+        judge("not_worse", -0.01, 0.006, mistuning=0.001),
+        judge("better", -0.02, -0.01, mistuning=math.inf, diverged={"bias": 1}, trials=6),
+    ):
+        assert not others.mistuned and others.caveat is None
 
 
 def test_better_by_at_least_something_can_be_refuted_by_no_effect() -> None:

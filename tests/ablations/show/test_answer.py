@@ -11,7 +11,7 @@ from ablations.judge.gather import load_result
 from ablations.judge.result import Result
 from ablations.record.record import StageRecord
 from ablations.show import page, render
-from ablations.show.answer import answer, brief, claim, remedies_table
+from ablations.show.answer import answer, brief, claim, findings, remedies_table
 from ablations.show.claims import MARKS
 from ablations.show.markup import number
 from ablations.show.sections.every import loss_table, verdict_table
@@ -182,3 +182,13 @@ def test_a_rung_is_shown_against_the_one_it_stands_on(sweep_run: Any, tmp_path: 
     row = next(row for row in loss_table(result).rows if row[0] == "bias (onto none)")
     assert row[4] == f"{step.mean:+.4f}" and f"{step.mean:.10g}" in render.table_csv(result)
     assert "or the arm that it stands on" in loss_table(result).note
+
+
+def test_what_a_search_leaves_open_is_not_settled_by_seeds(sweep_run: Any, tmp_path: Path) -> None:
+    result = found(sweep_run, tmp_path, CHEAPER)
+    cost = "a learning rate may cost 0.0121"
+    verdict = dataclasses.replace(result.verdicts[0], mistuned=True, caveat=cost)
+    open_by_rate = dataclasses.replace(result, verdicts=[verdict])
+    (row,) = remedies_table(open_by_rate).rows
+    assert row[2:4] == ["-", "-"] and "search more finely" in row[4] and "sweeps/moe_balance.yaml" in row[4]
+    assert f" nats; {cost})" in answer(open_by_rate) and f"not resolved, {cost}" in findings(open_by_rate)[0]
