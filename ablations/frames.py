@@ -9,7 +9,6 @@ import functools
 import os
 import typing
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,9 @@ import msgspec
 
 from ablations.config.trialkeys import TRIAL_GROUPS
 from ablations.judge.result import is_score
-from ablations.record.documents import PLAN, STATE, SweepState
-from ablations.record.manifest import Manifest, hashes
-from ablations.record.record import FORMAT, RECORD, RECORDS
+from ablations.record.record import FORMAT, RECORD
+from ablations.record.sources import Source, Use, of_run, sources
 from ablations.record.steplog import STEPS, read_steps
-from ablations.record.summary import summary_in
 from models.base.reading import visible
 from models.base.typed import ConfigError, closest
 
@@ -56,39 +53,6 @@ class Curves(msgspec.Struct):
     history: dict[str, list[float]] = {}
 
 
-@dataclass(frozen=True)
-class Use:
-    """What a trial is in one run of a sweep."""
-
-    sweep: str
-    run: str
-    """The scale, or `<scale>@<hash>` for another plan than the first."""
-    arm: str
-    phase: str
-    """`confirm` or `search`."""
-    share: float
-    """Of the tokens, where the arm is finished at several lengths."""
-    guards: str
-    """`passed`, or the names of those that the arm has not passed."""
-
-    @property
-    def tabled(self) -> bool:
-        """Whether the tables' means are over it."""
-        return self.phase == "confirm" and self.share == 1
-
-    def __str__(self) -> str:
-        return f"{self.sweep}/{self.run}/{self.arm}/{self.phase}"
-
-
-@dataclass(frozen=True)
-class Source:
-    """Records that lie side by side, and what is known of them."""
-
-    records: list[Path]
-    uses: Mapping[str, list[Use]]
-    """By a trial's id."""
-
-
 def load(place: str | Path = "runs", sweep: str | None = None, everything: bool = False) -> "pandas.DataFrame":
     """One row for each trial of `place` (of one `sweep`, where that is named), by sweep, run, arm and seed.
 
@@ -103,11 +67,11 @@ def load(place: str | Path = "runs", sweep: str | None = None, everything: bool 
 
     Raises ConfigError, with one line, where there are no records or one cannot be read.
     """
-    sources = list(_sources(Path(os.path.expanduser(place)).resolve()))
-    known = sorted({use.sweep for source in sources for uses in source.uses.values() for use in uses})
+    found = list(sources(Path(os.path.expanduser(place)).resolve()))
+    known = sorted({use.sweep for source in found for uses in source.uses.values() for use in uses})
     if sweep is not None and sweep not in known:
         raise ConfigError(f"sweep={sweep}: no trial of it under {place}{closest(sweep, known)} (there is: {known})")
-    frame = _frame(sources, sweep, everything)
+    frame = _frame(found, sweep, everything)
     if frame.empty:
         raise ConfigError(f"{place}: holds no record of a trial yet")
     return frame
@@ -115,13 +79,13 @@ def load(place: str | Path = "runs", sweep: str | None = None, everything: bool 
 
 def published(folder: Path, sweep: str, run: str) -> "pandas.DataFrame":
     """Everything in a result that is being published, still under another name. Its paths say nothing to others."""
-    return _frame([_of_run(folder, (sweep, run))], None, True).drop(columns="path")
+    return _frame([of_run(folder, (sweep, run))], None, True).drop(columns="path")
 
 
-def _frame(sources: Iterable[Source], sweep: str | None, everything: bool) -> "pandas.DataFrame":
+def _frame(found: Iterable[Source], sweep: str | None, everything: bool) -> "pandas.DataFrame":
     import pandas
 
-    read = (_row(path, source.uses, sweep, everything) for source in sources for path in source.records)
+    read = (_row(path, source.uses, sweep, everything) for source in found for path in source.records)
     rows = [row for row in read if row is not None]
     if not rows:
         return pandas.DataFrame()
@@ -266,66 +230,3 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except (msgspec.DecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: no record ({error}); restore it, or remove it") from None
-
-
-def _sources(place: Path) -> Iterator[Source]:
-    if (place / "trials").is_dir():
-        yield Source(
-            sorted(place.glob(f"trials/*/{RECORD}"), key=str),
-            _uses({path.parent: None for path in place.glob(f"*/*/{STATE}")}),
-        )
-    elif (place / PLAN).is_file():
-        yield _of_run(place)
-    else:
-        runs = sorted(path.parent for path in [*place.glob(f"*/{PLAN}"), *place.glob(f"*/*/{PLAN}")])
-        if not runs:
-            raise ConfigError(f"{place}: no records here; name a runs folder, results/, or one result in it")
-        yield from map(_of_run, runs)
-
-
-def _of_run(folder: Path, names: tuple[str, str] | None = None) -> Source:
-    """Of one published result, or of one run, whose trials lie beside all others. `names`: of its sweep and itself."""
-    uses = _uses({folder: names})
-    if (folder / RECORDS).is_dir():
-        if names is None:
-            _check_whole(folder)
-        return Source(sorted((folder / RECORDS).glob("*.json")), uses)
-    trials = folder.parent.parent / "trials"
-    return Source([path for id in sorted(uses) if (path := trials / id / RECORD).is_file()], uses)
-
-
-def _check_whole(folder: Path) -> None:
-    """Raise ConfigError where a published result's records are not those that its manifest names."""
-    named = {name: digest for name, digest in Manifest.read(folder).files.items() if name.startswith(f"{RECORDS}/")}
-    there = hashes(folder, RECORDS)
-    for name in sorted(named.keys() | there.keys()):
-        if named.get(name) != there.get(name):
-            what = "missing" if name not in there else "not in its manifest" if name not in named else "changed"
-            raise ConfigError(
-                f"{folder / name}: {what} since it was published; `python -m ablations.reproduce {folder} "
-                "tables_only=true` says all that is"
-            )
-
-
-def _names(folder: Path) -> tuple[str, str]:
-    """Of a run's sweep and of itself: what it says, and not what somebody has called a copy; else as it lies."""
-    summary = summary_in(folder)
-    return (summary.sweep, summary.run) if summary is not None else (folder.parent.name, folder.name)
-
-
-def _uses(folders: Mapping[Path, tuple[str, str] | None]) -> dict[str, list[Use]]:
-    """By a trial's id; `folders` are of runs, which say their sweep's name and their own unless they are given them."""
-    found: dict[str, list[Use]] = {}
-    for folder, names in sorted(folders.items()):
-        state = SweepState.read(folder)
-        sweep, run = names or _names(folder)
-        guards = {
-            arm: ", ".join(g.name for g in results if not g.holds) or "passed" for arm, results in state.guards.items()
-        }
-        named = [("confirm", trial.arm, trial.id, trial.share) for trial in state.confirm]
-        named += [("search", trial.arm, trial.id, 1.0) for trial in state.search]
-        for phase, arm, id, share in named:
-            use = Use(sweep, run, arm, phase, share, guards.get(arm, ""))
-            if use not in found.setdefault(id, []):
-                found[id].append(use)
-    return found
