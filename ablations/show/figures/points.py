@@ -198,6 +198,8 @@ def _forest_panel(axes: "Axes", result: Result, rows: list[Difference], claims: 
         mark(_seeds(axes, row, own[row], look), arms, *_said_of_seeds(d, own[row]))
     axes.axvline(0, color=INK, linewidth=0.9)
     axes.set_xlim(left, right)
+    if is_narrow():
+        axes.locator_params(axis="x", nbins=4)  # of five digits each, more would touch
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_yticks(range(len(rows)), names)
     axes.tick_params(axis="y", length=0)
