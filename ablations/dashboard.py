@@ -20,6 +20,7 @@ from ablations.home import ROOT, check_house
 from ablations.judge.gather import load_result
 from ablations.judge.result import Result
 from ablations.record.documents import PLAN
+from ablations.record.manifest import MANIFEST
 from ablations.record.record import RECORDS
 from ablations.trial.uploads import api_key, remembered, resolve_mode
 from models.base.command import keys_of, parse
@@ -81,6 +82,11 @@ def _check_names(entity: str | None, project: str) -> None:
 
 def dashboard(config: DashboardConfig) -> list[str]:
     """What to say at the end. Raises ConfigError where it cannot be made."""
+    if (config.runs_dir / config.sweep / (config.run or config.scale) / MANIFEST).is_file():
+        raise ConfigError(
+            f"runs_dir={config.runs_dir}: holds published results, to which nothing is added; name the runs folder "
+            "that they come from (a published page is for browsing as it is)"
+        )
     result = load(config, config.sweep, config.run or config.scale)
     if not result.all_records:
         raise ConfigError(

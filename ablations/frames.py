@@ -119,7 +119,10 @@ def curves(frame: "pandas.DataFrame") -> "pandas.DataFrame":
         raise ConfigError(f"curves: the frame has no column {lacking[0]}; give the rows of `ablations.load` whole")
     parts = []
     for trial in frame[[*own, "path"]].itertuples(index=False):
-        steps = pandas.DataFrame(_steps(Path(trial.path)))
+        try:
+            steps = pandas.DataFrame(_steps(Path(trial.path)))
+        except ValueError as error:
+            raise ConfigError(f"{trial.path}: its curves make no table ({error}); restore it, or remove it") from None
         parts.append(steps.assign(**{name: getattr(trial, name) for name in own}))
     joined = pandas.concat(parts, ignore_index=True) if parts else pandas.DataFrame(columns=own)
     return joined[[*own, *(name for name in joined.columns if name not in own)]]
@@ -154,6 +157,8 @@ def _row(path: Path, uses: Mapping[str, list[Use]], sweep: str | None, everythin
     trial = _decoded(path, Trial)
     if trial.format != FORMAT:
         raise ConfigError(f"{path}: format={trial.format}: this version reads format {FORMAT}")
+    if trial.id != (path.parent.name if path.name == RECORD else path.stem):
+        raise ConfigError(f"{path}: is the record of trial {trial.id}; restore it, or remove it")
     own = [use for use in uses.get(trial.id, ()) if sweep in (None, use.sweep) and (everything or use.tabled)]
     if not own and (sweep is not None or not everything):
         return None
@@ -167,7 +172,7 @@ def _row(path: Path, uses: Mapping[str, list[Use]], sweep: str | None, everythin
         row["taught"] = _stages(path, "teacher", trial)
         for name, group in trial.config.items():
             if name not in ("before", "teacher"):
-                row |= _leaves(name, bytes(group))
+                _add(row, _leaves(name, bytes(group)), path)
         environment = _cells(ENVIRONMENT, bytes(trial.environment))
     measured = trial.metrics | {
         f"{task}/{name}": value
@@ -175,8 +180,17 @@ def _row(path: Path, uses: Mapping[str, list[Use]], sweep: str | None, everythin
         for name, value in scores.items()
         if is_score(name, value)
     }
-    row |= {_visible(name): value for name, value in (measured | trial.timings).items()}
+    for values in (measured, trial.timings):
+        _add(row, {_visible(name): value for name, value in values.items()}, path)
     return row | environment | {"path": _cell(str(path))}
+
+
+def _add(row: dict[str, Any], values: dict[str, Any], path: Path) -> None:
+    """Raises ConfigError where a column would stand for two things."""
+    if not row.keys().isdisjoint(values) or "path" in values or "uses" in values:
+        twice = next(name for name in values if name in row or name in ("path", "uses"))
+        raise ConfigError(f"{path}: {twice}: names two things in the record, or what a row says of its trial")
+    row |= values
 
 
 def _stages(path: Path, name: str, trial: Trial) -> int:
@@ -228,5 +242,7 @@ def _decoded(path: Path, cls: type[T]) -> T:
 def _reading(path: Path) -> Iterator[None]:
     try:
         yield
-    except (msgspec.DecodeError, RecursionError) as error:
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: no record ({error}); restore it, or remove it") from None

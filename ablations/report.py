@@ -26,6 +26,7 @@ from ablations.show.provenance import commands, commit, manifest
 from ablations.trial.identity import code_hash
 from models.base.command import keys_of, parse
 from models.base.files import whole_file, whole_folder, write_atomically
+from models.base.reading import one_line
 from models.base.streams import obeyed, spoken
 from models.base.typed import ConfigError
 
@@ -156,10 +157,16 @@ def publish_again(sweep: str, run: str, results_dir: str | Path | None = None) -
 
 def write_frame(folder: Path, result: Result, of: Path | None = None) -> None:
     """The records as one table, for other tools; `of`: the folder that they are in, where that is another one."""
+    import pyarrow
+
     from ablations import frames
 
     with whole_file(folder / FRAME) as temporary:
-        frames.published(of or folder, result.sweep, result.run).to_parquet(temporary, index=False)
+        frame = frames.published(of or folder, result.sweep, result.run)
+        try:
+            frame.to_parquet(temporary, index=False)
+        except (pyarrow.ArrowException, OverflowError) as error:
+            raise ConfigError(f"{of or folder}: its records make no table: {one_line(error)}") from None
 
 
 def results_of(results_dir: str | Path | None) -> Path:

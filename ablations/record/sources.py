@@ -4,11 +4,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ablations.record.documents import PLAN, STATE, SweepState
+from ablations.record.documents import PLAN, STATE, SweepState, sha_of
 from ablations.record.manifest import Manifest, hashes
 from ablations.record.record import RECORD, RECORDS
-from ablations.record.summary import summary_in
+from ablations.record.summary import SUMMARY, summary_in
 from models.base.typed import ConfigError
+
+SAYING = (STATE, SUMMARY)
+"""The files that say what a record is in its sweep."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +74,10 @@ def of_run(folder: Path, names: tuple[str, str] | None = None) -> Source:
 
 
 def _check_whole(folder: Path) -> None:
-    """Raise ConfigError where a published result's records are not those that its manifest names."""
-    named = {name: digest for name, digest in Manifest.read(folder).files.items() if name.startswith(f"{RECORDS}/")}
-    there = hashes(folder, RECORDS)
+    """Raise ConfigError where what rows are made of is not what a published result's manifest names."""
+    files = Manifest.read(folder).files
+    named = {name: digest for name, digest in files.items() if name.startswith(f"{RECORDS}/") or name in SAYING}
+    there = hashes(folder, RECORDS) | {name: sha_of(folder / name) for name in SAYING if (folder / name).is_file()}
     for name in sorted(named.keys() | there.keys()):
         if named.get(name) != there.get(name):
             what = "missing" if name not in there else "not in its manifest" if name not in named else "changed"

@@ -275,6 +275,13 @@ def test_a_run_without_a_trial_is_none(asked: Any, runs: Path) -> None:
     )
 
 
+def test_nothing_is_added_to_a_published_result(asked: Any, runs: Path) -> None:
+    (runs / "moe_balance/cpu/manifest.json").write_text("{}")
+    code, out, err = asked()
+    assert (code, out) == (2, []) and len(err) == 1 and "holds published results, to which nothing is added" in err[0]
+    assert not list(runs.rglob(SPECIFICATION))
+
+
 def test_a_missing_package_is_named(asked: Any, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     find = dashboard.check_package.__globals__["importlib"].util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "wandb_workspaces" else find(name))

@@ -14,10 +14,11 @@ import ablations
 import ablations.frames
 from ablations.files import read_json, write_json
 from ablations.home import ROOT
+from ablations.judge.gather import load_result
 from ablations.record.documents import ConfirmTrial, SweepState
 from ablations.record.record import read_record
 from ablations.record.steplog import COLUMNS
-from ablations.report import publish
+from ablations.report import publish, write_frame
 from models.base.typed import ConfigError
 
 
@@ -234,3 +235,72 @@ def test_a_damaged_group_is_named_and_a_text_in_a_list_obeys_nothing(sweep_run: 
     path.write_text(json.dumps(record | {"environment": [1]}))
     with pytest.raises(ConfigError, match=r"record\.json: no record"):
         ablations.load(tmp_path)
+
+
+def first_record(runs: Path) -> Path:
+    return runs / "trials" / SweepState.read(runs / "moe_balance" / "cpu").confirm[0].id / "record.json"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda r: r | {"metrics": r["metrics"] | {"arm": 3.0}}, "arm: names two things"),
+        (lambda r: r | {"metrics": r["metrics"] | {"optim.lr": 3.0}}, "optim.lr: names two things"),
+        (lambda r: r | {"timings": r["timings"] | {"loss": 3.0}}, "loss: names two things"),
+        (lambda r: r | {"config": r["config"] | {"path": 1}}, "path: names two things"),
+        (lambda r: r | {"config": r["config"] | {"seed": {}}}, "seed: names two things"),
+        (lambda r: r | {"id": "0" * 16}, "is the record of trial 0000000000000000"),
+    ],
+)
+def test_a_record_is_of_its_trial_and_its_names_are_of_one_thing(
+    sweep_run: Any, tmp_path: Path, change: Any, said: str
+) -> None:
+    sweep_run(tmp_path, seeds=2)
+    path = first_record(tmp_path)
+    write_json(path, change(read_json(path)))
+    with pytest.raises(ConfigError, match=said):
+        ablations.load(tmp_path)
+
+
+def test_bytes_that_are_no_text_are_no_record(sweep_run: Any, tmp_path: Path) -> None:
+    sweep_run(tmp_path, seeds=2)
+    path = first_record(tmp_path)
+    path.write_bytes(path.read_bytes().replace(b"complete", b"compl\xffte"))
+    with pytest.raises(ConfigError, match="no record"):
+        ablations.load(tmp_path)
+
+
+def test_curves_of_unequal_length_and_of_a_record_that_is_gone(sweep_run: Any, tmp_path: Path) -> None:
+    sweep_run(tmp_path, seeds=2)
+    path = first_record(tmp_path)
+    frame = ablations.load(tmp_path).query("path == @path.__str__()")
+    (path.parent / "steps.jsonl").unlink(missing_ok=True)
+    write_json(path, read_json(path) | {"history": {"loss": [1.0, 2.0], "tokens": [1.0]}})
+    with pytest.raises(ConfigError, match="its curves make no table"):
+        ablations.curves(frame)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        ablations.curves(frame.assign(path=str(tmp_path / "none.json")))
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_arms_that_changed_places_in_a_published_state_are_noticed(sweep_run: Any, tmp_path: Path) -> None:
+    sweep_run(tmp_path / "runs", seeds=2)
+    place = publish(tmp_path / "runs", "moe_balance", "cpu", tmp_path / "results") / "state.json"
+    ablations.load(tmp_path / "results")
+    place.write_text(place.read_text().replace('"bias"', '"x"').replace('"none"', '"bias"').replace('"x"', '"none"'))
+    with pytest.raises(ConfigError, match=r"state\.json: changed since it was published"):
+        ablations.load(tmp_path / "results")
+
+
+@pytest.mark.usefixtures("without_figures")
+@pytest.mark.parametrize("value", ["true", 10**30], ids=["text", "huge"])
+def test_records_that_make_no_table_are_said_to(sweep_run: Any, tmp_path: Path, value: Any) -> None:
+    sweep_run(tmp_path / "runs", seeds=2)
+    path = first_record(tmp_path / "runs")
+    record = read_json(path)
+    record["config"]["optim"]["lr"] = value
+    write_json(path, record)
+    result = load_result(tmp_path / "runs", "moe_balance", "cpu")
+    with pytest.raises(ConfigError, match="its records make no table"):
+        write_frame(tmp_path, result, tmp_path / "runs" / "moe_balance" / "cpu")
+    assert not (tmp_path / "records.parquet").exists()
