@@ -77,7 +77,7 @@ class Verdict:
     without_paper: bool = False
     """The interval, with what learning rates may cost, leaves out the paper's effect."""
     mistuned: bool = False
-    """It is not resolved for what learning rates may cost: a finer search may change that, and seeds do not."""
+    """It is not resolved for what learning rates may cost: a finer search changes that sooner than seeds."""
 
 
 @dataclass(frozen=True)
