@@ -33,6 +33,8 @@ def opened(place: Path) -> Iterator[Path]:
                 archive.extractall(scratch)  # names that lead out of it are cut by zipfile
         except (zipfile.BadZipFile, RuntimeError, UnicodeError, EOFError, zlib.error, lzma.LZMAError) as error:
             raise ConfigError(f"{place}: cannot be unpacked ({error})") from None
+        except OSError as error:  # a name that is too long, or a full disk; its file is one of the copy's
+            raise ConfigError(f"{place}: cannot be unpacked ({error.strerror})") from None
         plans = sorted(Path(scratch).rglob(PLAN))
         if len(plans) != 1:
             raise ConfigError(f"{place}: holds {len(plans)} results; name a folder of one")

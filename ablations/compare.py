@@ -92,7 +92,8 @@ def find(name: str, places: CompareConfig) -> Side:
     known = sorted({p.parent.parent.name for where in _places(places) for p in where.glob(f"*/*/{PLAN}")})
     raise ConfigError(
         f"{name}: no sweep, arm or trial of this name under {places.runs_dir} or {places.results_dir}"
-        f"{closest(name.split('/')[0], known)} (sweeps: {', '.join(known) or 'none'})"
+        f"{closest(name.split('/')[0], known)} (sweeps: {', '.join(known) or 'none'}; of a trial's id, "
+        "give six digits or more)"
     )
 
 
@@ -266,8 +267,9 @@ def main(arguments: list[str] | None = None) -> int:
         check_house()
         names = [word for word in words if not is_pair(word)]
         if len(names) != 2 or not all(names):
+            given = len(names) if all(names) else "an empty one"
             raise ConfigError(
-                f"compare: expected two names, as in `moe_balance/cpu/bias moe_balance/cpu/none`, not {len(names)}"
+                f"compare: expected two names, as in `moe_balance/cpu/bias moe_balance/cpu/none`, not {given}"
             )
         places = parse(CompareConfig, [word for word in words if is_pair(word)])
         one, other = (find(name, places) for name in names)

@@ -67,7 +67,13 @@ def load(place: str | Path = "runs", sweep: str | None = None, everything: bool 
 
     Raises ConfigError, with one line, where there are no records or one cannot be read.
     """
-    found = list(sources(Path(os.path.expanduser(place)).resolve()))
+    try:
+        folder = Path(os.path.expanduser(place)).resolve()
+    except (TypeError, ValueError):
+        raise ConfigError(
+            f"load: expected the path of a runs folder, of results/ or of one result, not {place!r}"
+        ) from None
+    found = list(sources(folder))
     known = sorted({use.sweep for source in found for uses in source.uses.values() for use in uses})
     if sweep is not None and sweep not in known:
         raise ConfigError(f"sweep={sweep}: no trial of it under {place}{closest(sweep, known)} (there is: {known})")
@@ -115,6 +121,8 @@ def curves(frame: "pandas.DataFrame") -> "pandas.DataFrame":
     import pandas
 
     own = ["id", "sweep", "run", "arm", "seed"]
+    if not isinstance(frame, pandas.DataFrame):
+        raise ConfigError(f"curves: expected the rows of `ablations.load`, not {type(frame).__name__}")
     if lacking := [name for name in (*own, "path") if name not in frame.columns]:
         raise ConfigError(f"curves: the frame has no column {lacking[0]}; give the rows of `ablations.load` whole")
     parts = []

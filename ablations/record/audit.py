@@ -4,16 +4,18 @@ A result can be anybody's: a colleague's archive, another machine's copy. What i
 each with the name of what it is about, and not the first error that reading it would meet.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from ablations.record.documents import PLAN, STATE, PlanDocument, SweepState, sha_of
+from ablations.record.documents import PLAN, STATE, ConfirmTrial, PlanDocument, SearchTrial, SweepState, sha_of
 from ablations.record.manifest import MANIFEST, Manifest, hashes, links
-from ablations.record.record import RECORDS, read_record
+from ablations.record.record import RECORDS, Record, read_record
 from models.base.reading import one_line
 from models.base.typed import ConfigError
 
+SHORTENED = "train.token_fraction"
+"""The key that an arm's shorter trainings have less of."""
 Kind = Literal["missing", "changed", "unknown", "unreadable", "inconsistent"]
 
 
@@ -52,7 +54,10 @@ def audit(folder: Path) -> list[Finding]:
         findings.append(
             Finding("inconsistent", STATE, f"trials of {', '.join(strange)}, which no plan or choice knows")
         )
-    return [*findings, *_plan(folder, manifest, plan, state), *_records(folder, manifest, state)]
+    trials: list[SearchTrial | ConfirmTrial] = [*state.search, *state.confirm]
+    whose = {f"{RECORDS}/{trial.id}.json": f"arm {trial.arm}, seed {trial.seed}" for trial in trials}
+    findings = [replace(f, said=f"{f.said}; {whose[f.what]}") if f.what in whose else f for f in findings]
+    return [*findings, *_plan(folder, manifest, plan, state), *_records(folder, manifest, plan, state)]
 
 
 def check_whole(folder: Path, so: str) -> None:
@@ -92,8 +97,8 @@ def _plan(folder: Path, manifest: Manifest, plan: PlanDocument, state: SweepStat
     return found
 
 
-def _records(folder: Path, manifest: Manifest, state: SweepState) -> list[Finding]:
-    """Each trial of the state has a record, which is of this trial; no record is of another's."""
+def _records(folder: Path, manifest: Manifest, plan: PlanDocument, state: SweepState) -> list[Finding]:
+    """Each trial of the state has a record, which is of this trial and of its arm; no record is of another's."""
     found = []
     places = {path.stem: path for path in sorted((folder / RECORDS).glob("*.json")) if path.is_file()}
     confirmed = {trial.id: trial for trial in state.confirm}
@@ -113,6 +118,28 @@ def _records(folder: Path, manifest: Manifest, state: SweepState) -> list[Findin
             found.append(Finding("inconsistent", name, f"is of trial {record.id}"))
         if id in confirmed and record.seed != confirmed[id].seed:
             found.append(Finding("inconsistent", name, f"seed={record.seed}, and {STATE} says {confirmed[id].seed}"))
+        if id in confirmed and (other := _of_another_arm(record, confirmed[id], plan, state)) is not None:
+            found.append(Finding("inconsistent", name, other))
         if id not in state.trial_ids:
             found.append(Finding("unknown", name, f"no trial of {STATE}"))
     return found
+
+
+def _of_another_arm(record: Record, trial: ConfirmTrial, plan: PlanDocument, state: SweepState) -> str | None:
+    """What the record is set to and its arm is not. None where it is its arm's, or where no plan knows that."""
+    arm = plan.arms.get(trial.arm)
+    own = {} if arm is None else {**arm.set, **arm.solved, **state.chosen.get(trial.arm, {})}
+    for key, value in own.items():
+        if key == SHORTENED:
+            value *= trial.share
+        there = _at(record.config, key)
+        if there is not None and there != value:
+            return f"{key}={there}, and {value} in arm {trial.arm}, whose trial {STATE} calls it"
+    return None
+
+
+def _at(config: Any, key: str) -> Any:
+    """None where a configuration, of an earlier version, has no such key."""
+    for part in key.split("."):
+        config = config.get(part) if isinstance(config, dict) else None
+    return config

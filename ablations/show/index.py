@@ -31,7 +31,8 @@ input, select { font: inherit; font-size: .95rem; color: inherit; background: va
 input { flex: 1 1 16em; min-width: 0; }
 article { display: grid; grid-template-columns: minmax(0, 1fr) 300px; gap: 8px 32px; padding: 28px 0;
   border-top: 1px solid var(--faint); }
-article[hidden] { display: none; }
+article[hidden] { display: none; } article:target h2 a { text-decoration-color: currentColor; }
+article:target { box-shadow: -13px 0 var(--paper), -16px 0 var(--blue); }
 article img { display: block; width: 100%; height: auto; background: #fff; border-radius: 6px; padding: 6px; }
 nav a { color: var(--blue); margin-right: 1em; }
 .bar { display: flex; height: 6px; width: 180px; border-radius: 3px; overflow: hidden; background: var(--faint);
@@ -132,7 +133,7 @@ def _article(folder: str, summary: Summary) -> str:
     note = f'<p class="warning">{text(summary.note)}</p>' if summary.note else ""
     said = summary.answer.removesuffix(summary.note).rstrip() if summary.note else summary.answer
     return (
-        f'<article data-scale="{text(summary.scale)}" data-state="{state}"><div>'
+        f'<article id="{text(folder)}" data-scale="{text(summary.scale)}" data-state="{state}"><div>'
         f'<p class="eyebrow">{text(summary.sweep)} · {text(summary.run)} · {text(summary.state)}</p>'
         f'<h2><a href="{page}">{text(summary.question)}</a></h2>{_bar(summary)}'
         f"<p>{number(said)}</p>{note}<nav>{links}</nav></div>"

@@ -8,6 +8,7 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
+from urllib.parse import quote
 
 from ablations import numbers
 from ablations.judge.result import Result
@@ -37,8 +38,11 @@ FIGURES_AFTER = {
 HEADS = {"constraint": "Training"}
 """Of figures that are not about the table before them."""
 
-FILES = {"table.md": "table.md", "table.csv": "table.csv", "plan.json": "plan.json", "../../index.html": "all results"}
-"""What lies beside a page, in runs/ and in results/."""
+FILES = ("table.md", "table.csv", "plan.json")
+"""What lies beside a page."""
+INDEX = "../../index.html"
+"""From a page to the list of all, in runs/ and in results/."""
+SWEEP_FILE = "sweep-file"
 
 _VARIABLES = {
     palette.INK: "--ink",
@@ -77,7 +81,7 @@ def page_html(
         ),
         _provenance(result, commands, links or {}),
     ]
-    body = _with_contents("\n".join(part for part in parts if part))
+    body = _with_contents("\n".join(part for part in parts if part), _leading(result))
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -126,13 +130,21 @@ def _toggles(result: Result) -> str:
     return f'<div class="arms" role="group" aria-label="Arms shown" hidden>{boxes}</div>'
 
 
-def _with_contents(body: str) -> str:
+def _leading(result: Result) -> list[Link]:
+    """To what lies beside the page. Its neighbours are those of its place in the list: a page is made from its own
+    folder alone, and would be another one whenever a result comes beside it."""
+    own = [Link(f"{result.sweep}.yaml", f"#{SWEEP_FILE}")] if result.plan.sweep_file else []
+    place = f"{INDEX}#{quote(f'{result.sweep}/{result.run}', safe='/@')}"
+    return [*own, *(Link(name, name) for name in FILES), Link("neighbours", place), Link("all results", INDEX)]
+
+
+def _with_contents(body: str, leading: Sequence[Link]) -> str:
     """Every section has a place of its own; behind the first one, which is what was found, stands a list of them."""
     titles = re.findall(r"<h2>(.*?)</h2>", body)
     for title in titles:
         body = body.replace(f"<h2>{title}</h2>", f'<h2 id="{_slug(title)}">{title}</h2>', 1)
     links = "".join(f'<a href="#{_slug(title)}">{title}</a>' for title in titles)
-    files = "".join(f'<a href="{place}">{name}</a>' for place, name in FILES.items())
+    files = "".join(f'<a href="{text(link.url)}">{text(link.text)}</a>' for link in leading)
     second = f'<h2 id="{_slug(titles[min(1, len(titles) - 1)])}">'
     return body.replace(second, f"<nav>{links}{files}</nav>\n{second}", 1)
 
@@ -207,7 +219,10 @@ def _sweep_file(result: Result) -> str:
     if not written:
         return ""
     name = f"{text(result.sweep)}.yaml"
-    return f"<details><summary>The sweep's file, {name}</summary><pre><code>{text(written)}</code></pre></details>"
+    return (  # a place inside of what is folded unfolds it for who comes to it
+        f"<details><summary>The sweep's file, {name}</summary>"
+        f'<pre id="{SWEEP_FILE}"><code>{text(written)}</code></pre></details>'
+    )
 
 
 def _papers(source: str) -> str:

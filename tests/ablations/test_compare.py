@@ -160,7 +160,8 @@ def test_two_sweeps(sweep_run: Any, tmp_path: Path, capsys: pytest.CaptureFixtur
     ("words", "parts"),
     [
         (["moe_balance/cpu"], ["expected two names", "not 1"]),
-        (["moe_balance/cpu", ""], ["expected two names"]),
+        (["moe_balance/cpu", ""], ["expected two names", "not an empty one"]),
+        (["ab12", "cd34"], ["ab12: no sweep, arm or trial", "of a trial's id, give six digits or more"]),
         (["moe_balance/cpu", "moe_balance/cpu/bias"], ["is a sweep", "is an arm", "two of a kind"]),
         (["moe_balance/cpu/bias", "moe_balance/cpu/biass"], ["biass: no such arm", "did you mean bias"]),
         (["moe_balanc", "moe_balance/cpu"], ["no sweep, arm or trial of this name", "did you mean moe_balance"]),

@@ -142,9 +142,19 @@ def test_curves_of_a_damaged_log_are_refused_and_its_last_line_may_be_on_its_way
         steps.unlink()
 
 
+@pytest.mark.parametrize("place", [3, None, "a\0b"])
+def test_what_is_no_path_is_one_line(place: Any) -> None:
+    with pytest.raises(
+        ConfigError, match="load: expected the path of a runs folder, of results/ or of one result, not"
+    ):
+        ablations.load(place)
+
+
 def test_curves_need_the_rows_of_load() -> None:
     import pandas
 
+    with pytest.raises(ConfigError, match="curves: expected the rows of `ablations.load`, not NoneType"):
+        ablations.curves(None)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="curves: the frame has no column path; give the rows"):
         ablations.curves(pandas.DataFrame({name: [] for name in ("id", "sweep", "run", "arm", "seed")}))
 

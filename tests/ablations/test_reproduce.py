@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,7 @@ def test_an_edited_number_is_found_and_stops_it(again: Any, published: Path) -> 
     name = a_record(published)
     edit(published, name, worse)
     code, lines = again()
-    assert (code, lines[0]) == (2, f"changed: {name}: its SHA-256 is not the manifest's")
+    assert (code, lines[0]) == (2, f"changed: {name}: its SHA-256 is not the manifest's; arm bias, seed 1")
     assert len(lines) == 2 and "not as it was published" in lines[1] and "anyway=true goes on" in lines[1]
     code, lines = again("anyway=true", "arm=bias")
     assert code == 1 and any("bias seed 1: the same trial, and other numbers: loss" in line for line in lines)
@@ -326,6 +327,14 @@ def renamed(published: Path) -> None:
     (published / a_record(published, "bias", 1)).write_bytes((published / a_record(published, "bias", 2)).read_bytes())
 
 
+def exchanged(published: Path) -> None:
+    """Two arms' records, with the ids in them, and every hash that says what they were."""
+    one, other = (read_json(published / a_record(published, arm, 1)) for arm in ("bias", "aux_loss"))
+    one["id"], other["id"] = other["id"], one["id"]
+    edit(published, f"records/{other['id']}.json", lambda _: other, honest=True)
+    edit(published, f"records/{one['id']}.json", lambda _: one, honest=True)
+
+
 def replanned(published: Path) -> None:
     edit(published, PLAN, lambda plan: plan | {"question": "Is it better?"}, honest=True)
 
@@ -345,6 +354,7 @@ def unchosen(published: Path) -> None:
         (strange, ["unknown"]),
         (truncated, ["changed", "unreadable"]),
         (renamed, ["changed", "inconsistent", "inconsistent"]),
+        (exchanged, ["inconsistent", "inconsistent"]),
         (replanned, ["inconsistent", "inconsistent"]),
         (extended, ["unreadable"]),
         (unchosen, ["inconsistent"]),
@@ -358,6 +368,14 @@ def test_an_audit_names_what_was_done_to_a_folder(
     found = audit(published)
     assert [finding.kind for finding in found] == kinds, [str(finding) for finding in found]
     assert all("\n" not in str(finding) for finding in found)
+
+
+def test_a_finding_says_whose_record_it_is_about(published: Path) -> None:
+    exchanged(published)
+    said = " ".join(map(str, audit(published)))
+    assert "model.moe.balance.kind=aux_loss, and bias in arm bias, whose trial state.json calls it" in said
+    removed(published)
+    assert any(str(f).endswith("the manifest has it; arm bias, seed 1") for f in audit(published))
 
 
 def test_hashes_are_of_all_files_but_the_manifest(published: Path) -> None:
@@ -484,6 +502,10 @@ def test_a_damaged_or_huge_archive_is_one_line(
     (tmp_path / "damaged.zip").write_bytes(content)
     code, lines = again(place=tmp_path / "damaged.zip")
     assert code == 2 and "cannot be unpacked" in lines[-1]
+    with zipfile.ZipFile(tmp_path / "long.zip", "w") as archive:
+        archive.writestr("a" * 300, "")
+    code, lines = again(place=tmp_path / "long.zip")
+    assert code == 2 and lines[-1] == f"error: {tmp_path / 'long.zip'}: cannot be unpacked (File name too long)"
     monkeypatch.setattr("ablations.archives.MOST_BYTES", 1000)
     code, lines = again(place=whole)
     assert code == 2 and "at most 1,000" in lines[-1]

@@ -136,7 +136,8 @@ def forest(result: Result) -> "Figure | None":
     for panel, (name, rows) in zip(axes[:, 0], families.items(), strict=True):
         _forest_panel(panel, result, rows, _claims(result, name))
         known = metric_of(name)
-        unit = f" ({known.unit})" if known.unit else ""
+        said = {*known.unit.split()} - {"a", "an"} <= {*known.label.split()}  # as of "nats of an answer"
+        unit = "" if said else f" ({known.unit})"
         panel.set_title(f"Difference in {known.label}{unit}" + ("" if alike else f"; {sides[name]}"))
     figure.supxlabel("arm minus the other" + (f"; {sides[name]}" if alike else ""), fontsize=9)
     return figure

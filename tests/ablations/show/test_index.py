@@ -10,6 +10,7 @@ import pytest
 
 from ablations import run
 from ablations.config.sweepfile import sweep_files
+from ablations.files import read_json
 from ablations.home import ROOT
 from ablations.judge.gather import load_result
 from ablations.record.documents import PLAN, PlanDocument
@@ -123,6 +124,20 @@ def test_the_published_lists_are_of_what_is_published() -> None:
     assert set(found) == {path.parent for path in (ROOT / "results").glob(f"*/*/{PLAN}")}
     assert all(PlanDocument.read(folder).question == summary.question for folder, summary in found.items())
     assert (ROOT / "results" / INDEX).read_text() == index_html(ROOT / "results")
+
+
+def test_a_page_leads_to_its_place_in_the_list_and_to_the_sweeps_file() -> None:
+    """Which is made from the page's own folder, and which the list has."""
+    index = (ROOT / "results" / INDEX).read_text()
+    pages = sorted((ROOT / "results").glob("*/*/page.html"))
+    for path in pages:
+        text = path.read_text()
+        name = path.parent.relative_to(ROOT / "results").as_posix()
+        places = Page(text).places
+        assert f"../../index.html#{name}" in places and index.count(f'<article id="{name}"') == 1
+        assert [place for place in places if place.startswith("#") and f'id="{place[1:]}"' not in text] == []
+        assert ("#sweep-file" in places) == bool(read_json(path.parent / PLAN).get("sweep_file"))
+    assert pages
 
 
 def test_a_list_of_sweeps_has_minutes_and_the_nearest_answers(tmp_path: Path) -> None:
