@@ -92,8 +92,14 @@ class Plan:
 
     def rival(self, arm: str) -> str:
         """What an arm is compared with where no claim says otherwise: the arm that it stands on, or the baseline."""
-        onto = self.sweep.arms[arm].onto if arm in self.sweep.arms else None
-        return onto or self.sweep.baseline
+        return self.onto(arm) or self.sweep.baseline
+
+    def onto(self, arm: str) -> str | None:
+        """What an arm of a ladder stands on: the next arm below it that is run."""
+        below = self.sweep.arms[arm].onto if arm in self.sweep.arms else None
+        while below is not None and below not in self.arms:
+            below = self.sweep.arms[below].onto
+        return below
 
     def can_judge(self, claim: ExpectedConfig) -> bool:
         """Whether all the arms are here that a claim is about."""

@@ -29,10 +29,7 @@ def registered(plan: Plan, data_fingerprint: Mapping[str, Any]) -> PlanDocument:
         design=sweep.design,
         branch_at=sweep.branch_at,
         seeds=plan.seeds,
-        arms={
-            name: _registered_arm(arm, sweep.arms[name].onto if name in sweep.arms else None)
-            for name, arm in plan.arms.items()
-        },
+        arms={name: _registered_arm(arm, plan.onto(name)) for name, arm in plan.arms.items()},
         horizons=sorted(sweep.horizons),
         looks=plan.looks,
         contrasts=plan.contrasts,

@@ -225,6 +225,17 @@ def test_the_document_names_the_usual_arms_that_a_run_leaves_out(plan):
         assert set(registered(plan(words), {}).left_out) == left
 
 
+def test_a_rung_that_is_not_run_is_stepped_over(plan: Any) -> None:
+    """And what stands on it is compared with the next below."""
+    made = plan("sweep=v3_ladder", "arms=[mla,bias,mtp]")
+    assert {name: arm.onto for name, arm in registered(made, {}).arms.items() if arm.onto} == {
+        "mla": "dense",  # experts and fine are not run either
+        "bias": "mla",
+        "mtp": "bias",
+    }
+    assert [made.rival(name) for name in ("dense", "mla", "bias", "control")] == ["dense", "dense", "mla", "dense"]
+
+
 @pytest.mark.parametrize(
     "words",
     [
