@@ -96,6 +96,8 @@ def test_what_cannot_be_loaded_is_one_line(sweep_run: Any, tmp_path: Path) -> No
     folder = sweep_run(tmp_path, seeds=2)
     with pytest.raises(ConfigError, match="sweep=moe_balanc: no trial of it .* did you mean moe_balance"):
         ablations.load(tmp_path, sweep="moe_balanc")
+    with pytest.raises(ConfigError, match="sweep=3: no trial of it"):
+        ablations.load(tmp_path, sweep=3)  # type: ignore[arg-type]
     place = tmp_path / "trials" / SweepState.read(folder).confirm[1].id / "record.json"
     whole = place.read_bytes()
     for damaged, said in (
