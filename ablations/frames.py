@@ -76,7 +76,9 @@ def load(place: str | Path = "runs", sweep: str | None = None, everything: bool 
     found = list(sources(folder))
     known = sorted({use.sweep for source in found for uses in source.uses.values() for use in uses})
     if sweep is not None and sweep not in known:
-        raise ConfigError(f"sweep={sweep}: no trial of it under {place}{closest(str(sweep), known)} (there is: {known})")
+        raise ConfigError(
+            f"sweep={sweep}: no trial of it under {place}{closest(str(sweep), known)} (there is: {known})"
+        )
     frame = _frame(found, sweep, everything)
     if frame.empty:
         raise ConfigError(f"{place}: holds no record of a trial yet")

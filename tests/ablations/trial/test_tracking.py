@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import wait_until
 
 from ablations.config.schema import Mode, TrackConfig
 from ablations.config.trialkeys import TrainConfig, TrialKeys, with_overrides
@@ -410,6 +411,7 @@ def test_an_interrupted_trial_has_one_history(trial, tmp_path):
         patch.setattr("ablations.trial.recorder.REPORT_SECONDS", 0.0)
         run(trial, kill)
     (first,) = (tmp_path / "runs/wandb").glob("offline-run-*")
+    wait_until(lambda: history_of(inspect(first)), every=0.5)  # a service of its own writes it
     assert [item["_step"] for item in history_of(inspect(first))] == list(range(1, 8)) and not is_mirrored(trial)
     record = run(trial)
     (folder,) = (tmp_path / "runs/wandb").glob("offline-run-*")
