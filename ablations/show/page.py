@@ -178,7 +178,8 @@ def _of_arm(result: Result, cell: str) -> str:
 def _word(index: int, table: Table, cell: str = "") -> str:
     if index not in table.words:
         return ' class="loose"' if len(cell) > 20 and "(" in cell else ""
-    return ' class="word long"' if len(cell) > 48 else ' class="word"'
+    most = 24 if index == 0 else 48  # the first column stays where it is when a narrow window is scrolled
+    return ' class="word long"' if len(cell) > most else ' class="word"'
 
 
 def _figure(picture: Picture) -> str:

@@ -75,7 +75,7 @@ details summary { cursor: pointer; color: var(--muted); }
 @media screen and (max-width: 760px) { main { padding: 16px 16px 60px; } h1 { font-size: 1.3rem; text-wrap: pretty; }
   .lead { font-size: 1.02rem; } h2 { margin-top: 32px; } .lead + h2 { margin-top: 16px; }
   .broad { display: none; } .narrow, .hint { display: block; }
-  td.word:first-child { white-space: normal; min-width: 6em; } td.long:first-child { min-width: 9em; }
+  td.long:first-child { min-width: 9em; }
   .claims summary { display: flow-root; position: relative; padding: 6px 0 6px 1.4em; font-size: .82rem;
     line-height: 1.35; }
   .claims .measured { float: right; font-size: .75rem; line-height: 1.47; margin-left: .5em; }

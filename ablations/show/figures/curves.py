@@ -184,7 +184,7 @@ def length_curves(result: Result) -> "Figure | None":
     axes.set_xscale("log")
     axes.set_xticks([share * tokens for share in shares], [numbers.count(share * tokens) for share in shares])
     axes.minorticks_off()
-    other = result.baseline + (" or the arm stood on" if any(arm.plan.onto for arm in shown) else "")
+    other = "the arm below" if any(arm.plan.onto for arm in shown) else result.baseline
     axes.set_title(f"Test loss minus {other} (nats per token)")
     axes.set_xlabel("tokens, each length with a decay of its own")
     legend(figure, axes)

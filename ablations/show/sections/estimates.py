@@ -91,16 +91,18 @@ def _fall(arm: ArmResult) -> Fall | None:
 
 def other_text_table(result: Result) -> Table:
     """The loss on text of other kinds: a difference that holds on one alone is no difference of the models."""
-    rows = []
+    known = [m for m in OTHER_TEXT if any(numbers.present(arm.mean(m)) for arm in result.arms.values())]
+    rows, columns = [], ["arm"]
+    for metric in known:
+        columns += [metric_of(metric).label, "difference", "95 % interval"]
     for arm in result.arms.values():
         cells = []
-        for metric in OTHER_TEXT:
+        for metric in known:
             d, places = result.usual(arm, metric), metric_of(metric).digits
             cells += [numbers.fixed(arm.mean(metric, result.common_seeds), places), *difference_cells(d, places)[:2]]
         rows.append([arm.name, *cells])
-    known = [m for m in OTHER_TEXT if any(arm.mean(m) is not None for arm in result.arms.values())]
-    columns = ["arm"]
-    for metric in OTHER_TEXT:
-        columns += [metric_of(metric).label, "difference", "95 % interval"]
-    note = "Files of the training packages: held out file by file, hence nearer to what is learned than the test split."
+    held_out = (
+        "Files of the training packages: held out file by file, hence nearer to what is learned than the test split."
+    )
+    note = held_out if "loss_by_file" in known else ""
     return Table("The loss on other text", columns, rows if known else [], note)

@@ -23,6 +23,7 @@ from ablations.show import answer, page, render, terminal
 from ablations.show.figures import every as figures
 from ablations.show.sections import balance, costs
 from ablations.show.sections import every as sections
+from ablations.show.sections.estimates import other_text_table
 
 FEW = ("aux_loss", "bias", "control", "aa")
 
@@ -471,3 +472,18 @@ def test_a_difference_that_may_be_a_matter_of_when_is_said(result: Result) -> No
     assert cell(sections.TABLES["falls"](late), "none", "the end is") == "past it"
     all_late = dataclasses.replace(result, arms={name: ending(name, 70_000) for name in result.arms})
     assert said not in sections.loss_table(all_late).note
+
+
+def test_the_loss_on_other_text_has_the_columns_that_somebody_measured(result: Result) -> None:
+    def having(*metrics: str) -> sections.Table:
+        arms = {
+            name: dataclasses.replace(arm, values={metric: {0: 1.5, 1: 1.25} for metric in metrics})
+            for name, arm in result.arms.items()
+        }
+        return other_text_table(dataclasses.replace(result, arms=arms))
+
+    assert having().rows == []
+    table = having("train_loss")
+    assert table.columns[:2] == ["arm", "training loss, last fifth"] and len(table.columns) == 4 and not table.note
+    assert len(having("train_loss", "loss_by_file").columns) == 7
+    assert having("loss_by_file").note.startswith("Files of the training packages")
