@@ -1,5 +1,6 @@
 """A result of anybody's, as a folder or as a zip file."""
 
+import collections
 import contextlib
 import lzma
 import tempfile
@@ -27,6 +28,10 @@ def opened(place: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="reproduce-") as scratch:
         try:
             with zipfile.ZipFile(place) as archive:
+                names = archive.namelist()
+                if len(set(names)) < len(names):
+                    twice = collections.Counter(names).most_common(1)[0][0]
+                    raise ConfigError(f"{place}: holds {twice} twice, of which one would be lost")
                 size = sum(entry.file_size for entry in archive.infolist())
                 if size > MOST_BYTES:
                     raise ConfigError(f"{place}: unpacks to {size:,} bytes; at most {MOST_BYTES:,}")

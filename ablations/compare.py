@@ -1,10 +1,10 @@
 """`python -m ablations.compare A B`: two trials, two arms or two sweeps, side by side.
 
 A and B are of one kind: a sweep's run (`moe_balance`, `moe_balance/cpu`, `results/moe_balance/cpu`), an arm of one
-(`moe_balance/cpu/bias`), or a trial (its id, or the beginning of it); what lies under runs/ comes before what is
-published. Shown is what is set otherwise, key by key, what came out otherwise (paired by seed, where both learned from
-the same batches, with a 95 % interval of this one comparison; scores also item by item, over seeds and items crossed),
-and where they ran otherwise.
+(`moe_balance/cpu/bias`), or a trial (its id, or the beginning of it, or its record's file); what lies under runs/ comes
+before what is published. Shown is what is set otherwise, key by key, what came out otherwise (paired by seed, where
+both learned from the same batches, with a 95 % interval of this one comparison; scores also item by item, over seeds
+and items crossed), and where they ran otherwise.
 """
 
 import os
@@ -78,6 +78,8 @@ def find(name: str, places: CompareConfig) -> Side:
     if ID.fullmatch(name) and "/" not in name:
         return Side(name, _trial(name, places))
     path = Path(os.path.expanduser(name))
+    if path.suffix == ".json" and path.is_file():
+        return Side(name, read_record(path))
     for place in (Path(), places.runs_dir, places.results_dir):
         for folder, arm in ((place / path, ""), ((place / path).parent, path.name)):
             if (folder / PLAN).is_file():

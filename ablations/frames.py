@@ -69,10 +69,13 @@ def load(place: str | Path = "runs", sweep: str | None = None, everything: bool 
     """
     try:
         folder = Path(os.path.expanduser(place)).resolve()
-    except (TypeError, ValueError):
+        folder.is_dir()
+    except (TypeError, ValueError, OSError):  # no text, a zero in it, a name that is too long
         raise ConfigError(
             f"load: expected the path of a runs folder, of results/ or of one result, not {place!r}"
         ) from None
+    if not isinstance(everything, bool):
+        raise ConfigError(f"load: everything={everything!r}: must be True or False")
     found = list(sources(folder))
     known = sorted({use.sweep for source in found for uses in source.uses.values() for use in uses})
     if sweep is not None and sweep not in known:
@@ -129,8 +132,12 @@ def curves(frame: "pandas.DataFrame") -> "pandas.DataFrame":
         raise ConfigError(f"curves: the frame has no column {lacking[0]}; give the rows of `ablations.load` whole")
     parts = []
     for trial in frame[[*own, "path"]].itertuples(index=False):
+        if not isinstance(trial.path, str):
+            raise ConfigError(f"curves: path={trial.path}: no record's place; give the rows of `ablations.load` whole")
         try:
             steps = pandas.DataFrame(_steps(Path(trial.path)))
+        except ConfigError:
+            raise
         except ValueError as error:
             raise ConfigError(f"{trial.path}: its curves make no table ({error}); restore it, or remove it") from None
         parts.append(steps.assign(**{name: getattr(trial, name) for name in own}))

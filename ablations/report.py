@@ -18,7 +18,7 @@ from ablations.judge.gather import load_published, load_result
 from ablations.judge.result import Result
 from ablations.record.audit import check_whole
 from ablations.record.documents import JOURNAL, PLAN, STATE, PlanDocument
-from ablations.record.manifest import MANIFEST, Manifest, links
+from ablations.record.manifest import MANIFEST, Manifest, strange
 from ablations.record.record import RECORD, RECORDS, recorded_at
 from ablations.record.rundir import differing, folders_of_scale, listed
 from ablations.record.summary import SUMMARY
@@ -139,8 +139,8 @@ def publish_again(sweep: str, run: str, results_dir: str | Path | None = None) -
     """Render a published result anew. Its manifest keeps the commit and versions that it was published from, and names
     the commit that it is `rendered` by. Raises ConfigError where nothing is published."""
     target = results_of(results_dir) / sweep / run
-    if found := links(target):
-        raise ConfigError(f"{target / found[0]}: a link, whose file would be published in its place; remove it")
+    for name, said in strange(target):
+        raise ConfigError(f"{target / name}: {said}; remove it")
     if target.is_dir():
         check_whole(target, "it is not rendered anew")
     result, earlier = load_published(target), Manifest.read(target)

@@ -30,9 +30,13 @@ def build(name: str = "tiny", changes: Mapping[str, Any] | None = None, seed: in
     """A model of a named size (models/sizes.py), its dotted keys changed as a sweep's arm does (`attention.kind`, or
     `model.attention.kind`), with the initial weights that a trial of this seed has. Raises ConfigError for a size or a
     key that there is not, and for a model that cannot be."""
+    if not isinstance(name, str) or not isinstance(changes or {}, Mapping):
+        raise ConfigError(f"build: expected a size and a mapping of keys to values, not {name!r} and {changes!r}")
     config, _ = size(name)
     values = dataclasses.asdict(config)
     for key, value in (changes or {}).items():
+        if not isinstance(key, str):
+            raise ConfigError(f"build: {key!r}: a key is text, as in attention.kind")
         *path, last = key.removeprefix("model.").split(".")
         group = values
         for part in path:
@@ -52,7 +56,10 @@ def load(checkpoint: str | Path, device: str = "cpu") -> "tuple[Transformer, Tok
     is not a whole one."""
     from tokenizers import Tokenizer
 
-    folder = Path(checkpoint).expanduser()
+    try:
+        folder = Path(checkpoint).expanduser()
+    except (TypeError, RuntimeError):
+        raise ConfigError(f"load: expected the path of a checkpoint's folder, not {checkpoint!r}") from None
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"device={device}: torch sees no CUDA device here; take cpu")
     model, _ = load_checkpoint(folder, device)

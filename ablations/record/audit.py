@@ -6,13 +6,14 @@ each with the name of what it is about, and not the first error that reading it 
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from ablations.config.trialkeys import TrialKeys, value_of
 from ablations.record.documents import PLAN, STATE, ConfirmTrial, PlanDocument, SearchTrial, SweepState, sha_of
-from ablations.record.manifest import MANIFEST, Manifest, hashes, links
+from ablations.record.manifest import MANIFEST, Manifest, hashes, strange
 from ablations.record.record import RECORDS, Record, read_record
 from models.base.reading import one_line
-from models.base.typed import ConfigError
+from models.base.typed import ConfigError, build
 
 SHORTENED = "train.token_fraction"
 """The key that an arm's shorter trainings have less of."""
@@ -50,10 +51,16 @@ def audit(folder: Path) -> list[Finding]:
         state = SweepState.read(folder)
     except ConfigError as error:
         return [*findings, Finding("unreadable", STATE, str(error))]
-    if strange := sorted({trial.arm for trial in state.confirm} - (plan.arms.keys() & state.chosen.keys())):
+    if unplanned := sorted({trial.arm for trial in state.confirm} - (plan.arms.keys() & state.chosen.keys())):
         findings.append(
-            Finding("inconsistent", STATE, f"trials of {', '.join(strange)}, which no plan or choice knows")
+            Finding("inconsistent", STATE, f"trials of {', '.join(unplanned)}, which no plan or choice knows")
         )
+    told = [(trial.arm, trial.seed, trial.share) for trial in state.confirm]
+    ids = [trial.id for trial in state.confirm]
+    if twice := sorted({f"{arm}, seed {seed}" for arm, seed, share in told if told.count((arm, seed, share)) > 1}):
+        findings.append(Finding("inconsistent", STATE, f"has more than one trial of arm {twice[0]}"))
+    if again := sorted({id for id in ids if ids.count(id) > 1}):
+        findings.append(Finding("inconsistent", STATE, f"has trial {again[0]} more than once"))
     trials: list[SearchTrial | ConfirmTrial] = [*state.search, *state.confirm]
     whose = {f"{RECORDS}/{trial.id}.json": f"arm {trial.arm}, seed {trial.seed}" for trial in trials}
     findings = [replace(f, said=f"{f.said}; {whose[f.what]}") if f.what in whose else f for f in findings]
@@ -74,7 +81,7 @@ def check_whole(folder: Path, so: str) -> None:
 
 def _files(folder: Path, manifest: Manifest) -> list[Finding]:
     there = hashes(folder)
-    found = [Finding("unknown", name, "a link, and what it leads to is not of this result") for name in links(folder)]
+    found = [Finding("unknown", name, said) for name, said in strange(folder)]
     absent = sorted(manifest.files.keys() - there.keys())
     found += [Finding("missing", name, "the manifest has it") for name in absent]
     for name, digest in sorted(there.items()):
@@ -118,7 +125,12 @@ def _records(folder: Path, manifest: Manifest, plan: PlanDocument, state: SweepS
             found.append(Finding("inconsistent", name, f"is of trial {record.id}"))
         if id in confirmed and record.seed != confirmed[id].seed:
             found.append(Finding("inconsistent", name, f"seed={record.seed}, and {STATE} says {confirmed[id].seed}"))
-        if id in confirmed and (other := _of_another_arm(record, confirmed[id], plan, state)) is not None:
+        try:
+            other = _of_another_arm(record, confirmed[id], plan, state) if id in confirmed else None
+        except (ConfigError, AttributeError) as error:
+            found.append(Finding("unreadable", name, f"its config is no trial's ({error})"))
+            continue
+        if other is not None:
             found.append(Finding("inconsistent", name, other))
         if id not in state.trial_ids:
             found.append(Finding("unknown", name, f"no trial of {STATE}"))
@@ -126,20 +138,21 @@ def _records(folder: Path, manifest: Manifest, plan: PlanDocument, state: SweepS
 
 
 def _of_another_arm(record: Record, trial: ConfirmTrial, plan: PlanDocument, state: SweepState) -> str | None:
-    """What the record is set to and its arm is not. None where it is its arm's, or where no plan knows that."""
-    arm = plan.arms.get(trial.arm)
-    own = {} if arm is None else {**arm.set, **arm.solved, **state.chosen.get(trial.arm, {})}
-    for key, value in own.items():
-        if key == SHORTENED:
-            value *= trial.share
-        there = _at(record.config, key)
-        if there is not None and there != value:
+    """What the record is set to and its arm is not; None where nothing is. Looked at are the keys that any arm sets: an
+    arm that does not has the baseline's value, as far as the plan knows that.
+
+    Raises ConfigError where the record's keys are no trial's.
+    """
+    known = build(TrialKeys, record.config)  # a key that was not there yet had its default
+    sets = {name: {**arm.set, **arm.solved, **state.chosen.get(name, {})} for name, arm in plan.arms.items()}
+    if trial.arm not in sets:
+        return None
+    own, base = sets[trial.arm], {} if trial.arm == plan.baseline else sets[plan.baseline]
+    for key in sorted({SHORTENED}.union(*sets.values())):
+        if key not in own and key in base:
+            continue
+        value = own[key] if key in own else value_of(plan.keys, key)
+        value = value * trial.share if key == SHORTENED else value
+        if (there := value_of(known, key)) != value:
             return f"{key}={there}, and {value} in arm {trial.arm}, whose trial {STATE} calls it"
     return None
-
-
-def _at(config: Any, key: str) -> Any:
-    """None where a configuration, of an earlier version, has no such key."""
-    for part in key.split("."):
-        config = config.get(part) if isinstance(config, dict) else None
-    return config

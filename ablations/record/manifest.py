@@ -69,9 +69,19 @@ class Manifest(Commit):
         write_json(folder / MANIFEST, dataclasses.asdict(self))
 
 
-def links(folder: Path) -> list[str]:
-    """Paths in the folder that are links: reading one would open a file outside of it."""
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_symlink())
+def strange(folder: Path) -> list[tuple[str, str]]:
+    """Paths in the folder that are no files of it, and what they are: to read a link would open a file outside of it,
+    and to read a pipe may never end."""
+    found = []
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.is_symlink():
+            found.append((name, "a link, and what it leads to is not of this result"))
+        elif path.is_dir() and path.suffix == ".json":
+            found.append((name, "a folder, where a record would be a file"))
+        elif not path.is_dir() and not path.is_file():
+            found.append((name, "neither a file nor a folder"))
+    return found
 
 
 def hashes(folder: Path, part: str = ".") -> dict[str, str]:

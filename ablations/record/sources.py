@@ -1,6 +1,6 @@
 """Where records lie, and what each is in the sweeps that use it: a runs folder, results/, one result or one run."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from ablations.record.record import RECORD, RECORDS
 from ablations.record.summary import SUMMARY, summary_in
 from models.base.typed import ConfigError
 
-SAYING = (STATE, SUMMARY)
+SAYING = (PLAN, STATE, SUMMARY)
 """The files that say what a record is in its sweep."""
 
 
@@ -50,7 +50,7 @@ class Source:
 def sources(place: Path) -> Iterator[Source]:
     if (place / "trials").is_dir():
         yield Source(
-            sorted(place.glob(f"trials/*/{RECORD}"), key=str),
+            _files(place.glob(f"trials/*/{RECORD}")),
             _uses({path.parent: None for path in place.glob(f"*/*/{STATE}")}),
         )
     elif (place / PLAN).is_file():
@@ -68,9 +68,14 @@ def of_run(folder: Path, names: tuple[str, str] | None = None) -> Source:
     if (folder / RECORDS).is_dir():
         if names is None:
             _check_whole(folder)
-        return Source(sorted((folder / RECORDS).glob("*.json")), uses)
+        return Source(_files((folder / RECORDS).glob("*.json")), uses)
     trials = folder.parent.parent / "trials"
     return Source([path for id in sorted(uses) if (path := trials / id / RECORD).is_file()], uses)
+
+
+def _files(found: Iterable[Path]) -> list[Path]:
+    """To read a pipe may never end."""
+    return sorted((path for path in found if path.is_file()), key=str)
 
 
 def _check_whole(folder: Path) -> None:

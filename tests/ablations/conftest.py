@@ -234,7 +234,12 @@ def _arm(name: str) -> ArmDocument:
 
 
 def _set(name: str) -> dict[str, Any]:
-    return {"train.token_fraction": 0.9} if name == "control" else {KIND: name}
+    own: dict[str, dict[str, Any]] = {
+        "batch_aux_loss": {"model.moe.balance.scope": "batch"},
+        "control": {"train.token_fraction": 0.9},
+        "aa": {"train.perturb": 1e-6},
+    }
+    return {KIND: "aux_loss"} | own[name] if name in own else {KIND: name}
 
 
 def _strengths(name: str) -> dict[str, list[float]]:

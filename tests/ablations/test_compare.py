@@ -148,6 +148,8 @@ def test_two_sweeps(sweep_run: Any, tmp_path: Path, capsys: pytest.CaptureFixtur
     write_json(other / PLAN, plan | {"code": "e" * 40, "expected": plan["expected"][:2]})
     SweepState.read(folder).write(other)
     places = [f"runs_dir={tmp_path / 'runs'}", f"results_dir={tmp_path / 'results'}"]
+    records = sorted(map(str, (tmp_path / "runs").glob("trials/*/record.json")))[:2]
+    assert said(capsys, *records, *places)[0] == 0, "a trial is named by its record's file, too"
     code, out, err = said(capsys, "moe_balance/cpu", "moe_balance/cpu@12345678", *places)
     assert (code, err) == (0, "") and "eeee" in out and "3 seeds" in out
     assert out.count("bias against aux_loss: loss better") == 1 and "none against" not in out

@@ -1,6 +1,7 @@
 """Records as pandas frames: what a row holds, which trials are meant, and what cannot be read."""
 
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -98,6 +99,8 @@ def test_what_cannot_be_loaded_is_one_line(sweep_run: Any, tmp_path: Path) -> No
         ablations.load(tmp_path, sweep="moe_balanc")
     with pytest.raises(ConfigError, match="sweep=3: no trial of it"):
         ablations.load(tmp_path, sweep=3)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="load: everything='no': must be True or False"):
+        ablations.load(tmp_path, everything="no")  # type: ignore[arg-type]
     place = tmp_path / "trials" / SweepState.read(folder).confirm[1].id / "record.json"
     whole = place.read_bytes()
     for damaged, said in (
@@ -125,6 +128,8 @@ def test_a_published_result_that_was_changed_is_not_loaded(
     with pytest.raises(ConfigError, match=f"{record.name}: missing since it was published"):
         ablations.load(published)
     record.write_bytes(whole)
+    os.mkfifo(record.parent / "pipe.json")  # to read it would never end
+    assert len(ablations.load(published)) > 0
     (record.parent / "ffff.json").write_bytes(whole)
     with pytest.raises(ConfigError, match="ffff.json: not in its manifest since it was published"):
         ablations.load(published)
@@ -144,7 +149,7 @@ def test_curves_of_a_damaged_log_are_refused_and_its_last_line_may_be_on_its_way
         steps.unlink()
 
 
-@pytest.mark.parametrize("place", [3, None, "a\0b"])
+@pytest.mark.parametrize("place", [3, None, "a\0b", "x" * 300])
 def test_what_is_no_path_is_one_line(place: Any) -> None:
     with pytest.raises(
         ConfigError, match="load: expected the path of a runs folder, of results/ or of one result, not"
@@ -157,6 +162,10 @@ def test_curves_need_the_rows_of_load() -> None:
 
     with pytest.raises(ConfigError, match="curves: expected the rows of `ablations.load`, not NoneType"):
         ablations.curves(None)  # type: ignore[arg-type]
+    whole = dict.fromkeys(("id", "sweep", "run", "arm", "seed"), "a")
+    for path, said in ((3.5, "path=3.5: no record's place"), ("/nope.json", "^/nope.json: cannot be read [(]No such")):
+        with pytest.raises(ConfigError, match=said):
+            ablations.curves(pandas.DataFrame([whole | {"path": path}]))
     with pytest.raises(ConfigError, match="curves: the frame has no column path; give the rows"):
         ablations.curves(pandas.DataFrame({name: [] for name in ("id", "sweep", "run", "arm", "seed")}))
 

@@ -335,6 +335,37 @@ def exchanged(published: Path) -> None:
     edit(published, f"records/{one['id']}.json", lambda _: one, honest=True)
 
 
+def of_the_control(published: Path) -> None:
+    """Which says more than the baseline does."""
+    control, base = (a_record(published, arm, 1) for arm in ("control", "aux_loss"))
+    longer = read_json(published / control)
+    edit(published, base, lambda record: longer | {"id": record["id"]}, honest=True)
+
+
+def without_keys(published: Path) -> None:
+    edit(published, a_record(published), lambda record: record | {"config": {"model": "x"}}, honest=True)
+
+
+def of_nothing(published: Path) -> None:
+    edit(published, a_record(published), lambda record: record | {"config": {}}, honest=True)
+
+
+def shared(published: Path) -> None:
+    """A trial of a shorter training, as a state says."""
+    edit(
+        published, STATE, lambda state: state | {"confirm": [t | {"share": 0.5} for t in state["confirm"]]}, honest=True
+    )
+
+
+def twice(published: Path) -> None:
+    edit(published, STATE, lambda state: state | {"confirm": [*state["confirm"], state["confirm"][0]]}, honest=True)
+
+
+def piped(published: Path) -> None:
+    os.mkfifo(published / "records" / "pipe.json")
+    (published / "records" / "folder.json").mkdir()
+
+
 def replanned(published: Path) -> None:
     edit(published, PLAN, lambda plan: plan | {"question": "Is it better?"}, honest=True)
 
@@ -355,6 +386,12 @@ def unchosen(published: Path) -> None:
         (truncated, ["changed", "unreadable"]),
         (renamed, ["changed", "inconsistent", "inconsistent"]),
         (exchanged, ["inconsistent", "inconsistent"]),
+        (of_the_control, ["inconsistent"]),
+        (without_keys, ["unreadable"]),
+        (of_nothing, ["inconsistent"]),
+        (shared, ["inconsistent"] * 12),
+        (twice, ["inconsistent", "inconsistent"]),
+        (piped, ["unknown", "unknown"]),
         (replanned, ["inconsistent", "inconsistent"]),
         (extended, ["unreadable"]),
         (unchosen, ["inconsistent"]),
@@ -502,6 +539,11 @@ def test_a_damaged_or_huge_archive_is_one_line(
     (tmp_path / "damaged.zip").write_bytes(content)
     code, lines = again(place=tmp_path / "damaged.zip")
     assert code == 2 and "cannot be unpacked" in lines[-1]
+    with zipfile.ZipFile(tmp_path / "twice.zip", "w") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr("a", "")
+        archive.writestr("a", "b")
+    code, lines = again(place=tmp_path / "twice.zip")
+    assert code == 2 and "holds a twice" in lines[-1]
     with zipfile.ZipFile(tmp_path / "long.zip", "w") as archive:
         archive.writestr("a" * 300, "")
     code, lines = again(place=tmp_path / "long.zip")

@@ -226,7 +226,7 @@ def test_a_link_is_no_file_of_a_result(result: Path, tmp_path: Path) -> None:
     (result / "more").symlink_to(tmp_path)
     kinds = {(finding.kind, finding.what) for finding in audit(result)}
     assert {("unknown", "more"), ("unknown", f"records/{path.name}"), ("missing", f"records/{path.name}")} <= kinds
-    with pytest.raises(ConfigError, match="a link, whose file would be published in its place"):
+    with pytest.raises(ConfigError, match="more: a link, and what it leads to is not of this result; remove it"):
         publish_again("moe_balance", "cpu", tmp_path / "results")
     with pytest.raises(ConfigError, match="missing since it was published"):
         load(result)

@@ -1,6 +1,7 @@
 """A model in a few lines."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -61,6 +62,25 @@ def test_a_wrong_model_is_one_line(size: str, changes: dict[str, object], said: 
     with pytest.raises(ConfigError, match=said) as caught:
         models.build(size, changes)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "said"),
+    [
+        (3, {}, "expected a size and a mapping"),
+        ("tiny", "x", "expected a size and a mapping"),
+        ("tiny", {3: 4}, "3: a key is text"),
+    ],
+)
+def test_what_is_no_size_or_key_is_one_line(name: Any, changes: Any, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        models.build(name, changes)
+
+
+@pytest.mark.parametrize("place", [None, 3, b"x"])
+def test_what_is_no_path_is_one_line(place: Any) -> None:
+    with pytest.raises(ConfigError, match="load: expected the path of a checkpoint's folder, not"):
+        models.load(place)
 
 
 def test_no_trial_depends_on_it() -> None:
