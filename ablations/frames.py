@@ -134,10 +134,9 @@ def curves(frame: "pandas.DataFrame") -> "pandas.DataFrame":
     for trial in frame[[*own, "path"]].itertuples(index=False):
         if not isinstance(trial.path, str):
             raise ConfigError(f"curves: path={trial.path}: no record's place; give the rows of `ablations.load` whole")
+        columns = _steps(Path(trial.path))
         try:
-            steps = pandas.DataFrame(_steps(Path(trial.path)))
-        except ConfigError:
-            raise
+            steps = pandas.DataFrame(columns)
         except ValueError as error:
             raise ConfigError(f"{trial.path}: its curves make no table ({error}); restore it, or remove it") from None
         parts.append(steps.assign(**{name: getattr(trial, name) for name in own}))

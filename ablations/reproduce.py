@@ -8,7 +8,7 @@ must be equal; elsewhere it must lie where a second estimate would, for all cell
 
   arm=NAME          only this arm, and what it is compared with
   seed=N            only this seed
-  quick=true        one seed of two arms
+  quick=true        one seed of two arms; where arms are finished at several lengths, the shortest
   tables_only=true  nothing is trained: tables, page and figures from the published records, byte for byte
   code=here         by this checkout's code, whatever the manifest says
   anyway=true       although the folder is not as it was published
@@ -138,7 +138,9 @@ def chosen(document: PlanDocument, state: SweepState, config: ReproduceConfig) -
         seeds = seeds[:1]
     if config.seed is not None:
         seeds = [config.seed]
-    return [trial for trial in state.confirm if trial.arm in own and trial.seed in seeds]
+    found = [trial for trial in state.confirm if trial.arm in own and trial.seed in seeds]
+    shortest = min((trial.share for trial in found), default=1.0)
+    return [trial for trial in found if trial.share == shortest] if config.quick else found
 
 
 def _is_here(document: PlanDocument) -> bool:

@@ -4,6 +4,7 @@ A result can be anybody's: a colleague's archive, another machine's copy. What i
 each with the name of what it is about, and not the first error that reading it would meet.
 """
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -55,12 +56,13 @@ def audit(folder: Path) -> list[Finding]:
         findings.append(
             Finding("inconsistent", STATE, f"trials of {', '.join(unplanned)}, which no plan or choice knows")
         )
-    told = [(trial.arm, trial.seed, trial.share) for trial in state.confirm]
-    ids = [trial.id for trial in state.confirm]
-    if twice := sorted({f"{arm}, seed {seed}" for arm, seed, share in told if told.count((arm, seed, share)) > 1}):
-        findings.append(Finding("inconsistent", STATE, f"has more than one trial of arm {twice[0]}"))
-    if again := sorted({id for id in ids if ids.count(id) > 1}):
-        findings.append(Finding("inconsistent", STATE, f"has trial {again[0]} more than once"))
+    told = Counter((trial.arm, trial.seed, trial.share) for trial in state.confirm)
+    for (arm, seed, _), count in told.items():
+        if count > 1:
+            findings.append(Finding("inconsistent", STATE, f"has {count} trials of arm {arm}, seed {seed}"))
+    for id, count in Counter(trial.id for trial in state.confirm).items():
+        if count > 1:
+            findings.append(Finding("inconsistent", STATE, f"has trial {id} {count} times"))
     trials: list[SearchTrial | ConfirmTrial] = [*state.search, *state.confirm]
     whose = {f"{RECORDS}/{trial.id}.json": f"arm {trial.arm}, seed {trial.seed}" for trial in trials}
     findings = [replace(f, said=f"{f.said}; {whose[f.what]}") if f.what in whose else f for f in findings]

@@ -311,6 +311,9 @@ def test_arms_that_changed_places_in_a_published_state_are_noticed(sweep_run: An
     place.write_text(place.read_text().replace('"bias"', '"x"').replace('"none"', '"bias"').replace('"x"', '"none"'))
     with pytest.raises(ConfigError, match=r"state\.json: changed since it was published"):
         ablations.load(tmp_path / "results")
+    (place.parent / "plan.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"plan\.json: changed since it was published"):
+        ablations.load(tmp_path / "results")
 
 
 @pytest.mark.usefixtures("without_figures")

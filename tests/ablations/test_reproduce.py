@@ -20,10 +20,10 @@ from ablations.files import read_json, write_json
 from ablations.home import ROOT
 from ablations.judge.repeated import reach
 from ablations.record.audit import audit
-from ablations.record.documents import PLAN, STATE
+from ablations.record.documents import PLAN, STATE, PlanDocument, SweepState
 from ablations.record.manifest import MANIFEST, hashes
 from ablations.report import PAGES, publish
-from ablations.reproduce import main
+from ablations.reproduce import ReproduceConfig, chosen, main
 from ablations.sweep.again import _in_chains
 from models.training.config import OptimConfig
 
@@ -92,6 +92,16 @@ def test_a_part_of_it(again: Any, pool: Any) -> None:
     for words, count in ((["arm=bias", "seed=1"], 2), (["quick=true"], 2), (["arm=control"], 6)):
         code, lines = again(*words)
         assert code == 0 and f" {count} trials, {count} of them the very same" in lines[-1]
+
+
+def test_quick_is_the_shortest_length_of_two_arms() -> None:
+    folder = ROOT / "results" / "attention" / "cpu"
+    document, state = PlanDocument.read(folder), SweepState.read(folder)
+    found = chosen(document, state, ReproduceConfig(quick=True))
+    assert [(trial.arm, trial.share) for trial in found] == [("mha", 0.67), ("mla", 0.67)]
+    assert len({trial.seed for trial in found}) == 1
+    of_one = chosen(document, state, ReproduceConfig(arm="gqa", seed=found[0].seed))
+    assert sorted((trial.arm, trial.share) for trial in of_one) == [(a, s) for a in ("gqa", "mha") for s in (0.67, 1.0)]
 
 
 def test_an_edited_number_is_found_and_stops_it(again: Any, published: Path) -> None:

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from ablations.config.schema import ContrastConfig
+from ablations.home import ROOT
 from ablations.judge.families import by_seed, families_of
-from ablations.judge.gather import load_result
+from ablations.judge.gather import load_published, load_result
 from ablations.judge.result import Result
 from ablations.show.figures.curves import length_curves, paired_curve
 from ablations.show.figures.every import Picture, draw_figures, lay_out
@@ -243,3 +244,18 @@ def test_a_layout_keeps_no_digit_that_its_solver_makes_up(result: Result) -> Non
     figure.draw_without_rendering()
     sides = [side for axes in figure.axes for side in axes.get_position().bounds]
     assert sides == pytest.approx([round(side, 7) for side in sides], abs=1e-15) and len(set(sides)) > 3
+
+
+def test_titles_are_short_enough_for_a_narrow_window() -> None:
+    """A unit is not said twice, nor a ladder's baseline beside the arm below."""
+    import matplotlib.pyplot as plt
+
+    recall, ladder = (load_published(ROOT / "results" / name / "cpu") for name in ("recall", "v3_ladder"))
+    drawn = [forest(recall), forest(ladder), length_curves(ladder)]
+    titles = [figure.axes[0].get_title(loc="left") or figure.axes[0].get_title() for figure in drawn if figure]
+    plt.close("all")
+    assert titles == [
+        "Difference in nats of an answer",
+        "Difference in loss (nats)",
+        "Test loss minus the arm below (nats per token)",
+    ]

@@ -474,6 +474,13 @@ def test_a_difference_that_may_be_a_matter_of_when_is_said(result: Result) -> No
     assert said not in sections.loss_table(all_late).note
 
 
+def test_a_long_first_column_wraps_before_others_do() -> None:
+    """It stays where it is when a narrow window is scrolled, and would fill it."""
+    table = sections.Table("T", ["claim", "how"], [["x" * 30, "x" * 30]], "", words=(0, 1))
+    assert [page._word(index, table, "x" * 30) for index in (0, 1)] == [' class="word long"', ' class="word"']
+    assert page._word(0, table, "x" * 20) == ' class="word"'
+
+
 def test_the_loss_on_other_text_has_the_columns_that_somebody_measured(result: Result) -> None:
     def having(*metrics: str) -> sections.Table:
         arms = {
