@@ -34,6 +34,11 @@ if TYPE_CHECKING:
 CHECKPOINT_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 UNUSED = ("eval.tokens", "eval.lengths", "eval.mask_documents", "data.mask_documents", "data.epochs")
 """Keys that only matter during a trial."""
+OF_A_SOURCE = (
+    *("path", "name", "text_field", "domains", "weights", "domain_per"),
+    *("skill", "problem", "settings", "answers_only", "template", "fim_rate"),
+)
+"""Data keys that are about one source of text."""
 
 USAGE = """python -m ablations.eval checkpoint=PATH [KEY=VALUE ...]
 
@@ -107,10 +112,12 @@ def evaluate(request: Request) -> dict[str, Any]:
     from models.decoding.sampling import draw
     from models.decoding.trees import tree_logits
     from models.layers import inferring
+    from models.rules import check_length
 
     model, saved = load_checkpoint(request.checkpoint)
     learned_from = _data_of(request.checkpoint, saved)
-    config = build(DataConfig, {**learned_from, **request.data}, "data")
+    config = _asked_of(learned_from, request.data)
+    check_length(model.config, config.seq_len)
     tokenizer, vocab_size = _tokenizer(request.checkpoint), saved["model"]["vocab_size"]
     end_of_text = saved.get("end_of_text", END_OF_TEXT)
     end_id = _check_vocabulary(request.checkpoint, tokenizer, vocab_size, end_of_text)
@@ -193,6 +200,18 @@ def _data_of(folder: Path, saved: dict[str, Any]) -> dict[str, Any]:
     except ConfigError as error:
         raise ConfigError(f"checkpoint={folder}: config.json: {error}") from None
     return dict(data)
+
+
+def _asked_of(learned_from: dict[str, Any], asked: dict[str, Any]) -> DataConfig:
+    """The checkpoint's data keys under those that were asked for; where that is another source, without what was about
+    the checkpoint's. Raises ConfigError for keys that are of no use together, as before a training."""
+    from ablations.config.trialrules import check_source
+
+    if asked.get("source", learned_from.get("source")) != learned_from.get("source"):
+        learned_from = {key: value for key, value in learned_from.items() if key not in OF_A_SOURCE}
+    config = build(DataConfig, {**learned_from, **asked}, "data")
+    check_source(config)
+    return config
 
 
 def _tokenizer(folder: Path) -> "Tokenizer":

@@ -146,7 +146,13 @@ class Metric:
         return place[1] if place else None
 
 
-_INDICES = {"k": "[1-9][0-9]*", "i": "[1-9][0-9]*", "role": "|".join(ROLES), "skill": "|".join(SKILLS)}
+_INDICES = {
+    "k": "[1-9][0-9]*",
+    "i": "[1-9][0-9]*",
+    "level": "0|[1-9][0-9]*",
+    "role": "|".join(ROLES),
+    "skill": "|".join(SKILLS),
+}
 _NUMBERS = {name: number for number, name in enumerate(SKILLS, start=1)}
 
 METRICS = (
@@ -175,9 +181,11 @@ METRICS = (
     Metric("passkey_margin_<i>", "margin of a passkey in <i> tokens", "nats a token", 3, "higher", needs="context"),
     Metric("recall_nats_<i>", "nats of text read twice in <i> tokens", "nats a token", 3, "lower", needs="context"),
     Metric("answer_nats", "nats of an answer", "nats an answer", 4, "lower", needs="skill"),
-    Metric("answer_nats_level<i>", "nats of an answer at level <i>", "nats an answer", 4, "lower", needs="skill"),
+    Metric(
+        "answer_nats_level<level>", "nats of an answer at level <level>", "nats an answer", 4, "lower", needs="skill"
+    ),
     Metric("answer_accuracy", "answers right", "", 4, "higher", needs="skill", jump=True),
-    Metric("answer_accuracy_level<i>", "answers right at level <i>", "", 4, "higher", needs="skill", jump=True),
+    Metric("answer_accuracy_level<level>", "answers right at level <level>", "", 4, "higher", needs="skill", jump=True),
     Metric("answer_chance", "answers right by chance", "", 4, None, yardstick=True, needs="skill"),
     Metric("answer_ceiling", "answers right at best", "", 4, None, yardstick=True, needs="skill"),
     Metric("item_accuracy", "items with all answers right", "", 4, "higher", needs="skill", jump=True),

@@ -11,7 +11,7 @@ from tasks.config import MOST_ORDERED, DataConfig, EvalConfig
 from tasks.evals.prepare import ANSWERED, NO_RULE
 from tasks.evals.programs import check_programs
 from tasks.problems.chosen import PROBLEMS, check_problem, problem_of
-from tasks.skills.chosen import SKILLS, check_skill
+from tasks.skills.chosen import SKILLS, check_learnable, check_skill
 from tasks.skills.mixed import check_skills
 from tasks.text.fim import reserved
 from tasks.text.sources import weights_of
@@ -115,9 +115,10 @@ def _check_stage(stage: Stage) -> None:
             f"data.batch_size={data.batch_size}: must divide evenly into {name}={count}; "
             f"the next that does is {-(-data.batch_size // count) * count}"
         )
-    _check_source(data)
+    check_source(data)
     if data.source == "skill":
         check_skill(data, stage.model.vocab_size)
+        check_learnable(data)
     elif data.source == "problem":
         check_problem(data, stage.model.vocab_size)
     else:
@@ -274,7 +275,7 @@ def _check_epochs(stage: Stage) -> None:
         )
 
 
-def _check_source(data: DataConfig) -> None:
+def check_source(data: DataConfig) -> None:
     for source, name, wanted in (
         ("text", "path", "FILE_OR_FOLDER"),
         ("hf", "name", "DATASET"),

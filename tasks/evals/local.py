@@ -5,6 +5,7 @@ shows before a model is trained. Nothing here needs lm-eval, and no task that is
 """
 
 import contextlib
+import dataclasses
 import gzip
 import json
 import zlib
@@ -33,14 +34,14 @@ class Rule:
 
 
 def _texts(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(text, str) for text in value)
+    return isinstance(value, list) and bool(value) and all(_text(text) for text in value)
 
 
 def _choices(value: Any) -> bool:
     return (
         isinstance(value, dict)
         and all(_texts(value.get(name)) for name in ("text", "label"))
-        and len(value["text"]) == len(value["label"])
+        and len(value["text"]) == len(value["label"]) == len(set(value["label"]))
     )
 
 
@@ -50,8 +51,18 @@ def _one_of(*values: int | str) -> Rule:
     return Rule(words, lambda value: type(value) in kinds and value in values)
 
 
-TEXT = Rule("text", lambda value: isinstance(value, str))
-CHOICES = Rule("`text` and `label`, two lists of texts of one length", _choices)
+def _text(value: Any) -> bool:
+    """That UTF-8 can hold, as half of a pair of surrogates cannot be."""
+    return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
+
+
+TEXT = Rule("text", _text)
+WORDS = Rule("text of two words or more", lambda value: _text(value) and len(value.split()) > 1)
+SOME = Rule("text that is not empty", lambda value: _text(value) and bool(value.strip()))
+GAP = Rule("text with a gap, `_`, in it", lambda value: _text(value) and "_" in value)
+NAME = Rule("the name of a function", lambda value: _text(value) and value.isidentifier())
+CHOICES = Rule("`text` and `label`, two lists of texts of one length, no label twice", _choices)
+KEYED = Rule("one of the labels of its choices", lambda row: row["answerKey"] in row["choices"]["label"])
 
 
 @dataclass(frozen=True)
@@ -68,8 +79,11 @@ class Benchmark:
     """What the tasks read."""
     subset: str | None = None
     """The field that says which of the data set's subsets a row is of."""
+    beside: Mapping[str, Rule] = dataclasses.field(default_factory=dict)
+    """Field -> what it must be beside the others: of the whole row."""
 
 
+OF_CHOICES = {"answerKey": KEYED}
 ARC = {"question": TEXT, "choices": CHOICES, "answerKey": TEXT}
 MBPP = {"text": TEXT, "code": TEXT, "test_list": Rule("a list of texts", _texts)}
 
@@ -98,19 +112,19 @@ BENCHMARKS = {
         {"validation": "piqa/validation"},
         {**_all_text("goal", "sol1", "sol2"), "label": _one_of(0, 1)},
     ),
-    "arc_easy": Benchmark("allenai/ai2_arc", "arc", {"test": "arc_easy/test"}, ARC),
-    "arc_challenge": Benchmark("allenai/ai2_arc", "arc", {"test": "arc_challenge/test"}, ARC),
+    "arc_easy": Benchmark("allenai/ai2_arc", "arc", {"test": "arc_easy/test"}, ARC, beside=OF_CHOICES),
+    "arc_challenge": Benchmark("allenai/ai2_arc", "arc", {"test": "arc_challenge/test"}, ARC, beside=OF_CHOICES),
     "lambada_openai": Benchmark(
-        "EleutherAI/lambada_openai", "lambada", {"test": "lambada_openai/test"}, _all_text("text")
+        "EleutherAI/lambada_openai", "lambada", {"test": "lambada_openai/test"}, {"text": WORDS}
     ),
     "wikitext": Benchmark(
-        "EleutherAI/wikitext_document_level", "wikitext", {"test": "wikitext-2/raw_test.pages"}, _all_text("page")
+        "EleutherAI/wikitext_document_level", "wikitext", {"test": "wikitext-2/raw_test.pages"}, {"page": SOME}
     ),
     "winogrande": Benchmark(
         "allenai/winogrande",
         "winogrande",
         {"validation": "winogrande/validation"},
-        {**_all_text("sentence", "option1", "option2"), "answer": _one_of("1", "2")},
+        {"sentence": GAP, **_all_text("option1", "option2"), "answer": _one_of("1", "2")},
     ),
     "sciq": Benchmark(
         "allenai/sciq",
@@ -129,7 +143,10 @@ BENCHMARKS = {
     ),
     "mbpp_reference": Benchmark("google-research-datasets/mbpp", None, {"test": "mbpp/test"}, MBPP),
     "humaneval": Benchmark(
-        "openai/openai_humaneval", None, {"test": "humaneval/test"}, _all_text("prompt", "test", "entry_point")
+        "openai/openai_humaneval",
+        None,
+        {"test": "humaneval/test"},
+        {**_all_text("prompt", "test"), "entry_point": NAME},
     ),
     "mbpp": Benchmark("google-research-datasets/mbpp", None, {"test": "mbpp/test"}, MBPP),
 }
@@ -233,6 +250,11 @@ def _divided(file: Path, benchmark: Benchmark, key: str) -> dict[str | None, lis
                     f"it must be {rule.words}"
                 )
             if not rule.keeps(row[field]):
+                raise ConfigError(
+                    f"{key}: {name} {place} has a field `{field}` that is {_shown(row[field])}; it must be {rule.words}"
+                )
+        for field, rule in benchmark.beside.items():
+            if not rule.keeps(row):
                 raise ConfigError(
                     f"{key}: {name} {place} has a field `{field}` that is {_shown(row[field])}; it must be {rule.words}"
                 )

@@ -81,6 +81,8 @@ class Automaton:
             raise ConfigError(f"{at}.symbols={self.symbols}: too few for ways={self.ways}; at least {self.ways + 1}")
         if self.asked < 1:
             raise ConfigError(f"{at}.longest={self.longest}: must be above ways={self.ways}, or nothing can be asked")
+        if self.longest > seq_len:
+            raise ConfigError(f"{at}.longest={self.longest}: longer than data.seq_len={seq_len}; at most that")
         if self.read + self.ways + 1 > seq_len:
             raise ConfigError(
                 f"{at}.read={self.read}: may leave nothing to ask in data.seq_len={seq_len}; "

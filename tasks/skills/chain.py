@@ -4,8 +4,9 @@ one before it, of which one is asked. Below modulo 7; the answer takes three of 
     a = 3 ; d = 5 ; b = a + 4 ; e = d - 1 ; c = b * 2 ; c ? [0]
     ...                                                 c ? a [3] d [5] b [0] e [4] c [0]    with `steps`
 
-Every step is one-to-one (no product with what shares a factor with the modulus), and the number at its root is any. So
-all numbers are as likely, and remain so to whoever does not do the whole chain.
+Every step is one-to-one (no product with what shares a factor with the modulus), and the number at its root is any, so
+that all numbers are as likely. Chance is of who names any. Whoever copies a number that was shown is right somewhat
+more often, for some chains are such a number alone, and two steps may lead back.
 """
 
 from collections.abc import Sequence
@@ -109,7 +110,7 @@ class Chain:
         return parents, last
 
     def _numbers(self, rng: np.random.Generator, parents: np.ndarray, operators: np.ndarray) -> NDArray[np.int64]:
-        """Of each statement. None leaves a value as it was."""
+        """Of each statement. None leaves a value as it was, but a product with 0."""
         units = factors(self.modulus)
         terms = rng.integers(1, self.modulus, parents.shape)
         made = np.where(operators == TIMES, units[rng.integers(len(units), size=parents.shape)], terms)

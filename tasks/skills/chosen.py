@@ -43,6 +43,16 @@ def check_skill(config: DataConfig, vocab_size: int) -> None:
         )
 
 
+def check_learnable(config: DataConfig) -> None:
+    """Raise ConfigError where a guess is as good as the rule: halfway between them is nowhere."""
+    skill = skill_of(config)
+    if skill.chance > skill.ceiling - 1e-9:
+        raise ConfigError(
+            f"data.settings={config.settings}: nothing is to be learned, for a guess answers data.skill={config.skill} "
+            f"as well as its rule does ({skill.chance:.3g} right); make it harder"
+        )
+
+
 def settings_of(skill: Skill) -> dict[str, object]:
     """All of them, those that nobody has set included."""
     return dataclasses.asdict(skill)  # type: ignore[call-overload]

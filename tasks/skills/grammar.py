@@ -10,8 +10,9 @@
     clause(0) -> noun_X (by noun_Y)? verb -X
 
 Nouns are of classes X, as those of many languages are, and the ending of a verb is that of its subject's class. A noun
-behind `by` is nobody's subject. Two guesses take no grammar: to agree with the nearest noun, which is right of the
-innermost verb where no `by` is, and with the sentence's first, which is right of the last. The better one is chance.
+behind `by` is nobody's subject. Two guesses take no grammar: that every ending agrees with the sentence's first noun,
+which is right of the last; and that the first ending agrees with the nearest noun, which is right where no `by` is
+before it, or with the one before, and all others with the sentence's first. The better one is chance.
 """
 
 from collections.abc import Sequence
@@ -59,12 +60,15 @@ class Grammar:
 
     @property
     def chance(self) -> float:
-        return max(self._guessed(1 - self.by + self.by / self.classes), self._guessed(1))
+        near = max(own + (1 - own) / self.classes for own in (self.by, 1 - self.by))
+        of_first = {depth: 1 + depth / self.classes for depth in self.depths}
+        of_both = {depth: near + (1 + (depth - 1) / self.classes if depth else 0) for depth in self.depths}
+        return max(self._share(of_first), self._share(of_both))
 
-    def _guessed(self, own: float) -> float:
-        """Share of the endings that a guess gets: one of a sentence with probability `own`, the others blindly."""
-        right = sum(self.sentences(depth) * (own + depth / self.classes) for depth in self.depths)
-        return right / sum(self.sentences(depth) * (depth + 1) for depth in self.depths)
+    def _share(self, right: dict[int, float]) -> float:
+        """Of all endings, from how many of a sentence's are right at each depth."""
+        ends = sum(self.sentences(depth) * (depth + 1) for depth in self.depths)
+        return sum(self.sentences(depth) * right[depth] for depth in self.depths) / ends
 
     def sentences(self, depth: int) -> int:
         """Of a sequence."""

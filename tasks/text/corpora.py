@@ -240,7 +240,7 @@ def _spooled(
 
 def _divided(spool: Spool, origin: dict[str, Any], rows: Rows, config: DataConfig, say: Report) -> Splits:
     if not len(spool):
-        raise ConfigError(f"{_source_key(config)}: holds no text")
+        raise ConfigError(f"{_source_key(config)}: holds no text; name other files")
     division = divide(spool)
     kept, capped = thinned(division, config.max_bytes)
     origin = {**origin, "pinned": None, "sha256": None, "split": division.rule}

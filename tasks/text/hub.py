@@ -74,9 +74,16 @@ def hub_text(config: DataConfig) -> HubText:
     """What `data.name` names: a preset or OWNER/SET[:SUBSET], and @REVISION behind it where one is asked for."""
     if config.name is None:
         raise ConfigError(f"data.name=null: data.source=hf needs {', '.join(PRESETS)} or OWNER/SET[:SUBSET]")
+    if Path(config.name).is_dir():  # whatever its name has in it
+        return HubText(config.name, text_field=config.text_field)
     name, _, revision = config.name.partition("@")
     repository, _, subset = name.partition(":")
-    found = PRESETS.get(name) or HubText(repository, subset or None)
+    if not repository:
+        raise ConfigError(
+            f"data.name={config.name}: names no dataset; write {', '.join(PRESETS)} or OWNER/SET[:SUBSET]"
+        )
+    found = PRESETS.get(repository) or HubText(repository)
+    found = replace(found, subset=subset) if subset else found
     own_field = found.text_field if config.text_field == "text" else config.text_field
     return replace(found, text_field=own_field, revision=revision or None)
 

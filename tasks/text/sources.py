@@ -57,8 +57,7 @@ def source_state(config: DataConfig) -> dict[str, Any]:
         case "text":
             files, versions = text_files(config), {}
         case "domains":
-            files = [file for name in domains_of(config) for file in domain_files(config, name)]
-            versions = {}
+            files, versions = _apart(config), {}
         case "skill" | "problem":  # its code stands for it
             files, versions = [], {}
         case "hf":  # a stream shows no state; its cached copy stands for it
@@ -73,7 +72,7 @@ def source_state(config: DataConfig) -> dict[str, Any]:
 
 def local_dataset(folder: Path, key: str) -> list[SourceFile]:
     """All files of a dataset that is a folder of this machine."""
-    return _list(folder, ("",), "", set(), key, "; name a folder that holds a dataset, and nothing else")
+    return _list(folder, ("",), "", set(), key, "; name a folder that holds a dataset, and nothing else", links=True)
 
 
 def package_files(package: str) -> list[SourceFile]:
@@ -120,32 +119,36 @@ def _path(config: DataConfig) -> str:
 
 
 def _files_at(where: str, key: str) -> list[SourceFile]:
+    if not where:  # which would be the working directory
+        raise ConfigError(f"{key}: is empty; name a file or a folder of text")
     path = Path(where).expanduser()
-    if path.is_dir():
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise ConfigError(f"{key}: cannot be read ({error.strerror}); name a file or a folder of text") from None
+    if stat.S_ISDIR(status.st_mode):
         shown, hidden = _shown_and_hidden(path, key)
         if not shown:
             but = f" ({len(hidden)} hidden ones are left out)" if hidden else ""
             raise ConfigError(f"{key}: the folder holds no {', '.join(_TEXT_SUFFIXES)} file{but}")
         return shown
-    try:
-        stat = path.stat()
-    except OSError as error:
-        raise ConfigError(f"{key}: cannot be read ({error.strerror}); name a file or a folder of text") from None
     if not path.name.endswith(_TEXT_SUFFIXES):
         raise ConfigError(f"{key}: expected a file ending in {', '.join(_TEXT_SUFFIXES)}, or a folder of them")
-    return [SourceFile(_readable(path.name), path.resolve(), stat.st_size, stat.st_mtime_ns)]
+    if not stat.S_ISREG(status.st_mode):
+        raise ConfigError(f"{key}: is no file but a pipe or a device, which may have no end; name a file or a folder")
+    return [SourceFile(_readable(path.name), path.resolve(), status.st_size, status.st_mtime_ns)]
 
 
 def hidden_files(config: DataConfig) -> list[SourceFile]:
     """Text files in the folder `data.path` that are left out: a name that begins with a dot, of a file or of a folder
     above it, is how an editor, a notebook or another system marks its own copies."""
     path = Path(config.path or "").expanduser()
-    return _shown_and_hidden(path, f"data.path={config.path}")[1] if config.path and path.is_dir() else []
+    return _shown_and_hidden(path, f"data.path={config.path}")[1] if config.path and os.path.isdir(path) else []
 
 
 def _shown_and_hidden(folder: Path, key: str) -> tuple[list[SourceFile], list[SourceFile]]:
     parts: tuple[list[SourceFile], list[SourceFile]] = ([], [])
-    for file in _list(folder, _TEXT_SUFFIXES, "", set(), key):
+    for file in _list(folder, _TEXT_SUFFIXES, "", set(), key, links=True):
         parts[any(part.startswith(".") for part in file.name.split("/"))].append(file)
     return parts
 
@@ -183,6 +186,8 @@ def domain_files(config: DataConfig, name: str) -> list[SourceFile]:
     """The files of a domain, sorted by name. Raises ConfigError where there are none."""
     where = domains_of(config)[name]
     key = f"data.domains={{{name}: {where}}}"
+    if not name.strip():
+        raise ConfigError(f"{key}: a domain without a name; give it one")
     if not of_a_package(where):
         return _files_at(where, key)
     package, _, suffix = where.partition("/*.")
@@ -193,14 +198,42 @@ def domain_files(config: DataConfig, name: str) -> list[SourceFile]:
     return files
 
 
-def _list(
-    root: Path, suffixes: tuple[str, ...], prefix: str, skip: Iterable[str], key: str, fix: str = "; move it away"
-) -> list[SourceFile]:
-    """All files under `root` with one of the suffixes, sorted by name; folders named in `skip` are not entered. `key`
-    opens an error's line, and `fix` ends it."""
+def _apart(config: DataConfig) -> list[SourceFile]:
+    """The files of all domains. Raises ConfigError where one is of two of them."""
+    owner: dict[Path, str] = {}
     files = []
-    for folder, folders, names in os.walk(root):
-        folders[:] = [name for name in folders if name not in skip]
+    for name in domains_of(config):
+        for file in domain_files(config, name):
+            if (other := owner.setdefault(file.path.resolve(), name)) != name:
+                raise ConfigError(f"data.domains: {file.path} is of {other} and of {name}; leave it to one of them")
+            files.append(file)
+    return files
+
+
+def _list(
+    root: Path,
+    suffixes: tuple[str, ...],
+    prefix: str,
+    skip: Iterable[str],
+    key: str,
+    fix: str = "; move it away",
+    links: bool = False,
+) -> list[SourceFile]:
+    """All files under `root` with one of the suffixes, sorted by name; folders named in `skip` are not entered, and
+    those that are links only with `links`, each folder once. `key` opens an error's line, and `fix` ends it."""
+
+    def unreadable(error: OSError) -> None:
+        raise ConfigError(f"{key}: {error.filename} cannot be read ({error.strerror}){fix}")
+
+    files = []
+    entered = set[tuple[int, int]]()
+    for folder, folders, names in os.walk(root, onerror=unreadable, followlinks=links):
+        status = os.stat(folder)
+        if links and (status.st_dev, status.st_ino) in entered:
+            folders.clear()
+            continue
+        entered.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if name not in skip)
         for name in names:
             if name.endswith(suffixes):
                 path = Path(folder, name)

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from ablations import eval as command
 from models.base.typed import ConfigError, build
 from models.checkpoint import save_checkpoint
-from models.config import ModelConfig
+from models.config import ModelConfig, RopeConfig
 from models.convert import main as convert
 from models.transformer import Transformer, initialise
 from tasks.config import DataConfig
@@ -66,6 +66,7 @@ def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     class Model(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
+            self.config = ModelConfig(rope=RopeConfig(scaling="yarn", factor=2.0, original_length=24))
             self.table = torch.nn.Parameter(torch.randn(VOCAB, VOCAB, generator=torch.Generator().manual_seed(0)))
 
         def forward(self, tokens_BT: torch.Tensor, document_end: int | None = None) -> Any:
@@ -127,6 +128,29 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert out == ""
     assert err.startswith("error: ") and message in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["data.seq_len=49"], "data.seq_len=49: beyond the model, whose model.rope.scaling=yarn stretches"),
+        (["data.name=wikitext"], "data.name=wikitext: is read with data.source=hf only; add data.source=hf"),
+        (["data.source=stdlib", "data.skill=star"], "data.skill=star: is read with data.source=skill only"),
+        (["data.source=domains", "data.weights={a: 1}"], "data.weights.a: no such domain"),
+    ],
+)
+def test_keys_that_would_be_ignored_are_refused(checkpoint: Path, tmp_path: Path, words: list[str], told: str) -> None:
+    request = command.request_of([f"checkpoint={checkpoint}", f"runs_dir={tmp_path}/runs", *words])
+    with pytest.raises(ConfigError) as error:
+        command.evaluate(request)
+    assert str(error.value).startswith(told) and not (tmp_path / "runs").exists()
+
+
+def test_another_source_does_not_take_over_what_was_about_the_checkpoints() -> None:
+    learned = {"source": "text", "path": "a.txt", "seq_len": 24}
+    asked = command._asked_of(learned, {"source": "stdlib"})
+    assert (asked.source, asked.path, asked.seq_len) == ("stdlib", None, 24)
+    assert command._asked_of(learned, {"path": "b.txt"}).path == "b.txt"
 
 
 @pytest.mark.parametrize("masked", [True, False])

@@ -79,6 +79,13 @@ def test_what_is_no_metric(name: str) -> None:
     assert find(name) is None and metric(name).label == name.replace("_", " ")
 
 
+def test_a_level_may_be_0_and_a_layer_not() -> None:
+    found = find("answer_nats_level0")
+    assert found is not None and found.label == "nats of an answer at level 0"
+    assert indices("answer_nats_level<level>", ["answer_nats_level4", "answer_nats_level0"]) == [0, 4]
+    assert find("max_vio_global_layer0") is None
+
+
 def test_labels_and_names_are_told_apart() -> None:
     assert len({m.name for m in METRICS}) == len({m.label for m in METRICS}) == len(METRICS)
     assert metric("mtp_acceptance_2").label == "MTP acceptance at depth 2"

@@ -209,6 +209,27 @@ def test_what_a_copy_lacks_is_one_line_before_a_model_is_there(case: str, tmp_pa
     assert told.startswith(f"eval.data_dir={tmp_path / 'copies'}: ") and words in told
 
 
+@pytest.mark.parametrize(
+    ("task", "field", "value", "words"),
+    [
+        ("arc_easy", "answerKey", "C", "one of the labels of its choices"),
+        ("arc_easy", "choices", {"text": ["so", "not"], "label": ["A", "A"]}, "no label twice"),
+        ("winogrande", "sentence", "Ann saw Eve.", "text with a gap, `_`, in it"),
+        ("lambada_openai", "text", "Bob", "text of two words or more"),
+        ("wikitext", "page", " \n", "text that is not empty"),
+        ("piqa", "goal", "half \ud800", "text"),
+        ("humaneval", "entry_point", "f; import os", "the name of a function"),
+    ],
+)
+def test_what_no_task_could_score_is_named_by_its_row(
+    task: str, field: str, value: Any, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare, "require_sandbox", lambda: None)
+    put(tmp_path / "copies", task, [ROWS[task], {**ROWS[task], field: value}])
+    told = refused([task], tmp_path / "copies", tmp_path / "cache")
+    assert f"line 2 has a field `{field}` that is " in told and "; it must be " in told and told.endswith(words)
+
+
 def test_a_paradigm_without_rows_is_named(tmp_path: Path) -> None:
     put(tmp_path, "blimp", [ROWS["blimp"]])
     told = refused(["blimp"], tmp_path, tmp_path / "cache")

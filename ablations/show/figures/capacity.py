@@ -32,7 +32,7 @@ def capacity(result: Result) -> "Figure | None":
     label = _what_differs(arms)
     if label is None:
         return None
-    levels = indices("answer_nats_level<i>", {name for arm in arms for name in arm.values})
+    levels = indices("answer_nats_level<level>", {name for arm in arms for name in arm.values})
     panels = {f"level {i}": f"answer_nats_level{i}" for i in levels} if len(levels) > 1 else {"": "answer_nats"}
     columns = 1 if is_narrow() else min(len(panels), 4)
     rows = -(-len(panels) // columns)

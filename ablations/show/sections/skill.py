@@ -37,7 +37,7 @@ def skill_table(result: Result) -> Table:
 
 def levels_table(result: Result) -> Table:
     """By how hard an item is."""
-    levels = result.indices("answer_accuracy_level<i>")
+    levels = result.indices("answer_accuracy_level<level>")
     rows = []
     for arm in result.arms.values():
         cells = [

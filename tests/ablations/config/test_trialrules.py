@@ -49,6 +49,10 @@ RULES: list[tuple[dict[str, Any], list[str]]] = [
     ({"data.source": "text"}, ["data.source=text: needs data.path="]),
     ({"data.source": "hf"}, ["data.source=hf: needs data.name="]),
     ({"data.source": "skill"}, ["data.source=skill: needs data.skill=NAME, one of recall, "]),
+    (
+        {"data.source": "skill", "data.skill": "grammar", "data.settings": {"depths": [1], "by": 0.0}},
+        ["data.settings={'depths': [1], 'by': 0.0}: nothing is to be learned, for a guess answers data.skill=grammar"],
+    ),
     ({"data.source": "problem"}, ["data.source=problem: needs data.problem=NAME, one of sums, "]),
     ({"data.problem": "sums"}, ["data.problem=sums: is read with data.source=problem only; add data.source=problem"]),
     (

@@ -187,6 +187,7 @@ def test_levels_come_equally_often_and_each_sequence_is_asked() -> None:
         ({"states": [3, 9]}, "states=[3, 9]: 3 states have too few others for ways=3; at least 4"),
         ({"symbols": 3}, "symbols=3: too few for ways=3; at least 4"),
         ({"longest": 3}, "longest=3: must be above ways=3, or nothing can be asked"),
+        ({"longest": 129}, "longest=129: longer than data.seq_len=128; at most that"),
         ({"read": 125}, "read=125: may leave nothing to ask in data.seq_len=128; at most 124"),
     ],
 )

@@ -86,24 +86,30 @@ def test_its_sentences_count_as_those_of_the_rules_do(depth: int) -> None:
         assert abs(own[fact] - other[fact]) < 4.5 * np.sqrt(own[fact] + other[fact] + 1), (fact, own[fact], other[fact])
 
 
-@pytest.mark.parametrize("settings", [{}, {"depths": [0, 3]}, {"by": 0.0, "depths": [2]}, {"classes": 2}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"depths": [0, 3]}, {"by": 0.0, "depths": [2]}, {"classes": 2}, {"by": 1.0, "depths": [2, 4]}]
+)
 def test_chance_is_the_best_of_the_guesses_that_take_no_grammar(settings: dict[str, Any]) -> None:
-    """Nearest noun, first, any; and no other place of a noun, counted from either side, is better."""
+    """One place of a noun, counted from either side, for the first ending of a sentence, and one for all others."""
     skill, rng = Grammar(**settings), random.Random(4)
     items = skill.draw(np.random.default_rng(5), 3000, 128)
-    right = Counter[str]()
+    places = [f"{i} from the {side}" for i in range(5) for side in ("first", "nearest")]
+    right = Counter[tuple[str, str]]()
     for words, mask in zip(texts(skill, items.tokens_NT1), items.answers_NT, strict=True):
-        nouns = list[str]()
+        nouns, others = list[str](), False
         for place, word in enumerate(words):
             if word[0].islower() and word not in ("by", "that"):
                 nouns.append(word[0])
             elif word == ".":
-                nouns = []
+                nouns, others = [], False
             if place and mask[place - 1]:
-                right["any"] += rng.choice(nouns) == word[1]
-                for i in range(len(nouns)):
-                    right[f"{i} from the first"] += nouns[i] == word[1]
-                    right[f"{i} from the nearest"] += nouns[-1 - i] == word[1]
+                right["any", "any"] += rng.choice(nouns) == word[1]
+                for i in range(min(5, len(nouns))):
+                    for guess, noun in (("first", nouns[i]), ("nearest", nouns[-1 - i])):
+                        at = f"{i} from the {guess}"
+                        for other in places:
+                            right[(other, at) if others else (at, other)] += noun == word[1]
+                others = True
     shares = {guess: count / items.answers_NT.sum() for guess, count in right.items()}
     assert max(shares.values()) == pytest.approx(skill.chance, abs=0.01)
 

@@ -6,6 +6,7 @@ import os
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -163,6 +164,8 @@ def _file(name: str, content: bytes, max_bytes: int | None = None) -> Callable[[
     [
         (lambda folder: DataConfig(source="text"), "data.path=null"),
         (lambda folder: _folder(folder / "absent.txt"), "cannot be read"),
+        (lambda folder: _folder(folder / ("long" * 80 + ".txt")), "cannot be read (File name too long); name a file"),
+        (lambda folder: DataConfig(source="text", path=""), "data.path=: is empty; name a file or a folder"),
         (_folder, "holds no .txt"),
         (_file("empty.txt", b""), "holds no text"),
         (_file("latin.txt", "é".encode("latin-1") * 9), "not UTF-8"),
@@ -224,8 +227,33 @@ def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
 def test_what_has_no_end_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("some text\n")
     os.mkfifo(tmp_path / "d.txt")
-    with pytest.raises(ConfigError, match=r"d\.txt is no file but a pipe or a device"):
-        load_splits(DataConfig(source="text", path=str(tmp_path)))
+    for path in (tmp_path, tmp_path / "d.txt"):
+        with pytest.raises(ConfigError, match=r"d\.txt:? is no file but a pipe or a device"):
+            load_splits(DataConfig(source="text", path=str(path)))
+
+
+def test_linked_folders_are_read_once(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/a.txt").write_text(prose(1))
+    for link, target in (("linked", tmp_path / "other"), ("again", tmp_path / "other"), ("loop", tmp_path / "own")):
+        (tmp_path / "own" / link).symlink_to(target)
+    assert dict(read_texts(_folder(tmp_path / "own"))) == {"again/a.txt": prose(1)}
+
+
+def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.txt").write_text(prose(1))
+    (tmp_path / "closed").mkdir()
+    scandir = os.scandir
+
+    def closed(path: Any) -> Any:
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(ConfigError, match=r"/closed cannot be read \(Permission denied\); move it away"):
+        list(read_texts(_folder(tmp_path)))
 
 
 def test_hidden_files_are_left_out_and_counted(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from tasks.config import DataConfig
 from tasks.text.batches import PackedData, prepare
 from tasks.text.corpora import load_splits
 from tasks.text.domains import domain_of_windows, one_domain_a_batch
-from tasks.text.sources import DOMAINS
+from tasks.text.sources import DOMAINS, source_state
 from tasks.text.splits import SPLITS
 
 LETTERS, DIGITS = "abcdefgh", "01234567"
@@ -139,12 +139,22 @@ def test_what_the_installation_brings_is_a_mix_with_every_kind_in_every_split() 
         ({"a": "sym py/*.py", "b": "sympy/*.py"}, "data.domains={a: sym py/*.py}: expected PACKAGE/*.SUFFIX"),
         ({"a": "sympy/*.p*", "b": "sympy/*.py"}, "data.domains={a: sympy/*.p*}: expected PACKAGE/*.SUFFIX"),
         ({"a": "/nowhere.txt", "b": "sympy/*.py"}, "data.domains={a: /nowhere.txt}: cannot be read"),
+        ({"a": "", "b": "sympy/*.py"}, "data.domains={a: }: is empty; name a file or a folder of text"),
+        ({" ": "mypy/*.py", "b": "sympy/*.py"}, "data.domains={ : mypy/*.py}: a domain without a name; give it one"),
     ],
 )
 def test_a_domain_without_text_is_one_line(domains: dict[str, str], told: str) -> None:
     with pytest.raises(ConfigError) as error:
         load_splits(DataConfig(source="domains", domains=domains))
     assert str(error.value).startswith(told) and "\n" not in str(error.value)
+
+
+def test_a_file_is_of_one_domain(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.txt").write_text("some text\n")
+    domains = {"all": str(tmp_path), "inner": str(tmp_path / "in/a.txt")}
+    with pytest.raises(ConfigError, match=r"data\.domains: .*/in/a\.txt is of all and of inner; leave it to one"):
+        source_state(DataConfig(source="domains", domains=domains))
 
 
 @pytest.mark.parametrize(

@@ -188,6 +188,17 @@ def test_presets_and_names(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (web.repository, web.subset, web.revision) == ("HuggingFaceFW/fineweb-edu", "sample-10BT", "abc")
     own = hub_text(of("owner/set:en@v1"))
     assert (own.repository, own.subset, own.revision, own.label) == ("owner/set", "en", "v1", "owner/set:en")
+    part = hub_text(of("fineweb_edu:sample-100BT@abc"))
+    assert (part.repository, part.subset, part.revision) == ("HuggingFaceFW/fineweb-edu", "sample-100BT", "abc")
+    for name in (":en", "@main"):
+        with pytest.raises(ConfigError, match="names no dataset; write fineweb_edu, wikitext"):
+            hub_text(of(name))
+
+
+def test_a_folder_is_one_whatever_its_name_has_in_it(tmp_path: Path) -> None:
+    (tmp_path / "set@2:en").mkdir()
+    own = hub_text(of(str(tmp_path / "set@2:en")))
+    assert (own.repository, own.subset, own.revision) == (str(tmp_path / "set@2:en"), None, None)
 
 
 class Hub:
