@@ -11,7 +11,7 @@ that were measured before.
 import json
 import statistics
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,6 +30,7 @@ from models.base.streams import obeyed, spoken
 from models.base.typed import AtLeast, AtMost, ConfigError, build, closest
 
 FIRST_SEED = 2000
+COMPARED = ("aa", "bias", "finer", "control")
 PILOT: dict[str, Any] = {
     "optim.schedule": "wsd",
     "optim.lr": 0.0025,
@@ -90,6 +91,7 @@ class Noise:
     """The same, of the training loss over the last fifth."""
     minutes: float
     """Of one of the baseline's trials."""
+    scale: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -113,12 +115,17 @@ def measured(recipe: str, asked: Asked) -> Noise:
     words |= {key: json.dumps(value) for key, value in (PILOT | RECIPES[recipe]).items()}
     conductor = Unreported(make_plan(compose([f"{key}={value}" for key, value in words.items()])))
     conductor.run()
-    return summed_up(recipe, load_result(runs, "noise", conductor.folder.name))
+    return replace(summed_up(recipe, load_result(runs, "noise", conductor.folder.name)), scale=asked.scale)
 
 
 def summed_up(recipe: str, result: Result) -> Noise:
     base = result.arms[result.baseline]
-    spread = {d.arm: d for arm in ("aa", "bias", "finer", "control") if (d := result.difference(arm)) is not None}
+    spread = {d.arm: d for arm in COMPARED if (d := result.difference(arm)) is not None and d.n > 1}
+    if lost := [arm for arm in COMPARED if arm not in spread]:
+        raise ConfigError(
+            f"recipes={recipe}: fewer than two seeds of {', '.join(lost)} and of the baseline came to their end, "
+            "so that there is no spread; leave it out"
+        )
     seconds = [record.timings["train_s"] for record in base.records.values()]
     return Noise(
         recipe,
@@ -158,11 +165,12 @@ def page(found: list[Noise]) -> str:
     lines = ["# Noise", "", __doc__.split("\n\n")[0], "", "| " + " | ".join(shown.columns) + " |"]
     lines += ["| :-- |" + " --: |" * (len(shown.columns) - 1), *("| " + " | ".join(row) + " |" for row in shown.rows)]
     lines += ["", f"Standard deviations are of differences to the baseline, paired by seed. {PILOT_IN_WORDS}"]
-    lines += [
-        "",
-        f"`scale=cpu` takes `{TAKEN}`: its spreads are those of the pilot, within what five seeds can tell, at a loss "
-        "that lies 0.08 lower, past the place where attention switches on at this size.",
-    ]
+    if all(noise.scale == "cpu" for noise in found):
+        lines += [
+            "",
+            f"`scale=cpu` takes `{TAKEN}`: its spreads are those of the pilot, within what five seeds can tell, at a "
+            "loss that lies 0.08 lower, past the place where attention switches on at this size.",
+        ]
     if missing:
         lines += ["", f"Not measured yet: {', '.join(missing)}."]
     return "\n".join([*lines, ""])
@@ -174,6 +182,11 @@ def main(words: list[str]) -> int:
         raise ConfigError(f"recipes={unknown[0]}: no such recipe{closest(unknown[0], RECIPES)}")
     path = asked.out / "noise.json"
     rows = {row["recipe"]: build(Noise, row) for row in (read_json(path) if path.is_file() else [])}
+    if other := [row.scale for row in rows.values() if row.scale != asked.scale]:
+        raise ConfigError(
+            f"out={asked.out}: its table is of scale={other[0]}, not of {asked.scale}; name another folder"
+        )
+    asked.out.mkdir(parents=True, exist_ok=True)
     for recipe in asked.recipes or RECIPES:
         rows[recipe] = measured(recipe, asked)
         found = [rows[name] for name in RECIPES if name in rows]

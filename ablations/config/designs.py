@@ -23,11 +23,9 @@ def laid_out(sweep: SweepConfig) -> SweepConfig:
     }
     contrasts = dict(sweep.contrasts)
     for name in contrasts:
-        if name in arms:
-            raise ConfigError(f"contrasts.{name}: an arm has this name; choose another")
         _check_weights(name, contrasts[name], arms)
     for name, dose in sweep.doses.items():
-        _check_dose(name, dose, arms)
+        _check_dose(name, dose, arms, sweep.search.keys)
     if sweep.factorial is not None:
         runs, effects = crossed(sweep.factorial, sweep.baseline, sweep.arms[sweep.baseline].set)
         if taken := (runs.keys() | effects.keys()) & (arms.keys() | contrasts.keys()):
@@ -41,8 +39,15 @@ def _climbed(sweep: SweepConfig, name: str, above: tuple[str, ...] = ()) -> dict
     arm = sweep.arms[name]
     if arm.onto is None:
         return arm.set
+    if name == sweep.baseline:
+        raise ConfigError(f"arms.{name}.onto={arm.onto}: the baseline stands on nothing; leave it out")
     if arm.onto not in sweep.arms:
         raise ConfigError(f"arms.{name}.onto={arm.onto}: no such arm{closest(arm.onto, sweep.arms)}")
+    if arm.onto != sweep.baseline and sweep.design_of(arm.onto) != sweep.design_of(name):
+        raise ConfigError(
+            f"arms.{name}.onto={arm.onto}: has design={sweep.design_of(arm.onto)}, and {name} "
+            f"design={sweep.design_of(name)}; arms of two designs cannot be compared"
+        )
     if name in above:
         raise ConfigError(f"arms.{name}.onto={arm.onto}: the arms {', '.join(above)} stand on each other in a ring")
     return {**_climbed(sweep, arm.onto, (*above, name)), **arm.set}
@@ -56,6 +61,8 @@ def crossed(
     from pyDOE3 import fracfact
 
     names, words = list(factorial.factors), factorial.generators.split()
+    if factorial.generators != factorial.generators.lower():  # which pyDOE3 takes for small ones
+        raise ConfigError(f"factorial.generators={factorial.generators}: letters are small; write them so")
     if len(words) != len(names) or not 2 <= len(names) <= MOST_FACTORS:
         raise ConfigError(
             f"factorial.generators={factorial.generators}: {len(words)} words for {len(names)} factors; one each, such "
@@ -63,9 +70,12 @@ def crossed(
         )
     _check_apart(factorial, base)
     try:
-        signs = fracfact(factorial.generators)
+        signs = fracfact(" ".join(words))
     except Exception as error:  # pyDOE3 raises what its parsing happens to
-        raise ConfigError(f"factorial.generators={factorial.generators}: {error}") from None
+        raise ConfigError(
+            f"factorial.generators={factorial.generators}: {str(error).rstrip('.')}; one word of letters for each "
+            "factor, such as `a b c abc` for four"
+        ) from None
     off = [row for row in range(len(signs)) if (signs[row] < 0).all()]
     if not off:
         raise ConfigError(
@@ -166,9 +176,9 @@ def slope(name: str, dose: DoseConfig, keys: Mapping[str, TrialKeys]) -> dict[st
     return contrasts
 
 
-def _check_dose(name: str, dose: DoseConfig, arms: Mapping[str, ArmConfig]) -> None:
-    if name in arms:
-        raise ConfigError(f"doses.{name}: an arm has this name; choose another")
+def _check_dose(
+    name: str, dose: DoseConfig, arms: Mapping[str, ArmConfig], searched: Mapping[str, list[float]]
+) -> None:
     if dose.values and (dose.key or dose.arms):
         raise ConfigError(f"doses.{name}.values={dose.values}: stands in place of `key` and `arms`; leave those out")
     for arm in dose.members:
@@ -179,6 +189,12 @@ def _check_dose(name: str, dose: DoseConfig, arms: Mapping[str, ArmConfig]) -> N
     if not dose.values and not _is_number(dose.key):
         near = closest(dose.key, trial_leaves())
         raise ConfigError(f"doses.{name}.key={dose.key}: not a key of a number{near}")
+    for arm in dose.arms:
+        if dose.key in searched or dose.key in arms[arm].search:
+            raise ConfigError(
+                f"doses.{name}.key={dose.key}: is searched for {arm}, so that nobody knows its dose before; give the "
+                "arms of a dose fixed values"
+            )
 
 
 def _is_number(key: str) -> bool:
@@ -201,3 +217,5 @@ def _check_weights(name: str, contrast: ContrastConfig, arms: Mapping[str, ArmCo
     total = math.fsum(contrast.weights.values())
     if len(contrast.weights) < 2 or abs(total) > 1e-9:
         raise ConfigError(f"contrasts.{name}.weights: add up to {total:g}; those of a contrast add up to 0")
+    if not any(contrast.weights.values()):
+        raise ConfigError(f"contrasts.{name}.weights: are all 0, which weighs nothing; give two arms others")

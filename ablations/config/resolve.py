@@ -24,6 +24,7 @@ def resolved_arms(sweep: SweepConfig, keys: TrialKeys, file: str) -> dict[str, T
         own = with_overrides(keys, {**arm.set, **first}, f"{file} arm {name}")
         chain = dataclasses.replace(own, before=stages_before(sweep, name, keys, file))
         resolved[name] = taught(chain, teacher)
+    _check_factors(sweep, resolved[sweep.baseline], file)
     base = sweep.arms[sweep.baseline]
     for name, arm in sweep.arms.items():
         same = (arm.search, arm.stages) == (base.search, base.stages) and not differing(
@@ -32,6 +33,14 @@ def resolved_arms(sweep: SweepConfig, keys: TrialKeys, file: str) -> dict[str, T
         if same and name != sweep.baseline:
             raise ConfigError(f"{file} arm {name}: nothing in it differs from the baseline {sweep.baseline}")
     return resolved
+
+
+def _check_factors(sweep: SweepConfig, baseline: TrialKeys, file: str) -> None:
+    """Raise ConfigError for a factor that is off where it is on: its effect would be that of its aliases."""
+    for name, changes in sweep.factorial.factors.items() if sweep.factorial is not None else ():
+        place = f"{file} factorial.factors.{name}"
+        if not differing(with_overrides(baseline, changes, place), baseline):
+            raise ConfigError(f"{place}={changes}: the baseline has it already; name another value, or leave it out")
 
 
 def without(sweep: SweepConfig, pinned: set[str]) -> SweepConfig:

@@ -149,6 +149,10 @@ class DoseConfig:
         """The arms that the slope is taken over."""
         return list(self.values) or self.arms
 
+    def estimates(self, name: str) -> list[str]:
+        """What comes of a dose of this name."""
+        return [name] if self.at is None else [name, f"{name}_at"]
+
 
 @dataclass(frozen=True)
 class FactorialConfig:
@@ -261,7 +265,7 @@ class SweepConfig:
 
     def rival(self, claim: ExpectedConfig) -> str:
         """What a claim compares with: empty for an estimate that is a difference by itself."""
-        estimates = {*self.contrasts, *self.doses, *(f"{name}_at" for name in self.doses)}
+        estimates = {*self.contrasts, *(own for name, dose in self.doses.items() for own in dose.estimates(name))}
         return claim.against or ("" if claim.arm in estimates else self.baseline)
 
     def members(self, claim: ExpectedConfig) -> list[str]:

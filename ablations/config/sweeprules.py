@@ -24,15 +24,7 @@ def check_sweep(sweep: SweepConfig) -> None:
         raise ConfigError("question: missing; say in a sentence what this sweep asks")
     if len(sweep.arms) < 2:
         raise ConfigError(f"arms: {len(sweep.arms)} given; a sweep compares at least two")
-    for name in sweep.arms:
-        if not NAME.fullmatch(name):
-            raise ConfigError(f"arms.{name}: a name has only letters, digits, - and _, and does not begin with -")
-        if name in RESERVED:
-            raise ConfigError(f"arms.{name}: reserved ({', '.join(RESERVED)} mean something else); choose another name")
-    for kind, names in (("contrasts", sweep.contrasts), ("doses", sweep.doses), ("stages", sweep.stages)):
-        for name in names:
-            if not NAME.fullmatch(name):
-                raise ConfigError(f"{kind}.{name}: a name has only letters, digits, - and _")
+    _check_names(sweep)
     if sweep.baseline not in sweep.arms:
         near = closest(sweep.baseline, sweep.arms)
         raise ConfigError(f"baseline={sweep.baseline}: not among the arms{near} (arms: {', '.join(sweep.arms)})")
@@ -87,7 +79,9 @@ def _check_design(sweep: SweepConfig) -> None:
     """Raise ConfigError for a trunk whose values are not settled before arms branch off it."""
     if sweep.arms[sweep.baseline].design is not None:
         raise ConfigError(f"arms.{sweep.baseline}.design: the baseline is the same in every design; remove it")
-    if sweep.horizons and (short := [share for share in sweep.horizons if round(100 * share) != 100 * share]):
+    if sweep.horizons and (
+        short := [share for share in sweep.horizons if abs(round(100 * share) - 100 * share) > 1e-9]
+    ):
         raise ConfigError(f"horizons={sweep.horizons}: {short[0]} is no whole percentage; metrics are named by it")
     branches = "branch" in sweep.designs(sweep.arms)
     if branches and sweep.horizons:
@@ -109,6 +103,22 @@ def _check_design(sweep: SweepConfig) -> None:
             f"design=branch: {searched[0]} is searched for the baseline, which is the trunk of its branches; settle it "
             "in `common` or in its `set` (arms may search strengths of their own)"
         )
+
+
+def _check_names(sweep: SweepConfig) -> None:
+    """What is compared has one name among all arms and estimates, and none of the harness's own."""
+    of_doses = [(f"doses.{name}", own) for name, dose in sweep.doses.items() for own in dose.estimates(name)]
+    compared = [(f"arms.{name}", name) for name in sweep.arms]
+    compared += [(f"contrasts.{name}", name) for name in sweep.contrasts] + of_doses
+    taken: dict[str, str] = {}
+    for place, name in [*compared, *((f"stages.{name}", name) for name in sweep.stages)]:
+        if not NAME.fullmatch(name):
+            raise ConfigError(f"{place}: a name has only letters, digits, - and _, and does not begin with -")
+    for place, name in compared:
+        if name in RESERVED:
+            raise ConfigError(f"{place}: reserved ({', '.join(RESERVED)} mean something else); choose another name")
+        if (other := taken.setdefault(name, place)) != place:
+            raise ConfigError(f"{place}: {other} is called {name} too; choose another name")
 
 
 def _trains_alike(key: str) -> bool:
@@ -181,6 +191,12 @@ def _check_claim(claim: ExpectedConfig, place: str, sweep: SweepConfig) -> None:
     _check_jump(claim, place, estimate)
     if claim.kind in ("equal", "not_worse", "identical") and claim.margin is None:
         raise ConfigError(f"{place}.margin: missing; kind {claim.kind} needs a margin above 0")
+    if claim.kind == "value" and claim.margin is not None:
+        raise ConfigError(f"{place}.margin={claim.margin}: kind value has a region; leave the margin out")
+    if claim.kind != "value" and claim.region is not None:
+        raise ConfigError(
+            f"{place}.region={claim.region}: kind {claim.kind} has a margin; take kind value, or leave it out"
+        )
     region = claim.region
     if claim.kind == "value" and not (region is not None and len(region) == 2 and region[0] < region[1]):
         raise ConfigError(f"{place}.region={region}: kind value needs [low, high]")

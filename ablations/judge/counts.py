@@ -12,6 +12,10 @@ COUNTS_RULE = (
 )
 
 
+MOST = 200
+"""Seeds that are thought of."""
+
+
 @dataclass(frozen=True)
 class Counts:
     """Of seeds that two arms have both finished, how many of each came halfway."""
@@ -37,6 +41,15 @@ def counts_of(mine: Mapping[int, float], theirs: Mapping[int, float]) -> Counts:
     """From each seed's 1 or 0."""
     seeds = sorted(mine.keys() & theirs.keys())
     return Counts(sum(mine[s] == 1 for s in seeds), sum(theirs[s] == 1 for s in seeds), len(seeds))
+
+
+def seeds_telling(mine: float, theirs: float, level: float) -> int | None:
+    """Seeds of which such shares of either arm would be told apart; None where they are alike, or MOST are too few."""
+    for n in range(2, MOST + 1):
+        counts = Counts(round(mine * n), round(theirs * n), n)
+        if counts.apart(level):
+            return n
+    return None
 
 
 def _fisher(more: int, fewer: int, of: int) -> float:

@@ -10,12 +10,13 @@ from ablations.judge.choice import choose
 from ablations.judge.constraint import Constraint, held
 from ablations.judge.counts import counts_of
 from ablations.judge.distinct import same_numbers
-from ablations.judge.result import ArmResult, branched, diagnostic
+from ablations.judge.result import ArmResult, branched, diagnostic, lack_of_score_signal
 from ablations.judge.stats import Difference, Family, between
 from ablations.judge.verdicts import Beside, Verdict, Void, at_every_length, verdict
 from ablations.metrics import COUNTED, at_shares, metric
 from ablations.record.documents import PlanDocument, SearchTrial
 
+LACKS = {"too few items": "on too few items to be told from chance and ceiling"}
 DIAGNOSTICS: tuple[Literal["aa"], Literal["control"]] = ("aa", "control")
 
 
@@ -48,6 +49,7 @@ def verdicts_of(
             mistuning=_mistuning(pair, searched, plan.reach(claim) * _per_nat(claim.metric, arms[plan.baseline])),
             diverged={arm.name: len(gone) for arm in pair if (gone := arm.of_status("diverged"))},
             trials=len(pair[0].seeds),
+            no_signal=_no_signal(claim.metric, pair),
         )
         if claim.metric == COUNTED:
             came = {arm.name: arm.values.get(COUNTED, {}) for arm in arms.values()}
@@ -56,10 +58,19 @@ def verdicts_of(
         found = verdict(claim, difference, beside)
         found = dataclasses.replace(found, difference=_nonempty(found.difference))
         earlier = [between(families[name], claim.arm, against) for name in at_shares(plan.horizons)]
-        before = earlier[-1] if earlier and claim.metric == "loss" else None
-        found = at_every_length(found, claim, before, beside.diverged)
+        if earlier and claim.metric == "loss":
+            found = at_every_length(found, claim, earlier[-1], beside.diverged)
         verdicts.append(_at_equal_balance(found, pair))
     return verdicts
+
+
+def _no_signal(name: str, pair: list[ArmResult]) -> str | None:
+    lacking = {arm.name: lack for arm in pair if (lack := lack_of_score_signal(arm, name)) is not None}
+    return (
+        " and ".join(f"{arm} is {LACKS.get(lack, lack)}" for arm, lack in lacking.items())
+        if len(lacking) == len(pair)
+        else None
+    )
 
 
 def _void(claim: ExpectedConfig, pair: list[ArmResult], aa: ArmResult | None, baseline: ArmResult) -> Void | None:

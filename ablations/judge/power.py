@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Sequence
 
 MAX_SEEDS = 100_000
 
@@ -34,15 +35,30 @@ def seeds_needed(effect: float, sd: float, comparisons: int, alpha: float = 0.05
 
     None where there is nothing to compute (effect or sd is 0) or more than 100,000 would be needed.
     """
-    if effect == 0 or sd <= 0:
+    return seeds_clear_of([effect], sd, comparisons, alpha, power)
+
+
+def seeds_clear_of(
+    distances: Sequence[float], sd: float, comparisons: int, alpha: float = 0.05, power: float = 0.8
+) -> int | None:
+    """Pairs with which an interval ends before each of the edges that lie so far from the true value, one of either
+    side, with this power: it reaches both at once as good as never, so that the chances of each add up.
+
+    None as of `seeds_needed`.
+    """
+    if not distances or not all(distances) or sd <= 0:
         return None
-    ratio, level = abs(effect) / sd, alpha / comparisons
+    ratios, level = [abs(distance) / sd for distance in distances], alpha / comparisons
+
+    def clear(n: int) -> float:
+        return 1 - sum(1 - power_of(ratio, n, level) for ratio in ratios)
+
     low, high = 1, 2
-    while power_of(ratio, high, level) < power:
+    while clear(high) < power:
         low, high = high, 2 * high
         if low > MAX_SEEDS:
             return None
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if power_of(ratio, middle, level) >= power else (middle, high)
+        low, high = (low, middle) if clear(middle) >= power else (middle, high)
     return high

@@ -10,9 +10,9 @@ from ablations.judge.choice import Choice
 from ablations.judge.constraint import Held
 from ablations.judge.equal_cost import stretch
 from ablations.judge.grid import Edge
-from ablations.judge.stats import Difference, between, tokens_saved
+from ablations.judge.stats import Difference, between, lack_of_signal, tokens_saved
 from ablations.judge.verdicts import Verdict
-from ablations.metrics import indices
+from ablations.metrics import indices, is_accuracy
 from ablations.record.documents import (
     ArmDocument,
     ArmKind,
@@ -238,6 +238,15 @@ def score_values(record: Record) -> dict[str, float]:
 def is_score(name: str, value: object) -> bool:
     """Whether an entry of a task's scores is one, and no standard error, count, chance level or string of items."""
     return isinstance(value, int | float) and "_stderr" not in name and name not in ("n", "chance", "sample_len")
+
+
+def lack_of_score_signal(arm: "ArmResult", metric: str) -> str | None:
+    """Why an accuracy can tell nothing apart; None where it can, or where nobody knows its chance level."""
+    chance, items = score_detail(arm, metric)
+    scores = list(arm.values.get(metric, {}).values())
+    if not scores or chance is None or not items or not is_accuracy(metric):
+        return None
+    return lack_of_signal(scores, chance, items)
 
 
 def score_detail(arm: ArmResult, metric: str) -> tuple[float | None, int | None]:

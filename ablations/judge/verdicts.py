@@ -26,9 +26,10 @@ DECISION_RULE = (
     "disagrees when it lies wholly outside, and is not resolved otherwise; which way is better is the metric's. Every "
     "claim on a metric is void if the A/A arm's interval of that metric excludes 0. A claim whose region holds 0 "
     "(equal, not worse) agrees only where the positive control's interval lies wholly on the worse side of 0; else it "
-    "reads 'no signal here' unless it disagrees. A loss's interval is widened at both ends by what the two arms' "
-    "learning rates may cost (the larger of their upper 95 % bounds of the excess over the best searched rate, from a "
-    "parabola in its logarithm with a level per search seed), and a verdict that does not survive this is not "
+    "reads 'no signal here' unless it disagrees, and so does any claim on accuracies that lie at chance or at the "
+    "ceiling in all its arms, within 3 standard errors. A loss's interval is widened at both ends by what the two "
+    "arms' learning rates may cost (the larger of their upper 95 % bounds of the excess over the best searched rate, "
+    "from a parabola in its logarithm with a level per search seed), and a verdict that does not survive this is not "
     "resolved. An arm with a diverged seed is neither better, equal nor not worse than another; where the other "
     "diverges, equal disagrees, and the rest is not resolved, because only survivors are compared. A claim about an "
     "arm whose trials end in the same bits as another arm's with other keys is void, since its toggle did nothing, "
@@ -76,6 +77,8 @@ class Verdict:
     """More seeds may change the outcome: it is not what diverged, or a learning rate without a bound, that decides."""
     without_paper: bool = False
     """The interval, with what learning rates may cost, leaves out the paper's effect."""
+    slack: float = 0.0
+    """What learning rates may cost, which no seeds make less; math.inf where nobody knows."""
     mistuned: bool = False
     """It is not resolved for what learning rates may cost: a finer search changes that sooner than seeds."""
 
@@ -105,6 +108,8 @@ class Beside:
     """Arm -> how many of its trials diverged, of those that the difference is made of, where any did ..."""
     trials: int = 0
     """... of so many each."""
+    no_signal: str | None = None
+    """Why the two arms' accuracies can tell nothing apart; None where they can."""
     counts: Counts | None = None
     """Of the two arms, where the claim is on how many seeds came halfway ..."""
     aa_counts: Counts | None = None
@@ -116,15 +121,18 @@ def verdict(expected: ExpectedConfig, difference: Difference, beside: Beside) ->
     direction of its kind."""
     edges = region_of(expected)
     paper = expected.paper_value
-    needed = None
+    needed, slack = None, beside.mistuning or 0.0
     if paper is not None and difference.low is not None:
-        far = max(0.0, abs(paper) - (expected.margin or 0.0)) if expected.kind == "better" else paper
-        needed = seeds_needed(far, difference.sd, difference.comparisons, difference.alpha)
+        far = abs(paper) - slack - ((expected.margin or 0.0) if expected.kind == "better" else 0.0)
+        needed = seeds_needed(max(0.0, far), difference.sd, difference.comparisons, difference.alpha)
     outcome, why = _judge(expected, edges, difference, beside)
-    excluded = not beside.diverged and leaves_out(difference, paper, beside.mistuning or 0.0)
+    excluded = not beside.diverged and leaves_out(difference, paper, slack)
     mistuned = outcome == "not resolved" and _turns(edges, difference, beside)
     if outcome == "not resolved":
         why += _resolution(difference, paper, needed, excluded)
+        if slack and not mistuned and not beside.diverged:
+            cost = "is not known" if math.isinf(slack) else f"may be {size(slack, 4)}"
+            why += f"; what a learning rate costs {cost}, which no seeds make less"
     return Verdict(
         difference.arm,
         difference.against,
@@ -137,6 +145,7 @@ def verdict(expected: ExpectedConfig, difference: Difference, beside: Beside) ->
         _caveat(outcome, beside, mistuned),
         outcome in OPEN and not beside.diverged and beside.mistuning != math.inf,
         excluded,
+        slack,
         mistuned,
     )
 
@@ -148,8 +157,11 @@ def at_every_length(
     `disagrees` would be a matter of when. Where both lie within a margin, or short of the one that an arm is to be
     better by, a sign says nothing, and beside trials that `diverged` none does."""
     d, names = found.difference, ("agrees", "disagrees")
-    if found.outcome not in names or d is None or earlier is None or not earlier.n or diverged:
+    if found.outcome not in names or d is None or diverged:
         return found
+    if earlier is None or not earlier.n:
+        why = f"{found.why.rstrip('.')}; the shorter training that it must hold at was not finished."
+        return replace(found, why=why, caveat=found.caveat or "not seen at the length before")
     low, high = region_of(expected)
     inside = [low < mean < high for mean in (earlier.mean, d.mean)]
     same = all(inside) if expected.kind in ("equal", "not_worse") else bool(expected.margin) and not any(inside)
@@ -221,6 +233,8 @@ def _judge(
             f"apart in {aa.metric}"
         )
     measured = f"{difference.name} is {_numbers(difference)}"
+    if beside.no_signal is not None:
+        return "no signal here", f"{measured}, but {beside.no_signal}"
     if beside.diverged:
         return _beside_divergence(expected, difference, beside, measured)
     if beside.counts is not None:

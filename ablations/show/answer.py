@@ -4,20 +4,15 @@ All of it is composed from the verdicts by rule; `says` in a claim gives its cla
 """
 
 import math
-import shlex
 
 from ablations import numbers
 from ablations.config.schema import ExpectedConfig
-from ablations.judge.power import seeds_needed
 from ablations.judge.result import Result
 from ablations.judge.stats import Difference
 from ablations.judge.verdicts import Verdict, region_of
 from ablations.metrics import metric as metric_of
 from ablations.numbers import ABSENT
-from ablations.show.table import Table
 
-MOST_SEEDS = 64
-"""More than so many are no advice: the question needs another design, or more tokens."""
 MOST_TOLD = 3
 """Of more claims the first are told, those on the primary metric before others, and the rest are counted."""
 OPENINGS = {
@@ -135,15 +130,36 @@ def _extent(expected: ExpectedConfig, verdict: Verdict) -> str:
 
 def _without_claims(result: Result) -> str:
     found = [d for arm in result.arms.values() if arm.kind == "arm" and (d := result.usual(arm)) is not None]
-    seen = [d for d in found if d.resolved]
+    seen = [d for d in found if _stands(result, d)]
     if not found:
         return "nothing to compare yet"
+    if (repeated := _repeated(result)) is not None:
+        return f"nothing was measured: {repeated.arm} repeats {repeated.against} and yet differs, {_measured(repeated)}"
     said = ", ".join(f"{d.arm} ({_measured(d)})" for d in seen) or "no arm"
     left = len(found) - len(seen)
     others = f"; the other {left} are not resolved" if left > 1 else "; the other is not resolved" if left else ""
     if not seen:
         others = "; none is resolved" if left > 1 else ", as far as it is resolved"
     return f"{said} {'differ' if len(seen) > 1 else 'differs'} from {result.baseline}{others}"
+
+
+def _repeated(result: Result) -> Difference | None:
+    """Of an A/A arm that differs from what it repeats, so that nothing stands."""
+    found = [result.usual(arm) for arm in result.arms.values() if arm.kind == "aa"]
+    return next((d for d in found if d is not None and d.resolved), None)
+
+
+def _stands(result: Result, d: Difference) -> bool:
+    """A difference that is resolved, beside what learning rates may cost, and of arms that came to their end."""
+    pair = [result.arms[name] for name in (d.arm, d.against)]
+    if d.low is None or d.high is None or any(arm.of_status("diverged") for arm in pair):
+        return False
+    slack = (
+        max(math.inf if arm.mistuning is None else arm.mistuning for arm in pair if arm.choice)
+        if any(arm.choice for arm in pair)
+        else 0.0
+    )
+    return d.low > slack or d.high < -slack
 
 
 def findings(result: Result) -> list[str]:
@@ -154,11 +170,12 @@ def findings(result: Result) -> list[str]:
         for arm in result.arms.values():
             d = result.usual(arm)
             if arm.kind == "arm" and d is not None and numbers.present(d.mean):
-                word = "resolved" if d.resolved else "not resolved"
+                word = "void" if _repeated(result) else "resolved" if _stands(result, d) else "not resolved"
                 lines.append(f"{arm.name} against {result.baseline}: {_measured(d)}, {word}")
     for arm in result.arms.values():
-        if diverged := len(arm.of_status("diverged")):
-            lines.append(f"{arm.name} diverged in {diverged} of {len(arm.seeds)} seeds")
+        for status in ("diverged", "failed"):
+            if gone := len(arm.of_status(status)):
+                lines.append(f"{arm.name} {status} in {gone} of {len(arm.seeds)} seeds")
     return lines
 
 
@@ -242,57 +259,3 @@ def _claimed_estimate(expected: ExpectedConfig, name: str) -> str:
     if math.isinf(high):
         return f"{expected.arm} is above {low:g} in {name}"
     return f"{expected.arm} lies within [{low:g}, {high:g}] in {name}"
-
-
-def remedies_table(result: Result) -> Table:
-    """What would settle each claim that is not resolved: seeds for the paper's effect, or for the measured one where
-    the paper names none, and the command."""
-    rows = []
-    for expected, verdict in zip(result.expected, result.verdicts, strict=True):
-        d = verdict.difference
-        if verdict.outcome != "not resolved" or d is None or d.low is None:
-            continue
-        effect, what = _effect(expected, d, verdict.without_paper)
-        if verdict.mistuned:
-            how = f"search more finely: more points or seeds under `search` in sweeps/{result.sweep}.yaml"
-            rows.append([clause(expected, result), what, ABSENT, ABSENT, how])
-            continue
-        seeds = seeds_needed(effect, d.sd, d.comparisons, d.alpha)
-        if seeds is None or seeds > MOST_SEEDS:
-            how = _other_design(expected, result)
-            rows.append([clause(expected, result), what, numbers.count(seeds), ABSENT, how])
-        else:
-            longer = f"{max(1.0, seeds / max(1, len(result.seeds))):.1f}x"
-            rows.append([clause(expected, result), what, str(seeds), longer, _with_seeds(result, max(seeds, d.n + 1))])
-    columns = ["claim", "to see", "seeds", "as long as this", "how"]
-    note = "Seeds with which an interval of this family excludes the region's edge with 80 % power, at the spread seen."
-    return Table("What would settle the rest", columns, rows, note, words=(0, 1, 4))
-
-
-def _with_seeds(result: Result, seeds: int) -> str:
-    """What was typed, with so many seeds."""
-    typed = result.plan.command or f"python -m ablations.run sweep={result.sweep} scale={result.scale}"
-    if result.plan.looks and not result.state.settled:
-        return typed
-    return shlex.join([*(word for word in shlex.split(typed) if not word.startswith("seeds=")), f"seeds={seeds}"])
-
-
-def _effect(expected: ExpectedConfig, d: Difference, without_paper: bool) -> tuple[float, str]:
-    """How far the difference is taken to lie from the nearest edge of the claim's region."""
-    digits = metric_of(expected.metric).digits
-    value, whose = expected.paper_value, "the paper's"
-    if value is None or without_paper:
-        value, whose = d.mean, "as measured"
-    edges = [edge for edge in region_of(expected) if not math.isinf(edge)]
-    return min((value - edge for edge in edges), key=abs), f"{numbers.signed(value, digits)}, {whose}"
-
-
-def _other_design(expected: ExpectedConfig, result: Result) -> str:
-    members = [name for name in result.plan.members(expected) if name in result.arms]
-    base = result.arms[result.baseline].plan
-    staged = any(len(record.stages) > 1 for name in members for record in result.arms[name].records.values())
-    same_shape = all(result.arms[name].plan.total_params == base.total_params for name in members)
-    branches = any(result.arms[name].plan.branched for name in members if name != result.baseline)
-    if same_shape and not staged and not branches:
-        return "more seeds than pay; branch the arms off a trunk (design: branch), or take a dose"
-    return "more seeds than pay; train longer (train.tokens), or ask where the effect is larger"

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ablations import numbers
-from ablations.judge.result import ArmResult, Result
+from ablations.judge.result import ArmResult, Result, lack_of_score_signal
 from ablations.judge.stats import Difference
 from ablations.metrics import is_accuracy
 from ablations.metrics import metric as metric_of
 from ablations.numbers import ABSENT
 from ablations.show.sections.every import seeds_cell
-from ablations.show.sections.scores import lack_of_score_signal
 from ablations.show.table import Table
 
 if typing.TYPE_CHECKING:

@@ -83,11 +83,22 @@ def make_plan(config: Config) -> Plan:
     if plan.looks and not any(plan.can_judge(claim) for claim in sweep.expected):
         raise ConfigError("seeds=auto: looks at claims, and none here has all its arms; say how many seeds instead")
     check_text(plan)
-    if config.search == "fresh":
-        return plan
-    if not any(arm.grid(shared)[0] for arm in plan.searched_arms):
-        return replace(plan, published=Published({name: {} for name in arms}))
-    return with_published(plan)
+    if config.search != "fresh":
+        nothing = not any(arm.grid(shared)[0] for arm in plan.searched_arms)
+        plan = replace(plan, published=Published({name: {} for name in arms})) if nothing else with_published(plan)
+    if plan.published is None:
+        _check_seeds(plan)
+    return plan
+
+
+def _check_seeds(plan: Plan) -> None:
+    """Raise ConfigError where the search would choose on what judges it."""
+    for arm in plan.searched_arms:
+        if common := {*plan.search_seeds(arm)} & {*plan.seeds}:
+            raise ConfigError(
+                f"seeds={plan.seeds}: {arm.name} is searched on {min(common)} too, and nothing may be chosen on what "
+                "judges it; take other seeds"
+            )
 
 
 def _refuse_twins(arms: Mapping[str, Arm], sweep: SweepConfig) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import shutil
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,6 +78,9 @@ def weights_in(path: Path, said: Callable[[str], None] = log.warning) -> dict[st
 def _readable(path: Path, then: str, said: Callable[[str], None]) -> dict[str, Any] | None:
     """What a checkpoint holds; None where it is missing, or damaged and set aside."""
     try:
+        with zipfile.ZipFile(path) as entries:  # torch does not look at the sums that it writes
+            if (torn := entries.testzip()) is not None:
+                raise zipfile.BadZipFile(f"{torn} is not what was written")
         found: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
         _place_in(found)
         return found

@@ -47,7 +47,7 @@ ROWS = r"""
 {doses: {d: {key: optim.lrr, arms: [short, long]}}} -> mine.yaml: doses.d.key=optim.lrr: not a key of a number; did
 {doses: {d: {key: optim.eps, arms: [short, nobody]}}} -> mine.yaml: doses.d: nobody: no such arm
 {doses: {d: {key: optim.eps, arms: [short]}}} -> mine.yaml: doses.d: ['short']: one point has no slope; name two arms
-{doses: {short: {key: optim.eps, arms: [short, long]}}} -> mine.yaml: doses.short: an arm has this name; choose
+{doses: {short: {key: optim.eps, arms: [short, long]}}} -> mine.yaml: doses.short: arms.short is called short too
 {doses: {d: {key: optim.eps, arms: [short, long], log: 1}}} -> mine.yaml: doses.d.log=1: expected true or false
 {doses: {"a b": {key: optim.eps, arms: [short, long]}}} -> mine.yaml: doses.a b: a name has only letters, digits, -
 {contrasts: {c: {weights: {short: 1, long: 1}}}} -> mine.yaml: contrasts.c.weights: add up to 2; those of a contrast

@@ -121,6 +121,12 @@ def test_a_sweep_that_cannot_be_obeyed(change: str, said: str, refused: Callable
         ("ablations.timeline", "schedule=1F1B stages=8 microbatches=8", "did you mean 1f1b?"),
         ("models.cost", "tiny smal", "size=smal: no such size; did you mean small?"),
         ("benchmarks.noise", "recipes=[pilo]", "recipes=pilo: no such recipe; did you mean pilot?"),
+        (
+            "benchmarks.noise",
+            "scale=smoke",
+            "results/noise: its table is of scale=cpu, not of smoke; name another folder",
+        ),
+        ("benchmarks.skills", "skills=[stra]", "skills=stra: no such skill"),
     ],
 )
 def test_files_of_the_current_directory_are_not_taken_for_pythons(

@@ -14,7 +14,8 @@ from ablations.metrics import indices
 from ablations.metrics import metric as metric_of
 from ablations.numbers import ABSENT
 from ablations.record.guardresult import GuardResult
-from ablations.show.answer import claim, remedies_table
+from ablations.show.answer import claim
+from ablations.show.remedies import remedies_table
 from ablations.show.sections.balance import balance_table, constraint_table, layer_table
 from ablations.show.sections.context import context_costs_table, contexts_table, positions_table
 from ablations.show.sections.costs import equal_cost_table, size_table, speed_table

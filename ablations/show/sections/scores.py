@@ -1,8 +1,7 @@
 """The table of lm-eval scores."""
 
 from ablations import numbers
-from ablations.judge.result import ArmResult, Result, score_detail
-from ablations.judge.stats import lack_of_signal
+from ablations.judge.result import ArmResult, Result, lack_of_score_signal, score_detail
 from ablations.metrics import is_accuracy
 from ablations.metrics import metric as metric_of
 from ablations.numbers import ABSENT
@@ -40,12 +39,3 @@ MARKS = {
     "at the ceiling": "no signal, at the ceiling",
     "too few items": "no signal, too few items",
 }
-
-
-def lack_of_score_signal(arm: ArmResult, metric: str) -> str | None:
-    """Why an accuracy can tell nothing apart; None where it can, or where nobody knows its chance level."""
-    chance, items = score_detail(arm, metric)
-    scores = list(arm.values.get(metric, {}).values())
-    if not scores or chance is None or not items or not is_accuracy(metric):
-        return None
-    return lack_of_signal(scores, chance, items)

@@ -122,7 +122,8 @@ def test_a_slope_over_the_dose() -> None:
         ({"values": {"a0": 1.0, "a1": 2.0}}, "stands in place of `key` and `arms`"),
         ({"key": "model.moe.balance.kind"}, "not a key of a number"),
         ({"key": "model.moe.balance.alfa"}, "not a key of a number; did you mean"),
-        ({"key": "optim.lr"}, "all have optim.lr"),
+        ({"key": "optim.lr"}, "is searched for a0, so that nobody knows its dose before"),
+        ({"key": "optim.eps"}, "all have optim.eps"),
         ({"at": 0.0}, "which has no logarithm"),
     ],
 )
@@ -139,7 +140,7 @@ def test_a_contrast_adds_up_to_nothing() -> None:
     for name, weights, reason in (
         ("c", {"base": 1.0, "a": 1.0}, "add up to 2"),
         ("c", {"base": 1.0, "gone": -1.0}, "no such arm"),
-        ("a", {"base": 1.0, "a": -1.0}, "an arm has this name"),
+        ("c", {"base": 0.0, "a": 0.0}, "are all 0, which weighs nothing"),
     ):
         with pytest.raises(ConfigError, match=reason):
             laid_out(sweep(contrasts={name: ContrastConfig("", weights)}))

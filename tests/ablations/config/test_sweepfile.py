@@ -137,6 +137,50 @@ BAD_FILES: list[tuple[dict[str, Any], list[str]]] = [
     ({"expected": [{"arm": "long", "kind": "equal"}]}, ["kind equal needs a margin"]),
     ({"expected": [{"arm": "long", "kind": "value", "region": [1]}]}, ["kind value needs [low, high]"]),
     ({"expected": [{"arm": "long", "kind": "bettr"}]}, ["did you mean better?"]),
+    ({"expected": [{"arm": "long", "region": [0, 1]}]}, ["expected[0].region=[0.0, 1.0]: kind better has a margin"]),
+    (
+        {"expected": [{"arm": "long", "kind": "value", "region": [0, 1], "margin": 1}]},
+        ["expected[0].margin=1.0: kind value has a region"],
+    ),
+    ({"contrasts": {"aa": {"weights": {"long": 1, "short": -1}}}}, ["contrasts.aa: reserved"]),
+    ({"contrasts": {"long": {"weights": {"long": 1, "short": -1}}}}, ["contrasts.long: arms.long is called long too"]),
+    ({"doses": {"control": {"values": {"short": 1, "long": 2}}}}, ["doses.control: reserved"]),
+    (
+        {
+            "doses": {"sl": {"values": {"short": 1, "long": 2}, "at": 3}},
+            "contrasts": {"sl_at": {"weights": {"long": 1, "short": -1}}},
+        },
+        ["doses.sl: contrasts.sl_at is called sl_at too"],
+    ),
+    (
+        {"doses": {"sl": {"values": {"short": 1, "long": 2}}}, "expected": [{"arm": "sl_at"}]},
+        ["expected[0].arm=sl_at: no such arm"],
+    ),
+    (
+        {"factorial": {"factors": {"aa": {"optim.eps": 1}, "b": {"optim.beta2": 0.9}}, "generators": "a b"}},
+        [": reserved"],
+    ),
+    (
+        {"factorial": {"factors": {x: {f"optim.{x}": 0.5} for x in ("eps", "beta1")}, "generators": "a B"}},
+        ["factorial.generators=a B: letters are small"],
+    ),
+    (
+        {
+            "factorial": {
+                "factors": {
+                    **{x: {f"optim.{x}": 0.5} for x in ("eps", "beta1", "beta2")},
+                    "d": {"optim.clip_norm": 1.0},
+                },
+                "generators": "a b  c abc",
+            }
+        },
+        ["factorial.factors.d={'optim.clip_norm': 1.0}: the baseline has it already"],
+    ),
+    (
+        {"arms": arms(more={"design": "branch", "onto": "long", "set": {"optim.eps": 1e-3}}), "branch_at": 0.5},
+        ["arms.more.onto=long: has design=scratch, and more design=branch"],
+    ),
+    ({"arms": arms(short={"onto": "long"})}, ["arms.short.onto=long: the baseline stands on nothing"]),
     ({"matched": {"equal": ["params"]}}, ["matched.equal[0]=params: expected one of"]),
     ({"matched": {"tolerance": -1}}, ["matched.tolerance=-1", "must not be negative"]),
     ({"matched": {"knob": "model.d_model"}}, ["matched.knob=model.d_model: expected one of"]),

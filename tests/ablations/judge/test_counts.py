@@ -7,7 +7,7 @@ import pytest
 
 from ablations.config.schema import ArmConfig, ExpectedConfig, SweepConfig
 from ablations.config.sweeprules import check_sweep
-from ablations.judge.counts import Counts, counts_of
+from ablations.judge.counts import Counts, counts_of, seeds_telling
 from ablations.judge.stats import differences
 from ablations.judge.verdicts import DECISION_RULE, Beside, Verdict, decision_rule, verdict
 from ablations.metrics import COUNTED, METRICS
@@ -69,9 +69,15 @@ def test_diverged_trials_decide_before_counts_do() -> None:
     assert judged(6, 1, diverged={"mtp": 1}, trials=6).outcome == "disagrees"
 
 
+def test_seeds_that_would_tell_two_shares_apart() -> None:
+    assert seeds_telling(1.0, 0.75, 0.05 / 2) == seeds_telling(0.75, 1.0, 0.05 / 2) == 19
+    assert Counts(19, 14, 19).p_more < 0.025 < Counts(17, 13, 17).p_more
+    assert seeds_telling(0.5, 0.5, 0.025) is None and seeds_telling(0.5, 0.51, 0.025) is None
+
+
 def test_no_t_is_made_of_what_comes_as_a_jump() -> None:
     values = {"a": {0: 0.1, 1: 0.2, 2: 0.9}, "b": {0: 0.1, 1: 0.1, 2: 0.1}}
-    for metric in (m.name.replace("<i>", "2").replace("<skill>", "chain") for m in METRICS if m.jump):
+    for metric in (m.name.replace("<level>", "2").replace("<skill>", "chain") for m in METRICS if m.jump):
         (found,) = differences(values, [("a", "b")], metric)
         assert (found.low, found.high, found.p, found.resolvable) == (None, None, 1.0, None), metric
     (nats,) = differences(values, [("a", "b")], "answer_nats")

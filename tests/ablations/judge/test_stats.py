@@ -10,7 +10,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
 from ablations.judge.grid import on_edge
-from ablations.judge.power import seeds_needed
+from ablations.judge.power import seeds_clear_of, seeds_needed
 from ablations.judge.stats import Difference, between, differences, holm, lack_of_signal, paired_intervals, tokens_saved
 from benchmarks import calibration
 
@@ -150,6 +150,18 @@ def test_seeds_needed() -> None:
     assert seeds_needed(1.0, 0.005, 5) == 2
     assert seeds_needed(0.0, 0.005, 5) is None and seeds_needed(0.005, 0.0, 5) is None
     assert seeds_needed(1e-7, 0.005, 5) is None
+
+
+def test_seeds_clear_of_both_edges() -> None:
+    """Of 4,000 intervals about 0 as many as wanted lie between them."""
+    n = seeds_clear_of([0.01, 0.01], 0.0166, 2)
+    assert n is not None and n > (seeds_needed(0.01, 0.0166, 2) or 0)
+    values = np.random.default_rng(0).normal(0, 0.0166, (4000, n))
+    half = scipy_stats.t.isf(0.05 / 4, n - 1) * values.std(axis=1, ddof=1) / math.sqrt(n)
+    mean = values.mean(axis=1)
+    assert 0.77 < ((mean - half > -0.01) & (mean + half < 0.01)).mean() < 0.84
+    assert seeds_clear_of([0.01], 0.0166, 2) == seeds_needed(0.01, 0.0166, 2)
+    assert seeds_clear_of([], 1.0, 1) is None and seeds_clear_of([0.1, 0.0], 1.0, 1) is None
 
 
 # calibration (benchmarks/calibration.py is the long form)

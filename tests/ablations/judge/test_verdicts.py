@@ -58,6 +58,14 @@ def test_interval_against_region(kind: str, low: float | None, high: float | Non
     assert judge(kind, low, high).outcome == outcome
 
 
+@pytest.mark.parametrize("kind", ["better", "not_worse", "equal", "value"])
+def test_accuracies_at_chance_earn_no_verdict(kind: str) -> None:
+    found = judge(kind, -0.02, -0.015, no_signal="a is not above chance and b is not above chance")
+    assert found.outcome == "no signal here" and found.why.endswith(
+        "but a is not above chance and b is not above chance."
+    )
+
+
 def test_a_resolved_repeat_voids_everything() -> None:
     for loud in (interval(0.001, 0.002, "aa"), interval(-0.002, -0.001, "aa")):
         for kind in ("better", "not_worse", "equal", "value"):

@@ -8,12 +8,14 @@ from typing import Any
 from ablations.config.schema import ExpectedConfig
 from ablations.judge.families import families_of
 from ablations.judge.gather import load_result
+from ablations.judge.power import seeds_clear_of, seeds_needed
 from ablations.judge.result import Result
 from ablations.record.record import StageRecord
 from ablations.show import page, render
-from ablations.show.answer import answer, brief, claim, findings, remedies_table
+from ablations.show.answer import answer, brief, claim, findings
 from ablations.show.claims import MARKS
 from ablations.show.markup import number
+from ablations.show.remedies import remedies_table
 from ablations.show.sections.every import loss_table, verdict_table
 
 EVEN = {"arm": "bias", "metric": "max_vio_global", "kind": "better", "says": "a bias keeps experts even"}
@@ -135,8 +137,13 @@ def test_a_papers_effect_that_an_interval_excludes_is_said_to_be(sweep_run: Any,
 
 def test_an_effect_of_nothing_is_a_papers_effect_too(sweep_run: Any, tmp_path: Path) -> None:
     equal = {"arm": "bias", "against": "batch_aux_loss", "kind": "equal", "margin": 0.003, "paper_value": 0.0}
-    (row,) = remedies_table(found(sweep_run, tmp_path, equal)).rows
-    assert row[1] == "0.0000, the paper's" and int(row[2]) < 64
+    result = found(sweep_run, tmp_path, equal)
+    (row,), (verdict,) = remedies_table(result).rows, result.verdicts
+    d = verdict.difference
+    assert row[1] == "0.0000, the paper's" and d is not None and verdict.slack > 0
+    left = 0.003 - verdict.slack
+    assert row[2] == str(seeds_clear_of([left, left], d.sd, d.comparisons)), "both edges, short of what rates may cost"
+    assert int(row[2]) > (seeds_needed(left, d.sd, d.comparisons) or 0)
 
 
 def test_what_is_not_at_equal_balance_is_said_so_in_the_sentence(sweep_run: Any, tmp_path: Path) -> None:
@@ -146,8 +153,52 @@ def test_what_is_not_at_equal_balance_is_said_so_in_the_sentence(sweep_run: Any,
 
 
 def test_where_seeds_do_not_pay_another_design_is_named(sweep_run: Any, tmp_path: Path) -> None:
-    (row,) = remedies_table(found(sweep_run, tmp_path, CHEAPER | {"paper_value": -1e-4})).rows
+    result = found(sweep_run, tmp_path, CHEAPER | {"paper_value": -1e-4})
+    (row,) = remedies_table(result).rows
+    assert row[2:4] == ["-", "-"] and "search more finely" in row[4], "less than a learning rate may cost"
+    result = tuned(result)
+    (row,) = remedies_table(result).rows
     assert row[3] == "-" and "design: branch" in row[4]
+    for name, changes in (("set", {"data.order": "staged"}), ("total_params", 7)):
+        plan = dataclasses.replace(result.arms["bias"].plan, **{name: changes})
+        other = dataclasses.replace(result.arms["bias"], plan=plan)
+        (row,) = remedies_table(dataclasses.replace(result, arms={**result.arms, "bias": other})).rows
+        assert "branch" not in row[4], "which would be refused"
+
+
+def tuned(result: Result) -> Result:
+    """Where no learning rate costs anything."""
+    return dataclasses.replace(result, verdicts=[dataclasses.replace(v, slack=0.0) for v in result.verdicts])
+
+
+def test_what_diverged_is_not_settled_by_seeds(sweep_run: Any, tmp_path: Path) -> None:
+    result = found(sweep_run, tmp_path, CHEAPER | {"arm": "batch_aux_loss"}, diverged=(("aux_loss", 2),))
+    (row,) = remedies_table(result).rows
+    assert result.verdicts[0].outcome == "not resolved" and "aux_loss, which diverged; more seeds do not" in row[4]
+
+
+def test_seeds_that_failed_are_told(sweep_run: Any, tmp_path: Path) -> None:
+    result = found(sweep_run, tmp_path, CHEAPER)
+    arm = result.arms["bias"]
+    records = {s: dataclasses.replace(r, status="failed") if s < 2 else r for s, r in arm.records.items()}
+    gone = dataclasses.replace(result, arms={**result.arms, "bias": dataclasses.replace(arm, records=records)})
+    assert "bias failed in 2 of 6 seeds" in findings(gone) and "failed" not in " ".join(findings(result))
+
+
+def test_without_claims_nothing_stands_beside_noise_rates_and_divergence(sweep_run: Any, tmp_path: Path) -> None:
+    result = found(sweep_run, tmp_path)
+    assert "none (+0.0179 nats [" in answer(result) and "none against aux_loss: +0.0179 nats" in findings(result)[2]
+    base, loud = result.differences["loss"], dict(result.differences["loss"])
+    aa = next(pair for pair in base if "aa" in pair)
+    loud[aa] = dataclasses.replace(base[aa], mean=0.02, low=0.018, high=0.022)
+    noisy = dataclasses.replace(result, differences={**result.differences, "loss": loud})
+    assert answer(noisy).startswith("Nothing was measured: aa repeats aux_loss and yet differs, ")
+    assert all(line.endswith(", void") for line in findings(noisy))
+    for changes in ({"mistuning": 0.05}, {"mistuning": None}):
+        arms = {**result.arms, "none": dataclasses.replace(result.arms["none"], **changes)}
+        assert answer(dataclasses.replace(result, arms=arms)).startswith("No arm differs from aux_loss; none is")
+    gone = found(sweep_run, tmp_path / "gone", diverged=(("none", 3),))
+    assert "none (" not in answer(gone)
 
 
 def test_arms_in_stages_are_not_told_to_branch(sweep_run: Any, tmp_path: Path) -> None:
@@ -160,7 +211,7 @@ def test_arms_in_stages_are_not_told_to_branch(sweep_run: Any, tmp_path: Path) -
         )
         for name, arm in result.arms.items()
     }
-    (row,) = remedies_table(dataclasses.replace(result, arms=arms)).rows
+    (row,) = remedies_table(tuned(dataclasses.replace(result, arms=arms))).rows
     assert row[3] == "-" and "branch" not in row[4] and "train longer" in row[4]
 
 

@@ -154,6 +154,22 @@ def test_a_verdict_that_turns_round_depends_on_the_length(
         assert "loss at 50 % of the tokens, with the other sign" in verdict.why
 
 
+@pytest.mark.parametrize(
+    "earlier", [None, Difference("a", "b", "loss_at_50", 0, 0.0, 0.0, None, None, None, 1, 1, None, None)]
+)
+def test_a_verdict_whose_shorter_training_is_missing_says_so(earlier: Difference | None) -> None:
+    d = Difference("a", "b", "loss", 6, -0.05, 0.01, 0.06, -0.06, -0.04, 0.01, 0.01, 0.9, 0.01)
+    found = Verdict("a", "b", "loss", "better", "agrees", "it is below.", d, None)
+    seen = at_every_length(found, ExpectedConfig("a", against="b"), earlier, {})
+    assert seen.outcome == "agrees" and seen.caveat == "not seen at the length before"
+    assert seen.why.endswith("; the shorter training that it must hold at was not finished.")
+
+
+def test_shares_are_whole_percentages_whatever_floats_make_of_them(plan: Any, tmp_path: Path) -> None:
+    assert 100 * 0.55 != 55
+    assert plan(*written(tmp_path, ("[0.5, 0.25]", "[0.55, 0.28]"))).sweep.horizons == [0.55, 0.28]
+
+
 def test_beside_divergence_a_sign_says_nothing() -> None:
     d = Difference("a", "b", "loss", 6, 0.05, 0.01, 0.06, 0.04, 0.06, 0.01, 0.01, 0.9, 0.01)
     found = Verdict("a", "b", "loss", "better", "disagrees", "it is above.", d, None)

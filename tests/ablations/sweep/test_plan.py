@@ -51,6 +51,16 @@ def test_equal_budgets(plan):
     assert made.search_trials == 27 * 5
 
 
+def test_a_seed_that_an_arm_is_searched_on_judges_nothing(plan: Any) -> None:
+    """None has a point and so nine seeds, which the listed three do not tell."""
+    words = ("arms=all", "search=fresh", "search_points=3", "search_seeds=3")
+    with pytest.raises(
+        ConfigError, match=r"^seeds=\[7, 1008\]: none is searched on 1008 too, and nothing may be chosen"
+    ):
+        plan(*words, "seeds=[7,1008]")
+    assert plan(*words, "seeds=[7,1009]").seeds == [7, 1009]
+
+
 def test_a_pinned_key_is_searched_for_no_arm(plan):
     made = plan("search=fresh", "optim.lr=0.007", "arms=[none,bias]")
     assert made.shared == {}

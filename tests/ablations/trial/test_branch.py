@@ -1,12 +1,15 @@
 """A trial that goes on from another's state: with nothing changed the same to the bit, else changed from there on."""
 
 import dataclasses
+import io
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
+import torch
 from interrupted import Killed, killed_at
 
 from ablations.config.trialkeys import TrialKeys, with_overrides
@@ -199,7 +202,18 @@ def test_a_trunk_is_trained_once_and_taken_over(job, monkeypatch):
     assert (Path(trunk.folder) / "state.ckpt").is_file(), "another branch may want it"
 
 
-@pytest.mark.parametrize("damage", ["gone", "cut short", "of another trial", "without its steps"])
+def flipped(state: Path) -> bytes:
+    """With eight bytes of its largest value changed, which torch reads without a word."""
+    with zipfile.ZipFile(state) as entries:
+        largest = max(entries.infolist(), key=lambda entry: entry.file_size)
+        values, whole = entries.read(largest), state.read_bytes()
+    at = whole.index(values) + len(values) // 2
+    torch.load(io.BytesIO(changed := whole[:at] + bytes(8) + whole[at + 8 :]), weights_only=True)
+    assert changed != whole
+    return changed
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut short", "flipped", "of another trial", "without its steps"])
 def test_a_trunk_that_cannot_be_read_is_trained_again(job, undisturbed, damage):
     alone, given = branched(job("alone")), branched(job("branch"))
     trunk = trunk_of(given, "trunk")
@@ -209,6 +223,8 @@ def test_a_trunk_that_cannot_be_read_is_trained_again(job, undisturbed, damage):
         state.unlink()
     elif damage == "cut short":
         state.write_bytes(state.read_bytes()[:1000])
+    elif damage == "flipped":
+        state.write_bytes(flipped(state))
     elif damage == "without its steps":
         (Path(trunk.folder) / "steps.jsonl").write_text("")
     else:
@@ -217,7 +233,8 @@ def test_a_trunk_that_cannot_be_read_is_trained_again(job, undisturbed, damage):
     events: list[dict[str, Any]] = []
     record = run_trial(dataclasses.replace(given, trunk=trunk.folder), events.append)
     assert record.status == "complete" and rows(given) == rows(alone)
-    said, broken = [e["text"] for e in events if e["event"] == "note"], damage in ("cut short", "of another trial")
+    said = [e["text"] for e in events if e["event"] == "note"]
+    broken = damage in ("cut short", "flipped", "of another trial")
     assert len(said) == (damage != "gone") and (state.with_name("state.ckpt.damaged").exists(), state.exists()) == (
         broken, damage == "without its steps"
     )  # fmt: skip

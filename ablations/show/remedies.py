@@ -1,0 +1,118 @@
+"""What would settle the claims that a run leaves open."""
+
+import math
+import shlex
+
+from ablations import numbers
+from ablations.config.schema import ExpectedConfig
+from ablations.judge.counts import seeds_telling
+from ablations.judge.power import seeds_clear_of
+from ablations.judge.result import Result
+from ablations.judge.stats import Difference
+from ablations.judge.verdicts import Verdict, region_of
+from ablations.metrics import COUNTED
+from ablations.metrics import metric as metric_of
+from ablations.numbers import ABSENT
+from ablations.record.documents import ArmDocument
+from ablations.show.answer import clause
+from ablations.show.table import Table
+
+MOST_SEEDS = 64
+"""More than so many are no advice: the question needs another design, or more tokens."""
+SWITCHED = (
+    "model.moe.balance.",
+    "model.moe.scoring",
+    "model.precision.",
+    "optim.",
+    "data.mask_documents",
+    "data.fim_rate",
+)
+"""What can be another way from the middle of a training on: nothing that has parameters, or an order of text."""
+
+
+def remedies_table(result: Result) -> Table:
+    """What would settle each claim that is not resolved: seeds for the paper's effect, or for the measured one where
+    the paper names none, and the command."""
+    rows = []
+    for expected, verdict in zip(result.expected, result.verdicts, strict=True):
+        d, told = verdict.difference, clause(expected, result)
+        if verdict.outcome != "not resolved" or d is None or not numbers.present(d.mean):
+            continue
+        if gone := [name for name in result.plan.members(expected) if result.arms[name].of_status("diverged")]:
+            how = f"mend the training of {' and '.join(gone)}, which diverged; more seeds do not"
+            rows.append([told, ABSENT, ABSENT, ABSENT, how])
+            continue
+        if expected.metric == COUNTED:
+            rows.append([told, "as many, as measured", *_by_counting(result, expected, d)])
+            continue
+        if d.low is None:
+            continue
+        distances, what = _distances(expected, d, verdict)
+        if verdict.mistuned or (verdict.slack and not all(distances)):
+            how = f"search more finely: more points or seeds under `search` in sweeps/{result.sweep}.yaml"
+            rows.append([told, what, ABSENT, ABSENT, how])
+            continue
+        seeds = seeds_clear_of(distances, d.sd, d.comparisons, d.alpha)
+        if seeds is None or seeds > MOST_SEEDS:
+            how = _other_design(expected, result)
+            rows.append([told, what, numbers.count(seeds), ABSENT, how])
+        else:
+            rows.append([told, what, *_more(result, seeds, d.n)])
+    columns = ["claim", "to see", "seeds", "as long as this", "how"]
+    note = (
+        "Seeds with which an interval of this family ends before the region's edges with 80 % power, at the spread "
+        "seen; what a learning rate may cost is taken off first."
+    )
+    return Table("What would settle the rest", columns, rows, note, words=(0, 1, 4))
+
+
+def _more(result: Result, seeds: int, now: int) -> list[str]:
+    longer = f"{max(1.0, seeds / max(1, len(result.seeds))):.1f}x"
+    return [str(seeds), longer, _with_seeds(result, max(seeds, now + 1))]
+
+
+def _by_counting(result: Result, expected: ExpectedConfig, d: Difference) -> list[str]:
+    shares = [result.arms[name].mean(COUNTED) or 0.0 for name in result.plan.members(expected)]
+    seeds = seeds_telling(shares[0], shares[1], d.alpha / d.comparisons / 2)
+    if seeds is None or seeds > MOST_SEEDS:
+        return [numbers.count(seeds), ABSENT, "more seeds than pay; ask where fewer seeds, or more, come halfway"]
+    return _more(result, seeds, d.n)
+
+
+def _with_seeds(result: Result, seeds: int) -> str:
+    """What was typed, with so many seeds."""
+    typed = result.plan.command or f"python -m ablations.run sweep={result.sweep} scale={result.scale}"
+    if result.plan.looks and not result.state.settled:
+        return typed
+    return shlex.join([*(word for word in shlex.split(typed) if not word.startswith("seeds=")), f"seeds={seeds}"])
+
+
+def _distances(expected: ExpectedConfig, d: Difference, verdict: Verdict) -> tuple[list[float], str]:
+    """How far the difference is taken to lie from the edges that an interval must end before, when what learning rates
+    may cost is taken off, 0 where nothing is left: from both where it lies within, else from the nearer one."""
+    digits = metric_of(expected.metric).digits
+    value, whose = expected.paper_value, "the paper's"
+    if value is None or verdict.without_paper:
+        value, whose = d.mean, "as measured"
+    low, high = region_of(expected)
+    far = [abs(value - edge) for edge in (low, high) if not math.isinf(edge)]
+    far = far if low < value < high else [min(far)]
+    return [max(0.0, distance - verdict.slack) for distance in far], f"{numbers.signed(value, digits)}, {whose}"
+
+
+def _other_design(expected: ExpectedConfig, result: Result) -> str:
+    members = [name for name in result.plan.members(expected) if name in result.arms]
+    base = result.arms[result.baseline].plan
+    staged = any(len(record.stages) > 1 for name in members for record in result.arms[name].records.values())
+    fits = all(_fits_a_trunk(result.arms[name].plan, base) for name in members)
+    branches = any(result.arms[name].plan.branched for name in members if name != result.baseline)
+    if fits and not staged and not branches:
+        return "more seeds than pay; branch the arms off a trunk (design: branch), or take a dose"
+    return "more seeds than pay; train longer (train.tokens), or ask where the effect is larger"
+
+
+def _fits_a_trunk(arm: ArmDocument, base: ArmDocument) -> bool:
+    """Whether nothing that it sets otherwise than the baseline gives parameters another shape, or other text."""
+    keys = {*arm.set, *arm.solved} | {*base.set}
+    changed = [key for key in keys if {**arm.set, **arm.solved}.get(key) != {**base.set, **base.solved}.get(key)]
+    return arm.total_params == base.total_params and all(key.startswith(SWITCHED) for key in changed)
