@@ -20,14 +20,12 @@ from ablations.show.table import Table
 MOST_SEEDS = 64
 """More than so many are no advice: the question needs another design, or more tokens."""
 SWITCHED = (
-    "model.moe.balance.",
-    "model.moe.scoring",
-    "model.precision.",
-    "optim.",
-    "data.mask_documents",
-    "data.fim_rate",
+    *("model.moe.balance.", "model.moe.scoring", "model.moe.normalise", "model.moe.routed_scaling_factor"),
+    *("model.moe.n_group", "model.moe.topk_group", "model.mtp.", "model.precision.", "optim."),
+    *("data.mask_documents", "data.fim_rate"),
 )
-"""What can be another way from the middle of a training on: nothing that has parameters, or an order of text."""
+"""What can be another way from the middle of a training on: nothing that gives parameters another shape, or text
+another order."""
 
 
 def remedies_table(result: Result) -> Table:
