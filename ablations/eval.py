@@ -36,7 +36,7 @@ UNUSED = ("eval.tokens", "eval.lengths", "eval.mask_documents", "data.mask_docum
 """Keys that only matter during a trial."""
 OF_A_SOURCE = (
     *("path", "name", "text_field", "domains", "weights", "domain_per"),
-    *("skill", "problem", "settings", "answers_only", "template", "fim_rate"),
+    *("skill", "problem", "settings", "answers_only", "template", "fim_rate", "mask_documents"),
 )
 """Data keys that are about one source of text."""
 

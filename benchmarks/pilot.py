@@ -20,6 +20,7 @@ from ablations.config.compose import compose
 from ablations.config.trialkeys import TrialKeys
 from ablations.files import read_json, write_json
 from ablations.home import ROOT
+from ablations.record.record import Record
 from ablations.show.render import markdown
 from ablations.show.table import Table
 from ablations.sweep.planning import make_plan
@@ -65,16 +66,22 @@ def measured(problem: str, keys: TrialKeys, seeds: int) -> Row:
     values: dict[str, list[float]] = {name: [] for name in METRICS}
     seconds = list[float]()
     for seed in range(FIRST_SEED, FIRST_SEED + seeds):
-        with tempfile.TemporaryDirectory() as folder:
-            job = TrialJob(f"pilot-{problem}-{seed}", keys, seed, folder, str(ROOT / "runs/data"))
-            record = run_trial(job, lambda event: None)
-        if record.status != "complete":
-            raise ConfigError(f"problem={problem}: seed {seed} {record.status}: {record.reason}; change its keys")
+        record = finished(f"problems={problem}", f"pilot-{problem}-{seed}", keys, seed)
         for name in METRICS:
             values[name].append(record.metrics[name])
         seconds.append(record.timings["train_s"])
         print(f"{problem}, seed {seed}: pass@1 {values['pass_1'][-1]:.3f}", file=sys.stderr, flush=True)
     return Row(problem, f"{SETTINGS[problem]}, {SHARES}", keys.trained_tokens, seconds, values)
+
+
+def finished(place: str, identity: str, keys: TrialKeys, seed: int) -> Record:
+    """A trial's record, of which nothing else is kept. Raises ConfigError, which begins with `place`, where it did not
+    come to its end."""
+    with tempfile.TemporaryDirectory() as folder:
+        record = run_trial(TrialJob(identity, keys, seed, folder, str(ROOT / "runs/data")), lambda event: None)
+    if record.status != "complete":
+        raise ConfigError(f"{place}: {identity} {record.status}: {record.reason}; change its keys")
+    return record
 
 
 def table(rows: list[Row]) -> Table:

@@ -8,7 +8,6 @@ rests on it. The table is written anew after every skill, and keeps the rows of 
 """
 
 import sys
-import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -23,17 +22,13 @@ from ablations.home import ROOT
 from ablations.show.render import markdown
 from ablations.show.table import Table
 from ablations.sweep.planning import make_plan
-from ablations.trial.job import TrialJob
-from ablations.trial.train import run_trial
+from benchmarks.pilot import FIRST_SEED, SWEEPS, finished
 from models.base.command import parse, parted
 from models.base.files import write_atomically
 from models.base.streams import obeyed, spoken
 from models.base.typed import AtLeast, AtMost, ConfigError, build, closest
 from tasks.skills.chosen import skill_of
 
-SWEEPS = ROOT / "benchmarks/sweeps"
-FIRST_SEED = 2000
-"""Seeds that no sweep uses."""
 TOKENS_A_STEP = 1024
 SETTINGS = {
     "recall": ("pairs: [2, 4, 8], keys: 16", 32),
@@ -81,13 +76,7 @@ def measured(skill: str, kinds: dict[str, TrialKeys], seeds: int) -> Row:
     right: dict[str, list[float]] = {}
     for kind, keys in kinds.items():
         for seed in range(FIRST_SEED, FIRST_SEED + seeds):
-            with tempfile.TemporaryDirectory() as folder:
-                job = TrialJob(f"{skill}-{kind}-{seed}", keys, seed, folder, str(ROOT / "runs/data"))
-                record = run_trial(job, lambda event: None)
-            if record.status != "complete":
-                raise ConfigError(
-                    f"skills={skill}: {kind}, seed {seed} {record.status}: {record.reason}; change its keys"
-                )
+            record = finished(f"skills={skill}", f"{skill}-{kind}-{seed}", keys, seed)
             right.setdefault(kind, []).append(record.metrics["answer_accuracy"])
             print(f"{skill}, {kind}, seed {seed}: {right[kind][-1]:.3f} right", file=sys.stderr, flush=True)
     made, settings = skill_of(keys.data), keys.data.settings or {}

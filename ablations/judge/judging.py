@@ -46,7 +46,7 @@ def verdicts_of(
             void=_void(claim, pair, aa, arms[plan.baseline]),
             control=_nonempty(family.get((control.name, plan.baseline))) if control is not None else None,
             aa=_nonempty(family.get((aa.name, plan.baseline))) if aa is not None else None,
-            mistuning=_mistuning(pair, searched, plan.reach(claim) * _per_nat(claim.metric, arms[plan.baseline])),
+            mistuning=mistuning_of(pair, searched, plan.reach(claim) * per_nat(claim.metric, arms[plan.baseline])),
             diverged={arm.name: len(gone) for arm in pair if (gone := arm.of_status("diverged"))},
             trials=len(pair[0].seeds),
             no_signal=_no_signal(claim.metric, pair),
@@ -65,12 +65,11 @@ def verdicts_of(
 
 
 def _no_signal(name: str, pair: list[ArmResult]) -> str | None:
+    """Why accuracies tell nothing apart, where none of them can; an arm that can is better than one that cannot."""
     lacking = {arm.name: lack for arm in pair if (lack := lack_of_score_signal(arm, name)) is not None}
-    return (
-        " and ".join(f"{arm} is {LACKS.get(lack, lack)}" for arm, lack in lacking.items())
-        if len(lacking) == len(pair)
-        else None
-    )
+    if len(lacking) < len(pair):
+        return None
+    return " and ".join(f"{arm} is {LACKS.get(lack, lack)}" for arm, lack in lacking.items())
 
 
 def _void(claim: ExpectedConfig, pair: list[ArmResult], aa: ArmResult | None, baseline: ArmResult) -> Void | None:
@@ -102,7 +101,7 @@ def _nonempty(difference: Difference | None) -> Difference | None:
     return difference if difference is not None and difference.n else None
 
 
-def _per_nat(name: str, baseline: ArmResult) -> float:
+def per_nat(name: str, baseline: ArmResult) -> float:
     """How far a nat of loss moves a metric: those that are losses themselves in proportion, in whatever unit; the
     others by nothing that is known, such as how well a load is balanced."""
     if name == "loss" or not metric(name).of_loss:
@@ -111,7 +110,7 @@ def _per_nat(name: str, baseline: ArmResult) -> float:
     return value / loss if value and loss else 1.0
 
 
-def _mistuning(arms: list[ArmResult], searched: set[str], reach: float) -> float | None:
+def mistuning_of(arms: list[ArmResult], searched: set[str], reach: float) -> float | None:
     """The largest bound of the arms, times what they can move the estimate by; infinite where an arm was searched and
     has none. None where that moves nothing, and where nothing was searched."""
     if reach == 0:

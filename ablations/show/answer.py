@@ -7,6 +7,7 @@ import math
 
 from ablations import numbers
 from ablations.config.schema import ExpectedConfig
+from ablations.judge.judging import mistuning_of, per_nat
 from ablations.judge.result import Result
 from ablations.judge.stats import Difference
 from ablations.judge.verdicts import Verdict, region_of
@@ -154,11 +155,8 @@ def _stands(result: Result, d: Difference) -> bool:
     pair = [result.arms[name] for name in (d.arm, d.against)]
     if d.low is None or d.high is None or any(arm.of_status("diverged") for arm in pair):
         return False
-    slack = (
-        max(math.inf if arm.mistuning is None else arm.mistuning for arm in pair if arm.choice)
-        if any(arm.choice for arm in pair)
-        else 0.0
-    )
+    searched = {arm.name for arm in pair if arm.choice is not None}
+    slack = mistuning_of(pair, searched, per_nat(d.metric, result.arms[result.baseline])) or 0.0
     return d.low > slack or d.high < -slack
 
 

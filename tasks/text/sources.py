@@ -228,11 +228,12 @@ def _list(
     files = []
     entered = set[tuple[int, int]]()
     for folder, folders, names in os.walk(root, onerror=unreadable, followlinks=links):
-        status = os.stat(folder)
-        if links and (status.st_dev, status.st_ino) in entered:
-            folders.clear()
-            continue
-        entered.add((status.st_dev, status.st_ino))
+        if links:
+            status = os.stat(folder)
+            if (status.st_dev, status.st_ino) in entered:
+                folders.clear()
+                continue
+            entered.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if name not in skip)
         for name in names:
             if name.endswith(suffixes):

@@ -153,6 +153,23 @@ def test_another_source_does_not_take_over_what_was_about_the_checkpoints() -> N
     assert command._asked_of(learned, {"path": "b.txt"}).path == "b.txt"
 
 
+OF_EACH: dict[str, dict[str, Any]] = {
+    "python_packages": {"mask_documents": True, "fim_rate": 0.1},
+    "text": {"path": "a.txt", "text_field": "body"},
+    "hf": {"name": "wikitext", "text_field": "body"},
+    "domains": {"domains": {"a": "x", "b": "y"}, "weights": {"a": 1.0, "b": 2.0}, "domain_per": "batch"},
+    "skill": {"skill": "star", "settings": {"path": [3]}, "answers_only": True},
+    "problem": {"problem": "sums", "settings": {"digits": [2]}, "answers_only": True, "template": "chat"},
+}
+
+
+@pytest.mark.parametrize("learned", OF_EACH)
+@pytest.mark.parametrize("asked", OF_EACH)
+def test_a_checkpoint_of_any_source_is_scored_on_any_other(learned: str, asked: str) -> None:
+    found = command._asked_of({"source": learned, **OF_EACH[learned]}, {"source": asked, **OF_EACH[asked]})
+    assert found == build(DataConfig, {"source": asked, **OF_EACH[asked]}, "data")
+
+
 @pytest.mark.parametrize("masked", [True, False])
 def test_a_masked_model_is_scored_masked(checkpoint: Path, tmp_path: Path, masked: bool) -> None:
     """As its trial scored it: attention stays within documents."""

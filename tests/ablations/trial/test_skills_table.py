@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ablations.trial.job import TrialJob
-from benchmarks import skills
+from benchmarks import pilot, skills
 from models.base.typed import ConfigError
 from tasks.skills.chosen import SKILLS
 
@@ -23,7 +23,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[TrialJob]:
         right = job.seed / 10_000 + 0.1 * KINDS.index(job.id.split("-")[1])
         return SimpleNamespace(status="complete", metrics={"answer_accuracy": right})
 
-    monkeypatch.setattr(skills, "run_trial", run)
+    monkeypatch.setattr(pilot, "run_trial", run)
     return jobs
 
 
