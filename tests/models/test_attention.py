@@ -237,6 +237,22 @@ def test_attend_is_the_formula_at_every_length(length: int, causal: bool, groups
 
 
 @pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("length", [256, 300])
+def test_attend_without_a_backward_is_the_formula(length: int, groups: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes block by block then, of whose length that of the text need be no multiple; nothing else is called."""
+    q, k, v = (leaf.detach() for leaf in random_heads(2, length, 4, groups))
+    mask = torch.full((length, length), float("-inf"), dtype=torch.float64).triu(1)
+    expected = expected_attention(q, k, v, 0.37, mask)
+    whole = attend(q, k, v, 0.37, Places(NOWHERE))
+    monkeypatch.setattr(models.attention, "EXPLICIT_MAX_SCORES", 0)
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *_, **__: pytest.fail("SDPA was called"))
+    with torch.no_grad():
+        out = attend(q, k, v, 0.37, Places(NOWHERE))
+    torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(out, whole, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
 def test_attend_with_a_mask_for_each_row(way: str, groups: int) -> None:
     """A mask (B, T, L) replaces the causal one; rows of a batch differ, and so do T and L."""
     q, k, v = leaves = random_heads(3, 12, 4, groups)

@@ -131,6 +131,14 @@ def test_greedy_is_true_for_the_argmax_continuation(tokenizer: Tokenizer) -> Non
     assert [greedy for _, greedy in answers] == [True, False]
 
 
+def test_of_equally_likely_tokens_the_first_would_be_written(tokenizer: Tokenizer) -> None:
+    tied = torch.zeros(VOCAB)
+    tied[[5, 9]] = 1.0
+    lm = HarnessLM(lambda tokens: tied.expand(*tokens.shape, VOCAB), tokenizer, max_length=64)
+    answers = lm._loglikelihood_tokens([(("", ""), [1, 2], [target]) for target in (5, 9, 4)])
+    assert [greedy for _, greedy in answers] == [True, False, False]
+
+
 def test_result_does_not_depend_on_batching(tokenizer: Tokenizer, documents: list[Document]) -> None:
     rng = random.Random(1)
     text = documents[0].text
