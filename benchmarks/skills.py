@@ -16,6 +16,7 @@ import torch
 
 from ablations import numbers
 from ablations.config.compose import compose
+from ablations.config.sweepfile import read_sweep
 from ablations.config.trialkeys import TrialKeys
 from ablations.files import read_json, write_json
 from ablations.home import ROOT
@@ -85,7 +86,7 @@ def measured(skill: str, kinds: dict[str, TrialKeys], seeds: int) -> Row:
 
 
 def table(rows: list[Row]) -> Table:
-    kinds = list(dict.fromkeys(kind for row in rows for kind in row.right))
+    kinds = [kind for kind in read_sweep(SWEEPS / "skills.yaml").arms if any(kind in row.right for row in rows)]
     lines = [
         [row.skill, row.settings, f"{row.tokens:,}", numbers.fixed(row.chance, 3), numbers.fixed(row.ceiling, 3)]
         + [", ".join(numbers.fixed(value, 3) for value in row.right.get(kind, [])) for kind in kinds]
