@@ -64,6 +64,7 @@ SHORTER = {
     "v3_screen": ["train.tokens=1536", "arms=[run_16]"],
     "recall": ["train.tokens=3072", "arms=[mla_64]"],
     "induction": ["train.tokens=3072", "arms=[parallel_1]"],
+    "planning": ["train.tokens=3456", "arms=[parallel_1]"],
     "memory": ["train.tokens=2048", "arms=[finer,dense]"],
     "curriculum": ["train.tokens=2048", "arms=[easy_to_hard,staged]"],
     "curriculum_text": ["train.tokens=2048", "arms=[easy_to_hard]"],
@@ -92,6 +93,7 @@ ARMS = {
     "v3_leave_one_out": {"v3", "without_fine"},
     "recall": {"mha_256", "mla_64"},
     "induction": {"none", "parallel_1"},
+    "planning": {"none", "parallel_1"},
     "memory": {"gshard", "finer", "dense"},
     "curriculum": {"mixed", "easy_to_hard", "staged"},
     "curriculum_text": {"mixed", "easy_to_hard"},
@@ -188,7 +190,7 @@ def test_a_sweep_runs_the_whole_way(name: str, conduct: Any, runs: Path, monkeyp
         assert sizes["mqa"] < sizes["gqa"] < sizes["mha"] and sizes["mla"] < sizes["gqa"], sizes
         assert all(arm.speed.decode_tokens_per_second > 0 for arm in result.arms.values())
         assert "decoded tokens/s" in table
-    assert ("## Skill" in table) == (name in ("recall", "induction", "memory", "curriculum", *ANSWERING))
+    assert ("## Skill" in table) == (name in ("recall", "induction", "planning", "memory", "curriculum", *ANSWERING))
     assert ("## Answers" in table) == (name in ANSWERING)
     assert ("## Loss by position" in table) == ("## What a context costs" in table) == name.startswith("context")
     assert ("## Precision" in table) == (name in ("precision", "outliers", "v3_screen"))
