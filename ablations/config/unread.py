@@ -1,5 +1,5 @@
-"""Keys of rewards and of teachers that nothing reads where they are set: an arm that differs in one alone would be
-another one by name only."""
+"""Keys of rewards, of teachers and of balance that nothing reads where they are set: an arm that differs in one alone
+would be another one by name only, a factor would change nothing, and a dose would be none."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -11,6 +11,26 @@ from models.base.typed import ConfigError
 USUAL = TrialKeys()
 OWN_ANSWERS = ("data.answers_only", "data.mask_documents")
 """Of sequences that are given: a model that is rewarded learns its own answers, each in a sequence by itself."""
+
+
+OF_A_LOSS = ("model.moe.balance.alpha", "model.moe.balance.scope")
+OF_A_BIAS = tuple(
+    f"model.moe.balance.{name}" for name in ("update_speed", "frozen_fraction", "bias_rule", "bias_form", "load_scope")
+)
+
+
+def _of_balance(key: str, stage: Stage) -> str | None:
+    """What a stage would have to say for this key of the balance to be read; None where it is read."""
+    if key not in OF_A_LOSS + OF_A_BIAS:
+        return None
+    if stage.model.feed_forward != "moe":
+        return "model.feed_forward=moe"
+    balance = stage.model.moe.balance
+    if key in OF_A_LOSS and not balance.has_loss:
+        return "model.moe.balance.kind=aux_loss or bias_aux_loss"
+    if key in OF_A_BIAS and not balance.has_bias:
+        return "model.moe.balance.kind=bias or bias_aux_loss"
+    return None
 
 
 def _needs(key: str, stage: Stage) -> str | None:
@@ -53,11 +73,36 @@ def check_read(sweep: SweepConfig, keys: TrialKeys, arms: Mapping[str, TrialKeys
         _check(_own(sweep, name), [arm], f"{file} arm {name}: ")
     control = with_overrides(arms[sweep.baseline], sweep.control, f"{file} control")
     _check(sweep.control, [control], f"{file} control: ")
+    _check_factors(sweep, arms, file)
+    _check_doses(sweep, arms, file)
     everywhere = [stage for arm in arms.values() for stage in arm.all_stages]
     everywhere.sort(key=lambda stage: not stage.grpo.on)  # what is said is of these
     for key in trial_leaves():
         if key.startswith(("grpo.", "distil.")):
             _check([key], [stage for stage in everywhere if value_of(stage, key) == value_of(keys, key)], "")
+
+
+def _check_factors(sweep: SweepConfig, arms: Mapping[str, TrialKeys], file: str) -> None:
+    """Each factor of a factorial changes something in every run that has it."""
+    for name, changes in {} if sweep.factorial is None else sweep.factorial.factors.items():
+        for run in [run for run, weight in sweep.contrasts[name].weights.items() if weight > 0]:
+            needed = [_of_balance(key, arms[run]) for key in changes]
+            if None not in needed:
+                key, value = next(iter(changes.items()))
+                raise ConfigError(
+                    f"{file}: factorial.factors.{name}.{key}={value}: nothing reads it in {run} "
+                    f"({sweep.arms[run].about}); it needs {needed[0]}, in the baseline or in {name}"
+                )
+
+
+def _check_doses(sweep: SweepConfig, arms: Mapping[str, TrialKeys], file: str) -> None:
+    for name, dose in sweep.doses.items():
+        for arm in dose.arms:
+            if needed := _of_balance(dose.key, arms[arm]):
+                raise ConfigError(
+                    f"{file}: doses.{name}.arms={dose.arms}: nothing reads {dose.key} in {arm}, where its value "
+                    f"is no dose; it needs {needed}, or give each arm's dose in doses.{name}.values"
+                )
 
 
 def _own(sweep: SweepConfig, name: str) -> dict[str, Any]:

@@ -50,6 +50,7 @@ ROWS = r"""
 {doses: {short: {key: optim.eps, arms: [short, long]}}} -> mine.yaml: doses.short: arms.short is called short too
 {doses: {d: {key: optim.eps, arms: [short, long], log: 1}}} -> mine.yaml: doses.d.log=1: expected true or false
 {doses: {"a b": {key: optim.eps, arms: [short, long]}}} -> mine.yaml: doses.a b: a name has only letters, digits, -
+{doses: {d: {key: model.moe.balance.alpha, arms: [short, long]}}} -> : nothing reads model.moe.balance.alpha in short
 {contrasts: {c: {weights: {short: 1, long: 1}}}} -> mine.yaml: contrasts.c.weights: add up to 2; those of a contrast
 {contrasts: {c: {weights: {short: 1, nobody: -1}}}} -> mine.yaml: contrasts.c.weights.nobody: no such arm
 {contrasts: {c: {weights: {short: .nan, long: -1}}}} -> mine.yaml: contrasts.c.weights.short=nan: must be a finite
@@ -57,6 +58,7 @@ ROWS = r"""
 {contrasts: {"a|b": {weights: {short: 1, long: -1}}}} -> mine.yaml: contrasts.a|b: a name has only letters, digits, -
 {factorial: {factors: {a: {optim.eps: 0.1}}, generators: a}} -> mine.yaml: factorial.generators=a: 1 words for 1
 {factorial: {factors: {a: {optim.eps: 0.1}, b: {optim.beta1: 0.8}}, generators: 'a b c'}} -> mine.yaml
+{factorial: {factors: {a: {model.moe.balance.alpha: 1}, b: {optim.eps: 1}}, generators: a b}} -> nothing reads it in
 {factorial: {factors: {a: {optim.eps: 0.1}, b: {optim.beta1: 0.8}}, generators: 'a __import__("os")'}} -> mine.yaml
 {matched: [total_params]} -> mine.yaml: matched=['total_params']: expected a group of keys
 {matched: {tolerance: 1%}} -> mine.yaml: matched.tolerance=1%: expected a number, got text

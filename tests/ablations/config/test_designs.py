@@ -9,6 +9,7 @@ import pytest
 from ablations.config.designs import aliased, contrasts_of, crossed, laid_out
 from ablations.config.schema import ArmConfig, ContrastConfig, DoseConfig, FactorialConfig, SweepConfig
 from ablations.config.trialkeys import TrialKeys, with_overrides
+from ablations.config.unread import check_read
 from models.base.typed import ConfigError
 
 SEVEN = "a b c d abc bcd acd"
@@ -73,6 +74,19 @@ def test_a_factorial_that_cannot_be_is_one_line(
     with pytest.raises(ConfigError) as refused:
         crossed(FactorialConfig(factors, generators), "base", {"p": 0})
     assert reason in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_factor_that_another_one_makes_unread_is_one_line() -> None:
+    """The bias is formed in one way or the other, and no run is without it but those that have both factors."""
+    factors = {"form": {"model.moe.balance.bias_form": "multiplicative"}, "off": {"model.moe.balance.kind": "none"}}
+    crossing = laid_out(sweep(factorial=FactorialConfig(factors, "a b"), baseline="plain", arms={"plain": ArmConfig()}))
+    keys = {name: with_overrides(TrialKeys(), arm.set, name) for name, arm in crossing.arms.items()}
+    with pytest.raises(
+        ConfigError, match=r"x.yaml: factorial.factors.form.* nothing reads it in run_04 \(on: form, off\)"
+    ):
+        check_read(crossing, TrialKeys(), keys, "x.yaml")
+    with_it = [name for name, arm in keys.items() if arm.model.moe.balance.has_bias]
+    assert len(with_it) == 2, "the baseline, and the run that has the form alone"
 
 
 def test_a_ladder_adds_rung_by_rung() -> None:
