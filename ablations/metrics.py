@@ -22,7 +22,18 @@ from tasks.positions import ends_of_bins
 BITS_PER_BYTE = "bits per byte"
 Direction = Literal["lower", "higher"]
 Part = Literal[
-    "experts", "mtp", "recipe", "skill", "skills", "greedy", "samples", "context", "position", "base", "teacher"
+    "experts",
+    "mtp",
+    "recipe",
+    "skill",
+    "ahead",
+    "skills",
+    "greedy",
+    "samples",
+    "context",
+    "position",
+    "base",
+    "teacher",
 ]
 Topic = Literal["loss", "context", "skill", "answers", "balance", "precision", "speed"]
 
@@ -59,6 +70,7 @@ class Parts:
             "mtp": self.mtp_depth,
             "recipe": int(self.recipe),
             "skill": int(self.skill),
+            "ahead": self.mtp_depth if self.skill else 0,
             "skills": at if at in self.skills else 0,
             "greedy": int(self.greedy),
             "samples": self.samples if at is None else at if at in PASSES and at <= self.samples else 0,
@@ -74,6 +86,7 @@ _WANTING: dict[Part, str] = {
     "mtp": "that many MTP modules (the most is {most}; model.mtp.depth)",
     "recipe": "a named recipe of precision (model.precision.recipe)",
     "skill": "a skill to learn, whose answers are counted (data.source=skill or problem)",
+    "ahead": "a skill to learn and that many MTP modules (the most is {most}; data.source=skill, model.mtp.depth)",
     "skills": "that skill to learn beside text (data.skills)",
     "greedy": "a problem answered greedily (eval.tasks=[problem_greedy], data.source=problem)",
     "samples": (
@@ -91,6 +104,7 @@ _TOPICS: dict[Part, Topic] = {
     "mtp": "speed",
     "recipe": "precision",
     "skill": "skill",
+    "ahead": "skill",
     "skills": "skill",
     "greedy": "answers",
     "samples": "answers",
@@ -188,6 +202,7 @@ METRICS = (
     Metric("answer_accuracy_level<level>", "answers right at level <level>", "", 4, "higher", needs="skill", jump=True),
     Metric("answer_chance", "answers right by chance", "", 4, None, yardstick=True, needs="skill"),
     Metric("answer_ceiling", "answers right at best", "", 4, None, yardstick=True, needs="skill"),
+    Metric("right_ahead_<k>", "right <k> tokens behind an answer", "", 4, "higher", needs="ahead", jump=True),
     Metric("item_accuracy", "items with all answers right", "", 4, "higher", needs="skill", jump=True),
     Metric("greedy_right", "greedy answers right", "", 4, "higher", needs="greedy"),
     Metric("pass_<k>", "pass@<k>", "", 4, "higher", needs="samples"),

@@ -59,6 +59,7 @@ def test_metrics(keys: TrialKeys, data: Data, model: Transformer) -> tuple[dict[
     if answered is not None:
         assert data.skill is not None
         metrics["item_accuracy"] = answered.whole
+        metrics |= {f"right_ahead_{k}": share for k, share in enumerate(answered.ahead, start=1)}
         metrics |= {"answer_chance": data.skill.chance, "answer_ceiling": data.skill.ceiling}
         for name, values in (("answer_nats", answered.nats), ("answer_accuracy", answered.right)):
             metrics |= {name if level is None else f"{name}_level{level}": value for level, value in values.items()}

@@ -60,15 +60,24 @@ class Answers:
     """Share of answers that are the likeliest token."""
     whole: float
     """Share of sequences all of whose answers are right."""
+    ahead: list[float]
+    """Per MTP depth k: the share of answers in whose place it names the token k behind the answer."""
 
 
 def evaluate_answers(model: Transformer, batches: Iterable[tuple[Batch, Tensor]]) -> Answers:
     """On sequences whose counted targets are the answers, with the level of each sequence, (B)."""
     nats, right, count, whole = dict[int, float](), Counter[int](), Counter[int](), [0, 0]
+    depth = model.config.mtp.depth
+    seen, foreseen = [0] * depth, [0] * depth
     with inferring(model):
         for (tokens, mask), levels in batches:
             assert mask is not None
-            logits, targets = model(tokens[:, :-1]).logits.float(), tokens[:, 1:]
+            output = model(tokens[:, :-1], mtp=depth > 0)
+            logits, targets = output.logits.float(), tokens[:, 1:]
+            for k, further in enumerate(output.mtp_logits, start=1):
+                asked = mask[:, :-k]  # an answer that ends the sequence has nothing behind it
+                seen[k - 1] += int(asked.sum())
+                foreseen[k - 1] += int(((further.argmax(dim=-1) == targets[:, k:]) & asked).sum())
             lost_BT = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none") * mask
             hit_BT = (logits.argmax(dim=-1) == targets) & mask
             for level in levels.unique().tolist():
@@ -83,6 +92,7 @@ def evaluate_answers(model: Transformer, batches: Iterable[tuple[Batch, Tensor]]
         {None: sum(nats.values()) / total, **{level: nats[level] / n for level, n in sorted(count.items())}},
         {None: right.total() / total, **{level: right[level] / n for level, n in sorted(count.items())}},
         whole[0] / whole[1],
+        [named / max(1, n) for named, n in zip(foreseen, seen, strict=True)],
     )
 
 

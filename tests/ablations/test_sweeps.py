@@ -190,6 +190,7 @@ def test_a_sweep_runs_the_whole_way(name: str, conduct: Any, runs: Path, monkeyp
         assert sizes["mqa"] < sizes["gqa"] < sizes["mha"] and sizes["mla"] < sizes["gqa"], sizes
         assert all(arm.speed.decode_tokens_per_second > 0 for arm in result.arms.values())
         assert "decoded tokens/s" in table
+    assert ("right 1 behind an answer" in table) == (name in ("induction", "planning"))
     assert ("## Skill" in table) == (name in ("recall", "induction", "planning", "memory", "curriculum", *ANSWERING))
     assert ("## Answers" in table) == (name in ANSWERING)
     assert ("## Loss by position" in table) == ("## What a context costs" in table) == name.startswith("context")

@@ -205,18 +205,23 @@ def mtp_table(result: Result) -> Table:
     """The MTP modules on the true text of the test split, depth by depth."""
     names = {name for arm in result.arms.values() for name in arm.values}
     depths = indices("mtp_acceptance_<k>", names)
+    ahead = indices("right_ahead_<k>", names)
     rows = []
     for arm in result.arms.values():
         if arm.mean("mtp_acceptance_1") is not None:
             cells = [numbers.fixed(arm.mean(f"mtp_loss_{k}"), 4) for k in depths]
             cells += [numbers.percent(arm.mean(f"mtp_acceptance_{k}"), 1) for k in depths]
-            rows.append([arm.name, *cells, numbers.fixed(arm.mean("mtp_tokens_per_forward"), 3)])
+            foreseen = [numbers.percent(arm.mean(f"right_ahead_{k}"), 1) for k in ahead]
+            rows.append([arm.name, *cells, numbers.fixed(arm.mean("mtp_tokens_per_forward"), 3), *foreseen])
     columns = ["arm", *(f"loss, depth {k}" for k in depths), *(f"accepted, depth {k}" for k in depths)]
+    columns += ["tokens per forward", *(f"right {k} behind an answer" for k in ahead)]
     note = (
         "Accepted: depth k and all before it name the token that the main model would choose itself, given the true "
         "text. Tokens per forward: 1 and the accepted drafts, what greedy self-speculative decoding could reach."
     )
-    return Table("Multi-token prediction", [*columns, "tokens per forward"], rows, note)
+    if ahead:
+        note += " Right k behind an answer: where the main model is to answer, depth k names the token k further on."
+    return Table("Multi-token prediction", columns, rows, note)
 
 
 TABLES: dict[str, Callable[[Result], Table]] = {

@@ -103,6 +103,24 @@ def test_answers_are_counted_by_level(built: Built, tokens: Tokens) -> None:
     assert found.whole == pytest.approx(np.mean(whole))
 
 
+@pytest.mark.parametrize("style", ["chained", "parallel"])
+def test_what_modules_name_behind_answers(built: Built, tokens: Tokens, style: str) -> None:
+    """A vocabulary of three, so that some are right; an answer near the end has no token k behind it."""
+    model = built({"mtp.depth": 2, "mtp.style": style, "vocab_size": 3})
+    batches = [tokens(5, 10, seed=1) % 3, tokens(3, 12, seed=2) % 3]
+    masks = [b[:, 1:] != 1 for b in batches]
+    named: dict[int, list[bool]] = {1: [], 2: []}
+    for batch, mask in zip(batches, masks, strict=True):
+        with torch.no_grad():
+            output = model(batch[:, :-1], mtp=True)
+        for b, row in enumerate(batch.tolist()):
+            for k, i in ((k, i) for k in (1, 2) for i in np.flatnonzero(mask[b]) if i + 1 + k < len(row)):
+                named[k].append(int(output.mtp_logits[k - 1][b, i].argmax()) == row[i + 1 + k])
+    found = evaluate_answers(model, ((Batch(b, m), torch.zeros(len(b))) for b, m in zip(batches, masks, strict=True)))
+    assert found.ahead == [np.mean(named[1]), np.mean(named[2])]
+    assert len(named[2]) < len(named[1]) and 0 < found.ahead[1] < 1, "the example must be able to tell"
+
+
 def test_a_model_without_experts_has_max_vio_zero(built: Built, tokens: Tokens) -> None:
     found = evaluate(built({"feed_forward": "dense"}), [tokens(2, 6)])
     assert found.load_LE.shape == (0, 6) and found.entropy_L.shape == (0,)
