@@ -36,7 +36,8 @@ class Places:
 
 
 class LayerCache:
-    """What one attention layer keeps per token: (B, max_length, ...) tensors in the compute type."""
+    """What one attention layer keeps per token: (B, max_length, ...) tensors in the compute type; what has no attention
+    keeps none."""
 
     def __init__(self, *buffers: Tensor) -> None:
         self.buffers = buffers
@@ -57,6 +58,8 @@ class LayerCache:
 
     def repeated(self, count: int) -> "LayerCache":
         """Every row `count` times, one behind the other, laid out as before."""
+        if not self.buffers:
+            return self
         rows = torch.arange(len(self.buffers[0]), device=self.buffers[0].device).repeat_interleave(count)
         return LayerCache(*(b[rows] if b.ndim == 3 else b.transpose(1, 2)[rows].transpose(1, 2) for b in self.buffers))
 

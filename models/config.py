@@ -147,11 +147,12 @@ class MTPConfig:
 
     `chained` (V3): depth k joins the hidden state of depth k - 1 with the embedding of token i + k, by a projection and
     a block of its own, and predicts token i + k + 1. `parallel` (Gloeckle et al. 2404.19737): each head is a block on
-    the trunk's last hidden state, knowing no later token. Embedding and head are shared with the main model.
+    the trunk's last hidden state, knowing no later token. `linear` (their appendix B): a matrix in place of the block,
+    so that whatever is predicted must stand in the trunk's state. Embedding and head are shared with the main model.
     """
 
     depth: Annotated[int, AtLeast(0), AtMost(4)] = 0
-    style: Literal["chained", "parallel"] = "chained"
+    style: Literal["chained", "parallel", "linear"] = "chained"
     hidden: Literal["before_norm", "after_norm"] = "before_norm"
     """Where a module takes the hidden state that it reads: before or after its depth's norm in front of the head (the
     main model's, then the modules' own). Eq. 21 leaves it open (DeepSeek-V3 issue 839). The published weights need
@@ -163,6 +164,16 @@ class MTPConfig:
     """... and this from `tail_from` on (V3: the last 4.8T of 14.8T tokens)."""
     tail_from: Share = 0.676
     """Share of the training after which `tail_weight` holds."""
+
+    @property
+    def chained(self) -> bool:
+        """Whether a depth reads the one before it, and the embedding of a later token."""
+        return self.style == "chained"
+
+    @property
+    def blocks(self) -> int:
+        """Of attention and feed-forward, those that the modules have."""
+        return 0 if self.style == "linear" else self.depth
 
 
 ScheduleName = Literal["none", "gpipe", "1f1b", "interleaved_1f1b", "zb1p", "zbv", "dualpipe", "dualpipev"]

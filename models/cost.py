@@ -59,9 +59,9 @@ def parts(config: ModelConfig) -> dict[str, int]:
         if further_moe
         else 3 * d * config.intermediate_size
     )
-    joined = 2 * d * d + 2 * d if config.mtp.style == "chained" else 0
+    joined = 2 * d * d + 2 * d if config.mtp.chained else 0
     attention = attention_of(config).params
-    further = joined + attention + norm_params(config) + d + feed_forward
+    further = d + (joined + attention + norm_params(config) + feed_forward if config.mtp.blocks else d * d)
     return {
         "embedding": config.vocab_size * d,
         "attention": config.n_layers * attention,
@@ -75,6 +75,16 @@ def parts(config: ModelConfig) -> dict[str, int]:
     }
 
 
+def module_products(config: ModelConfig) -> int:
+    """Weights of one MTP module that a token is multiplied with, the shared head apart."""
+    m, d = config.moe, config.d_model
+    each = parts(config)["mtp"] // max(1, config.mtp.depth) - d
+    if not config.mtp.blocks:
+        return each
+    idle = (m.n_routed_experts - m.top_k) * 3 * d * m.moe_intermediate_size if config.feed_forward == "moe" else 0
+    return each - norm_params(config) - (2 * d if config.mtp.chained else 0) - idle
+
+
 def cost(config: ModelConfig, seq_len: int) -> Cost:
     """The costs of training on sequences of `seq_len` tokens."""
     m, d, p = config.moe, config.d_model, parts(config)
@@ -85,12 +95,11 @@ def cost(config: ModelConfig, seq_len: int) -> Cost:
     passed = total - p["embedding"] - p["norms"] - idle  # a lookup and gains are no products
     flops = 6.0 * passed + config.n_layers * attention_of(config).score_flops(seq_len)
     if config.mtp.depth:
-        gains = norm_params(config) + d + (2 * d if config.mtp.style == "chained" else 0)
-        unused = (m.n_routed_experts - m.top_k) * expert if config.feed_forward == "moe" else 0
-        module = p["mtp"] // config.mtp.depth - gains - unused + p["head"]
+        module = module_products(config) + p["head"]
         for k in range(1, config.mtp.depth + 1):
             length = seq_len - k
-            flops += (6.0 * module + attention_of(config).score_flops(length)) * length / seq_len
+            scores = attention_of(config).score_flops(length) if config.mtp.blocks else 0
+            flops += (6.0 * module + scores) * length / seq_len
     return Cost(
         total_params=total,
         active_params=total - idle,
@@ -117,10 +126,11 @@ def activation_bytes(config: ModelConfig, seq_len: int) -> float:
     head = c * (2 * d + config.vocab_size)
     layers = config.n_layers * attention(seq_len) + config.dense_layers * dense
     layers += (config.n_layers - config.dense_layers) * moe
-    joined = c * 4 * d if config.mtp.style == "chained" else 0
-    further = (moe if experts else dense) + head + joined
+    joined = c * 4 * d if config.mtp.chained else 0
+    block = (moe if experts else dense) + joined
     lengths = [seq_len - k for k in range(1, config.mtp.depth + 1)]
-    return layers + head + sum(length / seq_len * (attention(length) + further) for length in lengths)
+    own = [attention(length) + block if config.mtp.blocks else c * d for length in lengths]
+    return layers + head + sum(n / seq_len * (kept + head) for n, kept in zip(lengths, own, strict=True))
 
 
 def gpu_hours(tokens: float = V3_TOKENS, hours_per_trillion: float = V3_GPU_HOURS_PER_TRILLION) -> float:

@@ -182,7 +182,7 @@ def held_params(config: ModelConfig, stages: Sequence[Sequence[int]], held: Sequ
     if 0 in held or (last and uses_embedding_again(config)):
         others += p["embedding"]
     if last:
-        further = config.mtp.depth * m.n_routed_experts * expert if config.feed_forward == "moe" else 0
+        further = config.mtp.blocks * m.n_routed_experts * expert if config.feed_forward == "moe" else 0
         others, routed = others + d + p["head"] + p["mtp"] - further, routed + further
     return others, routed
 

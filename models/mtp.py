@@ -61,6 +61,17 @@ class ParallelHead(nn.Module):
         return out
 
 
+class LinearBlock(nn.Module):
+    """Gloeckle et al. appendix B: W x in place of a parallel head's block. It sees its own position alone."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.proj = Linear(config.d_model, config.d_model)
+
+    def forward(self, x: Tensor, places: Places, cache: LayerCache | None = None) -> tuple[Tensor, Routing | None]:
+        return self.proj(x), None
+
+
 def handed_on(config: MTPConfig, hidden: Tensor, normed: Tensor) -> Tensor:
     """What the modules read of a depth's hidden state, which is `normed` on its way to the head."""
     return normed if config.hidden == "after_norm" else hidden

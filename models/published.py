@@ -63,7 +63,7 @@ def check_held(config: ModelConfig) -> None:
         ("attention.qk_norm", a.qk_norm, not a.qk_norm, "it norms latents alone"),
         ("dtype", config.dtype, config.dtype != "float64", "its norms and router compute in FP32"),
         ("norm_eps", config.norm_eps, config.norm_eps == FIXED["rms_norm_eps"], "its latent norms have 1e-06"),
-        ("mtp.style", mtp.style, not mtp.depth or mtp.style == "chained", "its MTP modules are chained"),
+        ("mtp.style", mtp.style, not mtp.depth or mtp.chained, "its MTP modules are chained"),
         ("rope.scaling", r.scaling, r.scaling != "ntk", "set model.rope.theta, which does the same"),
         ("rope.original_length", r.original_length, r.scaling != "yarn" or turns, "its YaRN ramp would run backwards"),
     ]

@@ -16,7 +16,7 @@ from models.config import ModelConfig, RopeConfig
 from models.kinds import attention_of
 from models.layers import KEPT, Embedding, Linear, RMSNorm, Start, Starts, SwiGLU
 from models.moe import MoE, Router
-from models.mtp import ChainedModule, ParallelHead, handed_on, shortened
+from models.mtp import ChainedModule, LinearBlock, ParallelHead, handed_on, shortened
 from models.rope import rope_turns
 from models.rules import TYPE_OF_RECIPE, validate
 
@@ -82,8 +82,11 @@ class Transformer(nn.Module):
         self.model = Trunk(config)
         self.lm_head = Linear(config.d_model, config.vocab_size)
         if config.mtp.depth:
-            head = ChainedModule if config.mtp.style == "chained" else ParallelHead
-            self.mtp = nn.ModuleList(head(config, Block(config, config.n_layers)) for _ in range(config.mtp.depth))
+            head = ChainedModule if config.mtp.chained else ParallelHead
+            self.mtp = nn.ModuleList(
+                head(config, Block(config, config.n_layers) if config.mtp.blocks else LinearBlock(config))
+                for _ in range(config.mtp.depth)
+            )
         if config.dtype == "float64":
             self.double()
         if config.precision.fp8:

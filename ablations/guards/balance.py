@@ -57,7 +57,7 @@ def _asked(subject: Subject, tokens_BT1: Tensor) -> list[int]:
     """By layer: top-k experts for each token; the MTP module of depth k has k tokens fewer in each row, and experts
     wherever the model is not all dense by its kind."""
     keys, (rows, length) = subject.keys, (tokens_BT1.shape[0], tokens_BT1.shape[1] - 1)
-    further = range(1, keys.model.mtp.depth + 1) if keys.model.feed_forward == "moe" else ()
+    further = range(1, keys.model.mtp.blocks + 1) if keys.model.feed_forward == "moe" else ()
     lengths = [length] * keys.model.moe_layers + [length - k for k in further]
     return [rows * length * keys.model.moe.top_k for length in lengths]
 

@@ -21,7 +21,7 @@ from models.attention import LayerCache, Places
 from models.base.typed import ConfigError
 from models.kinds import attention_of
 from models.layers import inferring
-from models.mtp import ChainedModule, ParallelHead, handed_on
+from models.mtp import ChainedModule, LinearBlock, ParallelHead, handed_on
 from models.rope import rope_turns
 from models.transformer import Block, Transformer
 
@@ -44,6 +44,8 @@ class Cache:
         device, dtype, config = model.lm_head.weight.device, model.dtype, model.config
 
         def of(block: torch.nn.Module) -> LayerCache:
+            if isinstance(block, LinearBlock):
+                return LayerCache()
             assert isinstance(block, Block)
             return block.self_attn.new_cache(batch, length, dtype, device)
 

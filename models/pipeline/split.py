@@ -4,7 +4,7 @@ import itertools
 
 from models.base.typed import ConfigError
 from models.config import ModelConfig
-from models.cost import norm_params, parts
+from models.cost import module_products, parts
 from models.kinds import attention_of
 
 
@@ -21,12 +21,8 @@ def layer_costs(config: ModelConfig) -> list[int]:
 def tail_cost(config: ModelConfig) -> int:
     """The same of what only the last stage has: head and MTP modules, each of which uses the head again. The embedding,
     on the first stage, is a lookup: it multiplies nothing."""
-    head, m = parts(config)["head"], config.moe
-    gains = norm_params(config) + config.d_model + (2 * config.d_model if config.mtp.style == "chained" else 0)
-    module = parts(config)["mtp"] // max(1, config.mtp.depth) - gains
-    if config.feed_forward == "moe":
-        module -= (m.n_routed_experts - m.top_k) * 3 * config.d_model * m.moe_intermediate_size
-    return head + config.mtp.depth * (module + head)
+    head = parts(config)["head"]
+    return head + (config.mtp.depth * (module_products(config) + head) if config.mtp.depth else 0)
 
 
 def split(config: ModelConfig, stages: int) -> list[range]:
@@ -57,4 +53,4 @@ def split(config: ModelConfig, stages: int) -> list[range]:
 
 def uses_embedding_again(config: ModelConfig) -> bool:
     """Chained MTP modules, on the last stage, embed tokens too."""
-    return config.mtp.depth > 0 and config.mtp.style == "chained"
+    return config.mtp.depth > 0 and config.mtp.chained

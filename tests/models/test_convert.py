@@ -396,6 +396,7 @@ UNHELD: dict[str, tuple[dict[str, Any], str]] = {
     "mqa": ({"attention.kind": "mqa"}, "model.attention.kind=mqa"),
     "softmax": ({"moe.scoring": "softmax"}, "model.moe.scoring=softmax"),
     "parallel": ({"mtp.depth": 1, "mtp.style": "parallel"}, "model.mtp.style=parallel"),
+    "linear": ({"mtp.depth": 1, "mtp.style": "linear"}, "model.mtp.style=linear"),
     "times": ({"moe.balance": {"kind": "bias", "bias_form": "multiplicative"}}, "bias_form=multiplicative"),
     "1 of a group": ({**GROUPS, "moe.top_k": 2}, "model.moe.topk_group=2"),
     "3 of a group": ({**GROUPS, "moe.top_k": 6}, "model.moe.topk_group=2"),

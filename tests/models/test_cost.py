@@ -39,6 +39,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "groups": {"moe.n_group": 8, "moe.topk_group": 2},
     "mtp, chained": {"mtp.depth": 2},
     "mtp, parallel": {"mtp.depth": 3, "mtp.style": "parallel", "attention.kind": "mha"},
+    "mtp, linear": {"mtp.depth": 2, "mtp.style": "linear"},
     "mtp on all dense": {"mtp.depth": 1, "first_k_dense": 3},
 }
 
@@ -110,7 +111,9 @@ def random_config(tiny: Tiny, seed: int, kind: str, style: str, depth: int) -> M
     )
 
 
-@pytest.mark.parametrize(("style", "depth"), [("chained", 0), ("chained", 1), ("chained", 3), ("parallel", 2)])
+@pytest.mark.parametrize(
+    ("style", "depth"), [("chained", 0), ("chained", 1), ("chained", 3), ("parallel", 2), ("linear", 2)]
+)
 @pytest.mark.parametrize("kind", ["mla", "mha", "gqa", "mqa"])
 def test_random_models_part_by_part(tiny: Tiny, kind: str, style: str, depth: int) -> None:
     """Nothing is allocated: the model is built on the meta device, and every part is a set of its modules."""
@@ -155,7 +158,7 @@ def masked_scores(config: ModelConfig, length: int) -> float:
     layer of T tokens and, for T - k of its tokens, in MTP module k; scores and values, 2 each, times 3."""
     a = config.attention
     widths = a.qk_nope_head_dim + a.qk_rope_head_dim + a.v_head_dim if a.kind == "mla" else 2 * a.head_dim
-    lengths = [length] * config.n_layers + [length - k for k in range(1, config.mtp.depth + 1)]
+    lengths = [length] * config.n_layers + [length - k for k in range(1, config.mtp.blocks + 1)]
     return sum(6 * a.n_heads * widths * (n - 1) / 2 * n / length for n in lengths)
 
 
@@ -238,7 +241,9 @@ def test_activations_at_every_length_and_type(widths: dict[str, Any], length: in
 
 
 @pytest.mark.parametrize("kind", ["mla", "gqa"])
-@pytest.mark.parametrize("mtp", [{}, {"mtp.depth": 2}, {"mtp.depth": 1, "mtp.style": "parallel"}])
+@pytest.mark.parametrize(
+    "mtp", [{}, {"mtp.depth": 2}, *({"mtp.depth": 1, "mtp.style": style} for style in ("parallel", "linear"))]
+)
 def test_activations_are_what_autograd_keeps(tiny: Callable[..., ModelConfig], kind: str, mtp: dict[str, Any]) -> None:
     """Bytes of all storages saved for the backward, without weights; indices and row statistics are the rest."""
     heads = {"attention.kind": kind, "attention.n_heads": 4}

@@ -18,6 +18,7 @@ SHAPES: list[dict[str, Any]] = [
     {},
     {"mtp.depth": 1},
     {"mtp.depth": 2, "mtp.style": "parallel"},
+    {"mtp.depth": 2, "mtp.style": "linear"},
     {"attention.kind": "mqa", "moe.n_shared_experts": 2},
     {"feed_forward": "dense", "mtp.depth": 1},
     {"first_k_dense": 3, "attention.q_lora_rank": 16},

@@ -101,8 +101,10 @@ def plain(w: Weights, config: ModelConfig, sequence: list[int], weight: float) -
                 h = rms(hidden[i], w[f"{at}.hnorm.weight"])
                 joined.append(w[f"{at}.eh_proj.weight"] @ torch.cat((e, h)))
             hidden = block(joined, w, f"{at}.block", config)
-        else:
+        elif config.mtp.style == "parallel":
             hidden = block(trunk[: length - k], w, f"{at}.block", config)
+        else:
+            hidden = [w[f"{at}.block.proj.weight"] @ h for h in trunk[: length - k]]
         gain = w[f"{at}.norm.weight"]
         each.append(torch.stack([nats(hidden[i], gain, sequence[i + k + 1]) for i in range(length - k)]))
         hidden = [rms(h, gain) for h in hidden] if after else hidden
@@ -132,12 +134,13 @@ def perturbed(built: Built, changes: dict[str, Any], seed: int = 0) -> Transform
         ({"mtp.depth": 2, "feed_forward": "dense", "n_layers": 2}, 0.0),
         ({"mtp.depth": 1, "mtp.style": "parallel"}, 0.0),
         ({"mtp.depth": 3, "mtp.style": "parallel", "n_layers": 2}, 0.7),
+        ({"mtp.depth": 2, "mtp.style": "linear", "n_layers": 2}, 0.7),
         ({"mtp.depth": 1, "mtp.hidden": "after_norm"}, 0.0),
         ({"mtp.depth": 3, "mtp.hidden": "after_norm", "n_layers": 2}, 0.9),
         ({"mtp.depth": 2, "mtp.hidden": "after_norm", "mtp.style": "parallel", "n_layers": 2}, 0.0),
     ],
     ids=[
-        *("depth 1", "depth 2, late", "depth 3", "dense", "one head", "three heads, late"),
+        *("depth 1", "depth 2, late", "depth 3", "dense", "one head", "three heads, late", "matrices, late"),
         *("after the norm", "depth 3, after the norm, late", "two heads after the norm"),
     ],
 )
@@ -173,7 +176,7 @@ def test_losses_and_every_gradient(
 
 
 @pytest.mark.parametrize("depth", [1, 3])
-@pytest.mark.parametrize("style", ["chained", "parallel"])
+@pytest.mark.parametrize("style", ["chained", "parallel", "linear"])
 def test_before_and_after_the_norm_part_where_gains_are_not_1(
     built: Built, tokens: Tokens, style: str, depth: int
 ) -> None:
@@ -195,7 +198,7 @@ def test_before_and_after_the_norm_part_where_gains_are_not_1(
             assert part == (gains or style == "parallel")
 
 
-@pytest.mark.parametrize("style", ["chained", "parallel"])
+@pytest.mark.parametrize("style", ["chained", "parallel", "linear"])
 def test_main_logits_do_not_know_of_the_modules(built: Built, tokens: Tokens, style: str) -> None:
     """Each parameter has a generator of its own, so those that two depths share begin alike."""
     without, with_two = built(), built({"mtp.depth": 2, "mtp.style": style})
@@ -203,7 +206,8 @@ def test_main_logits_do_not_know_of_the_modules(built: Built, tokens: Tokens, st
     assert torch.equal(without(x).logits, with_two(x).logits)
     assert torch.equal(without(x).logits, with_two(x, mtp=True).logits)
     assert with_two(x).mtp_logits == [] and len(with_two(x, mtp=True).mtp_logits) == 2
-    assert len(with_two(x).routings) == 2 and len(with_two(x, mtp=True).routings) == 4
+    routed = 2 if style == "linear" else 4
+    assert len(with_two(x).routings) == 2 and len(with_two(x, mtp=True).routings) == routed
 
 
 def test_depth_0_leaves_no_trace(built: Built, tokens: Tokens) -> None:
@@ -312,7 +316,7 @@ def alike(a: Tensor, b: Tensor) -> list[bool]:
     return [value < 1e-12 for value in apart.tolist()]
 
 
-@pytest.mark.parametrize("style", ["chained", "parallel"])
+@pytest.mark.parametrize("style", ["chained", "parallel", "linear"])
 def test_what_depth_k_sees(built: Built, tokens: Tokens, style: str) -> None:
     """Chained, position i sees tokens up to i + k and each of them matters; a parallel head sees those up to i."""
     model = built({"mtp.depth": 3, "mtp.style": style})
@@ -342,7 +346,7 @@ def test_documents_are_kept_apart_in_the_modules_too(built: Built, tokens: Token
     assert same == [False] * 4 + [True] * 4, "positions 0 to 3 are the first document, its end included"
 
 
-@pytest.mark.parametrize("style", ["chained", "parallel"])
+@pytest.mark.parametrize("style", ["chained", "parallel", "linear"])
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_evaluate_mtp_against_a_plain_loop(built: Built, tokens: Tokens, style: str, depth: int) -> None:
     # a vocabulary in which guesses often agree, so that chains of every length occur

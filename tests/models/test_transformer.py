@@ -149,6 +149,7 @@ def initial(built: Built, changes: dict[str, Any] | None = None, seed: int = 0) 
         {"attention.kind": "mqa"},
         {"mtp.depth": 2},
         {"mtp.depth": 1, "mtp.style": "parallel"},
+        {"mtp.depth": 1, "mtp.style": "linear"},
         {"moe.scoring": "softmax"},
         {"rope.scaling": "linear", "rope.factor": 2.0},
         {"attention.q_lora_rank": 10},

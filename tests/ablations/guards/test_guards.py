@@ -222,13 +222,13 @@ class FarSighted(Transformer):
 
 
 @pytest.mark.parametrize("depth", [1, 3])
-@pytest.mark.parametrize("style", ["chained", "parallel"])
+@pytest.mark.parametrize("style", ["chained", "parallel", "linear"])
 def test_causality_lets_an_mtp_module_see_its_own_depth_and_no_further(keys, data, style, depth):
     tokens = data.train_batch(0, 0)[:2, :-1]
     mtp = MTPConfig(depth=depth, style=style)
     assert change(built(Transformer, keys(), mtp=mtp), tokens) < 1e-5
     far_sighted = change(built(FarSighted, keys(), mtp=mtp), tokens)
-    assert (far_sighted < 1e-5) == (style == "parallel"), "a parallel head looks at no later token at all"
+    assert (far_sighted < 1e-5) == (style != "chained"), "a parallel head looks at no later token at all"
     assert change(built(FarSighted, keys(), mtp=MTPConfig()), tokens) < 1e-5, "its main model is causal"
     assert change(built(Leaking, keys(), mtp=mtp), tokens) > 1e-3
 
@@ -250,6 +250,7 @@ def test_causality_sees_the_deepest_module_alone(keys, data):
     [
         {"model.mtp.depth": 2, "data.mask_documents": True, "model.moe.n_group": 4, "model.moe.topk_group": 2},
         {"model.mtp.depth": 1, "model.mtp.style": "parallel", "train.microbatches": 2},
+        {"model.mtp.depth": 1, "model.mtp.style": "linear", "train.microbatches": 2},
         {"model.mtp.depth": 1, "model.mtp.weight": 0.0},
         {
             "model.feed_forward": "dense",

@@ -60,6 +60,7 @@ def test_a_branch_that_changes_nothing_is_the_uninterrupted_training(job, undist
         {"optim__schedule": "wsd", "optim__decay_fraction": 0.5},
         {"model__mtp__depth": 1},
         {"model__mtp__depth": 1, "model__mtp__style": "parallel"},
+        {"model__mtp__depth": 1, "model__mtp__style": "linear"},
         {"model__attention__qk_norm": True},
         {"data__mask_documents": True},
         {"train__microbatches": 4},

@@ -73,7 +73,7 @@ def short_documents(job: Jobs, short_text: Path) -> Jobs:
 # --- multi-token prediction
 
 
-@pytest.mark.parametrize("style", ["chained", "parallel"])
+@pytest.mark.parametrize("style", ["chained", "parallel", "linear"])
 def test_mtp_is_measured_at_every_depth_and_apart_from_the_main_model(
     job: Jobs, undisturbed: Finish, style: str
 ) -> None:

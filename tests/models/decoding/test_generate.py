@@ -42,7 +42,8 @@ def whole(model: Transformer, tokens_BT: Tensor) -> Tensor:
 
 def agreeing(built: Built, style: str, depth: int, dtype: str = "float64", seed: int = 1) -> Transformer:
     """A model whose modules often choose as it does: mostly, one token determines the next one (chained), or repeats
-    itself (parallel). Small blocks on top of that, other ones in every module, make them differ at times."""
+    itself (parallel, linear). Small blocks or matrices on top of that, other ones in every module, make them differ at
+    times."""
     model = built({"mtp.depth": depth, "mtp.style": style, "dtype": dtype}, seed)
     generator = torch.Generator().manual_seed(seed)
     vocab, width = model.config.vocab_size, model.config.d_model
@@ -55,6 +56,8 @@ def agreeing(built: Built, style: str, depth: int, dtype: str = "float64", seed:
             elif "eh_proj" in name:
                 noise = 0.2 * torch.randn(width, width, generator=generator)
                 parameter.copy_(torch.cat((torch.eye(width), noise), dim=1))
+            elif "block.proj" in name:
+                parameter.copy_(torch.eye(width) + 0.1 * torch.randn(width, width, generator=generator))
     return model
 
 
@@ -206,7 +209,7 @@ def test_prompts_of_different_lengths_decode_as_each_alone(built: Built, tokens:
 
 
 @pytest.mark.parametrize(("depth", "batch"), [(1, 4), (3, 1)])
-@pytest.mark.parametrize("style", ["chained", "parallel"])
+@pytest.mark.parametrize("style", ["chained", "parallel", "linear"])
 def test_speculative_output_is_greedy_with_random_modules(
     built: Built, tokens: Tokens, style: str, depth: int, batch: int
 ) -> None:
@@ -219,7 +222,7 @@ def test_speculative_output_is_greedy_with_random_modules(
 
 
 @pytest.mark.parametrize(("depth", "batch"), [(1, 4), (3, 1)])
-@pytest.mark.parametrize("style", ["chained", "parallel"])
+@pytest.mark.parametrize("style", ["chained", "parallel", "linear"])
 def test_speculative_output_is_greedy_where_modules_agree_at_times(
     built: Built, tokens: Tokens, style: str, depth: int, batch: int
 ) -> None:
@@ -281,7 +284,7 @@ def with_gains(model: Transformer) -> Transformer:
 @pytest.mark.parametrize(
     ("kind", "depth"), [("agreeing", 1), ("agreeing", 3), ("random", 1), ("before_norm", 2), ("after_norm", 2)]
 )
-@pytest.mark.parametrize("style", ["chained", "parallel"])
+@pytest.mark.parametrize("style", ["chained", "parallel", "linear"])
 def test_drafts_and_acceptance_are_those_of_whole_forwards(
     built: Built, tokens: Tokens, style: str, kind: str, depth: int
 ) -> None:
@@ -315,7 +318,7 @@ def test_drafts_and_acceptance_are_those_of_whole_forwards(
         assert 0 < sum(counts) < depth * len(counts), "neither all nor none accepted"
 
 
-@pytest.mark.parametrize("style", ["chained", "parallel"])
+@pytest.mark.parametrize("style", ["chained", "parallel", "linear"])
 def test_in_bf16_only_near_ties_may_part_speculative_from_greedy(built: Built, tokens: Tokens, style: str) -> None:
     model, prompts = agreeing(built, style, 2, dtype="bfloat16"), tokens(8, 7)
     plain, found = greedy(model, prompts, 40), self_speculative(model, prompts, 40)

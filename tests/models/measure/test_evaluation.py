@@ -103,7 +103,7 @@ def test_answers_are_counted_by_level(built: Built, tokens: Tokens) -> None:
     assert found.whole == pytest.approx(np.mean(whole))
 
 
-@pytest.mark.parametrize("style", ["chained", "parallel"])
+@pytest.mark.parametrize("style", ["chained", "parallel", "linear"])
 def test_what_modules_name_behind_answers(built: Built, tokens: Tokens, style: str) -> None:
     """A vocabulary of three, so that some are right; an answer near the end has no token k behind it."""
     model = built({"mtp.depth": 2, "mtp.style": style, "vocab_size": 3})
@@ -174,7 +174,7 @@ def test_an_evaluation_stays_within_documents_where_asked_and_leaves_nothing_beh
     assert evaluate(model, [batch]).loss == across and evaluate(model, [batch], document_end=END).loss == within
 
 
-@pytest.mark.parametrize("style", ["chained", "parallel"])
+@pytest.mark.parametrize("style", ["chained", "parallel", "linear"])
 @pytest.mark.parametrize("depth", [1, 3])
 def test_mtp_evaluation_is_the_loop_by_hand(built: Built, tokens: Tokens, depth: int, style: str) -> None:
     """Position by position: depth k names token i + k + 1, which the main model chooses itself at position i + k.

@@ -81,6 +81,7 @@ CHANGES: dict[str, Change] = {
     "an MTP module after the norm": lambda c: dataclasses.replace(c, mtp=MTPConfig(depth=1, hidden="after_norm")),
     "two MTP modules after the norm": lambda c: dataclasses.replace(c, mtp=MTPConfig(depth=2, hidden="after_norm")),
     "parallel heads": lambda c: dataclasses.replace(c, mtp=MTPConfig(depth=2, style="parallel")),
+    "linear heads": lambda c: dataclasses.replace(c, mtp=MTPConfig(depth=2, style="linear")),
     "dense": lambda c: dataclasses.replace(c, feed_forward="dense"),
     "microbatch load": lambda c: dataclasses.replace(
         c, moe=dataclasses.replace(c.moe, balance=BalanceConfig(update_speed=0.02, load_scope="microbatch"))

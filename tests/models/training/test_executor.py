@@ -69,7 +69,7 @@ def uneven(batch: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("microbatches", [1, 2, 4, 8])
-@pytest.mark.parametrize("style", ["chained", "parallel"])
+@pytest.mark.parametrize("style", ["chained", "parallel", "linear"])
 def test_a_masked_step_is_plain_cross_entropy_over_what_counts_in_the_whole_batch(
     built: Built, tokens: Tokens, style: str, microbatches: int
 ) -> None:
