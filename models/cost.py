@@ -76,9 +76,9 @@ def parts(config: ModelConfig) -> dict[str, int]:
 
 
 def module_products(config: ModelConfig) -> int:
-    """Weights of one MTP module that a token is multiplied with, the shared head apart."""
+    """Weights of one MTP module, where there are any, that a token is multiplied with, the shared head apart."""
     m, d = config.moe, config.d_model
-    each = parts(config)["mtp"] // max(1, config.mtp.depth) - d
+    each = parts(config)["mtp"] // config.mtp.depth - d
     if not config.mtp.blocks:
         return each
     idle = (m.n_routed_experts - m.top_k) * 3 * d * m.moe_intermediate_size if config.feed_forward == "moe" else 0

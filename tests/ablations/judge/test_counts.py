@@ -77,7 +77,10 @@ def test_seeds_that_would_tell_two_shares_apart() -> None:
 
 def test_no_t_is_made_of_what_comes_as_a_jump() -> None:
     values = {"a": {0: 0.1, 1: 0.2, 2: 0.9}, "b": {0: 0.1, 1: 0.1, 2: 0.1}}
-    for metric in (m.name.replace("<level>", "2").replace("<skill>", "chain") for m in METRICS if m.jump):
+    indexed = {"<level>": "2", "<skill>": "chain", "<k>": "1"}
+    for metric in (m.name for m in METRICS if m.jump):
+        for place, index in indexed.items():
+            metric = metric.replace(place, index)
         (found,) = differences(values, [("a", "b")], metric)
         assert (found.low, found.high, found.p, found.resolvable) == (None, None, 1.0, None), metric
     (nats,) = differences(values, [("a", "b")], "answer_nats")
