@@ -11,8 +11,6 @@ from models.base.typed import ConfigError
 USUAL = TrialKeys()
 OWN_ANSWERS = ("data.answers_only", "data.mask_documents")
 """Of sequences that are given: a model that is rewarded learns its own answers, each in a sequence by itself."""
-
-
 OF_A_LOSS = ("model.moe.balance.alpha", "model.moe.balance.scope")
 OF_A_BIAS = tuple(
     f"model.moe.balance.{name}" for name in ("update_speed", "frozen_fraction", "bias_rule", "bias_form", "load_scope")
@@ -75,6 +73,7 @@ def check_read(sweep: SweepConfig, keys: TrialKeys, arms: Mapping[str, TrialKeys
     _check(sweep.control, [control], f"{file} control: ")
     _check_factors(sweep, arms, file)
     _check_doses(sweep, arms, file)
+    _check_balances(sweep, arms, file)
     everywhere = [stage for arm in arms.values() for stage in arm.all_stages]
     everywhere.sort(key=lambda stage: not stage.grpo.on)  # what is said is of these
     for key in trial_leaves():
@@ -103,6 +102,18 @@ def _check_doses(sweep: SweepConfig, arms: Mapping[str, TrialKeys], file: str) -
                     f"{file}: doses.{name}.arms={dose.arms}: nothing reads {dose.key} in {arm}, where its value "
                     f"is no dose; it needs {needed}, or give each arm's dose in doses.{name}.values"
                 )
+
+
+def _check_balances(sweep: SweepConfig, arms: Mapping[str, TrialKeys], file: str) -> None:
+    """An arm may carry keys along that its balance does not read, and not such keys alone."""
+    for name, arm in arms.items():
+        own = _own(sweep, name)
+        needed = [_of_balance(key, arm) for key in own]
+        if own and name != sweep.baseline and None not in needed:
+            key, value = next(iter(own.items()))
+            raise ConfigError(
+                f"{file} arm {name}: {key}={value}: is read only with {needed[0]}; add that, or leave it out"
+            )
 
 
 def _own(sweep: SweepConfig, name: str) -> dict[str, Any]:

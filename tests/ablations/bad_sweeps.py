@@ -51,6 +51,7 @@ ROWS = r"""
 {doses: {d: {key: optim.eps, arms: [short, long], log: 1}}} -> mine.yaml: doses.d.log=1: expected true or false
 {doses: {"a b": {key: optim.eps, arms: [short, long]}}} -> mine.yaml: doses.a b: a name has only letters, digits, -
 {doses: {d: {key: model.moe.balance.alpha, arms: [short, long]}}} -> : nothing reads model.moe.balance.alpha in short
+{arms: {short: {}, long: {set: {model.moe.balance.alpha: 1}}}} -> arm long: model.moe.balance.alpha=1: is read only
 {contrasts: {c: {weights: {short: 1, long: 1}}}} -> mine.yaml: contrasts.c.weights: add up to 2; those of a contrast
 {contrasts: {c: {weights: {short: 1, nobody: -1}}}} -> mine.yaml: contrasts.c.weights.nobody: no such arm
 {contrasts: {c: {weights: {short: .nan, long: -1}}}} -> mine.yaml: contrasts.c.weights.short=nan: must be a finite
