@@ -58,8 +58,9 @@ def verdicts_of(
         found = verdict(claim, difference, beside)
         found = dataclasses.replace(found, difference=_nonempty(found.difference))
         earlier = [between(families[name], claim.arm, against) for name in at_shares(plan.horizons)]
-        if earlier and claim.metric == "loss":
-            found = at_every_length(found, claim, earlier[-1], beside.diverged)
+        if earlier and claim.metric in ("loss", "bits_per_byte"):  # one number in two units
+            unit = per_nat(claim.metric, arms[plan.baseline])
+            found = at_every_length(found, claim, earlier[-1], beside.diverged, unit)
         verdicts.append(_at_equal_balance(found, pair))
     return verdicts
 

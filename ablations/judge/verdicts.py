@@ -151,11 +151,16 @@ def verdict(expected: ExpectedConfig, difference: Difference, beside: Beside) ->
 
 
 def at_every_length(
-    found: Verdict, expected: ExpectedConfig, earlier: Difference | None, diverged: Mapping[str, int]
+    found: Verdict,
+    expected: ExpectedConfig,
+    earlier: Difference | None,
+    diverged: Mapping[str, int],
+    per_nat: float = 1.0,
 ) -> Verdict:
     """The verdict at the end, where it does not turn round against what a shorter training shows: there `agrees` or
     `disagrees` would be a matter of when. Where both lie within a margin, or short of the one that an arm is to be
-    better by, a sign says nothing, and beside trials that `diverged` none does."""
+    better by, a sign says nothing, and beside trials that `diverged` none does. `per_nat`: of the claim's unit, in
+    which `earlier`, a difference of losses, is."""
     d, names = found.difference, ("agrees", "disagrees")
     if found.outcome not in names or d is None or diverged:
         return found
@@ -163,7 +168,7 @@ def at_every_length(
         why = f"{found.why.rstrip('.')}; the shorter training that it must hold at was not finished."
         return replace(found, why=why, caveat=found.caveat or "not seen at the length before")
     low, high = region_of(expected)
-    inside = [low < mean < high for mean in (earlier.mean, d.mean)]
+    inside = [low < mean < high for mean in (earlier.mean * per_nat, d.mean)]
     same = all(inside) if expected.kind in ("equal", "not_worse") else bool(expected.margin) and not any(inside)
     if same or (d.mean > 0) == (earlier.mean > 0):
         return found

@@ -2,6 +2,7 @@
 
 import math
 import shlex
+import statistics
 
 from ablations import numbers
 from ablations.config.schema import ExpectedConfig
@@ -19,6 +20,7 @@ from ablations.show.table import Table
 
 MOST_SEEDS = 64
 """More than so many are no advice: the question needs another design, or more tokens."""
+TAKEN = ("train_s", "eval_s")
 SWITCHED = (
     *("model.moe.balance.", "model.moe.scoring", "model.moe.normalise", "model.moe.routed_scaling_factor"),
     *("model.moe.n_group", "model.moe.topk_group", "model.mtp.", "model.precision.", "optim."),
@@ -38,7 +40,7 @@ def remedies_table(result: Result) -> Table:
             continue
         if gone := [name for name in result.plan.members(expected) if result.arms[name].of_status("diverged")]:
             how = f"mend the training of {' and '.join(gone)}, which diverged; more seeds do not"
-            rows.append([told, ABSENT, ABSENT, ABSENT, how])
+            rows.append([told, ABSENT, ABSENT, ABSENT, ABSENT, how])
             continue
         if expected.metric == COUNTED:
             rows.append([told, "as many, as measured", *_by_counting(result, expected, d)])
@@ -48,32 +50,50 @@ def remedies_table(result: Result) -> Table:
         distances, what = _distances(expected, d, verdict)
         if verdict.mistuned or (verdict.slack and not all(distances)):
             how = f"search more finely: more points or seeds under `search` in sweeps/{result.sweep}.yaml"
-            rows.append([told, what, ABSENT, ABSENT, how])
+            rows.append([told, what, ABSENT, ABSENT, ABSENT, how])
             continue
         seeds = seeds_clear_of(distances, d.sd, d.comparisons, d.alpha)
         if seeds is None or seeds > MOST_SEEDS:
             how = _other_design(expected, result)
-            rows.append([told, what, numbers.count(seeds), ABSENT, how])
+            rows.append([told, what, numbers.count(seeds), ABSENT, ABSENT, how])
         else:
             rows.append([told, what, *_more(result, seeds, d.n)])
-    columns = ["claim", "to see", "seeds", "as long as this", "how"]
+    columns = ["claim", "to see", "seeds", "as long as this", "minutes", "how"]
     note = (
         "Seeds with which an interval of this family ends before the region's edges with 80 % power, at the spread "
-        "seen; what a learning rate may cost is taken off first."
+        "seen; what a learning rate may cost is taken off first. Minutes: of one worker, for all of those seeds, as "
+        "long as this run's trials took; a search and what branches go on from are not in them."
     )
-    return Table("What would settle the rest", columns, rows, note, words=(0, 1, 4))
+    return Table("What would settle the rest", columns, rows, note, words=(0, 1, 5))
 
 
 def _more(result: Result, seeds: int, now: int) -> list[str]:
     longer = f"{max(1.0, seeds / max(1, len(result.seeds))):.1f}x"
-    return [str(seeds), longer, _with_seeds(result, max(seeds, now + 1))]
+    asked = max(seeds, now + 1)
+    return [str(seeds), longer, numbers.count(_minutes(result, asked)), _with_seeds(result, asked)]
+
+
+def _minutes(result: Result, seeds: int) -> int | None:
+    """Of one worker, for all arms; None where a trial's time is not on record."""
+    each = list[float]()
+    for arm in result.arms.values():
+        records = [record for record in arm.records.values() if {*TAKEN} <= {*record.timings}]
+        if not records:
+            return None
+        each.append(statistics.fmean(math.fsum(record.timings[name] for name in TAKEN) for record in records))
+    return math.ceil(seeds * math.fsum(each) / 60)
 
 
 def _by_counting(result: Result, expected: ExpectedConfig, d: Difference) -> list[str]:
     shares = [result.arms[name].mean(COUNTED) or 0.0 for name in result.plan.members(expected)]
     seeds = seeds_telling(shares[0], shares[1], d.alpha / d.comparisons / 2)
     if seeds is None or seeds > MOST_SEEDS:
-        return [numbers.count(seeds), ABSENT, "more seeds than pay; ask where fewer seeds, or more, come halfway"]
+        return [
+            numbers.count(seeds),
+            ABSENT,
+            ABSENT,
+            "more seeds than pay; ask where fewer seeds, or more, come halfway",
+        ]
     return _more(result, seeds, d.n)
 
 

@@ -55,7 +55,7 @@ def train_rank(rank: int, ranks: int, job: TrialJob) -> None:
     data = open_data(stage, job.cache)
     module = build_model(stage, job.seed, rank)
     notes = Notes(job.keys, StepLog(folder / STEPS), Unwatched(), _Printer()) if rank == 0 else None
-    callbacks: list[Any] = [RankRecorder(notes, 0, data, folder)] if notes is not None else []
+    callbacks: list[Any] = [RankRecorder(notes, 0, data, folder, job.seed)] if notes is not None else []
     started = time.monotonic()
     device = hardware_of(stage).of(rank)
     trainer = trainer_of(stage, folder, callbacks, PipelineStrategy(rank, ranks, device))

@@ -115,11 +115,9 @@ class Notes:
 class Recorder(L.Callback):
     """Notes every step of one stage, validates on a fixed set, and writes the resumable checkpoint."""
 
-    def __init__(
-        self, notes: Notes, number: int, data: Data, folder: Path, kept: bool = False, seed: int | None = None
-    ) -> None:
-        """`number`: of the stage, from 0. Steps and tokens are counted on from the stages before it. `kept`: a
-        checkpoint is written at the stage's end too. `seed`: the trial's, where a teacher writes what is learned."""
+    def __init__(self, notes: Notes, number: int, data: Data, folder: Path, seed: int, kept: bool = False) -> None:
+        """`number`: of the stage, from 0. Steps and tokens are counted on from the stages before it. `seed`: the
+        trial's. `kept`: a checkpoint is written at the stage's end too."""
         self.notes, self.number, self.data, self.folder, self.seed = notes, number, data, folder, seed
         self.stage = notes.keys.stages[number]
         self.steps_before, self.tokens_before = notes.keys.done_before(number)
@@ -166,7 +164,7 @@ class Recorder(L.Callback):
 
     def _written(self, step: int) -> dict[str, float]:
         """Tokens that a teacher wrote for the step; what comes a second time counts once."""
-        if self.seed is None or not isinstance(self.data, TaughtData):
+        if not isinstance(self.data, TaughtData):
             return {}
         first, count = self.stage.batches[step - 1]
         return {"drawn": self.data.written(self.seed, first, count) if first < self.stage.period else 0.0}
@@ -185,7 +183,7 @@ class Recorder(L.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         columns = {name: list(column) for name, column in self.notes.validation.items()}
-        return {"stage": self.number, "validation": columns}
+        return {"stage": self.number, "seed": self.seed, "validation": columns}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.notes.validation = state_dict["validation"]

@@ -52,37 +52,46 @@ class Resume:
         return columns
 
 
-def resume_of(folder: Path, keys: TrialKeys, trunk: Path | None, said: Callable[[str], None] = log.warning) -> Resume:
+def resume_of(
+    folder: Path, keys: TrialKeys, seed: int, trunk: Path | None, said: Callable[[str], None] = log.warning
+) -> Resume:
     """From the trial's own checkpoint; without one, after the stages that the trunk's trial has trained. A damaged
-    checkpoint is set aside, which is `said`."""
-    own = _resumable(folder, keys, said)
+    checkpoint, or one of another seed, is set aside, which is `said`."""
+    own = _resumable(folder, keys, seed, said)
     further = [BASE] if keys.has_base else []
     if own.path is not None or trunk is None or not all((trunk / name).is_file() for name in (STATE, STEPS)):
         return own
     if further and not readable_base(trunk):
         return own
-    if _readable(trunk / STATE, "who goes on from it trains that part too", said) is None:
+    if _readable(trunk / STATE, seed, "who goes on from it trains that part too", said) is None:
         return own
     for name in (STEPS, *further):
         copy_whole(trunk / name, folder / name)
     copy_whole(trunk / STATE, folder / RESUME)
-    return _resumable(folder, keys, said)
+    return _resumable(folder, keys, seed, said)
 
 
-def weights_in(path: Path, said: Callable[[str], None] = log.warning) -> dict[str, Tensor] | None:
-    """A model's, of a state that a trial has left; None where there is none, or a damaged one, which is set aside."""
-    saved = _readable(path, "it is trained again", said)
+def weights_in(path: Path, seed: int, said: Callable[[str], None] = log.warning) -> dict[str, Tensor] | None:
+    """A model's, of a state that a trial of this seed has left; None where there is none, or a damaged one, which is
+    set aside."""
+    saved = _readable(path, seed, "it is trained again", said)
     return None if saved is None else _of_model(saved)
 
 
-def _readable(path: Path, then: str, said: Callable[[str], None]) -> dict[str, Any] | None:
-    """What a checkpoint holds; None where it is missing, or damaged and set aside."""
+class OfAnotherSeed(Exception):
+    """A checkpoint that no trial with this seed can have left."""
+
+
+def _readable(path: Path, seed: int, then: str, said: Callable[[str], None]) -> dict[str, Any] | None:
+    """What a checkpoint holds; None where it is missing, or damaged or of another seed and set aside."""
     try:
         with zipfile.ZipFile(path) as entries:  # torch does not look at the sums that it writes
             if (torn := entries.testzip()) is not None:
                 raise zipfile.BadZipFile(f"{torn} is not what was written")
         found: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
         _place_in(found)
+        if (other := found["callbacks"][Recorder.__qualname__].get("seed", seed)) != seed:
+            raise OfAnotherSeed(f"of seed {other}, and not {seed}")
         return found
     except FileNotFoundError:
         return None
@@ -91,7 +100,8 @@ def _readable(path: Path, then: str, said: Callable[[str], None]) -> dict[str, A
     except Exception as error:  # torch raises many kinds for a damaged file
         with contextlib.suppress(FileNotFoundError):  # another that needs it has been here
             aside = set_aside(path)
-            said(f"{path}: damaged ({type(error).__name__}), set aside as {aside.name}; {then}")
+            what = str(error) if isinstance(error, OfAnotherSeed) else f"damaged ({type(error).__name__})"
+            said(f"{path}: {what}, set aside as {aside.name}; {then}")
         return None
 
 
@@ -105,10 +115,10 @@ def _of_model(saved: dict[str, Any]) -> dict[str, Tensor]:
     return {name.removeprefix(MODEL): value for name, value in state.items() if name.startswith(MODEL)}
 
 
-def _resumable(folder: Path, keys: TrialKeys, said: Callable[[str], None]) -> Resume:
+def _resumable(folder: Path, keys: TrialKeys, seed: int, said: Callable[[str], None]) -> Resume:
     """The resumable checkpoint, where there is a readable one with its step log."""
     path = folder / RESUME
-    saved = _readable(path, "the trial starts over", said)
+    saved = _readable(path, seed, "the trial starts over", said)
     if saved is None:
         return Resume()
     stage, own = _place_in(saved)

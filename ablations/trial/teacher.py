@@ -40,26 +40,26 @@ def teacher_of(job: TrialJob, train: Callable[[TrialJob], Record], said: Callabl
     keys = job.keys.taught_by
     if keys is None:
         return None
-    given = None if job.teacher is None else _left_in(Path(job.teacher), keys, said)
+    given = None if job.teacher is None else _left_in(Path(job.teacher), keys, job.seed, said)
     if given is not None:
         return given
     folder = Path(job.folder) / TEACHER
-    if (own := _left_in(folder, keys, said)) is None:
+    if (own := _left_in(folder, keys, job.seed, said)) is None:
         (folder / RECORD).unlink(missing_ok=True)
         train(TrialJob(f"{job.id}-teacher", keys, job.seed, str(folder), job.cache, keep=True))
-        own = _left_in(folder, keys, said)
+        own = _left_in(folder, keys, job.seed, said)
     if own is None:
         raise Untaught(f"the teacher's training left nothing that can be read in {folder}")
     return own
 
 
-def _left_in(folder: Path, keys: TrialKeys, said: Callable[[str], None]) -> Teacher | None:
+def _left_in(folder: Path, keys: TrialKeys, seed: int, said: Callable[[str], None]) -> Teacher | None:
     record = finished(folder / RECORD)
     if record is None:
         return None
     if record.status != "complete":
         raise Untaught(f"the teacher {record.status}: {record.reason}")
-    weights = weights_in(folder / STATE, said)
+    weights = weights_in(folder / STATE, seed, said)
     if weights is None:
         return None
     model = Transformer(keys.model)

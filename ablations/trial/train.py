@@ -86,7 +86,7 @@ def _train(job: TrialJob, watcher: Watcher, report: Report) -> Record:
     quiet_lightning()
     folder = Path(job.folder)
     said = _noting(report)
-    resume = resume_of(folder, job.keys, None if job.trunk is None else Path(job.trunk), said)
+    resume = resume_of(folder, job.keys, job.seed, None if job.trunk is None else Path(job.trunk), said)
     teacher = teacher_of(job, lambda other: run_trial(other, report), said)
     notes = Notes(job.keys, StepLog(folder / STEPS, resume.steps), watcher, report)
     notes.validation |= resume.validation
@@ -111,7 +111,7 @@ def _train(job: TrialJob, watcher: Watcher, report: Report) -> Record:
                 if stage.distil.on and teacher is not None:
                     data = learn_from(teacher.model, stage, module, data)
                 kept = number < last or job.keep
-                recorder = Recorder(notes, number, data, folder, kept, job.seed)
+                recorder = Recorder(notes, number, data, folder, job.seed, kept)
                 strategy = "auto" if crew is None else crew.begin(number, module, checkpoint, kept)
                 trainer = trainer_of(stage, folder, [recorder], strategy)
                 trainer.fit(module, batches_of(stage, data, job.seed), ckpt_path=checkpoint, weights_only=True)

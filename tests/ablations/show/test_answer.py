@@ -1,6 +1,7 @@
 """The sentence that a result begins with, and what would settle what it leaves open."""
 
 import dataclasses
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -124,7 +125,9 @@ def test_what_would_settle_it(sweep_run: Any, tmp_path: Path) -> None:
     assert remedies_table(later) == remedies_table(result), "the same records, the same table: no clock is in it"
     verdict = result.verdicts[1]
     assert row[:3] == ["it costs less than an auxiliary loss", "-0.0050, the paper's", str(verdict.seeds_needed)]
-    assert row[3] == f"{verdict.seeds_needed / 6:.1f}x" and row[4].endswith(f"seeds={verdict.seeds_needed}")
+    assert row[3] == f"{verdict.seeds_needed / 6:.1f}x" and row[5].endswith(f"seeds={verdict.seeds_needed}")
+    seconds = [r.timings["train_s"] + r.timings["eval_s"] for arm in result.arms.values() for r in arm.records.values()]
+    assert row[4] == str(math.ceil(sum(seconds) / 6 * verdict.seeds_needed / 60)), "six seeds of each arm"
 
 
 def test_a_papers_effect_that_an_interval_excludes_is_said_to_be(sweep_run: Any, tmp_path: Path) -> None:
@@ -155,15 +158,15 @@ def test_what_is_not_at_equal_balance_is_said_so_in_the_sentence(sweep_run: Any,
 def test_where_seeds_do_not_pay_another_design_is_named(sweep_run: Any, tmp_path: Path) -> None:
     result = found(sweep_run, tmp_path, CHEAPER | {"paper_value": -1e-4})
     (row,) = remedies_table(result).rows
-    assert row[2:4] == ["-", "-"] and "search more finely" in row[4], "less than a learning rate may cost"
+    assert row[2:4] == ["-", "-"] and "search more finely" in row[5], "less than a learning rate may cost"
     result = tuned(result)
     (row,) = remedies_table(result).rows
-    assert row[3] == "-" and "design: branch" in row[4]
+    assert row[3] == "-" and "design: branch" in row[5]
     for name, changes in (("set", {"data.order": "staged"}), ("total_params", 7)):
         plan = dataclasses.replace(result.arms["bias"].plan, **{name: changes})
         other = dataclasses.replace(result.arms["bias"], plan=plan)
         (row,) = remedies_table(dataclasses.replace(result, arms={**result.arms, "bias": other})).rows
-        assert "branch" not in row[4], "which would be refused"
+        assert "branch" not in row[5], "which would be refused"
 
 
 def tuned(result: Result) -> Result:
@@ -174,7 +177,7 @@ def tuned(result: Result) -> Result:
 def test_what_diverged_is_not_settled_by_seeds(sweep_run: Any, tmp_path: Path) -> None:
     result = found(sweep_run, tmp_path, CHEAPER | {"arm": "batch_aux_loss"}, diverged=(("aux_loss", 2),))
     (row,) = remedies_table(result).rows
-    assert result.verdicts[0].outcome == "not resolved" and "aux_loss, which diverged; more seeds do not" in row[4]
+    assert result.verdicts[0].outcome == "not resolved" and "aux_loss, which diverged; more seeds do not" in row[5]
 
 
 def test_seeds_that_failed_are_told(sweep_run: Any, tmp_path: Path) -> None:
@@ -212,7 +215,7 @@ def test_arms_in_stages_are_not_told_to_branch(sweep_run: Any, tmp_path: Path) -
         for name, arm in result.arms.items()
     }
     (row,) = remedies_table(tuned(dataclasses.replace(result, arms=arms))).rows
-    assert row[3] == "-" and "branch" not in row[4] and "train longer" in row[4]
+    assert row[3] == "-" and "branch" not in row[5] and "train longer" in row[5]
 
 
 def test_a_sentence_begins_as_one_whatever_the_arms_are_called(sweep_run: Any, tmp_path: Path) -> None:
@@ -241,5 +244,5 @@ def test_what_a_search_leaves_open_is_not_settled_by_seeds(sweep_run: Any, tmp_p
     verdict = dataclasses.replace(result.verdicts[0], mistuned=True, caveat=cost)
     open_by_rate = dataclasses.replace(result, verdicts=[verdict])
     (row,) = remedies_table(open_by_rate).rows
-    assert row[2:4] == ["-", "-"] and "search more finely" in row[4] and "sweeps/moe_balance.yaml" in row[4]
+    assert row[2:4] == ["-", "-"] and "search more finely" in row[5] and "sweeps/moe_balance.yaml" in row[5]
     assert f" nats; {cost})" in answer(open_by_rate) and f"not resolved, {cost}" in findings(open_by_rate)[0]

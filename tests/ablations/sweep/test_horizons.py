@@ -155,6 +155,30 @@ def test_a_verdict_that_turns_round_depends_on_the_length(
 
 
 @pytest.mark.parametrize(
+    ("margin", "outcome"), [(None, "depends on the length"), (0.006, "depends on the length"), (0.011, "disagrees")]
+)
+def test_bits_per_byte_are_the_loss_in_another_unit(
+    sweep_run: Any, tmp_path: Path, margin: float | None, outcome: str
+) -> None:
+    """Where the loss turns round they do, and a margin in them is not one in nats: 0.02 nats are 0.01 here."""
+    sweep_run(tmp_path)
+    result = load_result(tmp_path, "moe_balance", "cpu")
+    claim = ExpectedConfig("bias", kind="better", metric="bits_per_byte", margin=margin)
+    plan = dataclasses.replace(result.plan, horizons=SHARES, expected=[claim])
+    base, arms = result.arms["aux_loss"].values["loss"], dict(result.arms)
+    for name, arm in arms.items():
+        end, before = (0.04, -0.02) if name == "bias" else (0.0, 0.0)
+        noise = {s: (-1) ** s * 1e-5 * (name != "aux_loss") for s in base}
+        nats = {s: v + end + noise[s] for s, v in base.items()}
+        bits = {s: v / 2 for s, v in nats.items()}
+        earlier = {s: v + 0.5 + before + noise[s] for s, v in base.items()}
+        values = {"loss": nats, "bits_per_byte": bits, "loss_at_25": nats, "loss_at_50": earlier}
+        arms[name] = dataclasses.replace(arm, values={**arm.values, **values})
+    (verdict,) = verdicts_of(arms, plan, families_of(arms, plan), set())
+    assert verdict.outcome == outcome, verdict.why
+
+
+@pytest.mark.parametrize(
     "earlier", [None, Difference("a", "b", "loss_at_50", 0, 0.0, 0.0, None, None, None, 1, 1, None, None)]
 )
 def test_a_verdict_whose_shorter_training_is_missing_says_so(earlier: Difference | None) -> None:

@@ -214,7 +214,10 @@ def flipped(state: Path) -> bytes:
     return changed
 
 
-@pytest.mark.parametrize("damage", ["gone", "cut short", "flipped", "of another trial", "without its steps"])
+BROKEN = ("cut short", "flipped", "no checkpoint", "of another seed")
+
+
+@pytest.mark.parametrize("damage", ["gone", *BROKEN, "without its steps"])
 def test_a_trunk_that_cannot_be_read_is_trained_again(job, undisturbed, damage):
     alone, given = branched(job("alone")), branched(job("branch"))
     trunk = trunk_of(given, "trunk")
@@ -228,6 +231,10 @@ def test_a_trunk_that_cannot_be_read_is_trained_again(job, undisturbed, damage):
         state.write_bytes(flipped(state))
     elif damage == "without its steps":
         (Path(trunk.folder) / "steps.jsonl").write_text("")
+    elif damage == "of another seed":
+        other = dataclasses.replace(trunk_of(given, "other"), seed=given.seed + 1)
+        undisturbed(other)
+        state.write_bytes((Path(other.folder) / state.name).read_bytes())
     else:
         state.write_bytes(b"nothing of a checkpoint")
     undisturbed(alone)
@@ -235,10 +242,10 @@ def test_a_trunk_that_cannot_be_read_is_trained_again(job, undisturbed, damage):
     record = run_trial(dataclasses.replace(given, trunk=trunk.folder), events.append)
     assert record.status == "complete" and rows(given) == rows(alone)
     said = [e["text"] for e in events if e["event"] == "note"]
-    broken = damage in ("cut short", "flipped", "of another trial")
     assert len(said) == (damage != "gone") and (state.with_name("state.ckpt.damaged").exists(), state.exists()) == (
-        broken, damage == "without its steps"
+        damage in BROKEN, damage == "without its steps"
     )  # fmt: skip
+    assert damage != "of another seed" or f"of seed {given.seed + 1}, and not {given.seed}, set aside" in said[0]
 
 
 @pytest.mark.parametrize("step", [3, 6])
