@@ -240,4 +240,4 @@ class ModelConfig:
     @property
     def routers(self) -> int:
         """Of the whole model, MTP modules included."""
-        return self.moe_layers + self.mtp.depth * (self.feed_forward == "moe")
+        return self.moe_layers + self.mtp.blocks * (self.feed_forward == "moe")

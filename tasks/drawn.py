@@ -102,12 +102,12 @@ def is_of(split: str, hashes_N: NDArray[np.uint64]) -> NDArray[np.bool_]:
     return within
 
 
-def hashes(tokens_NT: NDArray[np.int64], padded: bool = True) -> NDArray[np.uint64]:
-    """Of each sequence, the same on every machine. Without `padded`, END is no part of it, however much there is."""
+def hashes(tokens_NT: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Of each sequence, the same on every machine. END is no part of it: what is drawn stands on one side, however much
+    room it is given."""
     weights = mix(np.arange(1, tokens_NT.shape[1] + 1, dtype=np.uint64)) | np.uint64(1)
     with np.errstate(over="ignore"):
         parts_NT = mix(tokens_NT.astype(np.uint64) + np.uint64(1)) * weights
-        if not padded:
-            parts_NT[tokens_NT == END] = 0
+        parts_NT[tokens_NT == END] = 0
         found: NDArray[np.uint64] = mix(parts_NT.sum(axis=1))
     return found

@@ -239,7 +239,7 @@ def _check_tokens(stage: Stage) -> None:
     if stage.tokens < stage.tokens_per_step:
         raise ConfigError(
             f"train.tokens={train.tokens} (x train.token_fraction={train.token_fraction}): less than one batch, which "
-            f"is data.batch_size x data.seq_len = {stage.tokens_per_step} tokens"
+            f"is data.batch_size x data.seq_len = {stage.tokens_per_step} tokens; take more tokens, or smaller batches"
         )
     if stage.tokens // stage.tokens_per_step > MOST_STEPS:
         raise ConfigError(

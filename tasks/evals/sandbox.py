@@ -82,8 +82,9 @@ def run(program: str, limits: Limits = LIMITS) -> Outcome:
     bwrap, token = _bubblewrap(), secrets.token_hex(8)
     asked = {"program": program, "token": token, "limits": limits.resources()}
     with (
-        _open_pipe() as alive,
-        _holding(json.dumps({**asked, "alive": alive}).encode()) as given,
+        _pipe() as (alive, _),
+        _pipe() as (begun, begins),
+        _holding(json.dumps({**asked, "alive": alive, "begun": begins}).encode()) as given,
         _holding(_filter(platform.machine())) as filtered,
         TemporaryFile() as report,
         TemporaryFile() as complaints,
@@ -96,7 +97,7 @@ def run(program: str, limits: Limits = LIMITS) -> Outcome:
                 stdout=report,
                 stderr=complaints,
                 env=ENVIRONMENT,
-                pass_fds=[alive, filtered.fileno()],
+                pass_fds=[alive, begins, filtered.fileno()],
                 timeout=limits.seconds,
             ).returncode
         except subprocess.TimeoutExpired:  # it has been killed, and all that it has begun dies with it
@@ -104,22 +105,31 @@ def run(program: str, limits: Limits = LIMITS) -> Outcome:
         for file in (report, complaints):
             file.seek(0)
         said = report.read(MOST_READ)
-        if not said.startswith(inside.BEGUN):
+        if not _told(begun):
             raise ConfigError(_refusal(complaints.read(MOST_READ).decode(errors="replace")))
     if code is None:
         return Outcome("timed_out", f"not done after {limits.seconds:g} s")
-    return _reported(said.removeprefix(inside.BEGUN), token) or _stopped(code, limits)
+    return _reported(said, token) or _stopped(code, limits)
 
 
 @contextlib.contextmanager
-def _open_pipe() -> Iterator[int]:
-    """The end to read from of one that is closed when we end, however that comes."""
-    reading, writing = os.pipe()
+def _pipe() -> Iterator[tuple[int, int]]:
+    """The end to read from and the end to write to, which are closed when we end, however that comes."""
+    ends = os.pipe()
     try:
-        yield reading
+        yield ends
     finally:
-        os.close(reading)
-        os.close(writing)
+        for end in ends:
+            os.close(end)
+
+
+def _told(pipe: int) -> bool:
+    """Whether anything has been written to it."""
+    os.set_blocking(pipe, False)
+    try:
+        return bool(os.read(pipe, 1))
+    except BlockingIOError:
+        return False
 
 
 @contextlib.contextmanager
@@ -157,6 +167,7 @@ def _command(bwrap: str, limits: Limits, filter_number: int) -> list[str]:
     python = Path(sys.base_prefix)  # without what has been installed for us
     return [
         *(bwrap, "--unshare-all", "--unshare-user", "--die-with-parent", "--new-session"),
+        *("--cap-drop", "ALL"),  # which it leaves to a program that root runs
         *("--size", str(limits.file_bytes), "--tmpfs", "/tmp"),
         *("--ro-bind", "/usr", "/usr", "--ro-bind-try", "/lib", "/lib", "--ro-bind-try", "/lib64", "/lib64"),
         *("--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache", "--ro-bind", str(python), str(python)),
@@ -197,14 +208,23 @@ class Machine:
     """clone, fork, vfork and clone3, of those that there are; threads are made by the same."""
     namespaces: tuple[int, ...]
     """unshare and setns."""
+    mounts: tuple[int, ...]
+    """mount, umount2 and pivot_root."""
     memory: tuple[int, ...]
-    """shmget and memfd_create: what they give, no limit of a process counts."""
+    """shmget, msgget, semget, memfd_create and add_key: what they give, no limit of a process counts."""
 
 
 MACHINES = {
-    "x86_64": Machine(0xC000003E, processes=(56, 57, 58, 435), namespaces=(272, 308), memory=(29, 319)),
-    "aarch64": Machine(0xC00000B7, processes=(220, 435), namespaces=(97, 268), memory=(194, 279)),
+    "x86_64": Machine(
+        0xC000003E, (56, 57, 58, 435), namespaces=(272, 308), mounts=(165, 166, 155), memory=(29, 68, 64, 319, 248)
+    ),
+    "aarch64": Machine(
+        0xC00000B7, (220, 435), namespaces=(97, 268), mounts=(40, 39, 41), memory=(194, 186, 190, 279, 217)
+    ),
 }
+NEWER = (*range(425, 434), 442, 447)
+"""The same numbers on both: io_uring_setup, _enter and _register; open_tree to fspick and mount_setattr, by which newer
+programs mount; memfd_secret."""
 X32 = 0x40000000
 """Numbers from here on are a second set of the same calls, on x86_64."""
 
@@ -216,6 +236,6 @@ def _filter(machine: str) -> bytes:
     known = MACHINES[machine]
     steps = [(load, 0, 0, 4), (equal, 1, 0, known.architecture), (answer, 0, 0, refused)]
     steps += [(load, 0, 0, 0), (at_least, 0, 1, X32), (answer, 0, 0, refused)]
-    for call in (*known.processes, *known.namespaces, *known.memory):
+    for call in (*known.processes, *known.namespaces, *known.mounts, *known.memory, *NEWER):
         steps += [(equal, 0, 1, call), (answer, 0, 0, refused)]
     return b"".join(struct.pack("=HBBI", *step) for step in [*steps, (answer, 0, 0, allowed)])

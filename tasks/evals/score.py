@@ -86,7 +86,7 @@ def _plain(row: dict[str, Any], samples: list[dict[str, Any]]) -> dict[str, Any]
     counts = [len(sample["arguments"]) for sample in samples]
     if min(counts) > 1 and "acc" in plain and "acc_mutual_info" not in plain:
         plain["chance"] = sum(1 / count for count in counts) / len(counts)
-        plain |= answers(samples)
+        plain |= {name: _finite(value) for name, value in answers(samples).items()}
     plain |= by_document(samples)
     if "exact_match" in plain and all(isinstance(sample["doc"].get("chance"), float) for sample in samples):
         plain["chance"] = sum(sample["doc"]["chance"] for sample in samples) / len(samples)

@@ -242,7 +242,7 @@ class ProblemData:
         return questions.rows(np.flatnonzero(is_of(split, self._hashes(questions))))
 
     def _hashes(self, questions: Questions) -> NDArray[np.uint64]:
-        return hashes(self.problem.same(questions), padded=False)
+        return hashes(self.problem.same(questions))
 
     def _filled(self, split: str, seed: int, block: int) -> Filled:
         """PACKED sequences. Those of a held-out split have right answers, and they alone count, whatever is learned."""

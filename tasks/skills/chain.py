@@ -5,10 +5,11 @@ one before it, of which one is asked. Below modulo 7; the answer takes three of 
     ...                                                 c ? a [3] d [5] b [0] e [4] c [0]    with `steps`
 
 Every step is one-to-one (no product with what shares a factor with the modulus), and the number at its root is any, so
-that all numbers are as likely. Chance is of who names any. Whoever copies a number that was shown is right somewhat
-more often, for some chains are such a number alone, and two steps may lead back.
+that all numbers are as likely. Chance is of who looks a variable up and copies the number that stands in its statement,
+without any arithmetic: that is right where it stands alone, and else as often as any number is.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
@@ -47,7 +48,21 @@ class Chain:
 
     @property
     def chance(self) -> float:
-        return 1 / self.modulus
+        """Where all that is asked stands alone, to look it up is the skill, and chance is of any number."""
+        alone, answers = (math.fsum(counts) for counts in zip(*map(self._expected, self.length), strict=True))
+        share = alone / answers
+        return (share if share < 1 else 0.0) + (1 - share or 1.0) / self.modulus
+
+    def _expected(self, length: int) -> tuple[float, float]:
+        """How many variables that are answers are a number alone, and how many are answers, in a sequence that takes
+        `length` statements."""
+        if not self.steps:
+            return float(length == 1), 1.0
+        places, chains = range(self.statements), math.comb(self.statements, length)
+        # Beside the chain's root: those that are of no use, before the last of the chain, and made of none.
+        beside = (1 - length / self.statements - math.comb(place, length) / chains for place in places)
+        alone = 1 + math.fsum(share / (place + 1) for place, share in zip(places, beside, strict=True))
+        return alone, length * (self.statements + 1) / (length + 1)
 
     def check(self, seq_len: int) -> None:
         least, most = min(self.length), max(self.length)

@@ -9,6 +9,10 @@ the k-hop induction heads of 2402.09268 every hop goes back in the text, so that
 and log k of them do; here half of the hops go forward, which only the tokens behind all steps can follow.)
 """
 
+import functools
+import math
+import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
@@ -18,6 +22,9 @@ import numpy as np
 from models.base.typed import AtLeast, AtMost, ConfigError, Distinct, NotEmpty
 from tasks.drawn import END, END_WORD, Items, distinct
 from tasks.skills.skill import mask_at
+
+GUESSED = 20_000
+"""Answers of which it is found how many nodes are left."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +48,9 @@ class Hops:
 
     @property
     def chance(self) -> float:
-        """Of a guess among the nodes of the ring that are left: each is one answer only, and none leads to itself."""
-        right = 0.0
-        for before in range(self.asked):
-            left = self.nodes - before
-            was_answer = before / (self.nodes - 1)
-            right += was_answer / left + ((1 - was_answer) / (left - 1) if left > 1 else 0)
-        return right / self.asked
+        """Of a guess among the nodes that the answers before leave: each is one answer only, and as many hops as are
+        asked lead around in circles of equal size, which none closes early."""
+        return statistics.fmean(_left_over(self.nodes, hops, self.asked) for hops in self.hops)
 
     def check(self, seq_len: int) -> None:
         least, most = min(self.hops), max(self.hops)
@@ -88,3 +91,30 @@ class Hops:
         tokens[:, 2 * self.nodes : 2 * self.nodes + 3 * self.asked] = questions
         keys = 2 * self.nodes + 1 + 3 * np.arange(self.asked)
         return Items(tokens, mask_at(np.broadcast_to(keys, asked.shape), seq_len), levels)
+
+
+@functools.lru_cache(maxsize=256)
+def _left_over(nodes: int, hops: int, asked: int) -> float:
+    """Share of the answers that a guess gets right among the nodes that may be it: those that begin a run of known
+    answers, another than the asked node's and short enough that the two fit into a circle; or the own one, where it is
+    the whole circle."""
+    size = nodes // math.gcd(nodes, hops)
+    if size == nodes:
+        return statistics.fmean(1 / max(1, nodes - before - 1) for before in range(asked))
+    rng, right, rounds = np.random.default_rng(0), 0.0, max(1, GUESSED // asked)
+    for _ in range(rounds):
+        begins, lengths = list(range(nodes)), [1] * nodes  # of the run that ends with a node
+        ends = list(range(nodes))  # of the run that begins with it
+        runs = Counter({1: nodes})
+        for node in rng.permutation(nodes)[:asked].tolist():
+            answer, own = (node + hops) % nodes, lengths[node]
+            fitting = sum(count for length, count in runs.items() if own + length <= size) - (2 * own <= size)
+            right += 1 / max(1, fitting)
+            if begins[node] == answer:
+                continue
+            end, begin = ends[answer], begins[node]
+            runs.subtract([own, lengths[end]])
+            lengths[end] += own
+            runs[lengths[end]] += 1
+            begins[end], ends[begin] = begin, end
+    return right / rounds / asked

@@ -52,7 +52,8 @@ class Recall:
             raise ConfigError(f"data.settings.pairs={self.pairs}: {least} pairs leave nothing to ask; at least 1")
         if most > self.keys:
             raise ConfigError(
-                f"data.settings.pairs={self.pairs}: {most} pairs have more keys than there are (keys={self.keys})"
+                f"data.settings.pairs={self.pairs}: {most} pairs have more keys than there are (keys={self.keys}); "
+                "ask for fewer pairs, or for more keys"
             )
         if 4 * most > seq_len:
             raise ConfigError(

@@ -69,6 +69,7 @@ def write_manifest(folder: Path, fingerprint: dict[str, Any]) -> None:
     """Over all that is in the folder."""
     files = {path.name: _checksum(path) for path in sorted(folder.iterdir())}
     manifest = {"files": files, "fingerprint": fingerprint}
+    manifest["sha256"] = _of_manifest(manifest)
     (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True), encoding="utf-8")
 
 
@@ -79,6 +80,8 @@ def read_fingerprint(folder: Path) -> dict[str, Any] | None:
     """
     try:
         manifest = json.loads((folder / _MANIFEST).read_bytes())
+        if manifest.pop("sha256", None) != _of_manifest(manifest):
+            return None
         if any(_checksum(folder / name) != checksum for name, checksum in manifest["files"].items()):
             return None
         fingerprint: dict[str, Any] = manifest["fingerprint"]
@@ -122,6 +125,10 @@ def making(folder: Path, report: Report) -> Iterator[None]:
         for place in new:
             with contextlib.suppress(OSError):  # something came of it
                 place.rmdir()
+
+
+def _of_manifest(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _checksum(path: Path) -> str:

@@ -74,7 +74,7 @@ def hub_text(config: DataConfig) -> HubText:
     """What `data.name` names: a preset or OWNER/SET[:SUBSET], and @REVISION behind it where one is asked for."""
     if config.name is None:
         raise ConfigError(f"data.name=null: data.source=hf needs {', '.join(PRESETS)} or OWNER/SET[:SUBSET]")
-    if Path(config.name).is_dir():  # whatever its name has in it
+    if config.name not in PRESETS and Path(config.name).is_dir():  # whatever its name has in it
         return HubText(config.name, text_field=config.text_field)
     name, _, revision = config.name.partition("@")
     repository, _, subset = name.partition(":")
@@ -113,17 +113,17 @@ def stream(
 
 def _fill(folder: Path, text: HubText, wanted: int, key: str, report: Report) -> dict[str, Any]:
     """Stream what is missing of `wanted` bytes; returns the origin of all that is there."""
-    shards = _shards(folder)
+    shards = _shards(folder, key)
     have, number = _have(shards[-1], key) if shards else Have(), len(shards)
-    source = folder / _SOURCE
-    if have.ended or have.bytes >= wanted:
-        return dict(json.loads(source.read_bytes()))
+    kept = _kept_origin(folder, key) if shards else None
+    if kept is not None and (have.ended or have.bytes >= wanted):
+        return kept
     report(f"streaming {text.label}" + (f" on from row {have.rows:,}" if have.rows else ""))
     try:
-        if not source.is_file():
-            write_atomically(source, json.dumps(_origin(text)))
-        origin: dict[str, Any] = json.loads(source.read_bytes())
+        origin = _origin(text) if kept is None else kept
         rows = _opened(text, origin["revision"], key)
+        if kept is None:
+            write_atomically(folder / _SOURCE, json.dumps(origin))
         if have.state is not None:
             rows.load_state_dict(have.state)
         progress = Progress(report, f"streaming {text.label}", wanted - have.bytes)
@@ -148,10 +148,10 @@ def _fill(folder: Path, text: HubText, wanted: int, key: str, report: Report) ->
         raise
     except Exception as error:
         reason = (str(error).strip().splitlines() or [""])[0][:200]
-        kept = f"{have.rows:,} rows are kept, and the same command goes on from there; " if have.rows else ""
+        there = f"{have.rows:,} rows are kept, and the same command goes on from there; " if have.rows else ""
         near = "" if "/" in text.repository else closest(text.repository, PRESETS)
         raise ConfigError(
-            f"{key}: the dataset cannot be streamed ({type(error).__name__}: {reason}); {kept}check the name and the "
+            f"{key}: the dataset cannot be streamed ({type(error).__name__}: {reason}); {there}check the name and the "
             f"network, or use data.source=text{near}"
         ) from None
 
@@ -202,18 +202,40 @@ def _write(path: Path, texts: list[str | None], have: Have) -> None:
         parquet.write_table(table, temporary, compression="zstd", row_group_size=1000)
 
 
-def _shards(folder: Path) -> list[Path]:
-    return sorted(folder.glob("[0-9]*.parquet"))
+def _shards(folder: Path, key: str) -> list[Path]:
+    """In the order of their rows. Raises ConfigError where one lacks before the last."""
+    found = sorted(folder.glob("[0-9]*.parquet"))
+    for number, shard in enumerate(found):
+        if shard.stem != f"{number:05}":
+            raise _damaged(folder, key, f"{number:05}.parquet is not there, and {shard.name} is")
+    return found
 
 
 def _have(shard: Path, key: str) -> Have:
     with opened_table(shard, shard.name, f"{key}: {shard.parent}, which may be removed") as table:
-        return Have(**json.loads(table.schema_arrow.metadata[_HAVE]))
+        try:
+            return Have(**json.loads(table.schema_arrow.metadata[_HAVE]))
+        except (TypeError, KeyError, ValueError):
+            raise _damaged(shard.parent, key, f"{shard.name} does not say which rows it holds") from None
+
+
+def _kept_origin(folder: Path, key: str) -> dict[str, Any]:
+    """Of the rows that are there."""
+    try:
+        origin: dict[str, Any] = json.loads((folder / _SOURCE).read_bytes())
+        origin["revision"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise _damaged(folder, key, f"{_SOURCE} cannot be read") from None
+    return origin
+
+
+def _damaged(folder: Path, key: str, what: str) -> ConfigError:
+    return ConfigError(f"{key}: {folder}: {what}; remove the folder, and its rows are streamed anew")
 
 
 def _rows(folder: Path, text: HubText, wanted: int, rows: Rows) -> Iterator[tuple[str, str]]:
     """(name, text) of the kept rows, up to the one with which there are `wanted` bytes."""
-    for shard in _shards(folder):
+    for shard in _shards(folder, rows.key):
         with opened_table(shard, shard.name, f"{rows.key}: {folder}, which may be removed") as table:
             for batch in table.iter_batches(batch_size=64):
                 for found in batch.column(0).to_pylist():

@@ -36,6 +36,8 @@ LARGE = 32_000_000
 PART = 256_000
 """Bytes of each document that a larger one is read as."""
 LONGEST_LINE = 256_000_000
+LONGEST_CHARACTER = 4
+"""Bytes of UTF-8."""
 _NAMED = 10
 """Rows that are named before they are only counted."""
 _HOPELESS = 1000
@@ -132,6 +134,8 @@ def texts_of(files: list[SourceFile], text_field: str, rows: Rows) -> Iterator[t
 def _opened(file: SourceFile, key: str) -> Iterator[BinaryIO]:
     """The file's bytes, decompressed. Raises ConfigError where they end too early or are damaged."""
     packed = {".gz": "gzip", ".zst": "zstd"}.get(file.path.suffix)
+    if packed is not None and not file.size:
+        raise ConfigError(f"{key}: {file.name} is not a whole {packed} file (it is empty); mend it, or leave it out")
     try:
         with file.path.open("rb") as plain:
             if packed == "gzip":
@@ -168,13 +172,14 @@ def _plain(file: SourceFile, key: str) -> Iterator[tuple[str, str]]:
 
 
 def _end_of_part(data: bytes, begin: int) -> int:
-    """Behind the last line end, else the last whole character, of the PART bytes from `begin` on."""
+    """Behind the last line end, else the last whole character, of the PART bytes from `begin` on. What is no character
+    ends anywhere: it is refused when it is decoded."""
     if len(data) - begin <= PART:
         return len(data)
-    end = data.rfind(b"\n", begin, begin + PART) + 1 or begin + PART
-    while 0x80 <= data[end] < 0xC0:
-        end -= 1
-    return end
+    if line_end := data.rfind(b"\n", begin, begin + PART) + 1:
+        return line_end
+    end = begin + PART
+    return end - next((back for back in range(LONGEST_CHARACTER) if not 0x80 <= data[end - back] < 0xC0), 0)
 
 
 def _decoded(data: bytes, file: SourceFile, key: str, begin: int = 0) -> str:
@@ -238,10 +243,18 @@ def _parquet(file: SourceFile, text_field: str, key: str) -> Iterator[tuple[str,
             )
         number = 0
         for batch in table.iter_batches(batch_size=64, columns=[text_field]):
-            for value in batch.column(0).to_pylist():
+            for value in batch.column(0):
                 number += 1
-                text = text_of({text_field: value}, text_field)
+                text = _text_in(value, text_field)
                 yield f"{file.name}:{number}" if isinstance(text, str) else f"{file.name} row {number}", text
+
+
+def _text_in(value: Any, text_field: str) -> str | Malformed:
+    """A table's value."""
+    try:
+        return text_of({text_field: value.as_py()}, text_field)
+    except UnicodeDecodeError as error:
+        return Malformed(f"is not UTF-8 text (byte {error.start})")
 
 
 @contextlib.contextmanager

@@ -43,7 +43,12 @@ class SourceFile:
     name: str
     path: Path
     size: int
-    mtime_ns: int
+    changed_ns: tuple[int, int]
+    """When its content was, as it says, and when anything of it was, which nobody can set back."""
+
+    @classmethod
+    def at(cls, name: str, path: Path, status: os.stat_result) -> "SourceFile":
+        return cls(name, path, status.st_size, (status.st_mtime_ns, status.st_ctime_ns))
 
 
 def source_state(config: DataConfig) -> dict[str, Any]:
@@ -66,7 +71,7 @@ def source_state(config: DataConfig) -> dict[str, Any]:
             files, versions = found, {}
         case _:
             raise AssertionError(config.source)
-    listing = "".join(f"{file.path}\0{file.size}\0{file.mtime_ns}\0" for file in files)
+    listing = "".join(f"{file.path}\0{file.size}\0{file.changed_ns}\0" for file in files)
     return {"versions": versions, "listing": hashlib.sha256(listing.encode(errors="surrogateescape")).hexdigest()}
 
 
@@ -136,7 +141,7 @@ def _files_at(where: str, key: str) -> list[SourceFile]:
         raise ConfigError(f"{key}: expected a file ending in {', '.join(_TEXT_SUFFIXES)}, or a folder of them")
     if not stat.S_ISREG(status.st_mode):
         raise ConfigError(f"{key}: is no file but a pipe or a device, which may have no end; name a file or a folder")
-    return [SourceFile(_readable(path.name), path.resolve(), status.st_size, status.st_mtime_ns)]
+    return [SourceFile.at(_readable(path.name), path.resolve(), status)]
 
 
 def hidden_files(config: DataConfig) -> list[SourceFile]:
@@ -245,7 +250,7 @@ def _list(
                 if not stat.S_ISREG(status.st_mode):
                     raise ConfigError(f"{key}: {path} is no file but a pipe or a device, which may have no end{fix}")
                 relative = prefix + _readable(path.relative_to(root).as_posix())
-                files.append(SourceFile(relative, path.absolute(), status.st_size, status.st_mtime_ns))
+                files.append(SourceFile.at(relative, path.absolute(), status))
     return sorted(files, key=lambda file: file.name)
 
 

@@ -344,6 +344,20 @@ def test_an_answers_bits_and_its_margin_are_those_worked_out_by_hand() -> None:
     assert answers([{**item, "target": [0, 1]}]) == answers([{**item, "target": "b"}]) == {}
 
 
+def test_scores_of_a_model_that_gives_no_numbers_are_json_too(
+    tokenizer: Tokenizer, documents: list[Document], tmp_path: Path
+) -> None:
+    data = Data(tokenizer, documents, "nothing")
+    found = score.score(
+        lambda tokens: torch.full((*tokens.shape, tokenizer.get_vocab_size()), math.nan),
+        data,
+        EvalConfig(items=20),
+        tmp_path,
+    )
+    json.dumps(found, allow_nan=False)
+    assert found["python_cloze"]["answer_margin"] is None and found["python_bits_per_byte"]["bits_per_byte"] is None
+
+
 def test_scores_are_json_deterministic_and_quiet(
     tokenizer: Tokenizer,
     documents: list[Document],

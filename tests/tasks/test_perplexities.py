@@ -75,7 +75,9 @@ def test_pieces_of_one_document_are_one() -> None:
 def test_no_interval_where_there_is_none(nats: list[float], units: Any) -> None:
     assert interval("bits_per_byte", nats, list(units)) is None
     rows = [{"doc": {}, "bits_per_byte": (-x, unit)} for x, unit in zip(nats, units, strict=True)]
-    assert "bits_per_byte_interval" not in by_document(rows)
+    found = by_document(rows)
+    assert "bits_per_byte_interval" not in found
+    assert found["documents"]["nats"] == [x if math.isfinite(x) else None for x in nats], "JSON has no infinity"
 
 
 def test_intervals_hold_other_documents_as_often_as_they_say() -> None:

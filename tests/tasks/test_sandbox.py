@@ -37,6 +37,10 @@ ENDS: dict[str, tuple[str, Outcome]] = {
         "  except OSError: pass\nos._exit(0)",
         Outcome("failed", "left before its end"),
     ),
+    "a report that is wiped out": (
+        "import os\nfor n in range(3, 32):\n  try: os.ftruncate(n, 0)\n  except OSError: pass\nos._exit(0)",
+        Outcome("failed", "left before its end"),
+    ),
     "a crash": ("import ctypes; ctypes.string_at(0)", Outcome("killed", "by SIGSEGV")),
     "not asked anything": ("input()", Outcome("failed", "EOFError: EOF when reading a line")),
     "much to say": ("print('x' * 2**24)\nraise ValueError('y' * 999)", Outcome("failed", "ValueError: " + "y" * 188)),
@@ -89,6 +93,17 @@ BOUNDED: dict[str, tuple[str, str, str]] = {
     ),
     "memory that is shared": (
         "import ctypes; c = ctypes.CDLL(None, use_errno=True)\nassert c.shmget(0, 9, 0o1600) >= 0, ctypes.get_errno()",
+        "failed",
+        "AssertionError: 1",
+    ),
+    "memory of a queue": (
+        "import ctypes; c = ctypes.CDLL(None, use_errno=True)\nassert c.msgget(0, 0o1600) >= 0, ctypes.get_errno()",
+        "failed",
+        "AssertionError: 1",
+    ),
+    "another place for files": (
+        "import ctypes; c = ctypes.CDLL(None, use_errno=True)\n"
+        "assert not c.mount(b't', b'/tmp', b'tmpfs', 0, b'size=99m'), ctypes.get_errno()",
         "failed",
         "AssertionError: 1",
     ),
@@ -196,6 +211,21 @@ def test_nothing_can_be_written_but_in_its_own_folder() -> None:
 
 
 @boxed
+def test_a_program_may_do_nothing_that_root_may() -> None:
+    """Who asks may be root; bubblewrap then leaves the program his capabilities, unless it is told. With one to mount,
+    what is there to be read could be written to."""
+    asked = (
+        "import ctypes, os, struct; c = ctypes.CDLL(None, use_errno=True); found = ctypes.create_string_buffer(24)\n"
+        "assert c.capget(struct.pack('Ii', 0x20080522, 0), found) == 0, ctypes.get_errno()\n"
+        "effective, permitted, inherited, *more = struct.unpack('6I', found.raw)\n"
+        "assert not effective and not permitted and not any(more), found.raw.hex()\n"
+        "c.mount(None, b'/usr', None, 32 | 4096, None)  # again, and not only to be read\n"
+        "assert os.statvfs('/usr').f_flag & 1"
+    )
+    assert run(asked) == Outcome("passed")
+
+
+@boxed
 def test_no_network_is_reached() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0.2)
@@ -229,14 +259,16 @@ def test_it_does_not_outlive_us(soon: bool) -> None:
 def test_nothing_begins_for_one_who_has_ended(alive: bool) -> None:
     """Who ends before bubblewrap's processes are bound to him would leave them; this program is harmless anywhere."""
     reading, writing = os.pipe()
+    begun, begins = os.pipe()
     if not alive:
         os.close(writing)
-    asked = {"program": "pass", "token": "t", "limits": {}, "alive": reading}
+    asked = {"program": "pass", "token": "t", "limits": {}, "alive": reading, "begun": begins}
     command = [sys.executable, "-S", "-c", inspect.getsource(inside)]
-    done = subprocess.run(command, input=json.dumps(asked).encode(), stdout=subprocess.PIPE, pass_fds=[reading])
-    for end in (reading, writing)[: 1 + alive]:
+    done = subprocess.run(command, input=json.dumps(asked).encode(), stdout=subprocess.PIPE, pass_fds=[reading, begins])
+    os.close(begins)
+    assert bool(os.read(begun, 1)) == alive and (b"passed" in done.stdout) == alive
+    for end in (begun, reading, writing)[: 2 + alive]:
         os.close(end)
-    assert done.stdout.startswith(inside.BEGUN) == alive and (b"passed" in done.stdout) == alive
 
 
 def refusal() -> str:

@@ -92,9 +92,11 @@ CHANGES: dict[str, Change] = {
 @pytest.mark.parametrize("name", ["zbv", "dualpipe"])  # between them they have every action: F, B, I and W
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_every_kind_of_model_can_be_piped(name: str, change: Change) -> None:
-    plain, gradients, _ = unpiped(change(SHORT), 1, document_end=7)
-    model, own, _ = trained(change(piped(name, 2, SHORT)), 1, document_end=7)
+    plain, gradients, results = unpiped(change(SHORT), 1, document_end=7)
+    model, own, own_results = trained(change(piped(name, 2, SHORT)), 1, document_end=7)
     assert own.keys() == gradients.keys() and largest_difference(own, gradients) < 1e-12
+    for ours, theirs in zip(own_results, results, strict=True):
+        assert torch.equal(ours.load_LE, theirs.load_LE)
     assert largest_difference(dict(model.state_dict()), dict(plain.state_dict())) < 1e-12
 
 

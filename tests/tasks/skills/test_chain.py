@@ -102,6 +102,28 @@ def test_levels_come_equally_often() -> None:
     assert set(levels) == {1, 2, 5} and min(levels.values()) > 900
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"steps": True}, {"length": [1, 3], "statements": 4}, {"length": [2], "modulus": 6, "steps": True}]
+    + [{"statements": 3, "modulus": 5, "steps": True}],
+)
+def test_chance_is_of_who_copies_the_number_of_the_statement_that_is_asked(settings: dict[str, Any]) -> None:
+    skill, right = Chain(**settings), 0
+    items = skill.draw(np.random.default_rng(8), 4000, LENGTH)
+    for row in range(4000):
+        statements, _ = read(skill, items, row)
+        words = [skill.words[token] for token in items.tokens_NT1[row] if token]
+        written = {name: str(number) for name, _, _, number in statements}
+        for place in np.flatnonzero(items.answers_NT[row]) + 1:
+            name = words[place - 1] if skill.steps else words[place - 2]
+            right += written[name] == words[place]
+    assert right / items.answers_NT.sum() == pytest.approx(skill.chance, abs=0.015)
+
+
+def test_where_every_number_stands_alone_to_look_it_up_is_the_skill() -> None:
+    assert Chain(length=[1]).chance == Chain(length=[1], statements=1, steps=True).chance == 1 / 7
+
+
 @pytest.mark.parametrize("modulus", [6, 7])
 def test_chance_is_what_any_guess_gives_that_does_not_do_the_chain(modulus: int) -> None:
     """Any number; the number of the last statement; the value before the last step, which is even less."""

@@ -48,6 +48,22 @@ def rows(data: SkillData, split: str) -> np.ndarray:
     return np.concatenate([items.tokens_NT1 for items in data.evaluation_items(split, BLOCK * data.seq_len)])
 
 
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("chain", {"statements": 2, "length": [1, 2], "modulus": 5}),
+        ("polynomial", {"operations": [1]}),
+        ("star", {"path": [3], "nodes": 8}),
+    ],
+)
+def test_an_item_stands_on_one_side_whatever_room_it_has(name: str, settings: dict[str, Any]) -> None:
+    """One stage may read longer sequences than the next."""
+    short, long = (made(name, seq_len, **settings) for seq_len in (32, 64))
+    learned = {bytes(row[row > 0]) for row in short.items("train", 0, 0, 3200).tokens_NT1}
+    asked = {bytes(row[row > 0]) for row in long.items("test", 0, 0, 1024).tokens_NT1}
+    assert learned and asked and not learned & asked
+
+
 def test_of_few_items_each_side_has_its_own_or_none() -> None:
     data = made(seq_len=4, pairs=[1], keys=6)
     sides = [{*map(bytes, rows(data, split))} for split in ("test", "validation")]

@@ -1,6 +1,7 @@
 """k-hop retrieval against Depo's rule (2512.17351; its public generator, Thiggel/SyntheticPretraining, Depo/depo.py),
 written out one by one."""
 
+import math
 from collections import Counter
 from typing import Any
 
@@ -91,18 +92,44 @@ def test_levels_come_equally_often_on_one_ring() -> None:
         assert len(seen) == 8, "a ring, and no two"
 
 
-@pytest.mark.parametrize(("nodes", "asked"), [(5, 5), (9, 4)])
-def test_chance_is_what_striking_out_gives(nodes: int, asked: int) -> None:
-    """A guess among the ring's nodes that were no answer and are not the one that is asked."""
-    skill, rng = Hops(hops=[1, 2, 4], nodes=nodes, names=12, asked=asked), np.random.default_rng(4)
-    items = skill.draw(rng, 4000, 48)
-    right = 0
-    for row in range(4000):
+def may_be(known: dict[str, str], node: str, ring: set[str], circle: int) -> list[str]:
+    """The nodes that `known`, what lies behind some, leaves to lie behind another: with all of it the circles could
+    still be closed at that size."""
+
+    def fits(answer: str) -> bool:
+        leads = {**known, node: answer}
+        if len({*leads.values()}) < len(leads):
+            return False
+        for begin in ring - {*leads.values()}:  # a run that is open
+            length, at = 1, begin
+            while at in leads:
+                length, at = length + 1, leads[at]
+            if length > circle:
+                return False
+        at, around = answer, 1
+        while at in leads and at != node:
+            around, at = around + 1, leads[at]
+        return at != node or around == circle
+
+    return [answer for answer in sorted(ring) if fits(answer)]
+
+
+@pytest.mark.parametrize(
+    ("hops", "nodes", "asked"),
+    [([1, 2, 4], 5, 5), ([1, 2, 4], 9, 4), ([4], 8, 6), ([1, 2, 3], 8, 6), ([2, 3], 6, 6), ([1, 2], 3, 3)],
+)
+def test_chance_is_of_who_knows_the_answers_before_and_not_the_ring(hops: list[int], nodes: int, asked: int) -> None:
+    skill, rng = Hops(hops=hops, nodes=nodes, names=12, asked=asked), np.random.default_rng(4)
+    items = skill.draw(rng, 2000, 48)
+    right = 0.0
+    for row in range(2000):
         steps, questions = read(skill, items, row)
-        left = {tail for tail, _ in steps}
+        circle, known = nodes // math.gcd(nodes, int(items.levels_N[row])), dict[str, str]()
         for _, node, answer in questions:
-            right += rng.choice(sorted(left - {node})) == answer
-            left.remove(answer)
+            left = may_be(known, node, {tail for tail, _ in steps}, circle)
+            assert answer in left
+            right += 1 / len(left)
+            known[node] = answer
     assert right / items.answers_NT.sum() == pytest.approx(skill.chance, abs=0.012)
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 import random
 import re
 import shutil
@@ -255,10 +256,35 @@ def test_a_tokenizer_that_the_tokens_were_not_made_with_is_one_line(
     path.write_text(path.read_text().replace('"unk_token":null', '"unk_token":"a"', 1))
     manifest = json.loads((path.parent / "manifest.json").read_text())
     manifest["files"]["tokenizer.json"] = folders._checksum(path)
+    del manifest["sha256"]
+    manifest["sha256"] = folders._of_manifest(manifest)
     (path.parent / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ConfigError, match="is not the tokenizer that its tokens were made with") as error:
         prepare(config, VOCAB, tmp_path)
     assert str(error.value).startswith(f"{path.parent}: ") and "\n" not in str(error.value)
+
+
+def test_a_manifest_that_was_changed_is_no_whole_folder(data: PackedData, config: DataConfig, tmp_path: Path) -> None:
+    """What it says of the corpus is part of a trial's id."""
+    shutil.copytree(data.folder, tmp_path / data.folder.name)
+    path = tmp_path / data.folder.name / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["fingerprint"]["tokens"]["train"] += 1
+    path.write_text(json.dumps(manifest))
+    assert prepare(config, VOCAB, tmp_path).fingerprint == data.fingerprint
+
+
+def test_text_that_was_changed_to_the_byte_as_long_and_as_old_is_other_text(tmp_path: Path) -> None:
+    path = tmp_path / "text" / "a.txt"
+    path.parent.mkdir()
+    found = []
+    for seed in (1, 2):
+        source = random.Random(seed)
+        path.write_text(" ".join(f"{source.randrange(10**5, 10**6)}" for _ in range(4000)))
+        os.utime(path, ns=(10**18, 10**18))
+        config = DataConfig(source="text", path=str(path.parent), seq_len=16, batch_size=6)
+        found.append(prepare(config, VOCAB, tmp_path / "cache").fingerprint["text_sha256"])
+    assert found[0] != found[1]
 
 
 def test_tokens_are_written_as_numpy_would_in_whatever_blocks(tmp_path: Path) -> None:

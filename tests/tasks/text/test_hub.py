@@ -6,7 +6,7 @@ No hub is asked here. A folder of Parquet files, which `datasets` streams as it 
 import os
 import random
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -150,11 +150,43 @@ def test_a_folder_that_was_edited_is_another_revision(tmp_path: Path) -> None:
     assert name and _content(tmp_path / "rows", "data.name=rows") != before
 
 
+DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "a shard lacks": (lambda folder: (folder / "00003.parquet").unlink(), "00003.parquet is not there, and 00004"),
+    "the first lacks": (lambda folder: (folder / "00000.parquet").unlink(), "00000.parquet is not there, and 00001"),
+    "no origin": (lambda folder: (folder / "source.json").unlink(), "source.json cannot be read"),
+    "half an origin": (lambda folder: (folder / "source.json").write_text('{"na'), "source.json cannot be read"),
+    "another table": (
+        lambda folder: parquet.write_table(pa.table({"text": ["x"]}), sorted(folder.glob("*.parquet"))[-1]),
+        "does not say which rows it holds",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_kept_rows_that_are_damaged_are_one_line(damage: str, repository: str, tmp_path: Path) -> None:
+    work, told = DAMAGES[damage]
+    assert len(streamed(of(repository), tmp_path)) == 300
+    (folder,) = tmp_path.glob("hub-*")
+    work(folder)
+    with pytest.raises(ConfigError) as error:
+        streamed(of(repository), tmp_path)
+    said = str(error.value)
+    assert said.startswith(f"data.name={repository}: {folder}: ") and told in said and "\n" not in said
+    assert said.endswith("; remove the folder, and its rows are streamed anew")
+
+
+def test_a_folder_that_is_called_like_a_preset_is_not_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "tinystories", list(TEXTS))
+    assert hub_text(of("tinystories")) == PRESETS["tinystories"]
+    assert hub_text(of("./tinystories")).repository == "./tinystories"
+
+
 def test_a_field_that_is_not_there_and_a_set_that_is_not_are_one_line(tmp_path: Path) -> None:
     other = write(tmp_path / "code", list(TEXTS), "content")
     with pytest.raises(ConfigError, match=r"has no field `text` \(fields: id, content\); name the one") as error:
         load_splits(of(other), None, tmp_path / "cache")
-    assert "\n" not in str(error.value)
+    assert "\n" not in str(error.value) and not list((tmp_path / "cache").rglob("*.json")), "nothing is kept of it"
     assert [text for _, text in streamed(of(other, text_field="content"), tmp_path / "cache")] == TEXTS
 
 

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
@@ -167,6 +168,18 @@ def test_rows_without_text_in_a_table_are_named(tmp_path: Path) -> None:
     assert "left out 1 of 401 rows: a.parquet row 151 has a field `text` that is null, expected a string" in said
 
 
+def test_a_row_of_a_table_that_is_no_text_is_named(tmp_path: Path) -> None:
+    values = [text.encode() for text in TEXTS]
+    values[150] = b"caf\xe9"
+    offsets = np.cumsum([0, *map(len, values)], dtype=np.int32)
+    buffers = [None, pa.py_buffer(offsets.tobytes()), pa.py_buffer(b"".join(values))]
+    column = pa.StringArray.from_buffers(len(values), buffers[1], buffers[2])
+    parquet.write_table(pa.table({"text": column}), tmp_path / "a.parquet")
+    said: list[str] = []
+    load_splits(at(tmp_path), said.append)
+    assert any("left out 1 of 400 rows: a.parquet row 151 is not UTF-8 text (byte 3)" in line for line in said)
+
+
 def test_many_bad_rows_are_not_all_named() -> None:
     counted = Rows("key", read=2000)
     for number in range(15):
@@ -193,6 +206,18 @@ def test_a_large_text_is_many_documents_in_whole_lines_or_characters(
     (tmp_path / "a.txt").write_bytes(data[:9000] + b"\xff" + data[9000:])
     with pytest.raises(ConfigError, match=r"a.txt is not UTF-8 text \(byte (9000|8999|8998)\)"):
         list(read_texts(at(tmp_path)))
+
+
+@pytest.mark.parametrize("data", [b"good\n" * 300 + b"\x80" * 1000 + b"\nbye\n", b"\x80" * 3000, b"x" * 2999 + b"\xc3"])
+def test_a_large_file_that_is_no_text_is_one_line(data: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many bytes in a row begin no character."""
+    monkeypatch.setattr(reading, "LARGE", 1000)
+    monkeypatch.setattr(reading, "PART", 100)
+    (tmp_path / "a.txt").write_bytes(data)
+    with pytest.raises(ConfigError, match=r"a.txt is not UTF-8 text \(byte \d+\)") as error:
+        for number, _ in enumerate(read_texts(at(tmp_path))):
+            assert number < 40, "it reads on and on"
+    assert "\n" not in str(error.value)
 
 
 def test_a_text_of_the_largest_size_is_one_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,6 +264,8 @@ DAMAGED = {
         torn("a.jsonl.gz", gzip.compress(PACKED)[:2000] + gzip.compress(b"x" * 9999)[100:]),
         "whole gzip file",
     ),
+    "gz, empty": (torn("a.txt.gz", b""), "is not a whole gzip file (it is empty)"),
+    "zst, empty": (torn("a.jsonl.zst", b""), "is not a whole zstd file (it is empty)"),
     "gz, none": (torn("a.txt.gz", b"plain"), "is not a whole gzip file"),
     "zst, torn": (torn("a.jsonl.zst", zstd(PACKED)[:-9]), "is not a whole zstd file"),
     "zst, flipped": (torn("a.txt.zst", CHECKED.replace(b"plain", b"plaim")), "is not a whole zstd file"),
