@@ -1,5 +1,5 @@
-"""Keys of rewards, of teachers and of balance that nothing reads where they are set: an arm that differs in one alone
-would be another one by name only, a factor would change nothing, and a dose would be none."""
+"""Keys of rewards, of teachers, of experts and of their balance that nothing reads where they are set: an arm that
+differs in one alone would be another one by name only, a factor would change nothing, and a dose would be none."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -17,12 +17,14 @@ OF_A_BIAS = tuple(
 )
 
 
-def _of_balance(key: str, stage: Stage) -> str | None:
-    """What a stage would have to say for this key of the balance to be read; None where it is read."""
-    if key not in OF_A_LOSS + OF_A_BIAS:
+def _of_experts(key: str, stage: Stage) -> str | None:
+    """What a stage would have to say for this key of the experts, or of their balance, to be read; None where it is."""
+    if not key.startswith("model.moe."):
         return None
     if stage.model.feed_forward != "moe":
         return "model.feed_forward=moe"
+    if not stage.model.routers:
+        return "a layer of experts, model.first_k_dense below model.n_layers"
     balance = stage.model.moe.balance
     if key in OF_A_LOSS and not balance.has_loss:
         return "model.moe.balance.kind=aux_loss or bias_aux_loss"
@@ -71,9 +73,17 @@ def check_read(sweep: SweepConfig, keys: TrialKeys, arms: Mapping[str, TrialKeys
         _check(_own(sweep, name), [arm], f"{file} arm {name}: ")
     control = with_overrides(arms[sweep.baseline], sweep.control, f"{file} control")
     _check(sweep.control, [control], f"{file} control: ")
+    _check_experts(sweep.control, control, f"{file} control: ")
     _check_factors(sweep, arms, file)
     _check_doses(sweep, arms, file)
-    _check_balances(sweep, arms, file)
+    for name, arm in arms.items():
+        if name != sweep.baseline:
+            _check_experts(_own(sweep, name), arm, f"{file} arm {name}: ")
+        for key in sweep.arms[name].search:
+            if needed := _of_experts(key, arm):
+                raise ConfigError(
+                    f"{file}: arms.{name}.search.{key}: is read only with {needed}; add that, or leave it out"
+                )
     everywhere = [stage for arm in arms.values() for stage in arm.all_stages]
     everywhere.sort(key=lambda stage: not stage.grpo.on)  # what is said is of these
     for key in trial_leaves():
@@ -85,7 +95,7 @@ def _check_factors(sweep: SweepConfig, arms: Mapping[str, TrialKeys], file: str)
     """Each factor of a factorial changes something in every run that has it."""
     for name, changes in {} if sweep.factorial is None else sweep.factorial.factors.items():
         for run in [run for run, weight in sweep.contrasts[name].weights.items() if weight > 0]:
-            needed = [_of_balance(key, arms[run]) for key in changes]
+            needed = [_of_experts(key, arms[run]) for key in changes]
             if None not in needed:
                 key, value = next(iter(changes.items()))
                 raise ConfigError(
@@ -97,23 +107,19 @@ def _check_factors(sweep: SweepConfig, arms: Mapping[str, TrialKeys], file: str)
 def _check_doses(sweep: SweepConfig, arms: Mapping[str, TrialKeys], file: str) -> None:
     for name, dose in sweep.doses.items():
         for arm in dose.arms:
-            if needed := _of_balance(dose.key, arms[arm]):
+            if needed := _of_experts(dose.key, arms[arm]):
                 raise ConfigError(
                     f"{file}: doses.{name}.arms={dose.arms}: nothing reads {dose.key} in {arm}, where its value "
                     f"is no dose; it needs {needed}, or give each arm's dose in doses.{name}.values"
                 )
 
 
-def _check_balances(sweep: SweepConfig, arms: Mapping[str, TrialKeys], file: str) -> None:
-    """An arm may carry keys along that its balance does not read, and not such keys alone."""
-    for name, arm in arms.items():
-        own = _own(sweep, name)
-        needed = [_of_balance(key, arm) for key in own]
-        if own and name != sweep.baseline and None not in needed:
-            key, value = next(iter(own.items()))
-            raise ConfigError(
-                f"{file} arm {name}: {key}={value}: is read only with {needed[0]}; add that, or leave it out"
-            )
+def _check_experts(own: Mapping[str, Any], stage: Stage, where: str) -> None:
+    """What is said may carry keys along that nothing reads, and not such keys alone."""
+    needed = [_of_experts(key, stage) for key in own]
+    if own and None not in needed:
+        key, value = next(iter(own.items()))
+        raise ConfigError(f"{where}{key}={value}: is read only with {needed[0]}; add that, or leave it out")
 
 
 def _own(sweep: SweepConfig, name: str) -> dict[str, Any]:

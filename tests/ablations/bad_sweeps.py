@@ -52,6 +52,8 @@ ROWS = r"""
 {doses: {"a b": {key: optim.eps, arms: [short, long]}}} -> mine.yaml: doses.a b: a name has only letters, digits, -
 {doses: {d: {key: model.moe.balance.alpha, arms: [short, long]}}} -> : nothing reads model.moe.balance.alpha in short
 {arms: {short: {}, long: {set: {model.moe.balance.alpha: 1}}}} -> arm long: model.moe.balance.alpha=1: is read only
+{arms: {short: {}, long: {set: {optim.eps: 0.1}}}, control: {model.moe.balance.alpha: 1}} -> mine.yaml control: model.m
+{arms: {short: {}, long: {search: {model.moe.balance.alpha: [0.1]}}}} -> arms.long.search.model.moe.balance.alpha: is r
 {contrasts: {c: {weights: {short: 1, long: 1}}}} -> mine.yaml: contrasts.c.weights: add up to 2; those of a contrast
 {contrasts: {c: {weights: {short: 1, nobody: -1}}}} -> mine.yaml: contrasts.c.weights.nobody: no such arm
 {contrasts: {c: {weights: {short: .nan, long: -1}}}} -> mine.yaml: contrasts.c.weights.short=nan: must be a finite

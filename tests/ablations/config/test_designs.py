@@ -76,6 +76,40 @@ def test_a_factorial_that_cannot_be_is_one_line(
     assert reason in str(refused.value) and "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("common", "own", "needed"),
+    [
+        (
+            {"model.n_layers": 3, "model.first_k_dense": 3},
+            {"model.moe.balance.update_speed": 0.01},
+            "a layer of experts",
+        ),
+        (
+            {"model.n_layers": 3, "model.first_k_dense": 3, "model.mtp.depth": 1, "model.mtp.style": "linear"},
+            {"model.moe.balance.update_speed": 0.01},
+            "a layer of experts",
+        ),
+        ({"model.feed_forward": "dense"}, {"model.moe.balance.kind": "none"}, "model.feed_forward=moe"),
+        ({"model.feed_forward": "dense"}, {"model.moe.top_k": 1}, "model.feed_forward=moe"),
+        ({"model.n_layers": 3, "model.first_k_dense": 3, "model.mtp.depth": 1}, {"model.moe.top_k": 1}, None),
+        ({"model.feed_forward": "dense"}, {"model.moe.top_k": 1, "optim.lr": 0.1}, None),
+    ],
+)
+def test_keys_of_experts_that_are_not_there_make_no_arm(
+    common: dict[str, object], own: dict[str, object], needed: str | None
+) -> None:
+    keys = with_overrides(TrialKeys(), common, "common")
+    found = sweep(arms={"base": ArmConfig(), "a": ArmConfig(set=own)})
+    arms = {"base": keys, "a": with_overrides(keys, own, "a")}
+    if needed is None:
+        check_read(found, keys, arms, "x.yaml")
+        return
+    with pytest.raises(ConfigError) as error:
+        check_read(found, keys, arms, "x.yaml")
+    key, value = next(iter(own.items()))
+    assert str(error.value).startswith(f"x.yaml arm a: {key}={value}: is read only with {needed}")
+
+
 def test_a_factor_that_another_one_makes_unread_is_one_line() -> None:
     """The bias is formed in one way or the other, and no run is without it but those that have both factors."""
     factors = {"form": {"model.moe.balance.bias_form": "multiplicative"}, "off": {"model.moe.balance.kind": "none"}}
