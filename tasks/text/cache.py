@@ -68,7 +68,7 @@ def documents_file(folder: Path, split: str) -> Path:
 def write_manifest(folder: Path, fingerprint: dict[str, Any]) -> None:
     """Over all that is in the folder."""
     files = {path.name: _checksum(path) for path in sorted(folder.iterdir())}
-    manifest = {"files": files, "fingerprint": fingerprint}
+    manifest: dict[str, Any] = {"files": files, "fingerprint": fingerprint}
     manifest["sha256"] = _of_manifest(manifest)
     (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True), encoding="utf-8")
 
