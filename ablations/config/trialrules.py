@@ -301,7 +301,8 @@ def _check_drawn(data: DataConfig) -> None:
         ("template", "plain", ("problem",), "is read with data.source=problem only"),
     ):
         if (value := getattr(data, name)) != default and data.source not in read:
-            raise ConfigError(f"data.{name}={value}: {why}; add data.source={read[-1]}")
+            amid = "; among text (data.skills) a skill is as it is, leave this out" if data.skills else ""
+            raise ConfigError(f"data.{name}={value}: {why}{amid or f'; add data.source={read[-1]}'}")
     without = {"skill": (("fim_rate", None), ("mask_documents", False)), "problem": (("fim_rate", None),)}
     for name, default in without.get(data.source, ()):
         if (value := getattr(data, name)) != default:

@@ -112,12 +112,17 @@ def test_levels_come_equally_often_and_operators_are_those_that_are_wanted() -> 
 
 
 @pytest.mark.parametrize("terms", [2, 5])
-def test_chance_is_what_always_0_gives_and_no_other_guess_gives_more(terms: int) -> None:
-    """Always 0; and whichever number is most frequent in a place behind an operator, on other items."""
+def test_chance_is_what_one_number_tells_and_no_other_guess_gives_more(terms: int) -> None:
+    """That of the last operand, on other items than it was learned from; more than always 0, and than whichever number
+    is most frequent in a place behind an operator."""
     skill = Polynomial(terms=terms)
     items = skill.draw(np.random.default_rng(4), 8000, 64)
     results = items.tokens_NT1[:, 1:][items.answers_NT].reshape(8000, terms) - skill.words.index("0")
-    assert (results == 0).mean() == pytest.approx(skill.chance, abs=0.012)
+    rows, places = np.nonzero(items.answers_NT)
+    read = (items.tokens_NT1[rows, places - terms] - skill.words.index("0")).reshape(8000, terms)
+    learned = [np.bincount(results[:4000][read[:4000] == number], minlength=7).argmax() for number in range(7)]
+    assert (np.array(learned)[read[4000:]] == results[4000:]).mean() == pytest.approx(skill.chance, abs=0.012)
+    assert (results == 0).mean() < skill.chance
     operator, right = items.tokens_NT1[:, 0], 0
     for kind in range(2, 6):
         here, there = results[:4000][operator[:4000] == kind], results[4000:][operator[4000:] == kind]
