@@ -98,6 +98,7 @@ def test_our_own_tasks_need_their_items_and_nothing_of_lm_eval(tmp_path: Path, m
 def test_a_text_without_items_is_told_what_an_item_takes(task: str, text: str, words: str, tmp_path: Path) -> None:
     told = refused([task], tmp_path, [Document("a", text)])
     assert told.startswith(f"eval.tasks={task}: no item can be made of the test split ")
+    assert not [path for path in tmp_path.rglob("*.jsonl") if not path.stat().st_size], "nothing half-written"
     assert words in told and "choose other eval.tasks" in told
 
 

@@ -94,6 +94,13 @@ def test_scores_with_outcomes_are_compared() -> None:
     )
 
 
+def test_a_document_without_a_number_leaves_nothing_to_compare() -> None:
+    """Of a model whose logits were not finite."""
+    broken = side(0.2)
+    broken[1].scores["wikitext"]["documents"]["nats"][3] = None
+    assert [found.score for found in item_by_item(side(0), broken)] == ["piqa, right"]
+
+
 def test_two_trials_may_be_of_two_seeds() -> None:
     right, bits = item_by_item(side(0)[:1], side(0.2)[1:2])
     assert (right.seeds, right.low) == (1, None) and bits.low is not None and bits.high is not None
