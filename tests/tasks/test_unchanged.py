@@ -64,10 +64,15 @@ TEXT: dict[str, tuple[Callable[[Path], Any], dict[str, Any], str]] = {
 
 
 def everything(folder: Path, fingerprint: dict[str, Any]) -> str:
-    """A hash of the fingerprint and of each byte in the cache folder."""
+    """A hash of the fingerprint and of each byte in the cache folder, but for the manifest's own sum, which is newer."""
     digest = hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode())
     for path in sorted(folder.iterdir()):
-        digest.update(path.name.encode() + path.read_bytes())
+        content = path.read_bytes()
+        if path.name == "manifest.json":
+            manifest = json.loads(content)
+            del manifest["sha256"]
+            content = json.dumps(manifest, indent=1, sort_keys=True).encode()
+        digest.update(path.name.encode() + content)
     return digest.hexdigest()[:16]
 
 

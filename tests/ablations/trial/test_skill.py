@@ -126,7 +126,7 @@ def test_it_goes_on_after_a_kill_with_the_same_bits(job: Jobs, learned: tuple[Tr
 def test_half_is_found_between_validations_or_censored(right: list[float], found: dict[str, float]) -> None:
     """Of a skill with a chance of 1/4 and a ceiling of 1."""
     seen = {"tokens": [100.0, 200.0, 300.0], "answer_accuracy": right}
-    assert until_half(Chain(modulus=4), seen) == pytest.approx(found)
+    assert until_half(Chain(length=[2], modulus=4), seen) == pytest.approx(found)
     assert until_half(None, {"tokens": [100.0], "loss": [1.0]}) == {}
 
 
