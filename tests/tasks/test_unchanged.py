@@ -64,7 +64,7 @@ TEXT: dict[str, tuple[Callable[[Path], Any], dict[str, Any], str]] = {
 
 
 def everything(folder: Path, fingerprint: dict[str, Any]) -> str:
-    """A hash of the fingerprint and of each byte in the cache folder, but for the manifest's own sum, which is newer."""
+    """A hash of the fingerprint and of each byte in the cache folder, but for the manifest's own sum, which is new."""
     digest = hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode())
     for path in sorted(folder.iterdir()):
         content = path.read_bytes()
