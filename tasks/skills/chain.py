@@ -71,7 +71,7 @@ class Chain:
         if most > self.statements:
             raise ConfigError(
                 f"data.settings.length={self.length}: {most} statements are more than there are "
-                f"(statements={self.statements})"
+                f"(statements={self.statements}); ask for shorter chains, or for more statements"
             )
         wanted = 6 * self.statements - 1 + (2 * self.statements if self.steps else 1)  # one of them is a number
         if wanted > seq_len:

@@ -63,10 +63,13 @@ class Hops:
             )
         if self.nodes > self.names:
             raise ConfigError(
-                f"data.settings.nodes={self.nodes}: a ring has more nodes than there are (names={self.names})"
+                f"data.settings.nodes={self.nodes}: a ring has more nodes than there are (names={self.names}); "
+                "take fewer nodes, or more names"
             )
         if self.asked > self.nodes:
-            raise ConfigError(f"data.settings.asked={self.asked}: each node is asked once, and there are {self.nodes}")
+            raise ConfigError(
+                f"data.settings.asked={self.asked}: each node is asked once, and there are nodes={self.nodes}"
+            )
         if (wanted := 2 * self.nodes + 3 * self.asked - 1) > seq_len:
             raise ConfigError(
                 f"data.settings.nodes={self.nodes}: their ring, and what is asked, take {wanted} tokens of "

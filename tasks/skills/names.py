@@ -86,7 +86,7 @@ class Names:
         if most > self.pieces:
             raise ConfigError(
                 f"data.settings.characters={self.characters}: {most} names begin with more pieces than there are "
-                f"(pieces={self.pieces})"
+                f"(pieces={self.pieces}); ask for fewer names, or for more pieces"
             )
         if most >= self.sentences:
             raise ConfigError(
