@@ -79,7 +79,7 @@ class Grammar:
         if most >= self.clauses:
             raise ConfigError(
                 f"data.settings.depths={self.depths}: {most} takes {most + 1} clauses a sentence; "
-                f"a sequence has clauses={self.clauses}"
+                f"a sequence has clauses={self.clauses}; lower depths, or raise clauses"
             )
         tokens = CLAUSE * max(self.sentences(depth) * (depth + 1) for depth in self.depths)
         if tokens > seq_len + 1:
