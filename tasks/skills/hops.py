@@ -68,7 +68,7 @@ class Hops:
             )
         if self.asked > self.nodes:
             raise ConfigError(
-                f"data.settings.asked={self.asked}: each node is asked once, and there are {self.nodes}; fewer, or more nodes"
+                f"data.settings.asked={self.asked}: each node is asked once, and there are {self.nodes}; ask fewer"
             )
         if (wanted := 2 * self.nodes + 3 * self.asked - 1) > seq_len:
             raise ConfigError(
