@@ -12,6 +12,7 @@ import contextlib
 import errno
 import functools
 import inspect
+import itertools
 import json
 import os
 import platform
@@ -106,7 +107,8 @@ def run(program: str, limits: Limits = LIMITS) -> Outcome:
             file.seek(0)
         said = report.read(MOST_READ)
         if not _told(begun):
-            raise ConfigError(_refusal(complaints.read(MOST_READ).decode(errors="replace")))
+            late = f"it was not made within {limits.seconds:g} s" if code is None else ""
+            raise ConfigError(_refusal(complaints.read(MOST_READ).decode(errors="replace") or late))
     if code is None:
         return Outcome("timed_out", f"not done after {limits.seconds:g} s")
     return _reported(said, token) or _stopped(code, limits)
@@ -211,20 +213,40 @@ class Machine:
     mounts: tuple[int, ...]
     """mount, umount2 and pivot_root."""
     memory: tuple[int, ...]
-    """shmget, msgget, semget, memfd_create and add_key: what they give, no limit of a process counts."""
+    """shmget, msgget, semget and memfd_create: what they give, no limit of a process counts."""
+    keys: tuple[int, ...]
+    """add_key, request_key and keyctl: who asks has a keyring, which is the program's too."""
+    others: tuple[int, ...]
+    """ptrace, process_vm_readv and process_vm_writev: bubblewrap's own process has no limits."""
+    attributes: tuple[int, ...]
+    """chmod, chown, utime, setxattr and removexattr in all their forms: /dev/null is the system's."""
 
 
 MACHINES = {
     "x86_64": Machine(
-        0xC000003E, (56, 57, 58, 435), namespaces=(272, 308), mounts=(165, 166, 155), memory=(29, 68, 64, 319, 248)
+        0xC000003E,
+        (56, 57, 58, 435),
+        namespaces=(272, 308),
+        mounts=(165, 166, 155),
+        memory=(29, 68, 64, 319),
+        keys=(248, 249, 250),
+        others=(101, 310, 311),
+        attributes=(*range(90, 95), 132, 188, 189, 190, 197, 198, 199, 235, 260, 261, 268, 280),
     ),
     "aarch64": Machine(
-        0xC00000B7, (220, 435), namespaces=(97, 268), mounts=(40, 39, 41), memory=(194, 186, 190, 279, 217)
+        0xC00000B7,
+        (220, 435),
+        namespaces=(97, 268),
+        mounts=(40, 39, 41),
+        memory=(194, 186, 190, 279),
+        keys=(217, 218, 219),
+        others=(117, 270, 271),
+        attributes=(5, 6, 7, 14, 15, 16, *range(52, 56), 88),
     ),
 }
-NEWER = (*range(425, 434), 442, 447)
+NEWER = (*range(425, 434), 438, 442, 447, 452, 463, 466)
 """The same numbers on both: io_uring_setup, _enter and _register; open_tree to fspick and mount_setattr, by which newer
-programs mount; memfd_secret."""
+programs mount; pidfd_getfd; memfd_secret; fchmodat2, setxattrat and removexattrat."""
 X32 = 0x40000000
 """Numbers from here on are a second set of the same calls, on x86_64."""
 
@@ -236,6 +258,7 @@ def _filter(machine: str) -> bytes:
     known = MACHINES[machine]
     steps = [(load, 0, 0, 4), (equal, 1, 0, known.architecture), (answer, 0, 0, refused)]
     steps += [(load, 0, 0, 0), (at_least, 0, 1, X32), (answer, 0, 0, refused)]
-    for call in (*known.processes, *known.namespaces, *known.mounts, *known.memory, *NEWER):
+    groups = (known.processes, known.namespaces, known.mounts, known.memory, known.keys, known.others, known.attributes)
+    for call in (*itertools.chain.from_iterable(groups), *NEWER):
         steps += [(equal, 0, 1, call), (answer, 0, 0, refused)]
     return b"".join(struct.pack("=HBBI", *step) for step in [*steps, (answer, 0, 0, allowed)])

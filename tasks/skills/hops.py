@@ -23,8 +23,8 @@ from models.base.typed import AtLeast, AtMost, ConfigError, Distinct, NotEmpty
 from tasks.drawn import END, END_WORD, Items, distinct
 from tasks.skills.skill import mask_at
 
-GUESSED = 20_000
-"""Answers of which it is found how many nodes are left."""
+GUESSED, WALKED = 20_000, 2_000_000
+"""Answers of which it is found how many nodes are left, and nodes of their rings, at most."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def _left_over(nodes: int, hops: int, asked: int) -> float:
     size = nodes // math.gcd(nodes, hops)
     if size == nodes:
         return statistics.fmean(1 / max(1, nodes - before - 1) for before in range(asked))
-    rng, right, rounds = np.random.default_rng(0), 0.0, max(1, GUESSED // asked)
+    rng, right, rounds = np.random.default_rng(0), 0.0, max(1, min(GUESSED // asked, WALKED // nodes))
     for _ in range(rounds):
         begins, lengths = list(range(nodes)), [1] * nodes  # of the run that ends with a node
         ends = list(range(nodes))  # of the run that begins with it

@@ -27,8 +27,8 @@ EQUALS, OPERATORS, ZERO = 1, 2, 2 + len(SIGNS)
 NEGATE, ADD, MULTIPLY, COMPOSE = range(OPERATORS, ZERO)
 OPERAND = ZERO
 """Stands for any polynomial, where operators stand for themselves."""
-SAMPLE = 16384
-"""Items by which chance is estimated."""
+SAMPLE = 32768
+"""Coefficients of results by which chance is estimated, at 2048 items at least."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,11 @@ class Polynomial:
         """Of always guessing 0, the most frequent coefficient (of products above all), or of who looks at one number,
         that of the same power in the operand that is read last, and names what it mostly comes to: learned from one
         half of a sample and counted in the other."""
-        items = self.draw(np.random.Generator(np.random.Philox(0)), SAMPLE, self._longest())
+        count = max(2048, SAMPLE // self.terms)
+        items = self.draw(np.random.Generator(np.random.Philox(0)), count, self._longest())
         rows, places = np.nonzero(items.answers_NT)
         read, right = (items.tokens_NT1[rows, places + ago] - ZERO for ago in (-self.terms, 1))
-        learned = rows < SAMPLE // 2
+        learned = rows < count // 2
         counts = np.zeros((self.modulus, self.modulus))
         np.add.at(counts, (read[learned], right[learned]), 1)
         guessed = counts.argmax(axis=1)[read[~learned]] == right[~learned]

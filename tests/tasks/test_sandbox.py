@@ -101,6 +101,20 @@ BOUNDED: dict[str, tuple[str, str, str]] = {
         "failed",
         "AssertionError: 1",
     ),
+    "the mode of a device": ("import os; os.chmod('/dev/null', 0o666)", "failed", "PermissionError: [Errno 1]"),
+    "the times of a device": ("import os; os.utime('/dev/null')", "failed", "PermissionError: [Errno 1]"),
+    "a keyring": (
+        "import ctypes; c = ctypes.CDLL(None, use_errno=True)\n"
+        f"assert c.syscall({250 if platform.machine() == 'x86_64' else 219}, 0, -3, 0) > 0, ctypes.get_errno()",
+        "failed",
+        "AssertionError: 1",
+    ),
+    "another process": (
+        "import ctypes, os; c = ctypes.CDLL(None, use_errno=True)\n"
+        "assert c.ptrace(0x4206, os.getppid(), 0, 0) == 0, ctypes.get_errno()",
+        "failed",
+        "AssertionError: 1",
+    ),
     "another place for files": (
         "import ctypes; c = ctypes.CDLL(None, use_errno=True)\n"
         "assert not c.mount(b't', b'/tmp', b'tmpfs', 0, b'size=99m'), ctypes.get_errno()",
