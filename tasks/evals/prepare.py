@@ -257,7 +257,7 @@ def _item_files(
         files.update({name: write_items(name, documents, cache_dir / "evals") for name in made})
     for name in ours:
         if not files[name].stat().st_size:
-            files.pop(name).unlink()
+            files.pop(name).unlink(missing_ok=True)
             raise ConfigError(_no_item(name, data, config.split))
     return tuple((name, str(files[name].resolve())) for name in ours)
 
