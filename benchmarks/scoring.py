@@ -152,7 +152,7 @@ def in_bf16(sides: Sides, task: str, command: Command) -> LowPrecision:
     from models.layers import inferring
 
     loaded, items = _loaded(task, replace(command, items=command.bf16_items))
-    low = sides.in_bf16()
+    low = sides.computing_in("bfloat16")
     with inferring(sides.model):
         fp32, expected = scored(sides.ours(), loaded, items)
     with inferring(low.model):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
     from tokenizers import Tokenizer
 
+    from models.base.bounds import DType
     from models.transformer import Transformer
 
 WIDE = 0.06
@@ -76,7 +77,7 @@ class Sides:
     tokenizer: "Tokenizer"
     length: int
     converted: Path
-    dtype: str = "float32"
+    dtype: "DType" = "float32"
 
     @staticmethod
     def of(checkpoint: Path, place: Path) -> "Sides":
@@ -87,7 +88,8 @@ class Sides:
         model, saved = load_checkpoint(checkpoint)
         to_hf(checkpoint, place)
         tokenizer = load_tokenizer((checkpoint / "tokenizer.json").read_text(encoding="utf-8"))
-        return Sides(model.eval(), tokenizer, saved["data"]["seq_len"], place)
+        sides = Sides(model, tokenizer, saved["data"]["seq_len"], place)
+        return sides.computing_in("float32")  # whatever it was trained in
 
     def ours(self) -> LM:
         """With nothing kept of an earlier turn."""
@@ -104,13 +106,13 @@ class Sides:
             Ways(tree_logits=partial(tree_logits, self.model), decoder=partial(Decoding, self.model)),
         )
 
-    def in_bf16(self) -> "Sides":
-        """The same weights, rounded as BF16's products round them."""
+    def computing_in(self, dtype: "DType") -> "Sides":
+        """The same weights in products of that type."""
         from models.transformer import Transformer
 
-        model = Transformer(replace(self.model.config, dtype="bfloat16"))
+        model = Transformer(replace(self.model.config, dtype=dtype))
         model.load_state_dict(self.model.state_dict())
-        return replace(self, model=model.eval(), dtype="bfloat16")
+        return replace(self, model=model.eval(), dtype=dtype)
 
     def theirs(self, batch_size: int = 16, adds_in: str | None = None) -> LM:
         """As `lm_eval --model hf` makes it; `adds_in` is its `softmax_dtype`."""

@@ -6,6 +6,7 @@ logit is the one that the text would have alone.
 """
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -15,6 +16,11 @@ from models.kinds import attention_of
 from models.rope import rope_turns
 from models.transformer import Transformer
 
+LOGITS_AT_ONCE = {"cpu": 1 << 19}
+"""Of one product with the head, by device: what a core's own cache holds, and memory that the next product has again.
+Elsewhere there are as many as `MOST`."""
+MOST = 1 << 28
+
 
 def tree_logits(
     model: Transformer,
@@ -23,8 +29,9 @@ def tree_logits(
     sees_BTT: Tensor | None,
     rows_N: Tensor,
     columns_N: Tensor,
-) -> Tensor:
-    """(N, V): what follows the tokens at (rows_N, columns_N). Only these go through the head.
+) -> Iterator[Tensor]:
+    """(N, V): what follows the tokens at (rows_N, columns_N), in parts of some rows, one after the other. Only these go
+    through the head, and no more of their logits than a part are there at a time.
 
     `depths_BT`: each token's position in its text. `sees_BTT`: whether a token (of the second dimension) sees another
     (of the third); each sees itself. Both None where every row is one text. Call it within `inferring(model)`.
@@ -37,5 +44,7 @@ def tree_logits(
         places = Places(turns, mask.masked_fill_(~sees_BTT, -math.inf))
     x = model.model.embed_tokens(tokens_BT, model.dtype)
     x, _ = model.through(range(model.config.n_layers), x, places)
-    logits: Tensor = model.lm_head(model.model.norm(x[rows_N, columns_N]))
-    return logits
+    asked_ND = model.model.norm(x[rows_N, columns_N])
+    rows = max(1, LOGITS_AT_ONCE.get(x.device.type, MOST) // model.config.vocab_size)
+    for part in asked_ND.split(rows):
+        yield model.lm_head(part)

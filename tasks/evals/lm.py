@@ -141,7 +141,10 @@ class HarnessLM(TemplateLM):
         for forward in forwards(grown(windows), TREE_TOKENS, self._end):
             inputs = (forward.tokens_BT, forward.depths_BT, forward.sees_BTT, forward.rows_N, forward.columns_N)
             moved = [None if x is None else x.to(self._device) for x in inputs]
-            yield self.tree_logits(*moved), forward.targets_N, forward.requests_N  # type: ignore[arg-type]
+            first = 0
+            for logits_NV in self.tree_logits(*moved):  # type: ignore[arg-type]
+                part = slice(first, first := first + len(logits_NV))
+                yield logits_NV, forward.targets_N[part], forward.requests_N[part]
 
     def _batches(self, windows: list[Window]) -> Iterator[list[Window]]:
         """Consecutive windows, longest first, so that rows * longest stays within batch_tokens."""

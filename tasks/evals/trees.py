@@ -3,14 +3,15 @@
 The four endings of a question have its context in common; the two sentences of a minimal pair their first words.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-TreeLogits = Callable[[Tensor, Tensor | None, Tensor | None, Tensor, Tensor], Tensor]
-"""As models/decoding/trees.py has it, of one model: (tokens_BT, depths_BT, sees_BTT, rows_N, columns_N) -> (N, V)."""
+TreeLogits = Callable[[Tensor, Tensor | None, Tensor | None, Tensor, Tensor], Iterable[Tensor]]
+"""As models/decoding/trees.py has it, of one model: (tokens_BT, depths_BT, sees_BTT, rows_N, columns_N) -> (N, V), in
+parts of some rows."""
 LEAST_SHARED = 0.25
 """Of a text's tokens: with less in common with the text before it, it begins a tree of its own."""
 LARGEST = 512

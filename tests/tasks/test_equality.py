@@ -1,6 +1,7 @@
 """Our scores are those of lm-eval's own `hf` model on the converted checkpoint, item by item, on real benchmarks."""
 
 import gzip
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -45,10 +46,13 @@ def command(data: str) -> Command:
 
 @pytest.fixture(scope="module")
 def sides(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sides]:
-    """Shorter than many of the items."""
+    """Shorter than many of the items, and of a model that was trained in BF16."""
     place, threads = tmp_path_factory.mktemp("equality"), torch.get_num_threads()
     torch.set_num_threads(1)
     random_checkpoint(place / "ours", command.size, command.length, texts_of(command))
+    config = place / "ours" / "config.json"
+    saved = json.loads(config.read_text())
+    config.write_text(json.dumps(saved | {"model": saved["model"] | {"dtype": "bfloat16"}}))
     yield Sides.of(place / "ours", place / "converted")
     torch.set_num_threads(threads)
 
@@ -70,4 +74,4 @@ def test_bf16_is_counted_apart(data: str, command: Command, sides: Sides) -> Non
     assert row.bf16 is not None and (row.items, row.bf16.items) == (1, 6)
     assert row.bf16.flipped <= 6 and min(row.bf16.seconds, row.bf16.seconds_theirs) > 0
     assert "in BF16" in table([row]) and "in BF16" not in table([replace(row, bf16=None)])
-    assert sides.in_bf16().model.dtype == torch.bfloat16 and sides.model.dtype == torch.float32
+    assert sides.computing_in("bfloat16").model.dtype == torch.bfloat16 and sides.model.dtype == torch.float32

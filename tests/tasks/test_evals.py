@@ -431,7 +431,7 @@ def test_our_own_tasks_are_not_scored_in_trees(tokenizer: Tokenizer, documents: 
 
     def trees(tokens: torch.Tensor, depths: Any, sees: Any, rows_N: torch.Tensor, columns_N: torch.Tensor) -> Any:
         asked.append(len(rows_N))
-        return torch.zeros(len(rows_N), VOCAB)
+        return torch.zeros(len(rows_N), VOCAB).split(3)
 
     data, ours = Data(tokenizer, documents, "apart"), EvalConfig(items=5)
     plain = score.score(causal_model(), data, ours, tmp_path)

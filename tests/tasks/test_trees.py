@@ -1,6 +1,7 @@
 """Scoring in trees: the same answers as text by text, from fewer tokens."""
 
 import random
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from tokenizers import models as token_models
 
 from models.base.typed import build
 from models.config import ModelConfig
-from models.decoding.trees import tree_logits
+from models.decoding.trees import LOGITS_AT_ONCE, tree_logits
 from models.layers import inferring
 from models.transformer import Transformer, initialise
 from tasks.evals.lm import HarnessLM
@@ -57,24 +58,27 @@ def requests() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("kind", ["mla", "gqa"])
 def test_answers_are_those_of_each_text_alone(kind: str, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    made, read = model(kind), [0, 0]
+    made, read, sizes = model(kind), [0, 0], list[int]()
 
     def logits(tokens: torch.Tensor) -> torch.Tensor:
         read[0] += tokens.numel()
         return made(tokens).logits
 
-    def in_trees(*inputs: Any) -> torch.Tensor:
+    def in_trees(*inputs: Any) -> Iterator[torch.Tensor]:
         read[1] += inputs[0].numel()
-        return tree_logits(made, *inputs)
+        for part in tree_logits(made, *inputs):
+            sizes.append(len(part))
+            yield part
 
     monkeypatch.setattr("tasks.evals.lm.TREE_TOKENS", 300)
+    monkeypatch.setitem(LOGITS_AT_ONCE, "cpu", 7 * 300 + 1)  # of a vocabulary of 300
     asked = [Instance("loglikelihood", {}, pair, 0) for pair in requests()]
     rolling = [Instance("loglikelihood_rolling", {}, (pair[1],), 0) for pair in requests()]
     alone, together = (HarnessLM(logits, tokenizer, LENGTH, Ways(tree_logits=trees)) for trees in (None, in_trees))
     with inferring(made):
         for one, other in zip(alone.loglikelihood(asked), together.loglikelihood(asked), strict=True):
             assert one[0] == pytest.approx(other[0], abs=1e-4) and one[1] == other[1]
-        assert read[1] < 0.8 * read[0]
+        assert read[1] < 0.8 * read[0] and max(sizes) == 7 and len(set(sizes)) > 1
         assert together.loglikelihood_rolling(rolling) == pytest.approx(alone.loglikelihood_rolling(rolling), abs=1e-4)
 
 
