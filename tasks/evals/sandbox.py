@@ -1,25 +1,23 @@
 """One Python program that nobody has read, run where it can do no harm: in a namespace of its own, by bubblewrap.
 
 It sees a read-only system without devices, processes, users or network, an empty /tmp of limited size, and nothing of
-our environment. A filter of system calls leaves it one process without threads, so that what limits a process limits
-all of it. Processor time, time, memory, files and what it says are bounded; when it ends, or we do, nothing is left.
+our environment. Of system calls it has those of calls.py alone, so that it stays one process without threads, and what
+limits a process limits all of it. Processor time, time, memory, files and what it says are bounded; when it ends, or
+we do, nothing is left.
 
 A program shares its interpreter with what reports its end, so one that sets out to forge that report can. To get out,
 it needs a hole in the kernel.
 """
 
 import contextlib
-import errno
 import functools
 import inspect
-import itertools
 import json
 import os
 import platform
 import secrets
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -30,6 +28,7 @@ from typing import IO, Literal
 
 from models.base.typed import ConfigError
 from tasks.evals import inside
+from tasks.evals.calls import ARCHITECTURES, filter_of
 
 Ending = Literal["passed", "failed", "timed_out", "out_of_memory", "killed"]
 ENDINGS: tuple[Ending, ...] = ("passed", "failed", "out_of_memory")
@@ -86,7 +85,7 @@ def run(program: str, limits: Limits = LIMITS) -> Outcome:
         _pipe() as (alive, _),
         _pipe() as (begun, begins),
         _holding(json.dumps({**asked, "alive": alive, "begun": begins}).encode()) as given,
-        _holding(_filter(platform.machine())) as filtered,
+        _holding(filter_of(platform.machine())) as filtered,
         TemporaryFile() as report,
         TemporaryFile() as complaints,
     ):
@@ -157,8 +156,10 @@ def _refusal(why: str) -> str:
 def _bubblewrap() -> str:
     if sys.platform != "linux":
         raise ConfigError(_refusal(f"bubblewrap needs Linux, and this is {sys.platform}"))
-    if platform.machine() not in MACHINES:
-        raise ConfigError(_refusal(f"system calls are known of {' and '.join(MACHINES)}, not of {platform.machine()}"))
+    if platform.machine() not in ARCHITECTURES:
+        raise ConfigError(
+            _refusal(f"system calls are known of {' and '.join(ARCHITECTURES)}, not of {platform.machine()}")
+        )
     found = shutil.which("bwrap")
     if found is None:
         raise ConfigError(_refusal("there is no bwrap on the PATH"))
@@ -199,66 +200,3 @@ def _stopped(code: int, limits: Limits) -> Outcome:
         if number == each:
             return Outcome("killed", f"by {each.name}")
     return Outcome("failed", "left before its end")
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What the kernel calls a processor (linux/audit.h), and the numbers there of the system calls that are refused."""
-
-    architecture: int
-    processes: tuple[int, ...]
-    """clone, fork, vfork and clone3, of those that there are; threads are made by the same."""
-    namespaces: tuple[int, ...]
-    """unshare and setns."""
-    mounts: tuple[int, ...]
-    """mount, umount2 and pivot_root."""
-    memory: tuple[int, ...]
-    """shmget, msgget, semget and memfd_create: what they give, no limit of a process counts."""
-    keys: tuple[int, ...]
-    """add_key, request_key and keyctl: who asks has a keyring, which is the program's too."""
-    others: tuple[int, ...]
-    """ptrace, process_vm_readv and process_vm_writev: bubblewrap's own process has no limits."""
-    attributes: tuple[int, ...]
-    """chmod, chown, utime, setxattr and removexattr in all their forms: /dev/null is the system's."""
-
-
-MACHINES = {
-    "x86_64": Machine(
-        0xC000003E,
-        (56, 57, 58, 435),
-        namespaces=(272, 308),
-        mounts=(165, 166, 155),
-        memory=(29, 68, 64, 319),
-        keys=(248, 249, 250),
-        others=(101, 310, 311),
-        attributes=(*range(90, 95), 132, 188, 189, 190, 197, 198, 199, 235, 260, 261, 268, 280),
-    ),
-    "aarch64": Machine(
-        0xC00000B7,
-        (220, 435),
-        namespaces=(97, 268),
-        mounts=(40, 39, 41),
-        memory=(194, 186, 190, 279),
-        keys=(217, 218, 219),
-        others=(117, 270, 271),
-        attributes=(5, 6, 7, 14, 15, 16, *range(52, 56), 88),
-    ),
-}
-NEWER = (*range(425, 434), 438, 442, 447, 452, 463, 466)
-"""The same numbers on both: io_uring_setup, _enter and _register; open_tree to fspick and mount_setattr, by which newer
-programs mount; pidfd_getfd; memfd_secret; fchmodat2, setxattrat and removexattrat."""
-X32 = 0x40000000
-"""Numbers from here on are a second set of the same calls, on x86_64."""
-
-
-def _filter(machine: str) -> bytes:
-    """A program of classic BPF over `struct seccomp_data`: refuses those calls, and all of another architecture."""
-    load, equal, at_least, answer = 0x20, 0x15, 0x35, 0x06
-    refused, allowed = 0x00050000 | errno.EPERM, 0x7FFF0000  # SECCOMP_RET_ERRNO, SECCOMP_RET_ALLOW
-    known = MACHINES[machine]
-    steps = [(load, 0, 0, 4), (equal, 1, 0, known.architecture), (answer, 0, 0, refused)]
-    steps += [(load, 0, 0, 0), (at_least, 0, 1, X32), (answer, 0, 0, refused)]
-    groups = (known.processes, known.namespaces, known.mounts, known.memory, known.keys, known.others, known.attributes)
-    for call in (*itertools.chain.from_iterable(groups), *NEWER):
-        steps += [(equal, 0, 1, call), (answer, 0, 0, refused)]
-    return b"".join(struct.pack("=HBBI", *step) for step in [*steps, (answer, 0, 0, allowed)])

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from models.base.typed import ConfigError
-from tasks.evals import inside, sandbox
+from tasks.evals import inside
+from tasks.evals.calls import ARCHITECTURES
 from tasks.evals.sandbox import Limits, Outcome, require_sandbox, run
 
 ROOT = Path(__file__).parents[2]
@@ -241,15 +242,14 @@ def test_a_program_may_do_nothing_that_root_may() -> None:
 
 @boxed
 def test_no_network_is_reached() -> None:
+    """There is none, and no call that would ask for it."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0.2)
         port = server.getsockname()[1]
         outcome = run(f"import socket; socket.create_connection(('127.0.0.1', {port}), 1)")
-        assert outcome.ending == "failed" and "Connection refused" in outcome.said, outcome
+        assert outcome.ending == "failed" and "Operation not permitted" in outcome.said, outcome
         with pytest.raises(TimeoutError):
             server.accept()
-    outcome = run("import socket; socket.create_connection(('192.0.2.1', 80), 1)")
-    assert outcome.ending == "failed" and "Network is unreachable" in outcome.said, outcome
 
 
 @boxed
@@ -305,7 +305,7 @@ def refusal() -> str:
     ],
 )
 def test_one_that_does_not_work_is_refused(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if sys.platform != "linux" or platform.machine() not in sandbox.MACHINES:
+    if sys.platform != "linux" or platform.machine() not in ARCHITECTURES:
         pytest.skip("it is refused before it is tried")
     (tmp_path / "bwrap").write_text(f"#!/bin/sh\n{script}\n")
     (tmp_path / "bwrap").chmod(0o755)
