@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from models.base.files import whole_file, write_atomically
 from models.base.locks import hold
-from models.base.typed import ConfigError, closest
+from models.base.typed import ConfigError, build, closest
 from tasks.config import DataConfig
 from tasks.progress import Progress, Report
 from tasks.text.reading import Rows, opened_table, text_of
@@ -214,8 +214,8 @@ def _shards(folder: Path, key: str) -> list[Path]:
 def _have(shard: Path, key: str) -> Have:
     with opened_table(shard, shard.name, f"{key}: {shard.parent}, which may be removed") as table:
         try:
-            return Have(**json.loads(table.schema_arrow.metadata[_HAVE]))
-        except (TypeError, KeyError, ValueError):
+            return build(Have, json.loads(table.schema_arrow.metadata[_HAVE]), shard.name)
+        except (TypeError, KeyError, ValueError, ConfigError):
             raise _damaged(shard.parent, key, f"{shard.name} does not say which rows it holds") from None
 
 
@@ -243,6 +243,8 @@ def _rows(folder: Path, text: HubText, wanted: int, rows: Rows) -> Iterator[tupl
                     if found is None:
                         rows.leave_out(f"row {rows.read - 1}", f"has no text in its field `{text.text_field}`")
                         continue
+                    if not isinstance(found, str):
+                        raise _damaged(folder, rows.key, f"{shard.name} holds no text")
                     yield f"{text.label}:{rows.read - 1}", found
                     wanted -= len(found.encode())
                     if wanted <= 0:

@@ -3,6 +3,7 @@
 No hub is asked here. A folder of Parquet files, which `datasets` streams as it would a repository, stands for one.
 """
 
+import json
 import os
 import random
 import types
@@ -159,7 +160,21 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda folder: parquet.write_table(pa.table({"text": ["x"]}), sorted(folder.glob("*.parquet"))[-1]),
         "does not say which rows it holds",
     ),
+    "a count that is none": (
+        lambda folder: rewritten(sorted(folder.glob("*.parquet"))[-1], pa.array(["x"]), {"rows": "many"}),
+        "does not say which rows it holds",
+    ),
+    "numbers for text": (
+        lambda folder: rewritten(sorted(folder.glob("*.parquet"))[0], pa.array([1]), {}),
+        "00000.parquet holds no text",
+    ),
 }
+
+
+def rewritten(shard: Path, column: Any, have: dict[str, Any]) -> None:
+    """With another column, and something else said of where it stands in the stream."""
+    said = json.loads(parquet.read_schema(shard).metadata[b"have"]) | have
+    parquet.write_table(pa.table({"text": column}).replace_schema_metadata({"have": json.dumps(said)}), shard)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
