@@ -44,6 +44,8 @@ CALLS: dict[str, tuple[int | None, int | None]] = {
     "pwrite64": (18, 68),
     "preadv": (295, 69),
     "pwritev": (296, 70),
+    "preadv2": (327, 286),
+    "pwritev2": (328, 287),
     "lseek": (8, 62),
     "sendfile": (40, 71),
     "copy_file_range": (326, 285),

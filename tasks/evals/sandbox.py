@@ -61,7 +61,9 @@ class Limits:
             "RLIMIT_FSIZE": (self.file_bytes, self.file_bytes),
             "RLIMIT_NOFILE": (32, 32),
             "RLIMIT_NPROC": (1, 1),
-            "RLIMIT_CORE": (0, 0),
+            "RLIMIT_CORE": (1, 1),  # by which the kernel means none, not even to a program that the system has for them
+            "RLIMIT_MEMLOCK": (0, 0),
+            "RLIMIT_SIGPENDING": (32, 32),  # which it takes from those of whoever asks
         }
 
 
@@ -86,7 +88,7 @@ def run(program: str, limits: Limits = LIMITS) -> Outcome:
         _pipe() as (begun, begins),
         _holding(json.dumps({**asked, "alive": alive, "begun": begins}).encode()) as given,
         _holding(filter_of(platform.machine())) as filtered,
-        TemporaryFile() as report,
+        _pipe() as (report, reports),
         TemporaryFile() as complaints,
     ):
         code: int | None = None
@@ -94,7 +96,7 @@ def run(program: str, limits: Limits = LIMITS) -> Outcome:
             code = subprocess.run(
                 _command(bwrap, limits, filtered.fileno()),
                 stdin=given,
-                stdout=report,
+                stdout=reports,
                 stderr=complaints,
                 env=ENVIRONMENT,
                 pass_fds=[alive, begins, filtered.fileno()],
@@ -102,10 +104,9 @@ def run(program: str, limits: Limits = LIMITS) -> Outcome:
             ).returncode
         except subprocess.TimeoutExpired:  # it has been killed, and all that it has begun dies with it
             pass
-        for file in (report, complaints):
-            file.seek(0)
-        said = report.read(MOST_READ)
+        said = _told(report)
         if not _told(begun):
+            complaints.seek(0)
             late = f"it was not made within {limits.seconds:g} s" if code is None else ""
             raise ConfigError(_refusal(complaints.read(MOST_READ).decode(errors="replace") or late))
     if code is None:
@@ -124,13 +125,13 @@ def _pipe() -> Iterator[tuple[int, int]]:
             os.close(end)
 
 
-def _told(pipe: int) -> bool:
-    """Whether anything has been written to it."""
+def _told(pipe: int) -> bytes:
+    """The beginning of what has been written to it."""
     os.set_blocking(pipe, False)
     try:
-        return bool(os.read(pipe, 1))
+        return os.read(pipe, MOST_READ)
     except BlockingIOError:
-        return False
+        return b""
 
 
 @contextlib.contextmanager
@@ -167,10 +168,10 @@ def _bubblewrap() -> str:
 
 
 def _command(bwrap: str, limits: Limits, filter_number: int) -> list[str]:
-    python = Path(sys.base_prefix)  # without what has been installed for us
+    python = Path(sys.base_prefix)  # not that of an environment, where more is installed
     return [
         *(bwrap, "--unshare-all", "--unshare-user", "--die-with-parent", "--new-session"),
-        *("--cap-drop", "ALL"),  # which it leaves to a program that root runs
+        *("--hostname", "sandbox", "--cap-drop", "ALL"),  # which it leaves to a program that root runs
         *("--size", str(limits.file_bytes), "--tmpfs", "/tmp"),
         *("--ro-bind", "/usr", "/usr", "--ro-bind-try", "/lib", "/lib", "--ro-bind-try", "/lib64", "/lib64"),
         *("--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache", "--ro-bind", str(python), str(python)),
@@ -186,7 +187,7 @@ def _reported(report: bytes, token: str) -> Outcome | None:
         told = json.loads(report)
         if told["token"] != token or told["ending"] not in ENDINGS:
             return None
-        return Outcome(told["ending"], str(told["said"]))
+        return Outcome(told["ending"], str(told["said"]).encode(errors="backslashreplace").decode())
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
 

@@ -38,6 +38,12 @@ ENDS: dict[str, tuple[str, Outcome]] = {
         "  except OSError: pass\nos._exit(0)",
         Outcome("failed", "left before its end"),
     ),
+    "a report that is flooded": (
+        "import os\nfor n in range(3, 32):\n  try: os.set_blocking(n, False)\n  except OSError: continue\n"
+        "  try:\n    while True: os.write(n, b'x' * 4096)\n  except OSError: pass\nos._exit(0)",
+        Outcome("failed", "left before its end"),
+    ),
+    "half a character": ("raise ValueError('\\ud800')", Outcome("failed", "ValueError: \\ud800")),
     "a report that is wiped out": (
         "import os\nfor n in range(3, 32):\n  try: os.ftruncate(n, 0)\n  except OSError: pass\nos._exit(0)",
         Outcome("failed", "left before its end"),
@@ -116,6 +122,20 @@ BOUNDED: dict[str, tuple[str, str, str]] = {
         "failed",
         "AssertionError: 1",
     ),
+    "signals that wait": (
+        "import ctypes, os, signal; signal.pthread_sigmask(signal.SIG_BLOCK, range(34, 64)); c = ctypes.CDLL(None)\n"
+        "done = sum(c.kill(os.getpid(), 40) == 0 for _ in range(100))\nwaiting = 0\n"
+        "while signal.sigtimedwait({40}, 0): waiting += 1\nassert waiting > 90, waiting",
+        "failed",
+        "AssertionError: 32",
+    ),
+    "memory that stays": (
+        "import ctypes; c = ctypes.CDLL(None, use_errno=True); c.mmap.restype = ctypes.c_void_p\n"
+        "place = c.mmap(None, ctypes.c_size_t(1 << 20), 3, 0x2022, -1, ctypes.c_long(0))\n"
+        "assert place != 2**64 - 1, ctypes.get_errno()",
+        "failed",
+        "AssertionError: 1",
+    ),
     "another place for files": (
         "import ctypes; c = ctypes.CDLL(None, use_errno=True)\n"
         "assert not c.mount(b't', b'/tmp', b'tmpfs', 0, b'size=99m'), ctypes.get_errno()",
@@ -177,6 +197,7 @@ def processes() -> Iterator[tuple[str, str]]:
 
 
 HIDDEN: dict[str, tuple[str, str]] = {
+    "the machine": ("import os; raise SystemExit(os.uname().nodename)", "SystemExit: sandbox"),
     "users": ("open('/etc/passwd')", "FileNotFoundError"),
     "processes": ("open('/proc/self/environ')", "FileNotFoundError"),
     "devices": ("import os; raise SystemExit(os.listdir('/dev'))", "SystemExit: ['null']"),
@@ -187,9 +208,10 @@ HIDDEN: dict[str, tuple[str, str]] = {
     ),
     "what is installed": ("import torch", "ModuleNotFoundError"),
     "open files": (
-        "import os\nfor n in range(4, 32):\n  try: os.fstat(n)\n  except OSError: continue\n  raise SystemExit(n)\n"
-        "raise SystemExit('none')",
-        "SystemExit: none",
+        "import os, stat; found = []\n"
+        "for n in range(1024):\n  try: found.append(os.fstat(n).st_mode)\n  except OSError: continue\n"
+        "raise SystemExit(sorted((stat.S_ISCHR(mode), stat.S_ISFIFO(mode)) for mode in found))",
+        "SystemExit: [(False, True), (True, False), (True, False), (True, False)]",  # the report, and /dev/null thrice
     ),
     "what others have left": ("import os; raise SystemExit(os.listdir('/tmp'))", "SystemExit: []"),
 }
