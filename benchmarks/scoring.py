@@ -21,12 +21,13 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from benchmarks.scoring_sides import Sides, Timed, random_checkpoint, scored
+from models.base.bounds import Count
 from models.base.command import keys_of, parse
 from models.base.streams import obeyed, spoken
-from models.base.typed import ConfigError
+from models.base.typed import AtLeast, ConfigError
 from tasks.evals.harness import quiet
 
 TASKS = ("hellaswag", "blimp", "piqa", "arc_easy", "lambada_openai", "wikitext")
@@ -49,14 +50,14 @@ class Command:
     checkpoint: Path | None = None
     size: str = "small"
     """Of the random model, where there is no checkpoint."""
-    length: int = 512
+    length: Count = 512
     """Tokens that the random model takes."""
-    items: int = 100
+    items: Count = 100
     """Of each task; a group's tasks share them."""
-    turns: int = 3
-    batch_sizes: list[int] = field(default_factory=lambda: [1, 16])
+    turns: Count = 3
+    batch_sizes: list[Count] = field(default_factory=lambda: [1, 16])
     """Of `hf`."""
-    bf16_items: int = 0
+    bf16_items: Annotated[int, AtLeast(0)] = 0
     """Of each task, which both sides score in BF16 too; 0: none."""
 
 
@@ -208,6 +209,9 @@ def run(words: Sequence[str]) -> dict[str, Any]:
     command = parse(Command, words)
     if command.eval.data_dir is None:
         raise ConfigError("eval.data_dir: missing; name the folder of the benchmarks (docs/benchmarks.md)")
+    for key, given in (("eval.tasks", command.eval.tasks), ("batch_sizes", command.batch_sizes)):
+        if not given:
+            raise ConfigError(f"{key}=[]: there is nothing to compare; name one at least")
     os.environ["HF_HUB_OFFLINE"] = "1"
     import torch
 

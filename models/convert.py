@@ -115,6 +115,7 @@ def to_hf(checkpoint: Path, out: Path) -> list[str]:
     with _new_folder(out) as folder:
         model, saved = load_checkpoint(checkpoint)
         check_held(model.config)
+        ids = token_ids(checkpoint)  # of whose file is meant, before there is a copy
         _copy_tokenizer(checkpoint, folder)
         values = hf_config(model.config, (saved.get("data") or {}).get("seq_len"))
         values |= _write_tokens(folder, saved, values["max_position_embeddings"])
@@ -129,7 +130,9 @@ def to_hf(checkpoint: Path, out: Path) -> list[str]:
         # not save_file, which leaves a file that its owner alone may read
         (folder / "model.safetensors").write_bytes(save(tensors, metadata={"format": "pt"}))
         _write_json(folder / "config.json", values | {"v3_ablations": rest})
-    notes = [f"{checkpoint}: {NO_END}"] if values["eos_token_id"] is None and token_ids(checkpoint) else []
+    notes = [f"{checkpoint}: {NO_END}"] if values["eos_token_id"] is None and ids else []
+    if not ids:
+        notes.append(f"{checkpoint}: has no tokenizer.json; {out} has none, and others cannot read text with it")
     if model.config.mtp.depth and model.config.mtp.hidden == "before_norm":
         notes.append("model.mtp.hidden=before_norm: others feed MTP modules after_norm, so drafts will be worse there")
     return notes

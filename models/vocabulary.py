@@ -27,7 +27,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         values = json_of(path)
     except ValueError as error:
-        raise ConfigError(f"{path}: unreadable ({error})") from error
+        raise ConfigError(f"{path}: unreadable ({error}); put a whole copy there") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a group of keys")
     return values

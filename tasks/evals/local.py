@@ -37,10 +37,15 @@ def _texts(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(_text(text) for text in value)
 
 
+def _some(value: Any) -> bool:
+    return _text(value) and bool(value.strip())
+
+
 def _choices(value: Any) -> bool:
     return (
         isinstance(value, dict)
         and all(_texts(value.get(name)) for name in ("text", "label"))
+        and all(map(_some, value["text"]))
         and len(value["text"]) == len(value["label"]) == len(set(value["label"]))
     )
 
@@ -58,10 +63,14 @@ def _text(value: Any) -> bool:
 
 TEXT = Rule("text", _text)
 WORDS = Rule("text of two words or more", lambda value: _text(value) and len(value.split()) > 1)
-SOME = Rule("text that is not empty", lambda value: _text(value) and bool(value.strip()))
+SOME = Rule("text that is not empty", _some)
+SUM = Rule(
+    "text with a result behind `####`",
+    lambda value: _text(value) and "####" in value and _some(value.rpartition("####")[2]),
+)
 GAP = Rule("text with a gap, `_`, in it", lambda value: _text(value) and "_" in value)
 NAME = Rule("the name of a function", lambda value: _text(value) and value.isidentifier())
-CHOICES = Rule("`text` and `label`, two lists of texts of one length, no label twice", _choices)
+CHOICES = Rule("`text` and `label`, two lists of texts of one length, none empty, no label twice", _choices)
 KEYED = Rule("one of the labels of its choices", lambda row: row["answerKey"] in row["choices"]["label"])
 
 
@@ -92,9 +101,14 @@ def _all_text(*fields: str) -> dict[str, Rule]:
     return dict.fromkeys(fields, TEXT)
 
 
+def _all_some(*fields: str) -> dict[str, Rule]:
+    """Of what is answered: an empty answer is as likely as nothing else."""
+    return dict.fromkeys(fields, SOME)
+
+
 BENCHMARKS = {
     "blimp": Benchmark(
-        "nyu-mll/blimp", "blimp", {"train": "blimp/blimp"}, _all_text("UID", "sentence_good", "sentence_bad"), "UID"
+        "nyu-mll/blimp", "blimp", {"train": "blimp/blimp"}, _all_some("UID", "sentence_good", "sentence_bad"), "UID"
     ),
     "hellaswag": Benchmark(
         "Rowan/hellaswag",
@@ -102,7 +116,10 @@ BENCHMARKS = {
         {"validation": "hellaswag/validation"},
         {
             **_all_text("activity_label", "ctx_a", "ctx_b"),
-            "endings": Rule("a list of four texts", lambda value: _texts(value) and len(value) == 4),
+            "endings": Rule(
+                "a list of four texts that are not empty",
+                lambda value: _texts(value) and [*map(_some, value)] == [True] * 4,
+            ),
             "label": _one_of("0", "1", "2", "3"),
         },
     ),
@@ -110,7 +127,7 @@ BENCHMARKS = {
         "baber/piqa",
         "piqa",
         {"validation": "piqa/validation"},
-        {**_all_text("goal", "sol1", "sol2"), "label": _one_of(0, 1)},
+        {"goal": TEXT, **_all_some("sol1", "sol2"), "label": _one_of(0, 1)},
     ),
     "arc_easy": Benchmark("allenai/ai2_arc", "arc", {"test": "arc_easy/test"}, ARC, beside=OF_CHOICES),
     "arc_challenge": Benchmark("allenai/ai2_arc", "arc", {"test": "arc_challenge/test"}, ARC, beside=OF_CHOICES),
@@ -124,24 +141,27 @@ BENCHMARKS = {
         "allenai/winogrande",
         "winogrande",
         {"validation": "winogrande/validation"},
-        {"sentence": GAP, **_all_text("option1", "option2"), "answer": _one_of("1", "2")},
+        {"sentence": GAP, **_all_some("option1", "option2"), "answer": _one_of("1", "2")},
     ),
     "sciq": Benchmark(
         "allenai/sciq",
         "sciq",
         {"test": "sciq/test"},
-        _all_text("support", "question", "distractor1", "distractor2", "distractor3", "correct_answer"),
+        {
+            **_all_text("support", "question"),
+            **_all_some("distractor1", "distractor2", "distractor3", "correct_answer"),
+        },
     ),
     "gsm8k": Benchmark(
         "openai/gsm8k",
         "gsm8k",
         {"test": "gsm8k/test", "train": "gsm8k/train"},  # the examples before a question are of the second
-        _all_text("question", "answer"),
+        {"question": TEXT, "answer": SUM},
     ),
     "humaneval_reference": Benchmark(
-        "openai/openai_humaneval", None, {"test": "humaneval/test"}, _all_text("prompt", "canonical_solution")
+        "openai/openai_humaneval", None, {"test": "humaneval/test"}, {"prompt": TEXT, "canonical_solution": SOME}
     ),
-    "mbpp_reference": Benchmark("google-research-datasets/mbpp", None, {"test": "mbpp/test"}, MBPP),
+    "mbpp_reference": Benchmark("google-research-datasets/mbpp", None, {"test": "mbpp/test"}, {**MBPP, "code": SOME}),
     "humaneval": Benchmark(
         "openai/openai_humaneval",
         None,

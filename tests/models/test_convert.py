@@ -295,6 +295,22 @@ def test_transformers_own_mtp_reader_computes_depths_after_the_norm(
             assert apart < 1e-5 if hidden == "after_norm" else apart > 0.05, f"depth {k}: {apart}"
 
 
+def test_a_tokenizer_that_lacks_is_said_and_a_damaged_one_is_named_where_it_lies(
+    ours: Callable[..., Transformer], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours({})
+    file = tmp_path / "ours" / "tokenizer.json"
+    file.unlink(missing_ok=True)
+    assert main(["to-hf", str(tmp_path / "ours"), str(tmp_path / "without")]) == 0
+    said = capsys.readouterr().err
+    assert said.startswith(f"note: {tmp_path / 'ours'}: has no tokenizer.json; ") and said.count("\n") == 1
+    file.write_text("{")
+    assert main(["to-hf", str(tmp_path / "ours"), str(tmp_path / "damaged")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {file}: unreadable (") and said.endswith("; put a whole copy there\n")
+    assert not (tmp_path / "damaged").exists()
+
+
 def theirs_mtp(hf: Any, reader: MtpModel, x: Tensor, depth: int) -> list[Tensor]:
     """transformers' logits of each depth on the true text."""
     hidden, found = hf(x, output_hidden_states=True).hidden_states[-1], []

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
@@ -13,8 +14,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import pytest
 import torch
 
-from benchmarks.scoring import TASKS, TOLERANCE, Command, EvalKeys, compare, table, texts_of
+from benchmarks.scoring import TASKS, TOLERANCE, Command, EvalKeys, compare, run, table, texts_of
 from benchmarks.scoring_sides import Sides, random_checkpoint
+from models.base.typed import ConfigError
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 ITEMS = 4
@@ -65,6 +67,22 @@ def test_scores_are_those_of_their_model(task: str, data: str, command: Command,
     assert row.flipped == 0 and row.scores < 1e-5
     if task != "wikitext":  # where rounding adds up over thousands of tokens
         assert row.largest <= TOLERANCE and row.equal == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("turns=0", "turns=0: must be at least 1"),
+        ("items=0", "items=0: must be at least 1"),
+        ("batch_sizes=[0]", "batch_sizes[0]=0: must be at least 1"),
+        ("batch_sizes=[]", "batch_sizes=[]: there is nothing to compare; name one at least"),
+        ("eval.tasks=[]", "eval.tasks=[]: there is nothing to compare; name one at least"),
+        ("bf16_items=-1", "bf16_items=-1: must not be negative"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(words: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape(said)}$"):
+        run([f"eval.data_dir={SHARED}", words])
 
 
 def test_bf16_is_counted_apart(data: str, command: Command, sides: Sides) -> None:

@@ -180,7 +180,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "another type": (
         lambda d: put(d, "hellaswag", without("endings", endings="c"), ".jsonl.gz"),
-        'validation.jsonl.gz line 2 has a field `endings` that is "c"; it must be a list of four texts',
+        'line 2 has a field `endings` that is "c"; it must be a list of four texts that are not empty',
     ),
     "no such answer": (
         lambda d: put(d, "hellaswag", without("label", label="4")),
@@ -214,6 +214,14 @@ def test_what_a_copy_lacks_is_one_line_before_a_model_is_there(case: str, tmp_pa
     [
         ("arc_easy", "answerKey", "C", "one of the labels of its choices"),
         ("arc_easy", "choices", {"text": ["so", "not"], "label": ["A", "A"]}, "no label twice"),
+        ("arc_easy", "choices", {"text": ["so", ""], "label": ["A", "B"]}, "no label twice"),
+        ("hellaswag", "endings", ["a", "b", "c", " "], "a list of four texts that are not empty"),
+        ("piqa", "sol1", "", "text that is not empty"),
+        ("winogrande", "option2", "", "text that is not empty"),
+        ("sciq", "distractor3", "", "text that is not empty"),
+        ("humaneval_reference", "canonical_solution", "", "text that is not empty"),
+        ("mbpp_reference", "code", "", "text that is not empty"),
+        ("gsm8k", "answer", "It is 3.", "text with a result behind `####`"),
         ("winogrande", "sentence", "Ann saw Eve.", "text with a gap, `_`, in it"),
         ("lambada_openai", "text", "Bob", "text of two words or more"),
         ("wikitext", "page", " \n", "text that is not empty"),
