@@ -16,10 +16,9 @@ from models.kinds import attention_of
 from models.rope import rope_turns
 from models.transformer import Transformer
 
-LOGITS_AT_ONCE = {"cpu": 1 << 19}
-"""Of one product with the head, by device: what a core's own cache holds, and memory that the next product has again.
-Elsewhere there are as many as `MOST`."""
-MOST = 1 << 28
+LOGITS_AT_ONCE = {"cpu": 1 << 19, "cuda": 1 << 28}
+"""Of one product with the head, by device: so much memory and no more, however many tokens there are. A GPU wants large
+products; a core loses nothing by small ones, which fit its own cache."""
 
 
 def tree_logits(
@@ -45,6 +44,6 @@ def tree_logits(
     x = model.model.embed_tokens(tokens_BT, model.dtype)
     x, _ = model.through(range(model.config.n_layers), x, places)
     asked_ND = model.model.norm(x[rows_N, columns_N])
-    rows = max(1, LOGITS_AT_ONCE.get(x.device.type, MOST) // model.config.vocab_size)
+    rows = max(1, LOGITS_AT_ONCE[x.device.type] // model.config.vocab_size)
     for part in asked_ND.split(rows):
         yield model.lm_head(part)

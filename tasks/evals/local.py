@@ -184,7 +184,7 @@ def local_files(task: str, data_dir: str) -> dict[str, Path]:
     folder = _folder(data_dir)
     benchmark = benchmark_of(task)
     if not folder.is_dir():
-        raise ConfigError(f"eval.data_dir={data_dir}: there is no such folder")
+        raise ConfigError(f"eval.data_dir={data_dir}: there is no such folder; name the one that the copies lie in")
     if benchmark is None:
         raise ConfigError(
             f"eval.tasks={task}: eval.data_dir is read for {', '.join(BENCHMARKS)} alone; leave the task out, or leave "

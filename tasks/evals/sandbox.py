@@ -171,7 +171,8 @@ def _command(bwrap: str, limits: Limits, filter_number: int) -> list[str]:
     python = Path(sys.base_prefix)  # not that of an environment, where more is installed
     return [
         *(bwrap, "--unshare-all", "--unshare-user", "--die-with-parent", "--new-session"),
-        *("--hostname", "sandbox", "--cap-drop", "ALL"),  # which it leaves to a program that root runs
+        *("--hostname", "sandbox"),
+        *("--cap-drop", "ALL"),  # which it leaves to a program that root runs
         *("--size", str(limits.file_bytes), "--tmpfs", "/tmp"),
         *("--ro-bind", "/usr", "/usr", "--ro-bind-try", "/lib", "/lib", "--ro-bind-try", "/lib64", "/lib64"),
         *("--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache", "--ro-bind", str(python), str(python)),
