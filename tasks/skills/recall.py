@@ -1,10 +1,11 @@
 """Multi-query associative recall (zoology, 2312.04927): keys with their values, then keys whose values are asked.
 
-    k3 v7 k9 v2 k1 v5   .  .  k9 [v2] .  .  k3 [v5] k1 [v7]
+    k3 v7 k9 v2 k1 v5   .  .  k9 [v2] .  .  k3 [v7] k1 [v5]
     `---- pairs ----'   `---- each key again, once -------'
 
 How far behind the pairs a key comes again follows a power law, as in text: sooner is likelier. A model that holds the
-values, and not whose they are, can still strike out those that were asked: that guess is chance.
+values, and not whose they are, can still strike out those that were asked: that guess is chance. Nothing is left behind
+the last answer (zoology goes on with blanks), so that an item is the same however much room it is given.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from typing import Annotated, ClassVar
 import numpy as np
 
 from models.base.typed import Above, AtLeast, AtMost, ConfigError, Distinct, NotEmpty
-from tasks.drawn import END_WORD, Items, distinct
+from tasks.drawn import END, END_WORD, Items, distinct
 from tasks.skills.skill import mask_at
 
 BLANK = 1
@@ -85,4 +86,5 @@ class Recall:
         asked = 2 * pairs + 2 * taken
         np.put_along_axis(tokens, asked, keys, axis=1)
         np.put_along_axis(tokens, asked + 1, values, axis=1)
+        tokens[np.arange(seq_len + 1) > asked.max(axis=1, keepdims=True) + 1] = END
         return tokens, mask_at(asked, seq_len)

@@ -54,6 +54,7 @@ def rows(data: SkillData, split: str) -> np.ndarray:
         ("chain", {"statements": 2, "length": [1, 2], "modulus": 5}),
         ("polynomial", {"operations": [1]}),
         ("star", {"path": [3], "nodes": 8}),
+        ("recall", {"pairs": [2], "keys": 6}),
     ],
 )
 def test_an_item_stands_on_one_side_whatever_room_it_has(name: str, settings: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from models.base.typed import ConfigError
-from tasks.drawn import Items
+from tasks.drawn import END, Items
 from tasks.skills.recall import Recall
 
 KEYS, PAIRS, LENGTH = 12, 4, 32
@@ -33,8 +33,9 @@ def read(skill: Recall, items: Items, row: int) -> tuple[list[int], list[int], l
     assert [of[k] for k in tokens[asked] - 2] == list(tokens[asked + 1] - 2 - skill.keys), "the pair's own value"
     assert sorted(tokens[asked] - 2) == sorted(keys), "each key once"
     at = dict(zip(tokens[asked] - 2, (asked - 2 * pairs) // 2, strict=True))
-    rest = np.setdiff1d(np.arange(2 * pairs, LENGTH + 1), [*asked, *asked + 1])
-    assert skill.noise or (tokens[rest] == 1).all()
+    assert (tokens[asked[-1] + 2 :] == END).all(), "nothing behind the last answer"
+    between = np.setdiff1d(np.arange(2 * pairs, asked[-1]), [*asked, *asked + 1])
+    assert (tokens[between] > END if skill.noise else tokens[between] == 1).all()
     return list(keys), list(values), [int(at[key]) for key in keys]
 
 
