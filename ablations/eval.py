@@ -102,7 +102,8 @@ def evaluate(request: Request) -> dict[str, Any]:
     _check_files(request.checkpoint)
     if request.device == "cuda":
         _check_cuda()
-    from tasks.evals.prepare import check_tasks, prepare_tasks
+    from tasks.evals.known import check_askable, check_tasks
+    from tasks.evals.prepare import prepare_tasks
     from tasks.evals.score import score
     from tasks.evals.ways import Ways
 
@@ -117,6 +118,7 @@ def evaluate(request: Request) -> dict[str, Any]:
     model, saved = load_checkpoint(request.checkpoint)
     learned_from = _data_of(request.checkpoint, saved)
     config = _asked_of(learned_from, request.data)
+    check_askable(request.eval.tasks, config.source)
     check_length(model.config, config.seq_len)
     tokenizer, vocab_size = _tokenizer(request.checkpoint), saved["model"]["vocab_size"]
     end_of_text = saved.get("end_of_text", END_OF_TEXT)

@@ -15,7 +15,7 @@ from models.base.typed import ConfigError, closest
 from models.precision.config import ROLES
 from tasks.config import SKILLS
 from tasks.evals.answers import BITS, MARGIN
-from tasks.evals.prepare import OUR_METRICS, OUR_TASKS
+from tasks.evals.known import OUR_METRICS, OUR_TASKS
 from tasks.evals.problems import PASSES, SAMPLES
 from tasks.positions import ends_of_bins
 

@@ -42,7 +42,7 @@ def _run(words: list[str]) -> int:
     from ablations.sweep.guarding import GuardFailed
     from ablations.sweep.planning import make_plan
     from ablations.sweep.preflight import check_start
-    from tasks.evals.prepare import check_tasks
+    from tasks.evals.known import check_tasks
 
     check_tasks(config.eval.tasks, config.eval.data_dir, config.eval.run_model_code)
     plan = make_plan(config)

@@ -50,7 +50,11 @@ def load_checkpoint(path: Path, device: str = "cpu") -> tuple[Transformer, dict[
     try:
         extra = json_of(config_path)
     except ValueError as error:
-        raise ConfigError(f"checkpoint={path}: unreadable ({error}); it is truncated or not ours") from error
+        raise ConfigError(
+            f"checkpoint={path}: unreadable ({error}); it is truncated or not ours; copy the whole folder again"
+        ) from error
+    if not isinstance(extra, dict):
+        raise ConfigError(f"checkpoint={path}: config.json holds no keys; copy the whole folder again")
     try:
         if extra["format"] != FORMAT:
             raise ConfigError(f"checkpoint={path}: format={extra['format']}: this version reads format {FORMAT}")
@@ -63,7 +67,9 @@ def load_checkpoint(path: Path, device: str = "cpu") -> tuple[Transformer, dict[
                 f"differs): cut, changed, or of another checkpoint; copy the whole folder again"
             )
     except (KeyError, TypeError, SafetensorError) as error:
-        raise ConfigError(f"checkpoint={path}: unreadable ({error}); it is truncated or not ours") from error
+        raise ConfigError(
+            f"checkpoint={path}: unreadable ({error}); it is truncated or not ours; copy the whole folder again"
+        ) from error
     _check_held(path, config, sum(tensor.numel() for tensor in tensors.values()))
     model = Transformer(config)
     try:

@@ -20,7 +20,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -275,7 +275,11 @@ def _new_folder(out: Path) -> Iterator[Path]:
     out = out.resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"OUT={out}: exists and is not empty; name a new folder")
-    with whole_folder(out) as folder:
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(whole_folder(out))
+        except OSError as error:
+            raise ConfigError(f"OUT={out}: cannot be made ({error.strerror}); name a folder elsewhere") from None
         yield folder
 
 

@@ -24,6 +24,8 @@ SKILLS = (
 )
 """Whose rules tasks/skills/chosen.py has; here, so that who names metrics need not load them."""
 
+DRAWN = ("skill", "problem")
+"""Sources (`data.source`) that have no text: their sequences are drawn from a rule."""
 Order = Literal["mixed", "easy_to_hard", "hard_to_easy", "staged"]
 MOST_ORDERED = 200_000_000
 """Tokens of a training that is put into another order than it is drawn in: they are held in memory."""

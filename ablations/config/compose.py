@@ -8,7 +8,7 @@ alone.
 
 import dataclasses
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,7 @@ def compose(overrides: list[str], sweep_file: Path | None = None, instead: Mappi
     _check_launch(config.launch)
     chosen = chosen_arms(config)
     _check_set_once({key: given[key] for key in sorted(explicit)}, config, chosen, shown(path))
-    _check_trials(config, chosen, shown(path))
+    _check_trials(config, chosen, shown(path), explicit)
     return config
 
 
@@ -198,7 +198,7 @@ def _check_set_once(explicit: Mapping[str, Any], config: Config, chosen: Iterabl
             )
 
 
-def _check_trials(config: Config, chosen: Iterable[str], file: str) -> None:
+def _check_trials(config: Config, chosen: Iterable[str], file: str, explicit: Collection[str]) -> None:
     """Every arm and the control can be trained. A fault of the command line is not blamed on the file."""
     resolved = resolved_arms(config.sweep, check(config.trial), file)
     check_metrics_exist(config.sweep, resolved, file)
@@ -210,4 +210,4 @@ def _check_trials(config: Config, chosen: Iterable[str], file: str) -> None:
         except ConfigError as error:
             raise ConfigError(f"{file} {name}: {error}") from None
     check_control(control, baseline, file)
-    check_read(config.sweep, config.trial, resolved, file)
+    check_read(config.sweep, config.trial, resolved, file, explicit)

@@ -9,7 +9,7 @@ from ablations.config.trialkeys import TrialKeys, differing, value_of, with_over
 from ablations.metrics import AT_A_SHARE, COUNTED, METRICS, Parts, at_shares, check_measured, check_named, indices
 from ablations.metrics import metric as metric_of
 from models.base.typed import ConfigError, closest
-from tasks.config import SKILLS
+from tasks.config import DRAWN, SKILLS
 from tasks.evals.problems import GREEDY, SAMPLES
 
 RESERVED = ("aa", "control", "aa_branched", "control_branched", "aa_scratch", "control_scratch", "all")
@@ -241,7 +241,7 @@ def check_metrics_exist(sweep: SweepConfig, resolved: Mapping[str, TrialKeys], f
 
 def _parts(keys: TrialKeys) -> Parts:
     model, contexts = keys.model, tuple(keys.eval.lengths)
-    named, asked = model.precision.recipe != "auto", keys.data.source in ("skill", "problem")
+    named, asked = model.precision.recipe != "auto", keys.data.source in DRAWN
     problem, tasks = keys.data.source == "problem", keys.eval.tasks
     samples = keys.eval.samples if problem and SAMPLES in tasks else 0
     skills = tuple(number for number, name in enumerate(SKILLS, start=1) if name in keys.data.skills)

@@ -7,8 +7,8 @@ from models.config import ModelConfig
 from models.pipeline.rules import check_pipeline
 from models.rules import check_length, validate
 from models.training.config import OptimConfig
-from tasks.config import MOST_ORDERED, DataConfig, EvalConfig
-from tasks.evals.prepare import ANSWERED, NO_RULE
+from tasks.config import DRAWN, MOST_ORDERED, DataConfig, EvalConfig
+from tasks.evals.known import check_askable
 from tasks.evals.programs import check_programs
 from tasks.problems.chosen import PROBLEMS, check_problem, problem_of
 from tasks.skills.chosen import SKILLS, check_learnable, check_skill
@@ -54,23 +54,24 @@ def check(keys: TrialKeys) -> TrialKeys:
 def _check_lengths(keys: TrialKeys) -> None:
     """A context that is measured is of text, and not longer than what the model was made for."""
     lengths = keys.eval.lengths
-    if lengths and (source := keys.data.source) in ("skill", "problem"):
+    if lengths and (source := keys.data.source) in DRAWN:
         raise ConfigError(f"eval.lengths={lengths}: are of text, and data.source={source} has none; leave them out")
     for length in lengths:
         check_length(keys.model, length, "eval.lengths")
 
 
 def _check_answers(keys: TrialKeys) -> None:
-    """What a model answers is judged by a problem's rule; that it fits into a sequence, `check_problem` sees to."""
-    if keys.data.source == "problem":
-        return
-    if keys.eval.samples != EvalConfig.samples:
+    """What is asked can be; that a problem's answers fit into a sequence, `check_problem` sees to."""
+    source = keys.data.source
+    if keys.eval.samples != EvalConfig.samples and source != "problem":
         raise ConfigError(
             f"eval.samples={keys.eval.samples}: is read with data.source=problem only; add data.source=problem"
         )
-    for task in keys.eval.tasks:
-        if task in ANSWERED:
-            raise ConfigError(f"eval.tasks={task}: {NO_RULE}")
+    if keys.eval.mask_documents and source == "skill":
+        raise ConfigError(
+            "eval.mask_documents=true: is about documents of text, which data.source=skill has none of; leave it out"
+        )
+    check_askable(keys.eval.tasks, source)
 
 
 def _check_place(trunk: Stage, stage: Stage) -> None:
@@ -296,8 +297,8 @@ def check_source(data: DataConfig) -> None:
 def _check_drawn(data: DataConfig) -> None:
     """What is drawn from a rule has keys of its own, and none of documents; a problem's instances are such."""
     for name, default, read, why in (
-        ("settings", None, ("skill", "problem"), "is read with data.source=skill or problem only"),
-        ("answers_only", False, ("skill", "problem"), "is read with data.source=skill or problem only"),
+        ("settings", None, DRAWN, "is read with data.source=skill or problem only"),
+        ("answers_only", False, DRAWN, "is read with data.source=skill or problem only"),
         ("template", "plain", ("problem",), "is read with data.source=problem only"),
     ):
         if (value := getattr(data, name)) != default and data.source not in read:

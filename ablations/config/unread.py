@@ -1,12 +1,13 @@
-"""Keys of rewards, of teachers, of experts and of their balance that nothing reads where they are set: an arm that
-differs in one alone would be another one by name only, a factor would change nothing, and a dose would be none."""
+"""Keys of text, of rewards, of teachers, of experts and of their balance that nothing reads where they are set: an arm
+that differs in one alone would be another one by name only, a factor would change nothing, and a dose would be none."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from ablations.config.schema import SweepConfig
 from ablations.config.trialkeys import Stage, TrialKeys, trial_leaves, value_of, with_overrides
 from models.base.typed import ConfigError
+from tasks.config import DRAWN
 
 USUAL = TrialKeys()
 OWN_ANSWERS = ("data.answers_only", "data.mask_documents")
@@ -42,6 +43,8 @@ def _needs(key: str, stage: Stage) -> str | None:
         return "grpo.on=false"
     if key == "data.settings" and grpo.on and _of_given_answers(stage.data.settings or {}):
         return "grpo.on=false: its short and wrong say how given answers are written, and here a model writes them"
+    if key == "data.max_bytes" and stage.data.source in DRAWN:
+        return "text, data.source=text, hf, domains, stdlib or python_packages"
     if key.startswith("grpo.") and not grpo.on:
         return "grpo.on=true"
     if key.startswith("distil.") and not stage.distil.on:
@@ -58,9 +61,11 @@ def _of_given_answers(settings: Mapping[str, Any]) -> bool:
     return bool(settings.get("wrong")) or settings.get("short", 0) not in (0, 1)
 
 
-def check_read(sweep: SweepConfig, keys: TrialKeys, arms: Mapping[str, TrialKeys], file: str) -> None:
-    """Raise ConfigError for what an arm, a stage, or `common` and the command line say of rewards or of a teacher, and
-    nobody reads. `keys`: before any arm or stage has set anything; `arms`: the chains of all."""
+def check_read(
+    sweep: SweepConfig, keys: TrialKeys, arms: Mapping[str, TrialKeys], file: str, said: Collection[str] = ()
+) -> None:
+    """Raise ConfigError for what an arm, a stage, or `common` and the command line (the keys `said`) set and nobody
+    reads. `keys`: before any arm or stage has set anything; `arms`: the chains of all."""
     used: dict[str, list[Stage]] = {name: [] for name in sweep.stages}
     for name in sweep.teacher:
         used[name] += with_overrides(keys, sweep.stages[name], f"{file} stage {name}").stages
@@ -87,7 +92,8 @@ def check_read(sweep: SweepConfig, keys: TrialKeys, arms: Mapping[str, TrialKeys
     everywhere = [stage for arm in arms.values() for stage in arm.all_stages]
     everywhere.sort(key=lambda stage: not stage.grpo.on)  # what is said is of these
     for key in trial_leaves():
-        if key.startswith(("grpo.", "distil.")):
+        of_text = key == "data.max_bytes" and (key in said or key in sweep.common)  # a scale may give it to all
+        if of_text or key.startswith(("grpo.", "distil.")):
             _check([key], [stage for stage in everywhere if value_of(stage, key) == value_of(keys, key)], "")
 
 

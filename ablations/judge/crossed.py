@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from ablations.judge.sidebyside import same_batches
 from ablations.record.record import Record
+from tasks.evals.known import OUR_TASKS
 from tasks.evals.perplexities import DOCUMENTS, LEAST
-from tasks.evals.prepare import OUR_TASKS
 
 UNITS = {"bytes": ("bits per byte", math.log(2)), "words": ("nats per word", 1.0), "answers": ("nats per answer", 1.0)}
 """Of what each document adds: what it is over a unit, and nats in one of those."""

@@ -24,7 +24,7 @@ from ablations.trial.identity import bits, code_hash
 from models.base.files import write_atomically
 from models.base.typed import ConfigError, build
 from models.precision.products import resolve_kernels
-from tasks.evals.prepare import OUR_TASKS
+from tasks.evals.known import OUR_TASKS
 
 OTHERWISE = ("sweep", "search", "results_dir", "sweeps_dir", "runs_dir", "dry_run", "yes_really")
 """Words of the plan's command that a rerun says itself."""

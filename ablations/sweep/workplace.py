@@ -22,7 +22,8 @@ from ablations.trial.requests import PlaceRequest, job
 from ablations.trial.uploads import wandb_places
 from models.base.files import write_atomically
 from models.base.typed import ConfigError
-from tasks.evals.prepare import OUR_TASKS, prepare_tasks
+from tasks.evals.known import OUR_TASKS
+from tasks.evals.prepare import prepare_tasks
 from tasks.prepared import Data, prepare_data, require_contexts
 
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 32)}

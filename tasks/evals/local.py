@@ -90,6 +90,8 @@ class Benchmark:
     """The field that says which of the data set's subsets a row is of."""
     beside: Mapping[str, Rule] = dataclasses.field(default_factory=dict)
     """Field -> what it must be beside the others: of the whole row."""
+    examples: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    """Split -> how many of its rows stand before each question."""
 
 
 OF_CHOICES = {"answerKey": KEYED}
@@ -155,8 +157,9 @@ BENCHMARKS = {
     "gsm8k": Benchmark(
         "openai/gsm8k",
         "gsm8k",
-        {"test": "gsm8k/test", "train": "gsm8k/train"},  # the examples before a question are of the second
+        {"test": "gsm8k/test", "train": "gsm8k/train"},
         {"question": TEXT, "answer": SUM},
+        examples={"train": 5},
     ),
     "humaneval_reference": Benchmark(
         "openai/openai_humaneval", None, {"test": "humaneval/test"}, {"prompt": TEXT, "canonical_solution": SOME}
@@ -232,6 +235,13 @@ def local_datasets(task: str, data_dir: str) -> Iterator[None]:
     assert benchmark is not None
     parts = {split: _divided(file, benchmark, f"eval.data_dir={data_dir}") for split, file in files.items()}
 
+    for split, least in benchmark.examples.items():
+        if (rows := sum(map(len, parts[split].values()))) < least:
+            raise ConfigError(
+                f"eval.data_dir={data_dir}: {files[split].parent.name}/{files[split].name} has {rows} rows; of it come "
+                f"the {least} examples before a question, so put as many there, or leave the task out"
+            )
+
     def load_dataset(path: str, name: str | None = None, **_: Any) -> "_Splits":
         if path != benchmark.dataset:
             raise ConfigError(f"eval.tasks={task}: reads the data set {path}, which eval.data_dir knows no copy of")
@@ -239,7 +249,8 @@ def local_datasets(task: str, data_dir: str) -> Iterator[None]:
         for split, rows in parts.items():
             if not rows.get(subset):
                 raise ConfigError(
-                    f"eval.data_dir={data_dir}: {files[split].name} has no row whose {benchmark.subset} is {subset}"
+                    f"eval.data_dir={data_dir}: {files[split].name} has no row whose {benchmark.subset} is {subset}; "
+                    "copy the whole file, or leave the task out"
                 )
         return _Splits({split: datasets.Dataset.from_list(rows[subset]) for split, rows in parts.items()})
 

@@ -6,7 +6,6 @@ of Hugging Face, and do not pay for lm-eval's index of all standard tasks (3 s).
 """
 
 import contextlib
-import difflib
 import functools
 import json
 from collections.abc import Callable, Sequence
@@ -14,43 +13,32 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from models.base.typed import ConfigError, closest
+from models.base.typed import ConfigError
 from tasks.config import EvalConfig
-from tasks.evals.answers import BITS, MARGIN
-from tasks.evals.fingerprint import is_task_file, task_fingerprint
+from tasks.evals.fingerprint import task_fingerprint
 from tasks.evals.harness import evaluate, hugging_face_caches, quiet, seeded
-from tasks.evals.local import benchmark_of, local_datasets, local_files
-from tasks.evals.problems import GREEDY, QUESTIONS, SAMPLED, SAMPLES
-from tasks.evals.programs import PROGRAMS, check_programs, refusal
-from tasks.evals.sandbox import require_sandbox
+from tasks.evals.known import (
+    ANSWERED,
+    ASKED,
+    GIVEN,
+    ON_STANDARD,
+    OUR_TASKS,
+    check_tasks,
+    first_line,
+    is_standard,
+    manager_of,
+    refuse_twins,
+)
+from tasks.evals.local import local_datasets
+from tasks.evals.problems import QUESTIONS, SAMPLES
+from tasks.evals.programs import PROGRAMS, refusal
 
 if TYPE_CHECKING:
-    from lm_eval.tasks import TaskManager
     from tokenizers import Tokenizer
 
     from tasks.text.splits import Document
 
 HERE = Path(__file__).parent
-ASKED = "skill_answers"
-"""Our own task whose items are not of documents: a skill's, or a problem's."""
-ANSWERED = (GREEDY, SAMPLES)
-"""Those of a problem's questions, which a model answers by itself."""
-OUR_METRICS = {
-    "python_bits_per_byte": ("bits_per_byte",),
-    "python_cloze": ("acc", "acc_norm", BITS, MARGIN),
-    ASKED: ("acc", "perplexity"),
-    GREEDY: ("exact_match",),
-    SAMPLES: SAMPLED,
-}
-"""Of our own tasks, by name; as their files in this folder say, and what is said of every multiple choice."""
-OUR_TASKS = tuple(OUR_METRICS)
-REFERENCES = ("humaneval_reference", "mbpp_reference")
-"""Our own tasks on standard data: code, whose reference solutions are scored and nothing is run."""
-ON_STANDARD = (*REFERENCES, *PROGRAMS)
-"""All of our own that read standard data."""
-GIVEN = (ASKED, *ANSWERED)
-"""Whose items the data itself has."""
-NO_RULE = "answers are judged by a problem's rule; take data.source=problem, or leave the task out"
 Report = Callable[[str], None]
 
 
@@ -95,9 +83,9 @@ def load_tasks(data: HeldOut, config: EvalConfig, cache_dir: Path) -> dict[str, 
     loaded: dict[str, dict[str, Any]] = {"tasks": {}, "groups": {}, "group_map": {}}
     origin: dict[str, str] = {}
     for name in names:
-        part = _load(name, item_files, cache_dir, contents.get(name), config.data_dir if _is_standard(name) else None)
+        part = _load(name, item_files, cache_dir, contents.get(name), config.data_dir if is_standard(name) else None)
         for member in (*part["tasks"], *part["groups"]):
-            _refuse_twins(origin, member, name)
+            refuse_twins(origin, member, name)
         for kind, members in loaded.items():
             members.update(part[kind])
     for name in ANSWERED:
@@ -110,16 +98,6 @@ def _allow(task: Any, answers: int) -> None:
     """So many answers to each question, and the tokens that the longest one takes."""
     task.set_config("repeats", answers)
     task.set_config("generation_kwargs", {"max_gen_toks": task.eval_docs[0]["room"]}, update=True)
-
-
-def _refuse_twins(origin: dict[str, str], task: str, name: str) -> None:
-    """Scores are kept by the task's own name; `origin` says which entry of eval.tasks has brought which."""
-    if task in origin:
-        raise ConfigError(
-            f"eval.tasks={name}: names the task {task}, as {origin[task]} does, and one of the two rows would be lost; "
-            "give the task of one file another name, or leave one out"
-        )
-    origin[task] = name
 
 
 def _rehearse(name: str, tasks: dict[str, Any], items: int | None) -> None:
@@ -142,96 +120,6 @@ def _rehearse(name: str, tasks: dict[str, Any], items: int | None) -> None:
                 f"eval.tasks={name}: the task {task} names the metric {lost[0]}, of which no score comes (it gives "
                 f"{', '.join(sorted(m for m in scored if not m.endswith('_stderr'))) or 'none'}); mend the task"
             )
-
-
-def check_tasks(names: Sequence[str], data_dir: str | None = None, run_model_code: bool = False) -> None:
-    """Raise ConfigError for a task that neither we nor lm-eval have, that runs code without leave or without a sandbox,
-    or whose data `data_dir` lacks. Downloads nothing.
-
-    A name may also be the path of a task's YAML file. Only names that are not ours cost lm-eval's index (3 s, once per
-    process).
-    """
-    check_programs(names, run_model_code)
-    if run_model_code:
-        require_sandbox()
-    origin: dict[str, str] = {}
-    for name in dict.fromkeys(names):
-        _refuse_twins(origin, _check_file(name) if is_task_file(name) else name, name)
-        if not _is_standard(name):
-            continue
-        if name not in ON_STANDARD:
-            _check_standard(name)
-        if data_dir is not None:
-            local_files(name, data_dir)
-
-
-def _is_standard(name: str) -> bool:
-    """Whether its data are a hub's, or a copy of those."""
-    return name not in OUR_TASKS and not is_task_file(name)
-
-
-def _check_standard(name: str) -> None:
-    ours = (*OUR_TASKS, *ON_STANDARD)
-    slip = difflib.get_close_matches(name, ours, n=1, cutoff=0.85)
-    if slip:  # no need to wait for lm-eval's index
-        raise ConfigError(f"eval.tasks={name}: no such task; did you mean {slip[0]}?")
-    known = _manager(name)
-    if name not in known.all_tasks:
-        near = closest(name, ours) or closest(name, known.all_tasks)
-        raise ConfigError(f"eval.tasks={name}: lm-eval has no such task{near} (ours: {', '.join(ours)})")
-    _refuse_code(name, known)
-
-
-def _refuse_code(name: str, known: "TaskManager") -> None:
-    """Before the task is loaded, which would run its module."""
-    from lm_eval.tasks._yaml_loader import load_yaml
-
-    entry = known.task_index.get(name)
-    path = None if entry is None else entry.yaml_path
-    if path is not None and load_yaml(path, resolve_func=False).get("unsafe_code"):
-        raise ConfigError(refusal(name))
-
-
-def _check_file(name: str) -> str:
-    """The name of the task, or group, in a file."""
-    import yaml
-    from lm_eval.tasks._index import TaskIndex
-
-    try:
-        entry = TaskIndex.entry_from_path(Path(name))
-    except (yaml.YAMLError, ValueError, OSError) as error:
-        raise ConfigError(f"eval.tasks={name}: not a task of lm-eval ({_first_line(error)})") from error
-    if entry is None:
-        raise ConfigError(f"eval.tasks={name}: there is no such file, or it names no task")
-    return str(entry.name)
-
-
-def _manager(name: str) -> "TaskManager":
-    """lm-eval's, which knows a standard task if there is one: of the well-known ones without the index of all."""
-    benchmark = benchmark_of(name)
-    if benchmark is not None and benchmark.folder is not None:
-        few = _tasks_in(benchmark.folder)
-        if name in few.all_tasks:
-            return few
-    return _standard_tasks()
-
-
-@functools.cache
-def _tasks_in(folder: str) -> "TaskManager":
-    """Those that one of lm-eval's folders holds."""
-    import lm_eval.tasks
-
-    with quiet():
-        place = Path(lm_eval.tasks.__file__).parent / folder
-        return lm_eval.tasks.TaskManager(include_path=place, include_defaults=False)
-
-
-@functools.lru_cache(maxsize=1)
-def _standard_tasks() -> "TaskManager":
-    from lm_eval.tasks import TaskManager
-
-    with quiet():
-        return TaskManager()
 
 
 def _item_files(
@@ -269,10 +157,6 @@ _WRITTEN: dict[tuple[str, str, str], dict[str, Path]] = {}
 def _no_item(name: str, data: HeldOut, split: Literal["validation", "test"]) -> str:
     from tasks.evals.items import WANTED
 
-    if name == ASKED:
-        return f"eval.tasks={name}: text asks nothing; take data.source=skill or problem, or leave the task out"
-    if name in ANSWERED:
-        return f"eval.tasks={name}: {NO_RULE}"
     documents = data.documents(split)
     sizes = sorted(len(line.encode()) for document in documents for line in document.text.split("\n") if line.strip())
     found = f"{len(sizes):,} lines of {sizes[0]:,} to {sizes[-1]:,} bytes" if sizes else "no line"
@@ -293,7 +177,7 @@ def _load(
     ours = TaskManager(include_path=HERE, include_defaults=False, metadata={"item_files": dict(item_files)})
     copies = contextlib.nullcontext() if data_dir is None else local_datasets(name, data_dir)
     with quiet(), seeded(), hugging_face_caches(cache_dir / "huggingface"), copies:
-        manager = _manager(name) if _is_standard(name) and name not in ON_STANDARD else ours
+        manager = manager_of(name) if is_standard(name) and name not in ON_STANDARD else ours
         try:
             part: Any = manager.load([name])
         except ConfigError:
@@ -312,8 +196,4 @@ def _load(
 def _told(error: Exception) -> str:
     """The kind and the first line of the error, and of the one that it was raised from, shortened."""
     chain = [error, *([error.__cause__] if error.__cause__ is not None else [])]
-    return "; ".join(f"{type(link).__name__}: {_first_line(link)[:150]}" for link in chain)
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), "")
+    return "; ".join(f"{type(link).__name__}: {first_line(link)[:150]}" for link in chain)

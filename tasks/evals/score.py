@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from tasks.config import EvalConfig
 from tasks.evals.answers import answers
 from tasks.evals.harness import evaluate
+from tasks.evals.known import OUR_TASKS, check_tasks
 from tasks.evals.perplexities import by_document
-from tasks.evals.prepare import OUR_TASKS, HeldOut, check_tasks, load_tasks
+from tasks.evals.prepare import HeldOut, load_tasks
 from tasks.evals.programs import PASSED
 from tasks.evals.ways import PLAINLY, Ways
 

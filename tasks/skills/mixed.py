@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.base.typed import ConfigError, closest
-from tasks.config import DataConfig
+from tasks.config import DRAWN, DataConfig
 from tasks.drawn import END, Items
 from tasks.skills.chosen import SKILLS
 from tasks.skills.data import SkillData
@@ -98,7 +98,7 @@ def check_skills(config: DataConfig, vocab_size: int, least: int) -> None:
         raise ConfigError(f"data.skills_share={config.skills_share}: is read with data.skills only; add data.skills")
     if not config.skills:
         return
-    if config.source in ("skill", "problem"):
+    if config.source in DRAWN:
         raise ConfigError(
             f"data.skills={config.skills}: stand among text, and data.source={config.source} has none; leave them out"
         )

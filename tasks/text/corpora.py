@@ -15,18 +15,16 @@ from models.base.typed import ConfigError
 from tasks.config import DataConfig
 from tasks.progress import Progress, Report
 from tasks.text.division import HELD_OUT, HELD_OUT_BYTES, Division, allowance, divide, thin, thinned
+from tasks.text.files import SourceFile, decode, read
 from tasks.text.hub import stream
 from tasks.text.reading import Rows, domain_texts, read_texts
 from tasks.text.sources import (
     PACKAGES,
-    SourceFile,
-    decode,
     domains_of,
-    hidden_files,
+    left_out,
     of_a_package,
     package_files,
     package_versions,
-    read,
     stdlib_files,
     weights_of,
 )
@@ -85,8 +83,7 @@ def load_splits(config: DataConfig, report: Report | None = None, cache: Path | 
             say("reading the standard library")
             splits = _stdlib(config.max_bytes)
         case "text":
-            hidden = len(hidden_files(config))
-            say(f"reading {config.path}" + (f" (hidden text files left out: {hidden})" if hidden else ""))
+            say(f"reading {config.path}{left_out(config)}")
             rows = Rows(_source_key(config))
             spool = _spooled(read_texts(config, rows), rows, scratch, say)
             splits = _divided(spool, {"source": "text", "versions": {}}, rows, config, say)

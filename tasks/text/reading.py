@@ -15,16 +15,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from models.base.typed import ConfigError
 from tasks.config import DataConfig
-from tasks.text.sources import (
-    LONGEST_OF_A_PACKAGE,
-    SourceFile,
-    decode,
-    domain_files,
-    domains_of,
-    of_a_package,
-    read,
-    text_files,
-)
+from tasks.text.files import SourceFile, decode, read
+from tasks.text.sources import LONGEST_OF_A_PACKAGE, domain_files, domains_of, of_a_package, text_files
 
 if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
@@ -111,7 +103,7 @@ def texts_of(files: list[SourceFile], text_field: str, rows: Rows) -> Iterator[t
     """(name, text) of every document: a .txt file is one (or, if it is `LARGE`, many), and each row of a .jsonl or
     .parquet file is one. `rows` counts."""
     for file in files:
-        kind = file.name.removesuffix(".gz").removesuffix(".zst").rpartition(".")[2]
+        kind = file.name.lower().removesuffix(".gz").removesuffix(".zst").rpartition(".")[2]
         if kind == "txt":
             yield from _plain(file, rows.key)
             continue
@@ -133,7 +125,7 @@ def texts_of(files: list[SourceFile], text_field: str, rows: Rows) -> Iterator[t
 @contextlib.contextmanager
 def _opened(file: SourceFile, key: str) -> Iterator[BinaryIO]:
     """The file's bytes, decompressed. Raises ConfigError where they end too early or are damaged."""
-    packed = {".gz": "gzip", ".zst": "zstd"}.get(file.path.suffix)
+    packed = {".gz": "gzip", ".zst": "zstd"}.get(file.path.suffix.lower())
     if packed is not None and not file.size:
         raise ConfigError(f"{key}: {file.name} is not a whole {packed} file (it is empty); mend it, or leave it out")
     try:

@@ -8,15 +8,13 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
-import stat
 import sysconfig
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from models.base.typed import ConfigError, closest
 from tasks.config import DataConfig
+from tasks.text.files import SourceFile, files_at, folder_at, list_files
 
 PACKAGES = {"networkx": "3.6.1", "sympy": "1.14.0"}
 """The distributions of the default corpus, in the versions that its published hash was taken of."""
@@ -33,22 +31,6 @@ LONGEST_OF_A_PACKAGE = 20_000
 """Characters of a document in a domain of a package's files: one long table must not be all of it."""
 
 _NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
-_TEXT_SUFFIXES = (".txt", ".jsonl", ".txt.gz", ".jsonl.gz", ".txt.zst", ".jsonl.zst", ".parquet")
-
-
-@dataclass(frozen=True)
-class SourceFile:
-    """A file on this machine, under the name that it has on every machine."""
-
-    name: str
-    path: Path
-    size: int
-    changed_ns: tuple[int, int]
-    """When its content was, as it says, and when anything of it was, which nobody can set back."""
-
-    @classmethod
-    def at(cls, name: str, path: Path, status: os.stat_result) -> "SourceFile":
-        return cls(name, path, status.st_size, (status.st_mtime_ns, status.st_ctime_ns))
 
 
 def source_state(config: DataConfig) -> dict[str, Any]:
@@ -77,7 +59,9 @@ def source_state(config: DataConfig) -> dict[str, Any]:
 
 def local_dataset(folder: Path, key: str) -> list[SourceFile]:
     """All files of a dataset that is a folder of this machine."""
-    return _list(folder, ("",), "", set(), key, "; name a folder that holds a dataset, and nothing else", links=True)
+    return list_files(
+        folder, lambda _: True, "", set(), key, "; name a folder that holds a dataset, and nothing else", links=True
+    )
 
 
 def package_files(package: str) -> list[SourceFile]:
@@ -93,7 +77,13 @@ def installed_files(package: str, suffix: str, key: str) -> list[SourceFile]:
             f"{key}: {package} is not an installed package; pip install -r requirements.lock, or choose "
             "data.source=stdlib"
         )
-    return _list(Path(next(iter(spec.submodule_search_locations))), (suffix,), package + "/", {"__pycache__"}, key)
+    return list_files(
+        Path(next(iter(spec.submodule_search_locations))),
+        lambda name: name.endswith(suffix),
+        package + "/",
+        {"__pycache__"},
+        key,
+    )
 
 
 def package_versions() -> dict[str, str]:
@@ -109,53 +99,22 @@ def package_versions() -> dict[str, str]:
 
 def stdlib_files() -> list[SourceFile]:
     """This Python's own modules, without its tests and without installed packages."""
-    return _list(Path(sysconfig.get_path("stdlib")), (".py",), "", _NOT_LIBRARY, "data.source=stdlib")
+    return list_files(
+        Path(sysconfig.get_path("stdlib")), lambda name: name.endswith(".py"), "", _NOT_LIBRARY, "data.source=stdlib"
+    )
 
 
 def text_files(config: DataConfig) -> list[SourceFile]:
-    """The file at `data.path`, or the text files under it that are not hidden, sorted by name."""
-    return _files_at(_path(config), f"data.path={config.path}")
-
-
-def _path(config: DataConfig) -> str:
+    """The file at `data.path`, or the text files under it that are not hidden, each once, sorted by name."""
     if config.path is None:
         raise ConfigError("data.path=null: data.source=text needs a .txt, .jsonl or .parquet file, or a folder of them")
-    return config.path
+    return files_at(config.path, f"data.path={config.path}")
 
 
-def _files_at(where: str, key: str) -> list[SourceFile]:
-    if not where:  # which would be the working directory
-        raise ConfigError(f"{key}: is empty; name a file or a folder of text")
-    path = Path(where).expanduser()
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise ConfigError(f"{key}: cannot be read ({error.strerror}); name a file or a folder of text") from None
-    if stat.S_ISDIR(status.st_mode):
-        shown, hidden = _shown_and_hidden(path, key)
-        if not shown:
-            but = f" ({len(hidden)} hidden ones are left out)" if hidden else ""
-            raise ConfigError(f"{key}: the folder holds no {', '.join(_TEXT_SUFFIXES)} file{but}")
-        return shown
-    if not path.name.endswith(_TEXT_SUFFIXES):
-        raise ConfigError(f"{key}: expected a file ending in {', '.join(_TEXT_SUFFIXES)}, or a folder of them")
-    if not stat.S_ISREG(status.st_mode):
-        raise ConfigError(f"{key}: is no file but a pipe or a device, which may have no end; name a file or a folder")
-    return [SourceFile.at(_readable(path.name), path.resolve(), status)]
-
-
-def hidden_files(config: DataConfig) -> list[SourceFile]:
-    """Text files in the folder `data.path` that are left out: a name that begins with a dot, of a file or of a folder
-    above it, is how an editor, a notebook or another system marks its own copies."""
+def left_out(config: DataConfig) -> str:
+    """What of the folder `data.path` is not read, in brackets; nothing where all is, or it is a file."""
     path = Path(config.path or "").expanduser()
-    return _shown_and_hidden(path, f"data.path={config.path}")[1] if config.path and os.path.isdir(path) else []
-
-
-def _shown_and_hidden(folder: Path, key: str) -> tuple[list[SourceFile], list[SourceFile]]:
-    parts: tuple[list[SourceFile], list[SourceFile]] = ([], [])
-    for file in _list(folder, _TEXT_SUFFIXES, "", set(), key, links=True):
-        parts[any(part.startswith(".") for part in file.name.split("/"))].append(file)
-    return parts
+    return folder_at(path, f"data.path={config.path}").left_out if config.path and os.path.isdir(path) else ""
 
 
 def domains_of(config: DataConfig) -> dict[str, str]:
@@ -194,7 +153,7 @@ def domain_files(config: DataConfig, name: str) -> list[SourceFile]:
     if not name.strip():
         raise ConfigError(f"{key}: a domain without a name; give it one")
     if not of_a_package(where):
-        return _files_at(where, key)
+        return files_at(where, key)
     package, _, suffix = where.partition("/*.")
     if not package.isidentifier() or not suffix.isalnum():
         raise ConfigError(f"{key}: expected PACKAGE/*.SUFFIX of an installed package, or a file or folder of text")
@@ -205,72 +164,11 @@ def domain_files(config: DataConfig, name: str) -> list[SourceFile]:
 
 def _apart(config: DataConfig) -> list[SourceFile]:
     """The files of all domains. Raises ConfigError where one is of two of them."""
-    owner: dict[Path, str] = {}
+    owner: dict[tuple[int, int], str] = {}
     files = []
     for name in domains_of(config):
         for file in domain_files(config, name):
-            if (other := owner.setdefault(file.path.resolve(), name)) != name:
+            if (other := owner.setdefault(file.inode, name)) != name:
                 raise ConfigError(f"data.domains: {file.path} is of {other} and of {name}; leave it to one of them")
             files.append(file)
     return files
-
-
-def _list(
-    root: Path,
-    suffixes: tuple[str, ...],
-    prefix: str,
-    skip: Iterable[str],
-    key: str,
-    fix: str = "; move it away",
-    links: bool = False,
-) -> list[SourceFile]:
-    """All files under `root` with one of the suffixes, sorted by name; folders named in `skip` are not entered, and
-    those that are links only with `links`, each folder once. `key` opens an error's line, and `fix` ends it."""
-
-    def unreadable(error: OSError) -> None:
-        raise ConfigError(f"{key}: {error.filename} cannot be read ({error.strerror}){fix}")
-
-    files = []
-    entered = set[tuple[int, int]]()
-    for folder, folders, names in os.walk(root, onerror=unreadable, followlinks=links):
-        if links:
-            status = os.stat(folder)
-            if (status.st_dev, status.st_ino) in entered:
-                folders.clear()
-                continue
-            entered.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if name not in skip)
-        for name in names:
-            if name.endswith(suffixes):
-                path = Path(folder, name)
-                try:
-                    status = path.stat()
-                except OSError as error:
-                    raise ConfigError(f"{key}: {path} cannot be read ({error.strerror}){fix}") from None
-                if not stat.S_ISREG(status.st_mode):
-                    raise ConfigError(f"{key}: {path} is no file but a pipe or a device, which may have no end{fix}")
-                relative = prefix + _readable(path.relative_to(root).as_posix())
-                files.append(SourceFile.at(relative, path.absolute(), status))
-    return sorted(files, key=lambda file: file.name)
-
-
-def _readable(name: str) -> str:
-    """A file's name as text: bytes that are not UTF-8 are spelled out."""
-    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
-
-
-def read(file: SourceFile, key: str) -> bytes:
-    """The file's bytes; `key` opens the error's line."""
-    try:
-        return file.path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{key}: {file.name} cannot be read ({error.strerror})") from None
-
-
-def decode(data: bytes, name: str, key: str, begin: int = 0) -> str:
-    """UTF-8, strictly: replaced characters would change the bytes that a score is divided by. `begin`: of the data in
-    the file."""
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{key}: {name} is not UTF-8 text (byte {begin + error.start}); convert it") from None

@@ -59,7 +59,7 @@ checkpoint= -> checkpoint=: expected a path; leave the key out for its default
 checkpoint={in}/corpus.txt -> checkpoint={in}/corpus.txt: there is no such folder
 checkpoint={in}/empty_folder -> checkpoint={in}/empty_folder: not a checkpoint, it has no config.json and no
 checkpoint={ckpt}/deep -> checkpoint={ckpt}/deep: unreadable (nested too deeply); it is truncated or not
-checkpoint={ckpt}/list -> checkpoint={ckpt}/list: unreadable (list indices must be integers or slices
+checkpoint={ckpt}/list -> checkpoint={ckpt}/list: config.json holds no keys; copy the whole folder again
 checkpoint={ckpt}/number -> checkpoint={ckpt}/number: unreadable (a whole number of 5,000 digits
 checkpoint={ckpt}/huge -> checkpoint={ckpt}/huge: weights and config.json do not fit (config.json
 checkpoint={ckpt}/pickle -> checkpoint={ckpt}/pickle: not a checkpoint, it has no model.safetensors
@@ -186,7 +186,8 @@ from-hf {hf}/strings {in}/out -> {hf}/strings: model.d_model=128: expected a who
 from-hf {hf}/nan {in}/out -> {hf}/nan/config.json: unreadable (NaN is no number of JSON)
 to-hf {ckpt}/cut {in} -> OUT={in}: exists and is not empty; name a new folder
 to-hf {ckpt}/cut {in}/corpus.txt -> OUT={in}/corpus.txt: exists and is not empty; name a new folder
-to-hf {ckpt}/cut {in}/corpus.txt/out -> {in}/corpus.txt: Not a directory
+to-hf {ckpt}/cut {in}/corpus.txt/out -> OUT={in}/corpus.txt/out: cannot be made (Not a directory); name a folder
+to-hf {ckpt}/cut /proc/x -> OUT=/proc/x: cannot be made (No such file or directory); name a folder elsewhere
 to-hf a b c -> unrecognized arguments: c (expected: to-hf CHECKPOINT OUT, or from-hf DIR OUT
 to-hf a b --fast -> unrecognized arguments: --fast (expected: to-hf CHECKPOINT OUT, or from-hf DIR
 sideways a b -> argument direction: invalid choice: 'sideways' (choose from 'to-hf', 'from-hf')

@@ -82,6 +82,11 @@ data.source=hf data.name= -> data.source=hf: needs data.name=DATASET
 data.source=skill data.skill=recal -> data.skill=recal: expected one of recall, automaton, grammar, names, star
 data.source=skill data.skill=recall 'data.settings={keys: -1}' -> data.settings.keys=-1: must be at least 2
 data.source=skill data.skill=recall 'data.settings={nokey: 1}' -> data.settings.nokey: no such key; did you mean keys?
+data.source=skill data.skill=chain eval.tasks=[] data.max_bytes=9 -> data.max_bytes=9: is read only with text, data.sou
+data.source=skill data.skill=chain eval.tasks=[] eval.mask_documents=true -> eval.mask_documents=true: is about document
+data.source=skill data.skill=chain -> eval.tasks=python_cloze: takes lines of text, which data.source=skill has none of;
+eval=skills -> eval.tasks=skill_answers: text asks nothing; take data.source=skill or problem, or leave the task out
+eval.data_dir={in} -> eval.data_dir={in}: eval.tasks=[python_bits_per_byte, python_cloze] has no task that reads it; add
 data.source=skill data.skill=recall data.settings=[1] -> data.settings=[1]: expected a mapping or null
 data.source=problem data.problem=sum -> data.problem=sum: expected one of sums, modchain, sorting, countdown; did you
 data.source=problem data.problem=sums data.template=html -> data.template=html: expected one of plain, chat; did you

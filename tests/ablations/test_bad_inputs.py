@@ -49,7 +49,7 @@ def quick() -> Iterator[None]:
         raise AcceptedError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tasks.evals.prepare._standard_tasks", lambda: SimpleNamespace(all_tasks=["hellaswag"]))
+        patch.setattr("tasks.evals.known._standard_tasks", lambda: SimpleNamespace(all_tasks=["hellaswag"]))
         patch.setattr("ablations.sweep.conductor.Conductor", begun)
         patch.setattr("ablations.trial.ranked.prepared", begun)
         patch.setenv("WANDB_MODE", "offline")

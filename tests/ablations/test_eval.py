@@ -101,6 +101,14 @@ def test_scores_a_checkpoint_and_ends_with_one_line_of_json(
     )
 
 
+def test_what_text_does_not_ask_is_refused_before_anything_is_written(
+    checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main([f"checkpoint={checkpoint}", f"runs_dir={tmp_path}/runs", "eval=skills"]) == 2
+    assert "error: eval.tasks=skill_answers: text asks nothing; take data.source=" in capfd.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -23,7 +23,7 @@ from ablations.metrics import (
 )
 from models.base.typed import ConfigError
 from models.precision.config import ROLES
-from tasks.evals import prepare
+from tasks.evals import known
 from tasks.evals.answers import BITS, MARGIN
 from tasks.evals.programs import PASSED, PROGRAMS
 
@@ -198,11 +198,11 @@ def test_what_arms_answer_is_read_off_their_keys() -> None:
 
 
 def test_what_our_tasks_give_is_what_their_files_say() -> None:
-    files = {path.stem: path.read_text() for path in Path(prepare.__file__).parent.glob("*.yaml")}
+    files = {path.stem: path.read_text() for path in Path(known.__file__).parent.glob("*.yaml")}
     more = {name: (BITS, MARGIN) if "output_type: multiple_choice" in text else () for name, text in files.items()}
     given = {n: (*YAML.findall(text), *more[n]) for n, text in files.items()}
     run = dict.fromkeys(PROGRAMS, (PASSED,))
-    assert given == {**prepare.OUR_METRICS, **dict.fromkeys(prepare.REFERENCES, ("bits_per_byte",)), **run}
+    assert given == {**known.OUR_METRICS, **dict.fromkeys(known.REFERENCES, ("bits_per_byte",)), **run}
     assert metric(f"humaneval/{PASSED}").better == "higher"
     assert (metric(f"python_cloze/{BITS}").better, metric(f"python_cloze/{MARGIN}").better) == ("lower", "higher")
 

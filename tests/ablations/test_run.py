@@ -131,7 +131,7 @@ def test_a_plan_says_where_its_trials_run(given, line, runs, capsys):
 @pytest.mark.parametrize("case", REFUSED)
 def test_bad_input_is_one_line_and_nothing_is_written(case, runs, tmp_path, monkeypatch, capsys):
     # lm-eval's own index costs seconds; what is asked of it here is only that it does not have the task.
-    monkeypatch.setattr("tasks.evals.prepare._standard_tasks", lambda: SimpleNamespace(all_tasks=["hellaswag"]))
+    monkeypatch.setattr("tasks.evals.known._standard_tasks", lambda: SimpleNamespace(all_tasks=["hellaswag"]))
     make, part = REFUSED[case]
     (tmp_path / "input").mkdir()
     given = words(runs, *make(tmp_path / "input"))

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from models.base.typed import ConfigError
 from tasks.config import EvalConfig
-from tasks.evals import items, prepare, score
+from tasks.evals import items, known, score
 from tasks.evals.answers import answers
 from tasks.evals.lm import HarnessLM
 from tasks.evals.ways import Ways
@@ -369,7 +369,7 @@ def test_scores_are_json_deterministic_and_quiet(
     def no_index() -> None:
         raise AssertionError("our own tasks must not build lm-eval's index of all tasks")
 
-    monkeypatch.setattr(prepare, "_standard_tasks", no_index)
+    monkeypatch.setattr(known, "_standard_tasks", no_index)
     data = Data(tokenizer, documents, "quiet")
     config = EvalConfig(items=20)
     capfd.readouterr()

@@ -15,10 +15,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from models.base.typed import ConfigError
 from tasks.config import EvalConfig
-from tasks.evals import prepare, programs
+from tasks.evals import known, programs
 from tasks.evals.fingerprint import task_fingerprint
+from tasks.evals.known import OUR_TASKS, REFERENCES, check_tasks
 from tasks.evals.local import BENCHMARKS, benchmark_of
-from tasks.evals.prepare import OUR_TASKS, REFERENCES, check_tasks, load_tasks, prepare_tasks
+from tasks.evals.prepare import load_tasks, prepare_tasks
 from tasks.evals.presets import PRESETS, preset
 from tasks.evals.programs import PROGRAMS
 from tasks.evals.sandbox import Outcome
@@ -110,7 +111,7 @@ def uniform(tokens: torch.Tensor) -> torch.Tensor:
 def test_a_benchmark_is_scored_from_its_copy(
     task: str, ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prepare, "require_sandbox", lambda: None)
+    monkeypatch.setattr(known, "require_sandbox", lambda: None)
     monkeypatch.setattr(programs, "run", lambda program: Outcome("failed"))
     put(tmp_path / "copies", task, [ROWS[task]] * 6, ending)
     wanted = config(tmp_path / "copies", name_of(task))
@@ -124,7 +125,7 @@ def test_a_benchmark_is_scored_from_its_copy(
 def test_every_benchmark_is_tried_here(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ROWS.keys() == BENCHMARKS.keys()
     for task in BENCHMARKS:
-        monkeypatch.setattr(prepare, "require_sandbox", lambda: None)
+        monkeypatch.setattr(known, "require_sandbox", lambda: None)
         check_tasks([name_of(task)], None, task in PROGRAMS)  # none of them needs lm-eval's index of all tasks
 
 
@@ -232,7 +233,7 @@ def test_what_a_copy_lacks_is_one_line_before_a_model_is_there(case: str, tmp_pa
 def test_what_no_task_could_score_is_named_by_its_row(
     task: str, field: str, value: Any, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prepare, "require_sandbox", lambda: None)
+    monkeypatch.setattr(known, "require_sandbox", lambda: None)
     put(tmp_path / "copies", task, [ROWS[task], {**ROWS[task], field: value}])
     told = refused([task], tmp_path / "copies", tmp_path / "cache")
     assert f"line 2 has a field `{field}` that is " in told and "; it must be " in told and told.endswith(words)
@@ -241,20 +242,35 @@ def test_what_no_task_could_score_is_named_by_its_row(
 def test_a_paradigm_without_rows_is_named(tmp_path: Path) -> None:
     put(tmp_path, "blimp", [ROWS["blimp"]])
     told = refused(["blimp"], tmp_path, tmp_path / "cache")
-    assert "blimp.jsonl has no row whose UID is anaphor_gender_agreement" in told
+    assert "blimp.jsonl has no row whose UID is anaphor_gender_agreement; copy the whole file, or leave" in told
+
+
+def test_fewer_examples_than_stand_before_a_question_are_named(tmp_path: Path) -> None:
+    enough, few = (tmp_path / name for name in ("enough", "few"))
+    for folder, rows in ((enough, 5), (few, 4)):
+        put(folder, "gsm8k", [ROWS["gsm8k"]] * rows)
+    prepare_tasks(Data(), config(enough, "gsm8k"), tmp_path / "cache")
+    told = refused(["gsm8k"], few, tmp_path / "cache")
+    assert "gsm8k/train.jsonl has 4 rows; of it come the 5 examples before a question" in told
+
+
+def test_data_that_nothing_reads_are_named(tmp_path: Path) -> None:
+    for tasks in ([], ["python_cloze"]):
+        with pytest.raises(ConfigError, match=r"eval\.data_dir=.*: eval\.tasks=\[.*\] has no task that reads it; add"):
+            check_tasks(tasks, str(tmp_path))
 
 
 def test_a_task_without_a_layout_and_one_that_runs_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from types import SimpleNamespace
 
     monkeypatch.setattr(
-        prepare, "_standard_tasks", lambda: SimpleNamespace(all_tasks=["mmlu", "blimp_nl"], task_index={})
+        known, "_standard_tasks", lambda: SimpleNamespace(all_tasks=["mmlu", "blimp_nl"], task_index={})
     )
     for task in ("mmlu", "blimp_nl"):
         told = refused([task], tmp_path, tmp_path / "cache")
         assert told.startswith(f"eval.tasks={task}: ") and "blimp, hellaswag, piqa" in told
     for task in PROGRAMS:
-        monkeypatch.setattr(prepare, "_standard_tasks", lambda folder=task: prepare._tasks_in(folder))
+        monkeypatch.setattr(known, "_standard_tasks", lambda folder=task: known._tasks_in(folder))
         told = refused([f"{task}_plus"], tmp_path, tmp_path / "cache")
         assert told.startswith(f"eval.tasks={task}_plus: runs code that the model writes")
         assert f"{task}_reference" in told

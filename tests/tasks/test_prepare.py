@@ -15,8 +15,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from models.base.typed import ConfigError
 from tasks.config import EvalConfig
 from tasks.evals import items, prepare
+from tasks.evals import known as known_tasks
 from tasks.evals.harness import seeded
-from tasks.evals.prepare import check_tasks, prepare_tasks
+from tasks.evals.known import check_tasks
+from tasks.evals.prepare import prepare_tasks
 from tasks.evals.score import score
 from tasks.text.splits import Document
 
@@ -224,7 +226,7 @@ def test_eval_items_is_at_least_one(tmp_path: Path) -> None:
 def index(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """lm-eval's index of all standard tasks costs seconds."""
     known = SimpleNamespace(all_tasks=("hellaswag", "lambada_openai", "piqa", "boolq"), task_index={})
-    monkeypatch.setattr(prepare, "_standard_tasks", lambda: known)
+    monkeypatch.setattr(known_tasks, "_standard_tasks", lambda: known)
     yield
 
 
@@ -243,7 +245,7 @@ def test_a_data_set_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch, tmp_
         raise ConnectionError("Couldn't reach 'google/boolq' on the Hub\nsecond line")
 
     known = SimpleNamespace(all_tasks=("boolq",), task_index={}, load=load)
-    monkeypatch.setattr(prepare, "_standard_tasks", lambda: known)
+    monkeypatch.setattr(known_tasks, "_standard_tasks", lambda: known)
     told = refused(["boolq"], tmp_path)
     assert told.startswith(
         "eval.tasks=boolq: cannot be loaded with its data (ConnectionError: Couldn't reach 'google/boolq'"

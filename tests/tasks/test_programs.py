@@ -16,8 +16,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from models.base.typed import ConfigError
 from tasks.config import EvalConfig
 from tasks.evals import programs
+from tasks.evals.known import check_tasks
 from tasks.evals.local import local_datasets
-from tasks.evals.prepare import check_tasks, load_tasks, prepare_tasks
+from tasks.evals.prepare import load_tasks, prepare_tasks
 from tasks.evals.programs import PROGRAMS, humaneval_results, mbpp_results
 from tasks.evals.sandbox import Outcome
 from tasks.evals.score import score

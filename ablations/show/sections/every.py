@@ -10,6 +10,7 @@ from ablations.judge.equal_cost import FARTHEST, stretch
 from ablations.judge.judging import DIAGNOSTICS
 from ablations.judge.result import ArmResult, Result
 from ablations.judge.stats import Difference
+from ablations.judge.verdicts import shows_harm
 from ablations.metrics import indices
 from ablations.metrics import metric as metric_of
 from ablations.numbers import ABSENT
@@ -150,7 +151,7 @@ def sensitivity_table(result: Result) -> Table:
                 numbers.fixed(still.sd if still else None, places + 1),
                 *difference_cells(still, places)[:2],
                 *difference_cells(harm, places)[:2],
-                ("detected" if harm.resolved else "not detected") if harm and harm.low is not None else ABSENT,
+                _seen(harm) if harm and harm.low is not None else ABSENT,
             ]
         )
     control, own = result.diagnostic("control"), result.arms[result.baseline].plan.set
@@ -159,6 +160,11 @@ def sensitivity_table(result: Result) -> Table:
     note = "A/A: the baseline with its initial weights perturbed by 1e-6. "
     note += f"Control: the baseline with {numbers.settings(changed)}." if changed else ""
     return Table("What this experiment can see", columns, rows, note.strip())
+
+
+def _seen(control: Difference) -> str:
+    """Whether its harm shows; a control that is clearly better by a metric shows none by it."""
+    return "detected" if shows_harm(control) else "better" if control.resolved else "not detected"
 
 
 SOME_ARMS = {"schedule", "ranks", "distinct", "seeds"}

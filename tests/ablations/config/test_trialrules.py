@@ -127,7 +127,7 @@ def test_what_answers_are_asked_for_where_none_are_judged(changes: dict[str, Any
         check(with_overrides(KEYS, changes, "here"))
     assert str(caught.value).startswith(said) and "\n" not in str(caught.value)
     problem = {"data.source": "problem", "data.problem": "sums", "data.skill": None, "data.seq_len": 128}
-    check(with_overrides(KEYS, {**changes, **problem}, "here"))
+    check(with_overrides(KEYS, {"eval.tasks": [], **changes, **problem}, "here"))
 
 
 def test_what_is_scored_is_a_sequence_at_least() -> None:

@@ -19,14 +19,13 @@ from models.layers import inferring
 from models.prompt import build
 from models.transformer import Transformer
 from tasks.config import DataConfig, EvalConfig
+from tasks.evals.known import check_askable
 from tasks.evals.lm import DRAWN_AT_ONCE, DRAWS_SEED
-from tasks.evals.prepare import prepare_tasks
 from tasks.evals.problems import GREEDY, SAMPLES, judged, pass_at_k, tokens_written
 from tasks.evals.score import score
 from tasks.evals.ways import Ways
 from tasks.problems.chosen import PROBLEMS
 from tasks.problems.data import ProblemData, Prompts
-from tasks.skills.data import SkillData
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -245,10 +244,13 @@ def test_an_answers_text_is_judged_as_its_tokens(problem: str, template: Any) ->
 
 
 @pytest.mark.parametrize("task", [GREEDY, SAMPLES])
-def test_only_a_problem_is_answered(task: str, tmp_path: Path) -> None:
-    skill = SkillData(DataConfig(source="skill", skill="recall"), 128)
-    with pytest.raises(ConfigError, match=f"^eval.tasks={task}: answers are judged by a problem's rule; take [^\n]*$"):
-        prepare_tasks(skill, EvalConfig(tasks=[task]), tmp_path)
+def test_only_a_problem_is_answered(task: str) -> None:
+    for source in ("skill", "text"):
+        with pytest.raises(
+            ConfigError, match=f"^eval.tasks={task}: answers are judged by a problem's rule; take [^\n]*$"
+        ):
+            check_askable([task], source)
+    check_askable([task], "problem")
 
 
 def test_an_answer_that_does_not_fit_is_said_by_name() -> None:

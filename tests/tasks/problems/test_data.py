@@ -307,5 +307,9 @@ def test_its_keys_are_of_no_other_source(changes: dict[str, Any], said: str) -> 
 
 def test_documents_may_be_masked() -> None:
     check(
-        with_overrides(TrialKeys(), {"data.source": "problem", "data.problem": "sums", "data.mask_documents": True}, "")
+        with_overrides(
+            TrialKeys(),
+            {"data.source": "problem", "data.problem": "sums", "data.mask_documents": True, "eval.tasks": []},
+            "",
+        )
     )

@@ -190,7 +190,7 @@ def _file(name: str, content: bytes, max_bytes: int | None = None) -> Callable[[
         (_file("program.txt", b"\x7fELF\x02\x01\x01\x00\x00"), "or no text at all"),
         (
             lambda folder: _folder(_hidden(folder)),
-            "holds no .txt, .jsonl, .txt.gz, .jsonl.gz, .txt.zst, .jsonl.zst, .parquet file (2 hidden ones are left",
+            ".jsonl.zst, .parquet file (left out: hidden text files: 2); a file is read by its ending",
         ),
         (_file("rows.jsonl", b"text\n"), "line 1 is not JSON"),
         (_file("rows.jsonl", b'{"text": "\\ud800"}\n'), "surrogate"),
@@ -263,9 +263,24 @@ def test_hidden_files_are_left_out_and_counted(tmp_path: Path) -> None:
     said: list[str] = []
     hidden = load_splits(_folder(_hidden(tmp_path)), said.append)
     assert parts_of(hidden) == parts_of(shown)
-    assert said[0] == f"reading {tmp_path} (hidden text files left out: 2)"
+    assert said[0] == f"reading {tmp_path} (left out: hidden text files: 2)"
     (tmp_path / ".named.txt").write_text(prose(3))
     assert [text for _, text in read_texts(_folder(tmp_path / ".named.txt"))] == [prose(3)], "it was asked for"
+
+
+def test_a_file_of_several_names_is_read_once_and_what_is_passed_over_is_said(tmp_path: Path) -> None:
+    (tmp_path / "b.txt").write_text("".join(prose(i) for i in range(50)))
+    (tmp_path / "a.txt").symlink_to(tmp_path / "b.txt")
+    os.link(tmp_path / "b.txt", tmp_path / "c.txt")
+    (tmp_path / "D.TXT").write_text(prose(60))
+    (tmp_path / "e.JSONL.GZ").write_bytes(gzip.compress(json.dumps({"text": prose(61)}).encode()))
+    (tmp_path / ".git").mkdir()
+    for other in ("rows.json", "README.md", ".hidden.md", ".git/config"):
+        (tmp_path / other).write_text(prose(62))
+    assert [name for name, _ in read_texts(_folder(tmp_path))] == ["D.TXT", "a.txt", "e.JSONL.GZ:1"]
+    said: list[str] = []
+    load_splits(_folder(tmp_path), said.append)
+    assert said[0] == f"reading {tmp_path} (left out: links to text that is there: 2, files of other kinds: 2)"
 
 
 def test_names_that_are_not_utf_8_are_spelled_out(tmp_path: Path) -> None:

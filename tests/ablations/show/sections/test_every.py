@@ -102,6 +102,14 @@ def test_sensitivity_says_what_the_control_showed(result: Result) -> None:
     assert cell(table, "MaxVio_global", "control is") == "not detected"
 
 
+def test_a_control_that_is_better_is_not_a_harm_that_was_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import conftest
+
+    monkeypatch.setitem(conftest.ARMS, "control", conftest.ARMS["control"] | {"loss": -0.030})
+    conftest.write_run(tmp_path)
+    assert cell(sections.sensitivity_table(load(tmp_path)), "loss", "control is") == "better"
+
+
 def said(found: Result) -> str:
     return "; ".join(answer.findings(found))
 

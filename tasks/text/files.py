@@ -1,0 +1,159 @@
+"""Files of text on this machine: what lies under a folder, and what of it is read."""
+
+import os
+import stat
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from models.base.typed import ConfigError
+
+TEXT_SUFFIXES = (".txt", ".jsonl", ".txt.gz", ".jsonl.gz", ".txt.zst", ".jsonl.zst", ".parquet")
+ENDING = "a file is read by its ending, so give one of these to files of text"
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file on this machine, under the name that it has on every machine."""
+
+    name: str
+    path: Path
+    size: int
+    changed_ns: tuple[int, int]
+    """When its content was, as it says, and when anything of it was, which nobody can set back."""
+    inode: tuple[int, int]
+    """Device and number: what all names of one file have in common."""
+
+    @classmethod
+    def at(cls, name: str, path: Path, status: os.stat_result) -> "SourceFile":
+        return cls(name, path, status.st_size, (status.st_mtime_ns, status.st_ctime_ns), _inode(status))
+
+
+def _inode(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def files_at(where: str, key: str) -> list[SourceFile]:
+    """The file, or the text files of the folder, that `key` names. Raises ConfigError where there are none."""
+    if not where:  # which would be the working directory
+        raise ConfigError(f"{key}: is empty; name a file or a folder of text")
+    path = Path(where).expanduser()
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise ConfigError(f"{key}: cannot be read ({error.strerror}); name a file or a folder of text") from None
+    if stat.S_ISDIR(status.st_mode):
+        folder = folder_at(path, key)
+        if not folder.text:
+            raise ConfigError(f"{key}: the folder holds no {', '.join(TEXT_SUFFIXES)} file{folder.left_out}; {ENDING}")
+        return folder.text
+    if not _is_text(path.name):
+        raise ConfigError(f"{key}: expected a file ending in {', '.join(TEXT_SUFFIXES)}, or a folder of them")
+    if not stat.S_ISREG(status.st_mode):
+        raise ConfigError(f"{key}: is no file but a pipe or a device, which may have no end; name a file or a folder")
+    return [SourceFile.at(_readable(path.name), path.resolve(), status)]
+
+
+class Folder(NamedTuple):
+    """What is read of a folder, and how much in it is not."""
+
+    text: list[SourceFile]
+    hidden: int
+    """Text files whose name begins with a dot, or that of a folder above them: so an editor, a notebook or another
+    system marks its own copies."""
+    twice: int
+    """Further names of a file that is read under another: no text may be learned from under one and held out under the
+    other."""
+    others: int
+    """Files that have another ending."""
+
+    @property
+    def left_out(self) -> str:
+        """In brackets, or nothing."""
+        counts = ("hidden text files", self.hidden), ("links to text that is there", self.twice)
+        said = [f"{what}: {count:,}" for what, count in (*counts, ("files of other kinds", self.others)) if count]
+        return f" (left out: {', '.join(said)})" if said else ""
+
+
+def folder_at(place: Path, key: str) -> Folder:
+    """Of a folder that is there."""
+    others = list[str]()
+    listed = list_files(place, _is_text, "", set(), key, links=True, others=others)
+    shown = [file for file in listed if not _hidden(file.name)]
+    text = list({file.inode: file for file in reversed(shown)}.values())[::-1]
+    return Folder(text, len(listed) - len(shown), len(shown) - len(text), sum(not _hidden(name) for name in others))
+
+
+def _is_text(name: str) -> bool:
+    return name.lower().endswith(TEXT_SUFFIXES)
+
+
+def _hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in name.split("/"))
+
+
+def list_files(
+    root: Path,
+    wanted: Callable[[str], bool],
+    prefix: str,
+    skip: Iterable[str],
+    key: str,
+    fix: str = "; move it away",
+    links: bool = False,
+    others: list[str] | None = None,
+) -> list[SourceFile]:
+    """All files under `root` whose names are wanted, sorted by name; folders named in `skip` are not entered, and
+    those that are links only with `links`, each folder once. `key` opens an error's line, and `fix` ends it. `others`
+    takes the names of the other files."""
+
+    def unreadable(error: OSError) -> None:
+        raise ConfigError(f"{key}: {error.filename} cannot be read ({error.strerror}){fix}")
+
+    files = []
+    entered = set[tuple[int, int]]()
+    for folder, folders, names in os.walk(root, onerror=unreadable, followlinks=links):
+        if links:
+            inode = _inode(os.stat(folder))
+            if inode in entered:
+                folders.clear()
+                continue
+            entered.add(inode)
+        folders[:] = sorted(name for name in folders if name not in skip)
+        for name in names:
+            if not wanted(name):
+                if others is not None:
+                    others.append(os.path.relpath(os.path.join(folder, name), root))
+                continue
+            path = Path(folder, name)
+            try:
+                status = path.stat()
+            except OSError as error:
+                raise ConfigError(f"{key}: {path} cannot be read ({error.strerror}){fix}") from None
+            if not stat.S_ISREG(status.st_mode):
+                raise ConfigError(f"{key}: {path} is no file but a pipe or a device, which may have no end{fix}")
+            relative = prefix + _readable(path.relative_to(root).as_posix())
+            files.append(SourceFile.at(relative, path.absolute(), status))
+    return sorted(files, key=lambda file: file.name)
+
+
+def _readable(name: str) -> str:
+    """A file's name as text: bytes that are not UTF-8 are spelled out."""
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def read(file: SourceFile, key: str) -> bytes:
+    """The file's bytes; `key` opens the error's line."""
+    try:
+        return file.path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{key}: {file.name} cannot be read ({error.strerror})") from None
+
+
+def decode(data: bytes, name: str, key: str, begin: int = 0) -> str:
+    """UTF-8, strictly: replaced characters would change the bytes that a score is divided by. `begin`: of the data in
+    the file."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{key}: {name} is not UTF-8 text (byte {begin + error.start}); convert it") from None
