@@ -20,7 +20,7 @@ from models.base.command import given, keys_of, parse
 from models.base.streams import obeyed, spoken
 from models.base.typed import ConfigError, build, nested
 from models.vocabulary import END_OF_TEXT
-from tasks.config import DataConfig, EvalConfig
+from tasks.config import DRAWN, DataConfig, EvalConfig
 from tasks.evals.presets import PRESETS, preset
 
 if TYPE_CHECKING:
@@ -213,6 +213,10 @@ def _asked_of(learned_from: dict[str, Any], asked: dict[str, Any]) -> DataConfig
         learned_from = {key: value for key, value in learned_from.items() if key not in OF_A_SOURCE}
     config = build(DataConfig, {**learned_from, **asked}, "data")
     check_source(config)
+    if config.source in DRAWN and "max_bytes" in asked:
+        raise ConfigError(
+            f"data.max_bytes={config.max_bytes}: is of text, and data.source={config.source} has none; leave it out"
+        )
     return config
 
 

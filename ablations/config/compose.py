@@ -18,7 +18,7 @@ from ablations.config.schema import Config, LaunchConfig
 from ablations.config.sweepfile import default_scale, find_sweep, read_scale, read_sweep, shown, sweep_files
 from ablations.config.sweeprules import check_control, check_metrics_exist
 from ablations.config.trialkeys import TRIAL_GROUPS, with_overrides
-from ablations.config.trialrules import check
+from ablations.config.trialrules import check, check_asked, check_trained
 from ablations.config.unread import check_read
 from ablations.config.words import parse
 from models.base.typed import ConfigError, build, closest, nested
@@ -200,7 +200,9 @@ def _check_set_once(explicit: Mapping[str, Any], config: Config, chosen: Iterabl
 
 def _check_trials(config: Config, chosen: Iterable[str], file: str, explicit: Collection[str]) -> None:
     """Every arm and the control can be trained. A fault of the command line is not blamed on the file."""
-    resolved = resolved_arms(config.sweep, check(config.trial), file)
+    resolved = resolved_arms(config.sweep, check_trained(config.trial), file)
+    if all(arm.data.source == config.trial.data.source for arm in resolved.values()):  # else each is asked by itself
+        check_asked(config.trial)
     check_metrics_exist(config.sweep, resolved, file)
     baseline = resolved[config.sweep.baseline]
     control = with_overrides(baseline, config.sweep.control, f"{file} control")

@@ -23,6 +23,13 @@ MOST_STEPS = 1_000_000
 
 def check(keys: TrialKeys) -> TrialKeys:
     """`keys`, of which every stage can be trained and the last one scored. Raises ConfigError."""
+    check_trained(keys)
+    check_asked(keys)
+    return keys
+
+
+def check_trained(keys: TrialKeys) -> TrialKeys:
+    """`keys`, of which every stage can be trained. Raises ConfigError."""
     for number, stage in enumerate(keys.stages):
         _check_stage(stage)
         if stage.grpo.on and not number:
@@ -45,10 +52,14 @@ def check(keys: TrialKeys) -> TrialKeys:
             raise ConfigError(f"teacher: {error}") from None
     if keys.eval.tokens < keys.data.seq_len:
         raise ConfigError(f"eval.tokens={keys.eval.tokens}: less than one sequence (data.seq_len={keys.data.seq_len})")
-    _check_lengths(keys)
-    _check_answers(keys)
     check_programs(keys.eval.tasks, keys.eval.run_model_code)
     return keys
+
+
+def check_asked(keys: TrialKeys) -> None:
+    """Raise ConfigError where what is learned from has no answer to what is asked of a trial."""
+    _check_lengths(keys)
+    _check_answers(keys)
 
 
 def _check_lengths(keys: TrialKeys) -> None:

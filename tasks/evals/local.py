@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import gzip
 import json
+import re
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -46,8 +47,19 @@ def _choices(value: Any) -> bool:
         isinstance(value, dict)
         and all(_texts(value.get(name)) for name in ("text", "label"))
         and all(map(_some, value["text"]))
-        and len(value["text"]) == len(value["label"]) == len(set(value["label"]))
+        and 2 <= len(value["text"]) == len(value["label"]) == len(set(value["label"]))
     )
+
+
+def _four(value: Any) -> bool:
+    """lm-eval takes out what stands in brackets."""
+    return _texts(value) and [_some(re.sub(r"\[.*?\]", "", text)) for text in value] == [True] * 4
+
+
+def _last_word(value: str) -> bool:
+    """lm-eval asks for what stands behind the last blank."""
+    before, _, word = value.rpartition(" ")
+    return _some(before) and _some(word)
 
 
 def _one_of(*values: int | str) -> Rule:
@@ -62,15 +74,16 @@ def _text(value: Any) -> bool:
 
 
 TEXT = Rule("text", _text)
-WORDS = Rule("text of two words or more", lambda value: _text(value) and len(value.split()) > 1)
+WORDS = Rule("text of two words or more, the last one at its end", lambda value: _text(value) and _last_word(value))
 SOME = Rule("text that is not empty", _some)
 SUM = Rule(
     "text with a result behind `####`",
     lambda value: _text(value) and "####" in value and _some(value.rpartition("####")[2]),
 )
-GAP = Rule("text with a gap, `_`, in it", lambda value: _text(value) and "_" in value)
+GAP = Rule("text with a gap, `_`, and words behind it", lambda value: _text(value) and _some(value.partition("_")[2]))
 NAME = Rule("the name of a function", lambda value: _text(value) and value.isidentifier())
-CHOICES = Rule("`text` and `label`, two lists of texts of one length, none empty, no label twice", _choices)
+CHOICES = Rule("`text` and `label`, lists of two texts or more, equally long, none empty, no label twice", _choices)
+FOUR = Rule("a list of four texts that are not empty without what stands in [brackets]", _four)
 KEYED = Rule("one of the labels of its choices", lambda row: row["answerKey"] in row["choices"]["label"])
 
 
@@ -118,10 +131,7 @@ BENCHMARKS = {
         {"validation": "hellaswag/validation"},
         {
             **_all_text("activity_label", "ctx_a", "ctx_b"),
-            "endings": Rule(
-                "a list of four texts that are not empty",
-                lambda value: _texts(value) and [*map(_some, value)] == [True] * 4,
-            ),
+            "endings": FOUR,
             "label": _one_of("0", "1", "2", "3"),
         },
     ),
@@ -162,14 +172,14 @@ BENCHMARKS = {
         examples={"train": 5},
     ),
     "humaneval_reference": Benchmark(
-        "openai/openai_humaneval", None, {"test": "humaneval/test"}, {"prompt": TEXT, "canonical_solution": SOME}
+        "openai/openai_humaneval", None, {"test": "humaneval/test"}, _all_some("prompt", "canonical_solution")
     ),
     "mbpp_reference": Benchmark("google-research-datasets/mbpp", None, {"test": "mbpp/test"}, {**MBPP, "code": SOME}),
     "humaneval": Benchmark(
         "openai/openai_humaneval",
         None,
         {"test": "humaneval/test"},
-        {**_all_text("prompt", "test"), "entry_point": NAME},
+        {**_all_some("prompt", "test"), "entry_point": NAME},
     ),
     "mbpp": Benchmark("google-research-datasets/mbpp", None, {"test": "mbpp/test"}, MBPP),
 }
@@ -306,6 +316,8 @@ def _rows(file: Path, name: str, key: str, fields: Sequence[str]) -> Iterator[tu
     if file.suffix == ".parquet":
         with opened_table(file, name, key) as table:
             there = [field for field in fields if field in table.schema_arrow.names]
+            if len(there) < len(fields):  # all are read, so that who names the one that lacks can name the others
+                there = list(table.schema_arrow.names)
             rows = (row for batch in table.iter_batches(columns=there) for row in batch.to_pylist())
             yield from ((f"row {number}", row) for number, row in enumerate(rows, start=1))
         return

@@ -12,8 +12,8 @@ and log k of them do; here half of the hops go forward, which only the tokens be
 import functools
 import math
 import statistics
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
@@ -23,6 +23,8 @@ from models.base.typed import AtLeast, AtMost, ConfigError, Distinct, NotEmpty
 from tasks.drawn import END, END_WORD, Items, distinct
 from tasks.skills.skill import mask_at
 
+EXACT = 32
+"""Nodes up to which all ways to close a ring are counted."""
 GUESSED, WALKED = 20_000, 2_000_000
 """Answers of which it is found how many nodes are left, and nodes of their rings, at most."""
 
@@ -48,9 +50,10 @@ class Hops:
 
     @property
     def chance(self) -> float:
-        """Of a guess among the nodes that the answers before leave: each is one answer only, and as many hops as are
-        asked lead around in circles of equal size, which none closes early."""
-        return statistics.fmean(_left_over(self.nodes, hops, self.asked) for hops in self.hops)
+        """Of the likeliest node by the answers before: each is one answer only, and as many hops as are asked lead
+        around in circles of equal size, which none closes early. Beyond `EXACT` nodes of a guess among all that may be
+        the answer, which is up to some hundredths less."""
+        return statistics.fmean(_guessed(self.nodes, hops, self.asked) for hops in self.hops)
 
     def check(self, seq_len: int) -> None:
         least, most = min(self.hops), max(self.hops)
@@ -97,6 +100,69 @@ class Hops:
 
 
 @functools.lru_cache(maxsize=256)
+def _guessed(nodes: int, hops: int, asked: int) -> float:
+    size = nodes // math.gcd(nodes, hops)
+    return _likeliest(nodes, size, asked) if size < nodes <= EXACT else _left_over(nodes, hops, asked)
+
+
+Runs = tuple[tuple[int, int], ...]
+"""(length, how many) of the runs of nodes whose answers are known, in the order of lengths. A node of which nothing is
+known is a run of one; a circle that is closed is none any more."""
+
+
+def _likeliest(nodes: int, size: int, asked: int) -> float:
+    """Share of the answers that are the likeliest node: over all ways in which the runs may yet close to circles of
+    `size` nodes. Of who is asked, each node is as likely, and what is known is a number of runs of each length."""
+    right, states = 0.0, defaultdict[Runs, float](float, {((1, nodes),): 1.0})
+    for before in range(asked):
+        after = defaultdict[Runs, float](float)
+        for runs, share in states.items():
+            whole = _circles(runs, size)
+            for own, many in runs:
+                here = share * many / (nodes - before)
+                rest = _with(runs, {own: -1})
+                if own == size:  # nothing is left but its own first node
+                    right += here
+                    after[rest] += here
+                    continue
+                joined = {n: _with(rest, {n: -1, own + n: 1}) for n, _ in rest if own + n <= size}
+                chances = {n: _circles(then, size) / whole for n, then in joined.items()}
+                right += here * max(chances.values())
+                for n, count in rest:
+                    if chances.get(n):
+                        after[joined[n]] += here * count * chances[n]
+        states = after
+    return right / asked
+
+
+def _with(runs: Runs, changes: dict[int, int]) -> Runs:
+    counts = Counter(dict(runs))
+    counts.update(changes)
+    return tuple(sorted((length, many) for length, many in counts.items() if many))
+
+
+@functools.lru_cache(maxsize=100_000)
+def _circles(runs: Runs, size: int) -> int:
+    """In how many ways runs close to circles of `size` nodes: whoever goes with the longest, in any order behind it."""
+    if not runs:
+        return 1
+    longest, _ = runs[-1]
+    return sum(ways * _circles(left, size) for ways, left in _company(_with(runs, {longest: -1}), size - longest, 0))
+
+
+def _company(runs: Runs, room: int, chosen: int) -> Iterator[tuple[int, Runs]]:
+    """(ways to choose and to order them, runs that are left) of all companies that fill `room` nodes, the longest
+    first; `chosen`: how many are in it already."""
+    if not room:
+        yield math.factorial(chosen), runs
+    elif runs:
+        (length, many), fewer = runs[-1], runs[:-1]
+        for taken in range(min(many, room // length) + 1):
+            kept = ((length, many - taken),) if many > taken else ()
+            for ways, left in _company(fewer, room - taken * length, chosen + taken):
+                yield math.comb(many, taken) * ways, tuple(sorted((*left, *kept)))
+
+
 def _left_over(nodes: int, hops: int, asked: int) -> float:
     """Share of the answers that a guess gets right among the nodes that may be it: those that begin a run of known
     answers, another than the asked node's and short enough that the two fit into a circle; or the own one, where it is

@@ -10,7 +10,7 @@ between its two operands uniformly.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
@@ -27,8 +27,8 @@ EQUALS, OPERATORS, ZERO = 1, 2, 2 + len(SIGNS)
 NEGATE, ADD, MULTIPLY, COMPOSE = range(OPERATORS, ZERO)
 OPERAND = ZERO
 """Stands for any polynomial, where operators stand for themselves."""
-SAMPLE = 32768
-"""Coefficients of results by which chance is estimated, at 2048 items at least."""
+SAMPLE = 1 << 18
+"""Coefficients that are read and asked by which chance is estimated, at 2048 items at least."""
 
 
 @dataclass(frozen=True)
@@ -50,18 +50,38 @@ class Polynomial:
 
     @functools.cached_property
     def chance(self) -> float:
-        """Of always guessing 0, the most frequent coefficient (of products above all), or of who looks at one number,
-        that of the same power in the operand that is read last, and names what it mostly comes to: learned from one
-        half of a sample and counted in the other."""
-        count = max(2048, SAMPLE // self.terms)
+        """Of always guessing 0, the most frequent coefficient (of products above all), or of who looks at one token, so
+        many from the beginning or before the end of the expression, and names what it mostly comes to. Which token, and
+        what it comes to, is learned for each coefficient from one half of a sample and counted in the other."""
+        count = max(2048, SAMPLE // (self.terms * max(self.operations)))
         items = self.draw(np.random.Generator(np.random.Philox(0)), count, self._longest())
-        rows, places = np.nonzero(items.answers_NT)
-        read, right = (items.tokens_NT1[rows, places + ago] - ZERO for ago in (-self.terms, 1))
-        learned = rows < count // 2
-        counts = np.zeros((self.modulus, self.modulus))
-        np.add.at(counts, (read[learned], right[learned]), 1)
-        guessed = counts.argmax(axis=1)[read[~learned]] == right[~learned]
-        return float(max(guessed.mean(), (right == 0).mean()))
+        ends_N1 = np.argmax(items.tokens_NT1 == EQUALS, axis=1)[:, None]
+        results_NC = np.take_along_axis(items.tokens_NT1, ends_N1 + 1 + np.arange(self.terms), axis=1) - ZERO
+        right = (results_NC == 0).mean(axis=0)
+        learned, half = slice(0, count // 2), slice(count // 2, None)
+        for power, right_N in enumerate(results_NC.T):
+            best = 0.0
+            for places_N1 in self._looked_at(power, ends_N1):
+                read_N = np.where(places_N1 < 0, EQUALS, np.take_along_axis(items.tokens_NT1, places_N1, axis=1))[:, 0]
+                counts = np.bincount(read_N[learned] * self.modulus + right_N[learned], None, self._cells)
+                guess = counts.reshape(-1, self.modulus).argmax(axis=1)
+                if (mostly := (guess[read_N[learned]] == right_N[learned]).mean()) > best:
+                    best, found = mostly, (guess[read_N[half]] == right_N[half]).mean()
+            right[power] = max(right[power], found)
+        return float(right.mean())
+
+    @property
+    def _cells(self) -> int:
+        return len(self.words) * self.modulus
+
+    def _looked_at(self, power: int, ends_N1: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+        """Places of a token each: the operators at the beginning, and numbers of the same power or the lowest in the
+        first operand and in the last two; below 0 where there is none."""
+        for place in (*range(4), *range(1 + power, 4 + power)):
+            yield np.where(place < ends_N1, place, -1)
+        for operand in (1, 2):
+            for number in {0, power}:
+                yield ends_N1 - operand * self.terms + number
 
     def check(self, seq_len: int) -> None:
         if (least := min(self.operations)) < 1:

@@ -102,12 +102,11 @@ def load_splits(config: DataConfig, report: Report | None = None, cache: Path | 
             raise AssertionError(config.source)
     whole = splits
     _require_text(splits, config, whole, "")
-    if splits.origin["split"] != "position":
-        say("comparing the splits")
-        splits = drop_near_copies(splits, say)
-        _require_text(
-            splits, config, whole, f" that shares at most {MAX_SHARED:.0%} of its 13-grams with the training part"
-        )
+    say("comparing the splits")
+    splits = drop_near_copies(splits, say)
+    _require_text(
+        splits, config, whole, f" that shares at most {MAX_SHARED:.0%} of its 13-grams with the training part"
+    )
     return splits
 
 

@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -79,10 +79,11 @@ class Folder(NamedTuple):
 def folder_at(place: Path, key: str) -> Folder:
     """Of a folder that is there."""
     others = list[str]()
-    listed = list_files(place, _is_text, "", set(), key, links=True, others=others)
-    shown = [file for file in listed if not _hidden(file.name)]
+    shown = list_files(place, lambda name: _is_text(name) and not _hidden(name), "", _hidden, key, True, others)
     text = list({file.inode: file for file in reversed(shown)}.values())[::-1]
-    return Folder(text, len(listed) - len(shown), len(shown) - len(text), sum(not _hidden(name) for name in others))
+    within = (name for folder, _, names in os.walk(place) if _below_hidden(folder, place) for name in names)
+    hidden = sum(map(_is_text, within)) + sum(_is_text(name) and _hidden(name) for name in others)
+    return Folder(text, hidden, len(shown) - len(text), sum(not _hidden(name) for name in others))
 
 
 def _is_text(name: str) -> bool:
@@ -90,22 +91,26 @@ def _is_text(name: str) -> bool:
 
 
 def _hidden(name: str) -> bool:
-    return any(part.startswith(".") for part in name.split("/"))
+    return name.startswith(".")
+
+
+def _below_hidden(folder: str, root: Path) -> bool:
+    return any(map(_hidden, Path(folder).relative_to(root).parts))
 
 
 def list_files(
     root: Path,
     wanted: Callable[[str], bool],
     prefix: str,
-    skip: Iterable[str],
+    skip: Callable[[str], bool],
     key: str,
-    fix: str = "; move it away",
     links: bool = False,
     others: list[str] | None = None,
+    fix: str = "; move it away",
 ) -> list[SourceFile]:
-    """All files under `root` whose names are wanted, sorted by name; folders named in `skip` are not entered, and
-    those that are links only with `links`, each folder once. `key` opens an error's line, and `fix` ends it. `others`
-    takes the names of the other files."""
+    """All files under `root` whose names are wanted, sorted by name; folders whose names are to skip are not entered,
+    and those that are links only with `links`, each folder once. `key` opens an error's line, and `fix` ends it.
+    `others` takes the names of the other files in the folders that are entered."""
 
     def unreadable(error: OSError) -> None:
         raise ConfigError(f"{key}: {error.filename} cannot be read ({error.strerror}){fix}")
@@ -119,11 +124,11 @@ def list_files(
                 folders.clear()
                 continue
             entered.add(inode)
-        folders[:] = sorted(name for name in folders if name not in skip)
+        folders[:] = sorted(name for name in folders if not skip(name))
         for name in names:
             if not wanted(name):
                 if others is not None:
-                    others.append(os.path.relpath(os.path.join(folder, name), root))
+                    others.append(name)
                 continue
             path = Path(folder, name)
             try:
@@ -138,8 +143,9 @@ def list_files(
 
 
 def _readable(name: str) -> str:
-    """A file's name as text: bytes that are not UTF-8 are spelled out."""
-    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    """A file's name as text on one line: bytes that are not UTF-8, and what would break the line, are spelled out."""
+    text = name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
 def read(file: SourceFile, key: str) -> bytes:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.base.files import whole_file, write_atomically
+from models.base.files import remove_left, whole_file, write_atomically
 from models.base.locks import hold
 from models.base.typed import ConfigError, build, closest
 from tasks.config import DataConfig
@@ -113,6 +113,7 @@ def stream(
 
 def _fill(folder: Path, text: HubText, wanted: int, key: str, report: Report) -> dict[str, Any]:
     """Stream what is missing of `wanted` bytes; returns the origin of all that is there."""
+    remove_left(folder)
     shards = _shards(folder, key)
     have, number = _have(shards[-1], key) if shards else Have(), len(shards)
     kept = _kept_origin(folder, key) if shards else None
@@ -241,7 +242,7 @@ def _rows(folder: Path, text: HubText, wanted: int, rows: Rows) -> Iterator[tupl
                 for found in batch.column(0).to_pylist():
                     rows.read += 1
                     if found is None:
-                        rows.leave_out(f"row {rows.read - 1}", f"has no text in its field `{text.text_field}`")
+                        rows.leave_out(f"row {rows.read}", f"has no text in its field `{text.text_field}`")
                         continue
                     if not isinstance(found, str):
                         raise _damaged(folder, rows.key, f"{shard.name} holds no text")

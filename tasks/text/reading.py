@@ -125,7 +125,7 @@ def texts_of(files: list[SourceFile], text_field: str, rows: Rows) -> Iterator[t
 @contextlib.contextmanager
 def _opened(file: SourceFile, key: str) -> Iterator[BinaryIO]:
     """The file's bytes, decompressed. Raises ConfigError where they end too early or are damaged."""
-    packed = {".gz": "gzip", ".zst": "zstd"}.get(file.path.suffix.lower())
+    packed = {".gz": "gzip", ".zst": "zstd"}.get(Path(file.name).suffix.lower())  # it may be a link to any name
     if packed is not None and not file.size:
         raise ConfigError(f"{key}: {file.name} is not a whole {packed} file (it is empty); mend it, or leave it out")
     try:

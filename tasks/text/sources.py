@@ -59,9 +59,8 @@ def source_state(config: DataConfig) -> dict[str, Any]:
 
 def local_dataset(folder: Path, key: str) -> list[SourceFile]:
     """All files of a dataset that is a folder of this machine."""
-    return list_files(
-        folder, lambda _: True, "", set(), key, "; name a folder that holds a dataset, and nothing else", links=True
-    )
+    fix = "; name a folder that holds a dataset, and nothing else"
+    return list_files(folder, lambda _: True, "", lambda _: False, key, links=True, fix=fix)
 
 
 def package_files(package: str) -> list[SourceFile]:
@@ -81,7 +80,7 @@ def installed_files(package: str, suffix: str, key: str) -> list[SourceFile]:
         Path(next(iter(spec.submodule_search_locations))),
         lambda name: name.endswith(suffix),
         package + "/",
-        {"__pycache__"},
+        lambda name: name == "__pycache__",
         key,
     )
 
@@ -99,9 +98,8 @@ def package_versions() -> dict[str, str]:
 
 def stdlib_files() -> list[SourceFile]:
     """This Python's own modules, without its tests and without installed packages."""
-    return list_files(
-        Path(sysconfig.get_path("stdlib")), lambda name: name.endswith(".py"), "", _NOT_LIBRARY, "data.source=stdlib"
-    )
+    place, skip = Path(sysconfig.get_path("stdlib")), _NOT_LIBRARY.__contains__
+    return list_files(place, lambda name: name.endswith(".py"), "", skip, "data.source=stdlib")
 
 
 def text_files(config: DataConfig) -> list[SourceFile]:

@@ -56,8 +56,8 @@ TEXT: dict[str, tuple[Callable[[Path], Any], dict[str, Any], str]] = {
     "mixed": (mixed, {}, "389d71d7c558f450"),
     "mixed, thinned": (mixed, {"max_bytes": 60_000}, "91bd213f6d98daef"),
     "mixed, rearranged": (mixed, {"fim_rate": 0.5}, "37e2b8eab17c3215"),
-    "book": (book, {}, "990efee6d0579c2e"),
-    "book, thinned and rearranged": (book, {"max_bytes": 15_001, "fim_rate": 1.0}, "e46bbab177f91935"),
+    "book": (book, {}, "612adb2deb930ceb"),
+    "book, thinned and rearranged": (book, {"max_bytes": 15_001, "fim_rate": 1.0}, "a6728e5e13be6120"),
     "kinds": (kinds, {}, "219ad015f009b74c"),
     "kinds, thinned": (kinds, {"max_bytes": 30_000}, "f7d0f0cc79a3e4dc"),
 }

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from least_sweep import SWEEP, line
@@ -325,6 +326,29 @@ def test_a_file_can_stand_in_for_the_sweep_of_its_name(folder: Callable[..., lis
     with pytest.raises(ConfigError, match="share the name"):
         compose(["sweep=moe_balance", f"sweeps_dir={tmp_path}"])
     assert compose(["sweep=moe_balance"], tmp_path / "moe_balance.yaml").sweep.question == "What was it then?"
+
+
+@pytest.mark.parametrize(
+    ("task", "source"),
+    [
+        ("skill_answers", {"data.source": "skill", "data.skill": "chain"}),
+        ("problem_greedy", {"data.source": "problem", "data.problem": "sums"}),
+    ],
+)
+def test_what_is_asked_may_be_of_what_arms_learn_from(
+    task: str, source: dict[str, Any], folder: Callable[..., list[str]]
+) -> None:
+    """Before any arm has said its source it is text, of which nothing is asked."""
+    common = {"data.seq_len": 128, "eval.tasks": [task], "eval.tokens": 4096}
+    arms = {name: {"set": {**source, "optim.warmup_fraction": warmup}} for name, warmup in (("a", 0.1), ("b", 0.3))}
+    sweep = {"question": "?", "source": "nobody", "baseline": "a", "common": common, "search": {"keys": {}}}
+    words = folder({**sweep, "arms": arms, "primary": "answer_nats", "metrics": ["answer_nats"]})
+    assert compose(words).eval.tasks == [task]
+    with pytest.raises(ConfigError, match=f"^eval.tasks={task}: "):
+        compose(folder({**sweep, "arms": {name: {"set": {**arm["set"], **TEXT}} for name, arm in arms.items()}}))
+
+
+TEXT = {"data.source": "python_packages", "data.skill": None, "data.problem": None}
 
 
 def test_a_presets_name_is_its_tasks() -> None:

@@ -1,6 +1,7 @@
 """k-hop retrieval against Depo's rule (2512.17351; its public generator, Thiggel/SyntheticPretraining, Depo/depo.py),
 written out one by one."""
 
+import itertools
 import math
 from collections import Counter
 from typing import Any
@@ -114,15 +115,31 @@ def may_be(known: dict[str, str], node: str, ring: set[str], circle: int) -> lis
     return [answer for answer in sorted(ring) if fits(answer)]
 
 
+@pytest.mark.parametrize(("hops", "nodes", "asked"), [(2, 8, 6), (2, 8, 8), (4, 8, 6), (2, 6, 6), (3, 6, 4), (3, 7, 7)])
+def test_chance_is_the_likeliest_of_all_rings_that_the_answers_before_leave(hops: int, nodes: int, asked: int) -> None:
+    """Every ring is written down."""
+    orders = np.array([(0, *rest) for rest in itertools.permutations(range(1, nodes))])
+    behind = np.empty_like(orders)
+    np.put_along_axis(behind, orders, np.roll(orders, -hops, axis=1), axis=1)
+    rng, right = np.random.default_rng(5), 0.0
+    for _ in range(400):
+        left, (own,) = behind, rng.choice(behind, 1)
+        for node in rng.permutation(nodes)[:asked]:
+            right += np.bincount(left[:, node]).max() / len(left)
+            left = left[left[:, node] == own[node]]
+    assert right / 400 / asked == pytest.approx(Hops(hops=[hops], nodes=nodes, asked=asked).chance, abs=0.01)
+
+
 @pytest.mark.parametrize(
     ("hops", "nodes", "asked"),
-    [([1, 2, 4], 5, 5), ([1, 2, 4], 9, 4), ([4], 8, 6), ([1, 2, 3], 8, 6), ([2, 3], 6, 6), ([1, 2], 3, 3)],
+    [([1, 2, 4], 5, 5), ([1, 2, 4], 9, 4), ([4], 8, 6), ([1, 2], 3, 3), ([2], 34, 6)],
 )
 def test_chance_is_of_who_knows_the_answers_before_and_not_the_ring(hops: list[int], nodes: int, asked: int) -> None:
-    skill, rng = Hops(hops=hops, nodes=nodes, names=12, asked=asked), np.random.default_rng(4)
-    items = skill.draw(rng, 2000, 48)
+    """Where all that may be the answer are as likely, or the ring is too long for more."""
+    skill, rng = Hops(hops=hops, nodes=nodes, names=max(12, nodes), asked=asked), np.random.default_rng(4)
+    items = skill.draw(rng, 1000, 96)
     right = 0.0
-    for row in range(2000):
+    for row in range(1000):
         steps, questions = read(skill, items, row)
         circle, known = nodes // math.gcd(nodes, int(items.levels_N[row])), dict[str, str]()
         for _, node, answer in questions:

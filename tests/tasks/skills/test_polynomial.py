@@ -1,7 +1,7 @@
 """Polynomial arithmetic against the paper's description (2404.19737 section 4.2), by recursion and schoolbook sums."""
 
 import itertools
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any
 
@@ -128,6 +128,37 @@ def test_chance_is_what_one_number_tells_and_no_other_guess_gives_more(terms: in
         here, there = results[:4000][operator[:4000] == kind], results[4000:][operator[4000:] == kind]
         right += sum(int((there[:, i] == np.bincount(here[:, i]).argmax()).sum()) for i in range(terms))
     assert right / (4000 * terms) < skill.chance + 0.012
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"operators": ["compose"], "operations": [1], "terms": 1},
+        {"operators": ["compose"]},
+        {"operators": ["compose", "add"], "operations": [1]},
+        {"operators": ["multiply"], "operations": [1, 2], "terms": 3},
+        {"operators": ["negate"], "operations": [1]},
+        {"operations": [2], "modulus": 3},
+    ],
+)
+def test_no_token_at_a_place_tells_more_than_chance(settings: dict[str, Any]) -> None:
+    """Any place, counted from either side; and one of them tells as much, or always 0 does."""
+    skill, most = Polynomial(**settings), 0.0
+    items = skill.draw(np.random.default_rng(6), 8000, 40)
+    texts = [[token for token in row if token] for row in items.tokens_NT1.tolist()]
+    asked, answers = ([text[part] for text in texts] for part in (slice(-skill.terms), slice(-skill.terms, None)))
+    for power in range(skill.terms):
+        right = [answer[power] for answer in answers]
+        told = [float(np.mean([answer == skill.words.index("0") for answer in right]))]
+        for place in (*range(10), *range(-10, 0)):
+            seen = [text[place] if -len(text) <= place < len(text) else 0 for text in asked]
+            counts = defaultdict[int, Counter[int]](Counter)
+            for token, answer in zip(seen[:4000], right[:4000], strict=True):
+                counts[token][answer] += 1
+            best = {token: count.most_common(1)[0][0] for token, count in counts.items()}
+            told.append(float(np.mean([best.get(t) == a for t, a in zip(seen[4000:], right[4000:], strict=True)])))
+        most += max(told) / skill.terms
+    assert most == pytest.approx(skill.chance, abs=0.02)
 
 
 @pytest.mark.parametrize(

@@ -264,8 +264,40 @@ def test_hidden_files_are_left_out_and_counted(tmp_path: Path) -> None:
     hidden = load_splits(_folder(_hidden(tmp_path)), said.append)
     assert parts_of(hidden) == parts_of(shown)
     assert said[0] == f"reading {tmp_path} (left out: hidden text files: 2)"
+    (tmp_path / ".#lock.txt").symlink_to("user@host.123")  # as an editor marks a file that it holds
+    os.mkfifo(tmp_path / ".pipe.txt")
+    assert parts_of(load_splits(_folder(tmp_path))) == parts_of(shown)
     (tmp_path / ".named.txt").write_text(prose(3))
     assert [text for _, text in read_texts(_folder(tmp_path / ".named.txt"))] == [prose(3)], "it was asked for"
+
+
+def test_a_hidden_folder_is_read_under_its_other_name(tmp_path: Path) -> None:
+    (tmp_path / ".store/real").mkdir(parents=True)
+    (tmp_path / ".store/real/a.txt").write_text(prose(1))
+    (tmp_path / "data").symlink_to(tmp_path / ".store/real")
+    assert [name for name, _ in read_texts(_folder(tmp_path))] == ["data/a.txt"]
+
+
+def test_a_link_is_unpacked_by_its_own_name(tmp_path: Path) -> None:
+    """Caches keep files under their hashes."""
+    for name, content in {"a.txt.gz": prose(1), "b.jsonl.gz": json.dumps({"text": prose(1)})}.items():
+        (tmp_path / f"0{name[0]}1").write_bytes(gzip.compress(content.encode()))
+        (tmp_path / name).symlink_to(tmp_path / f"0{name[0]}1")
+        assert [text for _, text in read_texts(_folder(tmp_path / name))] == [prose(1)]
+
+
+def test_of_copies_no_one_is_held_out(tmp_path: Path) -> None:
+    """However the text is divided."""
+    for i in range(120):
+        (tmp_path / f"{i}.txt").write_text(prose(i % 6))
+    with pytest.raises(ConfigError, match="left without text that shares at most 20% of its 13-grams with the train"):
+        load_splits(_folder(tmp_path))
+
+
+def test_a_name_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "a\nb.jsonl").write_text("text\n")
+    with pytest.raises(ConfigError, match=r"^[^\n]*a\\nb.jsonl line 1 is not JSON[^\n]*$"):
+        list(read_texts(_folder(tmp_path)))
 
 
 def test_a_file_of_several_names_is_read_once_and_what_is_passed_over_is_said(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ No hub is asked here. A folder of Parquet files, which `datasets` streams as it 
 import json
 import os
 import random
+import subprocess
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from models.base.files import beside
 from models.base.typed import ConfigError
 from tasks.config import DataConfig
 from tasks.text import hub
@@ -205,16 +207,29 @@ def test_a_field_that_is_not_there_and_a_set_that_is_not_are_one_line(tmp_path: 
     assert [text for _, text in streamed(of(other, text_field="content"), tmp_path / "cache")] == TEXTS
 
 
+def test_what_a_kill_left_is_removed(tmp_path: Path) -> None:
+    some, cache = write(tmp_path / "some", list(TEXTS)), tmp_path / "cache"
+    load_splits(of(some), None, cache)
+    (folder,) = cache.glob("hub-*")
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    machine = beside(folder / "x").name.split(".")[2].split("-")[0]
+    left = folder / f".00001.parquet.{machine}-{ended.pid}-01234567.part"
+    left.write_bytes(b"half")
+    load_splits(of(some), None, cache)
+    assert not left.exists()
+
+
 def test_rows_without_text_are_left_out_as_in_files(tmp_path: Path) -> None:
     some = write(tmp_path / "some", [None if i in (7, 205) else text for i, text in enumerate(TEXTS)])
     said: list[str] = []
     splits = load_splits(of(some), said.append, tmp_path / "cache")
     assert splits.origin["malformed"] == 2 and sum(len(splits[s]) for s in SPLITS) == 298
     assert (
-        "left out 2 of 300 rows: row 7 has no text in its field `text`; row 205 has no text in its field `text`" in said
+        "left out 2 of 300 rows: row 8 has no text in its field `text`; row 206 has no text in its field `text`" in said
     )
     many = write(tmp_path / "many", [None if i < 4 else text for i, text in enumerate(TEXTS)])
-    with pytest.raises(ConfigError, match="row 0 has no text in its field `text`; 4 of 300 rows"):
+    with pytest.raises(ConfigError, match="row 1 has no text in its field `text`; 4 of 300 rows"):
         load_splits(of(many), None, tmp_path / "cache")
 
 
