@@ -24,6 +24,7 @@ from tasks.text import (
     cache,
     corpora,
     division,
+    files,
     fim,
     hub,
     packing,
@@ -185,7 +186,9 @@ def prepare(config: DataConfig, vocab_size: int, cache_dir: Path, report: Report
             fingerprint = cache.read_fingerprint(folder)  # another process may have made it meanwhile
             if fingerprint is None and folder.exists():
                 say(f"{folder} is damaged: set aside as {set_aside(folder).name}, and made anew")
-            fingerprint = fingerprint or pack(config, vocab_size, folder, say)
+            if fingerprint is None:
+                content = _content(config, vocab_size)
+                fingerprint = cache.take_over(folder, content) or pack(config, vocab_size, folder, say, content)
     require_windows(config.seq_len, fingerprint["tokens"])
     return _mapped(folder, fingerprint, config)
 
@@ -233,6 +236,13 @@ def _key(config: DataConfig, vocab_size: int) -> str:
     return f"{config.source}-{_sha([kept, sources.source_state(config), *others])}"
 
 
+def _content(config: DataConfig, vocab_size: int) -> str:
+    """The same of text that may lie anywhere: a copy, or one whose time has changed, need not be encoded again."""
+    kept, *others = _wanted(config, vocab_size)
+    places = {name: sources.of_a_package(where) and where for name, where in (config.domains or {}).items()}
+    return _sha([kept | {"path": None, "domains": places}, sources.source_content(config), *others])
+
+
 def _wanted(config: DataConfig, vocab_size: int) -> list[Any]:
     """All of that but for the corpus's state."""
     import tokenizers
@@ -240,7 +250,7 @@ def _wanted(config: DataConfig, vocab_size: int) -> list[Any]:
     kept = {key: value for key, value in asdict(config).items() if key not in NOT_OF_THE_TEXT}
     code = hashlib.sha256()
     for module in (
-        cache, corpora, division, fim, hub, packing, reading, separation, sources, splits, spool, tokenizer
+        cache, corpora, division, files, fim, hub, packing, reading, separation, sources, splits, spool, tokenizer
     ):  # fmt: skip
         code.update(Path(str(module.__file__)).read_bytes())
     code.update(Path(__file__).read_bytes())

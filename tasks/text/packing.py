@@ -63,9 +63,11 @@ class Written:
     domain_tokens: dict[str, int]
 
 
-def pack(config: DataConfig, vocab_size: int, folder: Path, report: Report) -> dict[str, Any]:
-    """Make the cache folder, and return its fingerprint. Raises ConfigError as `tasks.text.batches.prepare` does, and
-    OSError where the folder cannot be written."""
+def pack(config: DataConfig, vocab_size: int, folder: Path, report: Report, content: str) -> dict[str, Any]:
+    """Make the cache folder, and return its fingerprint. `content`: by what it is known under another name.
+
+    Raises ConfigError as `tasks.text.batches.prepare` does, and OSError where the folder cannot be written.
+    """
     splits = load_splits(config, report, folder.parent)
     progress = Progress(report, "counting")
     surveys = {s: Survey(splits[s], config.fim_rate if s == "train" else None, progress) for s in SPLITS}
@@ -95,7 +97,7 @@ def pack(config: DataConfig, vocab_size: int, folder: Path, report: Report) -> d
                 d: {s: written[s].domain_tokens.get(d, 0) for s in SPLITS} for d in written["train"].domain_tokens
             }
         fingerprint = {**origin, **_fingerprint(config, vocab_size, written, serialized)}
-        cache.write_manifest(fresh, fingerprint)
+        cache.write_manifest(fresh, fingerprint, content)
     return fingerprint
 
 

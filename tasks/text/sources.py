@@ -35,26 +35,50 @@ _NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idle_test", 
 
 def source_state(config: DataConfig) -> dict[str, Any]:
     """What the corpus depends on, from file listings alone: equal states mean equal text."""
+    listing = "".join(f"{file.path}\0{file.size}\0{file.changed_ns}\0" for _, file in _files(config))
+    listed = hashlib.sha256(listing.encode(errors="surrogateescape")).hexdigest()
+    return {"versions": _versions(config), "listing": listed}
+
+
+def source_content(config: DataConfig) -> dict[str, Any]:
+    """The same from what stands in the files, whatever place and times they have: equal ones mean equal text, too."""
+    digest = hashlib.sha256()
+    for domain, file in _files(config):
+        digest.update(f"{domain}\0{file.name}\0{file.size}\0".encode())
+        try:
+            with file.path.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+        except OSError as error:
+            raise ConfigError(f"{file.path}: cannot be read ({error.strerror}); move it away") from None
+    return {"versions": _versions(config), "content": digest.hexdigest()}
+
+
+def _files(config: DataConfig) -> list[tuple[str, SourceFile]]:
+    """All that text is read from, each with its domain, or with none."""
     match config.source:
         case "python_packages":
             files = [file for package in PACKAGES for file in package_files(package)]
-            versions = package_versions()
         case "stdlib":
-            files, versions = stdlib_files(), {"python": platform.python_version()}
+            files = stdlib_files()
         case "text":
-            files, versions = text_files(config), {}
+            files = text_files(config)
         case "domains":
-            files, versions = _apart(config), {}
+            return _apart(config)
         case "skill" | "problem":  # its code stands for it
-            files, versions = [], {}
+            files = []
         case "hf":  # a stream shows no state; its cached copy stands for it
             local = Path(config.name or "")
-            found = local_dataset(local, f"data.name={config.name}") if config.name and local.is_dir() else []
-            files, versions = found, {}
+            files = local_dataset(local, f"data.name={config.name}") if config.name and local.is_dir() else []
         case _:
             raise AssertionError(config.source)
-    listing = "".join(f"{file.path}\0{file.size}\0{file.changed_ns}\0" for file in files)
-    return {"versions": versions, "listing": hashlib.sha256(listing.encode(errors="surrogateescape")).hexdigest()}
+    return [("", file) for file in files]
+
+
+def _versions(config: DataConfig) -> dict[str, str]:
+    """Of what is installed, where the text comes with it."""
+    if config.source == "python_packages":
+        return package_versions()
+    return {"python": platform.python_version()} if config.source == "stdlib" else {}
 
 
 def local_dataset(folder: Path, key: str) -> list[SourceFile]:
@@ -160,13 +184,13 @@ def domain_files(config: DataConfig, name: str) -> list[SourceFile]:
     return files
 
 
-def _apart(config: DataConfig) -> list[SourceFile]:
-    """The files of all domains. Raises ConfigError where one is of two of them."""
+def _apart(config: DataConfig) -> list[tuple[str, SourceFile]]:
+    """The files of all domains, each with its name. Raises ConfigError where one is of two of them."""
     owner: dict[tuple[int, int], str] = {}
-    files = []
+    files = list[tuple[str, SourceFile]]()
     for name in domains_of(config):
         for file in domain_files(config, name):
             if (other := owner.setdefault(file.inode, name)) != name:
                 raise ConfigError(f"data.domains: {file.path} is of {other} and of {name}; leave it to one of them")
-            files.append(file)
+            files.append((name, file))
     return files

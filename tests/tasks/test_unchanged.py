@@ -64,13 +64,14 @@ TEXT: dict[str, tuple[Callable[[Path], Any], dict[str, Any], str]] = {
 
 
 def everything(folder: Path, fingerprint: dict[str, Any]) -> str:
-    """A hash of the fingerprint and of each byte in the cache folder, but for the manifest's own sum, which is new."""
+    """A hash of the fingerprint and of each byte in the cache folder, but for what is new in the manifest: its own sum,
+    and that of what was read."""
     digest = hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode())
     for path in sorted(folder.iterdir()):
         content = path.read_bytes()
         if path.name == "manifest.json":
             manifest = json.loads(content)
-            del manifest["sha256"]
+            del manifest["sha256"], manifest["content"]
             content = json.dumps(manifest, indent=1, sort_keys=True).encode()
         digest.update(path.name.encode() + content)
     return digest.hexdigest()[:16]

@@ -19,8 +19,8 @@ import torch
 from models.base.typed import ConfigError
 from tasks import progress
 from tasks.config import DataConfig
+from tasks.text import batches, packing
 from tasks.text import cache as folders
-from tasks.text import packing
 from tasks.text.batches import PackedData, prepare
 from tasks.text.corpora import load_splits
 from tasks.text.fim import FIM_TOKENS, arrange
@@ -167,6 +167,34 @@ def test_a_kill_while_writing_leaves_no_half_cache(
     assert left.name.startswith(".")
     data = prepare(config, VOCAB, tmp_path)
     assert list(tmp_path.iterdir()) == [data.folder]
+
+
+def test_the_same_text_in_another_place_or_of_another_time_is_not_encoded_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there, cache_dir = (tmp_path / name for name in ("here", "there", "cache"))
+    here.mkdir()
+    for i in range(100):
+        (here / f"{i}.txt").write_text(" ".join(f"{i * j % 97:x}" for j in range(200)) + "\n")
+    shutil.copytree(here, there)
+
+    def of(folder: Path) -> DataConfig:
+        return DataConfig(source="text", path=str(folder), seq_len=16, batch_size=2)
+
+    made, packed = list[Any](), batches.pack
+    monkeypatch.setattr(batches, "pack", lambda *words: made.append(words) or packed(*words))
+    first, second = (prepare(of(folder), VOCAB, cache_dir) for folder in (here, there))
+    os.utime(here / "3.txt", (1, 1))
+    third = prepare(of(here), VOCAB, cache_dir)
+    assert len({data.folder for data in (first, second, third)}) == 3 and len(made) == 1
+    assert first.fingerprint == second.fingerprint == third.fingerprint
+    assert torch.equal(first.train_batch(0, 1), third.train_batch(0, 1))
+    (there / "5.txt").write_text((there / "5.txt").read_text().replace("1", "2"))
+    prepare(of(there), VOCAB, cache_dir)
+    assert len(made) == 2, "other text of the same length"
+    (here / "5.txt").rename(here / "x.txt")
+    prepare(of(here), VOCAB, cache_dir)
+    assert len(made) == 3, "documents have names"
 
 
 def test_two_processes_preparing_at_once(config: DataConfig, data: PackedData, tmp_path: Path) -> None:
