@@ -23,8 +23,10 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> PackedData:
     """Common words, and among them long runs of numbers."""
     folder: Path = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(0)
-    words, numbers = "the same old words once more\n" * 20, rng.integers(0, 10**9, (60, 30))
-    (folder / "book.txt").write_text("".join(words + "".join(f"{n}\n" for n in row) for row in numbers))
+    words, numbers = "the same old words once more\n" * 20, rng.integers(0, 10**9, (95, 30))
+    lines = ["".join(f"{n}\n" for n in row) for row in numbers]
+    held_out = "".join(lines[60:])  # of which nothing is learned from
+    (folder / "book.txt").write_text("".join(words + line for line in lines[:60]) + held_out)
     config = DataConfig(source="text", path=str(folder / "book.txt"), seq_len=16, batch_size=4)
     return prepare(config, 300, folder / "cache")
 
