@@ -42,10 +42,12 @@ def _run(words: list[str]) -> int:
     from ablations.sweep.guarding import GuardFailed
     from ablations.sweep.planning import make_plan
     from ablations.sweep.preflight import check_start
-    from tasks.evals.known import check_tasks
+    from tasks.evals.known import check_copies, check_tasks
 
     check_tasks(config.eval.tasks, config.eval.data_dir, config.eval.run_model_code)
     plan = make_plan(config)
+    asked = dict.fromkeys(task for arm in plan.arms.values() for task in arm.keys.eval.tasks)
+    check_copies(list(asked), config.eval.data_dir)
     print(describe(plan), flush=True)
     if config.dry_run:
         return 0

@@ -17,7 +17,7 @@ from ablations.config.resolve import raised, resolved_arms, without
 from ablations.config.schema import Config, LaunchConfig
 from ablations.config.sweepfile import default_scale, find_sweep, read_scale, read_sweep, shown, sweep_files
 from ablations.config.sweeprules import check_control, check_metrics_exist
-from ablations.config.trialkeys import TRIAL_GROUPS, with_overrides
+from ablations.config.trialkeys import TRIAL_GROUPS, TrialKeys, with_overrides
 from ablations.config.trialrules import check, check_asked, check_trained
 from ablations.config.unread import check_read
 from ablations.config.words import parse
@@ -201,8 +201,6 @@ def _check_set_once(explicit: Mapping[str, Any], config: Config, chosen: Iterabl
 def _check_trials(config: Config, chosen: Iterable[str], file: str, explicit: Collection[str]) -> None:
     """Every arm and the control can be trained. A fault of the command line is not blamed on the file."""
     resolved = resolved_arms(config.sweep, check_trained(config.trial), file)
-    if all(arm.data.source == config.trial.data.source for arm in resolved.values()):  # else each is asked by itself
-        check_asked(config.trial)
     check_metrics_exist(config.sweep, resolved, file)
     baseline = resolved[config.sweep.baseline]
     control = with_overrides(baseline, config.sweep.control, f"{file} control")
@@ -210,6 +208,16 @@ def _check_trials(config: Config, chosen: Iterable[str], file: str, explicit: Co
         try:
             check(arm_keys)
         except ConfigError as error:
-            raise ConfigError(f"{file} {name}: {error}") from None
+            said_of_all = str(error) == _fault(config.trial)
+            raise ConfigError(str(error) if said_of_all else f"{file} {name}: {error}") from None
     check_control(control, baseline, file)
     check_read(config.sweep, config.trial, resolved, file, explicit)
+
+
+def _fault(keys: TrialKeys) -> str | None:
+    """What is wrong with what is asked before any arm has set anything."""
+    try:
+        check_asked(keys)
+    except ConfigError as error:
+        return str(error)
+    return None

@@ -95,6 +95,12 @@ def _check_place(trunk: Stage, stage: Stage) -> None:
             f"trunk's ({trunk.data.batch_size} of {trunk.data.seq_len}), in whose place this goes on after step "
             f"{trunk.stop}; keep its batches, take longer sequences and as many fewer of them, or compare from scratch"
         )
+    for name in ("source", "path", "name", "domains", "skill", "problem"):
+        if (value := getattr(stage.data, name)) != (learned := getattr(trunk.data, name)):
+            raise ConfigError(
+                f"data.{name}={value}: goes on in the place of a trunk that has data.{name}={learned}, whose tokens "
+                "mean other things; take the trunk's, or compare from scratch"
+            )
     if stage.stop <= trunk.stop:
         raise ConfigError(f"train.tokens={stage.train.tokens}: end at step {stage.stop}, the trunk's at {trunk.stop}")
     if (epochs := stage.data.epochs) != trunk.data.epochs or (epochs > 1 and stage.sequences != trunk.sequences):

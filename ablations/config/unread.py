@@ -76,6 +76,8 @@ def check_read(
         _check(changes, used[name], f"{file} stage {name}: ")
     for name, arm in arms.items():
         _check(_own(sweep, name), [arm], f"{file} arm {name}: ")
+    if sweep.trunk:
+        _check(sweep.trunk, [with_overrides(arms[sweep.baseline], sweep.trunk, f"{file} trunk")], f"{file} trunk: ")
     control = with_overrides(arms[sweep.baseline], sweep.control, f"{file} control")
     _check(sweep.control, [control], f"{file} control: ")
     _check_experts(sweep.control, control, f"{file} control: ")

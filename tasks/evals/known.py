@@ -61,6 +61,10 @@ def check_tasks(names: Sequence[str], data_dir: str | None = None, run_model_cod
             _check_standard(name)
         if data_dir is not None:
             local_files(name, data_dir)
+
+
+def check_copies(names: Sequence[str], data_dir: str | None) -> None:
+    """Raise ConfigError for local copies that none of the tasks reads."""
     if data_dir is not None and not any(map(is_standard, names)):
         raise ConfigError(
             f"eval.data_dir={data_dir}: eval.tasks=[{', '.join(names)}] has no task that reads it; add some of "

@@ -52,8 +52,8 @@ def _choices(value: Any) -> bool:
 
 
 def _four(value: Any) -> bool:
-    """lm-eval takes out what stands in brackets."""
-    return _texts(value) and [_some(re.sub(r"\[.*?\]", "", text)) for text in value] == [True] * 4
+    """lm-eval takes out what stands in brackets, but for a title amid a text."""
+    return _texts(value) and [_some(re.sub(r"( \[title\])|\[.*?\]", r"\1", text)) for text in value] == [True] * 4
 
 
 def _last_word(value: str) -> bool:

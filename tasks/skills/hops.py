@@ -53,7 +53,8 @@ class Hops:
         """Of the likeliest node by the answers before: each is one answer only, and as many hops as are asked lead
         around in circles of equal size, which none closes early. Beyond `EXACT` nodes of a guess among all that may be
         the answer, which is up to some hundredths less."""
-        return statistics.fmean(_guessed(self.nodes, hops, self.asked) for hops in self.hops)
+        circles = (self.nodes // math.gcd(self.nodes, hops) for hops in self.hops)
+        return statistics.fmean(_guessed(self.nodes, circle, self.asked) for circle in circles)
 
     def check(self, seq_len: int) -> None:
         least, most = min(self.hops), max(self.hops)
@@ -100,9 +101,9 @@ class Hops:
 
 
 @functools.lru_cache(maxsize=256)
-def _guessed(nodes: int, hops: int, asked: int) -> float:
-    size = nodes // math.gcd(nodes, hops)
-    return _likeliest(nodes, size, asked) if size < nodes <= EXACT else _left_over(nodes, hops, asked)
+def _guessed(nodes: int, size: int, asked: int) -> float:
+    """Where the hops that are asked lead around in circles of `size` nodes."""
+    return _likeliest(nodes, size, asked) if size < nodes <= EXACT else _left_over(nodes, size, asked)
 
 
 Runs = tuple[tuple[int, int], ...]
@@ -163,11 +164,10 @@ def _company(runs: Runs, room: int, chosen: int) -> Iterator[tuple[int, Runs]]:
                 yield math.comb(many, taken) * ways, tuple(sorted((*left, *kept)))
 
 
-def _left_over(nodes: int, hops: int, asked: int) -> float:
+def _left_over(nodes: int, size: int, asked: int) -> float:
     """Share of the answers that a guess gets right among the nodes that may be it: those that begin a run of known
     answers, another than the asked node's and short enough that the two fit into a circle; or the own one, where it is
     the whole circle."""
-    size = nodes // math.gcd(nodes, hops)
     if size == nodes:
         return statistics.fmean(1 / max(1, nodes - before - 1) for before in range(asked))
     rng, right, rounds = np.random.default_rng(0), 0.0, max(1, min(GUESSED // asked, WALKED // nodes))
@@ -176,7 +176,7 @@ def _left_over(nodes: int, hops: int, asked: int) -> float:
         ends = list(range(nodes))  # of the run that begins with it
         runs = Counter({1: nodes})
         for node in rng.permutation(nodes)[:asked].tolist():
-            answer, own = (node + hops) % nodes, lengths[node]
+            answer, own = (node + nodes // size) % nodes, lengths[node]
             fitting = sum(count for length, count in runs.items() if own + length <= size) - (2 * own <= size)
             right += 1 / max(1, fitting)
             if begins[node] == answer:

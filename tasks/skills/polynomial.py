@@ -27,8 +27,9 @@ EQUALS, OPERATORS, ZERO = 1, 2, 2 + len(SIGNS)
 NEGATE, ADD, MULTIPLY, COMPOSE = range(OPERATORS, ZERO)
 OPERAND = ZERO
 """Stands for any polynomial, where operators stand for themselves."""
-SAMPLE = 1 << 18
-"""Coefficients that are read and asked by which chance is estimated, at 2048 items at least."""
+SAMPLE, FEWEST, MOST = 1 << 20, 2048, 60_000
+"""Coefficients that are read and asked by which chance is estimated, to a hundredth at worst, and bounds on the items
+that they are in."""
 
 
 @dataclass(frozen=True)
@@ -51,28 +52,42 @@ class Polynomial:
     @functools.cached_property
     def chance(self) -> float:
         """Of always guessing 0, the most frequent coefficient (of products above all), or of who looks at one token, so
-        many from the beginning or before the end of the expression, and names what it mostly comes to. Which token, and
-        what it comes to, is learned for each coefficient from one half of a sample and counted in the other."""
-        count = max(2048, SAMPLE // (self.terms * max(self.operations)))
+        many from the beginning or before the end of the expression, and names it, or what is left to 0, or what it
+        mostly comes to. That is learned for each coefficient from a third of a sample, which of them all is best, for
+        each or for all, is seen in the second, and how often it is right is counted in the third."""
+        count = min(MOST, max(FEWEST, SAMPLE // (self.terms * max(self.operations))))
         items = self.draw(np.random.Generator(np.random.Philox(0)), count, self._longest())
         ends_N1 = np.argmax(items.tokens_NT1 == EQUALS, axis=1)[:, None]
         results_NC = np.take_along_axis(items.tokens_NT1, ends_N1 + 1 + np.arange(self.terms), axis=1) - ZERO
-        right = (results_NC == 0).mean(axis=0)
-        learned, half = slice(0, count // 2), slice(count // 2, None)
-        for power, right_N in enumerate(results_NC.T):
-            best = 0.0
-            for places_N1 in self._looked_at(power, ends_N1):
-                read_N = np.where(places_N1 < 0, EQUALS, np.take_along_axis(items.tokens_NT1, places_N1, axis=1))[:, 0]
-                counts = np.bincount(read_N[learned] * self.modulus + right_N[learned], None, self._cells)
-                guess = counts.reshape(-1, self.modulus).argmax(axis=1)
-                if (mostly := (guess[read_N[learned]] == right_N[learned]).mean()) > best:
-                    best, found = mostly, (guess[read_N[half]] == right_N[half]).mean()
-            right[power] = max(right[power], found)
-        return float(right.mean())
+        third = count // 3
+        learned, tried, counted = (slice(i * third, (i + 1) * third) for i in range(3))
+        right_PG2 = np.array(
+            [
+                [[(guess_N[part] == right_N[part]).mean() for part in (tried, counted)] for guess_N in guesses]
+                for power, right_N in enumerate(results_NC.T)
+                for guesses in [self._guesses(power, items.tokens_NT1, ends_N1, right_N, learned)]
+            ]
+        )
+        each_P = right_PG2[:, :, 0].argmax(axis=1)
+        one = right_PG2[:, :, 0].sum(axis=0).argmax()  # where few items would lead astray who chooses for each power
+        return float(max(right_PG2[range(self.terms), each_P, 1].mean(), right_PG2[:, one, 1].mean()))
 
-    @property
-    def _cells(self) -> int:
-        return len(self.words) * self.modulus
+    def _guesses(
+        self,
+        power: int,
+        tokens_NT1: NDArray[np.int64],
+        ends_N1: NDArray[np.int64],
+        right_N: NDArray[np.int64],
+        seen: slice,
+    ) -> list[NDArray[np.int64]]:
+        """(N,) each: what a coefficient may be taken for. `seen`: the items that may be learned from."""
+        guesses = [np.zeros_like(right_N)]
+        for places_N1 in self._looked_at(power, ends_N1):
+            read_N = np.where(places_N1 < 0, EQUALS, np.take_along_axis(tokens_NT1, places_N1, axis=1))[:, 0]
+            counts = np.bincount(read_N[seen] * self.modulus + right_N[seen], None, len(self.words) * self.modulus)
+            mostly = counts.reshape(-1, self.modulus).argmax(axis=1)
+            guesses += [mostly[read_N], (read_N - ZERO) % self.modulus, (ZERO - read_N) % self.modulus]
+        return guesses
 
     def _looked_at(self, power: int, ends_N1: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
         """Places of a token each: the operators at the beginning, and numbers of the same power or the lowest in the
@@ -80,7 +95,7 @@ class Polynomial:
         for place in (*range(4), *range(1 + power, 4 + power)):
             yield np.where(place < ends_N1, place, -1)
         for operand in (1, 2):
-            for number in {0, power}:
+            for number in (0, power):
                 yield ends_N1 - operand * self.terms + number
 
     def check(self, seq_len: int) -> None:

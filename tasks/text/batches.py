@@ -187,8 +187,14 @@ def prepare(config: DataConfig, vocab_size: int, cache_dir: Path, report: Report
             if fingerprint is None and folder.exists():
                 say(f"{folder} is damaged: set aside as {set_aside(folder).name}, and made anew")
             if fingerprint is None:
-                content = _content(config, vocab_size)
-                fingerprint = cache.take_over(folder, content) or pack(config, vocab_size, folder, say, content)
+                before, content = _key(config, vocab_size), _content(config, vocab_size)
+
+                def read() -> str | None:
+                    """What was, if nothing has changed meanwhile: else nobody knows which text was packed."""
+                    return content if _key(config, vocab_size) == before else None
+
+                fingerprint = cache.take_over(folder, content) if content else None
+                fingerprint = fingerprint or pack(config, vocab_size, folder, say, read)
     require_windows(config.seq_len, fingerprint["tokens"])
     return _mapped(folder, fingerprint, config)
 
@@ -236,11 +242,14 @@ def _key(config: DataConfig, vocab_size: int) -> str:
     return f"{config.source}-{_sha([kept, sources.source_state(config), *others])}"
 
 
-def _content(config: DataConfig, vocab_size: int) -> str:
-    """The same of text that may lie anywhere: a copy, or one whose time has changed, need not be encoded again."""
-    kept, *others = _wanted(config, vocab_size)
+def _content(config: DataConfig, vocab_size: int) -> str | None:
+    """The same of text that may lie anywhere: a copy, or one whose time has changed, need not be encoded again. None
+    where a file cannot be read, of which whoever packs it will tell."""
+    (kept, *others), found = _wanted(config, vocab_size), sources.source_content(config)
+    if found is None:
+        return None
     places = {name: sources.of_a_package(where) and where for name, where in (config.domains or {}).items()}
-    return _sha([kept | {"path": None, "domains": places}, sources.source_content(config), *others])
+    return _sha([kept | {"path": None, "domains": places}, found, *others])
 
 
 def _wanted(config: DataConfig, vocab_size: int) -> list[Any]:

@@ -66,8 +66,8 @@ def documents_file(folder: Path, split: str) -> Path:
     return folder / f"{split}.jsonl"
 
 
-def write_manifest(folder: Path, fingerprint: dict[str, Any], content: str) -> None:
-    """Over all that is in the folder; `content`: by what it is known under another name."""
+def write_manifest(folder: Path, fingerprint: dict[str, Any], content: str | None) -> None:
+    """Over all that is in the folder; `content`: by what it is known under another name, if by anything."""
     files = {path.name: _checksum(path) for path in sorted(folder.iterdir())}
     manifest: dict[str, Any] = {"files": files, "fingerprint": fingerprint, "content": content}
     manifest["sha256"] = _of_manifest(manifest)

@@ -74,7 +74,7 @@ def load_splits(config: DataConfig, report: Report | None = None, cache: Path | 
     if config.max_bytes is not None and config.max_bytes < 1:
         raise ConfigError(f"data.max_bytes={config.max_bytes}: must be at least 1; null keeps everything")
     say = report or (lambda _: None)
-    scratch = cache if cache is not None and cache.is_dir() else None
+    scratch, one_text = cache if cache is not None and cache.is_dir() else None, False
     match config.source:
         case "python_packages":
             say("reading sympy and networkx")
@@ -86,6 +86,7 @@ def load_splits(config: DataConfig, report: Report | None = None, cache: Path | 
             say(f"reading {config.path}{left_out(config)}")
             rows = Rows(_source_key(config))
             spool = _spooled(read_texts(config, rows), rows, scratch, say)
+            one_text = len(spool) == 1
             splits = _divided(spool, {"source": "text", "versions": {}}, rows, config, say)
         case "hf":
             if cache is None:
@@ -94,6 +95,7 @@ def load_splits(config: DataConfig, report: Report | None = None, cache: Path | 
             texts, origin = stream(config, cache, rows, say)
             say(f"reading {origin['name']}")
             spool = _spooled(texts, rows, cache, say)
+            one_text = len(spool) == 1
             splits = _divided(spool, {"source": "hf", **origin}, rows, config, say)
         case "domains":
             say(f"reading {', '.join(domains_of(config))}")
@@ -102,6 +104,8 @@ def load_splits(config: DataConfig, report: Report | None = None, cache: Path | 
             raise AssertionError(config.source)
     whole = splits
     _require_text(splits, config, whole, "")
+    if one_text:  # its parts are no copies of each other, however much it repeats itself
+        return splits
     say("comparing the splits")
     splits = drop_near_copies(splits, say)
     _require_text(
@@ -262,7 +266,10 @@ def _require_text(splits: Splits, config: DataConfig, whole: Splits, which: str)
     for split in DIVIDED:
         if any(document.text for document in splits[split]):
             continue
-        key, fix = _source_key(config), "add text, or choose another source"
+        key, fix = (
+            _source_key(config),
+            "add other text, or choose another source" if which else "add text, or choose another source",
+        )
         if config.max_bytes is not None and size_of(whole) + _CUT >= config.max_bytes:
             key, fix = f"data.max_bytes={config.max_bytes}", "raise it"
         raise ConfigError(f"{key}: the {split} split is left without text{which}; {fix}")

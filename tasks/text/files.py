@@ -80,7 +80,8 @@ def folder_at(place: Path, key: str) -> Folder:
     """Of a folder that is there."""
     others = list[str]()
     shown = list_files(place, lambda name: _is_text(name) and not _hidden(name), "", _hidden, key, True, others)
-    text = list({file.inode: file for file in reversed(shown)}.values())[::-1]
+    first = {file.inode: file.name for file in reversed(shown)}
+    text = [file for file in shown if file.name == first[file.inode]]
     within = (name for folder, _, names in os.walk(place) if _below_hidden(folder, place) for name in names)
     hidden = sum(map(_is_text, within)) + sum(_is_text(name) and _hidden(name) for name in others)
     return Folder(text, hidden, len(shown) - len(text), sum(not _hidden(name) for name in others))
@@ -113,7 +114,7 @@ def list_files(
     `others` takes the names of the other files in the folders that are entered."""
 
     def unreadable(error: OSError) -> None:
-        raise ConfigError(f"{key}: {error.filename} cannot be read ({error.strerror}){fix}")
+        raise ConfigError(f"{key}: {_readable(str(error.filename))} cannot be read ({error.strerror}){fix}")
 
     files = []
     entered = set[tuple[int, int]]()
@@ -134,9 +135,10 @@ def list_files(
             try:
                 status = path.stat()
             except OSError as error:
-                raise ConfigError(f"{key}: {path} cannot be read ({error.strerror}){fix}") from None
+                raise ConfigError(f"{key}: {_readable(str(path))} cannot be read ({error.strerror}){fix}") from None
             if not stat.S_ISREG(status.st_mode):
-                raise ConfigError(f"{key}: {path} is no file but a pipe or a device, which may have no end{fix}")
+                shown = _readable(str(path))
+                raise ConfigError(f"{key}: {shown} is no file but a pipe or a device, which may have no end{fix}")
             relative = prefix + _readable(path.relative_to(root).as_posix())
             files.append(SourceFile.at(relative, path.absolute(), status))
     return sorted(files, key=lambda file: file.name)

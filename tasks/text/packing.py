@@ -6,7 +6,7 @@ Nothing here holds the training part in memory: it passes by document by documen
 import hashlib
 import itertools
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,8 +63,11 @@ class Written:
     domain_tokens: dict[str, int]
 
 
-def pack(config: DataConfig, vocab_size: int, folder: Path, report: Report, content: str) -> dict[str, Any]:
-    """Make the cache folder, and return its fingerprint. `content`: by what it is known under another name.
+def pack(
+    config: DataConfig, vocab_size: int, folder: Path, report: Report, read: Callable[[], str | None]
+) -> dict[str, Any]:
+    """Make the cache folder, and return its fingerprint. `read`: in the end, what was read, by which it is
+    known under another name.
 
     Raises ConfigError as `tasks.text.batches.prepare` does, and OSError where the folder cannot be written.
     """
@@ -97,7 +100,7 @@ def pack(config: DataConfig, vocab_size: int, folder: Path, report: Report, cont
                 d: {s: written[s].domain_tokens.get(d, 0) for s in SPLITS} for d in written["train"].domain_tokens
             }
         fingerprint = {**origin, **_fingerprint(config, vocab_size, written, serialized)}
-        cache.write_manifest(fresh, fingerprint, content)
+        cache.write_manifest(fresh, fingerprint, read())
     return fingerprint
 
 

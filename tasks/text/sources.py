@@ -40,16 +40,17 @@ def source_state(config: DataConfig) -> dict[str, Any]:
     return {"versions": _versions(config), "listing": listed}
 
 
-def source_content(config: DataConfig) -> dict[str, Any]:
-    """The same from what stands in the files, whatever place and times they have: equal ones mean equal text, too."""
+def source_content(config: DataConfig) -> dict[str, Any] | None:
+    """The same from what stands in the files, whatever place and times they have: equal ones mean equal text, too. None
+    where one cannot be read."""
     digest = hashlib.sha256()
     for domain, file in _files(config):
         digest.update(f"{domain}\0{file.name}\0{file.size}\0".encode())
         try:
             with file.path.open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
-        except OSError as error:
-            raise ConfigError(f"{file.path}: cannot be read ({error.strerror}); move it away") from None
+        except OSError:
+            return None
     return {"versions": _versions(config), "content": digest.hexdigest()}
 
 

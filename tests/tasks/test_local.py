@@ -17,7 +17,7 @@ from models.base.typed import ConfigError
 from tasks.config import EvalConfig
 from tasks.evals import known, programs
 from tasks.evals.fingerprint import task_fingerprint
-from tasks.evals.known import OUR_TASKS, REFERENCES, check_tasks
+from tasks.evals.known import OUR_TASKS, REFERENCES, check_copies, check_tasks
 from tasks.evals.local import BENCHMARKS, benchmark_of
 from tasks.evals.prepare import load_tasks, prepare_tasks
 from tasks.evals.presets import PRESETS, preset
@@ -262,7 +262,7 @@ def test_fewer_examples_than_stand_before_a_question_are_named(tmp_path: Path) -
 def test_data_that_nothing_reads_are_named(tmp_path: Path) -> None:
     for tasks in ([], ["python_cloze"]):
         with pytest.raises(ConfigError, match=r"eval\.data_dir=.*: eval\.tasks=\[.*\] has no task that reads it; add"):
-            check_tasks(tasks, str(tmp_path))
+            check_copies(tasks, str(tmp_path))
 
 
 def test_a_task_without_a_layout_and_one_that_runs_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

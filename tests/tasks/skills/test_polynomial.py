@@ -130,6 +130,19 @@ def test_chance_is_what_one_number_tells_and_no_other_guess_gives_more(terms: in
     assert right / (4000 * terms) < skill.chance + 0.012
 
 
+@pytest.mark.parametrize(("modulus", "terms"), [(97, 20), (1000, 2), (1000, 6)])
+def test_chance_is_known_where_few_numbers_come_twice(modulus: int, terms: int) -> None:
+    """A part of the results is the last operand's, negated or not."""
+    skill = Polynomial(modulus=modulus, terms=terms)
+    tokens = skill.draw(np.random.default_rng(7), 20_000, skill._longest()).tokens_NT1
+    ends = np.argmax(tokens == 1, axis=1)[:, None]
+    result, last = (
+        np.take_along_axis(tokens, ends + first + np.arange(terms), axis=1) - skill.words.index("0")
+        for first in (1, -terms)
+    )
+    assert skill.chance == pytest.approx(float((result == -last % modulus).mean()), abs=0.01)
+
+
 @pytest.mark.parametrize(
     "settings",
     [

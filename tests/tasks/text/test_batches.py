@@ -197,6 +197,29 @@ def test_the_same_text_in_another_place_or_of_another_time_is_not_encoded_again(
     assert len(made) == 3, "documents have names"
 
 
+def test_text_that_changes_while_it_is_read_is_no_other_texts(tmp_path: Path) -> None:
+    here, cache_dir = tmp_path / "here", tmp_path / "cache"
+    here.mkdir()
+    for i in range(100):
+        (here / f"{i}.txt").write_text(" ".join(f"{i * j % 97:x}" for j in range(200)) + "\n")
+    config, first = DataConfig(source="text", path=str(here), seq_len=16, batch_size=2), (here / "5.txt").read_text()
+    truth = prepare(config, VOCAB, tmp_path / "other").fingerprint["tokens_sha256"]
+
+    def edited(said: str) -> None:
+        if said.startswith("reading"):
+            (here / "5.txt").write_text("something else\n")
+
+    assert prepare(config, VOCAB, cache_dir, edited).fingerprint["tokens_sha256"] != truth
+    (here / "5.txt").write_text(first)
+    assert prepare(config, VOCAB, cache_dir).fingerprint["tokens_sha256"] == truth
+
+
+def test_a_file_that_cannot_be_read_is_told_with_its_key(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").symlink_to("/proc/self/mem")
+    with pytest.raises(ConfigError, match=r"^data\.path=[^ ]*: x\.txt cannot be read"):
+        prepare(DataConfig(source="text", path=str(tmp_path), seq_len=16), VOCAB, tmp_path / "cache")
+
+
 def test_two_processes_preparing_at_once(config: DataConfig, data: PackedData, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path\n"

@@ -294,9 +294,17 @@ def test_of_copies_no_one_is_held_out(tmp_path: Path) -> None:
         load_splits(_folder(tmp_path))
 
 
+def test_one_text_may_repeat_itself(tmp_path: Path) -> None:
+    (tmp_path / "log.txt").write_text(prose(1) * 200)
+    assert load_splits(_folder(tmp_path)).origin["split"] == "position"
+
+
 def test_a_name_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "a\nb.jsonl").write_text("text\n")
     with pytest.raises(ConfigError, match=r"^[^\n]*a\\nb.jsonl line 1 is not JSON[^\n]*$"):
+        list(read_texts(_folder(tmp_path)))
+    (tmp_path / "c\nd.txt").symlink_to("nowhere")
+    with pytest.raises(ConfigError, match=r"^[^\n]*c\\nd.txt cannot be read[^\n]*$"):
         list(read_texts(_folder(tmp_path)))
 
 
@@ -309,10 +317,11 @@ def test_a_file_of_several_names_is_read_once_and_what_is_passed_over_is_said(tm
     (tmp_path / ".git").mkdir()
     for other in ("rows.json", "README.md", ".hidden.md", ".git/config"):
         (tmp_path / other).write_text(prose(62))
-    assert [name for name, _ in read_texts(_folder(tmp_path))] == ["D.TXT", "a.txt", "e.JSONL.GZ:1"]
+    os.link(tmp_path / "b.txt", tmp_path / "z.txt")
+    assert [name for name, _ in read_texts(_folder(tmp_path))] == ["D.TXT", "a.txt", "e.JSONL.GZ:1"], "sorted by name"
     said: list[str] = []
     load_splits(_folder(tmp_path), said.append)
-    assert said[0] == f"reading {tmp_path} (left out: links to text that is there: 2, files of other kinds: 2)"
+    assert said[0] == f"reading {tmp_path} (left out: links to text that is there: 3, files of other kinds: 2)"
 
 
 def test_names_that_are_not_utf_8_are_spelled_out(tmp_path: Path) -> None:
