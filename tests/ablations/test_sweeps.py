@@ -36,10 +36,10 @@ ANSWERING = ("grpo", "sft_masking", "post_training")
 SLOW = (
     *("balance_scope", "experts", "gating", "memory", "outliers", "packing", "schedule", "context", "context_stages"),
     *("v3_ladder", "v3_leave_one_out", "v3_screen", "grpo", "post_training", "curriculum_text", "attention"),
-    "induction",
+    *("induction", "planning", "sft_masking"),
 )
-"""Their kin train here: moe_balance, mtp_depth, recall, planning, precision, curriculum and sft_masking; teachers,
-rewards and longer contexts in trial/test_distil, test_rewards and test_context."""
+"""Their kin train here: moe_balance, mtp_depth, recall, precision and curriculum; fine-tuning, teachers, rewards and
+longer contexts in trial/test_distil, test_rewards and test_context."""
 DRAWN = ("moe_balance", "pipeline")
 """Between them they have every figure but some of lengths, contexts, skills; matplotlib costs more than the trials."""
 TOO_SHORT = {("masked", "packed"), ("v3", "v3_frozen_bias"), ("dr_grpo", "sft"), ("masked", "open")}
