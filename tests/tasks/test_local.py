@@ -176,8 +176,8 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
         "hellaswag/validation.jsonl line 2 has no field `endings` (fields: activity_label, ctx_a, ctx_b, label)",
     ),
     "no column": (
-        lambda d: put(d, "hellaswag", [without("label")[1]], ".parquet"),
-        "hellaswag/validation.parquet row 1 has no field `label` (fields: activity_label, ctx_a, ctx_b, endings)",
+        lambda d: put(d, "hellaswag", [{**without("label")[1], "gold": "0"}], ".parquet"),
+        "hellaswag/validation.parquet row 1 has no field `label` (fields: activity_label, ctx_a, ctx_b, endings, gold)",
     ),
     "another type": (
         lambda d: put(d, "hellaswag", without("endings", endings="c"), ".jsonl.gz"),
