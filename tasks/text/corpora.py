@@ -266,10 +266,8 @@ def _require_text(splits: Splits, config: DataConfig, whole: Splits, which: str)
     for split in DIVIDED:
         if any(document.text for document in splits[split]):
             continue
-        key, fix = (
-            _source_key(config),
-            "add other text, or choose another source" if which else "add text, or choose another source",
-        )
+        key, more = _source_key(config), "other text" if which else "text"
+        fix = f"add {more}, or choose another source"
         if config.max_bytes is not None and size_of(whole) + _CUT >= config.max_bytes:
             key, fix = f"data.max_bytes={config.max_bytes}", "raise it"
         raise ConfigError(f"{key}: the {split} split is left without text{which}; {fix}")
