@@ -20,7 +20,7 @@ from models.base.command import given, keys_of, parse
 from models.base.streams import obeyed, spoken
 from models.base.typed import ConfigError, build, nested
 from models.vocabulary import END_OF_TEXT
-from tasks.config import DRAWN, DataConfig, EvalConfig
+from tasks.config import DataConfig, EvalConfig
 from tasks.evals.presets import PRESETS, preset
 
 if TYPE_CHECKING:
@@ -208,16 +208,15 @@ def _data_of(folder: Path, saved: dict[str, Any]) -> dict[str, Any]:
 def _asked_of(learned_from: dict[str, Any], asked: dict[str, Any]) -> DataConfig:
     """The checkpoint's data keys under those that were asked for; where that is another source, without what was about
     the checkpoint's. Raises ConfigError for keys that are of no use together, as before a training."""
-    from ablations.config.trialrules import check_source
+    from tasks.rules import check_source, needed_by
 
     if asked.get("source", learned_from.get("source")) != learned_from.get("source"):
         learned_from = {key: value for key, value in learned_from.items() if key not in OF_A_SOURCE}
     config = build(DataConfig, {**learned_from, **asked}, "data")
     check_source(config)
-    if config.source in DRAWN and "max_bytes" in asked:
-        raise ConfigError(
-            f"data.max_bytes={config.max_bytes}: is of text, and data.source={config.source} has none; leave it out"
-        )
+    for key, value in asked.items():
+        if needed := needed_by(key, config):
+            raise ConfigError(f"data.{key}={value}: is read only with {needed}; add that, or leave it out")
     return config
 
 

@@ -7,14 +7,14 @@ from models.config import ModelConfig
 from models.pipeline.rules import check_pipeline
 from models.rules import check_length, validate
 from models.training.config import OptimConfig
-from tasks.config import DRAWN, MOST_ORDERED, DataConfig, EvalConfig
+from tasks.config import DRAWN, MOST_ORDERED, EvalConfig
 from tasks.evals.known import check_askable
 from tasks.evals.programs import check_programs
-from tasks.problems.chosen import PROBLEMS, check_problem, problem_of
-from tasks.skills.chosen import SKILLS, check_learnable, check_skill
+from tasks.problems.chosen import check_problem, problem_of
+from tasks.rules import check_source
+from tasks.skills.chosen import check_learnable, check_skill
 from tasks.skills.mixed import check_skills
 from tasks.text.fim import reserved
-from tasks.text.sources import weights_of
 from tasks.text.tokenizer import least_vocab, require_vocab
 
 MOST_STEPS = 1_000_000
@@ -290,61 +290,6 @@ def _check_epochs(stage: Stage) -> None:
         raise ConfigError(
             f"data.epochs={epochs}: the stage's {stage.steps} batches of {stage.sequences:,} sequences are no whole "
             "number for each; change train.tokens" + (", or take data.ramp_from=1" if stage.data.ramp_from < 1 else "")
-        )
-
-
-def check_source(data: DataConfig) -> None:
-    for source, name, wanted in (
-        ("text", "path", "FILE_OR_FOLDER"),
-        ("hf", "name", "DATASET"),
-        ("skill", "skill", f"NAME, one of {', '.join(SKILLS)}"),
-        ("problem", "problem", f"NAME, one of {', '.join(PROBLEMS)}"),
-    ):
-        value = getattr(data, name)
-        if data.source == source and not value:
-            raise ConfigError(f"data.source={source}: needs data.{name}={wanted}")
-        if data.source != source and value is not None:
-            raise ConfigError(f"data.{name}={value}: is read with data.source={source} only; add data.source={source}")
-    if data.text_field != "text" and data.source not in ("text", "hf", "domains"):
-        raise ConfigError(f"data.text_field={data.text_field}: is of rows, which data.source={data.source} has none of")
-    _check_drawn(data)
-    _check_domains(data)
-
-
-def _check_drawn(data: DataConfig) -> None:
-    """What is drawn from a rule has keys of its own, and none of documents; a problem's instances are such."""
-    for name, default, read, why in (
-        ("settings", None, DRAWN, "is read with data.source=skill or problem only"),
-        ("answers_only", False, DRAWN, "is read with data.source=skill or problem only"),
-        ("template", "plain", ("problem",), "is read with data.source=problem only"),
-    ):
-        if (value := getattr(data, name)) != default and data.source not in read:
-            amid = "; among text (data.skills) a skill is as it is, leave this out" if data.skills else ""
-            raise ConfigError(f"data.{name}={value}: {why}{amid or f'; add data.source={read[-1]}'}")
-    without = {"skill": (("fim_rate", None), ("mask_documents", False)), "problem": (("fim_rate", None),)}
-    for name, default in without.get(data.source, ()):
-        if (value := getattr(data, name)) != default:
-            raise ConfigError(
-                f"data.{name}={value}: is about documents of text, which data.source={data.source} has none of; "
-                "leave it out"
-            )
-
-
-def _check_domains(data: DataConfig) -> None:
-    if data.source != "domains":
-        for name, default in (("domains", None), ("weights", None), ("domain_per", "sequence")):
-            if (value := getattr(data, name)) != default:
-                raise ConfigError(
-                    f"data.{name}={value}: is read with data.source=domains only; add data.source=domains"
-                )
-    elif data.domains is not None and len(data.domains) < 2:
-        raise ConfigError(f"data.domains={data.domains}: two or more; for one kind of text take data.source=text")
-    else:
-        weights_of(data)
-    if data.domain_per == "batch" and data.ramp_from != 1:
-        raise ConfigError(
-            f"data.ramp_from={data.ramp_from}: batches of one domain each have one size; take data.ramp_from=1 or "
-            "data.domain_per=sequence"
         )
 
 

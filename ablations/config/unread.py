@@ -7,7 +7,7 @@ from typing import Any
 from ablations.config.schema import SweepConfig
 from ablations.config.trialkeys import Stage, TrialKeys, trial_leaves, value_of, with_overrides
 from models.base.typed import ConfigError
-from tasks.config import DRAWN
+from tasks.rules import needed_by
 
 USUAL = TrialKeys()
 OWN_ANSWERS = ("data.answers_only", "data.mask_documents")
@@ -43,8 +43,8 @@ def _needs(key: str, stage: Stage) -> str | None:
         return "grpo.on=false"
     if key == "data.settings" and grpo.on and _of_given_answers(stage.data.settings or {}):
         return "grpo.on=false: its short and wrong say how given answers are written, and here a model writes them"
-    if key == "data.max_bytes" and stage.data.source in DRAWN:
-        return "text, data.source=text, hf, domains, stdlib or python_packages"
+    if key.startswith("data.") and (needed := needed_by(key.removeprefix("data."), stage.data)):
+        return needed
     if key.startswith("grpo.") and not grpo.on:
         return "grpo.on=true"
     if key.startswith("distil.") and not stage.distil.on:

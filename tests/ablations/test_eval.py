@@ -108,7 +108,7 @@ def test_what_text_does_not_ask_is_refused_before_anything_is_written(
     assert "error: eval.tasks=skill_answers: text asks nothing; take data.source=" in capfd.readouterr().err
     skill = ["data.source=skill", "data.skill=recall", "data.max_bytes=9", "eval=skills"]
     assert command.main([f"checkpoint={checkpoint}", f"runs_dir={tmp_path}/runs", *skill]) == 2
-    assert "error: data.max_bytes=9: is of text, and data.source=skill has none" in capfd.readouterr().err
+    assert "error: data.max_bytes=9: is read only with text, data.source=text, hf" in capfd.readouterr().err
     assert not (tmp_path / "runs").exists()
 
 
