@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -243,8 +244,9 @@ def test_nothing_can_be_written_but_in_its_own_folder() -> None:
     for place in ("/", "/usr", "/dev", "/etc", sys.base_prefix):
         outcome = run(f"open({place + '/x'!r}, 'w')")
         assert outcome.ending == "failed" and "Read-only file system" in outcome.said, outcome
-    assert run("open('x', 'w').write('y')\nassert open('/tmp/x').read() == 'y'").ending == "passed"
-    assert not Path("/tmp/x").exists()
+    name = uuid.uuid4().hex  # which nobody else has there
+    assert run(f"open('{name}', 'w').write('y')\nassert open('/tmp/{name}').read() == 'y'").ending == "passed"
+    assert not Path("/tmp", name).exists()
 
 
 @boxed
