@@ -69,6 +69,8 @@ def _list() -> None:
     from ablations.show.terminal import print_tables
     from ablations.sweep.listing import listing
 
+    if sys.stderr.isatty():
+        print("planning every sweep, for its minutes ...", file=sys.stderr)
     rows = [
         [one.sweep, f"{one.minutes:.0f}", "\n".join(f"{s.run}: {s.state}" for s in one.answers) or "-", one.question]
         for one in listing(Path("runs"), ROOT / "results")

@@ -118,7 +118,10 @@ def list_files(
 
     files = []
     entered = set[tuple[int, int]]()
+    place = root.absolute()
     for folder, folders, names in os.walk(root, onerror=unreadable, followlinks=links):
+        inside = Path(folder).relative_to(root)  # once a folder: thousands of paths take longer than their files
+        before, parent = prefix + _readable("" if inside == Path() else f"{inside.as_posix()}/"), place / inside
         if links:
             inode = _inode(os.stat(folder))
             if inode in entered:
@@ -131,21 +134,22 @@ def list_files(
                 if others is not None:
                     others.append(name)
                 continue
-            path = Path(folder, name)
             try:
-                status = path.stat()
+                status = os.stat(f"{folder}/{name}")
             except OSError as error:
-                raise ConfigError(f"{key}: {_readable(str(path))} cannot be read ({error.strerror}){fix}") from None
+                shown = _readable(str(Path(folder, name)))
+                raise ConfigError(f"{key}: {shown} cannot be read ({error.strerror}){fix}") from None
             if not stat.S_ISREG(status.st_mode):
-                shown = _readable(str(path))
+                shown = _readable(str(Path(folder, name)))
                 raise ConfigError(f"{key}: {shown} is no file but a pipe or a device, which may have no end{fix}")
-            relative = prefix + _readable(path.relative_to(root).as_posix())
-            files.append(SourceFile.at(relative, path.absolute(), status))
+            files.append(SourceFile.at(before + _readable(name), parent / name, status))
     return sorted(files, key=lambda file: file.name)
 
 
 def _readable(name: str) -> str:
     """A file's name as text on one line: bytes that are not UTF-8, and what would break the line, are spelled out."""
+    if name.isprintable():
+        return name
     text = name.encode(errors="surrogateescape").decode(errors="backslashreplace")
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 

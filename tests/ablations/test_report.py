@@ -275,7 +275,6 @@ def unknown(case: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder.resolve()
 
 
-@pytest.mark.usefixtures("without_figures")
 @pytest.mark.parametrize(
     ("case", "words"),
     [
@@ -286,32 +285,31 @@ def unknown(case: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("no git", "there is no git here"),
     ],
 )
-def test_an_unknown_commit_is_said_with_its_reason(
-    sweep_run: Any,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    case: str,
-    words: str,
+def test_an_unknown_commit_has_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str, words: str) -> None:
+    monkeypatch.setattr("ablations.show.provenance.ROOT", unknown(case, tmp_path / "checkout", monkeypatch))
+    found = commit()
+    assert (found.commit, found.dirty) == (None, None) and words in (found.commit_unknown or "")
+    assert "\n" not in (found.commit_unknown or "")
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_an_unknown_commit_is_said_and_stays_unknown(
+    sweep_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sweep_run(tmp_path / "runs", seeds=2)
-    monkeypatch.setattr("ablations.show.provenance.ROOT", unknown(case, tmp_path / "checkout", monkeypatch))
+    monkeypatch.setattr("ablations.show.provenance.ROOT", unknown("no repository", tmp_path / "checkout", monkeypatch))
+    why = commit().commit_unknown
     given = ["sweep=moe_balance", f"runs_dir={tmp_path / 'runs'}", f"results_dir={tmp_path / 'results'}"]
     assert main([*given, "publish=true"]) == 0
-    (line,) = capsys.readouterr().err.splitlines()
     path = tmp_path / "results/moe_balance/cpu/manifest.json"
-    assert line.startswith(f"warning: {path} has no commit: ") and words in line
+    assert capsys.readouterr().err == f"warning: {path} has no commit: {why}\n"
     manifest = read_json(path)
-    assert (manifest["commit"], manifest["dirty"]) == (None, None) and words in manifest["commit_unknown"]
-    if case != "no repository":  # one tells what becomes of all
-        return
+    assert (manifest["commit"], manifest["dirty"], manifest["commit_unknown"]) == (None, None, why)
     monkeypatch.undo()
     monkeypatch.setattr("ablations.show.figures.every.draw_figures", lambda result: [])
     assert main([*given, "publish=again"]) == 0
     again = read_json(path)
-    assert again["commit"] is None and again["commit_unknown"] == manifest["commit_unknown"], (
-        "what it was made from stays unknown"
-    )
+    assert again["commit"] is None and again["commit_unknown"] == why, "what it was made from stays unknown"
     assert again["rendered"]["commit"]
 
 
