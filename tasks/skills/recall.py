@@ -4,8 +4,10 @@
     `---- pairs ----'   `---- each key again, once -------'
 
 How far behind the pairs a key comes again follows a power law, as in text: sooner is likelier. A model that holds the
-values, and not whose they are, can still strike out those that were asked: that guess is chance. Nothing is left behind
-the last answer (zoology goes on with blanks), so that an item is the same however much room it is given.
+values, and not whose they are, can still strike out those that were asked: that guess is chance. Two things are not as
+in zoology. There the first pair draws its place first, and so is asked first more often: who reads no key, and names
+the earliest pair that is left, is right 0.43 of the time with 8 pairs in 32 tokens, and not 0.34. And behind the last
+answer blanks go on there; nothing is left here, so that an item is the same however much room it is given.
 """
 
 from collections.abc import Sequence
@@ -83,6 +85,7 @@ class Recall:
         law = (self.power - 1) * np.log(np.arange(1, slots + 1))
         # Without replacement, each next one by what is left of the law (Gumbel's maximum).
         taken = np.argsort(-(law + rng.gumbel(size=(rows, slots))), axis=1)[:, :pairs]
+        taken = rng.permuted(taken, axis=1)  # or a pair's place would tell when it is asked
         asked = 2 * pairs + 2 * taken
         np.put_along_axis(tokens, asked, keys, axis=1)
         np.put_along_axis(tokens, asked + 1, values, axis=1)
