@@ -20,7 +20,7 @@ from models.base.command import given, keys_of, parse
 from models.base.streams import obeyed, spoken
 from models.base.typed import ConfigError, build, nested
 from models.vocabulary import END_OF_TEXT
-from tasks.config import DataConfig, EvalConfig
+from tasks.config import DRAWN, DataConfig, EvalConfig
 from tasks.evals.presets import PRESETS, preset
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ Scores a checkpoint folder (config.json, model.safetensors, tokenizer.json) on l
   runs_dir=runs     its cache/ keeps prepared data, evaluation items and downloads
 {groups}
 eval.tasks names any lm-eval task, or the path of a task's YAML file, WHOSE !function RUNS THAT PYTHON with your rights;
-eval=NAME takes a preset's tasks ({presets}).
+eval=NAME takes a preset's tasks ({presets}), data=NAME is data.source=NAME.
 The data keys start from the checkpoint's own.
 Example: python -m ablations.eval checkpoint=runs/trials/ID/checkpoint eval.tasks=[python_cloze,blimp] eval.items=100
 """
@@ -80,7 +80,7 @@ class Request:
 
 def request_of(words: Sequence[str]) -> Request:
     """Raises ConfigError for a word that is no KEY=VALUE, an unknown key, or a wrong value."""
-    words = [_tasks_of(word) for word in words]
+    words = [_spelled_out(word) for word in words]
     asked = parse(EvalCommand, words, UNUSED)
     if asked.checkpoint is None:
         raise ConfigError("checkpoint: missing; give the folder of a checkpoint, checkpoint=PATH")
@@ -88,9 +88,11 @@ def request_of(words: Sequence[str]) -> Request:
     return Request(asked.checkpoint, asked.device, asked.runs_dir, asked.eval, overrides)
 
 
-def _tasks_of(word: str) -> str:
-    """A preset's name as the tasks that it stands for; any other word as it is."""
+def _spelled_out(word: str) -> str:
+    """A preset's name as the tasks that it stands for, and a source's as its key; any other word as it is."""
     key, _, name = word.partition("=")
+    if key == "data":
+        return f"data.source={name}"
     return f"eval.tasks=[{','.join(preset(name))}]" if key == "eval" else word
 
 
@@ -119,6 +121,7 @@ def evaluate(request: Request) -> dict[str, Any]:
     model, saved = load_checkpoint(request.checkpoint)
     learned_from = _data_of(request.checkpoint, saved)
     config = _asked_of(learned_from, request.data)
+    _check_words(request.checkpoint, learned_from, config)
     check_askable(request.eval.tasks, config.source)
     check_length(model.config, config.seq_len)
     tokenizer, vocab_size = _tokenizer(request.checkpoint), saved["model"]["vocab_size"]
@@ -218,6 +221,18 @@ def _asked_of(learned_from: dict[str, Any], asked: dict[str, Any]) -> DataConfig
         if needed := needed_by(key, config):
             raise ConfigError(f"data.{key}={value}: is read only with {needed}; add that, or leave it out")
     return config
+
+
+def _check_words(folder: Path, learned_from: dict[str, Any], asked: DataConfig) -> None:
+    """Who has learned words of a rule can read no others. Raises ConfigError."""
+    from tasks.rules import tokens_of
+
+    learned = build(DataConfig, learned_from, "data")
+    if learned.source in DRAWN and tokens_of(asked) != tokens_of(learned):
+        raise ConfigError(
+            f"data.source={asked.source}: has other words than data.{learned.source}="
+            f"{getattr(learned, learned.source)}, which checkpoint={folder} has learned; leave the data keys out"
+        )
 
 
 def _tokenizer(folder: Path) -> "Tokenizer":

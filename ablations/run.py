@@ -44,10 +44,13 @@ def _run(words: list[str]) -> int:
     from ablations.sweep.preflight import check_start
     from tasks.evals.known import check_copies, check_tasks
 
-    check_tasks(config.eval.tasks, config.eval.data_dir, config.eval.run_model_code)
     plan = make_plan(config)
-    asked = dict.fromkeys(task for arm in plan.arms.values() for task in arm.keys.eval.tasks)
-    check_copies(list(asked), config.eval.data_dir)
+    read_from: dict[str | None, dict[str, None]] = {}
+    for arm in plan.arms.values():
+        check_tasks(arm.keys.eval.tasks, arm.keys.eval.data_dir, arm.keys.eval.run_model_code)
+        read_from.setdefault(arm.keys.eval.data_dir, {}).update(dict.fromkeys(arm.keys.eval.tasks))
+    for data_dir, tasks in read_from.items():
+        check_copies(list(tasks), data_dir)
     print(describe(plan), flush=True)
     if config.dry_run:
         return 0

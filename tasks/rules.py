@@ -1,11 +1,16 @@
 """The rules between the keys of a source. What a single key must keep stands in its type, and what the rest of a trial
 asks of it in `ablations.config.trialrules`."""
 
+from typing import Any
+
 from models.base.typed import ConfigError
 from tasks.config import DRAWN, DataConfig
-from tasks.problems.chosen import PROBLEMS
-from tasks.skills.chosen import SKILLS
+from tasks.problems.chosen import PROBLEMS, problem_of
+from tasks.skills.chosen import SKILLS, skill_of
 from tasks.text.sources import weights_of
+
+OF_THE_TEXT = ("source", "path", "name", "text_field", "domains", "weights", "skills", "max_bytes", "fim_rate")
+"""Keys that a tokenizer of text depends on."""
 
 
 def check_source(data: DataConfig) -> None:
@@ -62,6 +67,16 @@ def _check_domains(data: DataConfig) -> None:
             f"data.ramp_from={data.ramp_from}: batches of one domain each have one size; take data.ramp_from=1 or "
             "data.domain_per=sequence"
         )
+
+
+def tokens_of(data: DataConfig) -> list[Any]:
+    """Equal where the tokens of two sources mean the same: words of what is drawn, and else all that a tokenizer is
+    learned from. Raises ConfigError for a setting that a skill or a problem does not have."""
+    if data.source == "problem":
+        return [*problem_of(data).words]
+    if data.source == "skill":
+        return [*skill_of(data).words]
+    return [getattr(data, name) for name in OF_THE_TEXT]
 
 
 def needed_by(key: str, data: DataConfig) -> str | None:

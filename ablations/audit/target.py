@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,13 +19,13 @@ if TYPE_CHECKING:
 
 def found(target: str, trained: bool) -> "Subject":
     """`trained`: whether what a factory returns is. Raises ConfigError, in one line, for what is no model."""
-    if ":" in target and not Path(target).expanduser().is_dir():
+    if ":" in target and not Path(os.path.expanduser(target)).is_dir():
         return adapted(made(target), trained)
     return _in_folder(target)
 
 
 def _in_folder(target: str) -> "Subject":
-    folder = Path(target).expanduser()
+    folder = Path(os.path.expanduser(target))
     if not folder.is_dir():
         raise ConfigError(f"{target}: there is no such folder; name one, or package.module:factory")
     if not (folder / "config.json").is_file():

@@ -6,8 +6,8 @@ from ablations.config.trialkeys import Stage
 from models.base.typed import ConfigError
 from models.post_training.config import DistilConfig
 from models.rules import check_length
-from tasks.config import DataConfig
-from tasks.problems.chosen import problem_of
+from tasks.config import DRAWN, DataConfig
+from tasks.rules import tokens_of
 
 
 def check_tokens(earlier: Stage, stage: Stage) -> None:
@@ -81,19 +81,16 @@ def _check_unread(distil: DistilConfig) -> None:
             raise ConfigError(f"distil.{name}={value}: is read with {other} only; add it")
 
 
-OF_THE_TEXT = ("source", "path", "name", "text_field", "domains", "weights", "skill", "skills", "max_bytes", "fim_rate")
-"""Keys of `data` that its tokenizer depends on, problems aside."""
-
-
 def _tokens(stage: Stage) -> list[Any]:
     """Equal where two stages' tokens mean the same."""
-    data = stage.data
-    if data.source == "problem":
-        return [stage.model.vocab_size, *problem_of(data).words]
-    return [stage.model.vocab_size, *(getattr(data, name) for name in OF_THE_TEXT)]
+    return [stage.model.vocab_size, *tokens_of(stage.data)]
 
 
 def _named(stage: Stage) -> str:
     data = stage.data
-    what = f"data.problem={data.problem}" if data.source == "problem" else f"data.source={data.source}"
+    what = f"data.source={data.source}"
+    if data.source in DRAWN:
+        what = f"data.{data.source}={getattr(data, data.source)}"
+    if data.settings:
+        what += f", data.settings={data.settings}"
     return f"model.vocab_size={stage.model.vocab_size}, {what}"

@@ -18,7 +18,7 @@ from ablations.config.schema import Config, LaunchConfig
 from ablations.config.sweepfile import default_scale, find_sweep, read_scale, read_sweep, shown, sweep_files
 from ablations.config.sweeprules import check_control, check_metrics_exist
 from ablations.config.trialkeys import TRIAL_GROUPS, TrialKeys, with_overrides
-from ablations.config.trialrules import check, check_asked, check_trained
+from ablations.config.trialrules import check
 from ablations.config.unread import check_read
 from ablations.config.words import parse
 from models.base.typed import ConfigError, build, closest, nested
@@ -199,9 +199,9 @@ def _check_set_once(explicit: Mapping[str, Any], config: Config, chosen: Iterabl
 
 
 def _check_trials(config: Config, chosen: Iterable[str], file: str, explicit: Collection[str]) -> None:
-    """Every arm and the control can be trained. A fault of the command line is not blamed on the file."""
-    resolved = resolved_arms(config.sweep, check_trained(config.trial), file)
-    check_metrics_exist(config.sweep, resolved, file)
+    """Every arm and the control can be trained. A fault of the command line is not blamed on the file, and what stands
+    before the arms need not be whole: they may say the rest."""
+    resolved = resolved_arms(config.sweep, config.trial, file)
     baseline = resolved[config.sweep.baseline]
     control = with_overrides(baseline, config.sweep.control, f"{file} control")
     for name, arm_keys in [*((f"arm {arm}", resolved[arm]) for arm in chosen), ("control", control)]:
@@ -210,14 +210,20 @@ def _check_trials(config: Config, chosen: Iterable[str], file: str, explicit: Co
         except ConfigError as error:
             said_of_all = str(error) == _fault(config.trial)
             raise ConfigError(str(error) if said_of_all else f"{file} {name}: {error}") from None
+    if config.track.checkpoints and not any(resolved[name].eval.tasks for name in chosen):
+        raise ConfigError(
+            "track.checkpoints=true: a checkpoint is kept for what is asked of it, and eval.tasks=[] asks nothing; add "
+            "eval=quick, or leave it out"
+        )
+    check_metrics_exist(config.sweep, resolved, file)
     check_control(control, baseline, file)
     check_read(config.sweep, config.trial, resolved, file, explicit)
 
 
 def _fault(keys: TrialKeys) -> str | None:
-    """What is wrong with what is asked before any arm has set anything."""
+    """What is wrong before any arm has set anything."""
     try:
-        check_asked(keys)
+        check(keys)
     except ConfigError as error:
         return str(error)
     return None

@@ -30,7 +30,7 @@ def sweep_files(sweeps_dir: str | None) -> dict[str, list[Path]]:
     """Sweep name -> its files, from the checkout's sweeps/ and `sweeps_dir` (relative to the current directory)."""
     folders = [ROOT / "sweeps"]
     if sweeps_dir is not None:
-        folder = Path(os.path.abspath(Path(sweeps_dir).expanduser()))
+        folder = Path(os.path.abspath(os.path.expanduser(sweeps_dir)))
         if not folder.is_dir():
             raise ConfigError(f"sweeps_dir={sweeps_dir}: no such folder")
         if folder.resolve() != folders[0].resolve():

@@ -2,7 +2,7 @@
 
 from ablations.config.chainrules import check_distil, check_tokens
 from ablations.config.trialkeys import Stage, TrialKeys
-from models.base.typed import ConfigError
+from models.base.typed import ConfigError, as_typed
 from models.config import ModelConfig
 from models.pipeline.rules import check_pipeline
 from models.rules import check_length, validate
@@ -11,7 +11,7 @@ from tasks.config import DRAWN, MOST_ORDERED, EvalConfig
 from tasks.evals.known import check_askable
 from tasks.evals.programs import check_programs
 from tasks.problems.chosen import check_problem, problem_of
-from tasks.rules import check_source
+from tasks.rules import OF_THE_TEXT, check_source, tokens_of
 from tasks.skills.chosen import check_learnable, check_skill
 from tasks.skills.mixed import check_skills
 from tasks.text.fim import reserved
@@ -19,17 +19,12 @@ from tasks.text.tokenizer import least_vocab, require_vocab
 
 MOST_STEPS = 1_000_000
 """Of a trial; V3's own training took 235,000 (14.8T tokens in batches of 63M)."""
+OF_A_SOURCE = ("source", "skill", "problem", "settings")
+"""Keys that say what is learned, of all sources."""
 
 
 def check(keys: TrialKeys) -> TrialKeys:
     """`keys`, of which every stage can be trained and the last one scored. Raises ConfigError."""
-    check_trained(keys)
-    check_asked(keys)
-    return keys
-
-
-def check_trained(keys: TrialKeys) -> TrialKeys:
-    """`keys`, of which every stage can be trained. Raises ConfigError."""
     for number, stage in enumerate(keys.stages):
         _check_stage(stage)
         if stage.grpo.on and not number:
@@ -53,13 +48,9 @@ def check_trained(keys: TrialKeys) -> TrialKeys:
     if keys.eval.tokens < keys.data.seq_len:
         raise ConfigError(f"eval.tokens={keys.eval.tokens}: less than one sequence (data.seq_len={keys.data.seq_len})")
     check_programs(keys.eval.tasks, keys.eval.run_model_code)
-    return keys
-
-
-def check_asked(keys: TrialKeys) -> None:
-    """Raise ConfigError where what is learned from has no answer to what is asked of a trial."""
     _check_lengths(keys)
     _check_answers(keys)
+    return keys
 
 
 def _check_lengths(keys: TrialKeys) -> None:
@@ -95,12 +86,15 @@ def _check_place(trunk: Stage, stage: Stage) -> None:
             f"trunk's ({trunk.data.batch_size} of {trunk.data.seq_len}), in whose place this goes on after step "
             f"{trunk.stop}; keep its batches, take longer sequences and as many fewer of them, or compare from scratch"
         )
-    for name in ("source", "path", "name", "domains", "skill", "problem"):
-        if (value := getattr(stage.data, name)) != (learned := getattr(trunk.data, name)):
-            raise ConfigError(
-                f"data.{name}={value}: goes on in the place of a trunk that has data.{name}={learned}, whose tokens "
-                "mean other things; take the trunk's, or compare from scratch"
-            )
+    own, learned = stage.data, trunk.data
+    other = [name for name in (*OF_A_SOURCE, *OF_THE_TEXT) if getattr(own, name) != getattr(learned, name)]
+    if {"source", "skill", "problem"} & {*other} or tokens_of(own) != tokens_of(learned):
+        name = other[0]
+        raise ConfigError(
+            f"data.{name}={as_typed(getattr(own, name))}: goes on in the place of a trunk that has data.{name}="
+            f"{as_typed(getattr(learned, name))}, whose tokens mean other things; take the trunk's, or compare from "
+            "scratch"
+        )
     if stage.stop <= trunk.stop:
         raise ConfigError(f"train.tokens={stage.train.tokens}: end at step {stage.stop}, the trunk's at {trunk.stop}")
     if (epochs := stage.data.epochs) != trunk.data.epochs or (epochs > 1 and stage.sequences != trunk.sequences):

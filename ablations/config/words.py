@@ -10,13 +10,15 @@ from models.base.typed import ConfigError
 from tasks.evals.presets import preset
 
 _CHOICES = ("sweep", "scale")
+_NAMED = {"launch": "launch.kind", "data": "data.source"}
+"""Groups of keys of which one key says what the rest is about."""
 _HOME, _IN_QUOTES = r"(?<=[\[,])(~[^,\]]*)", r'"\1"'
 """A path in a list that begins with `~`, which Hydra's grammar does not read."""
 
 
 def parse(words: list[str]) -> dict[str, Any]:
     """Dotted key -> value of every word, in order; keys known, values of the right type. `model` is a size's name; a
-    preset's for `eval` is its tasks; a name for `launch` is its kind.
+    preset's for `eval` is its tasks; a name for `launch` is its kind, and for `data` its source.
 
     Raises ConfigError for what is no KEY=VALUE of the schema, and for a key that is given twice.
     """
@@ -35,8 +37,8 @@ def _leaves(word: str) -> dict[str, Any]:
     names_size = key == "model" and NAME.fullmatch(raw) is not None  # where `model={...}` is a group of keys
     if key in _CHOICES or names_size:
         return {key: raw.strip("'\"")}
-    if key == "launch" and NAME.fullmatch(raw):
-        return {"launch.kind": accepted("launch.kind", raw)}
+    if key in _NAMED and NAME.fullmatch(raw):
+        return {_NAMED[key]: accepted(_NAMED[key], raw)}
     if key == "eval" and NAME.fullmatch(raw):
         return {"eval.tasks": preset(raw)}
     return {leaf: accepted(leaf, value) for leaf, value in flat(key, _value(word, key)).items()}

@@ -5,6 +5,7 @@
 
 import contextlib
 import dataclasses
+import os
 import re
 import typing
 from collections.abc import Iterator, Sequence
@@ -84,7 +85,7 @@ def _value(hint: Any, key: str, text: str) -> Any:
     if Path in kinds:
         if not text.strip():
             raise ConfigError(f"{key}={text}: expected a path; leave the key out for its default")
-        return Path(text).expanduser()
+        return Path(os.path.expanduser(text))
     for choice in (arg for kind in kinds if typing.get_origin(kind) is Literal for arg in typing.get_args(kind)):
         if text.lower() == choice:
             return choice

@@ -57,7 +57,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
         mode = fresh.stat().st_mode & 0o777
         yield fresh
         for inside in sorted((path for path in fresh.rglob("*") if not path.is_symlink()), reverse=True):
-            _settle(inside, mode if inside.is_dir() else mode & 0o666)
+            if inside.is_dir() or inside.stat().st_nlink == 1:  # others' files that are linked here stay theirs
+                _settle(inside, mode if inside.is_dir() else mode & 0o666)
         _settle(fresh, mode)
         _step_in(fresh, path)
         _sync(path.parent)

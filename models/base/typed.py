@@ -248,4 +248,15 @@ def _checked(hint: Any, value: Any, path: str) -> Any:
         if not math.isfinite(value):
             raise _OutOfBounds(f"{path}={value}: must be a finite number")
         return float(value)
+    if isinstance(value, str) and not (value.isascii() or _is_utf8(value)):
+        shown = value.encode(errors="surrogateescape").decode(errors="backslashreplace")
+        raise ConfigError(f"{path}={shown}: is not UTF-8, in which it would be written down; give it another name")
     return value
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

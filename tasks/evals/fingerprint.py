@@ -9,6 +9,7 @@ import ast
 import functools
 import hashlib
 import importlib.util
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -37,7 +38,7 @@ def task_fingerprint(names: Sequence[str], data_dir: str | None = None) -> dict[
     the files there whose names its strings spell out. An absent file has no content; a file that cannot be parsed leads
     nowhere (whoever loads the task says what is wrong with it).
     """
-    files = {name: _closure_hash(Path(name).expanduser()) for name in names if is_task_file(name)}
+    files = {name: _closure_hash(Path(os.path.expanduser(name))) for name in names if is_task_file(name)}
     return files | ({} if data_dir is None else _copies(names, data_dir))
 
 
@@ -98,7 +99,7 @@ def _of_yaml(path: Path) -> Iterator[Reference]:
         elif "include" in keys:
             yield "yaml", path.parent / value
         elif keys & {"dataset_path", "dataset_kwargs", "metadata"}:
-            for place in (Path(value).expanduser(), path.parent / value):  # `datasets` starts from the first
+            for place in (Path(os.path.expanduser(value)), path.parent / value):  # `datasets` starts from the first
                 yield from (("data", file) for file in _files_at(place))
 
 

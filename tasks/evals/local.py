@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import gzip
 import json
+import os
 import re
 import zlib
 from collections import defaultdict
@@ -53,7 +54,7 @@ def _choices(value: Any) -> bool:
 
 def _four(value: Any) -> bool:
     """lm-eval takes out what stands in brackets, but for a title amid a text."""
-    return _texts(value) and [_some(re.sub(r"( \[title\])|\[.*?\]", r"\1", text)) for text in value] == [True] * 4
+    return _texts(value) and [_some(re.sub(r"( \[title\])|\[.*?\]", r"\1", t.strip())) for t in value] == [True] * 4
 
 
 def _last_word(value: str) -> bool:
@@ -229,7 +230,7 @@ def existing_files(task: str, data_dir: str) -> list[Path]:
 
 
 def _folder(data_dir: str) -> Path:
-    return Path(data_dir).expanduser()
+    return Path(os.path.expanduser(data_dir))
 
 
 @contextlib.contextmanager

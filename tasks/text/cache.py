@@ -88,7 +88,7 @@ def read_fingerprint(folder: Path) -> dict[str, Any] | None:
         fingerprint: dict[str, Any] = manifest["fingerprint"]
         made_with = fingerprint["tokenizer_sha256"]
         found = hashlib.sha256((folder / TOKENIZER).read_bytes()).hexdigest()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     if found != made_with:
         raise ConfigError(
@@ -103,7 +103,7 @@ def token_counts(folder: Path) -> dict[str, int] | None:
     try:
         manifest = json.loads((folder / _MANIFEST).read_bytes())
         return {split: int(manifest["fingerprint"]["tokens"][split]) for split in SPLITS}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -111,7 +111,7 @@ def take_over(folder: Path, content: str) -> dict[str, Any] | None:
     """Make the folder of one beside it that holds the same under another name, and return its fingerprint; None where
     there is no such one. Their files are the same ones, so that it takes neither time nor room."""
     for manifest in sorted(folder.parent.glob(f"*/{_MANIFEST}")):
-        with contextlib.suppress(OSError, ValueError, AttributeError):
+        with contextlib.suppress(OSError, ValueError, AttributeError, RecursionError):
             if json.loads(manifest.read_bytes()).get("content") != content:
                 continue
             if (fingerprint := read_fingerprint(manifest.parent)) is not None:

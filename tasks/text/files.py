@@ -38,7 +38,7 @@ def files_at(where: str, key: str) -> list[SourceFile]:
     """The file, or the text files of the folder, that `key` names. Raises ConfigError where there are none."""
     if not where:  # which would be the working directory
         raise ConfigError(f"{key}: is empty; name a file or a folder of text")
-    path = Path(where).expanduser()
+    path = Path(os.path.expanduser(where))
     try:
         status = path.stat()
     except OSError as error:

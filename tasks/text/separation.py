@@ -106,7 +106,8 @@ def shared_ngrams(train: NDArray[np.unsignedinteger], held_out: NDArray[np.unsig
 def word_ngrams(text: str, n: int) -> Hashes:
     """Hashes of every window of `n` consecutive words; shape (words - n + 1,), empty for shorter text.
 
-    A word is a run of letters, digits, underscores and non-ASCII bytes; everything else only separates.
+    A word is a run of letters, digits, underscores and non-ASCII bytes; everything else only separates. Where scripts
+    put no blanks between words, each Chinese or Japanese character is one.
     """
     return window_hashes(np.concatenate([_words(block) for block in _blocks(text.encode())]), n)
 
@@ -153,7 +154,12 @@ def _words(data: bytes) -> Hashes:
     letters = np.flatnonzero(_IS_WORD[letters_of])
     if not len(letters):
         return np.empty(0, dtype=np.uint64)
-    opens = np.flatnonzero(np.diff(letters, prepend=-2) > 1)
+    begins = np.diff(letters, prepend=-2) > 1
+    alone = _IS_ALONE[letters_of[letters]]
+    if alone.any():
+        begins |= alone
+        begins[3:] |= alone[:-3]  # such a character has three bytes
+    opens = np.flatnonzero(begins)
     lengths = np.diff(opens, append=len(letters))
     offset = np.arange(len(letters)) - np.repeat(opens, lengths)
     values = _LETTER[letters_of[letters]] * _POWERS[np.minimum(offset, _MAX_WORD - 1)]
@@ -161,5 +167,7 @@ def _words(data: bytes) -> Hashes:
 
 
 _IS_WORD = np.array([chr(b).isalnum() or b == ord("_") or b >= 128 for b in range(256)], dtype=np.bool_)
+_IS_ALONE = np.array([0xE3 <= b <= 0xE9 for b in range(256)], dtype=np.bool_)
+"""First bytes of U+3000 to U+9FFF: kana, and the ideographs in use."""
 _LETTER = mix(np.arange(256, dtype=np.uint64))
 _POWERS = np.array([pow(_ROOT, i, 2**64) for i in range(_MAX_WORD)], dtype=np.uint64)

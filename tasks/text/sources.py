@@ -136,7 +136,7 @@ def text_files(config: DataConfig) -> list[SourceFile]:
 
 def left_out(config: DataConfig) -> str:
     """What of the folder `data.path` is not read, in brackets; nothing where all is, or it is a file."""
-    path = Path(config.path or "").expanduser()
+    path = Path(os.path.expanduser(config.path or ""))
     return folder_at(path, f"data.path={config.path}").left_out if config.path and os.path.isdir(path) else ""
 
 

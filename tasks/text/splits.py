@@ -4,7 +4,7 @@ The training part may be larger than memory: it is read anew each time it is gon
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.progress import Progress, Report
-from tasks.text.separation import Sought, word_ngram_blocks, word_ngrams
+from tasks.text.separation import Hashes, Sought, word_ngram_blocks, word_ngrams
 from tasks.text.spool import Spool
 
 SPLITS = ("train", "validation", "test", "by_file")
@@ -23,7 +23,8 @@ DIVIDED = ("train", "validation", "test")
 
 NGRAM = 13
 MAX_SHARED = 0.2
-"""A held-out document with a larger share of its 13-word windows in the training part is dropped."""
+"""A held-out document with a larger share of its 13-word windows in the training part is dropped. One that is too short
+to have any is dropped where a training document is the same."""
 
 
 @dataclass(frozen=True)
@@ -102,23 +103,40 @@ def cut(data: bytes, size: int) -> bytes:
 
 
 def drop_near_copies(splits: Splits, report: Report | None = None) -> Splits:
-    """Without the held-out documents of whose 13-word windows more than 20 % occur in the training part.
+    """Without the held-out documents of whose 13-word windows more than 20 % occur in the training part, and without
+    shorter ones that are a training document.
 
     Held-out windows are kept in memory, and those of the training part pass by.
     """
     windows = {s: [word_ngrams(d.text, NGRAM) for d in splits.held_out(s)] for s in SPLITS[1:] if splits.held_out(s)}
     sought = Sought(np.concatenate([w for found in windows.values() for w in found] or [np.empty(0, np.uint64)]))
+    short = {d.text.strip(): False for s, found in windows.items() for d, w in _both(splits, s, found) if not len(w)}
     progress = Progress(report, "comparing the splits")
     texts = (document.text for document in splits.train)
-    for block in word_ngram_blocks(progress.through(texts, len), NGRAM):
+    for block in word_ngram_blocks(_seen(progress.through(texts, len), short), NGRAM):
         sought.look(block)
     kept: dict[str, list[Document]] = {}
     dropped: dict[str, list[str]] = {}
     for split, found in windows.items():
-        copied = [int(sought.found(w).sum()) > MAX_SHARED * len(w) for w in found]
+        copied = [
+            int(sought.found(w).sum()) > MAX_SHARED * len(w) if len(w) else short[d.text.strip()]
+            for d, w in _both(splits, split, found)
+        ]
         kept[split] = [d for d, copy in zip(splits.held_out(split), copied, strict=True) if not copy]
         dropped[split] = [d.name for d, copy in zip(splits.held_out(split), copied, strict=True) if copy]
     return replace(splits, **kept, origin={**splits.origin, "dropped": dropped})
+
+
+def _both(splits: Splits, split: str, windows: list[Hashes]) -> Iterator[tuple[Document, Hashes]]:
+    return zip(splits.held_out(split), windows, strict=True)
+
+
+def _seen(texts: Iterable[str], short: dict[str, bool]) -> Iterator[str]:
+    """The texts as they pass by; which of the `short` ones are among them is written down."""
+    for text in texts:
+        if short and text.strip() in short:
+            short[text.strip()] = True
+        yield text
 
 
 def size_of(splits: Splits) -> int:

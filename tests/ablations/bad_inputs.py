@@ -71,6 +71,10 @@ model.rope.scaling=yarn model.rope.factor=1e400 -> model.rope.factor=inf: must b
 model.dtype=fp32 -> model.dtype=fp32: expected one of auto, float32, bfloat16, float64; did you
 data.source=txt -> data.source=txt: expected one of python_packages, stdlib, text, hf, domains
 data.source=text data.path=/nowhere/at/all.txt -> data.path=/nowhere/at/all.txt: cannot be read (No such file or
+data.source=text data.path=~nobodyx/a.txt -> data.path=~nobodyx/a.txt: cannot be read (No such file or directory)
+data=txt -> data.source=txt: expected one of python_packages, stdlib, text, hf, domains, skill, problem; did you mean
+eval.tasks=[piqa] eval.data_dir=~nobodyx/x -> eval.data_dir=~nobodyx/x: there is no such folder; name the one that the
+track.checkpoints=true eval.tasks=[] -> track.checkpoints=true: a checkpoint is kept for what is asked of it, and
 data.source=text data.path=/dev/null -> data.path=/dev/null: expected a file ending in .txt, .jsonl, .txt.gz
 data.source=text data.path=/dev/zero -> data.path=/dev/zero: expected a file ending in .txt, .jsonl, .txt.gz
 data.source=text data.path={in}/rows.csv -> data.path={in}/rows.csv: expected a file ending in .txt, .jsonl, .txt.gz
@@ -85,6 +89,8 @@ data.source=skill data.skill=recall 'data.settings={nokey: 1}' -> data.settings.
 data.source=skill data.skill=chain eval.tasks=[] data.max_bytes=9 -> data.max_bytes=9: is read only with text, data.sou
 data.source=skill data.skill=chain eval.tasks=[] eval.mask_documents=true -> eval.mask_documents=true: is about document
 data.source=skill data.skill=chain -> eval.tasks=python_cloze: takes lines of text, which data.source=skill has none of;
+data.source=skill data.skill=chain eval.tasks=[wikitext] -> eval.tasks=wikitext: is text, of which data.source=skill has
+data=problem data.problem=sums data.seq_len=64 eval.tasks=[mbpp_reference] -> eval.tasks=mbpp_reference: is text, of
 eval=skills -> eval.tasks=skill_answers: text asks nothing; take data.source=skill or problem, or leave the task out
 eval.data_dir={in} -> eval.data_dir={in}: eval.tasks=[python_bits_per_byte, python_cloze] has no task that reads it; add
 data.source=skill data.skill=recall data.settings=[1] -> data.settings=[1]: expected a mapping or null

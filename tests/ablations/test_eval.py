@@ -1,6 +1,7 @@
 """`python -m ablations.eval`: what it reads, what it refuses, and what it prints, around a stand-in model."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -162,6 +163,28 @@ def test_another_source_does_not_take_over_what_was_about_the_checkpoints() -> N
     asked = command._asked_of(learned, {"source": "stdlib"})
     assert (asked.source, asked.path, asked.seq_len) == ("stdlib", None, 24)
     assert command._asked_of(learned, {"path": "b.txt"}).path == "b.txt"
+
+
+def test_who_has_learned_words_is_asked_no_others(tmp_path: Path, checkpoint: Path) -> None:
+    learned = {"source": "skill", "skill": "recall", "settings": {"keys": 8, "pairs": [2]}, "seq_len": 48}
+    shutil.copytree(checkpoint, tmp_path / "words")
+    config = json.loads((tmp_path / "words/config.json").read_text())
+    (tmp_path / "words/config.json").write_text(json.dumps({**config, "data": learned}))
+    for words, told in (
+        (["data=stdlib", "eval.tasks=[]"], "data.source=stdlib: has other words than data.skill=recall, which"),
+        (
+            ["data.settings={keys: 9, pairs: [2]}", "eval.tasks=[]"],
+            "data.source=skill: has other words than data.",
+        ),
+        (
+            ["eval.tasks=[lambada_openai]"],
+            "eval.tasks=lambada_openai: is text, of which data.source=skill has no",
+        ),
+    ):
+        request = command.request_of([f"checkpoint={tmp_path / 'words'}", f"runs_dir={tmp_path}/runs", *words])
+        with pytest.raises(ConfigError) as error:
+            command.evaluate(request)
+        assert str(error.value).startswith(told)
 
 
 OF_EACH: dict[str, dict[str, Any]] = {

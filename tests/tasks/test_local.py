@@ -217,6 +217,7 @@ def test_what_a_copy_lacks_is_one_line_before_a_model_is_there(case: str, tmp_pa
         ("arc_easy", "choices", {"text": ["so", "not"], "label": ["A", "A"]}, "no label twice"),
         ("arc_easy", "choices", {"text": ["so", ""], "label": ["A", "B"]}, "no label twice"),
         ("hellaswag", "endings", ["a", "b", "c", " "], "not empty without what stands in [brackets]"),
+        ("hellaswag", "endings", ["a", "b", "c", " [title]"], "not empty without what stands in [brackets]"),
         ("hellaswag", "endings", ["a", "b", "c", "[d]"], "not empty without what stands in [brackets]"),
         ("arc_easy", "choices", {"text": ["a"], "label": ["A"]}, "equally long, none empty, no label twice"),
         ("humaneval_reference", "prompt", "", "text that is not empty"),

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from least_sweep import SWEEP, line
@@ -16,7 +15,6 @@ from ablations.config.help import help_text
 from ablations.config.keys import all_keys, settings
 from ablations.config.schema import Config
 from ablations.home import ROOT
-from ablations.sweep.planning import make_plan
 from models.base.typed import ConfigError
 
 MOE = ["sweep=moe_balance", "scale=cpu"]
@@ -327,56 +325,6 @@ def test_a_file_can_stand_in_for_the_sweep_of_its_name(folder: Callable[..., lis
     with pytest.raises(ConfigError, match="share the name"):
         compose(["sweep=moe_balance", f"sweeps_dir={tmp_path}"])
     assert compose(["sweep=moe_balance"], tmp_path / "moe_balance.yaml").sweep.question == "What was it then?"
-
-
-@pytest.mark.parametrize(
-    ("task", "source"),
-    [
-        ("skill_answers", {"data.source": "skill", "data.skill": "chain"}),
-        ("problem_greedy", {"data.source": "problem", "data.problem": "sums"}),
-    ],
-)
-def test_what_is_asked_may_be_of_what_arms_learn_from(
-    task: str, source: dict[str, Any], folder: Callable[..., list[str]]
-) -> None:
-    """Before any arm has said its source it is text, of which nothing is asked."""
-    common = {"data.seq_len": 128, "eval.tasks": [task], "eval.tokens": 4096}
-    arms = {name: {"set": {**source, "optim.warmup_fraction": warmup}} for name, warmup in (("a", 0.1), ("b", 0.3))}
-    sweep = {"question": "?", "source": "nobody", "baseline": "a", "common": common, "search": {"keys": {}}}
-    words = folder({**sweep, "arms": arms, "primary": "answer_nats", "metrics": ["answer_nats"]})
-    assert compose(words).eval.tasks == [task]
-    with pytest.raises(ConfigError, match=f"^eval.tasks={task}: "):
-        compose(folder({**sweep, "arms": {name: {"set": {**arm["set"], **TEXT}} for name, arm in arms.items()}}))
-
-
-def test_what_every_arm_asks_counts_and_not_what_stands_before(folder: Callable[..., list[str]]) -> None:
-    asked = {"eval.tasks": ["skill_answers"]}
-    arms = {name: {"set": {**asked, "optim.warmup_fraction": warmup}} for name, warmup in (("a", 0.1), ("b", 0.3))}
-    common = {"data.source": "skill", "data.skill": "chain", "data.seq_len": 128, "eval.tokens": 4096}
-    sweep = {"question": "?", "source": "nobody", "baseline": "a", "common": common, "search": {"keys": {}}}
-    assert compose(folder({**sweep, "arms": arms, "primary": "answer_nats", "metrics": ["answer_nats"]}))
-
-
-@pytest.mark.parametrize(
-    ("trunk", "said"),
-    [
-        ({"data.max_bytes": 1000}, "mine.yaml trunk: data.max_bytes=1000: is read only with text"),
-        ({"data.skill": "recall"}, "data.skill=chain: goes on in the place of a trunk that has data.skill=recall"),
-    ],
-)
-def test_a_trunk_learns_what_its_branches_learn(
-    trunk: dict[str, Any], said: str, folder: Callable[..., list[str]]
-) -> None:
-    arms = {name: {"set": {"optim.warmup_fraction": warmup}} for name, warmup in (("a", 0.1), ("b", 0.3))}
-    common = {"data.source": "skill", "data.skill": "chain", "data.seq_len": 128, "eval.tasks": []}
-    sweep = {"question": "?", "source": "nobody", "baseline": "a", "common": common, "search": {"keys": {}}}
-    branch = {"design": "branch", "branch_at": 0.5, "trunk": trunk, "primary": "loss", "metrics": ["loss"]}
-    with pytest.raises(ConfigError) as error:
-        make_plan(compose(folder({**sweep, **branch, "arms": arms})))
-    assert said in str(error.value)
-
-
-TEXT = {"data.source": "python_packages", "data.skill": None, "data.problem": None}
 
 
 def test_a_presets_name_is_its_tasks() -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -168,6 +169,15 @@ def test_a_file_moves_to_another_disk_too(tmp_path: Path, monkeypatch: pytest.Mo
     move(tmp_path / "from", tmp_path / "there/to")
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
     assert [(path.name, path.read_text()) for path in (tmp_path / "there").iterdir()] == [("to", "new")]
+
+
+def test_what_is_linked_into_a_folder_keeps_its_permissions(tmp_path: Path) -> None:
+    """It is the file of others too."""
+    (tmp_path / "theirs").write_text("a")
+    (tmp_path / "theirs").chmod(0o640)
+    with whole_folder(tmp_path / "folder") as fresh:
+        os.link(tmp_path / "theirs", fresh / "linked")
+    assert stat.S_IMODE((tmp_path / "theirs").stat().st_mode) == 0o640
 
 
 def test_a_folder_may_hold_a_link_to_nothing(tmp_path: Path) -> None:

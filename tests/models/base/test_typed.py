@@ -30,6 +30,7 @@ class Outer:
     [
         ({"inner": {"share": 0}}, "inner.share=0.0: must be above 0"),
         ({"inner": {"share": 1.5}}, "inner.share=1.5: must be at most 1"),
+        ({"name": "a\udcff"}, "name=a\\xff: is not UTF-8, in which it would be written down; give it another name"),
         ({"count": 0}, "count=0: must be at least 1"),
         ({"count": 20_000}, "count=20000: must be at most 10,000"),
         ({"count": [1, -1]}, "count[1]=-1: must not be negative"),

@@ -194,3 +194,8 @@ def test_the_longest_that_fits_fits(operators: Any, longest: int) -> None:
     assert skill.draw(np.random.default_rng(5), 20, longest).tokens_NT1.all()
     with pytest.raises(ConfigError):
         skill.check(longest - 1)
+
+
+def test_chance_is_not_below_any_number_where_items_are_few() -> None:
+    """Who chooses a guess for each of 31 coefficients by 700 items is led astray; who takes one for all is not."""
+    assert Polynomial(terms=32, operations=[16]).chance > 1 / 7

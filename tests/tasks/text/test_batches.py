@@ -189,6 +189,8 @@ def test_the_same_text_in_another_place_or_of_another_time_is_not_encoded_again(
     assert len({data.folder for data in (first, second, third)}) == 3 and len(made) == 1
     assert first.fingerprint == second.fingerprint == third.fingerprint
     assert torch.equal(first.train_batch(0, 1), third.train_batch(0, 1))
+    (cache_dir / "other").mkdir()
+    (cache_dir / "other/manifest.json").write_text("[" * 100_000)
     (there / "5.txt").write_text((there / "5.txt").read_text().replace("1", "2"))
     prepare(of(there), VOCAB, cache_dir)
     assert len(made) == 2, "other text of the same length"

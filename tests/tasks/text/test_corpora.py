@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from models.base.typed import ConfigError
@@ -294,8 +295,39 @@ def test_of_copies_no_one_is_held_out(tmp_path: Path) -> None:
         load_splits(_folder(tmp_path))
 
 
+@pytest.mark.parametrize(
+    "text", ["yes ab", "\u3042\u4e2d\u6587" * 40, "one two three four five six seven eight nine ten eleven"]
+)
+def test_of_short_copies_no_one_is_held_out(tmp_path: Path, text: str) -> None:
+    """They have no window of 13 words, or are all one word where a script has no blanks."""
+    rows = [json.dumps({"text": f"{text}{i % 6}"}) for i in range(2000)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    with pytest.raises(ConfigError, match="left without text that shares at most 20% of its 13-grams with the train"):
+        load_splits(_folder(tmp_path))
+
+
+def test_near_copies_are_seen_in_a_script_without_blanks(tmp_path: Path) -> None:
+    """A tenth of the characters are others."""
+    rng = np.random.default_rng(0)
+    for i in range(300):
+        text = np.random.default_rng(i % 15).integers(0x4E00, 0x6E00, 400)
+        text[rng.integers(0, 400, 8)] = rng.integers(0x6E00, 0x8E00, 8)
+        (tmp_path / f"{i}.txt").write_text("".join(map(chr, text)))
+    with pytest.raises(ConfigError, match="left without text that shares at most 20% of its 13-grams with the train"):
+        load_splits(_folder(tmp_path))
+
+
+def test_short_documents_that_differ_are_held_out(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps({"text": f"yes {i}"}) for i in range(2000)))
+    splits = load_splits(_folder(tmp_path))
+    assert splits.origin["dropped"] == {"validation": [], "test": []} and len(splits.test) > 50
+
+
 def test_one_text_may_repeat_itself(tmp_path: Path) -> None:
-    (tmp_path / "log.txt").write_text(prose(1) * 200)
+    """A line of a log has a number and then always the same: what it shares in words, it does not in longer windows,
+    which the guard counts."""
+    line = "the service has been asked for a page that it does not have and says so again"
+    (tmp_path / "log.txt").write_text("".join(f"{i:08x} {line}\n" for i in range(3000)))
     assert load_splits(_folder(tmp_path)).origin["split"] == "position"
 
 
