@@ -7,6 +7,7 @@ from models.base.typed import ConfigError
 from tasks.config import DRAWN, DataConfig
 from tasks.problems.chosen import PROBLEMS, problem_of
 from tasks.skills.chosen import SKILLS, skill_of
+from tasks.text.fim import reserved
 from tasks.text.sources import weights_of
 
 OF_THE_TEXT = ("source", "path", "name", "text_field", "domains", "weights", "skills", "max_bytes", "fim_rate")
@@ -76,7 +77,8 @@ def tokens_of(data: DataConfig) -> list[Any]:
         return [*problem_of(data).words]
     if data.source == "skill":
         return [*skill_of(data).words]
-    return [getattr(data, name) for name in OF_THE_TEXT]
+    text = {name: getattr(data, name) for name in OF_THE_TEXT}
+    return [*(text | {"fim_rate": reserved(data.fim_rate)}).values()]  # whatever the rate, it reserves the same tokens
 
 
 def needed_by(key: str, data: DataConfig) -> str | None:

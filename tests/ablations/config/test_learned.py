@@ -90,6 +90,12 @@ def test_a_trunks_tokens_are_those_of_its_branches(
     assert said in str(error.value)
 
 
+def test_rates_of_fill_in_the_middle_share_their_tokens(folder: Callable[..., list[str]]) -> None:
+    common = {"data.fim_rate": 0.1, "eval.tasks": []}
+    branch = {"design": "branch", "branch_at": 0.5, "common": common, "trunk": {"data.fim_rate": 0.0}, **LOSS}
+    assert make_plan(compose(folder({**LEAST, **branch})))
+
+
 def test_a_skill_with_other_words_is_no_second_stage(folder: Callable[..., list[str]]) -> None:
     skill = {"data.source": "skill", "data.skill": "recall", "eval.tasks": []}
     arms = {
