@@ -32,7 +32,10 @@ if TYPE_CHECKING:
     from tasks.text.splits import Document
 
 CHECKPOINT_FILES = ("config.json", "model.safetensors", "tokenizer.json")
-UNUSED = ("eval.tokens", "eval.lengths", "eval.mask_documents", "data.mask_documents", "data.epochs")
+UNUSED = (
+    *("eval.tokens", "eval.lengths", "eval.mask_documents", "data.mask_documents", "data.epochs"),
+    *("data.skills", "data.skills_share"),
+)
 """Keys that only matter during a trial."""
 OF_A_SOURCE = (
     *("path", "name", "text_field", "domains", "weights", "domain_per"),
@@ -91,7 +94,7 @@ def request_of(words: Sequence[str]) -> Request:
 def _spelled_out(word: str) -> str:
     """A preset's name as the tasks that it stands for, and a source's as its key; any other word as it is."""
     key, _, name = word.partition("=")
-    if key == "data":
+    if key == "data" and name.isidentifier():
         return f"data.source={name}"
     return f"eval.tasks=[{','.join(preset(name))}]" if key == "eval" else word
 
@@ -121,8 +124,8 @@ def evaluate(request: Request) -> dict[str, Any]:
     model, saved = load_checkpoint(request.checkpoint)
     learned_from = _data_of(request.checkpoint, saved)
     config = _asked_of(learned_from, request.data)
-    _check_words(request.checkpoint, learned_from, config)
-    check_askable(request.eval.tasks, config.source)
+    _check_words(request, learned_from, config)
+    check_askable(request.eval.tasks, config.source, learned_from.get("source", config.source))
     check_length(model.config, config.seq_len)
     tokenizer, vocab_size = _tokenizer(request.checkpoint), saved["model"]["vocab_size"]
     end_of_text = saved.get("end_of_text", END_OF_TEXT)
@@ -223,15 +226,16 @@ def _asked_of(learned_from: dict[str, Any], asked: dict[str, Any]) -> DataConfig
     return config
 
 
-def _check_words(folder: Path, learned_from: dict[str, Any], asked: DataConfig) -> None:
+def _check_words(request: Request, learned_from: dict[str, Any], asked: DataConfig) -> None:
     """Who has learned words of a rule can read no others. Raises ConfigError."""
     from tasks.rules import tokens_of
 
     learned = build(DataConfig, learned_from, "data")
-    if learned.source in DRAWN and tokens_of(asked) != tokens_of(learned):
+    if learned.source in DRAWN and (tokens_of(asked), asked.template) != (tokens_of(learned), learned.template):
         raise ConfigError(
-            f"data.source={asked.source}: has other words than data.{learned.source}="
-            f"{getattr(learned, learned.source)}, which checkpoint={folder} has learned; leave the data keys out"
+            f"checkpoint={request.checkpoint}: has learned the words of data.{learned.source}="
+            f"{getattr(learned, learned.source)} as they were written there, and no others; leave out "
+            f"{', '.join(f'data.{key}' for key in request.data)}"
         )
 
 

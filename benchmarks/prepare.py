@@ -4,10 +4,10 @@
     python -m benchmarks.prepare path=FOLDER megabytes=100
 
 Text as in a folder of one's own (docs/corpora.md; without a path that of the default corpus) is written again and again
-until there are so many megabytes, from the second time on with its runs of seven words in another order, so that
-nothing is a copy. A process of its own then prepares it as a sweep does: it reads, divides, compares the parts, learns
-a tokenizer, encodes and packs. The last line is one JSON object: megabytes a second, of all that took, and that
-process's memory.
+until there are so many megabytes, from the second time on with its runs of seven words (or characters, in a script
+without blanks) in another order, so that little is a copy. A process of its own then prepares it as a sweep does: it
+reads, divides, compares the parts, learns a tokenizer, encodes and packs. The last line is one JSON object: megabytes a
+second, of all that took, and that process's memory.
 """
 
 import json
@@ -25,6 +25,7 @@ from typing import Any
 from models.base.bounds import Count
 from models.base.command import keys_of, parse
 from models.base.streams import obeyed, spoken
+from models.base.typed import ConfigError
 from tasks.config import DataConfig
 
 RUN = 7
@@ -56,15 +57,16 @@ def texts(path: Path | None) -> list[str]:
 
 
 def repeated(texts: Sequence[str], size: int) -> Iterator[str]:
-    """The texts, then others of their runs of words, until there are `size` bytes."""
+    """The texts, then others of their runs of words, until there are `size` bytes. Of texts that are not blank."""
     rng, done, again = random.Random(0), 0, False
     while True:
         for text in texts:
             if again:
-                words = text.split(" ")
-                runs = [" ".join(words[i : i + RUN]) for i in range(0, len(words), RUN)]
+                blank = " " if " " in text else ""
+                words = text.split(blank) if blank else list(text)
+                runs = [blank.join(words[i : i + RUN]) for i in range(0, len(words), RUN)]
                 rng.shuffle(runs)
-                text = " ".join(runs)
+                text = blank.join(runs)
             yield text
             done += len(text.encode())
             if done >= size:
@@ -73,7 +75,7 @@ def repeated(texts: Sequence[str], size: int) -> Iterator[str]:
 
 
 def prepared(path: str, vocab_size: int, cache: str) -> dict[str, Any]:
-    """Seconds, memory and tokens of one preparation; alone in its process, or the memory is not its own."""
+    """Seconds, memory and tokens of one preparation, alone in its process."""
     from tasks.text.batches import prepare
     from tasks.text.threads import cores
 
@@ -81,21 +83,33 @@ def prepared(path: str, vocab_size: int, cache: str) -> dict[str, Any]:
     config = DataConfig(source="text", path=path, seq_len=512)
     data = prepare(config, vocab_size, Path(cache), lambda said: print(said, file=sys.stderr, flush=True))
     seconds = time.monotonic() - begun
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"seconds": seconds, "cores": cores(), "rss_mb": kilobytes / 1024, "tokens": data.fingerprint["tokens"]}
+    return {"seconds": seconds, "cores": cores(), "rss_mb": peak_mb(), "tokens": data.fingerprint["tokens"]}
+
+
+def peak_mb() -> float:
+    """The most memory that this process has had, without what its parent had (which `getrusage` on Linux counts)."""
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # bytes on a Mac
+    (peak,) = [line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
+    return int(peak) / 1024
 
 
 def measured(command: Command) -> dict[str, Any]:
     """Raises ConfigError where `path` has no text."""
+    found = [text for text in texts(command.path) if text.strip()]
+    if not found:
+        raise ConfigError(f"path={command.path}: holds no text; name other files")
+    size = 0
     with tempfile.TemporaryDirectory(dir=command.scratch) as place:
-        file, size = Path(place) / "text.jsonl", 0
+        file = Path(place) / "text.jsonl"
         with file.open("w", encoding="utf-8") as rows:
-            for text in repeated(texts(command.path), command.megabytes * 1_000_000):
+            for text in repeated(found, command.megabytes * 1_000_000):
                 rows.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
-        size = file.stat().st_size
+                size += len(text.encode())
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            found: dict[str, Any] = pool.apply(prepared, (str(file), command.vocab_size, f"{place}/cache"))
-    return {"megabytes": size / 1e6, "megabytes_per_second": size / 1e6 / found["seconds"], **found}
+            told: dict[str, Any] = pool.apply(prepared, (str(file), command.vocab_size, f"{place}/cache"))
+    return {"megabytes": size / 1e6, "megabytes_per_second": size / 1e6 / told["seconds"], **told}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,13 +8,13 @@ alone.
 
 import dataclasses
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ablations.config.keys import leaves_of, settings
 from ablations.config.resolve import raised, resolved_arms, without
-from ablations.config.schema import Config, LaunchConfig
+from ablations.config.schema import Config, LaunchConfig, SweepConfig
 from ablations.config.sweepfile import default_scale, find_sweep, read_scale, read_sweep, shown, sweep_files
 from ablations.config.sweeprules import check_control, check_metrics_exist
 from ablations.config.trialkeys import TRIAL_GROUPS, TrialKeys, with_overrides
@@ -67,7 +67,11 @@ def compose(overrides: list[str], sweep_file: Path | None = None, instead: Mappi
         values |= raised(sweep, nested(values))
     values |= instead or {}
     explicit = {key for key in given if key.split(".")[0] in TRIAL_GROUPS}
-    config = build(Config, nested({**values, **sweep.common, **given}))
+
+    def stated(own: Mapping[str, Any]) -> Config:
+        return build(Config, nested({**values, **sweep.common, **own}))
+
+    config = stated(given)
     tasks, copies = [os.path.expanduser(task) for task in config.eval.tasks], config.eval.data_dir
     config = dataclasses.replace(
         config,
@@ -81,7 +85,8 @@ def compose(overrides: list[str], sweep_file: Path | None = None, instead: Mappi
     _check_launch(config.launch)
     chosen = chosen_arms(config)
     _check_set_once({key: given[key] for key in sorted(explicit)}, config, chosen, shown(path))
-    _check_trials(config, chosen, shown(path), explicit)
+    unsaid = {key: value for key, value in given.items() if key not in explicit}
+    _check_trials(config, chosen, shown(path), explicit, lambda: dataclasses.replace(stated(unsaid), sweep=sweep))
     return config
 
 
@@ -198,30 +203,40 @@ def _check_set_once(explicit: Mapping[str, Any], config: Config, chosen: Iterabl
             )
 
 
-def _check_trials(config: Config, chosen: Iterable[str], file: str, explicit: Collection[str]) -> None:
-    """Every arm and the control can be trained. A fault of the command line is not blamed on the file, and what stands
-    before the arms need not be whole: they may say the rest."""
+def _check_trials(
+    config: Config, chosen: Iterable[str], file: str, explicit: Collection[str], unsaid: Callable[[], Config]
+) -> None:
+    """Every arm and the control can be trained. A fault of the command line is not blamed on the file (`unsaid`: the
+    config without the keys that it sets), and what stands before the arms need not be whole: they may say the rest."""
     resolved = resolved_arms(config.sweep, config.trial, file)
-    baseline = resolved[config.sweep.baseline]
-    control = with_overrides(baseline, config.sweep.control, f"{file} control")
-    for name, arm_keys in [*((f"arm {arm}", resolved[arm]) for arm in chosen), ("control", control)]:
+    control = _control(config.sweep, resolved, file)
+    for name, arm_keys in [*((arm, resolved[arm]) for arm in chosen), (None, control)]:
         try:
             check(arm_keys)
         except ConfigError as error:
-            said_of_all = str(error) == _fault(config.trial)
-            raise ConfigError(str(error) if said_of_all else f"{file} {name}: {error}") from None
+            if str(error) == _fault(config.trial):
+                raise
+            where = "control" if name is None else f"arm {name}"
+            plain = unsaid()
+            arms = resolved_arms(plain.sweep, plain.trial, file)
+            guilty = explicit and _fault(arms[name] if name else _control(plain.sweep, arms, file)) is None
+            raise ConfigError(f"{where if guilty else f'{file} {where}'}: {error}") from None
     if config.track.checkpoints and not any(resolved[name].eval.tasks for name in chosen):
         raise ConfigError(
-            "track.checkpoints=true: a checkpoint is kept for what is asked of it, and eval.tasks=[] asks nothing; add "
-            "eval=quick, or leave it out"
+            "track.checkpoints=true: a checkpoint is kept for what is asked of it, and eval.tasks=[] asks nothing; "
+            "name tasks, or leave it out"
         )
     check_metrics_exist(config.sweep, resolved, file)
-    check_control(control, baseline, file)
+    check_control(control, resolved[config.sweep.baseline], file)
     check_read(config.sweep, config.trial, resolved, file, explicit)
 
 
+def _control(sweep: SweepConfig, resolved: Mapping[str, TrialKeys], file: str) -> TrialKeys:
+    return with_overrides(resolved[sweep.baseline], sweep.control, f"{file} control")
+
+
 def _fault(keys: TrialKeys) -> str | None:
-    """What is wrong before any arm has set anything."""
+    """What is wrong with them, if anything is."""
     try:
         check(keys)
     except ConfigError as error:

@@ -34,6 +34,7 @@ Examples
   python -m ablations.run sweep=attention model=small           a named model size (tiny, small, base)
   python -m ablations.run sweep=mine sweeps_dir=~/questions     a sweep file of your own
   python -m ablations.run sweep=moe_balance launch=ray          on a Ray cluster, or launch=slurm (docs/cluster.md)
+  python -m ablations.run sweep=moe_balance data=text data.path=FOLDER   text of your own (docs/corpora.md)
   python -m ablations.run sweep=moe_balance --cfg job           the composed keys, and nothing is run
   python -m ablations.run --help sweep                          the keys of a sweep's file, and the metrics
 """

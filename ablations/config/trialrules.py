@@ -19,12 +19,17 @@ from tasks.text.tokenizer import least_vocab, require_vocab
 
 MOST_STEPS = 1_000_000
 """Of a trial; V3's own training took 235,000 (14.8T tokens in batches of 63M)."""
-OF_A_SOURCE = ("source", "skill", "problem", "settings")
-"""Keys that say what is learned, of all sources."""
+OF_A_SOURCE = ("source", "skill", "problem", "template", "settings")
+"""Keys that say what is learned, and how it is written."""
 
 
 def check(keys: TrialKeys) -> TrialKeys:
     """`keys`, of which every stage can be trained and the last one scored. Raises ConfigError."""
+    if (teacher := keys.taught_by) is not None:
+        try:
+            check(teacher)
+        except ConfigError as error:
+            raise ConfigError(f"teacher: {error}") from None
     for number, stage in enumerate(keys.stages):
         _check_stage(stage)
         if stage.grpo.on and not number:
@@ -40,11 +45,6 @@ def check(keys: TrialKeys) -> TrialKeys:
             )
         if stage.distil.on:
             check_distil(stage)
-    if (teacher := keys.taught_by) is not None:
-        try:
-            check(teacher)
-        except ConfigError as error:
-            raise ConfigError(f"teacher: {error}") from None
     if keys.eval.tokens < keys.data.seq_len:
         raise ConfigError(f"eval.tokens={keys.eval.tokens}: less than one sequence (data.seq_len={keys.data.seq_len})")
     check_programs(keys.eval.tasks, keys.eval.run_model_code)
@@ -88,7 +88,7 @@ def _check_place(trunk: Stage, stage: Stage) -> None:
         )
     own, learned = stage.data, trunk.data
     other = [name for name in (*OF_A_SOURCE, *OF_THE_TEXT) if getattr(own, name) != getattr(learned, name)]
-    if {"source", "skill", "problem"} & {*other} or tokens_of(own) != tokens_of(learned):
+    if {"source", "skill", "problem", "template"} & {*other} or tokens_of(own) != tokens_of(learned):
         name = other[0]
         raise ConfigError(
             f"data.{name}={as_typed(getattr(own, name))}: goes on in the place of a trunk that has data.{name}="

@@ -72,18 +72,20 @@ def check_copies(names: Sequence[str], data_dir: str | None) -> None:
         )
 
 
-def check_askable(names: Sequence[str], source: str) -> None:
-    """Raise ConfigError for a task that no items can be made for of such a `data.source`, or whose text no model that
-    has learned from it can read. A file's task may be of its own words."""
+def check_askable(names: Sequence[str], source: str, learned: str | None = None) -> None:
+    """Raise ConfigError for a task that no items can be made for of such a `data.source`, or whose text no model can
+    read that has `learned` from a rule (null: from that source). A file's task may be of its own words."""
+    learned = source if learned is None else learned
+    fitting = "eval=answers" if "problem" in (source, learned) else "eval=skills"
     for name in names:
         if name in ANSWERED and source != "problem":
             why = "answers are judged by a problem's rule; take data.source=problem"
         elif name == ASKED and source not in DRAWN:
             why = "text asks nothing; take data.source=skill or problem"
         elif name == CLOZE and source in DRAWN:
-            why = f"takes lines of text, which data.source={source} has none of; take eval.tasks=[{ASKED}]"
-        elif is_standard(name) and source in DRAWN:
-            why = f"is text, of which data.source={source} has no token; take eval.tasks=[{ASKED}]"
+            why = f"takes lines of text, which data.source={source} has none of; take {fitting}"
+        elif is_standard(name) and learned in DRAWN:
+            why = f"is text, of which data.source={learned} has no token; take {fitting}"
         else:
             continue
         raise ConfigError(f"eval.tasks={name}: {why}, or leave the task out")

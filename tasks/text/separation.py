@@ -107,7 +107,7 @@ def word_ngrams(text: str, n: int) -> Hashes:
     """Hashes of every window of `n` consecutive words; shape (words - n + 1,), empty for shorter text.
 
     A word is a run of letters, digits, underscores and non-ASCII bytes; everything else only separates. Where scripts
-    put no blanks between words, each Chinese or Japanese character is one.
+    put no blanks between words, each kana and ideograph (up to U+9FFF) is one.
     """
     return window_hashes(np.concatenate([_words(block) for block in _blocks(text.encode())]), n)
 

@@ -19,6 +19,7 @@ from models.config import ModelConfig, RopeConfig
 from models.convert import main as convert
 from models.transformer import Transformer, initialise
 from tasks.config import DataConfig
+from tasks.evals.known import check_askable
 from tasks.text import corpora
 from tasks.text.batches import prepare
 from tasks.text.tokenizer import END_OF_TEXT
@@ -170,21 +171,18 @@ def test_who_has_learned_words_is_asked_no_others(tmp_path: Path, checkpoint: Pa
     shutil.copytree(checkpoint, tmp_path / "words")
     config = json.loads((tmp_path / "words/config.json").read_text())
     (tmp_path / "words/config.json").write_text(json.dumps({**config, "data": learned}))
-    for words, told in (
-        (["data=stdlib", "eval.tasks=[]"], "data.source=stdlib: has other words than data.skill=recall, which"),
-        (
-            ["data.settings={keys: 9, pairs: [2]}", "eval.tasks=[]"],
-            "data.source=skill: has other words than data.",
-        ),
-        (
-            ["eval.tasks=[lambada_openai]"],
-            "eval.tasks=lambada_openai: is text, of which data.source=skill has no",
-        ),
-    ):
-        request = command.request_of([f"checkpoint={tmp_path / 'words'}", f"runs_dir={tmp_path}/runs", *words])
-        with pytest.raises(ConfigError) as error:
-            command.evaluate(request)
-        assert str(error.value).startswith(told)
+    words = [f"checkpoint={tmp_path / 'words'}", f"runs_dir={tmp_path}/runs", "eval.tasks=[]"]
+    for asked in ("data=stdlib", "data.settings={keys: 9, pairs: [2]}"):
+        with pytest.raises(ConfigError, match="has learned the words of data.skill=recall as they were written "):
+            command.evaluate(command.request_of([*words, asked]))
+    with pytest.raises(ConfigError, match="^eval.tasks=lambada_openai: is text, of which data.source=skill has no"):
+        command.evaluate(command.request_of([*words[:2], "eval.tasks=[lambada_openai]"]))
+
+
+def test_who_has_learned_text_is_asked_of_text_and_of_a_skill_at_once() -> None:
+    check_askable(["skill_answers", "piqa"], "skill", "text")
+    with pytest.raises(ConfigError, match="^eval.tasks=piqa: is text, of which data.source=skill has no token; take "):
+        check_askable(["skill_answers", "piqa"], "skill")
 
 
 OF_EACH: dict[str, dict[str, Any]] = {

@@ -123,7 +123,7 @@ WRONG = [
     ([*MOE, "sweep.search.keys={optim.lr: [1e-3,2e-3]}"], ["sweep.search.keys: what a sweep asks"]),
     # combinations that cannot work
     ([*MOE, "model.moe.top_k=32"], ["model.moe.top_k=32", "n_routed_experts=16"]),
-    ([*MOE, "train.tokens=1100"], ["moe_balance.yaml control: train.tokens=1100", "less than one batch"]),
+    ([*MOE, "train.tokens=1100"], ["control: train.tokens=1100", "less than one batch"]),
     ([*MOE, "launch.workers=0"], ["launch.workers=0: must be at least 1"]),
     ([*MOE, "launch.workers=1000"], ["launch.workers=1000: must be at most 256"]),
     ([*MOE, "train.threads=100000"], ["train.threads=100000: must be at most 256"]),
@@ -219,6 +219,8 @@ def test_an_arms_toggle_may_be_set_where_that_arm_is_left_out(folder: Callable[.
 
 def test_a_fault_of_the_command_line_is_not_blamed_on_the_file() -> None:
     assert line([*MOE, "model.moe.top_k=32"]).startswith("model.moe.top_k=32")
+    assert line(["sweep=grpo", "scale=smoke", "data.epochs=7"]).startswith("arm grpo: data.epochs=7: the stage's")
+    assert line([*MOE, "train.tokens=1100"]).startswith("control: train.tokens=1100 (x train.token_fraction=")
 
 
 def test_composing_changes_nothing_but_what_is_named() -> None:

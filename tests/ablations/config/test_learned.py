@@ -90,6 +90,21 @@ def test_a_trunks_tokens_are_those_of_its_branches(
     assert said in str(error.value)
 
 
+def test_a_trunk_is_asked_as_its_branches_are(folder: Callable[..., list[str]]) -> None:
+    common = {"data.source": "problem", "data.problem": "sums", "data.seq_len": 64, "eval.tasks": []}
+    branch = {"design": "branch", "branch_at": 0.5, "common": common, "trunk": {"data.template": "chat"}, **LOSS}
+    with pytest.raises(ConfigError, match="data.template=plain: goes on in the place of a trunk that has data."):
+        make_plan(compose(folder({**LEAST, **branch})))
+
+
+def test_a_teachers_fault_is_the_teachers(folder: Callable[..., list[str]]) -> None:
+    common = {"data.source": "problem", "data.seq_len": 64, "eval.tasks": []}
+    stages = {"t": {"optim.warmup_fraction": 0.2}, "s": {"distil.loss": "forward_kl", "data.problem": "sums"}}
+    arms = {"a": {"stages": ["s"]}, "b": {"stages": ["s"], "set": {"optim.warmup_fraction": 0.3}}}
+    with pytest.raises(ConfigError, match="arm a: teacher: data.source=problem: needs data.problem=NAME"):
+        compose(folder({**LEAST, "common": common, "stages": stages, "teacher": ["t"], "arms": arms, **LOSS}))
+
+
 def test_rates_of_fill_in_the_middle_share_their_tokens(folder: Callable[..., list[str]]) -> None:
     common = {"data.fim_rate": 0.1, "eval.tasks": []}
     branch = {"design": "branch", "branch_at": 0.5, "common": common, "trunk": {"data.fim_rate": 0.0}, **LOSS}

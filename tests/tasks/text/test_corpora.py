@@ -307,7 +307,7 @@ def test_of_short_copies_no_one_is_held_out(tmp_path: Path, text: str) -> None:
 
 
 def test_near_copies_are_seen_in_a_script_without_blanks(tmp_path: Path) -> None:
-    """A tenth of the characters are others."""
+    """Of 400 characters 8 are others."""
     rng = np.random.default_rng(0)
     for i in range(300):
         text = np.random.default_rng(i % 15).integers(0x4E00, 0x6E00, 400)
