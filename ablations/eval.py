@@ -123,9 +123,9 @@ def evaluate(request: Request) -> dict[str, Any]:
 
     model, saved = load_checkpoint(request.checkpoint)
     learned_from = _data_of(request.checkpoint, saved)
-    config = _asked_of(learned_from, request.data)
-    _check_words(request, learned_from, config)
-    check_askable(request.eval.tasks, config.source, learned_from.get("source", config.source))
+    config, learned = _asked_of(learned_from, request.data), build(DataConfig, learned_from, "data")
+    _check_words(request, learned, config)
+    check_askable(request.eval.tasks, config.source, learned.source)
     check_length(model.config, config.seq_len)
     tokenizer, vocab_size = _tokenizer(request.checkpoint), saved["model"]["vocab_size"]
     end_of_text = saved.get("end_of_text", END_OF_TEXT)
@@ -226,16 +226,21 @@ def _asked_of(learned_from: dict[str, Any], asked: dict[str, Any]) -> DataConfig
     return config
 
 
-def _check_words(request: Request, learned_from: dict[str, Any], asked: DataConfig) -> None:
+def _check_words(request: Request, learned: DataConfig, asked: DataConfig) -> None:
     """Who has learned words of a rule can read no others. Raises ConfigError."""
     from tasks.rules import tokens_of
 
-    learned = build(DataConfig, learned_from, "data")
     if learned.source in DRAWN and (tokens_of(asked), asked.template) != (tokens_of(learned), learned.template):
+        other = [key for key in request.data if getattr(asked, key) != getattr(learned, key) and key != "seq_len"]
         raise ConfigError(
             f"checkpoint={request.checkpoint}: has learned the words of data.{learned.source}="
             f"{getattr(learned, learned.source)} as they were written there, and no others; leave out "
-            f"{', '.join(f'data.{key}' for key in request.data)}"
+            f"{', '.join(f'data.{key}' for key in other)}"
+        )
+    if learned.skills and asked.source == "skill":
+        raise ConfigError(
+            f"data.source=skill: checkpoint={request.checkpoint} has learned data.skills={learned.skills} among text, "
+            "in tokens of their own, which no task asks for; its trial's record has what it knows of them"
         )
 
 

@@ -62,7 +62,7 @@ def repeated(texts: Sequence[str], size: int) -> Iterator[str]:
     while True:
         for text in texts:
             if again:
-                blank = " " if " " in text else ""
+                blank = " " if 20 * text.count(" ") > len(text) else ""
                 words = text.split(blank) if blank else list(text)
                 runs = [blank.join(words[i : i + RUN]) for i in range(0, len(words), RUN)]
                 rng.shuffle(runs)

@@ -11,7 +11,8 @@ are random, wide enough to have answers, and the tokenizer is learned from the b
 JSON object.
 
 Over the thousands of tokens of a text of wikitext, rounding may add up to more than that; and where two experts are
-nearly equal for a token, two implementations may choose differently, and the log-likelihood jumps.
+nearly equal for a token, two implementations may choose differently, and the log-likelihood jumps. Whose rounding it is
+`exact_items=20` tells: both sides against our model in FP64 throughout.
 """
 
 import json
@@ -59,6 +60,8 @@ class Command:
     """Of `hf`."""
     bf16_items: Annotated[int, AtLeast(0)] = 0
     """Of each task, which both sides score in BF16 too; 0: none."""
+    exact_items: Annotated[int, AtLeast(0)] = 0
+    """Of each task, on which both sides are compared with FP64; 0: none."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,19 @@ class LowPrecision:
     seconds: float
     seconds_theirs: float
     """At the first of the batch sizes."""
+
+
+@dataclass(frozen=True)
+class Exactness:
+    """How far one task's answers in FP32 are from those in FP64, ours and theirs."""
+
+    answers: int
+    largest: float
+    largest_theirs: float
+    """In nats."""
+    within: int
+    within_theirs: int
+    """Answers within TOLERANCE."""
 
 
 @dataclass
@@ -94,6 +110,7 @@ class Equality:
     """Seconds by batch size."""
 
     bf16: "LowPrecision | None" = None
+    exact: Exactness | None = None
 
     @property
     def ratios(self) -> dict[int, float]:
@@ -144,6 +161,8 @@ def compare(sides: Sides, command: Command, report: Callable[[str], None]) -> li
         row.seconds, row.theirs = seconds, theirs
         if command.bf16_items:
             row.bf16 = in_bf16(sides, task, command)
+        if command.exact_items:
+            row.exact = in_fp64(sides, task, command)
         found.append(row)
     return found
 
@@ -162,6 +181,23 @@ def in_bf16(sides: Sides, task: str, command: Command) -> LowPrecision:
     count = sum(map(len, found["samples"].values()))
     flips = [flipped(side, expected) for side in (found, theirs)]
     return LowPrecision(count, flips[0], flips[1], fp32.seconds, own.seconds, other.seconds)
+
+
+def in_fp64(sides: Sides, task: str, command: Command) -> Exactness:
+    """Both sides' answers in FP32, which `hf` adds up in FP64, against ours in FP64."""
+    from models.layers import inferring
+
+    loaded, items = _loaded(task, replace(command, items=command.exact_items))
+    exact = sides.computing_in("float64")
+    with inferring(sides.model):
+        own = scored(sides.ours(), loaded, items)[0].answers
+    theirs = scored(sides.theirs(adds_in="float64"), loaded, items)[0].answers
+    with inferring(exact.model):
+        truth = scored(exact.ours(), loaded, items)[0].answers
+    ours, other = ([abs(a - b) for a, b in zip(side, truth, strict=True)] for side in (own, theirs))
+    return Exactness(
+        len(truth), max(ours), max(other), sum(x <= TOLERANCE for x in ours), sum(x <= TOLERANCE for x in other)
+    )
 
 
 def _loaded(task: str, command: Command) -> tuple[dict[str, Any], int]:
@@ -193,6 +229,12 @@ def table(rows: Sequence[Equality]) -> str:
         cells = [f"{row.items}", f"{row.answers}", f"{row.largest:.1e}", f"{row.equal:.2%}", f"{row.flipped}"]
         cells += [f"{row.scores:.1e}", *(f"{ratio:.2f}" for ratio in row.ratios.values())]
         lines.append(f"{row.task:16}" + "".join(f"{cell:>9}" for cell in cells))
+    if told := [(row.task, row.exact) for row in rows if row.exact is not None]:
+        titles = ("answers", "largest", "equal", "hf's", "equal")
+        lines.append(f"\n{'against FP64':16}" + "".join(f"{title:>9}" for title in titles))
+        for task, one in told:
+            shown = (f"{one.answers}", f"{one.largest:.1e}", f"{one.within}", f"{one.largest_theirs:.1e}")
+            lines.append(f"{task:16}" + "".join(f"{cell:>9}" for cell in (*shown, f"{one.within_theirs}")))
     if low := [(row.task, row.bf16) for row in rows if row.bf16 is not None]:
         lines.append(
             f"\n{'in BF16':16}" + "".join(f"{t:>9}" for t in ("items", "flipped", "theirs", "s FP32", "s", "s hf"))

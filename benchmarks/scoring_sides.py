@@ -110,7 +110,10 @@ class Sides:
         """The same weights in products of that type."""
         from models.transformer import Transformer
 
-        model = Transformer(replace(self.model.config, dtype=dtype))
+        config = replace(self.model.config, dtype=dtype)
+        if dtype == "float64":  # grouped products have no such kernel
+            config = replace(config, moe=replace(config.moe, backend="loop"))
+        model = Transformer(config)
         model.load_state_dict(self.model.state_dict())
         return replace(self, model=model.eval(), dtype=dtype)
 

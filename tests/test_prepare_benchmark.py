@@ -12,7 +12,8 @@ from benchmarks.prepare import main, repeated
 
 
 def test_text_is_repeated_in_another_order() -> None:
-    for text in (" ".join(f"w{i}" for i in range(70)), "".join(map(chr, range(0x4E00, 0x4E46)))):
+    ideographs = "".join(map(chr, range(0x4E00, 0x4E46)))
+    for text in (" ".join(f"w{i}" for i in range(70)), ideographs, f"{ideographs[:50]} {ideographs[50:]}"):
         first, *others = repeated([text], 20 * len(text.encode()))
         assert first == text and len({*others}) == len(others) >= 19
         assert all(sorted(other) == sorted(text) and other != text for other in others)

@@ -2,19 +2,20 @@
 
 from typing import Any
 
-from ablations.config.trialkeys import Stage
-from models.base.typed import ConfigError
+from ablations.config.trialkeys import Stage, value_of
+from models.base.typed import ConfigError, as_typed
 from models.post_training.config import DistilConfig
 from models.rules import check_length
-from tasks.config import DRAWN, DataConfig
-from tasks.rules import tokens_of
+from tasks.config import DataConfig
+from tasks.rules import OF_A_SOURCE, OF_THE_TEXT, tokens_of
 
 
 def check_tokens(earlier: Stage, stage: Stage) -> None:
     """Raise ConfigError where a stage begins with weights that have learned other tokens than its own."""
     if _tokens(earlier) != _tokens(stage):
+        one, other = _apart(earlier, stage)
         raise ConfigError(
-            f"stages: {_named(earlier)}, and then {_named(stage)}: the first's tokens mean other things than the "
+            f"stages: {one}, and then {other}: the first's tokens mean other things than the "
             "second's; all stages of a chain need one tokenizer"
         )
     if earlier.data.template != stage.data.template:
@@ -37,9 +38,8 @@ def check_distil(stage: Stage) -> None:
     _check_unread(distil)
     teacher = stage.teacher[-1]
     if _tokens(teacher) != _tokens(stage):
-        raise ConfigError(
-            f"teacher: {_named(teacher)}: has other tokens than its student ({_named(stage)}); one tokenizer is needed"
-        )
+        one, other = _apart(teacher, stage)
+        raise ConfigError(f"teacher: {one}: has other tokens than its student ({other}); one tokenizer is needed")
     if teacher.data.template != data.template:
         raise ConfigError(
             f"teacher: data.template={teacher.data.template}: is asked otherwise than its student "
@@ -86,11 +86,8 @@ def _tokens(stage: Stage) -> list[Any]:
     return [stage.model.vocab_size, *tokens_of(stage.data)]
 
 
-def _named(stage: Stage) -> str:
-    data = stage.data
-    what = f"data.source={data.source}"
-    if data.source in DRAWN:
-        what = f"data.{data.source}={getattr(data, data.source)}"
-    if data.settings:
-        what += f", data.settings={data.settings}"
-    return f"model.vocab_size={stage.model.vocab_size}, {what}"
+def _apart(one: Stage, other: Stage) -> tuple[str, str]:
+    """The first key by which the tokens of two stages are others, as each of them has it."""
+    names = ["model.vocab_size", *(f"data.{name}" for name in (*OF_A_SOURCE, *OF_THE_TEXT))]
+    key = next(name for name in names if value_of(one, name) != value_of(other, name))
+    return f"{key}={as_typed(value_of(one, key))}", f"{key}={as_typed(value_of(other, key))}"

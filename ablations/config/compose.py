@@ -9,6 +9,7 @@ alone.
 import dataclasses
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -204,23 +205,21 @@ def _check_set_once(explicit: Mapping[str, Any], config: Config, chosen: Iterabl
 
 
 def _check_trials(
-    config: Config, chosen: Iterable[str], file: str, explicit: Collection[str], unsaid: Callable[[], Config]
+    config: Config, chosen: Collection[str], file: str, explicit: Collection[str], unsaid: Callable[[], Config]
 ) -> None:
-    """Every arm and the control can be trained. A fault of the command line is not blamed on the file (`unsaid`: the
-    config without the keys that it sets), and what stands before the arms need not be whole: they may say the rest."""
-    resolved = resolved_arms(config.sweep, config.trial, file)
+    """Every arm and the control can be trained. What an arm cannot be trained with is not blamed on the file where the
+    command line says it (`unsaid`: the config without the keys that it sets); and what stands before the arms need not
+    be whole, for they may say the rest."""
+    resolved = resolved_arms(config.sweep, config.trial, file, chosen)
     control = _control(config.sweep, resolved, file)
     for name, arm_keys in [*((arm, resolved[arm]) for arm in chosen), (None, control)]:
-        try:
-            check(arm_keys)
-        except ConfigError as error:
-            if str(error) == _fault(config.trial):
-                raise
-            where = "control" if name is None else f"arm {name}"
-            plain = unsaid()
-            arms = resolved_arms(plain.sweep, plain.trial, file)
-            guilty = explicit and _fault(arms[name] if name else _control(plain.sweep, arms, file)) is None
-            raise ConfigError(f"{where if guilty else f'{file} {where}'}: {error}") from None
+        if (fault := _fault(partial(check, arm_keys))) is None:
+            continue
+        if fault == _fault(partial(check, config.trial)):
+            raise ConfigError(fault)
+        where = "control" if name is None else f"arm {name}"
+        guilty = explicit and _fault(partial(_check_one, unsaid, name, file, chosen)) is None
+        raise ConfigError(f"{where if guilty else f'{file} {where}'}: {fault}")
     if config.track.checkpoints and not any(resolved[name].eval.tasks for name in chosen):
         raise ConfigError(
             "track.checkpoints=true: a checkpoint is kept for what is asked of it, and eval.tasks=[] asks nothing; "
@@ -231,14 +230,21 @@ def _check_trials(
     check_read(config.sweep, config.trial, resolved, file, explicit)
 
 
+def _check_one(of: Callable[[], Config], arm: str | None, file: str, chosen: Collection[str]) -> None:
+    """An arm alone, or the control."""
+    config = of()
+    resolved = resolved_arms(config.sweep, config.trial, file, chosen)
+    check(_control(config.sweep, resolved, file) if arm is None else resolved[arm])
+
+
 def _control(sweep: SweepConfig, resolved: Mapping[str, TrialKeys], file: str) -> TrialKeys:
     return with_overrides(resolved[sweep.baseline], sweep.control, f"{file} control")
 
 
-def _fault(keys: TrialKeys) -> str | None:
-    """What is wrong with them, if anything is."""
+def _fault(checking: Callable[[], object]) -> str | None:
+    """What is wrong, if anything is."""
     try:
-        check(keys)
+        checking()
     except ConfigError as error:
         return str(error)
     return None

@@ -1,7 +1,7 @@
 """What a sweep becomes at a scale and under a command line: its sizes, its arms' keys, and what is left to search."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from ablations.config.schema import Config, SweepConfig
@@ -16,8 +16,9 @@ def raised(sweep: SweepConfig, scale: Mapping[str, Any]) -> dict[str, int]:
     return {key: least for key, least in sweep.at_least.items() if value_of(sizes, key) < least}
 
 
-def resolved_arms(sweep: SweepConfig, keys: TrialKeys, file: str) -> dict[str, TrialKeys]:
-    """Arm -> its trial keys, searched ones at their first point. Raises ConfigError for an arm that is the baseline."""
+def resolved_arms(sweep: SweepConfig, keys: TrialKeys, file: str, chosen: Collection[str]) -> dict[str, TrialKeys]:
+    """Arm -> its trial keys, searched ones at their first point. Raises ConfigError for a `chosen` arm that is the
+    baseline."""
     resolved, teacher = {}, teacher_of(sweep, keys, file)
     for name, arm in sweep.arms.items():
         first = {key: points[0] for key, points in {**sweep.search.keys, **arm.search}.items()}
@@ -30,7 +31,7 @@ def resolved_arms(sweep: SweepConfig, keys: TrialKeys, file: str) -> dict[str, T
         same = (arm.search, arm.stages) == (base.search, base.stages) and not differing(
             resolved[name], resolved[sweep.baseline]
         )
-        if same and name != sweep.baseline:
+        if same and name != sweep.baseline and name in chosen:
             raise ConfigError(f"{file} arm {name}: nothing in it differs from the baseline {sweep.baseline}")
     return resolved
 

@@ -11,7 +11,7 @@ from tasks.config import DRAWN, MOST_ORDERED, EvalConfig
 from tasks.evals.known import check_askable
 from tasks.evals.programs import check_programs
 from tasks.problems.chosen import check_problem, problem_of
-from tasks.rules import OF_THE_TEXT, check_source, tokens_of
+from tasks.rules import OF_A_SOURCE, OF_THE_TEXT, check_source, tokens_of
 from tasks.skills.chosen import check_learnable, check_skill
 from tasks.skills.mixed import check_skills
 from tasks.text.fim import reserved
@@ -19,17 +19,10 @@ from tasks.text.tokenizer import least_vocab, require_vocab
 
 MOST_STEPS = 1_000_000
 """Of a trial; V3's own training took 235,000 (14.8T tokens in batches of 63M)."""
-OF_A_SOURCE = ("source", "skill", "problem", "template", "settings")
-"""Keys that say what is learned, and how it is written."""
 
 
 def check(keys: TrialKeys) -> TrialKeys:
     """`keys`, of which every stage can be trained and the last one scored. Raises ConfigError."""
-    if (teacher := keys.taught_by) is not None:
-        try:
-            check(teacher)
-        except ConfigError as error:
-            raise ConfigError(f"teacher: {error}") from None
     for number, stage in enumerate(keys.stages):
         _check_stage(stage)
         if stage.grpo.on and not number:
@@ -43,6 +36,12 @@ def check(keys: TrialKeys) -> TrialKeys:
                 f"train.devices={keys.train.devices}: a stage before the last has {stage.train.devices}; all stages of "
                 "a trial share as many"
             )
+    if (teacher := keys.taught_by) is not None:
+        try:
+            check(teacher)
+        except ConfigError as error:
+            raise ConfigError(f"teacher: {error}") from None
+    for stage in keys.stages:
         if stage.distil.on:
             check_distil(stage)
     if keys.eval.tokens < keys.data.seq_len:

@@ -15,6 +15,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from torch import Tensor
 
 from models.base.typed import ConfigError
+from models.layers import at_least_fp32
 from tasks.evals.drafts import Draft, Rereading, batches, greedy_arguments, write
 from tasks.evals.problems import SAMPLES
 from tasks.evals.trees import Window, forwards, grown
@@ -123,7 +124,7 @@ class HarnessLM(TemplateLM):
             self._in_rows(windows) if self.tree_logits is None else self._in_trees(windows)
         ):
             target_N = target_N.to(logits_NV.device)
-            scores_N = logits_NV.float().log_softmax(-1).gather(-1, target_N[:, None])[:, 0]
+            scores_N = at_least_fp32(logits_NV).log_softmax(-1).gather(-1, target_N[:, None])[:, 0]
             totals.index_add_(0, request_N, scores_N.double().cpu())
             misses.index_add_(0, request_N, _missed(logits_NV, target_N).double().cpu())
         return [(total, miss == 0) for total, miss in zip(totals.tolist(), misses.tolist(), strict=True)]

@@ -179,6 +179,15 @@ def test_who_has_learned_words_is_asked_no_others(tmp_path: Path, checkpoint: Pa
         command.evaluate(command.request_of([*words[:2], "eval.tasks=[lambada_openai]"]))
 
 
+def test_a_skill_among_text_has_tokens_that_no_task_asks_for(tmp_path: Path, checkpoint: Path) -> None:
+    shutil.copytree(checkpoint, tmp_path / "both")
+    config = json.loads((tmp_path / "both/config.json").read_text())
+    (tmp_path / "both/config.json").write_text(json.dumps({**config, "data": {**config["data"], "skills": ["chain"]}}))
+    words = [f"checkpoint={tmp_path / 'both'}", f"runs_dir={tmp_path}/runs", "eval=skills", "data=skill"]
+    with pytest.raises(ConfigError, match=r"^data.source=skill: .* has learned data.skills=\['chain'\] among text, "):
+        command.evaluate(command.request_of([*words, "data.skill=chain", "data.seq_len=48"]))
+
+
 def test_who_has_learned_text_is_asked_of_text_and_of_a_skill_at_once() -> None:
     check_askable(["skill_answers", "piqa"], "skill", "text")
     with pytest.raises(ConfigError, match="^eval.tasks=piqa: is text, of which data.source=skill has no token; take "):

@@ -105,6 +105,32 @@ def test_a_teachers_fault_is_the_teachers(folder: Callable[..., list[str]]) -> N
         compose(folder({**LEAST, "common": common, "stages": stages, "teacher": ["t"], "arms": arms, **LOSS}))
 
 
+def test_a_fault_of_all_is_not_the_teachers(folder: Callable[..., list[str]]) -> None:
+    common = {"data.source": "problem", "data.problem": "sums", "data.seq_len": 64, "eval.tasks": []}
+    stages = {"t": {}, "s": {"distil.loss": "forward_kl"}}
+    arms = {name: {"stages": ["s"], **arm} for name, arm in ARMS.items()}
+    words = folder({**LEAST, "common": common, "stages": stages, "teacher": ["t"], "arms": arms, **LOSS})
+    assert compose(words)
+    for word in ("data.seq_len=10", "train.tokens=10"):
+        with pytest.raises(ConfigError, match=rf"^{word}\b"):
+            compose([*words, word])
+
+
+def test_who_is_blamed_does_not_hide_what_is_wrong(folder: Callable[..., list[str]]) -> None:
+    """Without the command line an arm that is not even run would be the baseline."""
+    arms = {
+        "a": {},
+        "b": {"set": {"model.moe.top_k": 80}},
+        "c": {"optional": True, "set": {"optim.warmup_fraction": 0.4}},
+    }
+    sweep = {**LEAST, "common": {"optim.warmup_fraction": 0.4}, "arms": {**arms, "d": {"set": {"optim.eps": 1e-9}}}}
+    with pytest.raises(ConfigError, match="arm b: model.moe.top_k=80: a token cannot choose"):
+        compose([*folder(sweep), "optim.warmup_fraction=0.1"])
+    with pytest.raises(ConfigError, match="arm c: nothing in it differs from the baseline"):
+        compose([*folder(sweep), "arms=[c]"])
+    assert compose([*folder(sweep), "arms=[d]"])
+
+
 def test_rates_of_fill_in_the_middle_share_their_tokens(folder: Callable[..., list[str]]) -> None:
     common = {"data.fim_rate": 0.1, "eval.tasks": []}
     branch = {"design": "branch", "branch_at": 0.5, "common": common, "trunk": {"data.fim_rate": 0.0}, **LOSS}
@@ -130,7 +156,7 @@ def test_a_skill_with_other_words_is_no_second_stage(folder: Callable[..., list[
         if keys == 16:
             assert compose(words)
             continue
-        with pytest.raises(ConfigError, match="the first's tokens mean other things than the second's"):
+        with pytest.raises(ConfigError, match="stages: data.settings=.*8}, and then .*16}: the first's tokens mean ot"):
             compose(words)
 
 
