@@ -190,9 +190,9 @@ def test_what_stands_before_the_arms_need_not_be_whole(
 def test_tasks_that_arms_set_are_looked_at_in_a_dry_run(
     folder: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arms = {"a": {}, "b": {"set": {"eval.tasks": ["hellaswagg"]}}}
+    arms = {"a": {}, "b": {"set": {"eval.tasks": ["python_clos"]}}}
     assert main([*folder({**LEAST, "arms": arms}), "dry_run=true"]) == 2
-    assert "eval.tasks=hellaswagg: lm-eval has no such task; did you mean hellaswag?" in capsys.readouterr().err
+    assert "eval.tasks=python_clos: no such task; did you mean python_cloze?" in capsys.readouterr().err
 
 
 def test_a_source_is_named_in_short() -> None:

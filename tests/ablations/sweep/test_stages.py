@@ -175,13 +175,12 @@ def test_a_plan_knows_who_teaches(plan, tmp_path):
         (
             "teacher: [pretrain, sft, rl]\nstages:\n",
             "teacher: [other]\nstages:\n  other: {data.problem: sorting, data.settings: null, data.seq_len: 64}\n",
-            "teacher: model.vocab_size=64, data.problem=sorting: has other tokens than its student "
-            "(model.vocab_size=64, data.problem=sums); one tokenizer is needed",
+            "teacher: data.problem=sorting: has other tokens than its student (data.problem=sums); one",
         ),
         (
             "teacher: [pretrain, sft, rl]\nstages:\n",
             "teacher: [other]\nstages:\n  other: {model.vocab_size: 128}\n",
-            "teacher: model.vocab_size=128, data.problem=sums: has other tokens",
+            "teacher: model.vocab_size=128: has other tokens than its student (model.vocab_size=64)",
         ),
         (
             "teacher: [pretrain, sft, rl]\nstages:\n",
@@ -211,7 +210,7 @@ def test_a_plan_knows_who_teaches(plan, tmp_path):
         (
             "distil.answers: teacher",
             f"distil.answers: teacher, {SKILL}",
-            "stages: model.vocab_size=64, data.problem=sums, and then",
+            "stages: data.source=problem, and then data.source=skill: the first's tokens mean other things",
         ),
         ("distil.answers: teacher", "distil.answers: teachr", "distil.answers=teachr: expected one of data, teacher"),
         ("distil.loss: forward_kl", "distil.temperature: 0", "distil.temperature=0.0: must be at least 0.001"),
@@ -292,12 +291,12 @@ def test_a_teacher_that_cannot_be_is_one_line(plan, tmp_path, old, new, reason):
         (
             "  pretrain: {data.settings: {digits: [1], wrong: 0.5}",
             "  pretrain: {data.problem: sorting, data.settings: null, data.seq_len: 64",
-            "stages: model.vocab_size=64, data.problem=sorting, and then model.vocab_size=64, data.problem=sums: the f",
+            "stages: data.problem=sorting, and then data.problem=sums: the f",
         ),
         (
             "  pretrain: {data.settings: {digits: [1], wrong: 0.5}",
             "  pretrain: {" + SKILL,
-            "stages: model.vocab_size=64, data.source=skill, and then model.vocab_size=64, data.problem=sums",
+            "stages: data.source=skill, and then data.source=problem: the f",
         ),
         (
             "  pretrain: {",
