@@ -228,19 +228,20 @@ def _asked_of(learned_from: dict[str, Any], asked: dict[str, Any]) -> DataConfig
 
 def _check_words(request: Request, learned: DataConfig, asked: DataConfig) -> None:
     """Who has learned words of a rule can read no others. Raises ConfigError."""
-    from tasks.rules import tokens_of
+    from tasks.rules import OF_THE_TEXT, OF_THE_WORDS, tokens_of
 
     if learned.source in DRAWN and (tokens_of(asked), asked.template) != (tokens_of(learned), learned.template):
-        other = [key for key in request.data if getattr(asked, key) != getattr(learned, key) and key != "seq_len"]
+        keys = [key for key in dict.fromkeys((*OF_THE_WORDS, *OF_THE_TEXT)) if key in request.data]
+        other = [key for key in keys if getattr(asked, key) != getattr(learned, key)]
         raise ConfigError(
             f"checkpoint={request.checkpoint}: has learned the words of data.{learned.source}="
             f"{getattr(learned, learned.source)} as they were written there, and no others; leave out "
             f"{', '.join(f'data.{key}' for key in other)}"
         )
-    if learned.skills and asked.source == "skill":
+    if asked.source == "skill" and asked.skill in learned.skills:
         raise ConfigError(
-            f"data.source=skill: checkpoint={request.checkpoint} has learned data.skills={learned.skills} among text, "
-            "in tokens of their own, which no task asks for; its trial's record has what it knows of them"
+            f"data.skill={asked.skill}: checkpoint={request.checkpoint} has learned it among text, in tokens of "
+            "its own that no task asks for; its trial's record has what it knows of it"
         )
 
 

@@ -111,8 +111,9 @@ class Sides:
         from models.transformer import Transformer
 
         config = replace(self.model.config, dtype=dtype)
-        if dtype == "float64":  # grouped products have no such kernel
-            config = replace(config, moe=replace(config.moe, backend="loop"))
+        if dtype == "float64":  # grouped products have no such kernel, and nothing is rounded on the way
+            precision = replace(config.precision, recipe="auto")
+            config = replace(config, moe=replace(config.moe, backend="loop"), precision=precision)
         model = Transformer(config)
         model.load_state_dict(self.model.state_dict())
         return replace(self, model=model.eval(), dtype=dtype)

@@ -10,8 +10,8 @@ from tasks.skills.chosen import SKILLS, skill_of
 from tasks.text.fim import reserved
 from tasks.text.sources import weights_of
 
-OF_A_SOURCE = ("source", "skill", "problem", "template", "settings")
-"""Keys that say what is learned, and how it is written."""
+OF_THE_WORDS = ("source", "skill", "problem", "template", "settings")
+"""Keys that say what is learned of a rule, and how it is written."""
 OF_THE_TEXT = ("source", "path", "name", "text_field", "domains", "weights", "skills", "max_bytes", "fim_rate")
 """Keys that a tokenizer of text depends on."""
 

@@ -7,7 +7,7 @@ from models.base.typed import ConfigError, as_typed
 from models.post_training.config import DistilConfig
 from models.rules import check_length
 from tasks.config import DataConfig
-from tasks.rules import OF_A_SOURCE, OF_THE_TEXT, tokens_of
+from tasks.rules import OF_THE_TEXT, OF_THE_WORDS, tokens_of
 
 
 def check_tokens(earlier: Stage, stage: Stage) -> None:
@@ -88,6 +88,7 @@ def _tokens(stage: Stage) -> list[Any]:
 
 def _apart(one: Stage, other: Stage) -> tuple[str, str]:
     """The first key by which the tokens of two stages are others, as each of them has it."""
-    names = ["model.vocab_size", *(f"data.{name}" for name in (*OF_A_SOURCE, *OF_THE_TEXT))]
+    names = ["model.vocab_size", *(f"data.{name}" for name in (*OF_THE_WORDS, *OF_THE_TEXT))]
+    names.remove("data.template")  # which changes no token, and has a line of its own
     key = next(name for name in names if value_of(one, name) != value_of(other, name))
     return f"{key}={as_typed(value_of(one, key))}", f"{key}={as_typed(value_of(other, key))}"

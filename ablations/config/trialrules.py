@@ -11,7 +11,7 @@ from tasks.config import DRAWN, MOST_ORDERED, EvalConfig
 from tasks.evals.known import check_askable
 from tasks.evals.programs import check_programs
 from tasks.problems.chosen import check_problem, problem_of
-from tasks.rules import OF_A_SOURCE, OF_THE_TEXT, check_source, tokens_of
+from tasks.rules import OF_THE_TEXT, OF_THE_WORDS, check_source, tokens_of
 from tasks.skills.chosen import check_learnable, check_skill
 from tasks.skills.mixed import check_skills
 from tasks.text.fim import reserved
@@ -86,7 +86,7 @@ def _check_place(trunk: Stage, stage: Stage) -> None:
             f"{trunk.stop}; keep its batches, take longer sequences and as many fewer of them, or compare from scratch"
         )
     own, learned = stage.data, trunk.data
-    other = [name for name in (*OF_A_SOURCE, *OF_THE_TEXT) if getattr(own, name) != getattr(learned, name)]
+    other = [name for name in (*OF_THE_WORDS, *OF_THE_TEXT) if getattr(own, name) != getattr(learned, name)]
     if {"source", "skill", "problem", "template"} & {*other} or tokens_of(own) != tokens_of(learned):
         name = other[0]
         raise ConfigError(

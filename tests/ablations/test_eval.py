@@ -172,9 +172,9 @@ def test_who_has_learned_words_is_asked_no_others(tmp_path: Path, checkpoint: Pa
     config = json.loads((tmp_path / "words/config.json").read_text())
     (tmp_path / "words/config.json").write_text(json.dumps({**config, "data": learned}))
     words = [f"checkpoint={tmp_path / 'words'}", f"runs_dir={tmp_path}/runs", "eval.tasks=[]"]
-    for asked in ("data=stdlib", "data.settings={keys: 9, pairs: [2]}"):
-        with pytest.raises(ConfigError, match="has learned the words of data.skill=recall as they were written "):
-            command.evaluate(command.request_of([*words, asked]))
+    for asked, out in (("data=stdlib", "data.source$"), ("data.settings={keys: 9, pairs: [2]}", "data.settings$")):
+        with pytest.raises(ConfigError, match=f"has learned the words of data.skill=recall .*; leave out {out}"):
+            command.evaluate(command.request_of([*words, "data.batch_size=3", "data.seq_len=24", asked]))
     with pytest.raises(ConfigError, match="^eval.tasks=lambada_openai: is text, of which data.source=skill has no"):
         command.evaluate(command.request_of([*words[:2], "eval.tasks=[lambada_openai]"]))
 
@@ -184,12 +184,25 @@ def test_a_skill_among_text_has_tokens_that_no_task_asks_for(tmp_path: Path, che
     config = json.loads((tmp_path / "both/config.json").read_text())
     (tmp_path / "both/config.json").write_text(json.dumps({**config, "data": {**config["data"], "skills": ["chain"]}}))
     words = [f"checkpoint={tmp_path / 'both'}", f"runs_dir={tmp_path}/runs", "eval=skills", "data=skill"]
-    with pytest.raises(ConfigError, match=r"^data.source=skill: .* has learned data.skills=\['chain'\] among text, "):
+    with pytest.raises(ConfigError, match=r"^data.skill=chain: .* has learned it among text, in tokens of its own"):
         command.evaluate(command.request_of([*words, "data.skill=chain", "data.seq_len=48"]))
 
 
-def test_who_has_learned_text_is_asked_of_text_and_of_a_skill_at_once() -> None:
+def test_who_has_learned_text_is_asked_of_text_and_of_a_skill_at_once(
+    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a checkpoint of another tool, which says nothing of its text."""
     check_askable(["skill_answers", "piqa"], "skill", "text")
+    shutil.copytree(checkpoint, tmp_path / "foreign")
+    config = json.loads((tmp_path / "foreign/config.json").read_text())
+    (tmp_path / "foreign/config.json").write_text(json.dumps({**config, "data": {"seq_len": 48}}))
+    asked = list[tuple[Any, ...]]()
+    monkeypatch.setattr("tasks.evals.known.check_askable", lambda *words: asked.append(words))
+    skill = ["eval.tasks=[skill_answers]", "eval.items=2", "data=skill", "data.skill=recall", "data.seq_len=24"]
+    settings = "data.settings={keys: 16, pairs: [2]}"
+    for folder in (checkpoint, tmp_path / "foreign"):
+        command.evaluate(command.request_of([f"checkpoint={folder}", f"runs_dir={tmp_path}/runs", *skill, settings]))
+    assert [source for _, *source in asked] == [["skill", "text"], ["skill", "python_packages"]]
     with pytest.raises(ConfigError, match="^eval.tasks=piqa: is text, of which data.source=skill has no token; take "):
         check_askable(["skill_answers", "piqa"], "skill")
 

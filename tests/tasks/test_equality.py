@@ -14,9 +14,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import pytest
 import torch
 
-from benchmarks.scoring import TASKS, TOLERANCE, Command, EvalKeys, compare, run, table, texts_of
+from benchmarks.scoring import TASKS, TOLERANCE, Command, EvalKeys, compare, in_fp64, run, table, texts_of
 from benchmarks.scoring_sides import Sides, random_checkpoint
 from models.base.typed import ConfigError
+from tasks.evals.lm import HarnessLM
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 ITEMS = 4
@@ -93,3 +94,25 @@ def test_bf16_is_counted_apart(data: str, command: Command, sides: Sides) -> Non
     assert row.bf16.flipped <= 6 and min(row.bf16.seconds, row.bf16.seconds_theirs) > 0
     assert "in BF16" in table([row]) and "in BF16" not in table([replace(row, bf16=None)])
     assert sides.computing_in("bfloat16").model.dtype == torch.bfloat16 and sides.model.dtype == torch.float32
+
+
+def test_fp64_tells_whose_rounding_it_is(sides: Sides, command: Command) -> None:
+    """Were anything of it FP32, ours would be as far from it as theirs, or equal to it."""
+    wide = sides.computing_in("float64")
+    tokens = torch.arange(40)[None]
+    with torch.no_grad():
+        assert wide.model(tokens).logits.dtype == torch.float64
+    found = in_fp64(sides, "piqa", replace(command, exact_items=3))
+    assert found.answers == 6 == found.within == found.within_theirs
+    assert 0 < found.largest < 1e-4 > found.largest_theirs > 0
+
+
+def test_logits_in_fp64_are_scored_in_fp64(sides: Sides) -> None:
+    size = sides.model.config.vocab_size
+    logits_VV = torch.randn(size, size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    lm = HarnessLM(lambda tokens: logits_VV[tokens], sides.tokenizer, 32)
+    context, answer = lm.tok_encode("the cat"), lm.tok_encode(" sat on it")
+    ((found, _),) = lm._loglikelihood_tokens([(("the cat", " sat on it"), context, answer)])
+    before = [*context, *answer][len(context) - 1 : -1]
+    exact = logits_VV[before].log_softmax(-1).gather(-1, torch.tensor(answer)[:, None]).sum()
+    assert found == pytest.approx(float(exact), abs=1e-12)
