@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lm_eval.api.model import LM
 
+from models.base.typed import ConfigError
 from tasks.evals.harness import quiet
 
 if TYPE_CHECKING:
@@ -32,7 +33,13 @@ class Timed(LM):
 
     def _asked(self, kind: str, requests: "list[Instance]") -> list[Any]:
         started = time.process_time()
-        found: list[Any] = getattr(self.inner, kind)(requests)
+        try:
+            found: list[Any] = getattr(self.inner, kind)(requests)
+        except AssertionError:
+            raise ConfigError(
+                "items: hf takes no answer that is longer than the model, and one of these is; take fewer items, or a "
+                "checkpoint of a larger data.seq_len"
+            ) from None
         self.seconds += time.process_time() - started
         self.answers += [float(answer[0] if isinstance(answer, tuple) else answer) for answer in found]
         return found

@@ -13,9 +13,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
 import torch
+from lm_eval.api.instance import Instance
 
 from benchmarks.scoring import TASKS, TOLERANCE, Command, EvalKeys, compare, in_fp64, run, table, texts_of
-from benchmarks.scoring_sides import Sides, random_checkpoint
+from benchmarks.scoring_sides import Sides, Timed, random_checkpoint
 from models.base.typed import ConfigError
 from tasks.evals.lm import HarnessLM
 
@@ -116,3 +117,10 @@ def test_logits_in_fp64_are_scored_in_fp64(sides: Sides) -> None:
     before = [*context, *answer][len(context) - 1 : -1]
     exact = logits_VV[before].log_softmax(-1).gather(-1, torch.tensor(answer)[:, None]).sum()
     assert found == pytest.approx(float(exact), abs=1e-12)
+
+
+def test_an_answer_that_hf_does_not_take_is_one_line(sides: Sides) -> None:
+    theirs = Timed(sides.theirs(1))
+    answer = Instance("loglikelihood", {}, ("a", " b" * 200), 0, ("task", 0, 1))
+    with pytest.raises(ConfigError, match="^items: hf takes no answer that is longer than the model"):
+        theirs.loglikelihood([answer])
