@@ -107,13 +107,14 @@ def evaluate(request: Request) -> dict[str, Any]:
     _check_files(request.checkpoint)
     if request.device == "cuda":
         _check_cuda()
-    from tasks.evals.known import check_askable, check_copies, check_tasks
+    from tasks.evals.known import check_askable, check_copies, check_samples, check_tasks
     from tasks.evals.prepare import prepare_tasks
     from tasks.evals.score import score
     from tasks.evals.ways import Ways
 
     check_tasks(request.eval.tasks, request.eval.data_dir, request.eval.run_model_code)
     check_copies(request.eval.tasks, request.eval.data_dir)
+    check_samples(request.eval.samples, request.eval.tasks)
     from models.checkpoint import load_checkpoint
     from models.decoding.generate import Decoding
     from models.decoding.sampling import draw

@@ -36,6 +36,8 @@ class Timed(LM):
         try:
             found: list[Any] = getattr(self.inner, kind)(requests)
         except AssertionError:
+            if kind != "loglikelihood" or not self._too_long(requests):
+                raise
             raise ConfigError(
                 "items: hf takes no answer that is longer than the model, and one of these is; take fewer items, or a "
                 "checkpoint of a larger data.seq_len"
@@ -43,6 +45,11 @@ class Timed(LM):
         self.seconds += time.process_time() - started
         self.answers += [float(answer[0] if isinstance(answer, tuple) else answer) for answer in found]
         return found
+
+    def _too_long(self, requests: "list[Instance]") -> bool:
+        """Whether an answer has more tokens than the model takes, which `hf` asserts against without a word."""
+        limit = self.inner.max_length
+        return any(len(self.inner._encode_pair(*request.args)[1]) > limit for request in requests)
 
     def loglikelihood(self, requests: "list[Instance]", disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         return self._asked("loglikelihood", requests)

@@ -7,8 +7,8 @@ from models.config import ModelConfig
 from models.pipeline.rules import check_pipeline
 from models.rules import check_length, validate
 from models.training.config import OptimConfig
-from tasks.config import DRAWN, MOST_ORDERED, EvalConfig
-from tasks.evals.known import check_askable
+from tasks.config import DRAWN, MOST_ORDERED
+from tasks.evals.known import check_askable, check_samples
 from tasks.evals.programs import check_programs
 from tasks.problems.chosen import check_problem, problem_of
 from tasks.rules import OF_THE_TEXT, OF_THE_WORDS, check_source, tokens_of
@@ -64,14 +64,11 @@ def _check_lengths(keys: TrialKeys) -> None:
 def _check_answers(keys: TrialKeys) -> None:
     """What is asked can be; that a problem's answers fit into a sequence, `check_problem` sees to."""
     source = keys.data.source
-    if keys.eval.samples != EvalConfig.samples and source != "problem":
-        raise ConfigError(
-            f"eval.samples={keys.eval.samples}: is read with data.source=problem only; add data.source=problem"
-        )
     if keys.eval.mask_documents and source == "skill":
         raise ConfigError(
             "eval.mask_documents=true: is about documents of text, which data.source=skill has none of; leave it out"
         )
+    check_samples(keys.eval.samples, keys.eval.tasks)
     check_askable(keys.eval.tasks, source)
 
 

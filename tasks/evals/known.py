@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from models.base.typed import ConfigError, closest
-from tasks.config import DRAWN
+from tasks.config import DRAWN, EvalConfig
 from tasks.evals.answers import BITS, MARGIN
 from tasks.evals.fingerprint import is_task_file
 from tasks.evals.harness import quiet
@@ -89,6 +89,12 @@ def check_askable(names: Sequence[str], source: str, learned: str | None = None)
         else:
             continue
         raise ConfigError(f"eval.tasks={name}: {why}, or leave the task out")
+
+
+def check_samples(samples: int, names: Sequence[str]) -> None:
+    """Raise ConfigError for a number of answers that no task draws. A file's task may be `problem_samples` too."""
+    if samples != EvalConfig.samples and SAMPLES not in names and not any(map(is_task_file, names)):
+        raise ConfigError(f"eval.samples={samples}: is read by {SAMPLES} only; add it to eval.tasks, or leave this out")
 
 
 def is_standard(name: str) -> bool:

@@ -140,7 +140,7 @@ eval.tasks=[humaneval] eval.run_model_code=yes -> eval.run_model_code=yes: expec
 eval.lengths=[32] -> eval.lengths[0]=32: must be at least 64
 eval.lengths=[64,64] -> eval.lengths=[64, 64]: 64 stands in it twice; name each once
 eval.lengths=[1e9] -> eval.lengths=[1000000000.0]: expected a list of whole numbers
-eval.samples=8 -> eval.samples=8: is read with data.source=problem only; add data.source=problem
+eval.samples=8 -> eval.samples=8: is read by problem_samples only; add it to eval.tasks
 eval.run_model_code=true -> eval.run_model_code=true: no task here runs programs; add humaneval or mbpp to
 grpo.on=true -> grpo.on=true: data.source=python_packages asks nothing that is judged; take
 distil.answers=teacher -> distil.answers=teacher, distil.loss=tokens: nobody teaches; name the stages

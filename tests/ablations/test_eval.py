@@ -193,6 +193,8 @@ def test_who_has_learned_text_is_asked_of_text_and_of_a_skill_at_once(
 ) -> None:
     """And a checkpoint of another tool, which says nothing of its text."""
     check_askable(["skill_answers", "piqa"], "skill", "text")
+    with pytest.raises(ConfigError, match="^eval.samples=8: is read by problem_samples only; add it to eval.tasks, or"):
+        command.evaluate(command.request_of([f"checkpoint={checkpoint}", "eval=quick", "eval.samples=8"]))
     shutil.copytree(checkpoint, tmp_path / "foreign")
     config = json.loads((tmp_path / "foreign/config.json").read_text())
     (tmp_path / "foreign/config.json").write_text(json.dumps({**config, "data": {"seq_len": 48}}))

@@ -124,3 +124,14 @@ def test_an_answer_that_hf_does_not_take_is_one_line(sides: Sides) -> None:
     answer = Instance("loglikelihood", {}, ("a", " b" * 200), 0, ("task", 0, 1))
     with pytest.raises(ConfigError, match="^items: hf takes no answer that is longer than the model"):
         theirs.loglikelihood([answer])
+
+
+def test_what_else_hf_asserts_is_not_taken_for_a_long_answer(sides: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = Timed(sides.theirs(1))
+
+    def fails(requests: list[Instance]) -> None:
+        raise AssertionError("of another kind")
+
+    monkeypatch.setattr(theirs.inner, "loglikelihood", fails)
+    with pytest.raises(AssertionError, match="of another kind"):
+        theirs.loglikelihood([Instance("loglikelihood", {}, ("a", " b"), 0, ("task", 0, 1))])

@@ -110,7 +110,7 @@ def test_the_batches_of_a_ramp_are_laid_out_once_for_all_arms() -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"eval.samples": 8}, "eval.samples=8: is read with data.source=problem only; add data.source=problem"),
+        ({"eval.samples": 8}, "eval.samples=8: is read by problem_samples only; add it to eval.tasks"),
         ({"eval.tasks": ["problem_samples"]}, "eval.tasks=problem_samples: answers are judged by a problem's rule; "),
         (
             {"eval.tasks": ["problem_greedy"], "data.source": "skill", "data.skill": "recall"},
@@ -127,7 +127,7 @@ def test_what_answers_are_asked_for_where_none_are_judged(changes: dict[str, Any
         check(with_overrides(KEYS, changes, "here"))
     assert str(caught.value).startswith(said) and "\n" not in str(caught.value)
     problem = {"data.source": "problem", "data.problem": "sums", "data.skill": None, "data.seq_len": 128}
-    check(with_overrides(KEYS, {"eval.tasks": [], **changes, **problem}, "here"))
+    check(with_overrides(KEYS, {"eval.tasks": ["problem_samples"], **changes, **problem}, "here"))
 
 
 def test_what_is_scored_is_a_sequence_at_least() -> None:
