@@ -20,7 +20,7 @@ from ablations.judge.verdicts import Beside, verdict
 Noise = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 
 GRID = ((0.00125, 0.00177, 0.0025, 0.00354, 0.005), 2)
-"""Rates a factor of 1.4 apart, and how many seeds search them ..."""
+"""Rates a factor of 1.4 apart, and how many seeds search them: a sweep's defaults ..."""
 COARSE = ((0.00125, 0.0025, 0.005), 3)
 """... against a factor of 2, at nearly the same cost."""
 SEEDS, SEED_SD = 8, 0.02
@@ -68,7 +68,7 @@ def calibrate(
     many seeds search them."""
     rng = np.random.default_rng(0)
     bounded = held = false = resolved = 0
-    bounds = []
+    bounds, short = list[float](), list[float]()
     claim = ExpectedConfig("arm", against="base", kind="equal", margin=MARGIN)
     for _ in range(sweeps):
         curves = [Curve(curve.best + rng.normal(0, 0.15), curve.curvature, curve.skew, curve.cliff) for _ in range(2)]
@@ -81,6 +81,7 @@ def calibrate(
         excess = [float(one(np.array(x))) - one.least for one, x in zip(curves, points, strict=True)]
         held += all(e <= bound for e, bound in zip(excess, found, strict=True))
         bounds.append(max(found))
+        short += [e - bound for e, bound in zip(excess, found, strict=True)]
         # The arm's true advantage is such that, both at their best, it lies at the region's edge.
         level = rng.normal(0, SEED_SD, SEEDS)
         residual = noise(rng, (2, SEEDS)) * scatter
@@ -94,6 +95,7 @@ def calibrate(
     return {
         "bounded": bounded / sweeps,
         "bound_holds": held / count,
+        "short_by_95": max(0.0, float(np.quantile(short, 0.95))) if short else math.nan,
         "false_verdicts": false / count,
         "median_bound": float(np.median(bounds)) if bounds else math.nan,
         "sees_0.01": resolved / count,

@@ -50,8 +50,8 @@ BAD_FILES: list[tuple[dict[str, Any], list[str]]] = [
     ({"control": {"train.token_fraction": 5}}, ["control: train.token_fraction=5.0: trains on more tokens"]),
     ({"control": {"train.tokens": 10**9}}, ["control: train.tokens=1000000000: trains on more tokens"]),
     ({"search": {"seeds": [1]}}, ["search.seeds=[1]: 1 is not above the confirmation's seeds", "0 to 7"]),
-    ({"first_seed": 996}, ["search.seeds=[1000, 1001, 1002]: 1000 is not above", "996 to 1003", "such as 1004"]),
-    ({"seeds": 2000}, ["search.seeds=[1000, 1001, 1002]: 1000 is not above the confirmation's seeds"]),
+    ({"first_seed": 996}, ["search.seeds=[1000, 1001]: 1000 is not above", "996 to 1003", "such as 1004"]),
+    ({"seeds": 2000}, ["search.seeds=[1000, 1001]: 1000 is not above the confirmation's seeds"]),
     (
         {"expected": [{"arm": "long"}, {"arm": "long", "against": "short"}]},
         ["expected[1]: the same claim as expected[0]"],
