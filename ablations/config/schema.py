@@ -169,8 +169,8 @@ class SearchConfig:
     """What is searched per arm, with an equal budget for every arm (method: search, then confirm)."""
 
     keys: dict[str, list[float]] = field(default_factory=lambda: {"optim.lr": [9e-4, 1.3e-3, 1.8e-3, 2.5e-3, 3.6e-3]})
-    """Points shared by all arms. Neighbouring learning rates differ at most by a factor of 2; by default they lie around
-    that of scale=cpu, near enough to see a cliff among them."""
+    """Points shared by all arms. Neighbouring learning rates differ at most by a factor of 2; those of the default lie
+    around scale=cpu's, near enough to see a cliff among them."""
     seeds: SeedList = field(default_factory=lambda: [1000, 1001])
     """Seeds of search trials, apart from the confirmation's. With fewer than two nothing bounds what a learning rate
     may cost. An arm with a smaller grid spends its budget on more of them, from the last on."""

@@ -149,6 +149,10 @@ def test_bad_input_is_one_line_and_exit_code_2(
         (["data.seq_len=49"], "data.seq_len=49: beyond the model, whose model.rope.scaling=yarn stretches"),
         (["data.name=wikitext"], "data.name=wikitext: is read with data.source=hf only; add data.source=hf"),
         (["data.source=stdlib", "data.skill=star"], "data.skill=star: is read with data.source=skill only"),
+        (
+            ["eval.tasks=[python_cloze]", "eval.data_dir=."],
+            "eval.data_dir=.: eval.tasks=[python_cloze] has no task that",
+        ),
         (["data.source=domains", "data.weights={a: 1}"], "data.weights.a: no such domain"),
     ],
 )
@@ -175,6 +179,11 @@ def test_who_has_learned_words_is_asked_no_others(tmp_path: Path, checkpoint: Pa
     for asked, out in (("data=stdlib", "data.source$"), ("data.settings={keys: 9, pairs: [2]}", "data.settings$")):
         with pytest.raises(ConfigError, match=f"has learned the words of data.skill=recall .*; leave out {out}"):
             command.evaluate(command.request_of([*words, "data.batch_size=3", "data.seq_len=24", asked]))
+    problem = {"source": "problem", "problem": "sums", "template": "plain", "seq_len": 48}
+    (tmp_path / "words/config.json").write_text(json.dumps({**config, "data": problem}))
+    with pytest.raises(ConfigError, match=r"the words of data.problem=sums .*; leave out data.template$"):
+        command.evaluate(command.request_of([*words, "data.template=chat"]))
+    (tmp_path / "words/config.json").write_text(json.dumps({**config, "data": learned}))
     with pytest.raises(ConfigError, match="^eval.tasks=lambada_openai: is text, of which data.source=skill has no"):
         command.evaluate(command.request_of([*words[:2], "eval.tasks=[lambada_openai]"]))
 

@@ -72,6 +72,11 @@ def test_a_trunk_learns_what_its_branches_learn(
             {"data.skills": []},
             "data.skills=['chain']: goes on in the place of a trunk",
         ),
+        (
+            {"data.source": "domains", "data.domains": {"a": "x.txt", "b": "y.txt"}},
+            {"data.weights": {"a": 1, "b": 3}},
+            "data.weights=null: goes on in the place of a trunk that has data.weights=",
+        ),
         ({}, {"data.fim_rate": 0.5}, "data.fim_rate=null: goes on in the place of a trunk that has data.fim_rate=0.5"),
         (
             {"data.source": "skill", "data.skill": "recall", "data.settings": {"pairs": [4], "keys": 16}},
