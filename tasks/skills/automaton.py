@@ -5,8 +5,8 @@
 
 As in its code (berlino/seq_icl): all states accept, a string begins in the first, and the next symbol is any that
 leads out of the state, equally likely. Which one comes is chance, so that the ceiling is below 1: it is that of who
-knows the automaton and the state. Who knows how often each symbol comes, and not behind what, can name the most
-frequent one: that guess is chance.
+knows the automaton and the state. Who knows how often each symbol comes at each place of a string, and not behind
+what, can name the most frequent one there: that guess is chance.
 """
 
 from collections.abc import Sequence
@@ -141,14 +141,14 @@ class Automaton:
         np.put_along_axis(ways_NSS, automata.target_NSE, step_NSE, axis=2)
         state_NS = np.zeros((count, most))
         state_NS[:, 0] = 1
-        seen_NS = np.zeros((count, most))
-        for before in range(self.asked):
-            seen_NS += state_NS * (self.longest - before)  # as many of the lengths have a symbol more
+        symbols = (np.arange(count)[:, None, None] * self.symbols + automata.symbol_NSE).ravel()
+        lengths = self.longest - np.arange(self.asked)  # as many of them have a symbol more
+        found = np.zeros(2)
+        for share in lengths / lengths.sum():
+            often = np.bincount(symbols, (state_NS[..., None] * step_NSE).ravel(), count * self.symbols)
+            found += share * often.reshape(count, -1).max(axis=1).sum(), share * (state_NS * each_NS).sum()
             state_NS = np.einsum("ns,nst->nt", state_NS, ways_NSS)
-        seen_NS /= seen_NS.sum(axis=1, keepdims=True)
-        symbols = np.arange(count)[:, None, None] * self.symbols + automata.symbol_NSE
-        often = np.bincount(symbols.ravel(), (seen_NS[..., None] * step_NSE).ravel(), count * self.symbols)
-        return np.array([often.reshape(count, -1).max(axis=1).sum(), (seen_NS * each_NS).sum()])
+        return found
 
 
 def _different(

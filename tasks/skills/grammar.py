@@ -10,11 +10,12 @@
     clause(0) -> noun_X (by noun_Y)? verb -X
 
 Nouns are of classes X, as those of many languages are, and the ending of a verb is that of its subject's class. A noun
-behind `by` is nobody's subject. Two guesses take no grammar: that every ending agrees with the sentence's first noun,
-which is right of the last; and that the first ending agrees with the nearest noun, which is right where no `by` is
-before it, or with the one before, and all others with the sentence's first. The better one is chance.
+behind `by` is nobody's subject. Who counts nouns and verbs, and does not see which nouns stand behind `by`, can name
+for each verb the noun that is most often its subject in a sentence of so many nouns: that guess is chance. (All
+sentences of a sequence have as many verbs. The first noun is the last verb's subject, always.)
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from string import ascii_lowercase
@@ -60,15 +61,11 @@ class Grammar:
 
     @property
     def chance(self) -> float:
-        near = max(own + (1 - own) / self.classes for own in (self.by, 1 - self.by))
-        of_first = {depth: 1 + depth / self.classes for depth in self.depths}
-        of_both = {depth: near + (1 + (depth - 1) / self.classes if depth else 0) for depth in self.depths}
-        return max(self._share(of_first), self._share(of_both))
-
-    def _share(self, right: dict[int, float]) -> float:
-        """Of all endings, from how many of a sentence's are right at each depth."""
-        ends = sum(self.sentences(depth) * (depth + 1) for depth in self.depths)
-        return sum(self.sentences(depth) * right[depth] for depth in self.depths) / ends
+        """Over depths, each as often as a sequence of it has endings."""
+        ends = {depth: self.sentences(depth) * (depth + 1) for depth in self.depths}
+        placed = {depth: _placed(depth + 1, self.by) for depth in self.depths}
+        share = sum(ends[depth] * placed[depth] for depth in self.depths) / sum(ends.values())
+        return share + (1 - share) / self.classes
 
     def sentences(self, depth: int) -> int:
         """Of a sequence."""
@@ -116,3 +113,16 @@ class Grammar:
         there[..., 1:begin:4] = there[..., 2:begin:4] = by
         there[..., begin - 1] = False  # nothing is in the innermost
         return packed(tokens.reshape(rows, -1), there.reshape(rows, -1), seq_len + 1)
+
+
+def _placed(clauses: int, by: float) -> float:
+    """How often the likeliest of a sentence's nouns is a verb's subject, where only the number of nouns is known: which
+    of the subjects have a noun behind them is then any choice of so many of them."""
+    right = 0.0
+    for others in range(clauses + 1):
+        there = math.comb(clauses, others) * by**others * (1 - by) ** (clauses - others)
+        for before in range(clauses):
+            near = range(min(before, others) + 1)
+            ways = [math.comb(before, n) * math.comb(clauses - before, others - n) for n in near]
+            right += there * max(ways) / sum(ways)
+    return right / clauses

@@ -11,8 +11,9 @@ A fact is worth `number_tokens` ln `digits` nats. What the answers of a level la
 in its part of the book, is what the weights hold of it. All that they can is about 2 bits a parameter, after a thousand
 readings of each fact (2404.05405).
 
-A model that holds the numbers of a part, and not whose they are, names the commonest beginning, and then what goes on
-so most often: that guess is chance. (To strike out those that came adds a thousandth at most.)
+A model that holds the numbers of a part, and not whose they are, strikes out those that came, names the commonest
+beginning of the others, and then what goes on so most often: that guess is chance. So that there is little to strike
+out, a sequence asks a quarter of its part at most; chance is of one that asks so much, where a guess has most.
 """
 
 from collections.abc import Sequence
@@ -27,6 +28,12 @@ from models.base.typed import AtLeast, AtMost, ConfigError, Distinct, NotEmpty
 from tasks.drawn import END, END_WORD, Items, distinct
 
 FIRST = 1
+ASKED = 4
+"""Of a part a sequence asks one fact in so many, at most."""
+STRUCK = 16
+"""Chance is an average over so many places of a sequence, and over the facts of a part in some random orders ..."""
+SHUFFLED = 1024
+"""... of so many facts in all. Large parts take fewer. Others come within 0.001 of it."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +62,10 @@ class Phonebook:
     def words(self) -> Sequence[str]:
         return [END_WORD, *(f"n{i}" for i in range(self.letters)), *(f"d{i}" for i in range(self.digits))]
 
-    @property
+    @cached_property
     def chance(self) -> float:
-        shares = [_of_numbers(part[:, self.name_tokens :]) for part in self._parts]
+        rng = np.random.default_rng(0)
+        shares = [_struck_out(part[:, self.name_tokens :], _most_asked(len(part)), rng) for part in self._parts]
         return float(np.average(shares, weights=self._weights))
 
     def check(self, seq_len: int) -> None:
@@ -67,20 +75,22 @@ class Phonebook:
                 f"data.settings.facts={self.facts}: {self.name_tokens} of {self.letters} letters make {names} names; "
                 f"lower it, or raise letters or name_tokens"
             )
-        if self.facts < len(self.often):
+        # One fact alone would be a sequence, and such as are held out would never be taught.
+        if self.facts < (least := 2 * ASKED * len(self.often)):
             raise ConfigError(
-                f"data.settings.facts={self.facts}: a part for each of often={self.often} needs one at least; raise it"
+                f"data.settings.facts={self.facts}: a part for each of often={self.often} needs {2 * ASKED}, so that a "
+                f"sequence asks two; at least {least}"
             )
-        if self.name_tokens + self.number_tokens > seq_len + 1:
+        if 2 * (self.name_tokens + self.number_tokens) > seq_len + 1:
             raise ConfigError(
-                f"data.settings.name_tokens={self.name_tokens}: with number_tokens={self.number_tokens} not one fact "
-                f"fits into data.seq_len={seq_len}; lower them or lengthen it"
+                f"data.settings.name_tokens={self.name_tokens}: with number_tokens={self.number_tokens} not two facts "
+                f"fit into data.seq_len={seq_len}; lower them or lengthen it"
             )
 
     def draw(self, rng: np.random.Generator, count: int, seq_len: int) -> Items:
         part_of = rng.choice(len(self.often), count, p=self._weights)
         size = self.name_tokens + self.number_tokens
-        asked = min((seq_len + 1) // size, self.facts // len(self.often))
+        asked = min((seq_len + 1) // size, _most_asked(self.facts // len(self.often)))
         tokens = np.full((count, seq_len + 1), END)
         for i, part in enumerate(self._parts):
             rows = np.flatnonzero(part_of == i)
@@ -105,6 +115,19 @@ class Phonebook:
         """Share of the sequences that ask names of each part."""
         weights = np.array([often * len(part) for often, part in zip(self.often, self._parts, strict=True)], float)
         return weights / weights.sum()
+
+
+def _most_asked(part: int) -> int:
+    """Of a part with so many facts, by one sequence."""
+    return max(1, part // ASKED)
+
+
+def _struck_out(numbers_ND: NDArray[np.int64], asked: int, rng: np.random.Generator) -> float:
+    """`_of_numbers` of what is left when some of `asked` came, on average."""
+    places = min(STRUCK, max(2, STRUCK * SHUFFLED // len(numbers_ND)))
+    came = np.unique(np.linspace(0, asked - 1, places).round().astype(int))
+    orders = [rng.permutation(numbers_ND) for _ in range(max(1, SHUFFLED // len(numbers_ND)))]
+    return float(np.mean([_of_numbers(order[n:]) for order in orders for n in came]))
 
 
 def _of_numbers(numbers_ND: NDArray[np.int64]) -> float:

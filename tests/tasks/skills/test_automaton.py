@@ -138,16 +138,20 @@ def test_transitions_are_those_of_the_sequences_own_automaton() -> None:
 
 
 def test_chance_and_ceiling_are_what_guesses_get() -> None:
-    """Of automata and strings made by the code's rule: the symbol that comes most often, and one of those that may."""
+    """Of automata and strings made by the code's rule: the symbol that comes most often at a place of a string, and one
+    of those that may."""
     skill, rng = Automaton(states=[12], longest=8), random.Random(4)
     often = sure = asked = 0
     for _ in range(1200):
         automaton = reference_automaton(rng, skill, 12)
-        seen = Counter(x for _ in range(60) for x in reference_string(rng, skill, automaton)[: skill.asked])
-        guess = seen.most_common(1)[0][0]
+        seen = [Counter[int]() for _ in range(skill.asked)]
+        for _ in range(400):
+            for place, x in enumerate(reference_string(rng, skill, automaton)[: skill.asked]):
+                seen[place][x] += 1
         for _ in range(12):
             state = 0
-            for symbol in reference_string(rng, skill, automaton)[: skill.asked]:
+            for place, symbol in enumerate(reference_string(rng, skill, automaton)[: skill.asked]):
+                guess = seen[place].most_common(1)[0][0]
                 asked, often, sure = asked + 1, often + (symbol == guess), sure + (symbol == min(automaton[state]))
                 state = automaton[state][symbol]
     assert often / asked == pytest.approx(skill.chance, abs=0.008)
@@ -170,7 +174,7 @@ def test_it_can_be_learned_from_what_was_read() -> None:
                 behind |= dict.fromkeys(ends, token)
             string = (BAR,) if token == BAR else (*string, token)
     found = right / items.answers_NT.sum()
-    assert skill.chance + 0.2 < found < skill.ceiling + 0.02
+    assert (skill.chance + skill.ceiling) / 2 < found < skill.ceiling + 0.02
 
 
 def test_levels_come_equally_often_and_each_sequence_is_asked() -> None:

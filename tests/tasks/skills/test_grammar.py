@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from models.base.typed import ConfigError
+from tasks.config import DataConfig
+from tasks.skills.chosen import check_learnable
 from tasks.skills.grammar import Grammar
 
 SMALL = {"classes": 3, "nouns": 2, "verbs": 4, "clauses": 6, "by": 0.3}
@@ -90,31 +92,29 @@ def test_its_sentences_count_as_those_of_the_rules_do(depth: int) -> None:
     "settings", [{}, {"depths": [0, 3]}, {"by": 0.0, "depths": [2]}, {"classes": 2}, {"by": 1.0, "depths": [2, 4]}]
 )
 def test_chance_is_the_best_of_the_guesses_that_take_no_grammar(settings: dict[str, Any]) -> None:
-    """One place of a noun, counted from either side, for the first ending of a sentence, and one for all others."""
-    skill, rng = Grammar(**settings), random.Random(4)
+    """For each ending of a sentence of so many verbs and nouns one place of a noun."""
+    skill, hits = Grammar(**settings), dict[tuple[int, int, int], Counter[int]]()
     items = skill.draw(np.random.default_rng(5), 3000, 128)
-    right, hits = 0, Counter[tuple[bool, tuple[int, ...]]]()
-    for words, mask in zip(texts(skill, items.tokens_NT1), items.answers_NT, strict=True):
-        nouns, others = list[str](), False
+    for words, mask, depth in zip(texts(skill, items.tokens_NT1), *items[1:], strict=True):
+        nouns, endings = list[str](), 0
         for place, word in enumerate(words):
             if word[0].islower() and word not in ("by", "that"):
                 nouns.append(word[0])
             elif word == ".":
-                nouns, others = [], False
+                nouns, endings = [], 0
             if place and mask[place - 1]:
-                right += rng.choice(nouns) == word[1]
-                first = [i for i, noun in enumerate(nouns[:5]) if noun == word[1]]
-                nearest = [-1 - i for i, noun in enumerate(nouns[:-6:-1]) if noun == word[1]]
-                hits[others, (*first, *nearest)] += 1
-                others = True
-    at = [
-        max(
-            sum(n for (later, found), n in hits.items() if later == others and place in found) for place in range(-5, 5)
-        )
-        for others in (False, True)
-    ]
-    best = max(right, sum(at)) / items.answers_NT.sum()
+                counts = hits.setdefault((int(depth), endings, len(nouns)), Counter())
+                counts.update(i for i, noun in enumerate(nouns) if noun == word[1])
+                endings += 1
+    best = sum(max(counts.values()) for counts in hits.values()) / items.answers_NT.sum()
     assert best == pytest.approx(skill.chance, abs=0.01)
+
+
+def test_where_places_tell_everything_there_is_nothing_to_learn() -> None:
+    for by in (0.0, 1.0):
+        data = DataConfig(source="skill", skill="grammar", settings={"by": by, "depths": [2]}, seq_len=128)
+        with pytest.raises(ConfigError, match="a guess answers data.skill=grammar as well as its rule does"):
+            check_learnable(data)
 
 
 def test_who_sees_one_noun_knows_everything() -> None:
