@@ -219,6 +219,8 @@ def _asked_of(learned_from: dict[str, Any], asked: dict[str, Any]) -> DataConfig
 
     if asked.get("source", learned_from.get("source")) != learned_from.get("source"):
         learned_from = {key: value for key, value in learned_from.items() if key not in OF_A_SOURCE}
+    elif any(name in asked and asked[name] != learned_from.get(name) for name in DRAWN):
+        learned_from = {**learned_from, "settings": None}
     config = build(DataConfig, {**learned_from, **asked}, "data")
     check_source(config)
     for key, value in asked.items():

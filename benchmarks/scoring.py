@@ -203,10 +203,15 @@ def in_fp64(sides: Sides, task: str, command: Command) -> Exactness:
 def _loaded(task: str, command: Command) -> tuple[dict[str, Any], int]:
     """The task, and how many items of it, or of each task of a group, to ask."""
     from tasks.config import EvalConfig
+    from tasks.evals.known import is_standard
     from tasks.evals.prepare import load_tasks
 
+    if not is_standard(task):
+        raise ConfigError(f"eval.tasks={task}: is of a trial's own text, or a file; name standard tasks")
     config = EvalConfig(tasks=[task], data_dir=command.eval.data_dir, items=None)
     loaded = load_tasks(None, config, Path(tempfile.gettempdir()) / "v3_ablations_scoring")  # type: ignore[arg-type]
+    if any(made.OUTPUT_TYPE == "generate_until" for made in loaded["tasks"].values()):
+        raise ConfigError(f"eval.tasks={task}: has text written, and likelihoods alone are compared; leave it out")
     return loaded, max(1, command.items // len(loaded["tasks"]))
 
 
@@ -257,6 +262,8 @@ def run(words: Sequence[str]) -> dict[str, Any]:
     os.environ["HF_HUB_OFFLINE"] = "1"
     import torch
 
+    from tasks.evals.known import check_askable
+
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as place:
         checkpoint = command.checkpoint
@@ -264,6 +271,7 @@ def run(words: Sequence[str]) -> dict[str, Any]:
             checkpoint = Path(place) / "random"
             random_checkpoint(checkpoint, command.size, command.length, texts_of(command))
         sides = Sides.of(checkpoint, Path(place) / "converted")
+        check_askable(command.eval.tasks, "text", sides.learned)
         rows = compare(sides, command, lambda text: print(text, file=sys.stderr, flush=True))
     print(table(rows))
     return {"tasks": [{**asdict(row), "ratios": row.ratios} for row in rows], "tolerance": TOLERANCE}

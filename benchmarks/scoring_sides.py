@@ -48,8 +48,9 @@ class Timed(LM):
 
     def _too_long(self, requests: "list[Instance]") -> bool:
         """Whether an answer has more tokens than the model takes, which `hf` asserts against without a word."""
-        limit = self.inner.max_length
-        return any(len(self.inner._encode_pair(*request.args)[1]) > limit for request in requests)
+        limit, lm = self.inner.max_length, self.inner
+        asked = [request.args for request in requests]
+        return any(len(lm._encode_pair(*pair)[1] if pair[0] else lm.tok_encode(pair[1])) > limit for pair in asked)
 
     def loglikelihood(self, requests: "list[Instance]", disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         return self._asked("loglikelihood", requests)
@@ -91,6 +92,8 @@ class Sides:
     tokenizer: "Tokenizer"
     length: int
     converted: Path
+    learned: str = "text"
+    """Its `data.source`."""
     dtype: "DType" = "float32"
 
     @staticmethod
@@ -102,7 +105,8 @@ class Sides:
         model, saved = load_checkpoint(checkpoint)
         to_hf(checkpoint, place)
         tokenizer = load_tokenizer((checkpoint / "tokenizer.json").read_text(encoding="utf-8"))
-        sides = Sides(model, tokenizer, saved["data"]["seq_len"], place)
+        data = saved["data"]
+        sides = Sides(model, tokenizer, data["seq_len"], place, data.get("source", "text"))
         return sides.computing_in("float32")  # whatever it was trained in
 
     def ours(self) -> LM:

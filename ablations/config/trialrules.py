@@ -91,6 +91,12 @@ def _check_place(trunk: Stage, stage: Stage) -> None:
             f"{as_typed(getattr(learned, name))}, whose tokens mean other things; take the trunk's, or compare from "
             "scratch"
         )
+    for name in ("domain_per", *(["skills_share"] if own.skills else [])):
+        if (value := getattr(own, name)) != (before := getattr(learned, name)):
+            raise ConfigError(
+                f"data.{name}={value}: in the place of a trunk that has data.{name}={before}: some text would come "
+                "twice and some never; take the trunk's, or compare from scratch"
+            )
     if stage.stop <= trunk.stop:
         raise ConfigError(f"train.tokens={stage.train.tokens}: end at step {stage.stop}, the trunk's at {trunk.stop}")
     if (epochs := stage.data.epochs) != trunk.data.epochs or (epochs > 1 and stage.sequences != trunk.sequences):

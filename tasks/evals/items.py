@@ -180,29 +180,39 @@ WANTED = {
 
 
 def write_items(task: str, documents: Sequence["Document"], folder: Path) -> Path:
-    """The JSONL file with the items of one of our tasks, written if it is not there yet.
+    """The JSONL file with the items of one of our tasks, written if it is not there yet, or not as it was.
 
-    Its name holds a hash of the documents and of this file's own source, so a change of either makes a new file.
+    Its name holds a hash of the documents and of this file's own source, so a change of either makes a new file, and
+    one of its own content.
     """
     digest = hashlib.sha256(Path(__file__).read_bytes())
     for document in documents:
         for part in (document.name, document.text):
             encoded = part.encode()
             digest.update(len(encoded).to_bytes(8) + encoded)
-    path = folder / f"{task}-{digest.hexdigest()[:16]}.jsonl"
-    if not path.exists():
-        lines = [json.dumps(item, sort_keys=True) + "\n" for item in BUILDERS[task](documents)]
-        write_atomically(path, "".join(lines))
-    return path
+    name = f"{task}-{digest.hexdigest()[:16]}"
+    for path in folder.glob(f"{name}-*.jsonl"):
+        if path.stem == f"{name}-{_content(path.read_bytes())}":
+            return path
+    return _written(folder, name, BUILDERS[task](documents))
 
 
 def write_given(task: str, items: Sequence[Item], folder: Path) -> Path:
-    """The JSONL file with items that the data itself has, written if it is not there yet."""
-    lines = "".join(json.dumps(item, sort_keys=True) + "\n" for item in items)
-    path = folder / f"{task}-{hashlib.sha256(lines.encode()).hexdigest()[:16]}.jsonl"
-    if not path.exists():
-        write_atomically(path, lines)
+    """The JSONL file with items that the data itself has."""
+    return _written(folder, task, items)
+
+
+def _written(folder: Path, name: str, items: Iterable[Item]) -> Path:
+    """The file of that name, and a hash of its content; written if it is not there yet, or not as it was."""
+    content = "".join(json.dumps(item, sort_keys=True) + "\n" for item in items).encode()
+    path = folder / f"{name}-{_content(content)}.jsonl"
+    if not (path.is_file() and path.read_bytes() == content):
+        write_atomically(path, content)
     return path
+
+
+def _content(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
 
 
 def read_items(path: Path) -> list[Item]:

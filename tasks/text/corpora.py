@@ -74,7 +74,7 @@ def load_splits(config: DataConfig, report: Report | None = None, cache: Path | 
     if config.max_bytes is not None and config.max_bytes < 1:
         raise ConfigError(f"data.max_bytes={config.max_bytes}: must be at least 1; null keeps everything")
     say = report or (lambda _: None)
-    scratch, one_text = cache if cache is not None and cache.is_dir() else None, False
+    scratch, alone = cache if cache is not None and cache.is_dir() else None, set[str]()
     match config.source:
         case "python_packages":
             say("reading sympy and networkx")
@@ -86,7 +86,7 @@ def load_splits(config: DataConfig, report: Report | None = None, cache: Path | 
             say(f"reading {config.path}{left_out(config)}")
             rows = Rows(_source_key(config))
             spool = _spooled(read_texts(config, rows), rows, scratch, say)
-            one_text = len(spool) == 1
+            alone |= {spool.domain} if len(spool) == 1 else set()
             splits = _divided(spool, {"source": "text", "versions": {}}, rows, config, say)
         case "hf":
             if cache is None:
@@ -95,19 +95,19 @@ def load_splits(config: DataConfig, report: Report | None = None, cache: Path | 
             texts, origin = stream(config, cache, rows, say)
             say(f"reading {origin['name']}")
             spool = _spooled(texts, rows, cache, say)
-            one_text = len(spool) == 1
+            alone |= {spool.domain} if len(spool) == 1 else set()
             splits = _divided(spool, {"source": "hf", **origin}, rows, config, say)
         case "domains":
             say(f"reading {', '.join(domains_of(config))}")
-            splits = _domains(config, scratch, say)
+            splits, alone = _domains(config, scratch, say)
         case _:
             raise AssertionError(config.source)
     whole = splits
     _require_text(splits, config, whole, "")
-    if one_text:  # its parts are no copies of each other, however much it repeats itself
+    if alone >= {document.domain for document in splits.test}:
         return splits
     say("comparing the splits")
-    splits = drop_near_copies(splits, say)
+    splits = drop_near_copies(splits, say, alone)
     _require_text(
         splits, config, whole, f" that shares at most {MAX_SHARED:.0%} of its 13-grams with the training part"
     )
@@ -181,16 +181,18 @@ def _learned_or_not(name: str) -> str:
     return "by_file" if rank(f"by file: {name}") < BY_FILE * 2**64 else "train"
 
 
-def _domains(config: DataConfig, scratch: Path | None, say: Report) -> Splits:
+def _domains(config: DataConfig, scratch: Path | None, say: Report) -> tuple[Splits, set[str]]:
     """Each domain divided by itself, and of every split of it as much as the weights allow for the scarcest one, in the
-    order of names."""
+    order of names; and which domains are one text each."""
     where, divided, left_out, weights = domains_of(config), dict[str, Division](), 0, weights_of(config)
+    alone = set[str]()
     for name, place in where.items():
         rows = Rows(f"data.domains={{{name}: {place}}}")
         spool = _spooled(domain_texts(config, name, rows), rows, scratch, say, name)
         if not len(spool):
             raise ConfigError(f"{rows.key}: holds no text; name other files, or leave it out")
         divided[name], left_out = divide(spool, HELD_OUT_OF_DOMAINS), left_out + rows.malformed
+        alone |= {name} if len(spool) == 1 else set()
     sizes = {s: min(division.size(s) / weights[name] for name, division in divided.items()) for s in SPLITS}
     whole = len(where) * sum(sizes.values())
     share = 1.0 if config.max_bytes is None else min(1.0, config.max_bytes / whole)
@@ -215,7 +217,7 @@ def _domains(config: DataConfig, scratch: Path | None, say: Report) -> Splits:
         "split": {name: division.rule for name, division in divided.items()},
         **({} if config.weights is None else {"weights": weights}),
     }
-    return _splits(parts, origin, left_out, capped, say)
+    return _splits(parts, origin, left_out, capped, say), alone
 
 
 def _spooled(
@@ -271,6 +273,15 @@ def _require_text(splits: Splits, config: DataConfig, whole: Splits, which: str)
         if config.max_bytes is not None and size_of(whole) + _CUT >= config.max_bytes:
             key, fix = f"data.max_bytes={config.max_bytes}", "raise it"
         raise ConfigError(f"{key}: the {split} split is left without text{which}; {fix}")
+    if config.source != "domains":
+        return
+    for name, place in domains_of(config).items():
+        for split in DIVIDED[1:]:
+            if not any(document.text for document in splits[split] if document.domain == name):
+                raise ConfigError(
+                    f"data.domains={{{name}: {place}}}: its {split} split is left without text{which}; add other text, "
+                    "or leave it out"
+                )
 
 
 def _source_key(config: DataConfig) -> str:

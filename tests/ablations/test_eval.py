@@ -176,7 +176,11 @@ def test_who_has_learned_words_is_asked_no_others(tmp_path: Path, checkpoint: Pa
     config = json.loads((tmp_path / "words/config.json").read_text())
     (tmp_path / "words/config.json").write_text(json.dumps({**config, "data": learned}))
     words = [f"checkpoint={tmp_path / 'words'}", f"runs_dir={tmp_path}/runs", "eval.tasks=[]"]
-    for asked, out in (("data=stdlib", "data.source$"), ("data.settings={keys: 9, pairs: [2]}", "data.settings$")):
+    for asked, out in (
+        ("data=stdlib", "data.source$"),
+        ("data.settings={keys: 9, pairs: [2]}", "data.settings$"),
+        ("data.skill=chain", "data.skill$"),  # which has no such settings
+    ):
         with pytest.raises(ConfigError, match=f"has learned the words of data.skill=recall .*; leave out {out}"):
             command.evaluate(command.request_of([*words, "data.batch_size=3", "data.seq_len=24", asked]))
     problem = {"source": "problem", "problem": "sums", "template": "plain", "seq_len": 48}
@@ -202,6 +206,11 @@ def test_who_has_learned_text_is_asked_of_text_and_of_a_skill_at_once(
 ) -> None:
     """And a checkpoint of another tool, which says nothing of its text."""
     check_askable(["skill_answers", "piqa"], "skill", "text")
+    for task in ("problem_greedy", "problem_samples"):
+        with pytest.raises(
+            ConfigError, match=f"^eval.tasks={task}: answers are written in a problem's words, and data.so"
+        ):
+            check_askable([task], "problem", "text")
     with pytest.raises(ConfigError, match="^eval.samples=8: is read by problem_samples only; add it to eval.tasks, or"):
         command.evaluate(command.request_of([f"checkpoint={checkpoint}", "eval=quick", "eval.samples=8"]))
     shutil.copytree(checkpoint, tmp_path / "foreign")

@@ -80,6 +80,11 @@ def test_scores_are_those_of_their_model(task: str, data: str, command: Command,
         ("batch_sizes=[]", "batch_sizes=[]: there is nothing to compare; name one at least"),
         ("eval.tasks=[]", "eval.tasks=[]: there is nothing to compare; name one at least"),
         ("bf16_items=-1", "bf16_items=-1: must not be negative"),
+        (
+            "eval.tasks=[python_cloze]",
+            "eval.tasks=python_cloze: is of a trial's own text, or a file; name standard tasks",
+        ),
+        ("eval.tasks=[gsm8k]", "eval.tasks=gsm8k: has text written, and likelihoods alone are compared; leave it out"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(words: str, said: str) -> None:
@@ -121,9 +126,10 @@ def test_logits_in_fp64_are_scored_in_fp64(sides: Sides) -> None:
 
 def test_an_answer_that_hf_does_not_take_is_one_line(sides: Sides) -> None:
     theirs = Timed(sides.theirs(1))
-    answer = Instance("loglikelihood", {}, ("a", " b" * 200), 0, ("task", 0, 1))
-    with pytest.raises(ConfigError, match="^items: hf takes no answer that is longer than the model"):
-        theirs.loglikelihood([answer])
+    for context in ("a", ""):  # blimp has none
+        answer = Instance("loglikelihood", {}, (context, " b" * 200), 0, ("task", 0, 1))
+        with pytest.raises(ConfigError, match="^items: hf takes no answer that is longer than the model"):
+            theirs.loglikelihood([answer])
 
 
 def test_what_else_hf_asserts_is_not_taken_for_a_long_answer(sides: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,3 +141,12 @@ def test_what_else_hf_asserts_is_not_taken_for_a_long_answer(sides: Sides, monke
     monkeypatch.setattr(theirs.inner, "loglikelihood", fails)
     with pytest.raises(AssertionError, match="of another kind"):
         theirs.loglikelihood([Instance("loglikelihood", {}, ("a", " b"), 0, ("task", 0, 1))])
+
+
+def test_who_learned_a_skill_is_compared_on_no_text(data: str, command: Command, tmp_path: Path) -> None:
+    random_checkpoint(tmp_path / "skill", "tiny", 32, texts_of(command))
+    config = json.loads((tmp_path / "skill/config.json").read_text())
+    config["data"] |= {"source": "skill", "skill": "phonebook"}
+    (tmp_path / "skill/config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match="^eval.tasks=piqa: is text, of which data.source=skill has no token"):
+        run([f"eval.data_dir={data}", "eval.tasks=[piqa]", f"checkpoint={tmp_path / 'skill'}", "items=2"])

@@ -282,6 +282,18 @@ def test_items_depend_on_the_documents_alone(documents: list[Document], tmp_path
     assert items.write_items("python_cloze", documents, tmp_path / "a").stat().st_mtime_ns == stamp
 
 
+def test_items_that_are_not_as_they_were_written_are_made_again(documents: list[Document], tmp_path: Path) -> None:
+    whole = items.write_items("python_cloze", documents, tmp_path)
+    content = whole.read_bytes()
+    for damaged in (content[: len(content) // 2], content.replace(b"0", b"1"), b""):
+        whole.write_bytes(damaged)
+        assert items.write_items("python_cloze", documents, tmp_path) == whole and whole.read_bytes() == content
+    rows = [{"context": "a", "answer": "b"}]
+    given = items.write_given("skill_answers", rows, tmp_path)
+    given.write_text("{}")
+    assert items.write_given("skill_answers", rows, tmp_path) == given and items.read_items(given) == rows
+
+
 def test_excerpts_are_bounded_disjoint_and_spread(documents: list[Document]) -> None:
     found = items.excerpts(documents)
     by_name = {document.name: document.text.encode() for document in documents}

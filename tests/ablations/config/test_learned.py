@@ -78,6 +78,12 @@ def test_a_trunk_learns_what_its_branches_learn(
             "data.weights=null: goes on in the place of a trunk that has data.weights=",
         ),
         ({}, {"data.fim_rate": 0.5}, "data.fim_rate=null: goes on in the place of a trunk that has data.fim_rate=0.5"),
+        ({"data.skills": ["chain"]}, {"data.skills_share": 0.5}, "data.skills_share=0.1: in the place of a trunk that"),
+        (
+            {"data.source": "domains", "data.domains": {"a": "x.txt", "b": "y.txt"}},
+            {"data.domain_per": "batch"},
+            "data.domain_per=sequence: in the place of a trunk that has data.domain_per=batch: some text",
+        ),
         (
             {"data.source": "skill", "data.skill": "recall", "data.settings": {"pairs": [4], "keys": 16}},
             {"data.settings": {"pairs": [4], "keys": 8}},

@@ -295,6 +295,17 @@ def test_of_copies_no_one_is_held_out(tmp_path: Path) -> None:
         load_splits(_folder(tmp_path))
 
 
+def test_short_texts_with_other_marks_between_their_words_are_copies(tmp_path: Path) -> None:
+    rows, rng = list[str](), np.random.default_rng(0)
+    for i in range(1000):
+        for mark in ("", ".", "  "):
+            rows.append(json.dumps({"text": f"{mark}number {i}{mark or ' '}and a few words of it{mark}"}))
+    (tmp_path / "rows.jsonl").write_text("\n".join(rng.permutation(rows)))
+    splits = load_splits(_folder(tmp_path))
+    learned = {document.text.split()[1].rstrip(".") for document in splits.train}
+    assert splits.origin["dropped"]["test"] and not learned & {d.text.split()[1].rstrip(".") for d in splits.test}
+
+
 @pytest.mark.parametrize(
     "text", ["yes ab", "\u3042\u4e2d\u6587" * 40, "one two three four five six seven eight nine ten eleven"]
 )

@@ -149,6 +149,23 @@ def test_a_domain_without_text_is_one_line(domains: dict[str, str], told: str) -
     assert str(error.value).startswith(told) and "\n" not in str(error.value)
 
 
+def test_a_domain_whose_held_out_text_is_all_copies_is_named(where: dict[str, str], tmp_path: Path) -> None:
+    record = "name %d of a record that is like all others but for the number in it which says nothing at all %d"
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": record % (i, i)}) + "\n" for i in range(300)))
+    config = DataConfig(source="domains", domains={"a": str(tmp_path / "a.jsonl"), "b": where["letters"]})
+    with pytest.raises(
+        ConfigError, match=r"^data.domains=\{a: .*\}: its validation split is left without text that shares"
+    ):
+        load_splits(config)
+
+
+def test_a_domain_of_one_text_that_repeats_itself_keeps_its_parts(where: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("to be or not to be that is the question and it is asked again and again\n" * 900)
+    splits = load_splits(DataConfig(source="domains", domains={"a": str(tmp_path / "a.txt"), "b": where["letters"]}))
+    for split in ("validation", "test"):
+        assert {document.domain for document in splits[split]} == {"a", "b"}
+
+
 def test_a_file_is_of_one_domain(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a.txt").write_text("some text\n")
