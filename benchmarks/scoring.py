@@ -265,6 +265,8 @@ def run(words: Sequence[str]) -> dict[str, Any]:
     from tasks.evals.known import check_askable
 
     torch.set_num_threads(1)
+    for task in command.eval.tasks:  # before any is scored
+        _loaded(task, command)
     with tempfile.TemporaryDirectory() as place:
         checkpoint = command.checkpoint
         if checkpoint is None:

@@ -5,7 +5,7 @@
 The test asks for facts that the training has taught: that is the skill, and no leak. Held out are sequences, that is
 which names are asked together and in what order, and those tell nothing: digits are drawn alike and independently of
 each other and of the names, and a name stands once in a sequence. So a right answer comes from the weights, and a fact
-that was not learned is answered no better than chance. (MAD asks names again, but shows no number.)
+that was not learned, in no part, is answered no better than chance. (MAD asks names again, but shows no number.)
 
 A fact is worth `number_tokens` ln `digits` nats. What the answers of a level lack of ln `digits` each, times the digits
 in its part of the book, is what the weights hold of it. All that they can is about 2 bits a parameter, after a thousand

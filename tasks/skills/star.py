@@ -9,8 +9,8 @@ Each step but the first follows from the one before it, by the only edge that le
 that, and then nothing else of the path teaches its first step, which is guessed among `degree` edges. Whoever looks
 ahead finds it backwards, from the goal.
 
-An item is the sequence, and no sequence of the test is trained on. Its graph may be, with its edges in another order: of
-8 nodes, two arms and a path of 4 there are 40,320, which a million sequences hold many times.
+An item is the sequence, and no sequence of the test is trained on. Its graph may be, with edges in another order: of 8
+nodes, two arms and a path of 4 there are 40,320, which a million sequences hold many times.
 """
 
 from collections.abc import Sequence

@@ -104,7 +104,7 @@ def load_splits(config: DataConfig, report: Report | None = None, cache: Path | 
             raise AssertionError(config.source)
     whole = splits
     _require_text(splits, config, whole, "")
-    if alone >= {document.domain for document in splits.test}:
+    if alone and config.source != "domains":  # its parts are no copies of each other, however much it repeats itself
         return splits
     say("comparing the splits")
     splits = drop_near_copies(splits, say, alone)
@@ -277,11 +277,13 @@ def _require_text(splits: Splits, config: DataConfig, whole: Splits, which: str)
         return
     for name, place in domains_of(config).items():
         for split in DIVIDED[1:]:
-            if not any(document.text for document in splits[split] if document.domain == name):
-                raise ConfigError(
-                    f"data.domains={{{name}: {place}}}: its {split} split is left without text{which}; add other text, "
-                    "or leave it out"
-                )
+            if any(document.text for document in splits[split] if document.domain == name):
+                continue
+            more = "add other text" + ("" if config.weights is None else ", raise its data.weights")
+            if config.max_bytes is not None:
+                more += f", raise data.max_bytes={config.max_bytes}"
+            key = f"data.domains={{{name}: {place}}}"
+            raise ConfigError(f"{key}: its {split} split is left without text{which}; {more}, or leave it out")
 
 
 def _source_key(config: DataConfig) -> str:

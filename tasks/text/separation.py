@@ -112,13 +112,6 @@ def word_ngrams(text: str, n: int) -> Hashes:
     return window_hashes(np.concatenate([_words(block) for block in _blocks(text.encode())]), n)
 
 
-def same_words(text: str) -> str:
-    """What texts have in common that are the same but for what stands between their words; a text without words is
-    itself. A word is what `word_ngrams` takes for one."""
-    words = np.concatenate([_words(block) for block in _blocks(text.encode())])
-    return words.tobytes().hex() if len(words) else text.strip()
-
-
 def word_ngram_blocks(texts: Iterable[str], n: int) -> Iterator[Hashes]:
     """The hashes that `word_ngrams` has of all texts, in blocks of bounded size.
 

@@ -4,7 +4,7 @@ The training part may be larger than memory: it is read anew each time it is gon
 """
 
 import itertools
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.progress import Progress, Report
-from tasks.text.separation import Hashes, Sought, same_words, word_ngram_blocks, word_ngrams
+from tasks.text.separation import Sought, word_ngram_blocks, word_ngrams
 from tasks.text.spool import Spool
 
 SPLITS = ("train", "validation", "test", "by_file")
@@ -24,7 +24,7 @@ DIVIDED = ("train", "validation", "test")
 NGRAM = 13
 MAX_SHARED = 0.2
 """A held-out document with a larger share of its 13-word windows in the training part is dropped. One that is too short
-to have any is dropped where a training document has the same words."""
+to have any is dropped where a training document is the same but for blanks."""
 
 
 @dataclass(frozen=True)
@@ -104,42 +104,51 @@ def cut(data: bytes, size: int) -> bytes:
 
 def drop_near_copies(splits: Splits, report: Report | None = None, alone: Collection[str] = ()) -> Splits:
     """Without the held-out documents of whose 13-word windows more than 20 % occur in the training part, and without
-    shorter ones whose words are all those of a training document.
+    shorter ones that are a training document but for blanks.
 
     Held-out windows are kept in memory, and those of the training part pass by. What is of the domains `alone`, which
-    are one text each, stays: its parts are no copies of each other, however much it repeats itself.
+    are one text each, is compared with the other domains: its parts are no copies of each other, however much it
+    repeats itself.
     """
-    windows = {s: [word_ngrams(d.text, NGRAM) for d in splits.held_out(s)] for s in SPLITS[1:] if splits.held_out(s)}
-    sought = Sought(np.concatenate([w for found in windows.values() for w in found] or [np.empty(0, np.uint64)]))
-    few = [d.text for s, found in windows.items() for d, w in _both(splits, s, found) if not len(w)]
-    short = dict.fromkeys(map(same_words, few), False)
-    longest = 2 * max(map(len, few), default=0)  # however far apart the words stand
-    progress = Progress(report, "comparing the splits")
-    texts = (document.text for document in splits.train)
-    for block in word_ngram_blocks(_seen(progress.through(texts, len), short, longest), NGRAM):
-        sought.look(block)
-    kept: dict[str, list[Document]] = {}
-    dropped: dict[str, list[str]] = {}
-    for split, found in windows.items():
-        copied = [
-            int(sought.found(w).sum()) > MAX_SHARED * len(w) if len(w) else short[same_words(d.text)]
-            for d, w in _both(splits, split, found)
-        ]
-        copied = [copy and d.domain not in alone for d, copy in zip(splits.held_out(split), copied, strict=True)]
-        kept[split] = [d for d, copy in zip(splits.held_out(split), copied, strict=True) if not copy]
-        dropped[split] = [d.name for d, copy in zip(splits.held_out(split), copied, strict=True) if copy]
+    held_out = {split: splits.held_out(split) for split in SPLITS[1:] if splits.held_out(split)}
+    copies = set[int]()
+    for domain in (None, *sorted(alone)):
+        own = [d for documents in held_out.values() for d in documents if (d.domain in alone) == (domain is not None)]
+        own = [d for d in own if domain is None or d.domain == domain]
+        if own:
+            texts = (document for document in splits.train if domain is None or document.domain != domain)
+            copies |= {id(d) for d in _copies(own, texts, report)}
+    kept = {split: [d for d in documents if id(d) not in copies] for split, documents in held_out.items()}
+    dropped = {split: [d.name for d in documents if id(d) in copies] for split, documents in held_out.items()}
     return replace(splits, **kept, origin={**splits.origin, "dropped": dropped})
 
 
-def _both(splits: Splits, split: str, windows: list[Hashes]) -> Iterator[tuple[Document, Hashes]]:
-    return zip(splits.held_out(split), windows, strict=True)
+def _copies(held_out: Sequence[Document], train: Iterable[Document], report: Report | None) -> list[Document]:
+    """Which of the held-out documents are copies of what is trained on."""
+    windows = [word_ngrams(document.text, NGRAM) for document in held_out]
+    sought = Sought(np.concatenate(windows))
+    short = {_bare(d.text): False for d, found in zip(held_out, windows, strict=True) if not len(found)}
+    progress = Progress(report, "comparing the splits")
+    texts = (document.text for document in train)
+    for block in word_ngram_blocks(_seen(progress.through(texts, len), short), NGRAM):
+        sought.look(block)
+    return [
+        d
+        for d, found in zip(held_out, windows, strict=True)
+        if (int(sought.found(found).sum()) > MAX_SHARED * len(found) if len(found) else short[_bare(d.text)])
+    ]
 
 
-def _seen(texts: Iterable[str], short: dict[str, bool], longest: int) -> Iterator[str]:
-    """The texts as they pass by; of which of the `short` ones the words are all those of one is written down."""
+def _bare(text: str) -> str:
+    """With one blank where there are several."""
+    return " ".join(text.split())
+
+
+def _seen(texts: Iterable[str], short: dict[str, bool]) -> Iterator[str]:
+    """The texts as they pass by; which of the `short` ones are among them is written down."""
     for text in texts:
-        if len(text) <= longest and (words := same_words(text)) in short:
-            short[words] = True
+        if short and (bare := _bare(text)) in short:
+            short[bare] = True
         yield text
 
 

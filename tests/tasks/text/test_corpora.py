@@ -295,15 +295,18 @@ def test_of_copies_no_one_is_held_out(tmp_path: Path) -> None:
         load_splits(_folder(tmp_path))
 
 
-def test_short_texts_with_other_marks_between_their_words_are_copies(tmp_path: Path) -> None:
-    rows, rng = list[str](), np.random.default_rng(0)
-    for i in range(1000):
-        for mark in ("", ".", "  "):
-            rows.append(json.dumps({"text": f"{mark}number {i}{mark or ' '}and a few words of it{mark}"}))
-    (tmp_path / "rows.jsonl").write_text("\n".join(rng.permutation(rows)))
-    splits = load_splits(_folder(tmp_path))
-    learned = {document.text.split()[1].rstrip(".") for document in splits.train}
-    assert splits.origin["dropped"]["test"] and not learned & {d.text.split()[1].rstrip(".") for d in splits.test}
+def test_short_texts_with_other_blanks_are_copies_and_with_other_signs_are_not(tmp_path: Path) -> None:
+    def dropped(texts: list[str]) -> tuple[int, int]:
+        rows = [json.dumps({"text": text}) for text in np.random.default_rng(0).permutation(texts)]
+        (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+        splits = load_splits(_folder(tmp_path))
+        assert not {" ".join(d.text.split()) for d in splits.train} & {" ".join(d.text.split()) for d in splits.test}
+        return len(splits.origin["dropped"]["test"]), len(splits.test)
+
+    often = [f"number {i}{blank}and a few words" for i in range(300) for blank in (" ", "  ", "\n")]
+    copied, kept = dropped([*often, *(f"another {i} of them" for i in range(900))])
+    assert copied > 20 and kept > 20
+    assert dropped([f"x{i} = {sign}3" for i in range(1000) for sign in ("", "-", "+", "~")])[0] == 0
 
 
 @pytest.mark.parametrize(

@@ -166,6 +166,22 @@ def test_a_domain_of_one_text_that_repeats_itself_keeps_its_parts(where: dict[st
         assert {document.domain for document in splits[split]} == {"a", "b"}
 
 
+def test_a_domain_of_one_text_that_another_learns_is_named(where: dict[str, str], tmp_path: Path) -> None:
+    lines = [json.loads(line)["text"] for line in Path(where["letters"]).read_text().splitlines()]
+    (tmp_path / "a.txt").write_text("".join(lines))
+    config = DataConfig(source="domains", domains={"a": str(tmp_path / "a.txt"), "b": where["letters"]})
+    with pytest.raises(
+        ConfigError, match=r"^data.domains=\{a: .*\}: its validation split is left without text that sh"
+    ):
+        load_splits(config)
+
+
+def test_where_little_is_kept_the_remedy_is_to_keep_more(config: DataConfig) -> None:
+    told = "left without text; add other text, raise its data.weights, raise data.max_bytes=50, or leave it out$"
+    with pytest.raises(ConfigError, match=told):
+        load_splits(dataclasses.replace(config, weights={"letters": 1, "digits": 0.05}, max_bytes=50))
+
+
 def test_a_file_is_of_one_domain(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a.txt").write_text("some text\n")
