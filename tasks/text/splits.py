@@ -113,11 +113,13 @@ def drop_near_copies(splits: Splits, report: Report | None = None, alone: Collec
     held_out = {split: splits.held_out(split) for split in SPLITS[1:] if splits.held_out(split)}
     copies = set[int]()
     for domain in (None, *sorted(alone)):
-        own = [d for documents in held_out.values() for d in documents if (d.domain in alone) == (domain is not None)]
-        own = [d for d in own if domain is None or d.domain == domain]
-        if own:
-            texts = (document for document in splits.train if domain is None or document.domain != domain)
-            copies |= {id(d) for d in _copies(own, texts, report)}
+        own = [
+            d
+            for d in itertools.chain.from_iterable(held_out.values())
+            if (d.domain not in alone if domain is None else d.domain == domain)
+        ]
+        others = (d for d in splits.train if domain is None or d.domain != domain)
+        copies |= {id(d) for d in _copies(own, others, report)} if own else set()
     kept = {split: [d for d in documents if id(d) not in copies] for split, documents in held_out.items()}
     dropped = {split: [d.name for d in documents if id(d) in copies] for split, documents in held_out.items()}
     return replace(splits, **kept, origin={**splits.origin, "dropped": dropped})
