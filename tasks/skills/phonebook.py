@@ -65,8 +65,13 @@ class Phonebook:
     @cached_property
     def chance(self) -> float:
         rng = np.random.default_rng(0)
-        shares = [_struck_out(part[:, self.name_tokens :], _most_asked(len(part)), rng) for part in self._parts]
+        shares = [_struck_out(part[:, self.name_tokens :], self.most_asked, rng) for part in self._parts]
         return float(np.average(shares, weights=self._weights))
+
+    @property
+    def most_asked(self) -> int:
+        """Facts of a sequence, however long it is."""
+        return max(1, self.facts // len(self.often) // ASKED)
 
     def check(self, seq_len: int) -> None:
         names = self.letters**self.name_tokens
@@ -90,7 +95,7 @@ class Phonebook:
     def draw(self, rng: np.random.Generator, count: int, seq_len: int) -> Items:
         part_of = rng.choice(len(self.often), count, p=self._weights)
         size = self.name_tokens + self.number_tokens
-        asked = min((seq_len + 1) // size, _most_asked(self.facts // len(self.often)))
+        asked = min((seq_len + 1) // size, self.most_asked)
         tokens = np.full((count, seq_len + 1), END)
         for i, part in enumerate(self._parts):
             rows = np.flatnonzero(part_of == i)
@@ -115,11 +120,6 @@ class Phonebook:
         """Share of the sequences that ask names of each part."""
         weights = np.array([often * len(part) for often, part in zip(self.often, self._parts, strict=True)], float)
         return weights / weights.sum()
-
-
-def _most_asked(part: int) -> int:
-    """Of a part with so many facts, by one sequence."""
-    return max(1, part // ASKED)
 
 
 def _struck_out(numbers_ND: NDArray[np.int64], asked: int, rng: np.random.Generator) -> float:
