@@ -27,10 +27,11 @@ class Choice:
     """The searched point that it stands on."""
 
 
-def choose(name: str, measured: Mapping[Key, Measured], limit: float | None) -> Choice:
+def choose(name: str, measured: Mapping[Key, Measured], limit: float | None, taken: float | None = None) -> Choice:
     """For the arm `name`, which keeps the limit where it searches a strength of its own (`limit` is None where not):
     the least loss among the points within it, the best balanced one where none is; then the vertex of the learning
-    rates at that strength."""
+    rates at that strength. taken: the learning rate that was confirmed, where that is done; what it may cost is then
+    said of this one."""
     within, notes = eligible(measured, limit), list[str]()
     if within:
         best = min(within, key=lambda key: within[key].loss)
@@ -44,13 +45,15 @@ def choose(name: str, measured: Mapping[Key, Measured], limit: float | None) -> 
     point = dict(best)
     if LEARNING_RATE not in point:
         return Choice(point, 0.0, edges=edges(point, measured, limit), notes=notes, best=point)
-    found = vertex(curve(LEARNING_RATE, point, {key: m.losses for key, m in measured.items()}))
+    found = vertex(curve(LEARNING_RATE, point, {key: m.losses for key, m in measured.items()}), taken)
     at_edge = edges(point, measured, limit)
     if found is None:
         return Choice(point, None, edges=at_edge, notes=notes, best=point)
     if found.dropped:
         left_out = ", ".join(f"{rate:g}" for rate in found.dropped)
-        notes.append(f"{name}: the parabola leaves out {LEARNING_RATE}={left_out}, which diverged or lies past a cliff")
+        notes.append(
+            f"{name}: the parabola leaves out {LEARNING_RATE}={left_out}, which diverged or lies too far off for it"
+        )
     if found.beyond is not None:
         at_edge[LEARNING_RATE] = found.beyond
     return Choice({**point, LEARNING_RATE: found.rate}, found.excess, found, at_edge, notes, best=point)

@@ -129,5 +129,5 @@ def with_search(arm: ArmResult, search: list[SearchTrial], constraint: Constrain
             points.setdefault(grid.key_of(trial.point), []).append(trial)
     measured = {key: grid.measure({t.seed: t.loss for t in own}, [t.share for t in own]) for key, own in points.items()}
     binding = constraint.limit if constraint is not None and arm.plan.search else None
-    found = choose(arm.name, measured, binding) if measured else None
+    found = choose(arm.name, measured, binding, arm.chosen.get(grid.LEARNING_RATE)) if measured else None
     return dataclasses.replace(arm, choice=found, held=kept)

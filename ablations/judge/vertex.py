@@ -28,17 +28,18 @@ class Vertex:
     rate: float
     """Of the least fitted loss, to three digits; where that lies outside the searched range, its best end."""
     excess: float | None
-    """By how many nats the fitted loss at `rate` is above any other within the range: an upper bound, which holds for
-    two arms at once in 95 % of searches. None where the vertex lies outside, or no error can be estimated (with one
-    seed a parabola goes through three points)."""
+    """By how many nats the fitted loss at `rate` (or at the rate that was asked about) is above any other within the
+    range: an upper bound, which holds for two arms at once in 95 % of searches. None where the vertex lies outside, or
+    no error can be estimated (with one seed a parabola goes through three points)."""
     beyond: Edge | None = None
     """The side of the range on which the vertex lies outside."""
     dropped: tuple[float, ...] = ()
-    """Rates that the fit leaves out: a trial diverged there, or they lie beyond a cliff that no parabola follows."""
+    """Rates that the fit leaves out: a trial diverged there, or no parabola follows the curve as far as that."""
 
 
-def vertex(losses: Losses) -> Vertex | None:
-    """None with fewer than three rates, which have no vertex."""
+def vertex(losses: Losses, taken: float | None = None) -> Vertex | None:
+    """None with fewer than three rates, which have no vertex. taken: the rate that was gone on with, whose excess is
+    bounded in place of the vertex's."""
     if len(losses) < 3:
         return None
     kept = {rate: dict(losses[rate]) for rate in sorted(losses) if all(map(math.isfinite, losses[rate].values()))}
@@ -46,8 +47,7 @@ def vertex(losses: Losses) -> Vertex | None:
         return _without_fit(losses, kept)
     fit = _Parabola(kept)
     while len(kept) > 3 and fit.misses:
-        ends = (min(kept), max(kept))
-        del kept[max(ends, key=lambda rate: _mean(kept[rate]))]
+        del kept[_worse_end(kept)]
         fit = _Parabola(kept)
     dropped = tuple(rate for rate in sorted(losses) if rate not in kept)
     low, high = min(kept), max(kept)
@@ -58,7 +58,8 @@ def vertex(losses: Losses) -> Vertex | None:
     if side is not None:
         return Vertex(low if side == "low" else high, None, side, dropped)
     rate = float(f"{math.exp(fit.lowest):.3g}")
-    return Vertex(rate, fit.excess(rate), None, dropped)
+    within = taken is None or low <= taken <= high
+    return Vertex(rate, fit.excess(rate if taken is None else taken) if within else None, None, dropped)
 
 
 def _without_fit(losses: Losses, kept: Losses) -> Vertex:
@@ -66,6 +67,15 @@ def _without_fit(losses: Losses, kept: Losses) -> Vertex:
     dropped = tuple(rate for rate in sorted(losses) if rate not in kept)
     side: Edge = "high" if kept and min(losses) in dropped and max(losses) not in dropped else "low"
     return Vertex(min(kept, key=lambda rate: _mean(kept[rate]), default=min(losses)), None, side, dropped)
+
+
+def _worse_end(losses: Losses) -> float:
+    """Of the two ends, but for one beside the best rate: between its neighbours the least loss lies, whatever the curve
+    does farther away."""
+    rates = sorted(losses)
+    best = rates.index(min(rates, key=lambda rate: _mean(losses[rate])))
+    ends = [rates[end] for end in (0, len(rates) - 1) if abs(end - best) > 1]
+    return max(ends, key=lambda rate: _mean(losses[rate]))
 
 
 def _mean(losses: Mapping[int, float]) -> float:

@@ -6,9 +6,14 @@ import statistics
 from ablations import numbers
 from ablations.judge.grid import LEARNING_RATE
 from ablations.judge.result import ArmResult, Result
-from ablations.judge.verdicts import decision_rule
 from ablations.numbers import ABSENT
 from ablations.show.table import Table
+
+RATES_NOTE = (
+    "A learning rate is the vertex of a parabola in its logarithm, fitted over the search seeds at the chosen "
+    "strength. It may cost: by how much its loss lies above the best within the searched range, at most (95 %); "
+    "unknown where the vertex lies outside, or one seed leaves no error to judge by."
+)
 
 
 def chosen_table(result: Result) -> Table:
@@ -21,19 +26,13 @@ def chosen_table(result: Result) -> Table:
         cost = "unknown" if arm.mistuning is None else numbers.fixed(arm.mistuning, 4)
         rows.append([arm.name, numbers.settings(arm.chosen), cost if searched else ABSENT,
                      _edges(arm) or _no_edge(arm, result)])  # fmt: skip
-    note = (
-        "A learning rate is the vertex of a parabola in its logarithm, fitted over the search seeds at the chosen "
-        "strength. It may cost: by how much its loss lies above the best within the searched range, at most (95 %); "
-        "unknown where the vertex lies outside, or one seed leaves no error to judge by."
-    )
-    if result.plan.decision_rule != decision_rule(result.plan.looks, result.plan.expected):
-        note = (
-            "A learning rate is the best searched one. What it may cost was estimated under the plan's own rule, from "
-            "a parabola through three points: no bound, as later plans have."
-        )
+    note = RATES_NOTE if any(LEARNING_RATE in arm.chosen for arm in result.arms.values()) else ""
+    elsewhere = [f"{arm.name} ({at})" for arm in result.arms.values() if (at := _elsewhere(arm))]
+    if elsewhere:
+        note += f" Confirmed at another rate than this rule would take: {', '.join(elsewhere)}."
     ends = [f"{arm.name} ({_edges(arm)})" for arm in result.arms.values() if _edges(arm)]
     if ends:
-        note += f" A better value may lie beyond the searched range: {', '.join(ends)}."
+        note += f"{' ' if note else ''}A better value may lie beyond the searched range: {', '.join(ends)}."
     return Table("Chosen values", ["arm", "chosen", "it may cost", "on an edge"], rows, note, words=(0, 1, 3))
 
 
@@ -65,6 +64,14 @@ def _no_edge(arm: ArmResult, result: Result) -> str:
     points = [trial.point for trial in result.search if trial.arm == arm.name]
     short = [key for key in arm.chosen if 1 < len({point[key] for point in points if key in point}) < 3]
     return f"{', '.join(numbers.setting(key, arm.chosen[key]) for key in short)} of two" if short else "none"
+
+
+def _elsewhere(arm: ArmResult) -> str:
+    """`0.0035, where the vertex is 0.00326`, of an arm whose rate an earlier rule has chosen."""
+    found = arm.choice.vertex if arm.choice is not None else None
+    if found is None or found.rate == arm.chosen.get(LEARNING_RATE, found.rate):
+        return ""
+    return f"{arm.chosen[LEARNING_RATE]:g}, where the vertex is {found.rate:g}"
 
 
 def _edges(arm: ArmResult) -> str:

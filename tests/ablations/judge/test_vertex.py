@@ -59,6 +59,24 @@ def test_a_cliff_is_left_out_and_said() -> None:
     assert found is not None and found.dropped == (0.01,) and found.rate == pytest.approx(0.0027, rel=0.05)
 
 
+def test_the_best_rates_neighbours_are_never_left_out() -> None:
+    """Means of a published search, whose two seeds lie so near each other that no parabola fits all six rates: the
+    least loss lies between those that were searched beside the best."""
+    means = {0.0013: 3.6004, 0.0018: 3.5408, 0.0025: 3.5431, 0.0035: 3.5255, 0.0049: 3.5681, 0.00686: 3.6137}
+    found = vertex({rate: {0: mean - 0.0005 * k, 1: mean + 0.0005 * k} for k, (rate, mean) in enumerate(means.items())})
+    assert found is not None and found.beyond is None and found.excess is not None
+    assert 0.0025 < found.rate < 0.0049 and not {0.0025, 0.0035, 0.0049} & set(found.dropped)
+
+
+def test_what_was_taken_costs_what_it_costs_there() -> None:
+    searched = losses(0.0025, 0.05, 1e-6, 3)
+    found = vertex(searched, taken=0.005)
+    assert found is not None and found.rate == 0.0025
+    assert found.excess == pytest.approx(0.05 * math.log(2) ** 2, rel=1e-3)
+    outside = vertex(searched, taken=0.01)
+    assert outside is not None and outside.excess is None, "nothing is known of what lies outside"
+
+
 def test_what_diverged_is_left_out() -> None:
     of_four = losses(0.0027, 0.05, 0.001, 3, (0.00125, 0.0025, 0.005, 0.01))
     found = vertex({**of_four, 0.01: {0: math.inf, 1: 4.0, 2: 4.0}})
