@@ -35,6 +35,7 @@ def check_sweep(sweep: SweepConfig) -> None:
             "control: empty; name a small harm, such as {train.token_fraction: 0.9}, or leave the key out"
         )
     _check_design(sweep)
+    _check_estimates(sweep)
     check_stages(sweep)
     seeds = sweep.search.seeds
     last = sweep.first_seed + sweep.seeds - 1
@@ -103,6 +104,17 @@ def _check_design(sweep: SweepConfig) -> None:
             f"design=branch: {searched[0]} is searched for the baseline, which is the trunk of its branches; settle it "
             "in `common` or in its `set` (arms may search strengths of their own)"
         )
+
+
+def _check_estimates(sweep: SweepConfig) -> None:
+    """Raise ConfigError for an estimate over arms that did not begin alike."""
+    estimates = {f"doses.{name}": dose.members for name, dose in sweep.doses.items()}
+    estimates |= {f"contrasts.{name}": list(contrast.weights) for name, contrast in sweep.contrasts.items()}
+    for place, members in estimates.items():
+        known = [name for name in members if name in sweep.arms]
+        if len(sweep.designs(known)) == 2:
+            each = ", ".join(f"{name} {sweep.design_of(name)}" for name in known if name != sweep.baseline)
+            raise ConfigError(f"{place}: is over arms of two designs ({each}), which cannot be compared; keep one")
 
 
 def _check_names(sweep: SweepConfig) -> None:

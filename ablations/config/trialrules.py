@@ -98,7 +98,13 @@ def _check_place(trunk: Stage, stage: Stage) -> None:
                 "twice and some never; take the trunk's, or compare from scratch"
             )
     if stage.stop <= trunk.stop:
-        raise ConfigError(f"train.tokens={stage.train.tokens}: end at step {stage.stop}, the trunk's at {trunk.stop}")
+        given = f"train.tokens={stage.train.tokens}"
+        if stage.train.token_fraction < 1:
+            given += f", train.token_fraction={stage.train.token_fraction:g}"
+        raise ConfigError(
+            f"{given}: end at step {stage.stop}, and the trunk at {trunk.stop}; train longer, or branch off earlier "
+            "(branch_at, or the shares in horizons)"
+        )
     if (epochs := stage.data.epochs) != trunk.data.epochs or (epochs > 1 and stage.sequences != trunk.sequences):
         raise ConfigError(
             f"data.epochs={epochs}: of {stage.period:,} sequences, in the place of a trunk that has "

@@ -1,6 +1,8 @@
 """A trial's folder while it is at work: whose it is, what it goes on from, and that nothing of this stays."""
 
 import contextlib
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +12,8 @@ from models.base.locks import Held, hold
 from models.base.typed import ConfigError
 
 OWNER = ".owner"
+STATE = "state.ckpt"
+"""What a trial leaves for others to go on from."""
 RESUME = "resume.ckpt"
 """Where an interrupted training goes on from."""
 TRAINED = "trained.json"
@@ -37,6 +41,29 @@ def finished_in(trial_dir: Path, said: Callable[[str], None]) -> Record | None:
         aside = set_aside(trial_dir / RECORD)
         said(f"damaged, set aside as {aside.name}, and its trial runs again: {error}")
         return None
+
+
+def give_up_torn(trial_dir: Path, said: Callable[[str], None]) -> bool:
+    """Whether what others go on from is damaged: it is then set aside, and the record goes, so that its trial runs
+    again. Only for the owner."""
+    if whole(trial_dir / STATE):
+        return False
+    aside = set_aside(trial_dir / STATE)
+    remove(trial_dir / RECORD)
+    said(f"{trial_dir / STATE}: damaged, set aside as {aside.name}; its trial runs again")
+    return True
+
+
+def whole(path: Path) -> bool:
+    """Whether a checkpoint is as it was written, by the sums in it, or is not there at all (one that
+    somebody removed is trained again by who needs it)."""
+    try:
+        with zipfile.ZipFile(path) as entries:  # torch does not look at the sums that it writes
+            return entries.testzip() is None
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError, NotImplementedError, EOFError, zipfile.BadZipFile, zlib.error):
+        return False
 
 
 def clear(trial_dir: Path) -> None:

@@ -11,7 +11,7 @@ from ablations.launch.progress import Progress
 from ablations.record.documents import Point
 from ablations.record.manifest import MANIFEST, Manifest
 from ablations.record.record import RECORD, RECORDS, Record, finished, read_record
-from ablations.record.trialdir import clear_after_a_kill, finished_in, owned
+from ablations.record.trialdir import STATE, clear_after_a_kill, finished_in, give_up_torn, owned, whole
 from ablations.sweep.horizons import at_share
 from ablations.sweep.plan import Arm, Plan, results_dir
 from ablations.trial.identity import environment, trial_id
@@ -109,7 +109,9 @@ class Trials:
                     if trial.id == id:
                         ended(trial, record)
 
-        for id in dict.fromkeys(trial.id for trial in trials):
+        for id, kept in {trial.id: trial.keep for trial in trials}.items():
+            if kept:
+                self._give_up_torn(id)
             keep(id, self._record(id))
         todo = {t.id: t for t in trials if t.id not in records}
         if records and todo:
@@ -180,6 +182,13 @@ class Trials:
         if own is not None:
             clear_after_a_kill(folder)
         return own or finished(*(folder / f"{id}.json" for folder in self._unfinished))
+
+    def _give_up_torn(self, id: str) -> None:
+        """What others go on from is trained once for all of them, also where it was damaged."""
+        folder = self.folder(id)
+        if not whole(folder / STATE):
+            with owned(folder, lambda owner: self.progress.note(f"process {owner} is at trial {id}; waiting")):
+                give_up_torn(folder, self.progress.note)
 
     def _outcome(self, trial: Trial, error: str | None) -> Record:
         """The record of a trial that was run; where it ended in an `error`, a failed one, unless another sweep that

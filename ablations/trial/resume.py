@@ -14,13 +14,11 @@ from torch import Tensor
 
 from ablations.config.trialkeys import TrialKeys
 from ablations.record.steplog import STEPS, read_steps
-from ablations.record.trialdir import RESUME
+from ablations.record.trialdir import RESUME, STATE, whole
 from ablations.trial.chain import BASE, readable_base
 from ablations.trial.recorder import Columns, Recorder
 from models.base.files import set_aside, whole_file
 
-STATE = "state.ckpt"
-"""What a trial leaves for others to go on from."""
 MODEL = "transformer."
 """Before the names of a model's values in a checkpoint."""
 
@@ -85,9 +83,8 @@ class OfAnotherSeed(Exception):
 def _readable(path: Path, seed: int, then: str, said: Callable[[str], None]) -> dict[str, Any] | None:
     """What a checkpoint holds; None where it is missing, or damaged or of another seed and set aside."""
     try:
-        with zipfile.ZipFile(path) as entries:  # torch does not look at the sums that it writes
-            if (torn := entries.testzip()) is not None:
-                raise zipfile.BadZipFile(f"{torn} is not what was written")
+        if not whole(path):
+            raise zipfile.BadZipFile("not what was written")
         found: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
         _place_in(found)
         if (other := found["callbacks"][Recorder.__qualname__].get("seed", seed)) != seed:

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from ablations.config.trialkeys import Stage, TrialKeys
 from ablations.record.record import RECORD, Record, finished
-from ablations.record.trialdir import TEACHER
+from ablations.record.trialdir import STATE, TEACHER
 from ablations.trial.job import TrialJob
-from ablations.trial.resume import STATE, weights_in
+from ablations.trial.resume import weights_in
 from models.decoding.sampling import draw
 from models.module import LanguageModel
 from models.post_training.distil import Distilling

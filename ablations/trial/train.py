@@ -16,7 +16,7 @@ from typing import Any
 from ablations.config.trialkeys import TrialKeys
 from ablations.record.record import RECORD, Record, finished, read_record
 from ablations.record.steplog import STEPS, StepLog, read_steps
-from ablations.record.trialdir import RESUME, TRAINED, clear, finished_in, owned
+from ablations.record.trialdir import RESUME, STATE, TRAINED, clear, finished_in, owned
 from ablations.trial.branch import hand_on
 from ablations.trial.chain import BASE, distance, save_base
 from ablations.trial.context import context_metrics
@@ -32,7 +32,7 @@ from ablations.trial.measures import (
     until_half,
 )
 from ablations.trial.recorder import Notes, Recorder, Report, Unwatched, Watcher
-from ablations.trial.resume import STATE, copy_whole, resume_of
+from ablations.trial.resume import copy_whole, resume_of
 from ablations.trial.scoring import scored
 from ablations.trial.stages import reward_metrics, stage_metrics, stages_done
 from ablations.trial.teacher import learn_from, teacher_of

@@ -20,6 +20,7 @@ from ablations.config.schema import ExpectedConfig, MatchedConfig, SearchConfig,
 from ablations.config.trialkeys import TrialKeys
 from ablations.judge.verdicts import DECISION_RULE
 from ablations.launch.job import Job, Outcome
+from ablations.launch.progress import Progress
 from ablations.launch.space import DiskFull, full_place
 from ablations.record.documents import ArmDocument, ArmKind, ConfirmTrial, PlanDocument, SearchTrial, Speed, SweepState
 from ablations.record.guardresult import GuardResult
@@ -444,3 +445,11 @@ def conduct(plan: Any, pool: type[InlinePool]) -> Any:
 def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing is most of a report's time, and only `published` needs it."""
     monkeypatch.setattr("ablations.show.figures.every.draw_figures", lambda result: [])
+
+
+@pytest.fixture
+def heard(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the user reads."""
+    lines: list[str] = []
+    monkeypatch.setattr(Progress, "note", lambda self, text: lines.append(text))
+    return lines

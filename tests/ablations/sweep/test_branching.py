@@ -65,6 +65,22 @@ def test_a_trunk_is_trained_once_for_each_seed_and_before_its_branches(conduct, 
     assert "trial" not in pool.ran
 
 
+def test_a_damaged_trunk_is_trained_again_once_for_all_that_need_it(conduct, pool, runs, tmp_path, heard):
+    conduct(*branching(tmp_path))
+    trunks = [asked(job) for job in pool.ran["trial"]][:2]
+    branches = [r for r in map(asked, pool.ran["trial"]) if r.trial.trunk == trunks[0].trial.folder]
+    state = Path(trunks[0].trial.folder) / "state.ckpt"
+    state.write_bytes(b"nothing of a checkpoint")
+    for branch in branches[:2]:
+        (Path(branch.trial.folder) / "record.json").unlink()
+    pool.ran.clear()
+    conduct("sweep=branching", f"sweeps_dir={tmp_path / 'sweeps'}", "arms=all")
+    again = [r.trial.id for r in map(asked, pool.ran["trial"])]
+    assert again == [r.trial.id for r in (trunks[0], *branches[:2])]
+    assert not state.exists() and state.with_name("state.ckpt.damaged").exists()
+    assert f"{state}: damaged, set aside as state.ckpt.damaged; its trial runs again" in heard
+
+
 def test_a_plan_with_a_trunk_counts_it_once(plan, tmp_path):
     branch = plan(*branching(tmp_path), "train.tokens=307200")
     keys = branch.arms["none"].keys
@@ -104,7 +120,11 @@ def test_a_search_of_branches_is_planned_with_its_trunks(plan, tmp_path):
             "kind: none, data.batch_size: 4}",
             "data.batch_size=4, data.seq_len=32: cut other batches than the trunk",
         ),
-        ("kind: none}", "kind: none, train.tokens: 1024}", "train.tokens=1024: end at step 4, the trunk's at 6"),
+        (
+            "kind: none}",
+            "kind: none, train.tokens: 1024}",
+            "train.tokens=1024: end at step 4, and the trunk at 6; train longer",
+        ),
     ],
 )
 def test_a_branch_that_cannot_be_is_one_line(plan, tmp_path, old, new, reason):
@@ -178,6 +198,18 @@ def test_arms_of_two_designs_share_a_baseline_and_have_diagnostics_of_their_own(
     seen = {row[0] for row in sensitivity_table(result).rows}
     assert {"loss", "loss, branched"} <= seen
     assert "late, control_branched, aa_branched go on" in describe(conductor.plan).replace("aux_loss, ", "")
+
+
+@pytest.mark.parametrize(
+    "estimate",
+    [
+        "contrasts: {gap: {about: x, weights: {none: 1, late: -1}}}",
+        "doses: {gap: {values: {aux_loss: 1, none: 2, late: 3}}}",
+    ],
+)
+def test_no_estimate_is_over_arms_of_two_designs(plan, tmp_path, estimate):
+    with pytest.raises(ConfigError, match=r"gap: is over arms of two designs \(none scratch, late branch\)"):
+        plan(*branching(tmp_path, *BOTH, ("matched:", f"{estimate}\nmatched:")))
 
 
 def test_a_claim_is_judged_beside_the_diagnostics_of_its_design(conduct, runs, tmp_path):

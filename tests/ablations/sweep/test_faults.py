@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from ablations.judge.gather import load_result
-from ablations.launch.progress import Progress
 from ablations.launch.space import DiskFull
 from ablations.record.documents import PLAN, STATE
 from ablations.record.record import RECORD
@@ -24,14 +23,6 @@ from models.base.typed import ConfigError
 
 FRESH = ("search=fresh", "search_points=2", "search_seeds=1")
 JSON = ["", "{", "[]", '{"format": 2}']
-
-
-@pytest.fixture
-def heard(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What the user reads."""
-    lines: list[str] = []
-    monkeypatch.setattr(Progress, "note", lambda self, text: lines.append(text))
-    return lines
 
 
 def table(runs: Path) -> str:

@@ -138,7 +138,7 @@ def test_an_id_says_where_a_trial_branched_off(job):
         ({"data__batch_size": 4}, "data.batch_size=4, data.seq_len=32: cut other batches than the trunk's (8 of 32)"),
         ({"data__ramp_from": 0.5, "data__ramp_over": 0.9}, "data.batch_size=8, data.seq_len=32: cut other batches"),
         ({"data__seq_len": 128}, "data.batch_size=8, data.seq_len=128: cut other batches than the trunk's (8 of 32)"),
-        ({"train__tokens": 1280}, "train.tokens=1280: end at step 5, the trunk's at 6"),
+        ({"train__tokens": 1280}, "train.tokens=1280: end at step 5, and the trunk at 6; train longer, or branch off"),
     ],
     ids=str,
 )

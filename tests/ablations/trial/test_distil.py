@@ -9,11 +9,10 @@ from interrupted import Killed, killed_at
 from ablations.config.trialkeys import TrialKeys, with_overrides
 from ablations.record.record import Record
 from ablations.record.steplog import read_steps
-from ablations.record.trialdir import TEACHER
+from ablations.record.trialdir import STATE, TEACHER
 from ablations.trial.chain import BASE
 from ablations.trial.identity import trial_id
 from ablations.trial.job import TrialJob
-from ablations.trial.resume import STATE
 from ablations.trial.teacher import Untaught
 from ablations.trial.train import run_trial
 from models.cost import cost

@@ -9,9 +9,9 @@ from interrupted import Killed, killed_at
 from ablations.config.trialkeys import with_overrides
 from ablations.record.record import Record
 from ablations.record.steplog import read_steps
+from ablations.record.trialdir import STATE
 from ablations.trial import stages
 from ablations.trial.job import TrialJob
-from ablations.trial.resume import STATE
 from ablations.trial.train import run_trial
 from models.cost import cost
 from models.post_training.config import OF_ANSWERS
