@@ -172,6 +172,8 @@ def slope(name: str, dose: DoseConfig, keys: Mapping[str, TrialKeys]) -> dict[st
         over = dose.over if dose.over is not None else 1.0 if dose.log else 0.0
         far = math.log(dose.at / over) if dose.log else dose.at - over
         about = f"by that slope, {what}={dose.at:g} against {over:g}"
+        if unseen := [f"{end:g}" for end in (dose.at, over) if end not in found.values()]:
+            about += f" (no arm has {' or '.join(unseen)})"
         contrasts[f"{name}_at"] = ContrastConfig(about, {arm: weight * far for arm, weight in weights.items()})
     return contrasts
 

@@ -23,6 +23,8 @@ class Fall:
     steepest: float
     last: float
     """Of the last window."""
+    begins: bool = False
+    """The steepest window is the first that is looked at: it may have fallen more steeply before."""
 
     @property
     def lasts(self) -> bool:
@@ -43,7 +45,7 @@ def steepest_fall(tokens: Sequence[float], losses: Sequence[float]) -> Fall | No
     if len(slopes) < 2:
         return None
     where = max(slopes, key=lambda end: slopes[end])
-    return Fall(where, slopes[where], slopes[max(slopes)])
+    return Fall(where, slopes[where], slopes[max(slopes)], where == min(slopes))
 
 
 def loss_error(losses: Sequence[float], reference: Sequence[float]) -> float:

@@ -36,7 +36,13 @@ def remedies_table(result: Result) -> Table:
     rows = []
     for expected, verdict in zip(result.expected, result.verdicts, strict=True):
         d, told = verdict.difference, clause(expected, result)
-        if verdict.outcome != "not resolved" or d is None or not numbers.present(d.mean):
+        if verdict.outcome != "not resolved":
+            continue
+        if left_out := [name for name in result.plan.members(expected) if name not in result.arms]:
+            how = f"{' and '.join(left_out)}: not run; {_typed(result, arms='all')}"
+            rows.append([told, ABSENT, ABSENT, ABSENT, ABSENT, how])
+            continue
+        if d is None or not numbers.present(d.mean):
             continue
         if gone := [name for name in result.plan.members(expected) if result.arms[name].of_status("diverged")]:
             how = f"mend the training of {' and '.join(gone)}, which diverged; more seeds do not"
@@ -99,10 +105,16 @@ def _by_counting(result: Result, expected: ExpectedConfig, d: Difference) -> lis
 
 def _with_seeds(result: Result, seeds: int) -> str:
     """What was typed, with so many seeds."""
-    typed = result.plan.command or f"python -m ablations.run sweep={result.sweep} scale={result.scale}"
     if result.plan.looks and not result.state.settled:
-        return typed
-    return shlex.join([*(word for word in shlex.split(typed) if not word.startswith("seeds=")), f"seeds={seeds}"])
+        return _typed(result)
+    return _typed(result, seeds=seeds)
+
+
+def _typed(result: Result, **words: object) -> str:
+    """What was typed, with these words in the place of its own."""
+    typed = result.plan.command or f"python -m ablations.run sweep={result.sweep} scale={result.scale}"
+    kept = [word for word in shlex.split(typed) if word.partition("=")[0] not in words]
+    return shlex.join([*kept, *(f"{key}={value}" for key, value in words.items())])
 
 
 def _distances(expected: ExpectedConfig, d: Difference, verdict: Verdict) -> tuple[list[float], str]:

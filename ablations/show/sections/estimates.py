@@ -27,6 +27,11 @@ def estimates_table(result: Result) -> Table:
                 )
     columns = ["estimate", "of", "metric", "value", "95 % interval", "Holm p", "resolvable", "family"]
     note = "Each is a weighted sum of the arms' values at a seed, and its interval is over seeds."
+    if any(name.endswith("_at") for name in result.plan.contrasts):
+        note += (
+            " What follows at a dose that no arm has is read off a straight line through those that arms have: its "
+            "interval is the line's, and says nothing of whether the line goes on."
+        )
     return Table("Estimates", columns, rows, note, words=(0, 1, 2, 7))
 
 
@@ -52,12 +57,16 @@ def falls_table(result: Result) -> Table:
     """Where each arm's loss fell most steeply: arms that end before and after such a fall differ by when, not by what
     they are."""
     found = _falls(result)
-    rows = [
-        [name, numbers.count(fall.tokens), numbers.fixed(fall.steepest, 2), numbers.fixed(fall.last, 2),
-         "falling" if fall.lasts else "past it"]
-        for name, fall in found.items()
-    ]  # fmt: skip
-    note = "In nats per e-fold of the tokens, of the training loss over all seeds, after the warmup."
+    rows = []
+    for name, fall in found.items():
+        where = f"{'up to ' if fall.begins else ''}{numbers.count(fall.tokens)}"
+        steepness = [numbers.fixed(fall.steepest, 2), numbers.fixed(fall.last, 2)]
+        rows.append([name, where, *steepness, "falling" if fall.lasts else "past it"])
+    note = (
+        "In nats per e-fold of the tokens, of the training loss over seeds, after the warmup. Most trainings fall most "
+        "steeply at their beginning: a later jump that is less steep, or that seeds make at different times, is not "
+        "seen here, but in how a difference changes with the length, where a sweep has horizons."
+    )
     columns = ["arm", "steepest fall at tokens", "there", "at the end", "the end is"]
     return Table("Where the loss falls", columns, rows, note, words=(0, 4), folded=True)
 

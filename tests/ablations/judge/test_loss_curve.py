@@ -46,7 +46,9 @@ def test_the_steepest_fall_is_found_and_whether_the_end_lies_within_it():
     early = steepest_fall(tokens, [fallen(t, 60_000) for t in tokens])
     assert early is not None and 81_000 <= early.tokens <= 90_000, "a whole window has passed since the jump began"
     assert early.steepest == pytest.approx(1.5, abs=1e-6) and early.last == pytest.approx(0.5, abs=1e-6)
-    assert not early.lasts
+    assert not early.lasts and not early.begins
+    smooth = steepest_fall(tokens, [4 + (1000 / t) ** 0.5 for t in tokens])
+    assert smooth is not None and smooth.begins, "which falls ever less steeply"
     late = steepest_fall(tokens, [fallen(t, 145_000) for t in tokens])
     assert late is not None and late.lasts and late.tokens == pytest.approx(200_000, rel=0.05)
     at_once = steepest_fall(tokens, [fallen(t, 5_000) for t in tokens])
