@@ -81,7 +81,9 @@ def check_askable(names: Sequence[str], source: str, learned: str | None = None)
         if name in ANSWERED and source != "problem":
             why = "answers are judged by a problem's rule; take data.source=problem"
         elif name in ANSWERED and learned != "problem":
-            why = f"answers are written in a problem's words, and data.source={learned} has taught others"
+            why = (
+                f"data.source={learned} has taught none of a problem's words; take a checkpoint of data.source=problem"
+            )
         elif name == ASKED and source not in DRAWN:
             why = "text asks nothing; take data.source=skill or problem"
         elif name == CLOZE and source in DRAWN:

@@ -150,10 +150,13 @@ def _fill(folder: Path, text: HubText, wanted: int, key: str, report: Report) ->
     except Exception as error:
         reason = (str(error).strip().splitlines() or [""])[0][:200]
         there = f"{have.rows:,} rows are kept, and the same command goes on from there; " if have.rows else ""
-        near = "" if "/" in text.repository else closest(text.repository, PRESETS)
+        if Path(text.repository).is_dir():
+            hint = f"data.source=text data.path={text.repository} reads such files itself, and names what is malformed"
+        else:
+            near = "" if "/" in text.repository else closest(text.repository, PRESETS)
+            hint = f"check the name and the network, or use data.source=text{near}"
         raise ConfigError(
-            f"{key}: the dataset cannot be streamed ({type(error).__name__}: {reason}); {there}check the name and the "
-            f"network, or use data.source=text{near}"
+            f"{key}: the dataset cannot be streamed ({type(error).__name__}: {reason}); {there}{hint}"
         ) from None
 
 

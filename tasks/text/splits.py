@@ -4,6 +4,7 @@ The training part may be larger than memory: it is read anew each time it is gon
 """
 
 import itertools
+import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -25,6 +26,7 @@ NGRAM = 13
 MAX_SHARED = 0.2
 """A held-out document with a larger share of its 13-word windows in the training part is dropped. One that is too short
 to have any is dropped where a training document is the same but for blanks."""
+_WORD = re.compile(r"\S+")
 
 
 @dataclass(frozen=True)
@@ -146,10 +148,21 @@ def _bare(text: str) -> str:
     return " ".join(text.split())
 
 
+def _is_short(text: str, longest: int) -> bool:
+    """Whether its bare form has at most so many characters. It is read no further than that takes, and not copied."""
+    length = -1
+    for word in _WORD.finditer(text):
+        length += 1 + word.end() - word.start()
+        if length > longest:
+            return False
+    return True
+
+
 def _seen(texts: Iterable[str], short: dict[str, bool]) -> Iterator[str]:
     """The texts as they pass by; which of the `short` ones are among them is written down."""
+    longest = max(map(len, short), default=-1)
     for text in texts:
-        if short and (bare := _bare(text)) in short:
+        if short and _is_short(text, longest) and (bare := _bare(text)) in short:
             short[bare] = True
         yield text
 

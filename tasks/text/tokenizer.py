@@ -131,12 +131,14 @@ def _batches(segments: Iterable[Segment]) -> Iterator[list[tuple[str, list[int]]
     batch: list[tuple[str, list[int]]] = []
     waiting = 0
     for text, special in segments:
-        *begin, end = _pieces(text)
-        batch += [(piece, []) for piece in begin] + [(end, [special])]
-        waiting += len(text)
-        if waiting > _BATCH_CHARACTERS:
-            yield batch
-            batch, waiting = [], 0
+        left = len(text)
+        for piece in _pieces(text):
+            left -= len(piece)
+            batch.append((piece, [] if left else [special]))
+            waiting += len(piece)
+            if waiting > _BATCH_CHARACTERS:
+                yield batch
+                batch, waiting = [], 0
     if batch:
         yield batch
 

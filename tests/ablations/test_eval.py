@@ -208,7 +208,7 @@ def test_who_has_learned_text_is_asked_of_text_and_of_a_skill_at_once(
     check_askable(["skill_answers", "piqa"], "skill", "text")
     for task in ("problem_greedy", "problem_samples"):
         with pytest.raises(
-            ConfigError, match=f"^eval.tasks={task}: answers are written in a problem's words, and data.so"
+            ConfigError, match=f"^eval.tasks={task}: data.source=text has taught none of a problem's words"
         ):
             check_askable([task], "problem", "text")
     with pytest.raises(ConfigError, match="^eval.samples=8: is read by problem_samples only; add it to eval.tasks, or"):

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from models.base.typed import ConfigError
 from tasks.config import DataConfig
@@ -18,7 +20,7 @@ from tasks.text.corpora import load_splits
 from tasks.text.division import thin
 from tasks.text.reading import read_texts
 from tasks.text.sources import PACKAGES
-from tasks.text.splits import SPLITS, Document, Splits, drop_near_copies
+from tasks.text.splits import SPLITS, Document, Splits, _bare, _copies, _is_short, drop_near_copies
 
 
 def prose(seed: int, words: int = 60) -> str:
@@ -307,6 +309,21 @@ def test_short_texts_with_other_blanks_are_copies_and_with_other_signs_are_not(t
     copied, kept = dropped([*often, *(f"another {i} of them" for i in range(900))])
     assert copied > 20 and kept > 20
     assert dropped([f"x{i} = {sign}3" for i in range(1000) for sign in ("", "-", "+", "~")])[0] == 0
+
+
+@given(st.text(st.sampled_from("a\u3042 \t\n\x1c\x85\xa0"), max_size=40), st.integers(0, 20))
+def test_a_text_is_short_by_what_is_left_without_its_blanks(text: str, longest: int) -> None:
+    assert _is_short(text, longest) == (len(_bare(text)) <= longest)
+
+
+def test_a_long_text_is_not_copied_to_see_whether_it_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of a corpus may have a quarter of a gigabyte."""
+    copied: list[int] = []
+    monkeypatch.setattr("tasks.text.splits._bare", lambda text: copied.append(len(text)) or _bare(text))
+    train = [Document("a", "word " * 100_000), Document("b", "w" * 100_000), Document("c", "yes  ab")]
+    short = Document("d", "yes ab")
+    assert _copies([short, Document("e", "no ab")], train, None) == [short]
+    assert max(copied) < 10
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,18 @@ def test_tokens_come_in_blocks_and_little_is_read_ahead(trained: Tokenizer, monk
     assert (np.concatenate([first, *blocks]) == whole).all() and len(read) == len(TEXTS)
 
 
+def test_a_long_document_is_encoded_in_parts_of_bounded_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PIECE_CHARACTERS", 30)
+    monkeypatch.setattr(module, "_BATCH_CHARACTERS", 100)
+    texts = [("line of text\n" * 200, 7), ("", 7), ("x" * 30, 7), ("y" * 31, 8)]
+    batches = list(module._batches(texts))
+    assert max(sum(len(text) for text, _ in batch) for batch in batches) <= 130 and len(batches) > 20
+    in_order = [part for batch in batches for text, after in batch for part in (text, *after)]
+    specials = [part for part in in_order if not isinstance(part, str)]
+    assert "".join(part for part in in_order if isinstance(part, str)) == "".join(text for text, _ in texts)
+    assert specials == [special for _, special in texts] and in_order[-3:] == ["y" * 30, "y", 8]
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     unit=st.text(
