@@ -17,6 +17,8 @@ from models.base.typed import ConfigError
 Outcome = Literal["agrees", "disagrees", "not resolved", "no signal here", "depends on the length", "void"]
 OPEN = ("not resolved", "no signal here", "depends on the length")
 
+BOUNDS = "upper 95 % bounds of the excess over the best searched rate"
+"""What is said of learning rates by a rule that bounds what they may cost."""
 DECISION_RULE = (
     "Every comparison (each arm with the baseline, and each declared pair) is paired by seed over the seeds that both "
     "arms finished. A metric has three families: the comparisons that claims are about, in which a pair and its "
@@ -28,7 +30,7 @@ DECISION_RULE = (
     "(equal, not worse) agrees only where the positive control's interval lies wholly on the worse side of 0; else it "
     "reads 'no signal here' unless it disagrees, and so does any claim on accuracies that lie at chance or at the "
     "ceiling in all its arms, within 3 standard errors. A loss's interval is widened at both ends by what the two "
-    "arms' learning rates may cost (the larger of their upper 95 % bounds of the excess over the best searched rate, "
+    f"arms' learning rates may cost (the larger of their {BOUNDS}, "
     "from a parabola in its logarithm with a level per search seed), and a verdict that does not survive this is not "
     "resolved. An arm with a diverged seed is neither better, equal nor not worse than another; where the other "
     "diverges, equal disagrees, and the rest is not resolved, because only survivors are compared. A claim about an "

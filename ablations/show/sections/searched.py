@@ -6,6 +6,7 @@ import statistics
 from ablations import numbers
 from ablations.judge.grid import LEARNING_RATE
 from ablations.judge.result import ArmResult, Result
+from ablations.judge.verdicts import BOUNDS
 from ablations.numbers import ABSENT
 from ablations.show.table import Table
 
@@ -13,6 +14,10 @@ RATES_NOTE = (
     "A learning rate is the vertex of a parabola in its logarithm, fitted over the search seeds at the chosen "
     "strength. It may cost: by how much its loss lies above the best within the searched range, at most (95 %); "
     "unknown where the vertex lies outside, or one seed leaves no error to judge by."
+)
+EARLIER_NOTE = (
+    "A learning rate is the best searched one. What it may cost was estimated under the plan's own rule, from a "
+    "parabola through three points: no bound, as later plans have."
 )
 
 
@@ -26,7 +31,9 @@ def chosen_table(result: Result) -> Table:
         cost = "unknown" if arm.mistuning is None else numbers.fixed(arm.mistuning, 4)
         rows.append([arm.name, numbers.settings(arm.chosen), cost if searched else ABSENT,
                      _edges(arm) or _no_edge(arm, result)])  # fmt: skip
-    note = RATES_NOTE if any(LEARNING_RATE in arm.chosen for arm in result.arms.values()) else ""
+    note = ""
+    if any(LEARNING_RATE in arm.chosen for arm in result.arms.values()):
+        note = RATES_NOTE if BOUNDS in result.plan.decision_rule else EARLIER_NOTE
     elsewhere = [f"{arm.name} ({at})" for arm in result.arms.values() if (at := _elsewhere(arm))]
     if elsewhere:
         note += f" Confirmed at another rate than this rule would take: {', '.join(elsewhere)}."

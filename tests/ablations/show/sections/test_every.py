@@ -17,6 +17,7 @@ from ablations.guards.meaning import MEANINGS
 from ablations.judge.gather import load_result
 from ablations.judge.result import Result
 from ablations.judge.stats import differences
+from ablations.judge.verdicts import BOUNDS
 from ablations.record.documents import Speed, SweepState
 from ablations.record.guardresult import GuardResult
 from ablations.show import answer, page, render, terminal
@@ -452,6 +453,8 @@ def test_rows_over_other_seeds_say_so_on_a_terminal(sweep_run: Any, tmp_path: Pa
 
 def test_what_an_earlier_rule_estimated_is_called_no_bound(result: Result) -> None:
     assert "at most (95 %)" in sections.all_tables(result)["chosen"].note
+    reworded = dataclasses.replace(result.plan, decision_rule=f"Another, with {BOUNDS}.")
+    assert "at most (95 %)" in sections.all_tables(dataclasses.replace(result, plan=reworded))["chosen"].note
     earlier = dataclasses.replace(result, plan=dataclasses.replace(result.plan, decision_rule="another"))
     note = sections.all_tables(earlier)["chosen"].note
     assert "no bound" in note and "95 %" not in note
