@@ -22,7 +22,8 @@ from models.training.parallel import Parallel
 from models.transformer import Transformer, initialise, perturbed
 
 SPIKE_STEPS = 3
-"""A loss this many steps in a row above the limit is a spike; single bad batches are not."""
+"""A loss this many steps in a row above the limit is a spike, and what it has kept below for as many is its minimum. A
+single batch is neither: of one or two sequences it may be a file that repeats itself, two nats below its kind."""
 
 
 class Diverged(Exception):
@@ -62,7 +63,7 @@ class Course:
     perturb: float = 0.0
     """Relative size of a random change of the initial weights."""
     spike_nats: float = math.inf
-    """A loss this far above its minimum is a divergence."""
+    """A loss this far above its minimum, each over SPIKE_STEPS in a row, is a divergence."""
     document_end: int | None = None
     """The token that attention stops at."""
     read_every: int = 1
@@ -181,14 +182,13 @@ class LanguageModel(L.LightningModule):
         if not math.isfinite(loss):
             raise Diverged(step, "loss is not finite")
         self._recent.append(loss)
-        self._lowest = min(self._lowest, loss)
+        if len(self._recent) < SPIKE_STEPS:
+            return
+        self._lowest = min(self._lowest, max(self._recent))
         past_warmup = self.course.start(step) > self.optim.warmup_fraction * self.course.length
-        if (
-            past_warmup
-            and len(self._recent) == SPIKE_STEPS
-            and min(self._recent) > self._lowest + self.course.spike_nats
-        ):
+        if past_warmup and min(self._recent) > self._lowest + self.course.spike_nats:
             raise Diverged(
                 step,
-                f"loss {loss:.2f} is more than {self.course.spike_nats:g} nats above its minimum {self._lowest:.2f}",
+                f"loss {loss:.2f} is more than {self.course.spike_nats:g} nats above its minimum {self._lowest:.2f}, "
+                f"each over {SPIKE_STEPS} steps,",
             )
