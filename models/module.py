@@ -100,7 +100,7 @@ class LanguageModel(L.LightningModule):
         self._unread: list[Taken] = []
         self._batch: Batch | None = None
         self._recent: deque[float] = deque(maxlen=SPIKE_STEPS)
-        self._lowest = math.inf
+        self._lowest = math.log(model.vocab_size)  # what one loses that knows nothing
 
     def begin(self, weights: dict[str, Tensor]) -> None:
         """From what an earlier training has left; where the course says so, perturbed."""

@@ -258,6 +258,7 @@ def test_the_course_tells_how_often_the_host_asks_and_nothing_else(tiny: Tiny, t
         ([4, 3, 3, 3, 3.9, 3.9, 3.9, 3.9], 0.0, None),  # within the limit of 1 nat above the least
         ([4, 3, 3, 3, 9, 9, 3, 9, 9, 3], 0.0, None),  # never three in a row
         ([4, 4, 4, 1, 4, 1, 1, 4, 4, 4, 4], 0.0, None),  # nor does it fall for as many: easy batches
+        ([9, 9, 9, 9], 0.0, 3),  # worse than to know nothing
         ([3, 3, 3, 9, 9, 9, 9, 3, 3, 3, 3, 3], 0.6, None),  # the warmup may spike
         ([4, 3, 3, 3, 3, 3, 9, 9, 9, 3], 0.6, 9),
     ],
