@@ -43,26 +43,24 @@ def finished_in(trial_dir: Path, said: Callable[[str], None]) -> Record | None:
         return None
 
 
-def give_up_torn(trial_dir: Path, said: Callable[[str], None]) -> bool:
-    """Whether what others go on from is damaged: it is then set aside, and the record goes, so that its trial runs
-    again. Only for the owner."""
-    if whole(trial_dir / STATE):
-        return False
-    aside = set_aside(trial_dir / STATE)
-    remove(trial_dir / RECORD)
-    said(f"{trial_dir / STATE}: damaged, set aside as {aside.name}; its trial runs again")
-    return True
+def give_up_torn(trial_dir: Path, said: Callable[[str], None]) -> None:
+    """Where what others go on from is damaged, it is set aside and the record goes, so that its trial runs again. Only
+    for the owner."""
+    if not whole(trial_dir / STATE):
+        aside = set_aside(trial_dir / STATE)
+        remove(trial_dir / RECORD)
+        said(f"{trial_dir / STATE}: damaged, set aside as {aside.name}; its trial runs again")
 
 
 def whole(path: Path) -> bool:
-    """Whether a checkpoint is as it was written, by the sums in it, or is not there at all (one that
-    somebody removed is trained again by who needs it)."""
+    """Whether a checkpoint is as it was written, by the sums in it. One that is not there, or that the system does not
+    let us read, is not damaged: who needs it finds out."""
     try:
         with zipfile.ZipFile(path) as entries:  # torch does not look at the sums that it writes
             return entries.testzip() is None
-    except FileNotFoundError:
+    except OSError:
         return True
-    except (OSError, ValueError, NotImplementedError, EOFError, zipfile.BadZipFile, zlib.error):
+    except (ValueError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error):  # what zipfile makes of wrong bytes
         return False
 
 

@@ -1,11 +1,18 @@
 """The vertex of the learning rates: where it is put, what is left out, and whether its bound holds."""
 
 import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from ablations.judge.gather import load_result
+from ablations.judge.judging import with_search
 from ablations.judge.vertex import Losses, vertex
+from ablations.record.documents import SearchTrial
+from ablations.show.sections.searched import chosen_table
 from benchmarks.calibrated_search import CELLS, calibrate
 from benchmarks.calibration import normal
 
@@ -75,6 +82,22 @@ def test_what_was_taken_costs_what_it_costs_there() -> None:
     assert found.excess == pytest.approx(0.05 * math.log(2) ** 2, rel=1e-3)
     outside = vertex(searched, taken=0.01)
     assert outside is not None and outside.excess is None, "nothing is known of what lies outside"
+
+
+def test_a_published_rate_is_bounded_where_its_own_search_could_not(sweep_run: Any, tmp_path: Path) -> None:
+    """And said to stand elsewhere than today's rule would put it; what was bounded then stays."""
+    sweep_run(tmp_path, seeds=2)
+    result = load_result(tmp_path, "moe_balance", "cpu")
+    searched = [
+        SearchTrial("bias", {"optim.lr": rate}, 1000 + seed, f"{rate}-{seed}", loss)
+        for rate, of_seed in losses(0.0025, 0.05, 1e-6, 3).items()
+        for seed, loss in of_seed.items()
+    ]
+    arm = replace(result.arms["bias"], chosen={"optim.lr": 0.005}, mistuning=None)
+    unsaid, said = with_search(arm, searched, None), with_search(replace(arm, mistuning=0.25), searched, None)
+    assert unsaid.mistuning == pytest.approx(0.05 * math.log(2) ** 2, rel=1e-3) and said.mistuning == 0.25
+    table = chosen_table(replace(result, arms={"bias": unsaid}))
+    assert table.note.endswith("than this rule would take: bias (0.005, where the vertex is 0.0025).")
 
 
 def test_what_diverged_is_left_out() -> None:

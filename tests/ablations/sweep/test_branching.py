@@ -9,6 +9,7 @@ from stand_in_kinds import asked
 from ablations.judge.families import families_of
 from ablations.judge.gather import load_result
 from ablations.judge.judging import verdicts_of
+from ablations.record.trialdir import whole
 from ablations.show.sections.every import sensitivity_table, verdict_table
 from ablations.sweep.announce import describe
 from models.base.typed import ConfigError
@@ -79,6 +80,12 @@ def test_a_damaged_trunk_is_trained_again_once_for_all_that_need_it(conduct, poo
     assert again == [r.trial.id for r in (trunks[0], *branches[:2])]
     assert not state.exists() and state.with_name("state.ckpt.damaged").exists()
     assert f"{state}: damaged, set aside as state.ckpt.damaged; its trial runs again" in heard
+
+
+def test_what_the_system_does_not_give_is_not_called_damaged(tmp_path):
+    """A disk that fails for a moment costs nobody a record."""
+    (tmp_path / "bytes").write_bytes(b"nothing of a checkpoint")
+    assert [whole(tmp_path / name) for name in ("nothing", ".", "bytes")] == [True, True, False]
 
 
 def test_a_plan_with_a_trunk_counts_it_once(plan, tmp_path):
