@@ -132,6 +132,7 @@ def test_a_search_of_branches_is_planned_with_its_trunks(plan, tmp_path):
             "kind: none, train.tokens: 1024}",
             "train.tokens=1024: end at step 4, and the trunk at 6; train longer",
         ),
+        ("kind: none}", "kind: none, train.token_fraction: 0.3}", "train.token_fraction=0.3: end at step 3, and"),
     ],
 )
 def test_a_branch_that_cannot_be_is_one_line(plan, tmp_path, old, new, reason):
