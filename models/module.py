@@ -189,6 +189,6 @@ class LanguageModel(L.LightningModule):
         if past_warmup and min(self._recent) > self._lowest + self.course.spike_nats:
             raise Diverged(
                 step,
-                f"loss {loss:.2f} is more than {self.course.spike_nats:g} nats above its minimum {self._lowest:.2f}, "
-                f"each over {SPIKE_STEPS} steps,",
+                f"loss {loss:.2f} is more than {self.course.spike_nats:g} nats above its minimum {self._lowest:.2f} "
+                f"(at first ln(V)), each over {SPIKE_STEPS} steps,",
             )

@@ -13,6 +13,8 @@ from ablations.config.trialkeys import TrialKeys, trial_leaves, value_of, with_o
 from models.base.typed import ConfigError, closest
 
 MOST_FACTORS = 26
+LARGEST = 1e12
+"""Of a weight and of a dose, and by how much doses differ at most; the other way round 1 over it. Slopes square it."""
 
 
 def laid_out(sweep: SweepConfig) -> SweepConfig:
@@ -140,8 +142,8 @@ def aliased(names: list[str], words: list[str]) -> dict[str, list[tuple[str, ...
 
 
 def contrasts_of(sweep: SweepConfig, keys: Mapping[str, TrialKeys]) -> dict[str, ContrastConfig]:
-    """Every estimate: those that the sweep weighs itself, also where a run leaves out one of its usual arms, so that
-    their family stays the registered one; and the slopes over the arms in `keys`."""
+    """Every estimate: those that the sweep weighs itself and the slopes over doses, also where a run leaves out one of
+    its usual arms, so that their family stays the registered one."""
     registered = {*keys, *(name for name, arm in sweep.arms.items() if not arm.optional)}
     found = dict(sweep.contrasts)
     for name, dose in sweep.doses.items():
@@ -151,10 +153,11 @@ def contrasts_of(sweep: SweepConfig, keys: Mapping[str, TrialKeys]) -> dict[str,
 
 def slope(name: str, dose: DoseConfig, keys: Mapping[str, TrialKeys]) -> dict[str, ContrastConfig]:
     """The least-squares slope over the doses with a level for every seed, as weights of the arms; and what follows at
-    the published dose. Empty where a run leaves out one of its arms."""
+    the published dose. Where a run leaves out one of its arms they weigh nothing: there is no estimate."""
     place = f"doses.{name}"
     if not set(dose.members) <= keys.keys():
-        return {}
+        nothing = ContrastConfig(f"slope over {', '.join(dose.members)}", dict.fromkeys(dose.members, 0.0))
+        return dict.fromkeys(dose.estimates(name), nothing)
     found = dose.values or {arm: float(value_of(keys[arm], dose.key)) for arm in dose.arms}
     what = dose.key or "the dose"
     if len(set(found.values())) < 2:
@@ -164,6 +167,11 @@ def slope(name: str, dose: DoseConfig, keys: Mapping[str, TrialKeys]) -> dict[st
         raise ConfigError(f"{place}.log=true: a dose is 0 or below, which has no logarithm")
     x = {arm: math.log(value) if dose.log else value for arm, value in found.items()}
     mean = math.fsum(x.values()) / len(x)
+    if not 1 / LARGEST <= (span := max(x.values()) - min(x.values())) <= LARGEST:
+        raise ConfigError(
+            f"{place}: the doses {', '.join(f'{value:g}' for value in found.values())} lie {span:g} apart"
+            f"{' on a logarithm' if dose.log else ''}, out of {1 / LARGEST:g} to {LARGEST:g}; take another unit"
+        )
     square = math.fsum((value - mean) ** 2 for value in x.values())
     weights = {arm: (value - mean) / square for arm, value in x.items()}
     unit = f"a factor of e in {what}" if dose.log else f"one of {what}"
@@ -188,9 +196,17 @@ def _check_dose(
             raise ConfigError(f"doses.{name}: {arm}: no such arm{closest(arm, arms)}")
     if len(dose.members) < 2:
         raise ConfigError(f"doses.{name}: {dose.members}: one point has no slope; name two arms or more")
+    if not (dose.values or dose.key):
+        raise ConfigError(f"doses.{name}.key: names nothing; give the key of a number, or each arm's dose in `values`")
     if not dose.values and not _is_number(dose.key):
-        near = closest(dose.key, trial_leaves())
+        near = closest(dose.key, filter(_is_number, trial_leaves()))
         raise ConfigError(f"doses.{name}.key={dose.key}: not a key of a number{near}")
+    for end, value in {**dose.values, "at": dose.at or 0.0, "over": dose.over or 0.0}.items():
+        if abs(value) > LARGEST:
+            raise ConfigError(f"doses.{name}: {end}={value:g}: larger than {LARGEST:g}; take another unit")
+    if dose.over is not None and dose.at in (None, dose.over):
+        at = "null" if dose.at is None else f"{dose.at:g}"
+        raise ConfigError(f"doses.{name}.over={dose.over:g}: what at={at} is compared with; give another `at`")
     for arm in dose.arms:
         if dose.key in searched or dose.key in arms[arm].search:
             raise ConfigError(
@@ -216,6 +232,8 @@ def _check_weights(name: str, contrast: ContrastConfig, arms: Mapping[str, ArmCo
     for arm in contrast.weights:
         if arm not in arms:
             raise ConfigError(f"contrasts.{name}.weights.{arm}: no such arm{closest(arm, arms)}")
+        if abs(contrast.weights[arm]) > LARGEST:
+            raise ConfigError(f"contrasts.{name}.weights.{arm}={contrast.weights[arm]:g}: larger than {LARGEST:g}")
     total = math.fsum(contrast.weights.values())
     if len(contrast.weights) < 2 or abs(total) > 1e-9:
         raise ConfigError(f"contrasts.{name}.weights: add up to {total:g}; those of a contrast add up to 0")

@@ -172,8 +172,8 @@ class SearchConfig:
     """Points shared by all arms. Neighbouring learning rates differ at most by a factor of 2; those of the default lie
     around scale=cpu's, near enough to see a cliff among them."""
     seeds: SeedList = field(default_factory=lambda: [1000, 1001])
-    """Seeds of search trials, apart from the confirmation's. With fewer than two nothing bounds what a learning rate
-    may cost. An arm with a smaller grid spends its budget on more of them, from the last on."""
+    """Seeds of search trials, apart from the confirmation's. With fewer than two, or four rates, nothing bounds what a
+    learning rate may cost. An arm with a smaller grid spends its budget on more of them, from the last on."""
     constraint_metric: str | None = None
     """Points are eligible only where this metric of the search trial ..."""
     constraint_max: Annotated[float, Above(0), AtMost(1)] | None = None

@@ -278,6 +278,8 @@ def check_keys(sweep: SweepConfig, file: str) -> None:
     with_overrides(defaults, sweep.trunk, f"{file} trunk")
     if scored := [key for key in sweep.trunk if key.startswith("eval.")]:
         raise ConfigError(f"{file} trunk: {scored[0]}: what arms branch off is not scored; leave it out")
+    if long := [key for key in sweep.trunk if key in ("train.tokens", "train.token_fraction")]:
+        raise ConfigError(f"{file} trunk: {long[0]}: branch_at says how long it is trained; leave it out")
     with_overrides(defaults, sweep.at_least, f"{file} at_least")
     for key in sorted(sweep.at_least.keys() & sweep.common.keys()):
         raise ConfigError(f"{file} at_least.{key}: also in `common`, which wins; keep one of them")

@@ -42,7 +42,8 @@ class TrainConfig:
     checkpoint_every: Annotated[float, AtLeast(1e-6), AtMost(1)] = 0.25
     """Fraction of the run between two resumable checkpoints."""
     spike_nats: Positive = 2.0
-    """A loss this far above the running minimum, each over three steps in a row, is a divergence after the warmup."""
+    """A loss this far above the running minimum (at first ln(V), as who knows nothing has), each over three steps in a
+    row, is a divergence after the warmup."""
     device: Literal["cpu", "cuda"] = "cpu"
     threads: Annotated[int, Above(0), AtMost(256)] = 1
     """CPU threads of one trial. They change bits, so they are part of a trial's id."""

@@ -29,8 +29,8 @@ class Vertex:
     """Of the least fitted loss, to three digits; where that lies outside the searched range, its best end."""
     excess: float | None
     """By how many nats the fitted loss at `rate` (or at the rate that was asked about) is above any other within the
-    range: an upper bound, which holds for two arms at once in 95 % of searches. None where the vertex lies outside, or
-    no error can be estimated (with one seed a parabola goes through three points)."""
+    range: an upper bound, which holds for two arms at once in 95 % of searches. None where the vertex lies outside,
+    or where nothing tells whether a parabola follows the curve: it does three rates, and one seed has no scatter."""
     beyond: Edge | None = None
     """The side of the range on which the vertex lies outside."""
     dropped: tuple[float, ...] = ()
@@ -46,9 +46,11 @@ def vertex(losses: Losses, taken: float | None = None) -> Vertex | None:
     if len(kept) < 3:
         return _without_fit(losses, kept)
     fit = _Parabola(kept)
-    while len(kept) > 3 and fit.misses:
+    while fit.misses and len(kept) > 3:
         del kept[_worse_end(kept)]
         fit = _Parabola(kept)
+    # A parabola goes through any three, and one seed has no scatter: a rate behind a cliff would not be seen.
+    followed = len(kept) > 3 and len(next(iter(kept.values()))) > 1
     dropped = tuple(rate for rate in sorted(losses) if rate not in kept)
     low, high = min(kept), max(kept)
     if fit.curvature <= 0:
@@ -58,8 +60,8 @@ def vertex(losses: Losses, taken: float | None = None) -> Vertex | None:
     if side is not None:
         return Vertex(low if side == "low" else high, None, side, dropped)
     rate = float(f"{math.exp(fit.lowest):.3g}")
-    within = taken is None or low <= taken <= high
-    return Vertex(rate, fit.excess(rate if taken is None else taken) if within else None, None, dropped)
+    known = followed and (taken is None or low <= taken <= high)
+    return Vertex(rate, fit.excess(rate if taken is None else taken) if known else None, None, dropped)
 
 
 def _without_fit(losses: Losses, kept: Losses) -> Vertex:

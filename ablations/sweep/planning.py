@@ -72,12 +72,15 @@ def make_plan(config: Config) -> Plan:
             begun[name] = design
     for name, design in begun.items():
         if design == "branch":
-            arms[name] = replace(arms[name], keys=branched(arms[name].keys, base.keys, sweep))
+            arms[name] = replace(arms[name], keys=branched(name, arms[name].keys, base.keys, sweep))
     _check_chains(arms)
     shared = dict(sweep.search.keys)
     for arm in arms.values() if sweep.horizons else ():
         for share in (*sweep.horizons, 1.0):
-            at_share(arm.keys, share, sweep.horizons)
+            try:
+                at_share(arm.keys, share, sweep.horizons)
+            except ConfigError as error:
+                raise ConfigError(f"sweep={sweep.name} horizons={sweep.horizons} arm {arm.name}: {error}") from None
     contrasts = contrasts_of(sweep, {name: arm.keys for name, arm in arms.items()})
     plan = Plan(config, sweep, arms, config.confirmation_seeds, shared, None, None, contrasts)
     if plan.looks and not any(plan.can_judge(claim) for claim in sweep.expected):
@@ -139,13 +142,13 @@ def _needs_control(sweep: SweepConfig, design: Design, arms: Collection[str]) ->
     )
 
 
-def branched(keys: TrialKeys, baseline: TrialKeys, sweep: SweepConfig) -> TrialKeys:
+def branched(name: str, keys: TrialKeys, baseline: TrialKeys, sweep: SweepConfig) -> TrialKeys:
     """The arm's keys, going on from the baseline's state, as `trunk` has it trained. Raises ConfigError where it
     cannot."""
     from models.fits import check_fits  # a plan without branches does without torch
 
     assert sweep.branch_at is not None
-    where = f"sweep={sweep.name} branch_at={sweep.branch_at:g}"
+    where = f"sweep={sweep.name} branch_at={sweep.branch_at:g} arm {name}"
     (stage,) = with_overrides(baseline, sweep.trunk, f"sweep={sweep.name} trunk").stages
     try:
         check_fits(stage.model, keys.model)

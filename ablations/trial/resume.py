@@ -81,7 +81,8 @@ class OfAnotherSeed(Exception):
 
 
 def _readable(path: Path, seed: int, then: str, said: Callable[[str], None]) -> dict[str, Any] | None:
-    """What a checkpoint holds; None where it is missing, or damaged or of another seed and set aside."""
+    """What a checkpoint holds; None where it is missing or cannot be read, or damaged or of another seed and set
+    aside."""
     try:
         if not whole(path):
             raise zipfile.BadZipFile("not what was written")
@@ -94,6 +95,9 @@ def _readable(path: Path, seed: int, then: str, said: Callable[[str], None]) -> 
         return None
     except MemoryError:
         raise
+    except OSError as error:  # the system's fault, and perhaps gone the next time
+        said(f"{path}: cannot be read ({error.strerror or error}); {then}")
+        return None
     except Exception as error:  # torch raises many kinds for a damaged file
         with contextlib.suppress(FileNotFoundError):  # another that needs it has been here
             aside = set_aside(path)

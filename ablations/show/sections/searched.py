@@ -13,7 +13,8 @@ from ablations.show.table import Table
 RATES_NOTE = (
     "A learning rate is the vertex of a parabola in its logarithm, fitted over the search seeds at the chosen "
     "strength. It may cost: by how much its loss lies above the best within the searched range, at most (95 %); "
-    "unknown where the vertex lies outside, or one seed leaves no error to judge by."
+    "unknown where the vertex lies outside, one seed leaves no error to judge by, or the parabola follows three rates "
+    "alone, which hide a cliff."
 )
 EARLIER_NOTE = (
     "A learning rate is the best searched one. What it may cost was estimated under the plan's own rule, from a "

@@ -168,6 +168,12 @@ def test_a_slope_over_the_dose() -> None:
         ({"key": "", "arms": [], "values": {"a1": 1.0}}, "one point has no slope"),
         ({"key": "", "arms": [], "values": {"a0": 1.0, "a1": 1.0}, "log": False}, "all have the dose=1"),
         ({"values": {"a0": 1.0, "a1": 2.0}}, "stands in place of `key` and `arms`"),
+        ({"key": "", "arms": [], "values": {"a0": 1e308, "a1": -1e308}}, "a0=1e+308: larger than 1e+12"),
+        ({"key": "", "arms": [], "values": {"a0": 1e-200, "a1": 2e-200}, "log": False}, "lie 1e-200 apart, out of"),
+        ({"at": 1e300}, "doses.slope: at=1e+300: larger than 1e+12; take another unit"),
+        ({"over": 0.01}, "doses.slope.over=0.01: what at=null is compared with; give another `at`"),
+        ({"at": 0.01, "over": 0.01}, "what at=0.01 is compared with"),
+        ({"key": ""}, "doses.slope.key: names nothing; give the key of a number, or each arm's dose in `values`"),
         ({"key": "model.moe.balance.kind"}, "not a key of a number"),
         ({"key": "model.moe.balance.alfa"}, "not a key of a number; did you mean"),
         ({"key": "optim.lr"}, "is searched for a0, so that nobody knows its dose before"),
@@ -181,6 +187,23 @@ def test_a_dose_that_cannot_be_is_one_line(changes: dict[str, object], reason: s
     assert reason in str(refused.value) and "\n" not in str(refused.value)
 
 
+def test_a_key_of_no_number_is_not_suggested() -> None:
+    with pytest.raises(ConfigError) as refused:
+        doses(key="data.mask_documents")
+    assert "did you mean data.mask_documents" not in str(refused.value)
+
+
+def test_a_slope_counts_whatever_a_run_leaves_out() -> None:
+    """So that who runs some of the arms has no narrower intervals than who runs all."""
+    dose = DoseConfig(key=DOSE, arms=["a", "b"], at=0.01)
+    arms = {"base": ArmConfig(), "a": ArmConfig(set={DOSE: 0.1}), "b": ArmConfig(set={DOSE: 0.2})}
+    whole = laid_out(sweep(arms=arms, doses={"d": dose}))
+    left = contrasts_of(whole, {name: with_overrides(TrialKeys(), {DOSE: 0.1}, name) for name in ("base", "a")})
+    assert list(left) == ["d", "d_at"] and all(contrast.weights == {"a": 0, "b": 0} for contrast in left.values())
+    arms["b"] = ArmConfig(set={DOSE: 0.2}, optional=True)
+    assert not contrasts_of(laid_out(sweep(arms=arms, doses={"d": dose})), {"base": TrialKeys(), "a": TrialKeys()})
+
+
 def test_a_contrast_adds_up_to_nothing() -> None:
     laid_out(sweep(contrasts={"c": ContrastConfig("", {"base": -1.0, "a": 1.0})}))
     whole = laid_out(sweep(contrasts={"c": ContrastConfig("", {"base": -1.0, "a": 1.0})}))
@@ -189,6 +212,7 @@ def test_a_contrast_adds_up_to_nothing() -> None:
         ("c", {"base": 1.0, "a": 1.0}, "add up to 2"),
         ("c", {"base": 1.0, "gone": -1.0}, "no such arm"),
         ("c", {"base": 0.0, "a": 0.0}, "are all 0, which weighs nothing"),
+        ("c", {"base": 1e308, "a": -1e308}, r"weights.base=1e\+308: larger than 1e\+12"),
     ):
         with pytest.raises(ConfigError, match=reason):
             laid_out(sweep(contrasts={name: ContrastConfig("", weights)}))

@@ -13,10 +13,11 @@ from ablations.judge.judging import with_search
 from ablations.judge.vertex import Losses, vertex
 from ablations.record.documents import SearchTrial
 from ablations.show.sections.searched import chosen_table
-from benchmarks.calibrated_search import CELLS, calibrate
+from benchmarks.calibrated_search import CELLS, Curve, calibrate
 from benchmarks.calibration import normal
 
-RATES = (0.00125, 0.0025, 0.005)
+RATES = (0.00125, 0.00177, 0.0025, 0.00354, 0.005)
+THREE = RATES[::2]
 
 
 def losses(
@@ -39,7 +40,7 @@ def test_levels_of_seeds_do_not_move_it() -> None:
 
 
 def test_it_agrees_with_numpys_parabola_where_there_is_one_seed() -> None:
-    of_one = losses(0.0027, 0.05, 0.003, 1)
+    of_one = losses(0.0027, 0.05, 0.003, 1, THREE)
     a, b, _ = np.polyfit([math.log(r) for r in of_one], [of_one[r][0] for r in of_one], 2)
     found = vertex(of_one)
     assert found is not None and found.rate == pytest.approx(math.exp(-b / (2 * a)), rel=2e-3)
@@ -68,10 +69,10 @@ def test_a_cliff_is_left_out_and_said() -> None:
 
 def test_the_best_rates_neighbours_are_never_left_out() -> None:
     """Means of a published search, whose two seeds lie so near each other that no parabola fits all six rates: the
-    least loss lies between those that were searched beside the best."""
+    least loss lies between those that were searched beside the best. Three of more bound nothing."""
     means = {0.0013: 3.6004, 0.0018: 3.5408, 0.0025: 3.5431, 0.0035: 3.5255, 0.0049: 3.5681, 0.00686: 3.6137}
     found = vertex({rate: {0: mean - 0.0005 * k, 1: mean + 0.0005 * k} for k, (rate, mean) in enumerate(means.items())})
-    assert found is not None and found.beyond is None and found.excess is not None
+    assert found is not None and found.beyond is None and found.excess is None
     assert 0.0025 < found.rate < 0.0049 and not {0.0025, 0.0035, 0.0049} & set(found.dropped)
 
 
@@ -104,8 +105,15 @@ def test_what_diverged_is_left_out() -> None:
     of_four = losses(0.0027, 0.05, 0.001, 3, (0.00125, 0.0025, 0.005, 0.01))
     found = vertex({**of_four, 0.01: {0: math.inf, 1: 4.0, 2: 4.0}})
     assert found is not None and found.dropped == (0.01,) and found.beyond is None
-    short = vertex({**losses(0.0027, 0.05, 0.001, 3), 0.005: {0: math.inf, 1: 4.0, 2: 4.0}})
+    short = vertex({**losses(0.0027, 0.05, 0.001, 3, THREE), 0.005: {0: math.inf, 1: 4.0, 2: 4.0}})
     assert short is not None and short.beyond == "low" and short.excess is None, "two rates have no vertex: ask lower"
+
+
+def test_three_rates_and_one_seed_have_a_vertex_and_no_bound() -> None:
+    """A parabola goes through three wherever a cliff begins."""
+    for rates, seeds, known in ((THREE, 3, False), (RATES[:4], 3, True), (RATES, 1, False)):
+        found = vertex(losses(0.002, 0.05, 0.001, seeds, rates))
+        assert found is not None and found.beyond is None and (found.excess is not None) == known
 
 
 def test_two_rates_have_none() -> None:
@@ -123,6 +131,13 @@ def test_the_bound_holds_in_95_of_100(curvature: float, scatter: float) -> None:
             inner += 1
             held += curvature * math.log(found.rate / 0.0022) ** 2 <= found.excess
     assert inner >= 30 and held / inner >= 0.93
+
+
+@pytest.mark.parametrize("cliff", [0.0034, 0.0033, 0.003, 0.0027, 0.0024])
+def test_beside_a_cliff_little_is_bounded_and_less_falsely(cliff: float) -> None:
+    """One of the best rate's own neighbours stands behind it, or the best one does."""
+    found = calibrate(Curve(math.log(0.0026), 0.03, cliff=math.log(cliff)), normal, 0.002, 60)
+    assert found["bounded"] < 0.4 and found["bounded"] * found["false_verdicts"] <= 0.05
 
 
 @pytest.mark.parametrize("cell", ["sharp", "skewed", "cliff at the top"])

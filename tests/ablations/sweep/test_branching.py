@@ -1,9 +1,11 @@
 """A sweep whose arms branch off one trunk for each seed: what is trained, in which order, and what cannot be."""
 
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from stand_in_kinds import asked
 
 from ablations.judge.families import families_of
@@ -88,6 +90,23 @@ def test_what_the_system_does_not_give_is_not_called_damaged(tmp_path):
     assert [whole(tmp_path / name) for name in ("nothing", ".", "bytes")] == [True, True, False]
 
 
+def test_bytes_that_name_a_place_before_the_beginning_are_damaged(tmp_path):
+    """The system calls a seek to there an invalid argument, and it is the file's fault."""
+    torch.save({"a": torch.arange(10)}, tmp_path / "state.ckpt")
+    data, refused = (tmp_path / "state.ckpt").read_bytes(), 0
+    place = len(data) - 50  # in the zip64 end record: where the directory begins
+    for bit in range(8):
+        (bad := tmp_path / "bad.ckpt").write_bytes(data[:place] + bytes([data[place] ^ 1 << bit]) + data[place + 1 :])
+        try:
+            zipfile.ZipFile(bad).testzip()
+        except OSError:
+            refused += 1
+            assert not whole(bad)
+        except zipfile.BadZipFile:
+            pass
+    assert refused
+
+
 def test_a_plan_with_a_trunk_counts_it_once(plan, tmp_path):
     branch = plan(*branching(tmp_path), "train.tokens=307200")
     keys = branch.arms["none"].keys
@@ -116,6 +135,11 @@ def test_a_search_of_branches_is_planned_with_its_trunks(plan, tmp_path):
         ("design: branch\n", "", "design=scratch, branch_at=0.5: a branch needs one, and nothing else does"),
         ("branch_at: 0.5", "branch_at: 1.0", "branch_at=1.0: must be below 1"),
         ("branch_at: 0.5", "branch_at: 0", "branch_at=0.0: must be above 0"),
+        (
+            "branch_at: 0.5\n",
+            "branch_at: 0.5\ntrunk: {train.tokens: 1024}\n",
+            "trunk: train.tokens: branch_at says how long it is trained; leave it out",
+        ),
         ("{keys: {}}", "{keys: {optim.weight_decay: [0.1, 0.2]}}", "optim.weight_decay is searched for the baseline"),
         (
             "kind: none}",
@@ -130,7 +154,7 @@ def test_a_search_of_branches_is_planned_with_its_trunks(plan, tmp_path):
         (
             "kind: none}",
             "kind: none, train.tokens: 1024}",
-            "train.tokens=1024: end at step 4, and the trunk at 6; train longer",
+            "branch_at=0.5 arm none: train.tokens=1024: end at step 4, and the trunk at 6; train longer",
         ),
         ("kind: none}", "kind: none, train.token_fraction: 0.3}", "train.token_fraction=0.3: end at step 3, and"),
     ],

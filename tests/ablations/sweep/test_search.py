@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -49,22 +49,23 @@ def surface(rows: dict[float, list[tuple[float, float]]]) -> dict[Any, Measured]
     }
 
 
-def rates_over_seeds(curvature: float, scatter: float) -> dict[Any, Measured]:
+def rates_over_seeds(curvature: float, scatter: float, rates: Sequence[float] = RATES) -> dict[Any, Measured]:
     """Least between the points at 0.004, with levels and a scatter that differ over three seeds."""
-    noise = np.random.default_rng(0).normal(0, scatter, (3, 3))
+    noise = np.random.default_rng(0).normal(0, scatter, (len(rates), 3))
     return {
         key_of({RATE: rate}): Measured(
             {s: 4 + s / 10 + curvature * math.log(rate / 0.004) ** 2 + noise[i, s] for s in range(3)}, 0.0
         )
-        for i, rate in enumerate(RATES)
+        for i, rate in enumerate(rates)
     }
 
 
 def test_the_vertex_is_taken_and_what_it_may_cost_is_bounded():
-    choice = choose("aux_loss", rates_over_seeds(0.05, 0.001), None)
+    rates = (0.0025, 0.0035, 0.005, 0.007)
+    choice = choose("aux_loss", rates_over_seeds(0.05, 0.001, rates), None)
     assert choice.point[RATE] == pytest.approx(0.004, rel=0.03) and choice.edges == {} and choice.notes == []
     assert choice.mistuning is not None and 0 < choice.mistuning < 0.0005
-    worse = choose("aux_loss", rates_over_seeds(0.05, 0.01), None)
+    worse = choose("aux_loss", rates_over_seeds(0.05, 0.01, rates), None)
     assert worse.mistuning is not None and worse.mistuning > 20 * choice.mistuning
 
 

@@ -1,6 +1,7 @@
 """A trial that goes on from another's state: with nothing changed the same to the bit, else changed from there on."""
 
 import dataclasses
+import errno
 import io
 import re
 import zipfile
@@ -16,9 +17,11 @@ from ablations.config.trialkeys import TrialKeys, with_overrides
 from ablations.config.trialrules import check
 from ablations.record.record import Record
 from ablations.record.steplog import read_steps
+from ablations.record.trialdir import STATE
 from ablations.trial.fitting import open_data
 from ablations.trial.identity import trial_id
 from ablations.trial.job import TrialJob
+from ablations.trial.resume import weights_in
 from ablations.trial.train import run_trial
 from models.base.typed import ConfigError
 
@@ -259,3 +262,17 @@ def test_a_killed_trunk_goes_on(job, undisturbed, step):
     assert rows(killed) == rows(whole)
     taken = [dataclasses.replace(given, trunk=t.folder, folder=t.folder + " branch") for t in (whole, killed)]
     assert finish(taken[0]).metrics == finish(taken[1]).metrics
+
+
+def test_a_state_that_the_system_does_not_give_is_not_set_aside(tmp_path, monkeypatch):
+    """A disk that fails for a moment costs a training and not a state: the next reader has it."""
+    state = tmp_path / STATE
+    torch.save({"state_dict": {}}, state)
+
+    def fails(*args: object, **kwargs: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("ablations.trial.resume.torch.load", fails)
+    said = list[str]()
+    assert weights_in(state, 0, said.append) is None and state.exists()
+    assert said == [f"{state}: cannot be read (Input/output error); it is trained again"]
