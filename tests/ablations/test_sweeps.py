@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from ablations.config.compose import compose
 from ablations.config.sweepfile import read_sweep
 from ablations.guards.arm import GUARDS
 from ablations.home import ROOT
 from ablations.report import write_report
 from ablations.show.figures.every import _FIGURES as FIGURES
+from ablations.sweep.planning import make_plan
 from ablations.trial.requests import GuardsRequest
 from models.base.typed import build
 from models.config import ModelConfig
@@ -51,7 +53,7 @@ ANSWERED = (
     "eval.tokens=2048",
 )
 SHORTER = {
-    "pipeline": ["train.tokens=1024", "arms=[dualpipe_p4_m8]", "model.n_layers=4"],
+    "pipeline": ["data.seq_len=32", "train.tokens=1024", "arms=[dualpipe_p4_m8]", "model.n_layers=4"],
     "attention": ["optim.lr=0.0035", "arms=[mla,gqa,mqa]"],
     "packing": ["train.tokens=1536", "arms=[masked,fim]"],
     "precision": ["train.tokens=1024", "optim.lr=0.0035", "arms=[v3,fp8_tensor]"],
@@ -69,7 +71,7 @@ SHORTER = {
     "memory": ["train.tokens=2048", "arms=[finer,dense]"],
     "curriculum": ["train.tokens=2048", "arms=[easy_to_hard,staged]"],
     "curriculum_text": ["train.tokens=2048", "arms=[easy_to_hard]"],
-    "outliers": ["train.tokens=1024", "arms=[tensor_18,tile_18]"],
+    "outliers": ["data.seq_len=32", "train.tokens=1024", "arms=[tensor_18,tile_18]"],
     "grpo": ["arms=[sft,dr_grpo]", *ANSWERED],
     "sft_masking": ["arms=[masked]", *ANSWERED],
     "post_training": ["arms=[base,distil]", "distil.chosen=finished", *ANSWERED],
@@ -144,6 +146,13 @@ def real(monkeypatch: pytest.MonkeyPatch, pool: Any, request: pytest.FixtureRequ
     # A process for every arm of every sweep would take half a minute; test_speed.py measures memory.
     monkeypatch.setattr("ablations.sweep.jobs.training_memory", lambda arms, *_: dict.fromkeys(arms, 1e8))
     return pool
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_a_sweep_fits_the_scale_of_a_gpu(name: str) -> None:
+    """What a machine with one takes unless it is told otherwise."""
+    plan = make_plan(compose([f"sweep={name}", "scale=gpu", "train.device=cpu"]))
+    assert plan.baseline.keys.stages[-1].stop > 15
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in SWEEPS])
