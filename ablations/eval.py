@@ -173,12 +173,14 @@ class CheckpointData:
         return dataclasses.asdict(self.config)
 
     def documents(self, split: Literal["validation", "test"]) -> "Sequence[Document]":
+        from tasks.rules import check_source
         from tasks.skills.mixed import text_vocab
         from tasks.text.batches import prepared_before
         from tasks.text.corpora import load_splits
 
         if self._drawn is not None:
             return self._drawn.documents(split)
+        check_source(self.config)
         packed = prepared_before(self.config, text_vocab(self.config, self.vocab_size), self.cache_dir)
         if packed is None:
             return load_splits(self.config, None, self.cache_dir).held_out(split)
@@ -222,7 +224,8 @@ def _asked_of(learned_from: dict[str, Any], asked: dict[str, Any]) -> DataConfig
     elif any(name in asked and asked[name] != learned_from.get(name) for name in DRAWN):
         learned_from = {**learned_from, "settings": None}
     config = build(DataConfig, {**learned_from, **asked}, "data")
-    check_source(config)
+    if asked:  # else as it was trained; a checkpoint from elsewhere may not say where its text lies
+        check_source(config)
     for key, value in asked.items():
         if needed := needed_by(key, config):
             raise ConfigError(f"data.{key}={value}: is read only with {needed}; add that, or leave it out")

@@ -32,6 +32,7 @@ from torch import Tensor
 from models.base.files import whole_folder
 from models.base.streams import obeyed, spoken
 from models.base.typed import ConfigError, build
+from models.beside import check_kinds, without_places
 from models.checkpoint import OWN, load_checkpoint, save_checkpoint
 from models.config import BalanceConfig, ModelConfig
 from models.cost import cost
@@ -115,13 +116,14 @@ def to_hf(checkpoint: Path, out: Path) -> list[str]:
     with _new_folder(out) as folder:
         model, saved = load_checkpoint(checkpoint)
         check_held(model.config)
+        check_kinds(saved, f"{checkpoint}: config.json: ")
         ids = token_ids(checkpoint)  # of whose file is meant, before there is a copy
         _copy_tokenizer(checkpoint, folder)
         values = hf_config(model.config, (saved.get("data") or {}).get("seq_len"))
         values |= _write_tokens(folder, saved, values["max_position_embeddings"])
         rest = {key: value for key, value in saved.items() if key not in (*OWN, "chat_template")}
-        if isinstance(rest.get("data"), dict):  # where its text lies here says nothing elsewhere
-            rest["data"] = {key: value for key, value in rest["data"].items() if key not in ("path", "domains")}
+        if data := saved.get("data"):
+            rest["data"] = without_places(data)
         rest["model"] = _difference(dataclasses.asdict(model.config), dataclasses.asdict(model_config(values)))
         shapes, entries = layout(model.config)
         ours = model.state_dict()
@@ -188,6 +190,7 @@ def _resolve(values: dict[str, Any], names: Mapping[str, Path]) -> tuple[ModelCo
         rest = {"data": {"seq_len": positions(values)}}
     if not isinstance(rest, Mapping) or not isinstance(rest.get("model", {}), Mapping):
         raise ConfigError("v3_ablations: expected a group of keys")
+    check_kinds(rest, "v3_ablations.")
     if rest.get("model"):
         config = build(ModelConfig, _merged(dataclasses.asdict(base), rest["model"]), "v3_ablations.model")
         validate(config)
@@ -273,10 +276,10 @@ def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
 def _new_folder(out: Path) -> Iterator[Path]:
     """A folder that becomes `out` if and only if all goes well."""
     out = out.resolve()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"OUT={out}: exists and is not empty; name a new folder")
     with ExitStack() as stack:
         try:
+            if out.exists() and (not out.is_dir() or any(out.iterdir())):
+                raise ConfigError(f"OUT={out}: exists and is not empty; name a new folder")
             folder = stack.enter_context(whole_folder(out))
         except OSError as error:
             raise ConfigError(f"OUT={out}: cannot be made ({error.strerror}); name a folder elsewhere") from None

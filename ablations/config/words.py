@@ -6,6 +6,7 @@ from typing import Any
 from ablations.config.keys import accepted, all_keys, describe, flat, unknown_key
 from ablations.config.schema import NAME
 from ablations.config.sweepfile import sweep_files
+from models.base.command import doubled
 from models.base.typed import ConfigError
 from tasks.evals.presets import preset
 
@@ -80,6 +81,8 @@ def _value(word: str, key: str) -> Any:
         raise ConfigError(
             f"{word}: several values for one key (multirun) are not used: arms are written in a sweep file{hint}"
         )
+    if twice := doubled(word.partition("=")[2]):
+        raise ConfigError(f"{word}: has {twice} twice; keep one")
     value = override.value()
     if "${" in str(value) and not all_keys()[key].is_text:
         raise unreadable

@@ -97,7 +97,31 @@ def _value(hint: Any, key: str, text: str) -> Any:
                 return number(text)
     import yaml
 
+    if twice := doubled(text):
+        raise ConfigError(f"{key}={text}: has {twice} twice; keep one")
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"{key}={text}: not a value (numbers, words, null, or a list like [a,b])") from error
+
+
+def doubled(text: str) -> str | None:
+    """A key that a group in `text`, like `{a: 1, a: 2}`, has twice: readers keep the last without a word."""
+    import yaml
+
+    if "{" not in text:
+        return None
+    try:
+        left = [yaml.compose(text, Loader=yaml.SafeLoader)]
+    except (yaml.YAMLError, RecursionError):
+        return None  # said where it is read
+    while left:
+        node = left.pop()
+        if isinstance(node, yaml.MappingNode):
+            names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            if twice := [name for name in names if names.count(name) > 1]:
+                return str(twice[0])
+            left += [value for _, value in node.value]
+        elif isinstance(node, yaml.SequenceNode):
+            left += node.value
+    return None

@@ -197,7 +197,7 @@ def local_files(task: str, data_dir: str) -> dict[str, Path]:
     """Split -> file of a task's data. Raises ConfigError where `data_dir` is no folder, or lacks one of them."""
     folder = _folder(data_dir)
     benchmark = benchmark_of(task)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # where Path would raise for a name that is too long
         raise ConfigError(f"eval.data_dir={data_dir}: there is no such folder; name the one that the copies lie in")
     if benchmark is None:
         raise ConfigError(

@@ -48,7 +48,7 @@ def files_at(where: str, key: str) -> list[SourceFile]:
         if not folder.text:
             raise ConfigError(f"{key}: the folder holds no {', '.join(TEXT_SUFFIXES)} file{folder.left_out}; {ENDING}")
         return folder.text
-    if not _is_text(path.name):
+    if not is_text(path.name):
         raise ConfigError(f"{key}: expected a file ending in {', '.join(TEXT_SUFFIXES)}, or a folder of them")
     if not stat.S_ISREG(status.st_mode):
         raise ConfigError(f"{key}: is no file but a pipe or a device, which may have no end; name a file or a folder")
@@ -79,15 +79,16 @@ class Folder(NamedTuple):
 def folder_at(place: Path, key: str) -> Folder:
     """Of a folder that is there."""
     others = list[str]()
-    shown = list_files(place, lambda name: _is_text(name) and not _hidden(name), "", _hidden, key, True, others)
+    shown = list_files(place, lambda name: is_text(name) and not _hidden(name), "", _hidden, key, True, others)
     first = {file.inode: file.name for file in reversed(shown)}
     text = [file for file in shown if file.name == first[file.inode]]
     within = (name for folder, _, names in os.walk(place) if _below_hidden(folder, place) for name in names)
-    hidden = sum(map(_is_text, within)) + sum(_is_text(name) and _hidden(name) for name in others)
+    hidden = sum(map(is_text, within)) + sum(is_text(name) and _hidden(name) for name in others)
     return Folder(text, hidden, len(shown) - len(text), sum(not _hidden(name) for name in others))
 
 
-def _is_text(name: str) -> bool:
+def is_text(name: str) -> bool:
+    """Whether a file of this name is read as text."""
     return name.lower().endswith(TEXT_SUFFIXES)
 
 

@@ -6,6 +6,7 @@ there, asking for more of it streams only the rest, and what is there is read wi
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from models.base.locks import hold
 from models.base.typed import ConfigError, build, closest
 from tasks.config import DataConfig
 from tasks.progress import Progress, Report
+from tasks.text.files import is_text
 from tasks.text.reading import Rows, opened_table, text_of
 from tasks.text.sources import local_dataset
 
@@ -74,8 +76,8 @@ def hub_text(config: DataConfig) -> HubText:
     """What `data.name` names: a preset or OWNER/SET[:SUBSET], and @REVISION behind it where one is asked for."""
     if config.name is None:
         raise ConfigError(f"data.name=null: data.source=hf needs {', '.join(PRESETS)} or OWNER/SET[:SUBSET]")
-    if config.name not in PRESETS and Path(config.name).is_dir():  # whatever its name has in it
-        return HubText(config.name, text_field=config.text_field)
+    if config.name not in PRESETS and os.path.isdir(place := os.path.expanduser(config.name)):  # whatever it has in it
+        return HubText(place, text_field=config.text_field)
     name, _, revision = config.name.partition("@")
     repository, _, subset = name.partition(":")
     if not repository:
@@ -150,8 +152,12 @@ def _fill(folder: Path, text: HubText, wanted: int, key: str, report: Report) ->
     except Exception as error:
         reason = (str(error).strip().splitlines() or [""])[0][:200]
         there = f"{have.rows:,} rows are kept, and the same command goes on from there; " if have.rows else ""
-        if Path(text.repository).is_dir():
-            hint = f"data.source=text data.path={text.repository} reads such files itself, and names what is malformed"
+        if type(error) is ValueError:
+            hint = "check the name's subset, and that the dataset has a split `train`"
+        elif Path(text.repository).is_dir():
+            readable = any(is_text(path.name) for path in Path(text.repository).rglob("*"))
+            reads = f"data.source=text data.path={text.repository} reads such files itself, and names what is malformed"
+            hint = reads if readable else "mend its files, or write them as .jsonl for data.source=text"
         else:
             near = "" if "/" in text.repository else closest(text.repository, PRESETS)
             hint = f"check the name and the network, or use data.source=text{near}"

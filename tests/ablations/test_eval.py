@@ -103,6 +103,23 @@ def test_scores_a_checkpoint_and_ends_with_one_line_of_json(
     )
 
 
+def test_a_checkpoint_that_does_not_say_where_its_text_lies_is_asked_what_needs_none(
+    checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As one from elsewhere does: other tasks are scored, and its own text is asked for."""
+    saved = json.loads((checkpoint / "config.json").read_text())
+    del saved["data"]["path"]
+    saved["data"]["mask_documents"] = True  # which the stand-in can score
+    (checkpoint / "config.json").write_text(json.dumps(saved))
+    (tmp_path / "copies/piqa").mkdir(parents=True)
+    row = {"goal": "add", "sol1": "a value", "sol2": "a function", "label": 0}
+    (tmp_path / "copies/piqa/validation.jsonl").write_text(json.dumps(row) + "\n")
+    words = [f"checkpoint={checkpoint}", f"runs_dir={tmp_path}/runs"]
+    assert command.main([*words, "eval.tasks=[piqa]", f"eval.data_dir={tmp_path}/copies"]) == 0
+    assert command.main([*words, "eval=quick"]) == 2
+    assert capfd.readouterr().err == "error: data.source=text: needs data.path=FILE_OR_FOLDER\n"
+
+
 def test_what_text_does_not_ask_is_refused_before_anything_is_written(
     checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -60,6 +60,7 @@ WRONG = [
     ([*MOE, "=3"], ["expected KEY=VALUE"]),
     ([*MOE, "optim.lr=(1"], ["optim.lr=(1", "expected a number"]),
     ([*MOE, "optim.lr=${optim.eps}"], ["expected a number"]),
+    ([*MOE, "data.domains={a: 'x/*.py', b: 'y/*.py', a: 'z/*.py'}"], ["data.domains=", "has a twice; keep one"]),
     ([*MOE, "optim.lr=1e-3", "optim.lr=2e-3"], ["optim.lr: given twice (0.001 and 0.002)"]),
     # wrong types and choices
     ([*MOE, "model.moe.top_k=four"], ["model.moe.top_k=four: expected a whole number"]),

@@ -207,6 +207,29 @@ def test_a_field_that_is_not_there_and_a_set_that_is_not_are_one_line(tmp_path: 
     assert [text for _, text in streamed(of(other, text_field="content"), tmp_path / "cache")] == TEXTS
 
 
+def test_what_helps_with_a_folder_that_cannot_be_streamed(tmp_path: Path) -> None:
+    """Who reads files of text is named where there are some."""
+    for name, files, helps in (
+        ("lines", {"train.jsonl": '{"text": "a"}\n{"text": \n'}, "data.source=text data.path="),
+        (
+            "table",
+            {"train.csv": 'text,b\n"a,1,2\n' * 9},
+            "mend its files, or write them as .jsonl for data.source=text",
+        ),
+        (
+            "test",
+            {"test.jsonl": '{"text": "a"}\n' * 9},
+            "check the name's subset, and that the dataset has a split `train`",
+        ),
+    ):
+        (tmp_path / name).mkdir()
+        for file, content in files.items():
+            (tmp_path / name / file).write_text(content)
+        with pytest.raises(ConfigError) as error:
+            streamed(of(str(tmp_path / name)), tmp_path / "cache")
+        assert helps in str(error.value) and "\n" not in str(error.value)
+
+
 def test_what_a_kill_left_is_removed(tmp_path: Path) -> None:
     some, cache = write(tmp_path / "some", list(TEXTS)), tmp_path / "cache"
     load_splits(of(some), None, cache)

@@ -255,6 +255,12 @@ def flipped_table(folder: Path) -> Path:
     return path
 
 
+def far_table(folder: Path) -> Path:
+    """Of times in no year that Python has."""
+    parquet.write_table(pa.table({"text": pa.array([2**62] * 3, pa.timestamp("us"))}), folder / "a.parquet")
+    return folder / "a.parquet"
+
+
 PACKED = rows(TEXTS)
 CHECKED = base64.b64decode("KLUv/QRokQEAU29tZSBwbGFpbiB3b3JkcyBvZiB0ZXh0LCBzdG9yZWQgd2l0aCBhIGNoZWNrc3VtLgq/CZkO")
 """As the command zstd writes it, with a checksum: pyarrow writes none, but reads them."""
@@ -273,6 +279,7 @@ DAMAGED = {
     "parquet, torn": (torn_table, "is not a whole Parquet file"),
     "parquet, flipped": (flipped_table, "is not a whole Parquet file"),
     "parquet, none": (torn("a.parquet", b"plain words"), "is not a whole Parquet file"),
+    "parquet, far": (far_table, "has a value that is none of Python's (date value out of range); write it as text"),
 }
 
 

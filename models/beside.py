@@ -1,0 +1,31 @@
+"""What a checkpoint's config.json has beside the model, for whoever reads or passes it on."""
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from models.base.typed import ConfigError
+
+KINDS: dict[str, tuple[type, str]] = {
+    "data": (dict, "a group of keys"),
+    "end_of_text": (str, "text"),
+    "chat_template": (str, "text"),
+}
+PLACES = ("path", "name", "text_field", "domains", "weights", "domain_per")
+"""Data keys that say where text lies, and what it is mixed of."""
+
+
+def check_kinds(values: Mapping[str, Any], place: str) -> None:
+    """Raise ConfigError where what is kept beside a model is of another kind than we write it."""
+    for key, (kind, wanted) in KINDS.items():
+        if (value := values.get(key)) is not None and not isinstance(value, kind):
+            raise ConfigError(f"{place}{key}={json.dumps(value)}: expected {wanted}; mend it, or take it out")
+
+
+def without_places(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Data keys as they mean the same elsewhere: text that lies in this machine's files is text, wherever it lies."""
+    folder = data.get("source") == "hf" and os.path.isdir(os.path.expanduser(str(data.get("name"))))
+    if not (data.get("path") or data.get("domains") or folder):
+        return dict(data)
+    return {key: value for key, value in data.items() if key not in PLACES} | {"source": "text"}

@@ -1,0 +1,29 @@
+"""What is kept beside a model in its config.json, and what of it goes elsewhere."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models.base.typed import ConfigError
+from models.beside import check_kinds, without_places
+
+
+@pytest.mark.parametrize("wrong", [{"data": [1]}, {"end_of_text": ["</s>"]}, {"chat_template": {"default": "x"}}])
+def test_a_value_of_another_kind_is_one_line(wrong: dict[str, Any]) -> None:
+    check_kinds({"data": {"seq_len": 8}, "end_of_text": "<|end|>", "chat_template": None}, "x: ")
+    with pytest.raises(ConfigError, match=rf"^x: {next(iter(wrong))}=.*: expected (a group of keys|text); mend it"):
+        check_kinds(wrong, "x: ")
+
+
+def test_text_of_this_machine_is_text_elsewhere(tmp_path: Path) -> None:
+    """A mixture of our own files is no mixture of the default packages there."""
+    kept = {"seq_len": 8, "fim_rate": 0.1}
+    own = [
+        {"source": "text", "path": "/here/a.txt", "text_field": "content"},
+        {"source": "domains", "domains": {"a": "/here/a.txt", "b": "mypy/*.pyi"}, "weights": {"a": 2.0}},
+        {"source": "hf", "name": str(tmp_path)},
+    ]
+    assert [without_places({**data, **kept}) for data in own] == [{"source": "text", **kept}] * 3
+    public = [{"source": "hf", "name": "wikitext"}, {"source": "domains", "domains": None, "domain_per": "batch"}, {}]
+    assert [without_places(data) for data in public] == public
