@@ -224,7 +224,7 @@ def _asked_of(learned_from: dict[str, Any], asked: dict[str, Any]) -> DataConfig
     elif any(name in asked and asked[name] != learned_from.get(name) for name in DRAWN):
         learned_from = {**learned_from, "settings": None}
     config = build(DataConfig, {**learned_from, **asked}, "data")
-    if asked:  # else as it was trained; a checkpoint from elsewhere may not say where its text lies
+    if asked.keys() & {"source", *OF_A_SOURCE}:  # else as trained; one from elsewhere may not say where its text lies
         check_source(config)
     for key, value in asked.items():
         if needed := needed_by(key, config):

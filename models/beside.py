@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,8 @@ KINDS: dict[str, tuple[type, str]] = {
 }
 PLACES = ("path", "name", "text_field", "domains", "weights", "domain_per")
 """Data keys that say where text lies, and what it is mixed of."""
+_OF_A_PACKAGE = re.compile(r"[\w.-]+/\*\.\w+")
+"""Files of an installed package, as in `data.domains`."""
 
 
 def check_kinds(values: Mapping[str, Any], place: str) -> None:
@@ -25,7 +28,9 @@ def check_kinds(values: Mapping[str, Any], place: str) -> None:
 
 def without_places(data: Mapping[str, Any]) -> dict[str, Any]:
     """Data keys as they mean the same elsewhere: text that lies in this machine's files is text, wherever it lies."""
-    folder = data.get("source") == "hf" and os.path.isdir(os.path.expanduser(str(data.get("name"))))
-    if not (data.get("path") or data.get("domains") or folder):
+    name, domains = str(data.get("name")), data.get("domains")
+    files = isinstance(domains, dict) and not all(_OF_A_PACKAGE.fullmatch(str(where)) for where in domains.values())
+    folder = data.get("source") == "hf" and os.sep in name and os.path.isdir(os.path.expanduser(name))
+    if not (data.get("path") or files or folder):
         return dict(data)
     return {key: value for key, value in data.items() if key not in PLACES} | {"source": "text"}

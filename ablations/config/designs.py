@@ -177,7 +177,7 @@ def slope(name: str, dose: DoseConfig, keys: Mapping[str, TrialKeys]) -> dict[st
     unit = f"a factor of e in {what}" if dose.log else f"one of {what}"
     contrasts = {name: ContrastConfig(f"slope per {unit}", weights)}
     if dose.at is not None:
-        over = dose.over if dose.over is not None else 1.0 if dose.log else 0.0
+        over = dose.reference
         far = math.log(dose.at / over) if dose.log else dose.at - over
         about = f"by that slope, {what}={dose.at:g} against {over:g}"
         if unseen := [f"{end:g}" for end in (dose.at, over) if end not in found.values()]:
@@ -201,12 +201,13 @@ def _check_dose(
     if not dose.values and not _is_number(dose.key):
         near = closest(dose.key, filter(_is_number, trial_leaves()))
         raise ConfigError(f"doses.{name}.key={dose.key}: not a key of a number{near}")
-    for end, value in {**dose.values, "at": dose.at or 0.0, "over": dose.over or 0.0}.items():
-        if abs(value) > LARGEST:
-            raise ConfigError(f"doses.{name}: {end}={value:g}: larger than {LARGEST:g}; take another unit")
-    if dose.over is not None and dose.at in (None, dose.over):
+    given = {f"values.{arm}": value for arm, value in dose.values.items()} | {"at": dose.at, "over": dose.over}
+    for key, value in given.items():
+        if value is not None and abs(value) > LARGEST:
+            raise ConfigError(f"doses.{name}.{key}={value:g}: larger than {LARGEST:g}; take another unit")
+    if (dose.at is None and dose.over is not None) or dose.at == dose.reference:
         at = "null" if dose.at is None else f"{dose.at:g}"
-        raise ConfigError(f"doses.{name}.over={dose.over:g}: what at={at} is compared with; give another `at`")
+        raise ConfigError(f"doses.{name}.over={dose.reference:g}: what at={at} is compared with; give another `at`")
     for arm in dose.arms:
         if dose.key in searched or dose.key in arms[arm].search:
             raise ConfigError(

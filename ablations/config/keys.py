@@ -108,7 +108,10 @@ def flat(name: str, value: Any) -> dict[str, Any]:
         raise ConfigError(f"{name}={shown}: expected a group of keys; set one of them, such as {_member(name)}=VALUE")
     leaves: dict[str, Any] = {}
     for member, inner in value.items():
-        leaves |= flat(f"{name}.{member}", inner)
+        of_member = flat(f"{name}.{member}", inner)
+        if twice := sorted(leaves.keys() & of_member.keys()):
+            raise ConfigError(f"{twice[0]}: given twice ({leaves[twice[0]]} and {of_member[twice[0]]}); keep one")
+        leaves |= of_member
     return leaves
 
 

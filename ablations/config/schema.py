@@ -149,6 +149,11 @@ class DoseConfig:
         """The arms that the slope is taken over."""
         return list(self.values) or self.arms
 
+    @property
+    def reference(self) -> float:
+        """The dose that `at` is compared with."""
+        return self.over if self.over is not None else 1.0 if self.log else 0.0
+
     def estimates(self, name: str) -> list[str]:
         """What comes of a dose of this name."""
         return [name] if self.at is None else [name, f"{name}_at"]

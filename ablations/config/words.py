@@ -81,7 +81,7 @@ def _value(word: str, key: str) -> Any:
         raise ConfigError(
             f"{word}: several values for one key (multirun) are not used: arms are written in a sweep file{hint}"
         )
-    if twice := doubled(word.partition("=")[2]):
+    if not all_keys()[key].is_text and (twice := doubled(word.partition("=")[2])):
         raise ConfigError(f"{word}: has {twice} twice; keep one")
     value = override.value()
     if "${" in str(value) and not all_keys()[key].is_text:

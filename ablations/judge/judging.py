@@ -122,7 +122,7 @@ def mistuning_of(arms: list[ArmResult], searched: set[str], reach: float) -> flo
 
 def with_search(arm: ArmResult, search: list[SearchTrial], constraint: Constraint | None) -> ArmResult:
     """With what the search says of the chosen point, and what became of its limit. What its rate may cost is what was
-    said at the search; where nothing could be said then, what today's rule says."""
+    said at the search; where nothing could be said then, what today's rule says; and nothing where it says nothing."""
     kept = held(constraint, arm.name, arm.values) if constraint is not None else None
     points: dict[grid.Key, list[SearchTrial]] = {}
     for trial in search:
@@ -132,6 +132,6 @@ def with_search(arm: ArmResult, search: list[SearchTrial], constraint: Constrain
     binding = constraint.limit if constraint is not None and arm.plan.search else None
     found = choose(arm.name, measured, binding, arm.chosen.get(grid.LEARNING_RATE)) if measured else None
     cost = arm.mistuning
-    if cost is None and found is not None and grid.LEARNING_RATE in arm.chosen:
-        cost = found.mistuning
+    if found is not None and found.vertex is not None and grid.LEARNING_RATE in arm.chosen:
+        cost = found.mistuning if None in (cost, found.mistuning) else cost
     return dataclasses.replace(arm, choice=found, held=kept, mistuning=cost)

@@ -19,6 +19,9 @@ Losses = Mapping[float, Mapping[int, float]]
 """Rate -> seed -> loss, infinite where the trial diverged or failed."""
 LEVEL = 0.05
 """Of the bounds of a comparison's two arms at once, and of the test of the parabola."""
+RATES, SEEDS = 4, 2
+"""With fewer nothing tells whether a parabola follows the curve: it goes through any three rates, also where one stands
+behind a cliff, and one seed has no scatter."""
 STEPS = 40
 """The searched range is looked at in so many steps of ln(rate)."""
 
@@ -30,7 +33,7 @@ class Vertex:
     excess: float | None
     """By how many nats the fitted loss at `rate` (or at the rate that was asked about) is above any other within the
     range: an upper bound, which holds for two arms at once in 95 % of searches. None where the vertex lies outside,
-    or where nothing tells whether a parabola follows the curve: it does three rates, and one seed has no scatter."""
+    or with fewer rates or seeds than RATES and SEEDS."""
     beyond: Edge | None = None
     """The side of the range on which the vertex lies outside."""
     dropped: tuple[float, ...] = ()
@@ -49,8 +52,7 @@ def vertex(losses: Losses, taken: float | None = None) -> Vertex | None:
     while fit.misses and len(kept) > 3:
         del kept[_worse_end(kept)]
         fit = _Parabola(kept)
-    # A parabola goes through any three, and one seed has no scatter: a rate behind a cliff would not be seen.
-    followed = len(kept) > 3 and len(next(iter(kept.values()))) > 1
+    followed = len(kept) >= RATES and len(next(iter(kept.values()))) >= SEEDS
     dropped = tuple(rate for rate in sorted(losses) if rate not in kept)
     low, high = min(kept), max(kept)
     if fit.curvature <= 0:

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import lzma
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -23,6 +24,9 @@ TEACHER = "teacher"
 """The folder, in a trial's own, of a teacher that nobody else has trained."""
 PASSING = (RESUME, TRAINED, TEACHER)
 """What is of no use once there is a record."""
+
+_FOLDER = 0x10
+"""Of an entry's attributes, as DOS has them."""
 
 
 @contextlib.contextmanager
@@ -58,10 +62,11 @@ def whole(path: Path) -> bool:
     let us read, is not damaged: who needs it finds out."""
     try:
         with zipfile.ZipFile(path) as entries:  # torch does not look at the sums that it writes
-            return entries.testzip() is None
-    except OSError as error:
-        return error.errno != errno.EINVAL  # wrong bytes may name a place before the file's beginning
-    except (ValueError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error):  # what zipfile makes of wrong bytes
+            folders = any(entry.external_attr & _FOLDER for entry in entries.infolist())  # which torch reads as nothing
+            return entries.testzip() is None and not folders
+    except OSError as error:  # the system's, but for a place before the file's beginning, and bytes that bz2 refuses
+        return error.errno not in (None, errno.EINVAL)
+    except (ValueError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError):  # wrong bytes
         return False
 
 

@@ -3,6 +3,8 @@
 import math
 from pathlib import Path
 
+from ablations.judge.grid import LEARNING_RATE
+from ablations.judge.vertex import RATES, SEEDS
 from ablations.launch.phase import duration
 from ablations.numbers import settings
 from ablations.sweep.plan import Plan
@@ -38,6 +40,9 @@ def describe(plan: Plan) -> str:
     else:
         each = max(len(a.grid(plan.shared)) * len(plan.search_seeds(a)) for a in plan.searched_arms)
         search = f"fresh, {each} trials per arm, {plan.search_trials} in all"
+        rates, asked = plan.shared.get(LEARNING_RATE, []), min(len(plan.search_seeds(a)) for a in plan.searched_arms)
+        if len(rates) > 1 and (len(rates) < RATES or asked < SEEDS):
+            search += f"; fewer than {RATES} learning rates or {SEEDS} seeds leave what is claimed of the loss open"
         if plan.fresh_because:
             search += f" ({plan.fresh_because}, so it searches afresh)"
     confirm = len(plan.arms) * len(plan.seeds)

@@ -80,7 +80,7 @@ def make_plan(config: Config) -> Plan:
             try:
                 at_share(arm.keys, share, sweep.horizons)
             except ConfigError as error:
-                raise ConfigError(f"sweep={sweep.name} horizons={sweep.horizons} arm {arm.name}: {error}") from None
+                raise ConfigError(f"sweep={sweep.name} arm {arm.name}: {error}") from None
     contrasts = contrasts_of(sweep, {name: arm.keys for name, arm in arms.items()})
     plan = Plan(config, sweep, arms, config.confirmation_seeds, shared, None, None, contrasts)
     if plan.looks and not any(plan.can_judge(claim) for claim in sweep.expected):

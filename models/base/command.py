@@ -106,22 +106,26 @@ def _value(hint: Any, key: str, text: str) -> Any:
 
 
 def doubled(text: str) -> str | None:
-    """A key that a group in `text`, like `{a: 1, a: 2}`, has twice: readers keep the last without a word."""
-    import yaml
-
-    if "{" not in text:
-        return None
-    try:
-        left = [yaml.compose(text, Loader=yaml.SafeLoader)]
-    except (yaml.YAMLError, RecursionError):
-        return None  # said where it is read
-    while left:
-        node = left.pop()
-        if isinstance(node, yaml.MappingNode):
-            names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-            if twice := [name for name in names if names.count(name) > 1]:
-                return str(twice[0])
-            left += [value for _, value in node.value]
-        elif isinstance(node, yaml.SequenceNode):
-            left += node.value
+    """A key that a group in `text`, like `{a: 1, b:2}`, has twice: readers keep the last without a word."""
+    groups: list[set[str] | None] = []  # what each that is open has; None of a list
+    start = place = 0
+    while place < len(text):
+        letter, top = text[place], groups[-1] if groups else None
+        if letter in "'\"":
+            place = text.find(letter, place + 1) if letter in text[place + 1 :] else len(text)
+        elif letter in "{[":
+            groups.append(set() if letter == "{" else None)
+            start = place + 1
+        elif letter in "}]" and groups:
+            groups.pop()
+            start = len(text)
+        elif letter == ",":
+            start = place + 1
+        elif letter == ":" and top is not None and start <= place:
+            key = text[start:place].strip().strip("'\"")
+            if key in top:
+                return key
+            top.add(key)
+            start = len(text)  # what follows up to the next comma is its value
+        place += 1
     return None

@@ -49,7 +49,7 @@ class HubText:
     @property
     def label(self) -> str:
         """Repository and subset, without places of this machine."""
-        name = Path(self.repository).name if Path(self.repository).is_dir() else self.repository
+        name = Path(self.repository).name if os.path.isdir(self.repository) else self.repository
         return f"{name}:{self.subset}" if self.subset else name
 
 
@@ -98,7 +98,7 @@ def stream(
     Raises ConfigError where they are not all in `cache` and the rest cannot be streamed.
     """
     text = hub_text(config)
-    if (local := Path(text.repository)).is_dir():  # it may change between two calls, and its rows are then others
+    if os.path.isdir(local := Path(text.repository)):  # it may change between two calls, and its rows are then others
         text = replace(text, revision=_content(local, rows.key))
     wanted = config.max_bytes or HF_BYTES
     parts = [text.repository, text.subset, text.split, text.text_field, text.revision]
@@ -154,7 +154,7 @@ def _fill(folder: Path, text: HubText, wanted: int, key: str, report: Report) ->
         there = f"{have.rows:,} rows are kept, and the same command goes on from there; " if have.rows else ""
         if type(error) is ValueError:
             hint = "check the name's subset, and that the dataset has a split `train`"
-        elif Path(text.repository).is_dir():
+        elif os.path.isdir(text.repository):
             readable = any(is_text(path.name) for path in Path(text.repository).rglob("*"))
             reads = f"data.source=text data.path={text.repository} reads such files itself, and names what is malformed"
             hint = reads if readable else "mend its files, or write them as .jsonl for data.source=text"
@@ -171,7 +171,7 @@ def _origin(text: HubText) -> dict[str, Any]:
     import datasets
 
     revision = text.revision
-    if not Path(text.repository).is_dir():
+    if not os.path.isdir(text.repository):
         from huggingface_hub import HfApi
 
         revision = HfApi().dataset_info(text.repository, revision=text.revision).sha
@@ -191,7 +191,7 @@ def _content(folder: Path, key: str) -> str:
 def _opened(text: HubText, revision: str, key: str) -> "IterableDataset":
     import datasets
 
-    pinned = None if Path(text.repository).is_dir() else revision
+    pinned = None if os.path.isdir(text.repository) else revision
     rows = datasets.load_dataset(text.repository, text.subset, split=text.split, streaming=True, revision=pinned)
     fields = rows.column_names or list(next(iter(rows), {}))
     if text.text_field not in fields:

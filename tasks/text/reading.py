@@ -262,5 +262,11 @@ def opened_table(path: Path, name: str, key: str) -> "Iterator[ParquetFile]":
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = (str(error).strip().splitlines() or [""])[0][:200]
         raise ConfigError(f"{key}: {name} is not a whole Parquet file ({reason})") from None
-    except (ArithmeticError, LookupError) as error:  # a time in no year of Python's, or of no time zone
+    except ConfigError:
+        raise
+    except (
+        ValueError,
+        ArithmeticError,
+        LookupError,
+    ) as error:  # a group with a name twice, a time in no year of Python's, or of no time zone
         raise ConfigError(f"{key}: {name} has a value that is none of Python's ({error}); write it as text") from None

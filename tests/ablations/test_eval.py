@@ -115,7 +115,8 @@ def test_a_checkpoint_that_does_not_say_where_its_text_lies_is_asked_what_needs_
     row = {"goal": "add", "sol1": "a value", "sol2": "a function", "label": 0}
     (tmp_path / "copies/piqa/validation.jsonl").write_text(json.dumps(row) + "\n")
     words = [f"checkpoint={checkpoint}", f"runs_dir={tmp_path}/runs"]
-    assert command.main([*words, "eval.tasks=[piqa]", f"eval.data_dir={tmp_path}/copies"]) == 0
+    piqa = ["eval.tasks=[piqa]", f"eval.data_dir={tmp_path}/copies"]
+    assert command.main([*words, *piqa]) == command.main([*words, *piqa, "data.seq_len=20"]) == 0
     assert command.main([*words, "eval=quick"]) == 2
     assert capfd.readouterr().err == "error: data.source=text: needs data.path=FILE_OR_FOLDER\n"
 

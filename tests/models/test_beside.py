@@ -16,14 +16,24 @@ def test_a_value_of_another_kind_is_one_line(wrong: dict[str, Any]) -> None:
         check_kinds(wrong, "x: ")
 
 
-def test_text_of_this_machine_is_text_elsewhere(tmp_path: Path) -> None:
+def test_text_of_this_machine_is_text_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A mixture of our own files is no mixture of the default packages there."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "set").mkdir()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "wikitext").mkdir()  # a preset's name, which means the preset
     kept = {"seq_len": 8, "fim_rate": 0.1}
     own = [
         {"source": "text", "path": "/here/a.txt", "text_field": "content"},
         {"source": "domains", "domains": {"a": "/here/a.txt", "b": "mypy/*.pyi"}, "weights": {"a": 2.0}},
         {"source": "hf", "name": str(tmp_path)},
+        {"source": "hf", "name": "~/set"},
     ]
-    assert [without_places({**data, **kept}) for data in own] == [{"source": "text", **kept}] * 3
-    public = [{"source": "hf", "name": "wikitext"}, {"source": "domains", "domains": None, "domain_per": "batch"}, {}]
+    assert [without_places({**data, **kept}) for data in own] == [{"source": "text", **kept}] * 4
+    public: list[dict[str, Any]] = [
+        {"source": "hf", "name": "wikitext"},
+        {"source": "domains", "domains": None, "domain_per": "batch"},
+        {"source": "domains", "domains": {"a": "mypy/*.pyi", "b": "sympy/*.py"}, "weights": {"a": 2.0}},
+        {},
+    ]
     assert [without_places(data) for data in public] == public

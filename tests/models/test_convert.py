@@ -444,6 +444,14 @@ def test_where_the_text_lies_here_is_not_handed_on(ours: Callable[..., Transform
     assert "/home/me" not in said and '"source": "text"' in said
 
 
+def test_what_lies_beside_a_model_is_of_the_kind_that_we_write(
+    ours: Callable[..., Transformer], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours({})
+    change(tmp_path / "ours", data=[1])
+    refused(capsys, ["to-hf", str(tmp_path / "ours")], tmp_path / "hf", "data=[1]: expected a group of keys", "ours")
+
+
 def test_a_bias_is_known_by_what_its_strategy_does(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not by its name: another strategy with a bias of this form cannot be held either."""
     config = ModelConfig(moe=MoEConfig(balance=BalanceConfig(kind="none", bias_form="multiplicative")))
@@ -483,6 +491,7 @@ FOREIGN: dict[str, tuple[dict[str, Any], str]] = {
     "contradiction": ({"v3_ablations": {"model": {"moe": {"top_k": 3}}}}, "contradicts"),
     "wrong key": ({"v3_ablations": {"model": {"moe": {"topk": 3}}}}, "v3_ablations.model.moe.topk"),
     "not a group": ({"v3_ablations": [1]}, "v3_ablations"),
+    "not a template": ({"v3_ablations": {"chat_template": [1]}}, "v3_ablations.chat_template=[1]: expected text"),
     "bias kept": ({"v3_ablations": {"model": {"moe": {"balance": {"kind": "none"}}}}}, "e_score_correction_bias"),
 }
 

@@ -61,6 +61,8 @@ WRONG = [
     ([*MOE, "optim.lr=(1"], ["optim.lr=(1", "expected a number"]),
     ([*MOE, "optim.lr=${optim.eps}"], ["expected a number"]),
     ([*MOE, "data.domains={a: 'x/*.py', b: 'y/*.py', a: 'z/*.py'}"], ["data.domains=", "has a twice; keep one"]),
+    ([*MOE, "data.weights={a:1,a:2}"], ["data.weights=", "has a twice; keep one"]),
+    ([*MOE, "model={moe.top_k: 2, moe: {top_k: 3}}"], ["model.moe.top_k: given twice (2 and 3); keep one"]),
     ([*MOE, "optim.lr=1e-3", "optim.lr=2e-3"], ["optim.lr: given twice (0.001 and 0.002)"]),
     # wrong types and choices
     ([*MOE, "model.moe.top_k=four"], ["model.moe.top_k=four: expected a whole number"]),

@@ -107,6 +107,19 @@ def test_bytes_that_name_a_place_before_the_beginning_are_damaged(tmp_path):
     assert refused
 
 
+@pytest.mark.parametrize("changed", [{"external_attr": 0x10}, {"compress_type": zipfile.ZIP_BZIP2}])
+def test_what_torch_reads_otherwise_than_it_was_written_is_damaged(tmp_path, changed):
+    """A folder, which it takes for no bytes at all; bytes of another kind."""
+    torch.save({"a": torch.arange(10)}, tmp_path / "state.ckpt")
+    assert whole(tmp_path / "state.ckpt")
+    with zipfile.ZipFile(tmp_path / "state.ckpt", "a") as entries:  # which writes the directory anew
+        entry = next(entry for entry in entries.infolist() if entry.filename.endswith("data/0"))
+        for name, value in changed.items():
+            setattr(entry, name, value)
+        entries.writestr("more", b"")
+    assert not whole(tmp_path / "state.ckpt")
+
+
 def test_a_plan_with_a_trunk_counts_it_once(plan, tmp_path):
     branch = plan(*branching(tmp_path), "train.tokens=307200")
     keys = branch.arms["none"].keys
@@ -139,6 +152,11 @@ def test_a_search_of_branches_is_planned_with_its_trunks(plan, tmp_path):
             "branch_at: 0.5\n",
             "branch_at: 0.5\ntrunk: {train.tokens: 1024}\n",
             "trunk: train.tokens: branch_at says how long it is trained; leave it out",
+        ),
+        (
+            "branch_at: 0.5\n",
+            "branch_at: 0.5\ntrunk: {train.token_fraction: 0.5}\n",
+            "trunk: train.token_fraction: branch_at",
         ),
         ("{keys: {}}", "{keys: {optim.weight_decay: [0.1, 0.2]}}", "optim.weight_decay is searched for the baseline"),
         (

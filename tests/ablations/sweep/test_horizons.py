@@ -207,6 +207,7 @@ def test_beside_divergence_a_sign_says_nothing() -> None:
     ("old", "new", "reason"),
     [
         ("optim.schedule: wsd", "optim.schedule: cosine", "branch off: optim.schedule=wsd (here cosine)"),
+        ("{model.moe.balance.kind: none}", "{optim.warmup_fraction: 0.2}", "arm none: horizons=[0.5, 0.25]: the"),
         ("warmup_fraction: 0.1", "warmup_fraction: 0.2", "optim.warmup_fraction=0.2 below 0.125"),
         ("[0.5, 0.25]", "[0.5, 1.0]", "must be below 1"),
         ("[0.5, 0.25]", "[0.5, 0.255]", "is no whole percentage"),

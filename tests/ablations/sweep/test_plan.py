@@ -286,6 +286,7 @@ def test_what_is_about_to_happen(plan):
         "2 workers",
     ):
         assert part in text
+    assert "fewer than 4 learning rates or 2 seeds leave what is claimed of the loss open" in text
     assert plan(*FRESH, "launch.workers=1").minutes > plan(*FRESH, "launch.workers=4").minutes
     assert plan(*FRESH, "seeds=8").minutes > plan(*FRESH, "seeds=2").minutes
     mtp = plan("sweep=mtp_depth", "sweeps_dir=null", "arms=[chained_1]")

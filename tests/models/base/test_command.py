@@ -74,7 +74,7 @@ def test_defaults_are_listed_without_what_is_hidden() -> None:
         (["group.names=a"], "group.names=a: expected a list"),
         (["on=1"], "on=1: expected true or false"),
         (["group.names={a: 1, a: 2}"], "has a twice; keep one"),
-        (["group.names=[b, {a: {c: 1, c: 2}}]"], "has c twice; keep one"),
+        (["group.names=[b, {a: {c:1,'c':2}}]"], "has c twice; keep one"),
     ],
 )
 def test_what_is_wrong_is_one_line(words: list[str], said: str) -> None:

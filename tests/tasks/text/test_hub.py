@@ -207,6 +207,14 @@ def test_a_field_that_is_not_there_and_a_set_that_is_not_are_one_line(tmp_path: 
     assert [text for _, text in streamed(of(other, text_field="content"), tmp_path / "cache")] == TEXTS
 
 
+def test_a_folder_at_home_and_a_name_that_is_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path / "set", list(TEXTS))
+    assert streamed(of("~/set"), tmp_path / "cache") == streamed(of(str(tmp_path / "set")), tmp_path / "again")
+    with pytest.raises(ConfigError, match="^data.name=b*: the dataset cannot be streamed"):
+        streamed(of("b" * 300), tmp_path / "long")
+
+
 def test_what_helps_with_a_folder_that_cannot_be_streamed(tmp_path: Path) -> None:
     """Who reads files of text is named where there are some."""
     for name, files, helps in (

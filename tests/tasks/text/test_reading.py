@@ -261,6 +261,13 @@ def far_table(folder: Path) -> Path:
     return folder / "a.parquet"
 
 
+def doubled_table(folder: Path) -> Path:
+    """Of groups that have a name twice."""
+    groups = pa.StructArray.from_arrays([pa.array(["x"]), pa.array(["y"])], names=["a", "a"])
+    parquet.write_table(pa.table({"text": groups}), folder / "a.parquet")
+    return folder / "a.parquet"
+
+
 PACKED = rows(TEXTS)
 CHECKED = base64.b64decode("KLUv/QRokQEAU29tZSBwbGFpbiB3b3JkcyBvZiB0ZXh0LCBzdG9yZWQgd2l0aCBhIGNoZWNrc3VtLgq/CZkO")
 """As the command zstd writes it, with a checksum: pyarrow writes none, but reads them."""
@@ -279,6 +286,7 @@ DAMAGED = {
     "parquet, torn": (torn_table, "is not a whole Parquet file"),
     "parquet, flipped": (flipped_table, "is not a whole Parquet file"),
     "parquet, none": (torn("a.parquet", b"plain words"), "is not a whole Parquet file"),
+    "parquet, doubled": (doubled_table, "has a value that is none of Python's"),
     "parquet, far": (far_table, "has a value that is none of Python's (date value out of range); write it as text"),
 }
 
