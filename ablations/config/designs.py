@@ -14,7 +14,7 @@ from models.base.typed import ConfigError, closest
 
 MOST_FACTORS = 26
 LARGEST = 1e12
-"""Of a weight and of a dose, and by how much doses differ at most; the other way round 1 over it. Slopes square it."""
+"""A weight and a dose at most, and how far doses lie apart; 1 over it at least. Slopes square them."""
 
 
 def laid_out(sweep: SweepConfig) -> SweepConfig:
