@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import math
 import shutil
@@ -255,13 +256,14 @@ def _searched(name: str, rule: SearchConfig) -> list[SearchTrial]:
         return []
     trials, most = [], EXPERTS / TOP_K - 1
     key, values = next(iter(_strengths(name).items()), ("", [0.0]))
-    for i, lr in enumerate([0.0025, 0.005, 0.01]):
+    for (i, lr), seed in itertools.product(enumerate([0.0025, 0.0035, 0.005, 0.01]), (1000, 1001)):
         for j, value in enumerate(values):
-            loss = 3.95 + 0.01 * (i - 1) ** 2 + ARMS[name]["loss"] + 0.002 * j
+            scatter = 1e-6 * ((i + 1) * (seed - 999) % 4)  # without any a parabola would miss by the last digits
+            loss = 3.95 + 0.02 * math.log(lr / 0.005) ** 2 + ARMS[name]["loss"] + 0.002 * j + scatter
             point = {"optim.lr": lr, **({key: value} if key else {})}
             max_vio = ARMS[name]["max_vio"] * (3.0 if key and j == 0 else 1.0 + 0.3 * j) * (1 + 0.1 * i)
             share = None if rule.constraint_metric is None else max_vio / most
-            trials.append(SearchTrial(name, point, 1000, f"{name}{i}{j}", loss, max_vio, share))
+            trials.append(SearchTrial(name, point, seed, f"{name}{i}{j}{seed}", loss, max_vio, share))
     return trials
 
 

@@ -53,7 +53,7 @@ def searched(runs: Path) -> SweepState:
     folder = runs / "moe_balance" / "cpu"
     state = SweepState.read(folder)
     record = read_json(runs / "trials" / state.confirm[0].id / "record.json")
-    for id in ("aux_loss00", "shorter", "trunk"):
+    for id in ("aux_loss001000", "shorter", "trunk"):
         write_json(runs / "trials" / id / "record.json", record | {"id": id})
     state.confirm.append(ConfirmTrial("aux_loss", 0, "shorter", 0.5))
     state.write(folder)
@@ -66,7 +66,7 @@ def test_other_trials_are_rows_where_everything_is_asked_for(sweep_run: Any, tmp
     assert len(ablations.load(tmp_path)) == 12
     frame = ablations.load(tmp_path, everything=True).set_index("id")
     assert len(frame) == 15
-    assert frame.loc["aux_loss00", "phase"] == "search" and frame.loc["shorter", "share"] == 0.5
+    assert frame.loc["aux_loss001000", "phase"] == "search" and frame.loc["shorter", "share"] == 0.5
     assert frame.loc["trunk", ["sweep", "arm"]].isna().all()
 
 

@@ -87,7 +87,7 @@ def _scored(keys: TrialKeys) -> TrialKeys:
     return with_overrides(keys, {"eval.tasks": ["python_bits_per_byte"], "eval.items": 2}, "test")
 
 
-WORDS = ["sweep=pipeline", "scale=smoke", "arms=all", "train.tokens=1024", "eval.items=2"]
+WORDS = ["sweep=pipeline", "scale=smoke", "arms=all", "data.seq_len=32", "train.tokens=1024", "eval.items=2"]
 
 
 def test_the_command_trains_an_arm_on_ranks_as_a_sweep_does_in_one_process(runs: Path, capfd: Any) -> None:
