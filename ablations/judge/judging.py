@@ -133,5 +133,5 @@ def with_search(arm: ArmResult, search: list[SearchTrial], constraint: Constrain
     found = choose(arm.name, measured, binding, arm.chosen.get(grid.LEARNING_RATE)) if measured else None
     cost = arm.mistuning
     if found is not None and found.vertex is not None and grid.LEARNING_RATE in arm.chosen:
-        cost = found.mistuning if None in (cost, found.mistuning) else cost
+        cost = found.mistuning if cost is None or found.mistuning is None else cost
     return dataclasses.replace(arm, choice=found, held=kept, mistuning=cost)

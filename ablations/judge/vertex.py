@@ -49,10 +49,9 @@ def vertex(losses: Losses, taken: float | None = None) -> Vertex | None:
     if len(kept) < 3:
         return _without_fit(losses, kept)
     fit = _Parabola(kept)
-    while fit.misses and len(kept) > 3:
+    while len(kept) > 3 and fit.misses:
         del kept[_worse_end(kept)]
         fit = _Parabola(kept)
-    followed = len(kept) >= RATES and len(next(iter(kept.values()))) >= SEEDS
     dropped = tuple(rate for rate in sorted(losses) if rate not in kept)
     low, high = min(kept), max(kept)
     if fit.curvature <= 0:
@@ -62,7 +61,8 @@ def vertex(losses: Losses, taken: float | None = None) -> Vertex | None:
     if side is not None:
         return Vertex(low if side == "low" else high, None, side, dropped)
     rate = float(f"{math.exp(fit.lowest):.3g}")
-    known = followed and (taken is None or low <= taken <= high)
+    enough = len(kept) >= RATES and len(kept[low]) >= SEEDS
+    known = enough and (taken is None or low <= taken <= high)
     return Vertex(rate, fit.excess(rate if taken is None else taken) if known else None, None, dropped)
 
 

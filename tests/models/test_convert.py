@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -614,6 +615,8 @@ def test_an_output_that_is_not_empty_is_left_alone(
     refused(capsys, [direction, str(source)], out, "OUT=", "not empty")
     assert [path.name for path in out.iterdir()] == ["mine.txt"]
     refused(capsys, [direction, str(source)], out / "mine.txt", "OUT=")
+    assert main([direction, str(source), str(out / ("b" * 300))]) == 2
+    assert re.match(r"error: OUT=.*bb: cannot be made \(File name too long\)", capsys.readouterr().err)
     (out / "mine.txt").unlink()
     assert main([direction, str(source), str(out)]) == 0, "an empty folder is as good as none"
     assert main([direction, str(source), str(tmp_path / "a" / "b")]) == 0, "and so are folders to be made"

@@ -18,7 +18,7 @@ from tasks.config import EvalConfig
 from tasks.evals import known, programs
 from tasks.evals.fingerprint import task_fingerprint
 from tasks.evals.known import OUR_TASKS, REFERENCES, check_copies, check_tasks
-from tasks.evals.local import BENCHMARKS, benchmark_of
+from tasks.evals.local import BENCHMARKS, benchmark_of, local_files
 from tasks.evals.prepare import load_tasks, prepare_tasks
 from tasks.evals.presets import PRESETS, preset
 from tasks.evals.programs import PROGRAMS
@@ -350,3 +350,8 @@ def test_real_copies_are_read_whole(tmp_path: Path) -> None:
         assert len(loaded[name].eval_docs) == counts.get(name, 1000), name
     for name in BENCHMARKS:
         assert benchmark_of(name) is BENCHMARKS[name]
+
+
+def test_a_folder_whose_name_is_too_long_is_not_there() -> None:
+    with pytest.raises(ConfigError, match=r"^eval.data_dir=b+: there is no such folder"):
+        local_files("piqa", "b" * 300)
