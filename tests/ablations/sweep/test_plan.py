@@ -291,6 +291,9 @@ def test_what_is_about_to_happen(plan):
     assert plan(*FRESH, "seeds=8").minutes > plan(*FRESH, "seeds=2").minutes
     mtp = plan("sweep=mtp_depth", "sweeps_dir=null", "arms=[chained_1]")
     assert mtp.trial_seconds(mtp.arms["chained_1"]) > 1.2 * mtp.trial_seconds(mtp.arms["none"]), "more FLOPs, more time"
+    fp8 = plan("sweep=precision", "sweeps_dir=null", "arms=[v3]", "train.tokens=102400")
+    v3, bf16 = (fp8.trial_seconds(fp8.arms[name], scored=False) for name in ("v3", "bf16"))
+    assert v3 > 1.4 * bf16, "rounded by emulation"
 
 
 ANSWERS = "eval.tasks=[problem_greedy,problem_samples]"
