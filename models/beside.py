@@ -30,7 +30,14 @@ def without_places(data: Mapping[str, Any]) -> dict[str, Any]:
     """Data keys as they mean the same elsewhere: text that lies in this machine's files is text, wherever it lies."""
     name, domains = str(data.get("name")), data.get("domains")
     files = isinstance(domains, dict) and not all(_OF_A_PACKAGE.fullmatch(str(where)) for where in domains.values())
-    folder = data.get("source") == "hf" and os.sep in name and os.path.isdir(os.path.expanduser(name))
+    folder = data.get("source") == "hf" and _is_folder(name)
     if not (data.get("path") or files or folder):
         return dict(data)
     return {key: value for key, value in data.items() if key not in PLACES} | {"source": "text"}
+
+
+def _is_folder(name: str) -> bool:
+    """Whether a dataset's name is a place of this machine, alone or before its :SUBSET; also one that is gone."""
+    if name.startswith(("/", "~", ".")):
+        return True
+    return os.sep in name and any(map(os.path.isdir, (name, re.split("[:@]", name)[0])))

@@ -275,9 +275,11 @@ def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
 @contextmanager
 def _new_folder(out: Path) -> Iterator[Path]:
     """A folder that becomes `out` if and only if all goes well."""
-    out = out.resolve()
+    out = Path(os.path.realpath(out))
     with ExitStack() as stack:
         try:
+            if out.is_symlink():
+                raise ConfigError(f"OUT={out}: is a link to itself; name a new folder")
             if out.exists() and (not out.is_dir() or any(out.iterdir())):
                 raise ConfigError(f"OUT={out}: exists and is not empty; name a new folder")
             folder = stack.enter_context(whole_folder(out))

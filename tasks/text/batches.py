@@ -27,6 +27,7 @@ from tasks.text import (
     files,
     fim,
     hub,
+    named,
     packing,
     reading,
     separation,
@@ -259,7 +260,8 @@ def _wanted(config: DataConfig, vocab_size: int) -> list[Any]:
     kept = {key: value for key, value in asdict(config).items() if key not in NOT_OF_THE_TEXT}
     code = hashlib.sha256()
     for module in (
-        cache, corpora, division, files, fim, hub, packing, reading, separation, sources, splits, spool, tokenizer
+        cache, corpora, division, files, fim, hub, named, packing, reading, separation, sources, splits, spool,
+        tokenizer,
     ):  # fmt: skip
         code.update(Path(str(module.__file__)).read_bytes())
     code.update(Path(__file__).read_bytes())

@@ -6,7 +6,6 @@ there, asking for more of it streams only the rest, and what is there is read wi
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from models.base.typed import ConfigError, build, closest
 from tasks.config import DataConfig
 from tasks.progress import Progress, Report
 from tasks.text.files import is_text
+from tasks.text.named import PRESETS, HubText, hub_text
 from tasks.text.reading import Rows, opened_table, text_of
 from tasks.text.sources import local_dataset
 
@@ -34,34 +34,6 @@ _SOURCE = "source.json"
 
 
 @dataclass(frozen=True)
-class HubText:
-    """Where the text of a dataset is."""
-
-    repository: str
-    subset: str | None = None
-    text_field: str = "text"
-    split: str = "train"
-    heading: str | None = None
-    """Where a document is many rows: what its first row looks like."""
-    revision: str | None = None
-    """A commit, or null for the newest when it is first asked for."""
-
-    @property
-    def label(self) -> str:
-        """Repository and subset, without places of this machine."""
-        name = Path(self.repository).name if os.path.isdir(self.repository) else self.repository
-        return f"{name}:{self.subset}" if self.subset else name
-
-
-PRESETS = {
-    "fineweb_edu": HubText("HuggingFaceFW/fineweb-edu", "sample-10BT"),
-    "wikitext": HubText("Salesforce/wikitext", "wikitext-103-raw-v1", heading=r" = [^=].*[^=] = \n?"),
-    "tinystories": HubText("roneneldan/TinyStories"),
-    "codeparrot": HubText("codeparrot/codeparrot-clean", text_field="content"),
-}
-
-
-@dataclass(frozen=True)
 class Have:
     """What the files hold up to one of them, and the stream's state behind it."""
 
@@ -72,24 +44,6 @@ class Have:
     """The dataset has no more rows."""
 
 
-def hub_text(config: DataConfig) -> HubText:
-    """What `data.name` names: a preset or OWNER/SET[:SUBSET], and @REVISION behind it where one is asked for."""
-    if config.name is None:
-        raise ConfigError(f"data.name=null: data.source=hf needs {', '.join(PRESETS)} or OWNER/SET[:SUBSET]")
-    if config.name not in PRESETS and os.path.isdir(place := os.path.expanduser(config.name)):  # whatever it has in it
-        return HubText(place, text_field=config.text_field)
-    name, _, revision = config.name.partition("@")
-    repository, _, subset = name.partition(":")
-    if not repository:
-        raise ConfigError(
-            f"data.name={config.name}: names no dataset; write {', '.join(PRESETS)} or OWNER/SET[:SUBSET]"
-        )
-    found = PRESETS.get(repository) or HubText(repository)
-    found = replace(found, subset=subset) if subset else found
-    own_field = found.text_field if config.text_field == "text" else config.text_field
-    return replace(found, text_field=own_field, revision=revision or None)
-
-
 def stream(
     config: DataConfig, cache: Path, rows: Rows, report: Report
 ) -> tuple[Iterator[tuple[str, str]], dict[str, Any]]:
@@ -98,7 +52,7 @@ def stream(
     Raises ConfigError where they are not all in `cache` and the rest cannot be streamed.
     """
     text = hub_text(config)
-    if os.path.isdir(local := Path(text.repository)):  # it may change between two calls, and its rows are then others
+    if local := text.folder:  # it may change between two calls, and its rows are then others
         text = replace(text, revision=_content(local, rows.key))
     wanted = config.max_bytes or HF_BYTES
     parts = [text.repository, text.subset, text.split, text.text_field, text.revision]
@@ -154,8 +108,8 @@ def _fill(folder: Path, text: HubText, wanted: int, key: str, report: Report) ->
         there = f"{have.rows:,} rows are kept, and the same command goes on from there; " if have.rows else ""
         if type(error) is ValueError:
             hint = "check the name's subset, and that the dataset has a split `train`"
-        elif os.path.isdir(text.repository):
-            readable = any(is_text(path.name) for path in Path(text.repository).rglob("*"))
+        elif text.folder:
+            readable = any(is_text(path.name) for path in text.folder.rglob("*"))
             reads = f"data.source=text data.path={text.repository} reads such files itself, and names what is malformed"
             hint = reads if readable else "mend its files, or write them as .jsonl for data.source=text"
         else:
@@ -171,7 +125,7 @@ def _origin(text: HubText) -> dict[str, Any]:
     import datasets
 
     revision = text.revision
-    if not os.path.isdir(text.repository):
+    if not text.folder:
         from huggingface_hub import HfApi
 
         revision = HfApi().dataset_info(text.repository, revision=text.revision).sha
@@ -191,7 +145,8 @@ def _content(folder: Path, key: str) -> str:
 def _opened(text: HubText, revision: str, key: str) -> "IterableDataset":
     import datasets
 
-    pinned = None if os.path.isdir(text.repository) else revision
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what goes wrong is said in one line
+    pinned = None if text.folder else revision
     rows = datasets.load_dataset(text.repository, text.subset, split=text.split, streaming=True, revision=pinned)
     fields = rows.column_names or list(next(iter(rows), {}))
     if text.text_field not in fields:

@@ -15,6 +15,7 @@ from typing import Any
 from models.base.typed import ConfigError, closest
 from tasks.config import DataConfig
 from tasks.text.files import SourceFile, files_at, folder_at, list_files
+from tasks.text.named import hub_text
 
 PACKAGES = {"networkx": "3.6.1", "sympy": "1.14.0"}
 """The distributions of the default corpus, in the versions that its published hash was taken of."""
@@ -68,8 +69,8 @@ def _files(config: DataConfig) -> list[tuple[str, SourceFile]]:
         case "skill" | "problem":  # its code stands for it
             files = []
         case "hf":  # a stream shows no state; its cached copy stands for it
-            local = Path(config.name or "")
-            files = local_dataset(local, f"data.name={config.name}") if config.name and local.is_dir() else []
+            local = hub_text(config).folder if config.name else None
+            files = local_dataset(local, f"data.name={config.name}") if local else []
         case _:
             raise AssertionError(config.source)
     return [("", file) for file in files]

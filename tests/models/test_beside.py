@@ -27,11 +27,14 @@ def test_text_of_this_machine_is_text_elsewhere(tmp_path: Path, monkeypatch: pyt
         {"source": "text", "path": "/here/a.txt", "text_field": "content"},
         {"source": "domains", "domains": {"a": "/here/a.txt", "b": "mypy/*.pyi"}, "weights": {"a": 2.0}},
         {"source": "hf", "name": str(tmp_path)},
-        {"source": "hf", "name": "~/set"},
+        *({"source": "hf", "name": name} for name in ("~/set", "~", "..", "/home/me/gone", f"{tmp_path}/set:some")),
     ]
-    assert [without_places({**data, **kept}) for data in own] == [{"source": "text", **kept}] * 4
+    (tmp_path / "mine/set").mkdir(parents=True)
+    own += [{"source": "hf", "name": name} for name in ("mine/set", "mine/set:some")]
+    assert [without_places({**data, **kept}) for data in own] == [{"source": "text", **kept}] * len(own)
     public: list[dict[str, Any]] = [
         {"source": "hf", "name": "wikitext"},
+        {"source": "hf", "name": "OWNER/SET:some"},
         {"source": "domains", "domains": None, "domain_per": "batch"},
         {"source": "domains", "domains": {"a": "mypy/*.pyi", "b": "sympy/*.py"}, "weights": {"a": 2.0}},
         {},

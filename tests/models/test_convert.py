@@ -617,6 +617,9 @@ def test_an_output_that_is_not_empty_is_left_alone(
     refused(capsys, [direction, str(source)], out / "mine.txt", "OUT=")
     assert main([direction, str(source), str(out / ("b" * 300))]) == 2
     assert re.match(r"error: OUT=.*bb: cannot be made \(File name too long\)", capsys.readouterr().err)
+    (tmp_path / "loop").symlink_to("loop")
+    refused(capsys, [direction, str(source)], tmp_path / "loop", "OUT=", "link to itself")
+    (tmp_path / "loop").unlink()
     (out / "mine.txt").unlink()
     assert main([direction, str(source), str(out)]) == 0, "an empty folder is as good as none"
     assert main([direction, str(source), str(tmp_path / "a" / "b")]) == 0, "and so are folders to be made"

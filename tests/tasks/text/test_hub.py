@@ -24,8 +24,10 @@ from tasks.config import DataConfig
 from tasks.text import hub
 from tasks.text.batches import prepare
 from tasks.text.corpora import load_splits
-from tasks.text.hub import PRESETS, _content, hub_text, stream
+from tasks.text.hub import _content, stream
+from tasks.text.named import PRESETS, hub_text
 from tasks.text.reading import Rows
+from tasks.text.sources import source_content, source_state
 from tasks.text.splits import SPLITS
 
 
@@ -213,6 +215,31 @@ def test_a_folder_at_home_and_a_name_that_is_too_long(tmp_path: Path, monkeypatc
     assert streamed(of("~/set"), tmp_path / "cache") == streamed(of(str(tmp_path / "set")), tmp_path / "again")
     with pytest.raises(ConfigError, match="^data.name=b*: the dataset cannot be streamed"):
         streamed(of("b" * 300), tmp_path / "long")
+    assert source_state(of("b" * 300)) == source_state(of("c" * 300)), "no folder is looked for there"
+
+
+def test_what_stands_in_a_folder_counts_however_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cached corpus is another where a file is: by its place, from home, and one SUBSET of it."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    names = (str(tmp_path / "set"), "~/set", f"{tmp_path / 'set'}:some", "~/set:some")
+    write(tmp_path / "set", list(TEXTS))
+    before = [(source_state(of(name)), source_content(of(name))) for name in names]
+    first = tmp_path / "set/train-00000-of-00003.parquet"
+    first.write_bytes((tmp_path / "set/train-00001-of-00003.parquet").read_bytes() + b"PAR1")
+    for name, was in zip(names, before, strict=True):
+        assert source_state(of(name)) != was[0] and source_content(of(name)) != was[1], name
+
+
+def test_the_library_says_nothing_beside_the_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/train.json").write_text("7")
+    datasets.logging.enable_propagation()
+    try:
+        with pytest.raises(ConfigError, match="the dataset cannot be streamed"):
+            streamed(of(str(tmp_path / "set")), tmp_path / "cache")
+    finally:
+        datasets.logging.disable_propagation()
+    assert not caplog.records
 
 
 def test_what_helps_with_a_folder_that_cannot_be_streamed(tmp_path: Path) -> None:
