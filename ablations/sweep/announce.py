@@ -7,7 +7,7 @@ from ablations.judge.grid import LEARNING_RATE
 from ablations.judge.vertex import RATES, SEEDS
 from ablations.launch.phase import duration
 from ablations.numbers import settings
-from ablations.sweep.plan import Plan
+from ablations.sweep.plan import Arm, Plan
 from ablations.sweep.preflight import is_long, text_remarks
 from ablations.trial.uploads import destination
 from models.cost import DOLLARS_PER_GPU_HOUR
@@ -40,8 +40,7 @@ def describe(plan: Plan) -> str:
     else:
         each = max(len(a.grid(plan.shared)) * len(plan.search_seeds(a)) for a in plan.searched_arms)
         search = f"fresh, {each} trials per arm, {plan.search_trials} in all"
-        rates, asked = plan.shared.get(LEARNING_RATE, []), min(len(plan.search_seeds(a)) for a in plan.searched_arms)
-        if len(rates) > 1 and (len(rates) < RATES or asked < SEEDS):
+        if any(_unbounded(plan, arm) for arm in plan.searched_arms):
             search += f"; fewer than {RATES} learning rates or {SEEDS} seeds leave what is claimed of the loss open"
         if plan.fresh_because:
             search += f" ({plan.fresh_because}, so it searches afresh)"
@@ -79,6 +78,12 @@ def describe(plan: Plan) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _unbounded(plan: Plan, arm: Arm) -> bool:
+    """Whether it searches too few learning rates, or seeds, for a bound on what its rate may cost."""
+    rates = {point[LEARNING_RATE] for point in arm.grid(plan.shared) if LEARNING_RATE in point}
+    return len(rates) > 1 and (len(rates) < RATES or len(plan.search_seeds(arm)) < SEEDS)
 
 
 def _where(plan: Plan) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 from ablations.config.sweepfile import read_yaml
 from ablations.config.trialkeys import trial_leaves, value_of
 from ablations.record.documents import PLAN, STATE, PlanDocument, SweepState
-from ablations.sweep.plan import Plan, Published, results_dir
+from ablations.sweep.plan import Arm, Plan, Published, results_dir
 
 NOT_FOR_THE_SEARCH = (
     "model.dtype",
@@ -54,6 +54,8 @@ def _changed(plan: Plan, earlier: PlanDocument, state: SweepState) -> str | None
         now = (arm.set, arm.search, arm.solved)
         if arm.name not in state.chosen or then is None or (then.set, then.search, then.solved) != now:
             return f"the published search has no arm {arm.name} as it is now"
+        if unasked := _unasked(plan, arm, state):
+            return f"the published search had no {unasked} for arm {arm.name}"
     for name in ("constraint_metric", "constraint_max"):
         now, before = getattr(plan.sweep.search, name), getattr(earlier.search_rule, name)
         if now != before:
@@ -70,6 +72,16 @@ def _changed(plan: Plan, earlier: PlanDocument, state: SweepState) -> str | None
         if now != before:
             return f"the published search had {name}={before}, here it is {now}"
     return None
+
+
+def _unasked(plan: Plan, arm: Arm, state: SweepState) -> str | None:
+    """A searched value, or a seed, that is asked for now and was not then."""
+    trials = [trial for trial in state.search if trial.arm == arm.name]
+    for key, values in plan.shared.items():
+        if missing := [value for value in values if value not in {trial.point.get(key) for trial in trials}]:
+            return f"{key}={missing[0]:g}"
+    missing = [seed for seed in plan.sweep.search.seeds if seed not in {trial.seed for trial in trials}]
+    return f"seed {missing[0]}" if missing else None
 
 
 def _trainings(text: str, plan: Plan) -> dict[str, Any]:

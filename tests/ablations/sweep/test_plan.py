@@ -22,6 +22,7 @@ from ablations.sweep.registration import registered
 from models.base.typed import ConfigError
 
 FRESH = ("search=fresh", "search_points=2", "search_seeds=1")
+ARMS: dict[str, Any] = SWEEP["arms"]
 
 
 def test_baseline_first_control_and_aa_last_and_each_differs_as_declared(plan):
@@ -122,6 +123,7 @@ def test_published_values_are_pinned_and_nothing_is_searched(published, conduct,
         (["optim.lr=0.01"], "optim.lr=0.0025, here it is 0.01"),
         (["arms=[none,bias]"], "has no arm none as it is now"),
         (["search_points=3"], "has no arm aux_loss as it is now"),
+        (["search_seeds=3"], "had no seed 1001 for arm aux_loss"),
         (["scale=cpu"], "no published search of toy at scale=cpu"),
     ],
 )
@@ -286,7 +288,6 @@ def test_what_is_about_to_happen(plan):
         "2 workers",
     ):
         assert part in text
-    assert "fewer than 4 learning rates or 2 seeds leave what is claimed of the loss open" in text
     assert plan(*FRESH, "launch.workers=1").minutes > plan(*FRESH, "launch.workers=4").minutes
     assert plan(*FRESH, "seeds=8").minutes > plan(*FRESH, "seeds=2").minutes
     mtp = plan("sweep=mtp_depth", "sweeps_dir=null", "arms=[chained_1]")
@@ -294,6 +295,31 @@ def test_what_is_about_to_happen(plan):
     fp8 = plan("sweep=precision", "sweeps_dir=null", "arms=[v3]", "train.tokens=102400")
     v3, bf16 = (fp8.trial_seconds(fp8.arms[name], scored=False) for name in ("v3", "bf16"))
     assert v3 > 1.4 * bf16, "rounded by emulation"
+
+
+ALL = ("search_points=null", "search_seeds=null")
+FEW, ENOUGH = [0.001, 0.002, 0.004], [0.001, 0.002, 0.004, 0.008]
+
+
+@pytest.mark.parametrize(
+    ("rates", "of_its_own", "seeds", "warned"),
+    [
+        (ENOUGH, None, [1000, 1001], False),
+        (FEW, None, [1000, 1001], True),
+        (ENOUGH, None, [1000], True),
+        ([0.001], None, [1000], False),  # nothing is chosen
+        (None, ENOUGH, [1000, 1001], False),
+        (None, FEW, [1000, 1001], True),
+    ],
+)
+def test_a_search_that_can_bound_no_rate_is_told_of_before(
+    plan: Any, tmp_path: Path, rates: Any, of_its_own: Any, seeds: list[int], warned: bool
+) -> None:
+    arms = {name: {**arm, "search": {"optim.lr": of_its_own} if of_its_own else {}} for name, arm in ARMS.items()}
+    search = {"keys": {"optim.lr": rates} if rates else {}, "seeds": seeds}
+    (tmp_path / "own.yaml").write_text(json.dumps({**SWEEP, "arms": arms, "search": search}))
+    text = describe(plan("sweep=own", f"sweeps_dir={tmp_path}", "arms=null", "search=fresh", *ALL))
+    assert ("fewer than 4 learning rates or 2 seeds leave what is claimed of the loss open" in text) == warned
 
 
 ANSWERS = "eval.tasks=[problem_greedy,problem_samples]"
