@@ -178,7 +178,7 @@ def slope(name: str, dose: DoseConfig, keys: Mapping[str, TrialKeys]) -> dict[st
     contrasts = {name: ContrastConfig(f"slope per {unit}", weights)}
     if dose.at is not None:
         over = dose.reference
-        far = math.log(dose.at / over) if dose.log else dose.at - over
+        far = math.log(dose.at) - math.log(over) if dose.log else dose.at - over
         about = f"by that slope, {what}={dose.at:g} against {over:g}"
         if unseen := [f"{end:g}" for end in (dose.at, over) if end not in found.values()]:
             about += f" (no arm has {' or '.join(unseen)})"
@@ -203,8 +203,8 @@ def _check_dose(
         raise ConfigError(f"doses.{name}.key={dose.key}: not a key of a number{near}")
     given = {f"values.{arm}": value for arm, value in dose.values.items()} | {"at": dose.at, "over": dose.over}
     for key, value in given.items():
-        if value is not None and abs(value) > LARGEST:
-            raise ConfigError(f"doses.{name}.{key}={value:g}: larger than {LARGEST:g}; take another unit")
+        if value and not 1 / LARGEST <= abs(value) <= LARGEST:
+            raise ConfigError(f"doses.{name}.{key}={value:g}: out of {1 / LARGEST:g} to {LARGEST:g}; take another unit")
     if (dose.at is None and dose.over is not None) or dose.at == dose.reference:
         at = "null" if dose.at is None else f"{dose.at:g}"
         raise ConfigError(f"doses.{name}.over={dose.reference:g}: what at={at} is compared with; give another `at`")

@@ -6,7 +6,6 @@ from typing import Any
 from ablations.config.keys import accepted, all_keys, describe, flat, unknown_key
 from ablations.config.schema import NAME
 from ablations.config.sweepfile import sweep_files
-from models.base.command import doubled
 from models.base.typed import ConfigError
 from tasks.evals.presets import preset
 
@@ -81,7 +80,7 @@ def _value(word: str, key: str) -> Any:
         raise ConfigError(
             f"{word}: several values for one key (multirun) are not used: arms are written in a sweep file{hint}"
         )
-    if not all_keys()[key].is_text and (twice := doubled(word.partition("=")[2])):
+    if not all_keys()[key].is_text and (twice := _doubled(word.partition("=")[2])):
         raise ConfigError(f"{word}: has {twice} twice; keep one")
     value = override.value()
     if "${" in str(value) and not all_keys()[key].is_text:
@@ -101,3 +100,29 @@ def _quoted(word: str) -> str:
     escaped = re.sub(r'(\\*)"', r'\1\1\\"', raw)
     trailing = raw[len(raw.rstrip("\\")) :]
     return f'{key}="{escaped}{trailing}"'
+
+
+def _doubled(text: str) -> str | None:
+    """A key that a group in `text`, like `{a: 1, b:2}`, has twice: Hydra's reader keeps the last without a word."""
+    groups: list[set[str] | None] = []  # what each that is open has; None of a list
+    start = place = 0
+    while place < len(text):
+        letter, top = text[place], groups[-1] if groups else None
+        if letter in "'\"":
+            place = text.find(letter, place + 1) if letter in text[place + 1 :] else len(text)
+        elif letter in "{[":
+            groups.append(set() if letter == "{" else None)
+            start = place + 1
+        elif letter in "}]" and groups:
+            groups.pop()
+            start = len(text)
+        elif letter == ",":
+            start = place + 1
+        elif letter == ":" and top is not None and start <= place:
+            key = text[start:place].strip().strip("'\"")
+            if key in top:
+                return key
+            top.add(key)
+            start = len(text)  # what follows up to the next comma is its value
+        place += 1
+    return None

@@ -95,37 +95,22 @@ def _value(hint: Any, key: str, text: str) -> Any:
         if number in kinds:
             with contextlib.suppress(ValueError):
                 return number(text)
+    return _read(key, text)
+
+
+def _read(key: str, text: str) -> Any:
+    """A value as YAML has it, but that a group's key comes once."""
     import yaml
 
-    if twice := doubled(text):
-        raise ConfigError(f"{key}={text}: has {twice} twice; keep one")
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            names = [self.construct_object(name, deep=True) for name, _ in node.value]
+            for place, name in enumerate(names):
+                if name in names[:place]:
+                    raise ConfigError(f"{key}={text}: has {name} twice; keep one")
+            return super().construct_mapping(node, deep)
+
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader)  # a safe one
     except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"{key}={text}: not a value (numbers, words, null, or a list like [a,b])") from error
-
-
-def doubled(text: str) -> str | None:
-    """A key that a group in `text`, like `{a: 1, b:2}`, has twice: readers keep the last without a word."""
-    groups: list[set[str] | None] = []  # what each that is open has; None of a list
-    start = place = 0
-    while place < len(text):
-        letter, top = text[place], groups[-1] if groups else None
-        if letter in "'\"":
-            place = text.find(letter, place + 1) if letter in text[place + 1 :] else len(text)
-        elif letter in "{[":
-            groups.append(set() if letter == "{" else None)
-            start = place + 1
-        elif letter in "}]" and groups:
-            groups.pop()
-            start = len(text)
-        elif letter == ",":
-            start = place + 1
-        elif letter == ":" and top is not None and start <= place:
-            key = text[start:place].strip().strip("'\"")
-            if key in top:
-                return key
-            top.add(key)
-            start = len(text)  # what follows up to the next comma is its value
-        place += 1
-    return None

@@ -189,6 +189,14 @@ def test_a_home_is_expanded_in_every_folder(key: str, tmp_path: Path, monkeypatc
     assert getattr(compose([*MOE, f"{key}=~/mine"]), key) == str(tmp_path / "mine")
 
 
+@pytest.mark.parametrize(
+    "place", ["x, b: y", "a: 1, a: 2", "C:/a/b", "it:s, a"], ids=["comma", "keys", "colon", "colon, comma"]
+)
+def test_what_only_looks_like_a_key_that_comes_twice(place: str) -> None:
+    config = compose([*MOE, "data=domains", f"data.domains={{a: '{place}', b: 'a:b', c: mypy/*.pyi}}"])
+    assert config.data.domains == {"a": place, "b": "a:b", "c": "mypy/*.pyi"}
+
+
 def test_a_home_is_expanded_in_lists_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     for text in ("[~/x.yaml,piqa]", "['~/x.yaml',piqa]", '["~/x.yaml",piqa]'):

@@ -155,6 +155,8 @@ def test_a_slope_over_the_dose() -> None:
     assert doses(key="", arms=[], values={"a0": 0.001, "a1": 0.01, "a2": 0.1})["slope"].weights == (
         pytest.approx(found["slope"].weights)
     ), "the doses may be given, too"
+    far = doses(at=1e-12, over=1e12)["slope_at"].weights
+    assert far == pytest.approx({arm: 24 * weight for arm, weight in found["slope_at"].weights.items()}), "24 decades"
     straight = doses(log=False)
     assert list(straight) == ["slope"] and sum(straight["slope"].weights.values()) == pytest.approx(0)
 
@@ -170,10 +172,14 @@ def test_a_slope_over_the_dose() -> None:
         ({"values": {"a0": 1.0, "a1": 2.0}}, "stands in place of `key` and `arms`"),
         (
             {"key": "", "arms": [], "values": {"a0": 1e308, "a1": -1e308}},
-            "values.a0=1e+308: larger than 1e+12",
+            "values.a0=1e+308: out of 1e-12 to 1e+12; take another unit",
         ),
-        ({"key": "", "arms": [], "values": {"a0": 1e-200, "a1": 2e-200}, "log": False}, "lie 1e-200 apart, out of"),
-        ({"at": 1e300}, "doses.slope.at=1e+300: larger than 1e+12; take another unit"),
+        ({"key": "", "arms": [], "values": {"a0": 1e-200, "a1": 1.0}}, "values.a0=1e-200: out of 1e-12 to 1e+12"),
+        ({"key": "", "arms": [], "values": {"a0": 1.0, "a1": 1.0 + 1e-13}, "log": False}, "e-14 apart, out of"),
+        ({"key": "", "arms": [], "values": {"a0": -1e12, "a1": 1e12}, "log": False}, "lie 2e+12 apart, out of"),
+        ({"at": 1e300}, "doses.slope.at=1e+300: out of 1e-12 to 1e+12; take another unit"),
+        ({"at": 1e-320}, "doses.slope.at=9.99989e-321: out of 1e-12"),
+        ({"at": 0.1, "over": 1e13}, "doses.slope.over=1e+13: out of 1e-12 to 1e+12"),
         ({"over": 0.01}, "doses.slope.over=0.01: what at=null is compared with; give another `at`"),
         ({"at": 0.01, "over": 0.01}, "what at=0.01 is compared with"),
         ({"at": 1.0}, "doses.slope.over=1: what at=1 is compared with"),

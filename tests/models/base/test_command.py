@@ -74,7 +74,12 @@ def test_defaults_are_listed_without_what_is_hidden() -> None:
         (["group.names=a"], "group.names=a: expected a list"),
         (["on=1"], "on=1: expected true or false"),
         (["group.names={a: 1, a: 2}"], "has a twice; keep one"),
-        (["group.names=[b, {a: {c:1,'c':2}}]"], "has c twice; keep one"),
+        (["group.names=[b, {a: {c: 1, 'c': 2}}]"], "has c twice; keep one"),
+        (["group.names={b: o'neil, a: 1, a: 2}"], "has a twice; keep one"),
+        (['group.names={a: 1, "\\x61": 2}'], "has a twice; keep one"),
+        (["group.names=a: 1\na: 2"], "has a twice; keep one"),
+        (["group.names={1: a, 0x1: b}"], "has 1 twice; keep one"),
+        (["group.names={a: {b: 1}, b: 'a: 1, a: 2', c: [{a: 1}, {a: 2}]}"], "expected a list$"),
     ],
 )
 def test_what_is_wrong_is_one_line(words: list[str], said: str) -> None:
