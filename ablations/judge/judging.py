@@ -132,6 +132,6 @@ def with_search(arm: ArmResult, search: list[SearchTrial], constraint: Constrain
     binding = constraint.limit if constraint is not None and arm.plan.search else None
     found = choose(arm.name, measured, binding, arm.chosen.get(grid.LEARNING_RATE)) if measured else None
     cost = arm.mistuning
-    if found is not None and found.vertex is not None and grid.LEARNING_RATE in arm.chosen:
+    if found is not None and grid.LEARNING_RATE in arm.chosen:
         cost = found.mistuning if cost is None or found.mistuning is None else cost
     return dataclasses.replace(arm, choice=found, held=kept, mistuning=cost)

@@ -65,7 +65,7 @@ def whole(path: Path) -> bool:
             folders = any(entry.external_attr & _FOLDER for entry in entries.infolist())  # which torch reads as nothing
             return entries.testzip() is None and not folders
     except OSError as error:  # the system's, but for a place before the file's beginning, and bytes that bz2 refuses
-        return error.errno not in (None, errno.EINVAL)
+        return error.errno not in (None, errno.EINVAL, errno.EISDIR)  # a folder would stand in a new one's way, too
     except (ValueError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError):  # wrong bytes
         return False
 

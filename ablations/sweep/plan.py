@@ -143,7 +143,7 @@ class Plan:
 
     @property
     def on_gpu(self) -> bool:
-        return any(arm.keys.train.device == "cuda" for arm in self.arms.values())
+        return any(stage.train.device == "cuda" for arm in self.arms.values() for stage in arm.keys.all_stages)
 
     def trial_seconds(self, arm: Arm, scored: bool = True) -> float:
         """A rough expectation, from the speed of the scale's own model and what this arm's costs beside it."""

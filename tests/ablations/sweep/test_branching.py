@@ -14,6 +14,7 @@ from ablations.judge.judging import verdicts_of
 from ablations.record.trialdir import whole
 from ablations.show.sections.every import sensitivity_table, verdict_table
 from ablations.sweep.announce import describe
+from ablations.sweep.preflight import check_device
 from models.base.typed import ConfigError
 
 BRANCH = """
@@ -87,7 +88,7 @@ def test_a_damaged_trunk_is_trained_again_once_for_all_that_need_it(conduct, poo
 def test_what_the_system_does_not_give_is_not_called_damaged(tmp_path):
     """A disk that fails for a moment costs nobody a record."""
     (tmp_path / "bytes").write_bytes(b"nothing of a checkpoint")
-    assert [whole(tmp_path / name) for name in ("nothing", ".", "bytes")] == [True, True, False]
+    assert [whole(tmp_path / name) for name in ("nothing", "b" * 300, "bytes", ".")] == [True, True, False, False]
 
 
 def test_bytes_that_name_a_place_before_the_beginning_are_damaged(tmp_path):
@@ -128,6 +129,13 @@ def test_a_plan_with_a_trunk_counts_it_once(plan, tmp_path):
     (tmp_path / "sweeps/whole.yaml").write_text(BRANCH.replace("design: branch\nbranch_at: 0.5\n", ""))
     whole = plan("sweep=whole", f"sweeps_dir={tmp_path / 'sweeps'}", "arms=all", "train.tokens=307200")
     assert branch.minutes < whole.minutes and whole.trunk_seconds(whole.arms.values()) == 0
+
+
+def test_a_trunk_of_a_gpu_that_is_not_there_is_one_line(plan, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    made = plan(*branching(tmp_path, ("branch_at: 0.5\n", "branch_at: 0.5\ntrunk: {train.device: cuda}\n")))
+    with pytest.raises(ConfigError, match="^train.device=cuda: torch sees no CUDA device"):
+        check_device(made)
 
 
 def test_a_search_of_branches_is_planned_with_its_trunks(plan, tmp_path):
