@@ -28,6 +28,8 @@ MOST_ITEMS = 10_000
 IN_FP64, IN_FP8, IN_CHUNKS = 3.0, 1.8, 2.0
 """About how much longer a CPU takes for the same FLOPs in FP64, in FP8, whose rounding it emulates, and as a pipeline's
 chunks in one process."""
+LAUNCHING = 0.005
+"""Seconds at least of a microbatch on a GPU, however small: it launches thousands of kernels. Reckoned, not measured."""
 WRITING = 1.5
 """The same of tokens that are written one after another, with a cache and many answers at once."""
 
@@ -154,7 +156,10 @@ class Plan:
         speed /= IN_CHUNKS if keys.model.pipeline.schedule != "none" else 1.0
         counting = keys.model.routers > 0 and keys.model.moe.balance.needs_batch_load
         training = keys.own_tokens / speed * (4 / 3 if counting else 1)
-        training *= IN_FP8 if keys.model.precision.fp8 and keys.train.device != "cuda" else 1.0
+        if keys.train.device == "cuda":
+            training = max(training, keys.own_tokens / keys.tokens_per_step * keys.microbatches * LAUNCHING)
+        elif keys.model.precision.fp8:
+            training *= IN_FP8
         held_out = keys.eval.tokens if self.held_out is None else min(keys.eval.tokens, self.held_out)
         evaluated: float = held_out * 2 + (200 * min(keys.eval.items or 1000, MOST_ITEMS) + 65_536 if scored else 0)
         evaluated += WRITING * tokens_written(keys.eval, keys.data) if scored else 0
