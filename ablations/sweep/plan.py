@@ -29,7 +29,7 @@ IN_FP64, IN_FP8, IN_CHUNKS = 3.0, 1.8, 2.0
 """About how much longer a CPU takes for the same FLOPs in FP64, in FP8, whose rounding it emulates, and as a pipeline's
 chunks in one process."""
 LAUNCHING = 0.005
-"""Seconds at least of a microbatch on a GPU, however small: it launches thousands of kernels. Reckoned, not measured."""
+"""Seconds of a microbatch on a GPU at least, which launches thousands of kernels. Reckoned, not measured."""
 WRITING = 1.5
 """The same of tokens that are written one after another, with a cache and many answers at once."""
 
