@@ -78,9 +78,9 @@ def _check_place(trunk: Stage, stage: Stage) -> None:
     shared = min(stage.stop, trunk.stop)
     if _places(stage, shared) != _places(trunk, shared):
         raise ConfigError(
-            f"data.batch_size={stage.data.batch_size}, data.seq_len={stage.data.seq_len}: cut other batches than the "
-            f"trunk's ({trunk.data.batch_size} of {trunk.data.seq_len}), in whose place this goes on after step "
-            f"{trunk.stop}; keep its batches, take longer sequences and as many fewer of them, or compare from scratch"
+            f"{_batches(stage)}: cut other batches than the trunk's ({_batches(trunk)}), in whose place this goes on "
+            f"after step {trunk.stop}; keep its batches, take longer sequences and as many fewer of them, or compare "
+            "from scratch"
         )
     own, learned = stage.data, trunk.data
     other = [name for name in (*OF_THE_WORDS, *OF_THE_TEXT) if getattr(own, name) != getattr(learned, name)]
@@ -122,6 +122,13 @@ def _check_place(trunk: Stage, stage: Stage) -> None:
 def _places(stage: Stage, steps: int) -> list[tuple[int, int]]:
     """(first token, tokens) of each of the first steps."""
     return [(first * stage.data.seq_len, count * stage.data.seq_len) for first, count in stage.batches[:steps]]
+
+
+def _batches(stage: Stage) -> str:
+    data = stage.data
+    ramp = f", data.ramp_from={data.ramp_from:g}" if data.ramp_from != 1 else ""
+    parts = f", train.microbatches={stage.microbatches}" if data.batch_size % stage.microbatches or ramp else ""
+    return f"data.batch_size={data.batch_size}, data.seq_len={data.seq_len}{ramp}{parts}"
 
 
 def _check_stage(stage: Stage) -> None:

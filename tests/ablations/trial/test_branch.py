@@ -138,9 +138,9 @@ def test_an_id_says_where_a_trial_branched_off(job):
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"data__batch_size": 4}, "data.batch_size=4, data.seq_len=32: cut other batches than the trunk's (8 of 32)"),
-        ({"data__ramp_from": 0.5, "data__ramp_over": 0.9}, "data.batch_size=8, data.seq_len=32: cut other batches"),
-        ({"data__seq_len": 128}, "data.batch_size=8, data.seq_len=128: cut other batches than the trunk's (8 of 32)"),
+        ({"data__batch_size": 4}, "data.batch_size=4, data.seq_len=32: cut other batches than the trunk's (data.b"),
+        ({"data__ramp_from": 0.5, "data__ramp_over": 0.9}, "data.seq_len=32, data.ramp_from=0.5, train.micro"),
+        ({"data__seq_len": 128}, "data.batch_size=8, data.seq_len=128: cut other batches than the trunk's (data.b"),
         ({"train__tokens": 1280}, "train.tokens=1280: end at step 5, and the trunk at 6; train longer, or branch off"),
     ],
     ids=str,
