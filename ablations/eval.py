@@ -206,7 +206,7 @@ def _check_files(folder: Path) -> None:
 
 def _data_of(folder: Path, saved: dict[str, Any]) -> dict[str, Any]:
     """What the checkpoint's config.json says of its text; nothing where another's tool wrote it."""
-    data = saved.get("data", {})
+    data = {} if saved.get("data") is None else saved["data"]
     try:
         build(DataConfig, data, "data")
     except ConfigError as error:

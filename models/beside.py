@@ -13,6 +13,8 @@ KINDS: dict[str, tuple[type, str]] = {
     "end_of_text": (str, "text"),
     "chat_template": (str, "text"),
 }
+SHOWN = 80
+"""Of a wrong value, characters."""
 PLACES = ("path", "name", "text_field", "domains", "weights", "domain_per")
 """Data keys that say where text lies, and what it is mixed of."""
 _OF_A_PACKAGE = re.compile(r"[\w.-]+/\*\.\w+")
@@ -23,7 +25,9 @@ def check_kinds(values: Mapping[str, Any], place: str) -> None:
     """Raise ConfigError where what is kept beside a model is of another kind than we write it."""
     for key, (kind, wanted) in KINDS.items():
         if (value := values.get(key)) is not None and not isinstance(value, kind):
-            raise ConfigError(f"{place}{key}={json.dumps(value)}: expected {wanted}; mend it, or take it out")
+            shown = json.dumps(value)
+            shown = shown if len(shown) <= SHOWN else f"{shown[:SHOWN]} ..."
+            raise ConfigError(f"{place}{key}={shown}: expected {wanted}; mend it, or take it out")
 
 
 def without_places(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -395,6 +395,9 @@ def test_what_a_checkpoint_says_wrong_of_its_text_is_blamed_on_it(
     assert command.main([f"checkpoint={folder}", "eval.tasks=[python_bits_per_byte]"]) == 2
     err = capfd.readouterr().err
     assert err.startswith(f"error: checkpoint={folder}: config.json: {rule}") and err.count("\n") == 1
+    (folder / "config.json").write_text(json.dumps({**saved, "data": None}))
+    command.main([f"checkpoint={folder}", "eval.tasks=[python_bits_per_byte]"])
+    assert "expected a group" not in capfd.readouterr().err, "null says nothing of it"
 
 
 def test_a_trials_own_documents_come_out_of_its_cache(

@@ -14,6 +14,8 @@ def test_a_value_of_another_kind_is_one_line(wrong: dict[str, Any]) -> None:
     check_kinds({"data": {"seq_len": 8}, "end_of_text": "<|end|>", "chat_template": None}, "x: ")
     with pytest.raises(ConfigError, match=rf"^x: {next(iter(wrong))}=.*: expected (a group of keys|text); mend it"):
         check_kinds(wrong, "x: ")
+    with pytest.raises(ConfigError, match=r"^x: data=\[0(, 0)* \.\.\.: expected"):
+        check_kinds({"data": [0] * 10_000}, "x: ")
 
 
 def test_text_of_this_machine_is_text_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
