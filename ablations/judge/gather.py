@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from ablations.config.sweepfile import scale_names
 from ablations.judge.constraint import Constraint
 from ablations.judge.distinct import apart, distinct
 from ablations.judge.families import families_of
@@ -153,13 +154,12 @@ def _loss_errors(arm: ArmResult, baseline: ArmResult) -> dict[int, float]:
     }
 
 
-def _no_such_run(runs: Path, sweep: str, scale: str) -> str:
+def _no_such_run(runs: Path, sweep: str, run: str) -> str:
+    """`run`: the name of its folder, which is a scale's, or that and a plan's hash."""
+    asked = f"{'scale' if run in scale_names() else 'run'}={run}"
     known = sorted(f"{p.parent.parent.name} {p.parent.name}" for p in runs.glob(f"*/*/{PLAN}"))
-    scales = [pair.split()[1] for pair in known if pair.split()[0] == sweep]
-    if scales:
-        return f"scale={scale}: no run of sweep={sweep} at this scale under {runs} (there is: {', '.join(scales)})"
-    near = closest(sweep, [pair.split()[0] for pair in known])
-    return (
-        f"sweep={sweep} scale={scale}: no such run under {runs}{near} "
-        f"(`python -m ablations.run sweep={sweep} scale={scale}` makes one)"
-    )
+    if there := [pair.split()[1] for pair in known if pair.split()[0] == sweep]:
+        return f"{asked}: no such run of sweep={sweep} under {runs} (there is: {', '.join(there)})"
+    near, scale = closest(sweep, [pair.split()[0] for pair in known]), run.partition("@")[0]
+    made = f" (`python -m ablations.run sweep={sweep} scale={scale}` makes one)" if scale in scale_names() else ""
+    return f"sweep={sweep} {asked}: no such run under {runs}{near}{made}"

@@ -22,7 +22,7 @@ sweep=a/b -> sweep=a/b: expected the name of a folder under runs
 sweep=.. -> sweep=..: expected the name of a folder under runs
 sweep=moe_balance scale= -> scale=: expected the name of a folder under runs
 sweep=moe_balance scale=.. runs_dir={runs} -> scale=..: expected the name of a folder under {runs}
-sweep=moe_balance run=x runs_dir={runs} -> scale=x: no run of sweep=moe_balance at this scale under {runs} (there is
+sweep=moe_balance run=x runs_dir={runs} -> run=x: no such run of sweep=moe_balance under {runs} (there is
 sweep=moe_balance report=1 runs_dir={runs} -> report=1: expected true or false
 sweep=moe_balance entity=é runs_dir={runs} -> entity=é: a user's or team's name has letters, digits
 sweep=moe_balance entity= runs_dir={runs} -> entity=: must not be empty
@@ -200,7 +200,8 @@ sweep=moe_balance scale=../x -> scale=../x: expected a name, as in sweep=moe_bal
 sweep=moe_balance scale= -> scale=: expected a name, as in sweep=moe_balance scale=cpu, and no path
 sweep=moe_balance scale=/etc -> scale=/etc: expected a name, as in sweep=moe_balance scale=cpu, and no path
 sweep=moe_balanse runs_dir={runs} -> sweep=moe_balanse scale=cpu: no such run under {runs}; did you mean
-sweep=moe_balance scale=gpu runs_dir={runs} -> scale=gpu: no run of sweep=moe_balance at this scale under {runs}
+sweep=moe_balance scale=gpu runs_dir={runs} -> scale=gpu: no such run of sweep=moe_balance under {runs}
+sweep=moe_balance run=cpu@gone runs_dir=/nowhere -> sweep=moe_balance run=cpu@gone: no such run under /now
 sweep=moe_balance run=a/b runs_dir={runs} -> run=a/b: expected the name of a folder under {runs}/moe_balance
 sweep=moe_balance run= runs_dir={runs} -> run=: expected the name of a folder under {runs}/moe_balance
 sweep=moe_balance run=.hidden runs_dir={runs} -> run=.hidden: expected the name of a folder under {runs}/moe_balance
