@@ -163,13 +163,19 @@ def slope(name: str, dose: DoseConfig, keys: Mapping[str, TrialKeys]) -> dict[st
     if len(set(found.values())) < 2:
         one = found[dose.members[0]]
         raise ConfigError(f"{place}: the arms {dose.members} all have {what}={one:g}; a slope needs two values")
-    if dose.log and min(*found.values(), *(end for end in (dose.at, dose.over) if end is not None)) <= 0:
-        raise ConfigError(f"{place}.log=true: a dose is 0 or below, which has no logarithm")
-    x = {arm: math.log(value) if dose.log else value for arm, value in found.items()}
+    ends = {f"{place}.{end}": value for end, value in (("at", dose.at), ("over", dose.over)) if value is not None}
+    for which, value in {**found, **ends}.items() if dose.log else ():
+        if value <= 0:
+            raise ConfigError(
+                f"{place}.log=true: {which} has {what}={value:g}, and 0 or less has no logarithm; give it one above 0, "
+                "or leave `log` out"
+            )
+    least = min(found.values())  # doses that lie close are told apart from it without loss
+    x = {arm: math.log1p((value - least) / least) if dose.log else value - least for arm, value in found.items()}
     mean = math.fsum(x.values()) / len(x)
     if not 1 / LARGEST <= (span := max(x.values()) - min(x.values())) <= LARGEST:
         raise ConfigError(
-            f"{place}: the doses {', '.join(f'{value:g}' for value in found.values())} lie {span:g} apart"
+            f"{place}: the doses {', '.join(f'{value!r}' for value in found.values())} lie {span:g} apart"
             f"{' on a logarithm' if dose.log else ''}, out of {1 / LARGEST:g} to {LARGEST:g}; take another unit"
         )
     square = math.fsum((value - mean) ** 2 for value in x.values())

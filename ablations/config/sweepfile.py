@@ -59,6 +59,16 @@ def scale_names() -> list[str]:
     return sorted((p.stem for p in SCALES.glob("*.yaml")), key=lambda s: (order.index(s) if s in order else 9, s))
 
 
+WRITTEN_AS = {
+    "horizon": "`horizons: [0.5]`",
+    "dose": "`doses`",
+    "factorial": "`factorial`",
+    "ladder": "`onto` in each arm",
+    "leave_one_out": "an arm for each part that is left out",
+}
+"""Designs that a file has by other keys; `design` says where arms begin."""
+
+
 def default_scale() -> str:
     """`gpu` where an NVIDIA driver is, seen without importing torch."""
     return "gpu" if Path("/dev/nvidiactl").exists() else "cpu"
@@ -195,6 +205,8 @@ def read_sweep(path: Path) -> SweepConfig:
     values = read_yaml(path)
     if "name" in values:
         raise ConfigError(f"{shown(path)}: name: a sweep is named by its file; remove the key")
+    if (written := WRITTEN_AS.get(str(design := values.get("design")))) is not None:
+        raise ConfigError(f"{shown(path)}: design={design}: is scratch or branch; a {design} is written as {written}")
     try:
         sweep = laid_out(build(SweepConfig, {**values, "name": path.stem}))
         check_sweep(sweep)

@@ -18,6 +18,35 @@ OF_A_BIAS = tuple(
 )
 
 
+OF_SCHEDULES = {
+    "optim.final_lr_ratio": ("cosine", "wsd", "v3"),
+    "optim.decay_fraction": ("wsd",),
+    **dict.fromkeys(
+        (f"optim.{name}" for name in ("cosine_from", "cosine_until", "tail_from", "tail_lr_ratio")), ("v3",)
+    ),
+}
+OF_MLA = ("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
+OF_FP8 = ("format", "granularity", "block", "accumulation", "keep_high", "dispatch", "combine", "cache_activations")
+
+
+def _of_others(key: str, stage: Stage) -> str | None:
+    """As `_of_experts`, of keys that another key of their own group makes nothing of."""
+    group, _, name = key.rpartition(".")
+    if key in OF_SCHEDULES and stage.optim.schedule not in OF_SCHEDULES[key]:
+        return f"optim.schedule={' or '.join(OF_SCHEDULES[key])}"
+    if group == "model.attention" and name in OF_MLA and stage.model.attention.kind != "mla":
+        return "model.attention.kind=mla"
+    if group == "model.attention" and name == "head_dim" and stage.model.attention.kind == "mla":
+        return "model.attention.kind=mha, gqa or mqa"
+    if key == "model.attention.n_kv_heads" and stage.model.attention.kind != "gqa":
+        return "model.attention.kind=gqa"
+    if group == "model.mtp" and name != "depth" and not stage.model.mtp.depth:
+        return "model.mtp.depth above 0"
+    if key.startswith("model.precision.") and key.split(".")[2] in OF_FP8 and not stage.model.precision.fp8:
+        return "a recipe of FP8, such as model.precision.recipe=fp8_block"
+    return None
+
+
 def _of_experts(key: str, stage: Stage) -> str | None:
     """What a stage would have to say for this key of the experts, or of their balance, to be read; None where it is."""
     if not key.startswith("model.moe."):
@@ -103,7 +132,7 @@ def _check_factors(sweep: SweepConfig, arms: Mapping[str, TrialKeys], file: str)
     """Each factor of a factorial changes something in every run that has it."""
     for name, changes in {} if sweep.factorial is None else sweep.factorial.factors.items():
         for run in [run for run, weight in sweep.contrasts[name].weights.items() if weight > 0]:
-            needed = [_of_experts(key, arms[run]) for key in changes]
+            needed = [_of_experts(key, arms[run]) or _of_others(key, arms[run]) for key in changes]
             if None not in needed:
                 key, value = next(iter(changes.items()))
                 raise ConfigError(

@@ -80,9 +80,9 @@ def _value(word: str, key: str) -> Any:
         raise ConfigError(
             f"{word}: several values for one key (multirun) are not used: arms are written in a sweep file{hint}"
         )
-    if not all_keys()[key].is_text and (twice := _doubled(word.partition("=")[2])):
-        raise ConfigError(f"{word}: has {twice} twice; keep one")
     value = override.value()
+    if not all_keys()[key].is_text and (twice := _doubled(word.partition("=")[2], value)):
+        raise ConfigError(f"{word}: has {twice} twice; keep one")
     if "${" in str(value) and not all_keys()[key].is_text:
         raise unreadable
     return value
@@ -102,16 +102,20 @@ def _quoted(word: str) -> str:
     return f'{key}="{escaped}{trailing}"'
 
 
-def _doubled(text: str) -> str | None:
-    """A key that a group in `text`, like `{a: 1, b:2}`, has twice: Hydra's reader keeps the last without a word."""
-    groups: list[set[str] | None] = []  # what each that is open has; None of a list
+def _doubled(text: str, value: Any) -> str | None:
+    """A key that a group in `text`, like `{a: 1, b:2}`, has twice: Hydra's reader keeps the last without a word, so
+    that `value`, which it read, has fewer keys than were written."""
+    groups: list[list[str] | None] = []  # the keys of each that is open; None of a list
+    written, twice = 0, None
     start = place = 0
     while place < len(text):
         letter, top = text[place], groups[-1] if groups else None
-        if letter in "'\"":
-            place = text.find(letter, place + 1) if letter in text[place + 1 :] else len(text)
+        if letter == "\\":
+            place += 1
+        elif letter in "'\"":
+            place = _closing(text, place)
         elif letter in "{[":
-            groups.append(set() if letter == "{" else None)
+            groups.append([] if letter == "{" else None)
             start = place + 1
         elif letter in "}]" and groups:
             groups.pop()
@@ -120,9 +124,24 @@ def _doubled(text: str) -> str | None:
             start = place + 1
         elif letter == ":" and top is not None and start <= place:
             key = text[start:place].strip().strip("'\"")
-            if key in top:
-                return key
-            top.add(key)
+            twice = twice or (key if key in top else None)
+            top.append(key)
+            written += 1
             start = len(text)  # what follows up to the next comma is its value
         place += 1
-    return None
+    return (twice or "one key") if written > _count(value) else None
+
+
+def _closing(text: str, place: int) -> int:
+    """Where the quotes that begin here end; a backslash keeps a quote from ending them."""
+    quote, place = text[place], place + 1
+    while place < len(text) and text[place] != quote:
+        place += 2 if text[place] == "\\" else 1
+    return place
+
+
+def _count(value: Any) -> int:
+    """The keys of a value's groups, of those within them too."""
+    if isinstance(value, dict):
+        return len(value) + sum(map(_count, value.values()))
+    return sum(map(_count, value)) if isinstance(value, list) else 0

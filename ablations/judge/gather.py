@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from ablations.config.sweepfile import scale_names
+from ablations.config.sweepfile import scale_names, sweep_files
 from ablations.judge.constraint import Constraint
 from ablations.judge.distinct import apart, distinct
 from ablations.judge.families import families_of
@@ -29,15 +29,16 @@ from ablations.record.record import RECORD, RECORDS, Record, read_record, record
 from models.base.typed import ConfigError, closest
 
 
-def load_result(runs_dir: str | Path, sweep: str, scale: str, published: Path | None = None) -> Result:
-    """The result of what is finished so far. `published` is a folder of records to fall back on, by id.
+def load_result(runs_dir: str | Path, sweep: str, run: str, published: Path | None = None) -> Result:
+    """The result of what is finished so far. `run` is its folder's name; `published` is a folder of records to fall
+    back on, by id.
 
     Raises ConfigError where no run of this sweep was ever planned.
     """
     runs = Path(runs_dir)
-    folder = runs / sweep / scale
+    folder = runs / sweep / run
     if not (folder / PLAN).is_file():
-        raise ConfigError(_no_such_run(runs, sweep, scale))
+        raise ConfigError(_no_such_run(runs, sweep, run))
 
     def find(trial_id: str) -> Record | None:
         elsewhere = [published / f"{trial_id}.json"] if published else []
@@ -155,11 +156,11 @@ def _loss_errors(arm: ArmResult, baseline: ArmResult) -> dict[int, float]:
 
 
 def _no_such_run(runs: Path, sweep: str, run: str) -> str:
-    """`run`: the name of its folder, which is a scale's, or that and a plan's hash."""
-    asked = f"{'scale' if run in scale_names() else 'run'}={run}"
+    """`run`: the name of its folder, which is a scale's, or that and a plan's hash; so `scale` or `run` has said it."""
     known = sorted(f"{p.parent.parent.name} {p.parent.name}" for p in runs.glob(f"*/*/{PLAN}"))
     if there := [pair.split()[1] for pair in known if pair.split()[0] == sweep]:
-        return f"{asked}: no such run of sweep={sweep} under {runs} (there is: {', '.join(there)})"
+        return f"sweep={sweep}: no run {run} under {runs}; take another scale or run (there is: {', '.join(there)})"
     near, scale = closest(sweep, [pair.split()[0] for pair in known]), run.partition("@")[0]
-    made = f" (`python -m ablations.run sweep={sweep} scale={scale}` makes one)" if scale in scale_names() else ""
-    return f"sweep={sweep} {asked}: no such run under {runs}{near}{made}"
+    can_be = sweep in sweep_files(None) and scale in scale_names()
+    made = f" (`python -m ablations.run sweep={sweep} scale={scale}` makes one)" if can_be else ""
+    return f"sweep={sweep}: no run {run} under {runs}{near}{made}"

@@ -81,7 +81,10 @@ def make_plan(config: Config) -> Plan:
                 at_share(arm.keys, share, sweep.horizons)
             except ConfigError as error:
                 raise ConfigError(f"sweep={sweep.name} arm {arm.name}: {error}") from None
-    contrasts = contrasts_of(sweep, {name: arm.keys for name, arm in arms.items()})
+    try:
+        contrasts = contrasts_of(sweep, {name: arm.keys for name, arm in arms.items()})
+    except ConfigError as error:
+        raise ConfigError(f"sweep={sweep.name}: {error}") from None
     plan = Plan(config, sweep, arms, config.confirmation_seeds, shared, None, None, contrasts)
     if plan.looks and not any(plan.can_judge(claim) for claim in sweep.expected):
         raise ConfigError("seeds=auto: looks at claims, and none here has all its arms; say how many seeds instead")

@@ -22,12 +22,12 @@ sweep=a/b -> sweep=a/b: expected the name of a folder under runs
 sweep=.. -> sweep=..: expected the name of a folder under runs
 sweep=moe_balance scale= -> scale=: expected the name of a folder under runs
 sweep=moe_balance scale=.. runs_dir={runs} -> scale=..: expected the name of a folder under {runs}
-sweep=moe_balance run=x runs_dir={runs} -> run=x: no such run of sweep=moe_balance under {runs} (there is
+sweep=moe_balance run=x runs_dir={runs} -> sweep=moe_balance: no run x under {runs}; take another scale or run (there is
 sweep=moe_balance report=1 runs_dir={runs} -> report=1: expected true or false
 sweep=moe_balance entity=é runs_dir={runs} -> entity=é: a user's or team's name has letters, digits
 sweep=moe_balance entity= runs_dir={runs} -> entity=: must not be empty
 sweep=moe_balance project= runs_dir={runs} -> project=: must not be empty
-sweep=moe_balance runs_dir={in}/corpus.txt -> sweep=moe_balance scale=cpu: no such run under {in}/corpus.txt (`python
+sweep=moe_balance runs_dir={in}/corpus.txt -> sweep=moe_balance: no run cpu under {in}/corpus.txt (`python
 sweep=deep_plan runs_dir={broken} -> {broken}/deep_plan/cpu/plan.json: not readable as JSON (nested too deeply)
 sweep=broken_plan runs_dir={broken} -> {broken}/broken_plan/cpu/plan.json: not readable as JSON (Expecting property
 """,
@@ -199,14 +199,16 @@ sweep=/etc -> sweep=/etc: expected a name, as in sweep=moe_balance scale=cpu, an
 sweep=moe_balance scale=../x -> scale=../x: expected a name, as in sweep=moe_balance scale=cpu, and no path
 sweep=moe_balance scale= -> scale=: expected a name, as in sweep=moe_balance scale=cpu, and no path
 sweep=moe_balance scale=/etc -> scale=/etc: expected a name, as in sweep=moe_balance scale=cpu, and no path
-sweep=moe_balanse runs_dir={runs} -> sweep=moe_balanse scale=cpu: no such run under {runs}; did you mean
-sweep=moe_balance scale=gpu runs_dir={runs} -> scale=gpu: no such run of sweep=moe_balance under {runs}
-sweep=moe_balance run=cpu@gone runs_dir=/nowhere -> sweep=moe_balance run=cpu@gone: no such run under /now
+sweep=moe_balanse runs_dir={runs} -> sweep=moe_balanse: no run cpu under {runs}; did you mean
+sweep=moe_balance scale=gpu runs_dir={runs} -> sweep=moe_balance: no run gpu under {runs}; take another scale or run
+sweep=nowhere run=cpu runs_dir=/nowhere -> sweep=nowhere: no run cpu under /nowhere
+sweep=moe_balance scale=foo runs_dir={runs} -> sweep=moe_balance: no run foo under {runs}; take another scale or run
+sweep=moe_balance run=cpu@gone runs_dir=/nowhere -> sweep=moe_balance: no run cpu@gone under /now
 sweep=moe_balance run=a/b runs_dir={runs} -> run=a/b: expected the name of a folder under {runs}/moe_balance
 sweep=moe_balance run= runs_dir={runs} -> run=: expected the name of a folder under {runs}/moe_balance
 sweep=moe_balance run=.hidden runs_dir={runs} -> run=.hidden: expected the name of a folder under {runs}/moe_balance
 sweep=moe_balance runs_dir={in}/corpus.txt -> runs_dir={in}/corpus.txt: is a file; name a folder
-sweep=moe_balance runs_dir=/nowhere -> sweep=moe_balance scale=cpu: no such run under /nowhere (`python -m
+sweep=moe_balance runs_dir=/nowhere -> sweep=moe_balance: no run cpu under /nowhere (`python -m
 sweep=moe_balance runs_dir= -> runs_dir=: expected a path; leave the key out for its default
 sweep=moe_balance publish=yes runs_dir={runs} -> publish=yes: expected one of false, true, partial, again
 sweep=moe_balance publish= runs_dir={runs} -> publish=: expected one of false, true, partial, again

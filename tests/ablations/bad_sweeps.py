@@ -63,6 +63,8 @@ ROWS = r"""
 {factorial: {factors: {a: {optim.eps: 0.1}, b: {optim.beta1: 0.8}}, generators: 'a b c'}} -> mine.yaml
 {factorial: {factors: {a: {model.moe.balance.alpha: 1}, b: {optim.eps: 1}}, generators: a b}} -> nothing reads it in
 {factorial: {factors: {a: {optim.eps: 0.1}, b: {optim.beta1: 0.8}}, generators: 'a __import__("os")'}} -> mine.yaml
+{design: horizon} -> mine.yaml: design=horizon: is scratch or branch; a horizon is written as `horizons: [0.5]`
+{design: leave_one_out} -> mine.yaml: design=leave_one_out: is scratch or branch; a leave_one_out is written as an arm
 {matched: [total_params]} -> mine.yaml: matched=['total_params']: expected a group of keys
 {matched: {tolerance: 1%}} -> mine.yaml: matched.tolerance=1%: expected a number, got text
 {search: {keys: [optim.lr]}} -> mine.yaml: search.keys=['optim.lr']: expected a mapping

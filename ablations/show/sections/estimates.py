@@ -72,11 +72,13 @@ def falls_table(result: Result) -> Table:
 
 
 def still_falling(result: Result) -> str:
-    """A warning where the training ends within the steepest fall of some arms and past that of others."""
+    """A warning where the training ends within the steepest fall of some arms and past that of others, or of all."""
     found = _falls(result)
     still = [name for name, fall in found.items() if fall.lasts]
-    if not still or len(still) == len(found):
+    if not still:
         return ""
+    if len(still) == len(found):
+        return "The end lies within the steepest fall of every arm: their differences may be a matter of when."
     return (
         f"The end lies within the steepest fall of {', '.join(still)}, and past that of the others: their differences "
         "may be a matter of when."

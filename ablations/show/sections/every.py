@@ -9,6 +9,7 @@ from ablations.guards.meaning import MEANINGS
 from ablations.judge.equal_cost import FARTHEST, stretch
 from ablations.judge.judging import DIAGNOSTICS
 from ablations.judge.result import ArmResult, Result
+from ablations.judge.result import branched as is_branched
 from ablations.judge.stats import Difference
 from ablations.judge.verdicts import shows_harm
 from ablations.metrics import indices
@@ -158,8 +159,28 @@ def sensitivity_table(result: Result) -> Table:
     changed = {k: v for k, v in control.plan.set.items() if own.get(k) != v} if control else {}
     columns = ["metric", "A/A sd (floor)", "A/A difference", "95 % interval", "control", "95 % interval", "control is"]
     note = "A/A: the baseline with its initial weights perturbed by 1e-6. "
-    note += f"Control: the baseline with {numbers.settings(changed)}." if changed else ""
+    note += f"Control: the baseline with {numbers.settings(changed)}. " if changed else ""
+    note += "".join(_told_apart(result, branched) for branched in designs if len(designs) > 1)
     return Table("What this experiment can see", columns, rows, note.strip())
+
+
+def _told_apart(result: Result, branched: bool) -> str:
+    """What follows where one of two A/A arms differs from the baseline in what is claimed of arms of the other."""
+    aa, other = (result.diagnostic("aa", design) for design in (branched, not branched))
+    if aa is None or other is None:
+        return ""
+    members = [(claim.metric, result.plan.members(claim)) for claim in result.expected]
+    beside = dict.fromkeys(m for m, names in members if is_branched(result.arms, result.baseline, names) != branched)
+    differs = {
+        name: [m for m in beside if (d := result.difference(name, m)) and d.resolved] for name in (aa.name, other.name)
+    }
+    if not (found := [m for m in differs[aa.name] if m not in differs[other.name]]):
+        return ""
+    labels = " and ".join(metric_of(metric).label for metric in found)
+    return (
+        f"{aa.name} differs from {result.baseline} in {labels}. What is claimed of that is of arms of the other kind, "
+        f"and is judged beside {other.name}, which does not differ. "
+    )
 
 
 def _seen(control: Difference) -> str:

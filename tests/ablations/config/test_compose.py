@@ -14,6 +14,7 @@ from ablations.config.compose import FOLDERS, chosen_arms, compose, config_yaml
 from ablations.config.help import help_text
 from ablations.config.keys import all_keys, settings
 from ablations.config.schema import Config
+from ablations.config.words import parse
 from ablations.home import ROOT
 from models.base.typed import ConfigError
 
@@ -62,6 +63,10 @@ WRONG = [
     ([*MOE, "optim.lr=${optim.eps}"], ["expected a number"]),
     ([*MOE, "data.domains={a: 'x/*.py', b: 'y/*.py', a: 'z/*.py'}"], ["data.domains=", "has a twice; keep one"]),
     ([*MOE, "data.weights={a:1,a:2}"], ["data.weights=", "has a twice; keep one"]),
+    ([*MOE, r"data.settings={keys: 'it\'s', keys: 4}"], ["data.settings=", "has keys twice; keep one"]),
+    ([*MOE, r"data.settings={a: \}, a: 2}"], ["data.settings=", "has a twice; keep one"]),
+    ([*MOE, "data.settings={a: [1, {b: 2, b: 3}]}"], ["data.settings=", "has b twice; keep one"]),
+    ([*MOE, "data.settings={1: 1, 1.0: 2}"], ["data.settings=", "has one key twice; keep one"]),
     ([*MOE, "model={moe.top_k: 2, moe: {top_k: 3}}"], ["model.moe.top_k: given twice (2 and 3); keep one"]),
     ([*MOE, "optim.lr=1e-3", "optim.lr=2e-3"], ["optim.lr: given twice (0.001 and 0.002)"]),
     # wrong types and choices
@@ -195,6 +200,10 @@ def test_a_home_is_expanded_in_every_folder(key: str, tmp_path: Path, monkeypatc
 def test_what_only_looks_like_a_key_that_comes_twice(place: str) -> None:
     config = compose([*MOE, "data=domains", f"data.domains={{a: '{place}', b: 'a:b', c: mypy/*.pyi}}"])
     assert config.data.domains == {"a": place, "b": "a:b", "c": "mypy/*.pyi"}
+
+
+def test_an_escaped_comma_begins_no_key() -> None:
+    assert parse([r"data.settings={a: x\,a: 2}"]) == {"data.settings": {"a": "x,a: 2"}}
 
 
 def test_a_home_is_expanded_in_lists_too(monkeypatch: pytest.MonkeyPatch) -> None:

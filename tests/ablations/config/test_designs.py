@@ -123,6 +123,35 @@ def test_a_factor_that_another_one_makes_unread_is_one_line() -> None:
     assert len(with_it) == 2, "the baseline, and the run that has the form alone"
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "needed"),
+    [
+        ({"optim.schedule": "constant"}, {"optim.final_lr_ratio": 0.5}, "optim.schedule=cosine or wsd or v3"),
+        ({"optim.schedule": "wsd"}, {"optim.tail_from": 0.5}, "optim.schedule=v3"),
+        ({"model.attention.kind": "mha"}, {"model.attention.kv_lora_rank": 32}, "model.attention.kind=mla"),
+        ({"model.attention.kind": "mha"}, {"model.attention.n_kv_heads": 1}, "model.attention.kind=gqa"),
+        ({"optim.eps": 0.1}, {"model.attention.head_dim": 16}, "model.attention.kind=mha, gqa or mqa"),
+        ({"optim.eps": 0.1}, {"model.mtp.weight": 0.5}, "model.mtp.depth above 0"),
+        ({"optim.eps": 0.1}, {"model.precision.format.weight": "e5m2"}, "a recipe of FP8, such as model.precision"),
+        ({"optim.schedule": "v3"}, {"optim.final_lr_ratio": 0.5}, None),
+        ({"model.attention.kind": "mha"}, {"model.attention.qk_norm": True}, None),
+        ({"model.mtp.depth": 1}, {"model.attention.kv_lora_rank": 32}, None),
+        ({"optim.eps": 0.1}, {"model.precision.recipe": "fp8_block", "model.precision.block": 16}, None),
+    ],
+)
+def test_factors_that_exclude_each_other(one: dict[str, object], other: dict[str, object], needed: str | None) -> None:
+    factorial = FactorialConfig({"one": one, "other": other}, "a b")
+    crossing = laid_out(sweep(factorial=factorial, baseline="plain", arms={"plain": ArmConfig()}))
+    keys = {name: with_overrides(TrialKeys(), arm.set, name) for name, arm in crossing.arms.items()}
+    if needed is None:
+        check_read(crossing, TrialKeys(), keys, "x.yaml")
+        return
+    with pytest.raises(ConfigError) as refused:
+        check_read(crossing, TrialKeys(), keys, "x.yaml")
+    said = str(refused.value)
+    assert said.startswith("x.yaml: factorial.factors.other.") and f"it needs {needed}" in said
+
+
 def test_a_ladder_adds_rung_by_rung() -> None:
     arms = {
         "base": ArmConfig(set={"p": 0}),
@@ -162,6 +191,19 @@ def test_a_slope_over_the_dose() -> None:
 
 
 @pytest.mark.parametrize(
+    ("around", "log"), [(0.0, False), (1.0, False), (1e6, False), (1e9, False), (1.0, True), (1e6, True), (1e9, True)]
+)
+def test_a_slope_over_doses_that_lie_close(around: float, log: bool) -> None:
+    """Its weights add up to nothing, whatever the doses have in common: a level must not leak into the slope."""
+    values = {"a0": around, "a1": around + 2.0**-10, "a2": around + 2.0**-8}
+    weights = doses(key="", arms=[], values=values, log=log)["slope"].weights
+    rising = sum(weight * (3 * i) for weight, i in zip(weights.values(), (0, 1, 4), strict=True))
+    per_one = 3 * 2**10 * (around if log else 1)  # a small step in the logarithm is a share of where it is taken
+    assert rising == pytest.approx(per_one, rel=3e-3 if log else 1e-9)
+    assert abs(math.fsum(weights.values())) < 1e-9 * max(map(abs, weights.values()))
+
+
+@pytest.mark.parametrize(
     ("changes", "reason"),
     [
         ({"arms": ["a1"]}, "one point has no slope"),
@@ -189,7 +231,11 @@ def test_a_slope_over_the_dose() -> None:
         ({"key": "model.moe.balance.alfa"}, "not a key of a number; did you mean"),
         ({"key": "optim.lr"}, "is searched for a0, so that nobody knows its dose before"),
         ({"key": "optim.eps"}, "all have optim.eps"),
-        ({"at": 0.0}, "which has no logarithm"),
+        ({"at": 0.0}, "slope.log=true: doses.slope.at has model.moe.balance.alpha=0, and 0 or less has no logarithm"),
+        (
+            {"key": "", "arms": [], "values": {"a0": 0.0, "a1": 1.0}},
+            "slope.log=true: a0 has the dose=0, and 0 or less has no logarithm; give it one above 0",
+        ),
     ],
 )
 def test_a_dose_that_cannot_be_is_one_line(changes: dict[str, object], reason: str) -> None:

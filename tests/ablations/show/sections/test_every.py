@@ -14,7 +14,8 @@ import pytest
 from ablations import numbers
 from ablations.files import read_json, write_json
 from ablations.guards.meaning import MEANINGS
-from ablations.judge.gather import load_result
+from ablations.home import ROOT
+from ablations.judge.gather import load_published, load_result
 from ablations.judge.result import Result
 from ablations.judge.stats import differences
 from ablations.judge.verdicts import BOUNDS
@@ -24,7 +25,7 @@ from ablations.show import answer, page, render, terminal
 from ablations.show.figures import every as figures
 from ablations.show.sections import balance, costs
 from ablations.show.sections import every as sections
-from ablations.show.sections.estimates import other_text_table
+from ablations.show.sections.estimates import other_text_table, still_falling
 
 FEW = ("aux_loss", "bias", "control", "aa")
 
@@ -101,6 +102,20 @@ def test_sensitivity_says_what_the_control_showed(result: Result) -> None:
     table = sections.sensitivity_table(result)
     assert cell(table, "loss", "control is") == "detected"
     assert cell(table, "MaxVio_global", "control is") == "not detected"
+
+
+def test_an_aa_arm_that_differs_where_another_is_judged_by_is_said() -> None:
+    """The A/A arm of branches lies above the baseline in balance, of which whole trainings are asked."""
+    results = ROOT / "results/moe_balance"
+    note = sections.sensitivity_table(load_published(results / "cpu_long")).note
+    assert "aa differs from aux_loss in MaxVio_global. What is claimed of that is of arms of the other kind" in note
+    assert "judged beside aa_scratch, which does not differ" in note
+    assert "differs from" not in sections.sensitivity_table(load_published(results / "cpu")).note
+
+
+def test_an_end_within_everyones_steepest_fall_is_said() -> None:
+    assert "of every arm" in still_falling(load_published(ROOT / "results/memory/cpu"))
+    assert not still_falling(load_published(ROOT / "results/moe_balance/cpu"))
 
 
 def test_a_control_that_is_better_is_not_a_harm_that_was_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
