@@ -112,5 +112,9 @@ def _read(key: str, text: str) -> Any:
 
     try:
         return yaml.load(text, Loader)  # a safe one
-    except (yaml.YAMLError, RecursionError) as error:
+    except ConfigError:
+        raise
+    except (
+        Exception
+    ) as error:  # of what a value is made from: a 30th of February is a ValueError, `!!bool x` a KeyError
         raise ConfigError(f"{key}={text}: not a value (numbers, words, null, or a list like [a,b])") from error

@@ -105,6 +105,8 @@ def _fill(folder: Path, text: HubText, wanted: int, key: str, report: Report) ->
         raise
     except Exception as error:
         reason = (str(error).strip().splitlines() or [""])[0][:200]
+        if isinstance(error, StopIteration):  # of a dataset's own reader
+            reason = "it has no rows"
         there = f"{have.rows:,} rows are kept, and the same command goes on from there; " if have.rows else ""
         if type(error) is ValueError:
             hint = "check the name's subset, and that the dataset has a split `train`"

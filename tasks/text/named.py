@@ -29,7 +29,7 @@ class HubText:
     @property
     def label(self) -> str:
         """Repository and subset, without places of this machine."""
-        name = self.folder.name if self.folder else self.repository
+        name = self.folder.resolve().name if self.folder else self.repository
         return f"{name}:{self.subset}" if self.subset else name
 
 
@@ -52,6 +52,14 @@ def hub_text(config: DataConfig) -> HubText:
     if not repository:
         raise ConfigError(
             f"data.name={config.name}: names no dataset; write {', '.join(PRESETS)} or OWNER/SET[:SUBSET]"
+        )
+    is_folder = os.path.isdir(os.path.expanduser(repository))
+    if is_folder and revision:
+        raise ConfigError(f"data.name={config.name}: a folder of this machine has no revisions; leave @{revision} out")
+    if repository.startswith(("/", "~", ".")) and not is_folder:
+        raise ConfigError(
+            f"data.name={config.name}: there is no such folder; name one that holds a dataset, {', '.join(PRESETS)} or "
+            "OWNER/SET[:SUBSET]"
         )
     found = PRESETS.get(repository) or HubText(os.path.expanduser(repository))
     found = replace(found, subset=subset) if subset else found

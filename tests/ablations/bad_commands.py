@@ -68,6 +68,9 @@ checkpoint={ckpt}/nan -> checkpoint={ckpt}/nan: unreadable (NaN is no number of 
 checkpoint={ckpt}/binary -> checkpoint={ckpt}/binary: unreadable ('utf-8' codec can't decode byte 0x80 in
 checkpoint={ckpt}/emptyconfig -> checkpoint={ckpt}/emptyconfig: unreadable (Expecting value: line 1 column 1
 checkpoint={in}/empty_folder eval.items=0 -> eval.items=0: must be above 0
+checkpoint={in}/empty_folder eval.items=2020-02-30 -> eval.items=2020-02-30: not a value (numbers, words, null, or a
+checkpoint={in}/empty_folder 'eval.tasks=[!!bool x]' -> eval.tasks=[!!bool x]: not a value (numbers, words, null, or a
+checkpoint={in}/empty_folder 'eval.tasks=[!!timestamp x]' -> eval.tasks=[!!timestamp x]: not a value (numbers, words, n
 checkpoint={in}/empty_folder eval.items=1e400 -> eval.items=1e400: expected a whole number, got text
 checkpoint={in}/empty_folder eval.tasks=[] -> checkpoint={in}/empty_folder: not a checkpoint, it has no config.json
 checkpoint={in}/empty_folder eval.tasks= -> eval.tasks=None: expected a list

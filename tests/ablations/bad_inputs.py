@@ -83,6 +83,9 @@ data.source=text data.path= -> data.source=text: needs data.path=FILE_OR_FOLDER
 data.source=text data.path={in}/loop.txt -> data.path={in}/loop.txt: cannot be read (Too many levels of symbolic
 data.source=text data.path={in}/corpus.txt data.max_bytes=0 -> data.max_bytes=0: must be above 0
 data.source=hf data.name= -> data.source=hf: needs data.name=DATASET
+data.source=hf data.name=/nowhere/set -> data.name=/nowhere/set: there is no such folder; name one that holds a dataset
+data.source=hf data.name=./set:part -> data.name=./set:part: there is no such folder; name one that holds a dataset, fi
+data.source=hf data.name={in}/empty_folder@new -> data.name={in}/empty_folder@new: a folder of this machine has no revis
 data.source=skill data.skill=recal -> data.skill=recal: expected one of recall, automaton, grammar, names, star
 data.source=skill data.skill=recall 'data.settings={keys: -1}' -> data.settings.keys=-1: must be at least 2
 data.source=skill data.skill=recall 'data.settings={nokey: 1}' -> data.settings.nokey: no such key; did you mean keys?

@@ -111,7 +111,7 @@ def loss_table(result: Result) -> Table:
     ]
     if any(arm.of_status("diverged") or arm.of_status("failed") for arm in result.arms.values()):
         notes.append("A diverged or failed trial enters no mean; a difference is that of the survivors in both arms.")
-    if metric == "loss" and (warning := still_falling(result)):
+    if metric == result.primary and (warning := still_falling(result)):
         notes.append(warning)
     return Table(metric_of(metric).label.capitalize(), columns, rows, " ".join(notes), words=(0, 1, 2, 11))
 

@@ -256,6 +256,7 @@ def test_what_helps_with_a_folder_that_cannot_be_streamed(tmp_path: Path) -> Non
             {"test.jsonl": '{"text": "a"}\n' * 9},
             "check the name's subset, and that the dataset has a split `train`",
         ),
+        ("empty", {"train.jsonl": ""}, "(StopIteration: it has no rows)"),
     ):
         (tmp_path / name).mkdir()
         for file, content in files.items():
