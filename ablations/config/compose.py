@@ -1,9 +1,9 @@
 """From a command line to a checked `Config`.
 
-Precedence: defaults of the dataclasses < scale < a named size (`model=small`) < the sweep's `at_least` and `common` <
-command line < an arm's own toggles. An arm's toggle and the command line may not set the same key: one of them would be
-silently lost. A searched key on the command line is pinned for all arms. What a sweep asks and claims is its file's
-alone.
+Precedence: defaults of the dataclasses < scale < a named size (`model=small`) < the sweep's `at_least`, `at_most` and
+`common` < command line < an arm's own toggles. An arm's toggle and the command line may not set the same key: one of
+them would be silently lost. A searched key on the command line is pinned for all arms. What a sweep asks and claims is
+its file's alone.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ablations.config.keys import leaves_of, settings
-from ablations.config.resolve import raised, resolved_arms, without
+from ablations.config.resolve import lowered, raised, resolved_arms, without
 from ablations.config.schema import Config, LaunchConfig, SweepConfig
 from ablations.config.sweepfile import default_scale, find_sweep, read_scale, read_sweep, shown, sweep_files
 from ablations.config.sweeprules import check_control, check_metrics_exist
@@ -66,6 +66,7 @@ def compose(overrides: list[str], sweep_file: Path | None = None, instead: Mappi
         values |= _size(given.pop("model")) | {"model.dtype": values.get("model.dtype", "auto")}
     if given.get("raise_sizes", values.get("raise_sizes", True)):
         values |= raised(sweep, nested(values))
+    values |= lowered(sweep, nested(values))
     values |= instead or {}
     explicit = {key for key in given if key.split(".")[0] in TRIAL_GROUPS}
 

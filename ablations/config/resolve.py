@@ -16,6 +16,12 @@ def raised(sweep: SweepConfig, scale: Mapping[str, Any]) -> dict[str, int]:
     return {key: least for key, least in sweep.at_least.items() if value_of(sizes, key) < least}
 
 
+def lowered(sweep: SweepConfig, scale: Mapping[str, Any]) -> dict[str, int]:
+    """The dotted keys that the sweep's `at_most` lowers at a scale."""
+    sizes = build(Config, scale).trial
+    return {key: most for key, most in sweep.at_most.items() if value_of(sizes, key) > most}
+
+
 def resolved_arms(sweep: SweepConfig, keys: TrialKeys, file: str, chosen: Collection[str]) -> dict[str, TrialKeys]:
     """Arm -> its trial keys, searched ones at their first point. Raises ConfigError for a `chosen` arm that is the
     baseline."""

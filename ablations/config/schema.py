@@ -226,6 +226,8 @@ class SweepConfig:
     """Dotted keys that this sweep sets for all its arms."""
     at_least: dict[str, int] = field(default_factory=dict)
     """Dotted keys, and the smallest values that the question makes sense at: a scale's smaller ones are raised."""
+    at_most: dict[str, int] = field(default_factory=dict)
+    """Dotted keys, and the largest values that the question needs: a scale's larger ones are lowered."""
     arms: dict[str, ArmConfig] = field(default_factory=dict)
     """Name -> what it sets; two or more."""
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)

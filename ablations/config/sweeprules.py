@@ -280,9 +280,15 @@ def check_keys(sweep: SweepConfig, file: str) -> None:
         raise ConfigError(f"{file} trunk: {scored[0]}: what arms branch off is not scored; leave it out")
     if long := [key for key in sweep.trunk if key in ("train.tokens", "train.token_fraction")]:
         raise ConfigError(f"{file} trunk: {long[0]}: branch_at says how long it is trained; leave it out")
-    with_overrides(defaults, sweep.at_least, f"{file} at_least")
-    for key in sorted(sweep.at_least.keys() & sweep.common.keys()):
-        raise ConfigError(f"{file} at_least.{key}: also in `common`, which wins; keep one of them")
+    for name, sizes in (("at_least", sweep.at_least), ("at_most", sweep.at_most)):
+        with_overrides(defaults, sizes, f"{file} {name}")
+        for key in sorted(sizes.keys() & sweep.common.keys()):
+            raise ConfigError(f"{file} {name}.{key}: also in `common`, which wins; keep one of them")
+    for key in sorted(sweep.at_least.keys() & sweep.at_most.keys()):
+        if sweep.at_least[key] > sweep.at_most[key]:
+            raise ConfigError(
+                f"{file} at_most.{key}={sweep.at_most[key]}: below at_least.{key}={sweep.at_least[key]}; none is both"
+            )
     with_overrides(defaults, sweep.control, f"{file} control")
     for name, stage in sweep.stages.items():
         with_overrides(defaults, stage, f"{file} stage {name}")

@@ -26,6 +26,15 @@ BAD_FILES: list[tuple[dict[str, Any], list[str]]] = [
         {"at_least": {"model.d_model": 64}, "common": {"model.d_model": 32}},
         ["mine.yaml at_least.model.d_model: also in `common`"],
     ),
+    ({"at_most": {"train.token": 64}}, ["mine.yaml at_most: train.token: no such key"]),
+    (
+        {"at_most": {"train.tokens": 64_000}, "common": {"train.tokens": 32_000}},
+        ["mine.yaml at_most.train.tokens: also in `common`"],
+    ),
+    (
+        {"at_most": {"model.d_model": 64}, "at_least": {"model.d_model": 65}},
+        ["mine.yaml at_most.model.d_model=64: below at_least.model.d_model=65; none is both"],
+    ),
     ({"seeds": "six"}, ["mine.yaml: seeds=six: expected a whole number"]),
     ({"seeds": 1}, ["seeds=1", "at least 2"]),
     ({"name": "x"}, ["named by its file"]),
@@ -306,6 +315,14 @@ def test_at_least_raises_what_a_scale_has_smaller_and_nothing_else(folder: Calla
     assert compose([*given[:2], "scale=smoke"]).model.d_model == 32, "smoke tests the way, not the question"
     assert compose([*given, "raise_sizes=false"]).model.d_model == 128
     assert compose([*given, "model=small"]).model.d_model == 256
+
+
+def test_at_most_lowers_what_a_scale_has_larger_and_nothing_else(folder: Callable[..., list[str]]) -> None:
+    given = folder(SWEEP, at_most={"train.tokens": 300_000, "train.microbatches": 4})
+    train = compose(given).train
+    assert (train.tokens, train.microbatches) == (300_000, 1), "lowered; the scale's own is smaller"
+    assert compose([*given, "train.tokens=400_000"]).train.tokens == 400_000, "the command line has the last word"
+    assert compose([*given[:2], "scale=smoke"]).train.tokens < 300_000
 
 
 def test_what_a_sweep_gives_for_search_and_control_replaces_the_usual(folder: Callable[..., list[str]]) -> None:
