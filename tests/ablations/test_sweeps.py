@@ -36,7 +36,8 @@ TIMED = ("attention", "moe_balance", "mtp_depth", "pipeline")
 """With lm-eval scores and their checkpoints, from which arms decode; the others train alone."""
 ANSWERING = ("grpo", "sft_masking", "post_training")
 SLOW = (
-    *("balance_scope", "experts", "gating", "memory", "outliers", "packing", "schedule", "context", "context_stages"),
+    *("balance_scope", "experts", "gating", "memory", "outliers", "packing", "schedule"),
+    *("context", "context_4k", "context_stages"),
     *("v3_ladder", "v3_leave_one_out", "v3_screen", "grpo", "post_training", "curriculum_text", "attention"),
     *("induction", "planning", "sft_masking"),
 )
@@ -76,6 +77,7 @@ SHORTER = {
     "sft_masking": ["arms=[masked]", *ANSWERED],
     "post_training": ["arms=[base,distil]", "distil.chosen=finished", *ANSWERED],
     "context_stages": ["train.tokens=10240", "eval.tokens=2048"],
+    "context_4k": ["train.tokens=20480", "arms=[yarn]", "eval.tokens=4096"],
     "context": ["optim.lr=0.0035", "arms=[yarn]", "eval.tokens=2048", "eval.lengths=[128,1024]"],
 }
 """Two steps and arms, and a layer for each rank: a pipeline sets its own sizes, in FP64, and its arms differ in little.
@@ -102,6 +104,7 @@ ARMS = {
     "curriculum_text": {"mixed", "easy_to_hard"},
     "outliers": {"fp32", "tensor_18", "tile_18"},
     "context": {"plain", "yarn"},
+    "context_4k": {"plain", "yarn"},
     "grpo": {"grpo", "sft", "dr_grpo"},
     "sft_masking": {"open", "masked"},
     "post_training": {"sft", "base", "distil"},
