@@ -23,6 +23,8 @@ class AttentionKind(ABC):
     """Width that RoPE turns in each head."""
     rope_key: str
     """The config's name for it."""
+    sizes: tuple[str, ...]
+    """The config's names for the sizes that it reads and another kind does not."""
     cached_heads: int
     """Heads that keys and values are kept for between tokens ..."""
     key_heads: int
@@ -104,6 +106,7 @@ class Latent(AttentionKind):
     """MLA: one latent and one RoPE key for all heads, from which keys and values are expanded."""
 
     rope_key = "qk_rope_head_dim"
+    sizes = ("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
     cached_heads = 1
     kv_normed = True
 
@@ -160,6 +163,7 @@ class Grouped(AttentionKind):
     """GQA: `n_kv_heads` keys and values, each shared by equally many queries."""
 
     rope_key = "head_dim"
+    sizes: tuple[str, ...] = ("head_dim", "n_kv_heads")
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -203,12 +207,16 @@ class Grouped(AttentionKind):
 class MultiHead(Grouped):
     """MHA: a key and a value for each query."""
 
+    sizes = ("head_dim",)
+
     def kept_heads(self) -> int:
         return self.n_heads
 
 
 class MultiQuery(Grouped):
     """MQA: one key and one value for all queries."""
+
+    sizes = ("head_dim",)
 
     def kept_heads(self) -> int:
         return 1

@@ -7,6 +7,7 @@ from typing import Any
 from ablations.config.schema import SweepConfig
 from ablations.config.trialkeys import Stage, TrialKeys, trial_leaves, value_of, with_overrides
 from models.base.typed import ConfigError
+from models.kinds import KINDS
 from tasks.rules import needed_by
 
 USUAL = TrialKeys()
@@ -25,7 +26,6 @@ OF_SCHEDULES = {
         (f"optim.{name}" for name in ("cosine_from", "cosine_until", "tail_from", "tail_lr_ratio")), ("v3",)
     ),
 }
-OF_MLA = ("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
 OF_FP8 = ("format", "granularity", "block", "accumulation", "keep_high", "dispatch", "combine", "cache_activations")
 
 
@@ -34,12 +34,9 @@ def _of_others(key: str, stage: Stage) -> str | None:
     group, _, name = key.rpartition(".")
     if key in OF_SCHEDULES and stage.optim.schedule not in OF_SCHEDULES[key]:
         return f"optim.schedule={' or '.join(OF_SCHEDULES[key])}"
-    if group == "model.attention" and name in OF_MLA and stage.model.attention.kind != "mla":
-        return "model.attention.kind=mla"
-    if group == "model.attention" and name == "head_dim" and stage.model.attention.kind == "mla":
-        return "model.attention.kind=mha, gqa or mqa"
-    if key == "model.attention.n_kv_heads" and stage.model.attention.kind != "gqa":
-        return "model.attention.kind=gqa"
+    readers = [kind for kind, attention in KINDS.items() if group == "model.attention" and name in attention.sizes]
+    if readers and stage.model.attention.kind not in readers:
+        return f"model.attention.kind={' or '.join(readers)}"
     if group == "model.mtp" and name != "depth" and not stage.model.mtp.depth:
         return "model.mtp.depth above 0"
     if key.startswith("model.precision.") and key.split(".")[2] in OF_FP8 and not stage.model.precision.fp8:

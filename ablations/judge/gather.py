@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from ablations.config.sweepfile import scale_names, sweep_files
+from ablations.config.sweepfile import scale_names
 from ablations.judge.constraint import Constraint
 from ablations.judge.distinct import apart, distinct
 from ablations.judge.families import families_of
@@ -161,6 +161,5 @@ def _no_such_run(runs: Path, sweep: str, run: str) -> str:
     if there := [pair.split()[1] for pair in known if pair.split()[0] == sweep]:
         return f"sweep={sweep}: no run {run} under {runs}; take another scale or run (there is: {', '.join(there)})"
     near, scale = closest(sweep, [pair.split()[0] for pair in known]), run.partition("@")[0]
-    can_be = sweep in sweep_files(None) and scale in scale_names()
-    made = f" (`python -m ablations.run sweep={sweep} scale={scale}` makes one)" if can_be else ""
+    made = f" (`python -m ablations.run sweep={sweep} scale={scale}` makes one)" if scale in scale_names() else ""
     return f"sweep={sweep}: no run {run} under {runs}{near}{made}"

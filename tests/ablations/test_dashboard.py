@@ -250,7 +250,7 @@ def test_runs_that_do_not_arrive_are_told(asked: Any, runs: Path, double: Double
 @pytest.mark.parametrize(
     ("words", "wanted"),
     [
-        (["sweep=moe_balance", "scale=gpu"], "scale=gpu"),
+        (["sweep=moe_balance", "scale=gpu"], "no run gpu under"),
         (["sweep=moe_balanse"], "moe_balanse"),
         (["sweep=moe_balance", "raport=true"], "raport: no such key; did you mean report?"),
         (["sweep=moe_balance", "report=maybe"], "report=maybe"),

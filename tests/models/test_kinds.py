@@ -69,3 +69,12 @@ def test_what_a_strategy_needs_is_what_its_class_does(kind: str, scope: str) -> 
     assert config.has_bias == balance.has_bias == (type(balance).biased is not STRATEGIES["none"].biased)
     assert config.has_loss == (type(balance).loss is not STRATEGIES["none"].loss)
     assert config.needs_batch_load == balance.needs_batch_load == (config.has_loss and scope == "batch")
+
+
+def test_the_sizes_of_each_attention_are_those_that_change_it() -> None:
+    sizes = {size for kind in KINDS.values() for size in kind.sizes}
+    for kind, attention in KINDS.items():
+        base = {"kind": kind, "n_heads": 6, "n_kv_heads": 2, "head_dim": 10, "qk_rope_head_dim": 4}
+        usual = attention_of(build(ModelConfig, {"attention": base})).params
+        other = {size: attention_of(build(ModelConfig, {"attention": base | {size: 6}})).params for size in sizes}
+        assert {size for size, params in other.items() if params != usual} == set(attention.sizes), kind

@@ -130,7 +130,7 @@ def test_a_factor_that_another_one_makes_unread_is_one_line() -> None:
         ({"optim.schedule": "wsd"}, {"optim.tail_from": 0.5}, "optim.schedule=v3"),
         ({"model.attention.kind": "mha"}, {"model.attention.kv_lora_rank": 32}, "model.attention.kind=mla"),
         ({"model.attention.kind": "mha"}, {"model.attention.n_kv_heads": 1}, "model.attention.kind=gqa"),
-        ({"optim.eps": 0.1}, {"model.attention.head_dim": 16}, "model.attention.kind=mha, gqa or mqa"),
+        ({"optim.eps": 0.1}, {"model.attention.head_dim": 16}, "model.attention.kind=mha or gqa or mqa"),
         ({"optim.eps": 0.1}, {"model.mtp.weight": 0.5}, "model.mtp.depth above 0"),
         ({"optim.eps": 0.1}, {"model.precision.format.weight": "e5m2"}, "a recipe of FP8, such as model.precision"),
         ({"optim.schedule": "v3"}, {"optim.final_lr_ratio": 0.5}, None),

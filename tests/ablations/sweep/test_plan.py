@@ -295,7 +295,7 @@ def test_what_is_about_to_happen(plan):
     fp8 = plan("sweep=precision", "sweeps_dir=null", "arms=[v3]", "train.tokens=102400")
     v3, bf16 = (fp8.trial_seconds(fp8.arms[name], scored=False) for name in ("v3", "bf16"))
     assert v3 > 1.4 * bf16, "rounded by emulation"
-    gpu = plan("sweep=induction", "sweeps_dir=null", "arms=null", "scale=gpu")
+    gpu = plan("sweep=induction", "sweeps_dir=null", "arms=null", "scale=gpu", "train.tokens=16384000")
     microbatches = gpu.baseline.keys.steps * gpu.baseline.keys.microbatches
     assert gpu.trial_seconds(gpu.baseline) > 0.002 * microbatches > 60, "to launch small kernels takes time"
 
