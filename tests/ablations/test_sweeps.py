@@ -77,7 +77,7 @@ SHORTER = {
     "sft_masking": ["arms=[masked]", *ANSWERED],
     "post_training": ["arms=[base,distil]", "distil.chosen=finished", *ANSWERED],
     "context_stages": ["train.tokens=10240", "eval.tokens=2048"],
-    "context_4k": ["train.tokens=20480", "arms=[yarn]", "eval.tokens=4096"],
+    "context_4k": ["train.tokens=40960", "arms=[yarn]", "eval.tokens=4096"],
     "context": ["optim.lr=0.0035", "arms=[yarn]", "eval.tokens=2048", "eval.lengths=[128,1024]"],
 }
 """Two steps and arms, and a layer for each rank: a pipeline sets its own sizes, in FP64, and its arms differ in little.
