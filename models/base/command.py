@@ -114,7 +114,5 @@ def _read(key: str, text: str) -> Any:
         return yaml.load(text, Loader)  # a safe one
     except ConfigError:
         raise
-    except (
-        Exception
-    ) as error:  # of what a value is made from: a 30th of February is a ValueError, `!!bool x` a KeyError
+    except Exception as error:  # also of what a value is made from: a 30th of February, `!!bool x`
         raise ConfigError(f"{key}={text}: not a value (numbers, words, null, or a list like [a,b])") from error
