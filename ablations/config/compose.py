@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ablations.config.keys import leaves_of, settings
-from ablations.config.resolve import lowered, raised, resolved_arms, without
+from ablations.config.resolve import fitted, resolved_arms, without
 from ablations.config.schema import Config, LaunchConfig, SweepConfig
 from ablations.config.sweepfile import default_scale, find_sweep, read_scale, read_sweep, shown, sweep_files
 from ablations.config.sweeprules import check_control, check_metrics_exist
@@ -64,9 +64,7 @@ def compose(overrides: list[str], sweep_file: Path | None = None, instead: Mappi
     values = leaves_of(scale)
     if "model" in given:
         values |= _size(given.pop("model")) | {"model.dtype": values.get("model.dtype", "auto")}
-    if given.get("raise_sizes", values.get("raise_sizes", True)):
-        values |= raised(sweep, nested(values))
-    values |= lowered(sweep, nested(values))
+    values |= fitted(sweep, nested(values), given.get("raise_sizes", values.get("raise_sizes", True)))
     values |= instead or {}
     explicit = {key for key in given if key.split(".")[0] in TRIAL_GROUPS}
 

@@ -10,16 +10,12 @@ from ablations.config.trialkeys import TrialKeys, differing, value_of, with_over
 from models.base.typed import ConfigError, build
 
 
-def raised(sweep: SweepConfig, scale: Mapping[str, Any]) -> dict[str, int]:
-    """The dotted keys that the sweep's `at_least` raises at a scale."""
+def fitted(sweep: SweepConfig, scale: Mapping[str, Any], raising: bool) -> dict[str, int]:
+    """The dotted keys that the sweep's `at_most` lowers at a scale, and those that its `at_least` raises, if asked."""
     sizes = build(Config, scale).trial
-    return {key: least for key, least in sweep.at_least.items() if value_of(sizes, key) < least}
-
-
-def lowered(sweep: SweepConfig, scale: Mapping[str, Any]) -> dict[str, int]:
-    """The dotted keys that the sweep's `at_most` lowers at a scale."""
-    sizes = build(Config, scale).trial
-    return {key: most for key, most in sweep.at_most.items() if value_of(sizes, key) > most}
+    most = {key: most for key, most in sweep.at_most.items() if value_of(sizes, key) > most}
+    least = {key: least for key, least in sweep.at_least.items() if value_of(sizes, key) < least}
+    return most | (least if raising else {})
 
 
 def resolved_arms(sweep: SweepConfig, keys: TrialKeys, file: str, chosen: Collection[str]) -> dict[str, TrialKeys]:

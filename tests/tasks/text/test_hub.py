@@ -322,6 +322,12 @@ def test_a_folder_is_one_whatever_its_name_has_in_it(tmp_path: Path) -> None:
     assert (own.repository, own.subset, own.revision) == (str(tmp_path / "set@2:en"), None, None)
 
 
+def test_the_folder_that_one_stands_in_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path / "mine")
+    assert hub_text(of(".")).label == hub_text(of("../mine")).label == "mine"
+
+
 class Hub:
     """One that knows one dataset, and remembers what it was asked."""
 
