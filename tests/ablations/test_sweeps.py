@@ -35,11 +35,12 @@ SEARCHED = ("moe_balance",)
 TIMED = ("attention", "moe_balance", "mtp_depth", "pipeline")
 """With lm-eval scores and their checkpoints, from which arms decode; the others train alone."""
 ANSWERING = ("grpo", "sft_masking", "post_training")
+SKILLED = ("recall", "induction", "planning", "planning_depth", "memory", "curriculum", *ANSWERING)
 SLOW = (
     *("balance_scope", "experts", "gating", "memory", "outliers", "packing", "schedule"),
     *("context", "context_4k", "context_stages"),
     *("v3_ladder", "v3_leave_one_out", "v3_screen", "grpo", "post_training", "curriculum_text", "attention"),
-    *("induction", "planning", "sft_masking"),
+    *("induction", "planning", "planning_depth", "sft_masking"),
 )
 """Their kin train here: moe_balance, mtp_depth, recall, precision and curriculum; fine-tuning, teachers, rewards and
 longer contexts in trial/test_distil, test_rewards and test_context."""
@@ -69,6 +70,7 @@ SHORTER = {
     "recall": ["train.tokens=3072", "arms=[mla_64]"],
     "induction": ["train.tokens=3072", "arms=[parallel_1]"],
     "planning": ["train.tokens=3456", "arms=[linear_1]"],
+    "planning_depth": ["train.tokens=3456", "arms=[chained_2]"],
     "memory": ["train.tokens=2048", "arms=[finer,dense]"],
     "curriculum": ["train.tokens=2048", "arms=[easy_to_hard,staged]"],
     "curriculum_text": ["train.tokens=2048", "arms=[easy_to_hard]"],
@@ -99,6 +101,7 @@ ARMS = {
     "recall": {"mha_256", "mla_64"},
     "induction": {"none", "parallel_1"},
     "planning": {"none", "linear_1"},
+    "planning_depth": {"none", "chained_2"},
     "memory": {"gshard", "finer", "dense"},
     "curriculum": {"mixed", "easy_to_hard", "staged"},
     "curriculum_text": {"mixed", "easy_to_hard"},
@@ -203,8 +206,8 @@ def test_a_sweep_runs_the_whole_way(name: str, conduct: Any, runs: Path, monkeyp
         assert sizes["mqa"] < sizes["gqa"] < sizes["mha"] and sizes["mla"] < sizes["gqa"], sizes
         assert all(arm.speed.decode_tokens_per_second > 0 for arm in result.arms.values())
         assert "decoded tokens/s" in table
-    assert ("right 1 behind an answer" in table) == (name in ("induction", "planning"))
-    assert ("## Skill" in table) == (name in ("recall", "induction", "planning", "memory", "curriculum", *ANSWERING))
+    assert ("right 1 behind an answer" in table) == (name.startswith(("induction", "planning")))
+    assert ("## Skill" in table) == (name in SKILLED)
     assert ("## Answers" in table) == (name in ANSWERING)
     assert ("## Loss by position" in table) == ("## What a context costs" in table) == name.startswith("context")
     assert ("## Precision" in table) == (name in ("precision", "outliers", "v3_screen"))
