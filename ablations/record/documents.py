@@ -17,6 +17,7 @@ from ablations.config.trialkeys import TrialKeys
 from ablations.files import as_json, read_json, write_json
 from ablations.record.guardresult import GuardResult
 from models.base.typed import PLAIN, Above, AtLeast, AtMost, Below, ConfigError, build
+from models.cost import Cost
 
 PLAN, STATE, JOURNAL = "plan.json", "state.json", "optuna.journal"
 FORMAT: Final = 1
@@ -66,6 +67,11 @@ class ArmDocument:
     @property
     def tokens_per_active_parameter(self) -> float:
         return self.tokens / self.active_params
+
+
+def shape_of(size: Cost | ArmDocument) -> tuple[int, ...]:
+    """What differs where arms differ in their parameters, those of MTP modules among them, or in their cache."""
+    return size.total_params, size.active_params, size.mtp_params, size.kv_bytes
 
 
 @dataclass(frozen=True)

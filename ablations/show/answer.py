@@ -4,6 +4,7 @@ All of it is composed from the verdicts by rule; `says` in a claim gives its cla
 """
 
 import math
+from collections import Counter
 
 from ablations import numbers
 from ablations.config.schema import ExpectedConfig
@@ -15,7 +16,8 @@ from ablations.metrics import metric as metric_of
 from ablations.numbers import ABSENT
 
 MOST_TOLD = 3
-"""Of more claims the first are told, those on the primary metric before others, and the rest are counted."""
+"""Of more claims (but for one) one of each metric is told, of the primary one first, then a second one of each and so
+on, settled ones before others; the rest are counted."""
 OPENINGS = {
     "agrees": ("", ""),
     "disagrees": ("it is not so that ", "that "),
@@ -39,14 +41,17 @@ COUNTED = {
 def answer(result: Result, extents: bool = True) -> str:
     """`A bias keeps experts even; open is whether it costs less than an auxiliary loss (-0.0590 to +0.0319 nats).`
 
-    What the sweep claims first is said first. `extents`: with how large a thing may be, where no interval stands near.
+    What holds is said first, then what does not, then what is open. `extents`: with how large a thing may be, where no
+    interval stands near.
     """
     told, others = _told(result)
-    of: dict[str, list[str]] = {}
+    of: dict[str, list[str]] = {outcome: [] for outcome in OPENINGS}
     for expected, verdict in told:
         extent = _extent(expected, verdict) if extents else ""
-        of.setdefault(verdict.outcome, []).append(clause(expected, result) + _with_caveat(extent, verdict))
-    parts = [OPENINGS[outcome][0] + _listed(clauses, OPENINGS[outcome][1]) for outcome, clauses in of.items()]
+        of[verdict.outcome].append(clause(expected, result) + _with_caveat(extent, verdict))
+    parts = [
+        OPENINGS[outcome][0] + _listed(clauses, OPENINGS[outcome][1]) for outcome, clauses in of.items() if clauses
+    ]
     text = "; ".join(parts) or _without_claims(result)
     begun = any(first and text.startswith(first) for first, _ in OPENINGS.values())
     named = text.split(" ")[0] in result.arms and not begun
@@ -57,11 +62,17 @@ def answer(result: Result, extents: bool = True) -> str:
 
 
 def _told(result: Result) -> tuple[list[tuple[ExpectedConfig, Verdict]], list[Verdict]]:
-    """The claims that the answer tells, in the order in which the sweep makes them, and the verdicts that it counts."""
+    """The claims that the answer tells, and the verdicts that it counts."""
     pairs = list(zip(result.expected, result.verdicts, strict=True))
-    ranked = sorted(range(len(pairs)), key=lambda place: pairs[place][0].metric != result.primary)
-    told = set(ranked[:MOST_TOLD])
-    return [pairs[place] for place in sorted(told)], [pairs[place][1] for place in sorted({*ranked} - told)]
+    if len(pairs) <= MOST_TOLD + 1:
+        return pairs, []
+    ranks, before = [], Counter[str]()
+    for place in sorted(range(len(pairs)), key=lambda place: pairs[place][1].open):
+        metric = pairs[place][0].metric
+        ranks.append((before[metric], metric != result.primary, place))
+        before[metric] += 1
+    order = [place for *_, place in sorted(ranks)]
+    return [pairs[place] for place in order[:MOST_TOLD]], [pairs[place][1] for place in sorted(order[MOST_TOLD:])]
 
 
 def _counted(verdicts: list[Verdict]) -> str:

@@ -7,6 +7,7 @@ from ablations.judge.grid import LEARNING_RATE
 from ablations.judge.vertex import RATES, SEEDS
 from ablations.launch.phase import duration
 from ablations.numbers import settings
+from ablations.record.documents import shape_of
 from ablations.sweep.plan import Arm, Plan
 from ablations.sweep.preflight import is_long, text_remarks
 from ablations.trial.uploads import destination
@@ -59,7 +60,7 @@ def describe(plan: Plan) -> str:
             if branches
             else []
         ),
-        *([f"Lengths   also {at} of the tokens, off one trunk"] if plan.sweep.horizons else []),
+        *([f"Lengths   also {at} of the tokens, off one trunk"] if plan.sweep.horizons else _one_length(plan)),
         f"Search    {search}",
         f"Confirm   {len(plan.arms)} arms x {len(plan.seeds)} seeds ({seeds}) = {confirm} trials"
         + (f", fewer where no claim is open after {' or '.join(map(str, plan.looks[:-1]))}" if plan.looks else ""),
@@ -78,6 +79,18 @@ def describe(plan: Plan) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _one_length(plan: Plan) -> list[str]:
+    """Said of whole trainings of other shapes, whose order may turn as they go on."""
+    arms = [arm for arm in plan.arms.values() if arm.kind == "arm" and not arm.keys.branched]
+    other = [arm.name for arm in arms if shape_of(arm.cost) != shape_of(plan.arms[plan.rival(arm.name)].cost)]
+    if not other:
+        return []
+    do = "differs" if len(other) == 1 else "differ"
+    return [
+        f"Lengths   one, and {', '.join(other)} {do} in shape: horizons in the sweep's file ask whether an order lasts"
+    ]
 
 
 def _unbounded(plan: Plan, arm: Arm) -> bool:

@@ -3,7 +3,7 @@ what is finished is a record on disk, and the rest follows from the plan."""
 
 import itertools
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -191,6 +191,8 @@ class Conductor:
     def _confirm(self, chosen: Mapping[str, Point]) -> None:
         """Seed by seed over all arms, so that a run that is stopped early is balanced; up to the first look at the
         claims that leaves none open, where there are several."""
+        if not self.state.confirm:
+            self._say_trained_before([trial.id for trial, _ in self._wanted(chosen)])
         for look in [n for n in self.plan.looks if n >= self.state.looked] or [0]:
             self.state.looked = look
             wanted = self._wanted(chosen)
@@ -202,6 +204,12 @@ class Conductor:
             self.state.settled = True
             self._save()
             return
+
+    def _say_trained_before(self, ids: Collection[str]) -> None:
+        """A plan may be made of what its trainings have shown, where they ran for another sweep or another plan."""
+        there = sum(finished(self.trials.folder(id) / RECORD) is not None for id in ids)
+        if there:
+            self._note(f"{there} of {len(ids)} trainings were on record before this plan was made")
 
     def _open_claims(self, look: int) -> int:
         """How many claims that can be judged here more seeds may settle, as far as can be seen."""

@@ -21,19 +21,14 @@ from ablations.show.remedies import remedies_table
 from ablations.show.sections.balance import balance_table, constraint_table, layer_table
 from ablations.show.sections.context import context_costs_table, contexts_table, positions_table
 from ablations.show.sections.costs import equal_cost_table, size_table, speed_table
-from ablations.show.sections.estimates import (
-    estimates_table,
-    falls_table,
-    lengths_table,
-    other_text_table,
-    still_falling,
-)
+from ablations.show.sections.estimates import estimates_table, other_text_table
 from ablations.show.sections.pipeline import pipeline_table
 from ablations.show.sections.precision import precision_table
 from ablations.show.sections.scores import scores_table
 from ablations.show.sections.searched import chosen_table, search_table
 from ablations.show.sections.skill import answered_table, levels_table, skill_table
 from ablations.show.sections.stages import stages_table
+from ablations.show.sections.when import falls_table, lengths_table, remarks
 from ablations.show.table import Table, difference_cells
 
 
@@ -111,7 +106,7 @@ def loss_table(result: Result) -> Table:
     ]
     if any(arm.of_status("diverged") or arm.of_status("failed") for arm in result.arms.values()):
         notes.append("A diverged or failed trial enters no mean; a difference is that of the survivors in both arms.")
-    if metric == result.primary and (warning := still_falling(result)):
+    if metric == result.primary and (warning := remarks(result)):
         notes.append(warning)
     return Table(metric_of(metric).label.capitalize(), columns, rows, " ".join(notes), words=(0, 1, 2, 11))
 

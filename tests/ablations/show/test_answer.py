@@ -31,38 +31,36 @@ def found(sweep_run: Any, runs: Path, *claims: dict[str, Any], **more: Any) -> R
 
 
 def test_one_sentence_by_rule(sweep_run: Any, tmp_path: Path) -> None:
-    result = found(sweep_run, tmp_path, EVEN, NOWORSE, CHEAPER, FREE)
+    """What holds, what does not, what is open, in whatever order the sweep claims it; the rest is counted."""
+    result = found(sweep_run, tmp_path, CHEAPER, FREE, NOWORSE, EVEN, CHEAPER)
     text = answer(result)
-    assert text.startswith("Counting over the batch does no harm (to 0.00")
-    assert "; open is whether it costs less than an auxiliary loss (-0.0" in text
-    assert text.endswith(" nats); it is not so that no balancing is best. The other claim agrees.")
+    assert text.startswith("A bias keeps experts even, and counting over the batch does no harm (to 0.00")
+    assert text.endswith(" nats); it is not so that no balancing is best. The other 2 claims are not resolved.")
     assert text.count(". ") == 1 and render.table_md(result).splitlines()[4] == text
 
 
-def test_what_the_sweep_claims_first_is_said_first(sweep_run: Any, tmp_path: Path) -> None:
+def test_what_is_open_is_told_where_there_is_room(sweep_run: Any, tmp_path: Path) -> None:
     text = answer(found(sweep_run, tmp_path, CHEAPER, EVEN, FREE))
-    assert text.startswith("Open is whether it costs less than an auxiliary loss (")
-    assert text.endswith("; a bias keeps experts even; it is not so that no balancing is best.")
+    assert text.startswith(
+        "A bias keeps experts even; it is not so that no balancing is best; open is whether it costs "
+    )
+    assert text.endswith(" nats).") and text.count(". ") == 0
 
 
-def test_of_many_claims_the_first_on_the_primary_metric_are_told_and_the_others_counted(
-    sweep_run: Any, tmp_path: Path
-) -> None:
+def test_of_many_claims_one_of_each_metric_is_told_first_and_the_others_counted(sweep_run: Any, tmp_path: Path) -> None:
     worse = NOWORSE | {"arm": "bias"}
     result = found(sweep_run, tmp_path, EVEN, EVEN, CHEAPER, NOWORSE, FREE, worse, CHEAPER, limit=0.02)
     text = answer(result)
-    assert text.startswith("Open is whether") and "experts even" not in text and text.count("does no harm") == 1
+    assert text.count("keeps experts even") == text.count("does no harm") == text.count("is best") == 1
     assert text.endswith(
-        ". Of the other 4 claims, 3 agree (1 not at equal balance) and 1 is not resolved (not at equal balance)."
+        ". Of the other 4 claims, 2 agree (1 not at equal balance) and 2 are not resolved (2 not at equal balance)."
     ), "whatever a verdict has to be read with is counted too"
 
 
-def test_where_few_claims_are_on_the_primary_metric_others_are_told_too(sweep_run: Any, tmp_path: Path) -> None:
+def test_four_claims_are_told_rather_than_one_of_them_counted(sweep_run: Any, tmp_path: Path) -> None:
     text = answer(found(sweep_run, tmp_path, EVEN, EVEN, EVEN, FREE))
-    assert text == (
-        "A bias keeps experts even, and a bias keeps experts even; it is not so that no balancing is best. "
-        "The other claim agrees."
-    )
+    assert text.count("a bias keeps experts even") + text.count("A bias keeps experts even") == 3
+    assert text.endswith("; it is not so that no balancing is best.")
 
 
 def test_a_page_leads_with_the_answer_and_shows_each_claim_on_a_line(sweep_run: Any, tmp_path: Path) -> None:

@@ -167,6 +167,10 @@ def test_another_plan_leaves_what_is_there_and_gets_a_folder_of_its_own(conduct,
     where = f"{runs / 'toy/smoke'} holds the result of another plan ("
     assert [line for line in said if line.startswith(where) and line.endswith(f"this one goes to {other.folder}")]
     (note,) = of_plans(other)
+    shared = {trial.id for trial in first.state.confirm} & {trial.id for trial in other.state.confirm}
+    before = [f"{len(shared)} of {len(other.state.confirm)} trainings were on record before this plan was made"]
+    assert [line for line in other.state.deviations if "on record" in line] == before * bool(shared)
+    assert not any("on record" in line for line in first.state.deviations)
     assert words[0].partition("=")[0] in note
     pool.ran.clear()
     again, back = conduct(*FRESH, *words), conduct(*FRESH)

@@ -45,7 +45,7 @@ def written(tmp_path: Path, *changes: tuple[str, str]) -> list[str]:
     for old, new in changes:
         assert old in text
         text = text.replace(old, new)
-    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps").mkdir(parents=True)
     (tmp_path / "sweeps/lengths.yaml").write_text(text)
     return ["sweep=lengths", f"sweeps_dir={tmp_path / 'sweeps'}", "arms=all"]
 
@@ -192,6 +192,17 @@ def test_a_verdict_whose_shorter_training_is_missing_says_so(earlier: Difference
 def test_shares_are_whole_percentages_whatever_floats_make_of_them(plan: Any, tmp_path: Path) -> None:
     assert 100 * 0.55 != 55
     assert plan(*written(tmp_path, ("[0.5, 0.25]", "[0.55, 0.28]"))).sweep.horizons == [0.55, 0.28]
+
+
+def test_a_plan_says_that_other_shapes_end_at_one_length(plan: Any, tmp_path: Path) -> None:
+    """None of horizons, of branches, and of arms whose models are shaped alike."""
+    other = ("none: {about: no balancing, set: {", "none: {about: slimmer, set: {model.moe.moe_intermediate_size: 8, ")
+    free = ("{equal: [total_params], tolerance: 0.0}", "{equal: [total_params], tolerance: 1.0}")
+    once = ("horizons: [0.5, 0.25]\n", "")
+    said = "Lengths   one, and none differs in shape: horizons in the sweep's file ask whether an order lasts\n"
+    assert said in describe(plan(*written(tmp_path / "one", other, free, once)))
+    for name, changes in {"alike": (once,), "several": (other, free)}.items():
+        assert "Lengths   one" not in describe(plan(*written(tmp_path / name, *changes)))
 
 
 def test_beside_divergence_a_sign_says_nothing() -> None:

@@ -19,6 +19,7 @@ from ablations.judge.gather import load_published, load_result
 from ablations.judge.result import Result
 from ablations.judge.stats import differences
 from ablations.judge.verdicts import BOUNDS
+from ablations.metrics import COUNTED
 from ablations.record.documents import Speed, SweepState
 from ablations.record.guardresult import GuardResult
 from ablations.show import answer, page, render, terminal
@@ -491,8 +492,38 @@ def test_a_difference_that_may_be_a_matter_of_when_is_said(result: Result) -> No
     )
     assert cell(sections.TABLES["falls"](late), "bias", "the end is") == "falling"
     assert cell(sections.TABLES["falls"](late), "none", "the end is") == "past it"
+    unlearned = dataclasses.replace(early["none"], values={COUNTED: {0: 1.0, 1: 0.0}})
+    late = dataclasses.replace(result, arms={**early, "none": unlearned})
+    assert cell(sections.TABLES["falls"](late), "none", "the end is") == "1/2 halfway", "a mean curve may hide a jump"
     all_late = dataclasses.replace(result, arms={name: ending(name, 70_000) for name in result.arms})
     assert f"steepest fall of every arm: their differences may be a {said}" in sections.loss_table(all_late).note
+
+
+def test_seeds_that_had_not_come_halfway_are_said(result: Result) -> None:
+    """An order may turn where more tokens bring them there."""
+
+    def came(name: str, seeds: int) -> Any:
+        values = {COUNTED: {seed: float(seed < seeds) for seed in range(6)}}
+        return dataclasses.replace(result.arms[name], values={**result.arms[name].values, **values})
+
+    arms = {**result.arms, "bias": came("bias", 2), "none": came("none", 6), "control": came("control", 0)}
+    told = dataclasses.replace(result, arms=arms)
+    assert sections.loss_table(told).note.endswith("where more tokens may bring them: bias (2/6 halfway).")
+    assert "halfway" not in sections.loss_table(result).note
+
+
+@pytest.mark.parametrize("size", ["total_params", "active_params", "mtp_params", "kv_bytes"])
+def test_whole_trainings_of_other_shapes_at_one_length_are_said(result: Result, size: str) -> None:
+    def noted(arm: str, horizons: tuple[float, ...] = (), **changes: Any) -> str:
+        plan = dataclasses.replace(result.plan, horizons=list(horizons))
+        changed = dataclasses.replace(result.arms[arm].plan, **{size: 7}, **changes)
+        arms = {**result.arms, arm: dataclasses.replace(result.arms[arm], plan=changed)}
+        return sections.loss_table(dataclasses.replace(result, arms=arms, plan=plan)).note
+
+    said = "bias differs in shape and stands at one length: after more tokens an order may be another."
+    assert noted("bias").endswith(said) and "one length" not in sections.loss_table(result).note
+    assert not any("one length" in text for text in (noted("bias", (0.5,)), noted("bias", branched=True)))
+    assert "one length" not in noted("control"), "of which nothing is claimed"
 
 
 def test_a_long_first_column_wraps_before_others_do() -> None:
