@@ -51,7 +51,8 @@ def _climbed(sweep: SweepConfig, name: str, above: tuple[str, ...] = ()) -> dict
             f"design={sweep.design_of(name)}; arms of two designs cannot be compared"
         )
     if name in above:
-        raise ConfigError(f"arms.{name}.onto={arm.onto}: the arms {', '.join(above)} stand on each other in a ring")
+        ring = f"the arms {', '.join(above)} stand on each other in a ring; let one stand on nothing"
+        raise ConfigError(f"arms.{name}.onto={arm.onto}: {ring}")
     return {**_climbed(sweep, arm.onto, (*above, name)), **arm.set}
 
 

@@ -273,8 +273,12 @@ class SweepConfig:
 
     def rival(self, claim: ExpectedConfig) -> str:
         """What a claim compares with: empty for an estimate that is a difference by itself."""
-        estimates = {*self.contrasts, *(own for name, dose in self.doses.items() for own in dose.estimates(name))}
-        return claim.against or ("" if claim.arm in estimates else self.baseline)
+        return claim.against or ("" if claim.arm in self.estimates else self.baseline)
+
+    @property
+    def estimates(self) -> set[str]:
+        """What is a difference by itself: contrasts, slopes over doses, and what follows at one."""
+        return {*self.contrasts, *(own for name, dose in self.doses.items() for own in dose.estimates(name))}
 
     def members(self, claim: ExpectedConfig) -> list[str]:
         """The arms that a claim is about."""

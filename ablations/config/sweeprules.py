@@ -187,9 +187,16 @@ def _check_points(sweep: SweepConfig) -> None:
 
 
 def _check_claim(claim: ExpectedConfig, place: str, sweep: SweepConfig) -> None:
-    estimate = sweep.rival(claim) == ""
+    if claim.arm in sweep.estimates and claim.against is not None:
+        raise ConfigError(
+            f"{place}.against={claim.against}: {claim.arm} is a difference by itself, compared with nothing; leave it "
+            "out"
+        )
+    if claim.arm.removesuffix("_at") in sweep.doses and claim.arm not in sweep.estimates:
+        dose = claim.arm.removesuffix("_at")
+        raise ConfigError(f"{place}.arm={claim.arm}: doses.{dose} has no `at`; say at which dose")
     for key, arm in (("arm", claim.arm), ("against", claim.against)):
-        if arm is not None and arm not in sweep.arms and not (estimate and key == "arm"):
+        if arm is not None and arm not in sweep.arms and not (key == "arm" and arm in sweep.estimates):
             raise ConfigError(f"{place}.{key}={arm}: no such arm{closest(arm, sweep.arms)}")
     if claim.arm == sweep.rival(claim):
         raise ConfigError(f"{place}.arm={claim.arm}: is compared with itself; name another in `against`")
@@ -200,7 +207,7 @@ def _check_claim(claim: ExpectedConfig, place: str, sweep: SweepConfig) -> None:
             "two designs cannot be compared, only either with the baseline"
         )
     check_named(f"{place}.metric", claim.metric, directional=claim.kind in ("better", "not_worse"))
-    _check_jump(claim, place, estimate)
+    _check_jump(claim, place, claim.arm in sweep.estimates)
     if claim.kind in ("equal", "not_worse", "identical") and claim.margin is None:
         raise ConfigError(f"{place}.margin: missing; kind {claim.kind} needs a margin above 0")
     if claim.kind == "value" and claim.margin is not None:

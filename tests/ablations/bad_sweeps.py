@@ -90,6 +90,8 @@ ROWS = r"""
 {expected: [{arm: [long]}]} -> mine.yaml: expected[0].arm=['long']: expected text
 {expected: [{arm: long}, {arm: long}]} -> mine.yaml: expected[1]: the same claim as expected[0]; each is judged once
 {expected: [{arm: long, paper_value: .inf}]} -> mine.yaml: expected[0].paper_value=inf: must be a finite number
+{doses: {d: {values: {short: 1, long: 2}}}, expected: [{arm: d, against: short}]} -> against=short: d is a difference
+{doses: {d: {values: {short: 1, long: 2}}}, expected: [{arm: d_at}]} -> mine.yaml: expected[0].arm=d_at: doses.d has no
 {expected: [{arm: aa}]} -> mine.yaml: expected[0].arm=aa: no such arm
 {expected: [{arm: control}]} -> mine.yaml: expected[0].arm=control: no such arm
 {waive: {nothing: because}} -> sweep=mine waive.nothing: no arm may do without it; did you mean decoding?
