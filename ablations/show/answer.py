@@ -5,6 +5,7 @@ All of it is composed from the verdicts by rule; `says` in a claim gives its cla
 
 import math
 from collections import Counter
+from typing import Any, NamedTuple
 
 from ablations import numbers
 from ablations.config.schema import ExpectedConfig
@@ -36,6 +37,7 @@ COUNTED = {
     "void": ("is void", "are void"),
 }
 """What one claim does, and what several do."""
+PLURALS = {"is": "are", "has": "have", "lies": "lie"}
 
 
 def answer(result: Result, extents: bool = True) -> str:
@@ -44,35 +46,65 @@ def answer(result: Result, extents: bool = True) -> str:
     What holds is said first, then what does not, then what is open. `extents`: with how large a thing may be, where no
     interval stands near.
     """
-    told, others = _told(result)
-    of: dict[str, list[str]] = {outcome: [] for outcome in OPENINGS}
-    for expected, verdict in told:
-        extent = _extent(expected, verdict) if extents else ""
-        of[verdict.outcome].append(clause(expected, result) + _with_caveat(extent, verdict))
-    parts = [
-        OPENINGS[outcome][0] + _listed(clauses, OPENINGS[outcome][1]) for outcome, clauses in of.items() if clauses
-    ]
+    told, others = _told(_clauses(result, extents), result.primary)
+    parts = []
+    for outcome, (first, joint) in OPENINGS.items():
+        if said := [one.text for one in told if one.outcome == outcome]:
+            parts.append(first + _listed(said, joint))
     text = "; ".join(parts) or _without_claims(result)
     begun = any(first and text.startswith(first) for first, _ in OPENINGS.values())
-    named = text.split(" ")[0] in result.arms and not begun
+    named = text.split(" ")[0].rstrip(",") in result.arms and not begun
     whole = text if named else text[0].upper() + text[1:]
     if result.missing:
         whole = f"So far ({result.planned - len(result.missing)} of {result.planned} trials): {text}"
     return " ".join(part for part in (f"{whole}.", _counted(others), result.plan.note) if part)
 
 
-def _told(result: Result) -> tuple[list[tuple[ExpectedConfig, Verdict]], list[Verdict]]:
-    """The claims that the answer tells, and the verdicts that it counts."""
-    pairs = list(zip(result.expected, result.verdicts, strict=True))
-    if len(pairs) <= MOST_TOLD + 1:
-        return pairs, []
+class _Clause(NamedTuple):
+    text: str
+    metric: str
+    verdicts: list[Verdict]
+    """Of one claim, or of several that say the same of an arm each."""
+
+    @property
+    def outcome(self) -> str:
+        return self.verdicts[0].outcome
+
+
+def _clauses(result: Result, extents: bool) -> list[_Clause]:
+    """What the claims say; those that differ in their arms alone, and have no words of the sweep's own, together."""
+    alike: dict[Any, list[tuple[ExpectedConfig, Verdict]]] = {}
+    for place, (expected, verdict) in enumerate(zip(result.expected, result.verdicts, strict=True)):
+        verb, _, rest = clause(expected, result).removeprefix(f"{expected.arm} ").partition(" ")
+        said = (expected.metric, verb, rest, _aside(expected, verdict, extents), verdict.outcome)
+        alike.setdefault(place if expected.says or verb not in PLURALS else said, []).append((expected, verdict))
+    clauses = []
+    for pairs in alike.values():
+        (expected, verdict), arms = pairs[0], [e.arm for e, _ in pairs]
+        text = clause(expected, result)
+        if len(arms) > 1:
+            verb, _, rest = text.removeprefix(f"{expected.arm} ").partition(" ")
+            text = f"{' and '.join(arms) if len(arms) == 2 else _listed(arms)} {PLURALS[verb]} {rest}"
+        clauses.append(_Clause(text + _aside(expected, verdict, extents), expected.metric, [v for _, v in pairs]))
+    return clauses
+
+
+def _told(clauses: list[_Clause], primary: str) -> tuple[list[_Clause], list[Verdict]]:
+    """The clauses that the answer tells, and the verdicts that it counts."""
+    if len(clauses) <= MOST_TOLD + 1:
+        return clauses, []
     ranks, before = [], Counter[str]()
-    for place in sorted(range(len(pairs)), key=lambda place: pairs[place][1].open):
-        metric = pairs[place][0].metric
-        ranks.append((before[metric], metric != result.primary, place))
+    for place in sorted(range(len(clauses)), key=lambda place: clauses[place].verdicts[0].open):
+        metric = clauses[place].metric
+        ranks.append((before[metric], metric != primary, place))
         before[metric] += 1
     order = [place for *_, place in sorted(ranks)]
-    return [pairs[place] for place in order[:MOST_TOLD]], [pairs[place][1] for place in sorted(order[MOST_TOLD:])]
+    others = [verdict for place in sorted(order[MOST_TOLD:]) for verdict in clauses[place].verdicts]
+    return [clauses[place] for place in order[:MOST_TOLD]], others
+
+
+def _aside(expected: ExpectedConfig, verdict: Verdict, extents: bool) -> str:
+    return _with_caveat(_extent(expected, verdict) if extents else "", verdict)
 
 
 def _counted(verdicts: list[Verdict]) -> str:

@@ -63,6 +63,18 @@ def test_four_claims_are_told_rather_than_one_of_them_counted(sweep_run: Any, tm
     assert text.endswith("; it is not so that no balancing is best.")
 
 
+def test_claims_without_words_that_differ_in_their_arm_are_one(sweep_run: Any, tmp_path: Path) -> None:
+    even = {"metric": "max_vio_global", "kind": "better", "against": "none"}
+    both = [{**even, "arm": "aux_loss"}, {**even, "arm": "bias"}]
+    text = answer(found(sweep_run, tmp_path / "one", *both, CHEAPER, NOWORSE, FREE, {**FREE, "says": ""}))
+    assert "; it is not so" in text and ", and aux_loss and bias have lower MaxVio_global than none; " in text
+    assert text.endswith("Of the other 2 claims, 1 disagrees and 1 is not resolved.")
+    alone = answer(found(sweep_run, tmp_path / "two", *both))
+    assert alone == "aux_loss and bias have lower MaxVio_global than none.", "an arm's name stays as it is"
+    apart = answer(found(sweep_run, tmp_path / "three", both[0], {**both[1], "says": "a bias does well"}))
+    assert apart == "aux_loss has lower MaxVio_global than none, and a bias does well."
+
+
 def test_a_page_leads_with_the_answer_and_shows_each_claim_on_a_line(sweep_run: Any, tmp_path: Path) -> None:
     result = found(sweep_run, tmp_path, EVEN, NOWORSE | {"arm": "bias"}, CHEAPER | {"margin": 0.002}, FREE, limit=0.02)
     shown = page.page_html(result, [], [])
