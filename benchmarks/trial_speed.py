@@ -41,12 +41,27 @@ OURS = """
 import sys, time, torch
 torch.set_num_threads(1)
 from functools import partial
-from ablations.config.compose import compose
-from ablations.sweep.planning import make_plan
-from ablations.trial.bare import train_steps
-from ablations.trial.train import build_model, open_data
-from models.training.optim import adamw
-keys = make_plan(compose(sys.argv[2:])).baseline.keys
+try:
+    from models.training.optim import adamw
+except ImportError:  # at the commits of before, places had other names
+    from models.optim import adamw
+try:
+    from ablations.config.compose import compose
+    from ablations.sweep.planning import make_plan
+    from ablations.trial.bare import train_steps
+    from ablations.trial.train import build_model, open_data
+except ImportError:
+    from ablations import trial
+    from ablations.config import compose
+    from ablations.guards import train_steps
+    from ablations.plan import make_plan
+    from ablations.trial import build_model
+    from ablations.trialkeys import typed_trial
+    def open_data(keys, cache):
+        return trial.open_data(keys.data, keys.model.vocab_size, cache)
+else:
+    typed_trial = lambda keys: keys
+keys = typed_trial(make_plan(compose(sys.argv[2:])).baseline.keys)
 module, batch = build_model(keys, 0), open_data(keys, sys.argv[1]).train_batch(0, 0)
 step = partial(train_steps, module, [batch], keys, adamw(module.transformer, keys.optim))
 tokens = keys.tokens_per_step
@@ -146,7 +161,7 @@ def found(words: Sequence[str]) -> dict[str, Any]:
     asked = parse(Asked, [word for word in words if word.startswith("rounds=")])
     others = [Path(word.partition("=")[2]).resolve() for word in words if word.startswith("against=")]
     for folder in others:
-        if not (folder / "ablations/trial/bare.py").is_file():
+        if not (folder / "ablations/run.py").is_file():
             raise ConfigError(f"against={folder}: is no checkout of this project; name the folder of one")
     keys = [word for word in words if word.partition("=")[0] not in own]
     keys = ["sweep=moe_balance", *([] if any(word.startswith("scale=") for word in keys) else ["scale=cpu"]), *keys]

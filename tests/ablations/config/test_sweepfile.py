@@ -163,7 +163,7 @@ BAD_FILES: list[tuple[dict[str, Any], list[str]]] = [
     ),
     (
         {"doses": {"sl": {"values": {"short": 1, "long": 2}}}, "expected": [{"arm": "sl_at"}]},
-        ["expected[0].arm=sl_at: no such arm"],
+        ["expected[0].arm=sl_at: doses.sl has no `at`; say at which dose"],
     ),
     (
         {"factorial": {"factors": {"aa": {"optim.eps": 1}, "b": {"optim.beta2": 0.9}}, "generators": "a b"}},
