@@ -9,7 +9,8 @@ executors run it (F, whose result leaves, then B), and as `one`, a sleep of F + 
 is what the simulator means by a pair. Its gain is not tried: there is none to sleep through.
 
 One JSON object per case: milliseconds from a barrier to the last rank's end, the least of the rounds, since whatever
-else a machine does can only add to a sleep; simulated; their ratio. Exit code 1 where one is off by more than 5 %.
+else a machine does can only add to a sleep; simulated; their ratio. Exit code 1 where one is off by more than 5 %, but
+for `--quick`, which says whether it runs.
 """
 
 import argparse
@@ -124,7 +125,7 @@ def main() -> int:
         }
         print(json.dumps(line), flush=True)
     print(f"off by at most {worst:.1%}, {TOLERANCE:.0%} allowed", file=sys.stderr)
-    return 0 if worst <= TOLERANCE else 1
+    return 0 if worst <= TOLERANCE or options.quick else 1
 
 
 if __name__ == "__main__":
