@@ -5,6 +5,7 @@ All of it is composed from the verdicts by rule; `says` in a claim gives its cla
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ablations import numbers
@@ -37,7 +38,6 @@ COUNTED = {
     "void": ("is void", "are void"),
 }
 """What one claim does, and what several do."""
-PLURALS = {"is": "are", "has": "have", "lies": "lie"}
 
 
 def answer(result: Result, extents: bool = True) -> str:
@@ -75,17 +75,15 @@ def _clauses(result: Result, extents: bool) -> list[_Clause]:
     """What the claims say; those that differ in their arms alone, and have no words of the sweep's own, together."""
     alike: dict[Any, list[tuple[ExpectedConfig, Verdict]]] = {}
     for place, (expected, verdict) in enumerate(zip(result.expected, result.verdicts, strict=True)):
-        verb, _, rest = clause(expected, result).removeprefix(f"{expected.arm} ").partition(" ")
-        said = (expected.metric, verb, rest, _aside(expected, verdict, extents), verdict.outcome)
-        alike.setdefault(place if expected.says or verb not in PLURALS else said, []).append((expected, verdict))
+        own = (claim(expected, result.plan.rival(expected), [""]), _aside(expected, verdict, extents), verdict.outcome)
+        together = not expected.says and expected.region is None
+        alike.setdefault(own if together else place, []).append((expected, verdict))
     clauses = []
     for pairs in alike.values():
-        (expected, verdict), arms = pairs[0], [e.arm for e, _ in pairs]
-        text = clause(expected, result)
-        if len(arms) > 1:
-            verb, _, rest = text.removeprefix(f"{expected.arm} ").partition(" ")
-            text = f"{' and '.join(arms) if len(arms) == 2 else _listed(arms)} {PLURALS[verb]} {rest}"
-        clauses.append(_Clause(text + _aside(expected, verdict, extents), expected.metric, [v for _, v in pairs]))
+        expected, verdict = pairs[0]
+        arms = [one.arm for one, _ in pairs]
+        said = claim(expected, result.plan.rival(expected), arms) if len(arms) > 1 else clause(expected, result)
+        clauses.append(_Clause(said + _aside(expected, verdict, extents), expected.metric, [v for _, v in pairs]))
     return clauses
 
 
@@ -262,23 +260,26 @@ def _measured(difference: Difference) -> str:
     )
 
 
-def claim(expected: ExpectedConfig, against: str) -> str:
-    """An expected outcome in words: what must hold of arm - against, or of an estimate by itself (`against` empty)."""
+def claim(expected: ExpectedConfig, against: str, arms: Sequence[str] = ()) -> str:
+    """An expected outcome in words: what must hold of arm - against, or of an estimate by itself (`against` empty).
+    `arms`: of which it is said, where the same is claimed of several."""
     metric = metric_of(expected.metric)
-    name = metric.label
+    name, arms = metric.label, arms or [expected.arm]
+    who = " and ".join(arms) if len(arms) == 2 else _listed(list(arms))
+    have, are = ("have", "are") if len(arms) > 1 else ("has", "is")
     if not against:
-        return _claimed_estimate(expected, name)
+        return _claimed_estimate(expected, name, who, are)
     if expected.kind == "better":
-        return f"{expected.arm} has {metric.better} {name} than {against}{_by(expected)}"
+        return f"{who} {have} {metric.better} {name} than {against}{_by(expected)}"
     if expected.kind == "not_worse":
         side = "below" if metric.better == "higher" else "above"
-        return f"{expected.arm} is at most {expected.margin:g} {side} {against} in {name}"
+        return f"{who} {are} at most {expected.margin:g} {side} {against} in {name}"
     if expected.kind == "equal":
-        return f"{expected.arm} is within {expected.margin:g} of {against} in {name}"
+        return f"{who} {are} within {expected.margin:g} of {against} in {name}"
     if expected.kind == "identical":
-        return f"{expected.arm} is identical to {against} in {name}, to {expected.margin:g}"
+        return f"{who} {are} identical to {against} in {name}, to {expected.margin:g}"
     low, high = expected.region or [0.0, 0.0]
-    return f"{expected.arm} minus {against} in {name} lies in [{low:g}, {high:g}]"
+    return f"{who} minus {against} in {name} lies in [{low:g}, {high:g}]"
 
 
 def brief(expected: ExpectedConfig, against: str) -> str:
@@ -293,10 +294,10 @@ def brief(expected: ExpectedConfig, against: str) -> str:
     return words.replace(" at most ", " \N{LESS-THAN OR EQUAL TO}\N{NO-BREAK SPACE}", 1)
 
 
-def _claimed_estimate(expected: ExpectedConfig, name: str) -> str:
+def _claimed_estimate(expected: ExpectedConfig, name: str, who: str, are: str) -> str:
     low, high = region_of(expected)
     if math.isinf(low):
-        return f"{expected.arm} is below {high:g} in {name}"
+        return f"{who} {are} below {high:g} in {name}"
     if math.isinf(high):
-        return f"{expected.arm} is above {low:g} in {name}"
-    return f"{expected.arm} lies within [{low:g}, {high:g}] in {name}"
+        return f"{who} {are} above {low:g} in {name}"
+    return f"{who} {'lies' if are == 'is' else 'lie'} within [{low:g}, {high:g}] in {name}"

@@ -207,7 +207,9 @@ class Conductor:
 
     def _say_trained_before(self, ids: Collection[str]) -> None:
         """A plan may be made of what its trainings have shown, where they ran for another sweep or another plan."""
-        there = sum(finished(self.trials.folder(id) / RECORD) is not None for id in ids)
+        made = (self.folder / PLAN).stat().st_mtime_ns
+        records = [self.trials.folder(id) / RECORD for id in ids]
+        there = sum(path.is_file() and path.stat().st_mtime_ns < made for path in records)
         if there:
             self._note(f"{there} of {len(ids)} trainings were on record before this plan was made")
 

@@ -71,7 +71,7 @@ SHORTER = {
     "induction": ["train.tokens=3072", "arms=[parallel_1]"],
     "planning": ["train.tokens=3456", "arms=[linear_1]"],
     "planning_depth": ["train.tokens=3456", "arms=[chained_2]"],
-    "memory": ["train.tokens=10240", "arms=[finer,dense]"],
+    "memory": ["train.tokens=3072", "arms=[finer,dense]"],
     "curriculum": ["train.tokens=2048", "arms=[easy_to_hard,staged]"],
     "curriculum_text": ["train.tokens=2048", "arms=[easy_to_hard]"],
     "outliers": ["data.seq_len=32", "train.tokens=1024", "arms=[tensor_18,tile_18]"],

@@ -71,6 +71,8 @@ def test_claims_without_words_that_differ_in_their_arm_are_one(sweep_run: Any, t
     assert text.endswith("Of the other 2 claims, 1 disagrees and 1 is not resolved.")
     alone = answer(found(sweep_run, tmp_path / "two", *both))
     assert alone == "aux_loss and bias have lower MaxVio_global than none.", "an arm's name stays as it is"
+    three = answer(found(sweep_run, tmp_path / "four", *both, {**even, "arm": "batch_aux_loss"}))
+    assert three == "aux_loss, bias, and batch_aux_loss have lower MaxVio_global than none."
     apart = answer(found(sweep_run, tmp_path / "three", both[0], {**both[1], "says": "a bias does well"}))
     assert apart == "aux_loss has lower MaxVio_global than none, and a bias does well."
 

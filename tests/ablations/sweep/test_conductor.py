@@ -151,6 +151,13 @@ def of_plans(conductor: Any) -> list[str]:
     return [line for line in conductor.state.deviations if line.startswith(start)]
 
 
+def test_its_own_trainings_were_not_there_before_a_plan_whose_state_is_lost(conduct, runs):
+    conduct(*FRESH)
+    (runs / "toy/smoke/state.json").write_text("{")
+    again = conduct(*FRESH).state.deviations
+    assert any("was damaged" in line for line in again) and not any("on record" in line for line in again)
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 

@@ -201,7 +201,12 @@ def test_a_plan_says_that_other_shapes_end_at_one_length(plan: Any, tmp_path: Pa
     once = ("horizons: [0.5, 0.25]\n", "")
     said = "Lengths   one, and none differs in shape: horizons in the sweep's file ask whether an order lasts\n"
     assert said in describe(plan(*written(tmp_path / "one", other, free, once)))
-    for name, changes in {"alike": (once,), "several": (other, free)}.items():
+    module = ("none: {about: no balancing, set: {", "none: {about: a module more, set: {model.mtp.depth: 1, ")
+    branch = ("horizons: [0.5, 0.25]\n", "design: branch\nbranch_at: 0.5\n")
+    settled = ("search: {keys: {optim.lr: [0.005, 0.01]}, seeds: [1000]}", "search: {keys: {}}")
+    assert said in describe(plan(*written(tmp_path / "whole", module, once, settled)))
+    told = {"alike": (once,), "several": (other, free), "branch": (module, branch, settled)}
+    for name, changes in told.items():
         assert "Lengths   one" not in describe(plan(*written(tmp_path / name, *changes)))
 
 
