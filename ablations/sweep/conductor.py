@@ -207,7 +207,10 @@ class Conductor:
 
     def _say_trained_before(self, ids: Collection[str]) -> None:
         """A plan may be made of what its trainings have shown, where they ran for another sweep or another plan."""
-        made = (self.folder / PLAN).stat().st_mtime_ns
+        try:
+            made = (self.folder / PLAN).stat().st_mtime_ns
+        except FileNotFoundError:  # the folder has vanished; the next command makes its plan anew and says it
+            return
         records = [self.trials.folder(id) / RECORD for id in ids]
         there = sum(path.is_file() and path.stat().st_mtime_ns < made for path in records)
         if there:
