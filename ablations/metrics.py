@@ -20,6 +20,7 @@ from tasks.evals.problems import PASSES, SAMPLES
 from tasks.positions import ends_of_bins
 
 BITS_PER_BYTE = "bits per byte"
+ANSWER_NATS = "nats an answer"
 Direction = Literal["lower", "higher"]
 Part = Literal[
     "experts",
@@ -153,6 +154,11 @@ class Metric:
         """Whether it is a loss, in nats or in bits: what moves the loss moves it in proportion."""
         return self.better == "lower" and self.unit in ("nats", BITS_PER_BYTE)
 
+    @property
+    def falls_at_jumps(self) -> bool:
+        """Whether it is of nats, or of bits, which are fewer of what a model has come to know all at once."""
+        return self.of_loss or (self.unit == ANSWER_NATS and self.better == "lower")
+
     @functools.cached_property
     def index(self) -> str | None:
         """`k`, `i`, `role` or `skill` where the name stands for several."""
@@ -194,10 +200,8 @@ METRICS = (
     Metric("passkey_nats_<i>", "nats of a passkey in <i> tokens", "nats a token", 3, "lower", needs="context"),
     Metric("passkey_margin_<i>", "margin of a passkey in <i> tokens", "nats a token", 3, "higher", needs="context"),
     Metric("recall_nats_<i>", "nats of text read twice in <i> tokens", "nats a token", 3, "lower", needs="context"),
-    Metric("answer_nats", "nats of an answer", "nats an answer", 4, "lower", needs="skill"),
-    Metric(
-        "answer_nats_level<level>", "nats of an answer at level <level>", "nats an answer", 4, "lower", needs="skill"
-    ),
+    Metric("answer_nats", "nats of an answer", ANSWER_NATS, 4, "lower", needs="skill"),
+    Metric("answer_nats_level<level>", "nats of an answer at level <level>", ANSWER_NATS, 4, "lower", needs="skill"),
     Metric("answer_accuracy", "answers right", "", 4, "higher", needs="skill", jump=True),
     Metric("answer_accuracy_level<level>", "answers right at level <level>", "", 4, "higher", needs="skill", jump=True),
     Metric("answer_chance", "answers right by chance", "", 4, None, yardstick=True, needs="skill"),
@@ -210,9 +214,9 @@ METRICS = (
     Metric("answers_formatted", "sampled answers formatted", "", 4, "higher", needs="samples"),
     Metric("answers_ended", "sampled answers ended", "", 4, "higher", needs="samples"),
     Metric("answer_tokens", "tokens of a sampled answer", "tokens", 2, None, needs="samples"),
-    Metric("kl_from_base", "KL from the base", "nats an answer", 3, None, needs="base", about="answers"),
+    Metric("kl_from_base", "KL from the base", ANSWER_NATS, 3, None, needs="base", about="answers"),
     Metric("item_accuracy_<skill>", "<skill>: items right", "", 4, "higher", needs="skills", jump=True),
-    Metric("answer_nats_<skill>", "<skill>: nats of an answer", "nats an answer", 4, "lower", needs="skills"),
+    Metric("answer_nats_<skill>", "<skill>: nats of an answer", ANSWER_NATS, 4, "lower", needs="skills"),
     Metric("answer_accuracy_<skill>", "<skill>: answers right", "", 4, "higher", needs="skills", jump=True),
     Metric("tokens_to_half", "tokens until halfway", "tokens", 0, "lower", needs="skill", jump=True),
     Metric("reached_half", "came halfway", "", 3, "higher", needs="skill", jump=True),

@@ -5,7 +5,8 @@
 A simulated sweep has a baseline and five arms, six seeds, a seed-to-seed sd of 0.04 nats that all arms share, and a
 residual per arm and seed such that paired differences have an sd of 0.005 (the pilot's figures). Every comparison is
 with the one baseline, so differences correlate by 0.5. Beside the procedure in use stand three that are not, to show
-what each would do: intervals without adjustment, Bonferroni's cut at 0 where Holm rejects, and a blocked Dunnett.
+what each would do: intervals without adjustment, Bonferroni's cut at 0 where Holm rejects, and a blocked Dunnett. Two
+more tables are of the search, and of skills that come as a jump.
 The last line is one JSON object.
 """
 
@@ -22,7 +23,7 @@ import numpy as np
 from ablations.files import read_json
 from ablations.judge.stats import holm, paired_intervals
 from ablations.judge.verdicts import place_of
-from benchmarks import calibrated_search
+from benchmarks import calibrated_jumps, calibrated_search
 from benchmarks.calibrated_search import CELLS
 
 SEEDS, ARMS, SEED_SD, PAIRED_SD, ALPHA = 6, 5, 0.04, 0.005, 0.05
@@ -207,13 +208,20 @@ def main() -> None:
     print(f"{'':30}" + "".join(f"{figure:>16}" for figure in next(iter(searches.values()))))
     for name, row in searches.items():
         print(f"{name:30}" + "".join(f"{value:16.4f}" for value in row.values()))
+    rng, jumps = np.random.default_rng(0), dict[str, tuple[float, float]]()
+    print(f"\nnats that fall by jumps, coverage, {SEEDS} seeds, {arguments.sweeps} sweeps a row")
+    print(f"{'of either arm jump':30}{'a t':>16}{'beside counts':>16}")
+    for mine, theirs in calibrated_jumps.SHARES:
+        covered = calibrated_jumps.coverage((mine, theirs), SEEDS, arguments.sweeps, rng)
+        jumps[f"{mine:g}, {theirs:g}"] = covered
+        print(f"{f'{mine:.0%} and {theirs:.0%}':30}" + "".join(f"{value:16.3f}" for value in covered))
     for line in skipped:
         print(f"skipped {line}")
     error = (0.05 * 0.95 / arguments.sweeps) ** 0.5
     print(f"standard error of a figure near 0.05 or 0.95: {error:.4f}; of a power near 0.75: {error * 2:.4f}")
     summary: dict[str, Any] = {"benchmark": "calibration", "sweeps": arguments.sweeps, "seeds": SEEDS, "arms": ARMS + 1}
     summary |= {"residuals": int(residuals.size), "dunnett_critical": round(critical, 3), "skipped": skipped}
-    print(json.dumps(summary | {"rows": rows, "searches": searches}))
+    print(json.dumps(summary | {"rows": rows, "searches": searches, "jumps": jumps}))
 
 
 if __name__ == "__main__":

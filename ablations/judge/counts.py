@@ -33,6 +33,10 @@ class Counts:
     def p_fewer(self) -> float:
         return _fisher(self.theirs, self.mine, self.of)
 
+    @property
+    def mirrored(self) -> "Counts":
+        return Counts(self.theirs, self.mine, self.of)
+
     def apart(self, level: float) -> bool:
         return min(self.p_more, self.p_fewer) <= level
 

@@ -8,10 +8,12 @@ are a third, since what they answer is whether the sweep can be believed.
 import math
 from collections.abc import Callable, Mapping
 
+from ablations.judge.jumps import beyond_counts
 from ablations.judge.looks import level
 from ablations.judge.result import ArmResult
 from ablations.judge.stats import Difference, Kind, differences
-from ablations.metrics import ALWAYS, at_shares
+from ablations.metrics import ALWAYS, COUNTED, at_shares
+from ablations.metrics import metric as metric_of
 from ablations.record.documents import PlanDocument
 
 Pair = tuple[str, str]
@@ -27,11 +29,15 @@ def families_of(arms: Mapping[str, ArmResult], plan: PlanDocument) -> dict[str, 
     names = dict.fromkeys([plan.primary, *ALWAYS, *plan.metrics, *claimed, *at_shares(plan.horizons), *scores])
     families: dict[str, dict[Pair, Difference]] = {}
     look = look_of(arms, plan)
+    came = {arm.name: arm.values[COUNTED] for arm in arms.values() if COUNTED in arm.values}
     for name in names:
         values = {arm.name: arm.values.get(name, {}) for arm in arms.values()} | weighed(arms, plan, name)
         found = families[name] = {}
         for kind, pairs in pairs_of(arms, plan, name).items():
-            found |= {(d.arm, d.against): d for d in differences(values, pairs, name, kind=kind, look=look)}
+            family = differences(values, pairs, name, kind=kind, look=look)
+            if came and metric_of(name).falls_at_jumps:
+                family = beyond_counts(family, values, came)
+            found |= {(d.arm, d.against): d for d in family}
     return families
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from ablations.judge.counts import Counts
 from ablations.judge.power import resolvable_ratio
 from ablations.metrics import metric as metric_of
 
@@ -58,12 +59,17 @@ class Difference:
     """Of the two arms over seeds; 0.0 where it is undefined (n < 2, or an arm that does not vary)."""
     resolvable: float | None
     """Smallest effect that an interval of this family would exclude 0 for with 80 % power, at this n and sd; None
-    where the interval is unbounded."""
+    where the interval is unbounded, or as wide as counts of seeds leave it."""
     comparisons: int = 1
     """Size m of the family."""
     alpha: float = 0.05
     kind: Kind = "claim"
     """Which of the metric's families it belongs to."""
+    counts: Counts | None = None
+    """Of seeds that came halfway, where they leave more open than a t does: the interval is wider by it
+    (ablations/judge/jumps.py) ..."""
+    fall: float = 0.0
+    """... and what coming halfway is worth in this metric."""
 
     @property
     def name(self) -> str:
@@ -80,7 +86,10 @@ class Difference:
         """`against` minus `arm`: the same comparison, read from its other side."""
         low = None if self.high is None else 0.0 - self.high  # so that no zero gets a sign
         high = None if self.low is None else 0.0 - self.low
-        return replace(self, arm=self.against, against=self.arm, mean=0.0 - self.mean, low=low, high=high)
+        counts = self.counts and self.counts.mirrored
+        return replace(
+            self, arm=self.against, against=self.arm, mean=0.0 - self.mean, low=low, high=high, counts=counts
+        )
 
 
 Family = Mapping[tuple[str, str], Difference]

@@ -7,6 +7,7 @@ from typing import Literal
 
 from ablations.config.schema import ExpectedConfig
 from ablations.judge.counts import COUNTS_RULE, Counts
+from ablations.judge.jumps import JUMPS_RULE
 from ablations.judge.power import seeds_needed
 from ablations.judge.stats import Difference
 from ablations.metrics import COUNTED
@@ -51,11 +52,13 @@ LOOKS_RULE = (
 )
 
 
-def decision_rule(looks: Sequence[int], expected: Sequence[ExpectedConfig]) -> str:
-    """Of a plan with these claims, which looks after so many seeds; empty where it looks but once."""
+def decision_rule(looks: Sequence[int], expected: Sequence[ExpectedConfig], answers: bool = False) -> str:
+    """Of a plan with these claims, which looks after so many seeds, empty where it looks but once; `answers`: its arms
+    learn to answer, as a skill or a problem asks."""
     counted = any(claim.metric == COUNTED for claim in expected)
+    falls = answers and any(metric_of(claim.metric).falls_at_jumps for claim in expected)
     spent = LOOKS_RULE.format(looks=", ".join(map(str, looks))) if looks else ""
-    return DECISION_RULE + spent + (COUNTS_RULE if counted else "")
+    return DECISION_RULE + spent + (COUNTS_RULE if counted else "") + (JUMPS_RULE if falls else "")
 
 
 @dataclass(frozen=True)
@@ -124,10 +127,12 @@ def verdict(expected: ExpectedConfig, difference: Difference, beside: Beside) ->
     edges = region_of(expected)
     paper = expected.paper_value
     needed, slack = None, beside.mistuning or 0.0
-    if paper is not None and difference.low is not None:
+    if paper is not None and difference.low is not None and difference.counts is None:
         far = abs(paper) - slack - ((expected.margin or 0.0) if expected.kind == "better" else 0.0)
         needed = seeds_needed(max(0.0, far), difference.sd, difference.comparisons, difference.alpha)
     outcome, why = _judge(expected, edges, difference, beside)
+    if difference.counts is not None and beside.counts is None and outcome in ("agrees", "disagrees", "not resolved"):
+        why += f"; {_came(difference.counts, difference)}, which leaves it as wide"
     excluded = not beside.diverged and leaves_out(difference, paper, slack)
     mistuned = outcome == "not resolved" and _turns(edges, difference, beside)
     if outcome == "not resolved":
@@ -270,10 +275,17 @@ def _judge(
             f"{measured}, but a learning rate may cost {size(slack, 4)}: wider by that, it is partly in {region}",
         )
     if place == "agrees":
-        return place, f"{measured}: inside {region}"
+        return place, f"{measured}: inside {region}{_as_the_control(expected, edges, control)}"
     if place == "disagrees":
         return place, f"{measured}: wholly outside {region}"
     return place, f"{measured}: partly inside {region}"
+
+
+def _as_the_control(expected: ExpectedConfig, edges: tuple[float, float], control: Difference | None) -> str:
+    """Where a known harm would agree as well, an agreement says little."""
+    if control is None or expected.kind not in ("equal", "not_worse") or not edges[0] < control.mean < edges[1]:
+        return ""
+    return f", and so is the control's known harm, {_numbers(control)}"
 
 
 def _turns(edges: tuple[float, float], difference: Difference, beside: Beside) -> bool:
@@ -328,13 +340,14 @@ def _counted(difference: Difference, counts: Counts, aa: Counts | None) -> tuple
         )
     more = counts.mine >= counts.theirs
     p = counts.p_more if more else counts.p_fewer
-    measured = (
-        f"{counts.mine} of {counts.of} seeds of {difference.arm} came halfway, {counts.theirs} of "
-        f"{difference.against}: Fisher's exact p is {p:.2g}"
-    )
+    measured = f"{_came(counts, difference)}: Fisher's exact p, one-sided, is {p:.2g}"
     if p > level:
         return "not resolved", f"{measured}, above {level:.2g}"
     return ("agrees" if more else "disagrees"), f"{measured}, not above {level:.2g}"
+
+
+def _came(counts: Counts, d: Difference) -> str:
+    return f"{counts.mine} of {counts.of} seeds of {d.arm} came halfway, {counts.theirs} of {d.against}"
 
 
 def place_of(low: float, high: float, edges: tuple[float, float]) -> Outcome:

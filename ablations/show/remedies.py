@@ -7,6 +7,7 @@ import statistics
 from ablations import numbers
 from ablations.config.schema import ExpectedConfig
 from ablations.judge.counts import seeds_telling
+from ablations.judge.jumps import seeds_within
 from ablations.judge.power import seeds_clear_of
 from ablations.judge.result import Result
 from ablations.judge.stats import Difference
@@ -58,7 +59,7 @@ def remedies_table(result: Result) -> Table:
             how = f"search more finely: more points or seeds under `search` in sweeps/{result.sweep}.yaml"
             rows.append([told, what, ABSENT, ABSENT, ABSENT, how])
             continue
-        seeds = seeds_clear_of(distances, d.sd, d.comparisons, d.alpha)
+        seeds = _seeds_clear(distances, d)
         if seeds is None or seeds > MOST_SEEDS:
             how = _other_design(expected, result)
             rows.append([told, what, numbers.count(seeds), ABSENT, ABSENT, how])
@@ -101,6 +102,15 @@ def _by_counting(result: Result, expected: ExpectedConfig, d: Difference) -> lis
             "more seeds than pay; ask where fewer seeds, or more, come halfway",
         ]
     return _more(result, seeds, d.n)
+
+
+def _seeds_clear(distances: list[float], d: Difference) -> int | None:
+    """By the t; and by counts of seeds, where those leave more open, at the shares that came halfway."""
+    seeds = seeds_clear_of(distances, d.sd, d.comparisons, d.alpha)
+    if d.counts is None or seeds is None:
+        return seeds
+    by_counts = seeds_within(min(distances), d.counts, d.fall, d.alpha / d.comparisons, MOST_SEEDS)
+    return None if by_counts is None else max(seeds, by_counts)
 
 
 def _with_seeds(result: Result, seeds: int) -> str:

@@ -10,6 +10,7 @@ from ablations.judge.verdicts import decision_rule
 from ablations.record.documents import ArmDocument, PlanDocument
 from ablations.sweep.plan import Arm, Plan
 from ablations.trial.identity import bits, code_hash
+from tasks.config import DRAWN
 from tasks.evals.fingerprint import task_fingerprint
 
 
@@ -35,7 +36,7 @@ def registered(plan: Plan, data_fingerprint: Mapping[str, Any]) -> PlanDocument:
         contrasts=plan.contrasts,
         expected=sweep.expected,
         matched=sweep.matched,
-        decision_rule=decision_rule(plan.looks, sweep.expected),
+        decision_rule=decision_rule(plan.looks, sweep.expected, plan.baseline.keys.data.source in DRAWN),
         code=code_hash(),
         data=sha(data_fingerprint),
         keys=plan.baseline.keys,

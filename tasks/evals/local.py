@@ -110,7 +110,7 @@ class Benchmark:
 
 OF_CHOICES = {"answerKey": KEYED}
 ARC = {"question": TEXT, "choices": CHOICES, "answerKey": TEXT}
-MBPP = {"text": TEXT, "code": TEXT, "test_list": Rule("a list of texts", _texts)}
+MBPP = {"text": TEXT, "code": TEXT, "test_list": Rule("a list of texts, one or more", _texts)}
 
 
 def _all_text(*fields: str) -> dict[str, Rule]:

@@ -143,7 +143,7 @@ def _opened(file: SourceFile, key: str) -> Iterator[BinaryIO]:
     except (OSError, EOFError, zlib.error) as error:
         if packed is None:
             raise ConfigError(f"{key}: {file.name} cannot be read ({error})") from None
-        raise ConfigError(f"{key}: {file.name} is not a whole {packed} file ({error})") from None
+        raise ConfigError(f"{key}: {file.name} is not a whole {packed} file ({error}); copy it again") from None
 
 
 def _plain(file: SourceFile, key: str) -> Iterator[tuple[str, str]]:
@@ -261,7 +261,7 @@ def opened_table(path: Path, name: str, key: str) -> "Iterator[ParquetFile]":
             yield table
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = (str(error).strip().splitlines() or [""])[0][:200]
-        raise ConfigError(f"{key}: {name} is not a whole Parquet file ({reason})") from None
+        raise ConfigError(f"{key}: {name} is not a whole Parquet file ({reason}); copy it again") from None
     except ConfigError:
         raise
     except (

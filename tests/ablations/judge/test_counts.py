@@ -50,7 +50,10 @@ def judged(mine: int, theirs: int, of: int = 6, comparisons: int = 1, **beside: 
 def test_a_verdict_follows_the_counts() -> None:
     many = judged(6, 1)
     assert many.outcome == "agrees"
-    assert many.why == "6 of 6 seeds of mtp came halfway, 1 of none: Fisher's exact p is 0.0076, not above 0.025."
+    assert (
+        many.why
+        == "6 of 6 seeds of mtp came halfway, 1 of none: Fisher's exact p, one-sided, is 0.0076, not above 0.025."
+    )
     assert judged(1, 6).outcome == "disagrees"
     few = judged(4, 1)
     assert few.outcome == "not resolved" and few.why.startswith("4 of 6 seeds") and few.open

@@ -87,6 +87,16 @@ def test_equality_needs_a_control_that_was_seen() -> None:
     assert verdict(around_zero, interval(-0.001, 0.001), control=UNSEEN, aa=QUIET).outcome == "no signal here"
 
 
+@pytest.mark.parametrize("kind", ["equal", "not_worse"])
+def test_a_margin_that_holds_the_controls_harm_is_said(kind: str) -> None:
+    assert judge(kind, -0.001, 0.001).why.endswith(
+        "and so is the control's known harm, +0.0070 [+0.0040, +0.0100] over 6 seeds."
+    )
+    large = interval(0.011, 0.030, "control")
+    assert "known harm" not in judge(kind, -0.001, 0.001, control=large).why
+    assert "known harm" not in judge("value", 0.021, 0.039).why + judge("better", -0.02, -0.01).why
+
+
 def test_mistuning_widens() -> None:
     assert judge("equal", -0.001, 0.001, mistuning=0.0089).outcome == "agrees"
     assert judge("equal", -0.001, 0.001, mistuning=0.0091).outcome == "not resolved"
