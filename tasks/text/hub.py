@@ -108,12 +108,12 @@ def _fill(folder: Path, text: HubText, wanted: int, key: str, report: Report) ->
         if isinstance(error, StopIteration):  # of a dataset's own reader
             reason = "it has no rows"
         there = f"{have.rows:,} rows are kept, and the same command goes on from there; " if have.rows else ""
-        if text.folder:
+        if type(error) is ValueError:
+            hint = "check the name's subset, and that the dataset has a split `train`"
+        elif text.folder:
             readable = any(is_text(path.name) for path in text.folder.rglob("*"))
             reads = f"data.source=text data.path={text.repository} reads such files itself, and names what is malformed"
             hint = reads if readable else "mend its files, or write them as .jsonl for data.source=text"
-        elif type(error) is ValueError:
-            hint = "check the name's subset, and that the dataset has a split `train`"
         else:
             near = "" if "/" in text.repository else closest(text.repository, PRESETS)
             hint = f"check the name and the network, or use data.source=text{near}"
