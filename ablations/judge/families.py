@@ -29,13 +29,13 @@ def families_of(arms: Mapping[str, ArmResult], plan: PlanDocument) -> dict[str, 
     names = dict.fromkeys([plan.primary, *ALWAYS, *plan.metrics, *claimed, *at_shares(plan.horizons), *scores])
     families: dict[str, dict[Pair, Difference]] = {}
     look = look_of(arms, plan)
-    came = {arm.name: arm.values[COUNTED] for arm in arms.values() if COUNTED in arm.values}
+    came = {arm.name: arm.values[COUNTED] for arm in arms.values() if arm.kind == "arm" and COUNTED in arm.values}
     for name in names:
         values = {arm.name: arm.values.get(name, {}) for arm in arms.values()} | weighed(arms, plan, name)
         found = families[name] = {}
         for kind, pairs in pairs_of(arms, plan, name).items():
             family = differences(values, pairs, name, kind=kind, look=look)
-            if came and metric_of(name).falls_at_jumps:
+            if kind != "diagnostic" and metric_of(name).falls_at_jumps:
                 family = beyond_counts(family, values, came)
             found |= {(d.arm, d.against): d for d in family}
     return families

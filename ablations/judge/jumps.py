@@ -7,6 +7,7 @@ seeds know it: with none of six, a share of up to 0.39 is left (Wilson's interva
 
 import functools
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -15,10 +16,10 @@ from ablations.judge.stats import Difference
 
 JUMPS_RULE = (
     " The nats of a skill's answers fall as seeds come to it, which a t of seeds that have not, or all have, knows "
-    "nothing of: where some of the sweep's trainings came halfway and others did not, no end of an interval lies "
+    "nothing of: where some trainings of the sweep's arms came halfway and others did not, no end of an interval lies "
     "nearer to its mean than the counts of seeds leave it, Newcombe's interval of the difference of two shares at "
-    "level 0.05/m times what coming halfway is worth there: the mean over all trainings short of it, less that over "
-    "all others."
+    "level 0.05/m times what coming halfway is worth: in an arm of both kinds of seeds the difference of their means, "
+    "on average over such arms. The A/A arm and the control are judged by the t alone."
 )
 
 Values = Mapping[str, Mapping[int, float]]
@@ -26,7 +27,9 @@ Values = Mapping[str, Mapping[int, float]]
 
 
 def beyond_counts(found: Sequence[Difference], values: Values, came: Values) -> list[Difference]:
-    """A family's comparisons of a metric in nats, none surer than the counts of seeds that `came` halfway (1 or 0)."""
+    """A family's comparisons of a metric in nats, none surer than the counts of seeds that `came` halfway (1 or 0), as
+    far as the arms of both show what that is worth: where all came or none, a t is all there is. Estimates of more arms
+    than two stay as they are."""
     fall = worth_of_halfway(values, came)
     if fall is None:
         return list(found)
@@ -34,17 +37,20 @@ def beyond_counts(found: Sequence[Difference], values: Values, came: Values) -> 
 
 
 def worth_of_halfway(values: Values, came: Values) -> float | None:
-    """By how much lower those trainings end that came halfway, over all arms; None where they do not, and where all
-    did or none."""
-    sides: dict[bool, list[float]] = {True: [], False: []}
-    for arm, seeds in values.items():
-        for seed, value in seeds.items():
-            if seed in came.get(arm, {}):
-                sides[came[arm][seed] == 1].append(value)
-    if not sides[True] or not sides[False]:
-        return None
-    fall = math.fsum(sides[False]) / len(sides[False]) - math.fsum(sides[True]) / len(sides[True])
+    """By how much lower those trainings end that came halfway: within arms, which differ in more than that, where one
+    has both kinds; else between them. None where all did or none, or where they end no lower."""
+    sides = [_sides(seeds, came.get(arm, {})) for arm, seeds in values.items()]
+    pooled = [value for short, _ in sides for value in short], [value for _, beyond in sides for value in beyond]
+    both = [side for side in sides if all(side)] or [pooled]
+    falls = [statistics.fmean(short) - statistics.fmean(beyond) for short, beyond in both if short and beyond]
+    fall = statistics.fmean(falls) if falls else 0.0
     return fall if fall > 0 else None
+
+
+def _sides(values: Mapping[int, float], came: Mapping[int, float]) -> tuple[list[float], list[float]]:
+    """Of seeds short of halfway, and of those beyond."""
+    short, beyond = ([value for seed, value in values.items() if came.get(seed) == side] for side in (0, 1))
+    return short, beyond
 
 
 def reach_of(counts: Counts, fall: float, level: float) -> tuple[float, float]:
@@ -84,4 +90,4 @@ def _widened(d: Difference, counts: Counts, fall: float) -> Difference:
     low, high = min(d.low, d.mean - below), max(d.high, d.mean + above)
     if (low, high) == (d.low, d.high):
         return d
-    return replace(d, low=low, high=high, resolvable=None, counts=counts, fall=fall)
+    return replace(d, low=low, high=high, resolvable=None, p_holm=None, counts=counts, fall=fall)

@@ -11,7 +11,7 @@ from ablations.judge.constraint import Held
 from ablations.judge.equal_cost import stretch
 from ablations.judge.grid import Edge
 from ablations.judge.stats import Difference, between, lack_of_signal, tokens_saved
-from ablations.judge.verdicts import Verdict
+from ablations.judge.verdicts import Verdict, decision_rule
 from ablations.metrics import indices, is_accuracy
 from ablations.record.documents import (
     ArmDocument,
@@ -25,6 +25,7 @@ from ablations.record.documents import (
 )
 from ablations.record.guardresult import GuardResult
 from ablations.record.record import Record
+from tasks.config import DRAWN
 from tasks.evals.problems import SAMPLES
 
 
@@ -118,6 +119,11 @@ class Result:
     @property
     def expected(self) -> list[ExpectedConfig]:
         return self.plan.expected
+
+    @property
+    def decision_rule(self) -> str:
+        """That the verdicts follow: the plan's, but where a later version has another."""
+        return decision_rule(self.plan.looks, self.expected, self.plan.keys.data.source in DRAWN)
 
     @property
     def search(self) -> list[SearchTrial]:

@@ -53,8 +53,9 @@ class Difference:
     high: float | None
     p: float
     """Two-sided paired t; 1.0 where the interval is unbounded."""
-    p_holm: float
-    """Holm over the family. It can be under alpha where the interval holds 0; verdicts follow the interval."""
+    p_holm: float | None
+    """Holm over the family. It can be under alpha where the interval holds 0; verdicts follow the interval. None where
+    that is as wide as counts of seeds leave it."""
     correlation: float
     """Of the two arms over seeds; 0.0 where it is undefined (n < 2, or an arm that does not vary)."""
     resolvable: float | None

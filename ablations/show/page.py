@@ -246,6 +246,7 @@ def _provenance(result: Result, commands: Sequence[str], links: Mapping[str, Seq
     facts = {
         "plan.json": f"SHA-256 {result.plan_sha}, written before the first trial",
         "decision rule": result.plan.decision_rule,
+        "followed": result.decision_rule if result.decision_rule != result.plan.decision_rule else None,
         "search": result.plan.search,
         "code": result.plan.code,
         "data": result.plan.data,

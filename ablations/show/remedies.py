@@ -69,7 +69,8 @@ def remedies_table(result: Result) -> Table:
     note = (
         "Seeds with which an interval of this family ends before the region's edges with 80 % power, at the spread "
         "seen; what a learning rate may cost is taken off first. Minutes: of one worker, for all of those seeds, as "
-        "long as this run's trials took; a search and what branches go on from are not in them."
+        "long as this run's trials took; a search and what branches go on from are not in them. Where counts of seeds "
+        "make an interval wider: seeds that would do if as large a share of them came halfway again."
     )
     return Table("What would settle the rest", columns, rows, note, words=(0, 1, 5))
 

@@ -26,6 +26,8 @@ def table_md(result: Result) -> str:
             lines += [inert(table.note), ""]
     lines += ["## Plan", "", f"`plan.json`, written before the first trial: SHA-256 `{result.plan_sha}`.", ""]
     lines += [f"Decision rule: {inert(result.plan.decision_rule)}", ""]
+    if result.decision_rule != result.plan.decision_rule:
+        lines += [f"The rule of a later version, which the verdicts follow: {inert(result.decision_rule)}", ""]
     lines += ["Deviations from the plan:" if result.deviations else "No deviation from the plan.", ""]
     if result.deviations:
         lines += [*(f"- {inert(line)}" for line in result.deviations), ""]

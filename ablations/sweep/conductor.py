@@ -211,8 +211,7 @@ class Conductor:
             made = (self.folder / PLAN).stat().st_mtime_ns
         except FileNotFoundError:  # the folder has vanished; the next command makes its plan anew and says it
             return
-        records = [self.trials.folder(id) / RECORD for id in ids]
-        there = sum(path.is_file() and path.stat().st_mtime_ns < made for path in records)
+        there = sum(any(_written_before(made, path) for path in self.trials.places_before(id)) for id in ids)
         if there:
             self._note(f"{there} of {len(ids)} trainings were on record before this plan was made")
 
@@ -290,3 +289,7 @@ class Conductor:
         decoders = {(keys.model.attention, keys.model.mtp) for keys in arms.values()}
         folders = {name: str(self.trials.folder(trial.id) / "checkpoint") for name, trial in trials.items()}
         return SpeedRequest(arms, self.trials.cache, folders if len(decoders) > 1 else {})
+
+
+def _written_before(time: int, path: Path) -> bool:
+    return path.is_file() and path.stat().st_mtime_ns < time

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from ablations.config.trialkeys import Stage, TrialKeys, with_overrides
 from ablations.launch.job import Launcher
 from ablations.launch.progress import Progress
-from ablations.record.documents import Point
+from ablations.record.documents import PLAN, Point, sha_of
 from ablations.record.manifest import MANIFEST, Manifest
 from ablations.record.record import RECORD, RECORDS, Record, finished, read_record
 from ablations.record.trialdir import STATE, clear_after_a_kill, finished_in, give_up_torn, owned, whole
@@ -74,6 +74,13 @@ class Trials:
 
     def folder(self, id: str) -> Path:
         return self.runs / "trials" / id
+
+    def places_before(self, id: str) -> list[Path]:
+        """Where a record of the trial may be that was not made for this plan: here, and in what is published unfinished
+        of another one."""
+        plans = {folder: folder.parent / PLAN for folder in self._unfinished}
+        others = [folder for folder, plan in plans.items() if plan.is_file() and sha_of(plan) != self.plan_sha]
+        return [self.folder(id) / RECORD, *(folder / f"{id}.json" for folder in others)]
 
     def of(
         self,

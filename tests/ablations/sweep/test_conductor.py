@@ -256,6 +256,26 @@ def test_what_was_published_under_a_plans_own_name_goes_on_there(conduct, pool, 
     assert again.folder == other.folder and len(confirmed(pool)) == 12 - 5
 
 
+@pytest.mark.parametrize("same", [True, False])
+def test_trainings_of_another_plan_that_was_published_unfinished_were_there_before(conduct, runs, tmp_path, same):
+    first = conduct(*FRESH)
+    published = tmp_path / "results/toy/smoke"
+    (published / "records").mkdir(parents=True)
+    plan = json.loads((runs / "toy/smoke" / PLAN).read_text())
+    (published / PLAN).write_text(json.dumps(plan if same else {**plan, "question": "And this?"}))
+    if same:
+        shutil.copy(runs / "toy/smoke" / PLAN, published)
+    for folder in (runs / "trials").iterdir():
+        shutil.copy(folder / "record.json", published / "records" / f"{folder.name}.json")
+    (published / "manifest.json").write_text(json.dumps({"partial": True}))
+    for name in ("toy", "trials"):
+        shutil.rmtree(runs / name)
+    again = conduct(*FRESH).state
+    count = len(first.state.confirm)
+    said = [f"{count} of {count} trainings were on record before this plan was made"]
+    assert [line for line in again.deviations if "on record" in line] == ([] if same else said)
+
+
 DAMAGE: dict[str, tuple[str, bytes, str]] = {
     "a plan cut off": (PLAN, b'{"format": 1, "swe', "not readable as JSON"),
     "a list": (PLAN, b"[1]", "expected a group of keys"),
