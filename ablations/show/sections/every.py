@@ -15,6 +15,7 @@ from ablations.judge.verdicts import shows_harm
 from ablations.metrics import indices
 from ablations.metrics import metric as metric_of
 from ablations.numbers import ABSENT
+from ablations.record.documents import ArmDocument
 from ablations.record.guardresult import GuardResult
 from ablations.show.answer import claim
 from ablations.show.remedies import remedies_table
@@ -150,13 +151,20 @@ def sensitivity_table(result: Result) -> Table:
                 _seen(harm) if harm and harm.low is not None else ABSENT,
             ]
         )
-    control, own = result.diagnostic("control"), result.arms[result.baseline].plan.set
-    changed = {k: v for k, v in control.plan.set.items() if own.get(k) != v} if control else {}
+    control, own = result.diagnostic("control"), result.arms[result.baseline].plan
+    changed = {k: v for k, v in control.plan.set.items() if own.set.get(k) != v} if control else {}
     columns = ["metric", "A/A sd (floor)", "A/A difference", "95 % interval", "control", "95 % interval", "control is"]
     note = "A/A: the baseline with its initial weights perturbed by 1e-6. "
-    note += f"Control: the baseline with {numbers.settings(changed)}. " if changed else ""
+    note += f"Control: the baseline with {numbers.settings(changed)}{_shorter(control, own)}. " if changed else ""
     note += "".join(_told_apart(result, branched) for branched in designs if len(designs) > 1)
     return Table("What this experiment can see", columns, rows, note.strip())
+
+
+def _shorter(control: ArmResult | None, baseline: ArmDocument) -> str:
+    """A share is of a sweep's tokens, of which a baseline may take several times as many."""
+    if control is None or control.plan.tokens == baseline.tokens:
+        return ""
+    return f", {numbers.count(control.plan.tokens)} tokens where it has {numbers.count(baseline.tokens)}"
 
 
 def _told_apart(result: Result, branched: bool) -> str:

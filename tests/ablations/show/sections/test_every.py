@@ -105,6 +105,12 @@ def test_sensitivity_says_what_the_control_showed(result: Result) -> None:
     assert cell(table, "MaxVio_global", "control is") == "not detected"
 
 
+def test_a_controls_tokens_are_said_beside_its_share() -> None:
+    """Which is of the sweep's tokens: there the baseline takes six times as many."""
+    note = sections.sensitivity_table(load_published(ROOT / "results/planning/cpu")).note
+    assert note.endswith("Control: the baseline with token_fraction=0.5, 255k tokens where it has 3.07M.")
+
+
 def test_an_aa_arm_that_differs_where_another_is_judged_by_is_said() -> None:
     """The A/A arm of branches lies above the baseline in balance, of which whole trainings are asked."""
     results = ROOT / "results/moe_balance"
