@@ -1,8 +1,7 @@
 """Nats of a skill that comes as a jump, simulated: how often a t holds the truth, alone and beside counts of seeds.
 
 Of an arm and the baseline a share of all trainings jump, and of a third arm, which shows what that is worth, half of
-them. A jump takes a nat off the loss; all else is noise of a hundredth. Sweeps whose third arm shows nothing, which are
-one in thirty at six seeds, are judged by the t alone, as real ones are.
+them. A jump takes a nat off the loss; all else is noise of a hundredth.
 """
 
 import numpy as np

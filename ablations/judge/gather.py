@@ -15,8 +15,7 @@ from ablations.judge.distinct import apart, distinct
 from ablations.judge.families import families_of
 from ablations.judge.judging import verdicts_of, with_search
 from ablations.judge.loss_curve import loss_error
-from ablations.judge.result import ArmResult, Result, score_values, seeds_of
-from ablations.judge.verdicts import decision_rule
+from ablations.judge.result import ArmResult, Result, rule_of, score_values, seeds_of
 from ablations.metrics import at_shares
 from ablations.record.documents import (
     PLAN,
@@ -27,7 +26,6 @@ from ablations.record.documents import (
 )
 from ablations.record.record import RECORD, RECORDS, Record, read_record, recorded_at
 from models.base.typed import ConfigError, closest
-from tasks.config import DRAWN
 
 
 def load_result(runs_dir: str | Path, sweep: str, run: str, published: Path | None = None) -> Result:
@@ -78,7 +76,7 @@ def _gather(folder: Path, find: Callable[[str], Record | None]) -> Result:
     deviations = list(state.deviations)
     if state.plan_sha and state.plan_sha != plan_sha:
         deviations.append(f"{PLAN} is not the plan that these trials were run under (its hash differs)")
-    if plan.decision_rule != decision_rule(plan.looks, plan.expected, plan.keys.data.source in DRAWN):
+    if plan.decision_rule != rule_of(plan):
         deviations.append(f"the verdicts follow the decision rule of a later version, not that of {PLAN}")
     arms = _with_late_guards(arms, plan, state)
     families = families_of(arms, plan)

@@ -1,7 +1,7 @@
 """What a t does not know of a skill that comes as a jump: how many more seeds might have come to it, or fewer.
 
 Where a tenth of all trainings jump, half of all sets of six seeds hold none that did; their nats then spread by next to
-nothing, and a paired t of them covers the truth 47 times in a hundred (tests/ablations/judge/test_jumps.py). Counts of
+nothing, and a paired t of them covers the truth 46 times in a hundred (`python -m benchmarks.calibration`). Counts of
 seeds know it: with none of six, a share of up to 0.39 is left (Wilson's interval at 95 %).
 """
 

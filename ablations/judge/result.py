@@ -123,7 +123,7 @@ class Result:
     @property
     def decision_rule(self) -> str:
         """That the verdicts follow: the plan's, but where a later version has another."""
-        return decision_rule(self.plan.looks, self.expected, self.plan.keys.data.source in DRAWN)
+        return rule_of(self.plan)
 
     @property
     def search(self) -> list[SearchTrial]:
@@ -210,6 +210,11 @@ class Result:
     def score_metrics(self) -> list[str]:
         """`task/metric` of every lm-eval score that any arm has."""
         return sorted({metric for arm in self.arms.values() for metric in arm.values if "/" in metric})
+
+
+def rule_of(plan: PlanDocument) -> str:
+    """Today's, of a plan that may have been written under an earlier one."""
+    return decision_rule(plan.looks, plan.expected, plan.keys.data.source in DRAWN)
 
 
 def seeds_of(plan: PlanDocument, state: SweepState) -> list[int]:

@@ -131,7 +131,7 @@ def verdict(expected: ExpectedConfig, difference: Difference, beside: Beside) ->
         far = abs(paper) - slack - ((expected.margin or 0.0) if expected.kind == "better" else 0.0)
         needed = seeds_needed(max(0.0, far), difference.sd, difference.comparisons, difference.alpha)
     outcome, why = _judge(expected, edges, difference, beside)
-    if difference.counts is not None and beside.counts is None and outcome in ("agrees", "disagrees", "not resolved"):
+    if difference.counts is not None and outcome in ("agrees", "disagrees", "not resolved"):
         why += f"; {_came(difference.counts, difference)}, which leaves it as wide"
     excluded = not beside.diverged and leaves_out(difference, paper, slack)
     mistuned = outcome == "not resolved" and _turns(edges, difference, beside)
@@ -283,7 +283,9 @@ def _judge(
 
 def _as_the_control(expected: ExpectedConfig, edges: tuple[float, float], control: Difference | None) -> str:
     """Where a known harm would agree as well, an agreement says little."""
-    if control is None or expected.kind not in ("equal", "not_worse") or not edges[0] < control.mean < edges[1]:
+    if control is None or control.low is None or control.high is None or expected.kind not in ("equal", "not_worse"):
+        return ""
+    if place_of(control.low, control.high, edges) != "agrees":
         return ""
     return f", and so is the control's known harm, {_numbers(control)}"
 
