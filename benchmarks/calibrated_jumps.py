@@ -1,30 +1,66 @@
 """Nats of a skill that comes as a jump, simulated: how often a t holds the truth, alone and beside counts of seeds.
 
-Of an arm and the baseline a share of all trainings jump, and of a third arm, which shows what that is worth, half of
-them. A jump takes a nat off the loss; all else is noise of a hundredth.
+Of an arm and the baseline a share of all trainings jump, and of a third arm, which may show what that is worth, another
+one. A jump takes a nat off the loss, of which nothing is left then; all else is noise of a hundredth.
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 
 from ablations.judge.jumps import beyond_counts
 from ablations.judge.stats import Difference, differences
 
-NOISE, OTHER = 0.01, 0.5
+NOISE = 0.01
+
+
+@dataclass(frozen=True)
+class Case:
+    """Shares of the trainings of the arm, of the baseline and of the third arm that jump."""
+
+    arm: float
+    none: float
+    other: float = 0.5
+    seeds: int = 6
+    comparisons: int = 1
+    """How many share the level."""
+    of_other: float = 1.0
+    """What a jump takes off the third arm's loss."""
+
+    @property
+    def level(self) -> float:
+        return 0.05 / self.comparisons
+
+
 SHARES = ((0.0, 0.0), (0.1, 0.0), (0.5, 0.0), (0.9, 0.0), (0.3, 0.1), (0.9, 0.9), (1.0, 0.9), (1.0, 0.5))
-"""Of the trainings of the arm and of the baseline, those that jump."""
+CASES = (
+    *(Case(arm, none) for arm, none in SHARES),
+    *(Case(0.1, 0.0, other) for other in (0.1, 0.0)),
+    *(Case(arm, none, seeds=3) for arm, none in ((0.1, 0.0), (0.5, 0.0), (1.0, 0.9))),
+    *(Case(arm, none, seeds=n, comparisons=4) for arm, none in ((0.1, 0.0), (0.5, 0.5)) for n in (3, 8)),
+    Case(1.0, 0.9, 1.0),
+    Case(0.3, 0.0, of_other=0.3),
+)
+"""Beside six seeds and a third arm of which half jump: one that seldom shows it, or never; fewer seeds, more
+comparisons; one of which all jump, as do nearly all others, so that a t is left; and one in which a jump is worth
+less."""
 
 
-def coverage(shares: tuple[float, float], seeds: int, sweeps: int, rng: np.random.Generator) -> tuple[float, float]:
+def coverage(case: Case, sweeps: int, rng: np.random.Generator) -> tuple[float, float]:
     """Of the intervals of a t, and of those that are no surer than counts."""
-    truth, held = shares[1] - shares[0], [0, 0]
+    truth, held = case.none - case.arm, [0, 0]
+    of_arms = {"arm": (case.arm, 1.0), "none": (case.none, 1.0), "other": (case.other, case.of_other)}
+    pairs = [("arm", "none"), *((f"left_out_{i}", "none") for i in range(1, case.comparisons))]
     for _ in range(sweeps):
-        of_arms = {"arm": shares[0], "none": shares[1], "other": OTHER}
-        jumped = {name: rng.random(seeds) < share for name, share in of_arms.items()}
+        jumped = {name: rng.random(case.seeds) < share for name, (share, _) in of_arms.items()}
         came = {name: dict(enumerate(own.astype(float))) for name, own in jumped.items()}
-        nats = {name: dict(enumerate(1.0 - own + rng.normal(0.0, NOISE, seeds))) for name, own in jumped.items()}
-        by_t = differences(nats, [("arm", "none")], "answer_nats")
-        for place, (found,) in enumerate((by_t, beyond_counts(by_t, nats, came))):
-            held[place] += _holds(found, truth)
+        nats = {
+            name: dict(enumerate(1.0 - of_arms[name][1] * own + rng.normal(0.0, NOISE, case.seeds)))
+            for name, own in jumped.items()
+        }
+        by_t = differences(nats, pairs, "answer_nats")
+        for place, found in enumerate((by_t, beyond_counts(by_t, nats, came, {}))):
+            held[place] += _holds(found[0], truth)
     return held[0] / sweeps, held[1] / sweeps
 
 

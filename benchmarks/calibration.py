@@ -15,6 +15,7 @@ import json
 import sys
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -208,13 +209,15 @@ def main() -> None:
     print(f"{'':30}" + "".join(f"{figure:>16}" for figure in next(iter(searches.values()))))
     for name, row in searches.items():
         print(f"{name:30}" + "".join(f"{value:16.4f}" for value in row.values()))
-    rng, jumps = np.random.default_rng(0), dict[str, tuple[float, float]]()
-    print(f"\nnats that fall by jumps, coverage, {SEEDS} seeds, {arguments.sweeps} sweeps a row")
-    print(f"{'of either arm jump':30}{'a t':>16}{'beside counts':>16}")
-    for mine, theirs in calibrated_jumps.SHARES:
-        covered = calibrated_jumps.coverage((mine, theirs), SEEDS, arguments.sweeps, rng)
-        jumps[f"{mine:g}, {theirs:g}"] = covered
-        print(f"{f'{mine:.0%} and {theirs:.0%}':30}" + "".join(f"{value:16.3f}" for value in covered))
+    rng, jumps = np.random.default_rng(0), list[dict[str, Any]]()
+    print(f"\nnats that fall by jumps, misses, {arguments.sweeps} sweeps a row")
+    print(f"{'of two arms, and a third, jump':40}{'seeds':>8}{'level':>16}{'a t':>16}{'beside counts':>16}")
+    for case in calibrated_jumps.CASES:
+        missed = [1 - covered for covered in calibrated_jumps.coverage(case, arguments.sweeps, rng)]
+        jumps.append({**asdict(case), "missed": missed})
+        worth = f" (worth {case.of_other:g})" if case.of_other != 1 else ""
+        name = f"{case.arm:.0%}, {case.none:.0%}, {case.other:.0%}{worth}"
+        print(f"{name:40}{case.seeds:8}{case.level:16.4f}" + "".join(f"{value:16.4f}" for value in missed))
     for line in skipped:
         print(f"skipped {line}")
     error = (0.05 * 0.95 / arguments.sweeps) ** 0.5

@@ -4,6 +4,7 @@ more than two arms. All of it becomes ordinary arms and weights over them before
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -70,6 +71,13 @@ def crossed(
         raise ConfigError(
             f"factorial.generators={factorial.generators}: {len(words)} words for {len(names)} factors; one each, such "
             "as `a b c abc` for four, and at least two"
+        )
+    if odd := [
+        word for word in words if not re.fullmatch("[+-]?[a-z]+", word)
+    ]:  # pyDOE3 leaves out what it cannot read
+        raise ConfigError(
+            f"factorial.generators={factorial.generators}: `{odd[0]}` is no word of letters, with a sign before it at "
+            "most; write it as `abc` or `-abc`"
         )
     _check_apart(factorial, base)
     try:

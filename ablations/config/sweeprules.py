@@ -90,10 +90,10 @@ def _check_design(sweep: SweepConfig) -> None:
             f"horizons={sweep.horizons}: with branch_at={sweep.branch_at} arms go on from the baseline's state, which "
             "leaves nothing shorter to branch off; keep one of them"
         )
-    if branches != (sweep.branch_at is not None):
-        raise ConfigError(
-            f"design={sweep.design}, branch_at={sweep.branch_at}: a branch needs one, and nothing else does"
-        )
+    if branches and sweep.branch_at is None:
+        raise ConfigError("branch_at=null: arms of design=branch need a share of the steps to branch off at; say 0.5")
+    if sweep.branch_at is not None and not branches:
+        raise ConfigError(f"branch_at={sweep.branch_at}: no arm has design=branch; add that, or leave branch_at out")
     if not branches and sweep.trunk:
         raise ConfigError(f"trunk={sweep.trunk}: no arm branches off it; add design=branch with a branch_at")
     if not branches:

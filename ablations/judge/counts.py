@@ -3,7 +3,7 @@ and two counts are told apart by Fisher's exact test."""
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 COUNTS_RULE = (
     " How many seeds came halfway is no matter of a t: a claim on it agrees where Fisher's exact test finds more seeds "
@@ -39,6 +39,20 @@ class Counts:
 
     def apart(self, level: float) -> bool:
         return min(self.p_more, self.p_fewer) <= level
+
+
+@dataclass(frozen=True)
+class Share:
+    """Of `of` seeds of an arm `came` halfway; it counts by `weight` in what is estimated."""
+
+    arm: str
+    weight: float
+    came: int
+    of: int
+
+    @property
+    def mirrored(self) -> "Share":
+        return replace(self, weight=0.0 - self.weight)
 
 
 def counts_of(mine: Mapping[int, float], theirs: Mapping[int, float]) -> Counts:

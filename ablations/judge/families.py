@@ -8,7 +8,7 @@ are a third, since what they answer is whether the sweep can be believed.
 import math
 from collections.abc import Callable, Mapping
 
-from ablations.judge.jumps import beyond_counts
+from ablations.judge.jumps import Values, beyond_counts
 from ablations.judge.looks import level
 from ablations.judge.result import ArmResult
 from ablations.judge.stats import Difference, Kind, differences
@@ -22,23 +22,42 @@ NOTHING = ""
 
 
 def families_of(arms: Mapping[str, ArmResult], plan: PlanDocument) -> dict[str, dict[Pair, Difference]]:
-    """Per metric, (arm, against) -> difference, of all three families. Arms that a run leaves out count: a family is
-    the registered one, whatever `arms=` has chosen of it."""
+    """Per metric, (arm, against) -> difference, of all three families. Arms that a run leaves out count, whatever
+    `arms=` has chosen, but for the optional ones that nobody has asked for."""
     scores = sorted({metric for arm in arms.values() for metric in arm.values if "/" in metric})
     claimed = [claim.metric for claim in plan.expected]
     names = dict.fromkeys([plan.primary, *ALWAYS, *plan.metrics, *claimed, *at_shares(plan.horizons), *scores])
-    families: dict[str, dict[Pair, Difference]] = {}
-    look = look_of(arms, plan)
-    came = {arm.name: arm.values[COUNTED] for arm in arms.values() if arm.kind == "arm" and COUNTED in arm.values}
-    for name in names:
-        values = {arm.name: arm.values.get(name, {}) for arm in arms.values()} | weighed(arms, plan, name)
-        found = families[name] = {}
-        for kind, pairs in pairs_of(arms, plan, name).items():
-            family = differences(values, pairs, name, kind=kind, look=look)
-            if kind != "diagnostic" and metric_of(name).falls_at_jumps:
-                family = beyond_counts(family, values, came)
-            found |= {(d.arm, d.against): d for d in family}
-    return families
+    values = {arm.name: arm.values for arm in arms.values()}
+    shorter = {
+        name: {arm.name: {**arm.shorter.get(share, {}), name: arm.values.get(name, {})} for arm in arms.values()}
+        for name, share in at_shares(plan.horizons).items()
+    }
+    return {name: _families(name, shorter.get(name, values), arms, plan) for name in names}
+
+
+def shorter_families(arms: Mapping[str, ArmResult], plan: PlanDocument) -> dict[str, dict[Pair, Difference]]:
+    """The same of the claims' metrics, after the longest of the shorter trainings; empty where there are none."""
+    if not plan.horizons:
+        return {}
+    values = {arm.name: arm.shorter.get(max(plan.horizons), {}) for arm in arms.values()}
+    return {name: _families(name, values, arms, plan) for name in {claim.metric for claim in plan.expected}}
+
+
+def _families(
+    name: str, found: Mapping[str, Values], arms: Mapping[str, ArmResult], plan: PlanDocument
+) -> dict[Pair, Difference]:
+    """Of one metric, from each arm's values: metric -> seed -> value."""
+    values = {arm: own.get(name, {}) for arm, own in found.items()}
+    values |= weighed(values, plan)
+    came = {arm: own[COUNTED] for arm, own in found.items() if arms[arm].kind == "arm" and COUNTED in own}
+    weights = {contrast: own.weights for contrast, own in plan.contrasts.items()}
+    differing: dict[Pair, Difference] = {}
+    for kind, pairs in pairs_of(arms, plan, name).items():
+        family = differences(values, pairs, name, kind=kind, look=look_of(arms, plan))
+        if kind != "diagnostic" and metric_of(name).falls_at_jumps:
+            family = beyond_counts(family, values, came, weights)
+        differing |= {(d.arm, d.against): d for d in family}
+    return differing
 
 
 def look_of(arms: Mapping[str, ArmResult], plan: PlanDocument) -> Callable[[float], float] | None:
@@ -69,19 +88,20 @@ def pairs_of(arms: Mapping[str, ArmResult], plan: PlanDocument, metric: str) -> 
     return pairs
 
 
-def weighed(arms: Mapping[str, ArmResult], plan: PlanDocument, metric: str) -> dict[str, dict[int, float]]:
+def weighed(values: Values, plan: PlanDocument) -> dict[str, dict[int, float]]:
     """The values of each contrast, over the seeds that all its arms have, and of what it is compared with: zeros."""
     found: dict[str, dict[int, float]] = {}
     for name, contrast in plan.contrasts.items():
-        of_arm = {arm: arms[arm].values.get(metric, {}) if arm in arms else {} for arm in contrast.weights}
-        seeds = sorted(set.intersection(*(set(values) for values in of_arm.values())))
+        of_arm = {arm: values.get(arm, {}) for arm in contrast.weights}
+        seeds = sorted(set.intersection(*(set(own) for own in of_arm.values())))
         found[name] = {s: math.fsum(w * of_arm[arm][s] for arm, w in contrast.weights.items()) for s in seeds}
-    return {**found, NOTHING: {seed: 0.0 for values in found.values() for seed in values}}
+    return {**found, NOTHING: {seed: 0.0 for own in found.values() for seed in own}}
 
 
 def by_seed(arms: Mapping[str, ArmResult], plan: PlanDocument, d: Difference) -> dict[int, float]:
     """What a difference is the mean of: each seed's own."""
-    values = {arm.name: arm.values.get(d.metric, {}) for arm in arms.values()} | weighed(arms, plan, d.metric)
+    values = {arm.name: arm.values.get(d.metric, {}) for arm in arms.values()}
+    values |= weighed(values, plan)
     ours, theirs = values[d.arm], values[d.against]
     return {seed: ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())}
 

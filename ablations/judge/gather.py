@@ -137,12 +137,18 @@ def _arm(name: str, plan: PlanDocument, state: SweepState, records: dict[int, Re
 
 
 def _with_shorter(arm: ArmResult, plan: PlanDocument, state: SweepState, find: Callable[[str], Record | None]) -> None:
-    """Its losses after shorter trainings, as metrics of the arm."""
+    """Its values after shorter trainings, and their losses as metrics of the arm."""
     names = {share: name for name, share in at_shares(plan.horizons).items()}
     for trial in state.confirm:
         record = find(trial.id) if trial.arm == arm.name and trial.share in names else None
-        if record is not None and record.status == "complete" and "loss" in record.metrics:
-            arm.values.setdefault(names[trial.share], {})[trial.seed] = record.metrics["loss"]
+        if record is None or record.status != "complete":
+            continue
+        for metric, value in {**record.metrics, **score_values(record)}.items():
+            if math.isfinite(value):
+                arm.shorter.setdefault(trial.share, {}).setdefault(metric, {})[trial.seed] = value
+    for share, name in names.items():
+        if losses := arm.shorter.get(share, {}).get("loss"):
+            arm.values[name] = losses
 
 
 def _loss_errors(arm: ArmResult, baseline: ArmResult) -> dict[int, float]:

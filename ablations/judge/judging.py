@@ -10,10 +10,11 @@ from ablations.judge.choice import choose
 from ablations.judge.constraint import Constraint, held
 from ablations.judge.counts import counts_of
 from ablations.judge.distinct import same_numbers
+from ablations.judge.families import shorter_families
 from ablations.judge.result import ArmResult, branched, diagnostic, lack_of_score_signal
 from ablations.judge.stats import Difference, Family, between
 from ablations.judge.verdicts import Beside, Verdict, Void, at_every_length, verdict
-from ablations.metrics import COUNTED, at_shares, metric
+from ablations.metrics import COUNTED, metric
 from ablations.record.documents import PlanDocument, SearchTrial
 
 LACKS = {"too few items": "on too few items to be told from chance and ceiling"}
@@ -28,7 +29,7 @@ def verdicts_of(
 ) -> list[Verdict]:
     """A control and an A/A arm are asked in the claim's own metric and design: a harm seen in loss says nothing about
     balance, and what is seen from scratch nothing about branches."""
-    verdicts = []
+    verdicts, shorter = [], shorter_families(arms, plan)
     for claim in plan.expected:
         against, names = plan.rival(claim), plan.members(claim)
         absent = [name for name in names if name not in arms]
@@ -57,10 +58,9 @@ def verdicts_of(
             beside = dataclasses.replace(beside, counts=counts_of(came[claim.arm], came[against]), aa_counts=aa_counts)
         found = verdict(claim, difference, beside)
         found = dataclasses.replace(found, difference=_nonempty(found.difference))
-        earlier = [between(families[name], claim.arm, against) for name in at_shares(plan.horizons)]
-        if earlier and claim.metric in ("loss", "bits_per_byte"):  # one number in two units
-            unit = per_nat(claim.metric, arms[plan.baseline])
-            found = at_every_length(found, claim, earlier[-1], beside.diverged, unit)
+        if plan.horizons:
+            earlier = between(shorter[claim.metric], claim.arm, against)
+            found = at_every_length(found, claim, earlier, max(plan.horizons), beside.diverged)
         verdicts.append(_at_equal_balance(found, pair))
     return verdicts
 

@@ -39,6 +39,8 @@ class ArmResult:
     """Those that the plan asks for."""
     records: dict[int, Record] = field(default_factory=dict)
     values: dict[str, dict[int, float]] = field(default_factory=dict)
+    shorter: dict[float, dict[str, dict[int, float]]] = field(default_factory=dict)
+    """Share of the tokens -> the same, after that much, where arms are finished at several lengths."""
     chosen: Point = field(default_factory=dict)
     guards: list[GuardResult] = field(default_factory=list)
     mistuning: float | None = None
@@ -88,8 +90,8 @@ class Result:
     state: SweepState
     arms: dict[str, ArmResult]
     differences: dict[str, dict[tuple[str, str], Difference]]
-    """Per metric, (arm, against) -> the paired difference; all pairs of a metric are one family, each in one order
-    (`difference` finds it in both)."""
+    """Per metric, (arm, against) -> the paired difference, of all three families (ablations/judge/families.py), each
+    pair in one order (`difference` finds it in both)."""
     verdicts: list[Verdict]
     """One per claim of the plan, in the same order."""
     deviations: list[str]

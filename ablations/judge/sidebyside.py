@@ -9,8 +9,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ablations.judge.counts import Share
+from ablations.judge.jumps import Values, of_answers, reach_of, worth_of_halfway
 from ablations.judge.result import ArmResult, Result, score_values
 from ablations.judge.stats import ROUNDING, differences
+from ablations.metrics import COUNTED
 from ablations.metrics import metric as find_metric
 from ablations.record.record import Record
 from tasks.config import DataConfig
@@ -20,6 +23,7 @@ OF_THE_SAME_TEXT = ("data.path", "data.name", "data.max_bytes")
 OF_THE_SAME_BATCHES = (*OF_THE_SAME_TEXT, "data.mask_documents", "data.answers_only")
 """Those that leave its batches as they are; any other may lay them out otherwise. (A longer training begins with a
 shorter one's.)"""
+ALPHA = 0.05
 ABSENT = object()
 """Of a key that one side does not have."""
 
@@ -69,6 +73,9 @@ def outcomes(one: Sequence[Record], other: Sequence[Record], only: str | None = 
         if common:
             here, there = ({seed: side[seed] for seed in common} for side in (here, there))
         low, high = _interval(metric, here, there, bool(common))
+        if low is not None and high is not None and find_metric(metric).falls_at_jumps:
+            came = {"one": left.get(COUNTED, {}), "other": right.get(COUNTED, {})}
+            low, high = _as_counted(metric, {"one": here, "other": there}, came, low, high)
         first, second = (statistics.fmean(side.values()) for side in (here, there))
         found.append(Outcome(metric, first, second, second - first, low, high, len(common)))
     return found
@@ -129,6 +136,19 @@ def _interval(
 
     interval = stats.ttest_ind(list(other.values()), list(one.values()), equal_var=False).confidence_interval()
     return float(interval.low), float(interval.high)
+
+
+def _as_counted(metric: str, values: Values, came: Values, low: float, high: float) -> tuple[float, float]:
+    """No surer than the counts of seeds that came halfway (ablations/judge/jumps.py)."""
+    counted = {side: [came[side][seed] for seed in own if seed in came[side]] for side, own in values.items()}
+    fall = worth_of_halfway(values, came, of_answers(metric))
+    if fall is None or not all(counted.values()):
+        return low, high
+    mean = statistics.fmean(values["other"].values()) - statistics.fmean(values["one"].values())
+    weights = {"other": 1.0, "one": -1.0}
+    shares = [Share(side, weights[side], sum(c == 1 for c in own), len(own)) for side, own in counted.items()]
+    below, above = reach_of(shares, fall, ALPHA)
+    return min(low, mean - below), max(high, mean + above)
 
 
 def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

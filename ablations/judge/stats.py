@@ -4,8 +4,9 @@ Pairing: an arm and the arm it is compared with share, per seed, the batches, th
 values, so their difference per seed has an eighth of the spread that the loss has. The comparisons of one metric that
 are asked for the same reason are one family (`ablations/judge/families.py`). The intervals are Bonferroni's: a paired t
 at level alpha / m each, which cover all m true differences at once in at least 1 - alpha of sweeps, whatever the
-correlation (through the shared baseline) and the variances. A verdict reads the interval and nothing else
-(`ablations/judge/verdicts.py`), so it inherits that guarantee.
+correlation (through the shared baseline) and the variances; of a skill's nats they are as wide as counts of seeds leave
+them (`ablations/judge/jumps.py`). What else a verdict reads leaves a claim open or void, but for divergence
+(`ablations/judge/verdicts.py`), so that it inherits that guarantee.
 
 Holm's p values are printed beside them. Holm rejects at least as often, but has no interval of finite length that
 goes with it: cutting Bonferroni's at 0 where Holm rejects covers 92 % (`benchmarks/calibration.py` shows it).
@@ -16,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from ablations.judge.counts import Counts
+from ablations.judge.counts import Share
 from ablations.judge.power import resolvable_ratio
 from ablations.metrics import metric as metric_of
 
@@ -51,11 +52,12 @@ class Difference:
     (n < 2, or differences whose spread is no more than the rounding of the values), or because the metric comes as a
     jump."""
     high: float | None
-    p: float
-    """Two-sided paired t; 1.0 where the interval is unbounded."""
+    p: float | None
+    """Two-sided paired t; 1.0 where the interval is unbounded. None where that is as wide as counts of seeds leave
+    it."""
     p_holm: float | None
-    """Holm over the family. It can be under alpha where the interval holds 0; verdicts follow the interval. None where
-    that is as wide as counts of seeds leave it."""
+    """Holm over the family. It can be under alpha where the interval holds 0; verdicts follow the interval. None as of
+    `p`."""
     correlation: float
     """Of the two arms over seeds; 0.0 where it is undefined (n < 2, or an arm that does not vary)."""
     resolvable: float | None
@@ -66,8 +68,8 @@ class Difference:
     alpha: float = 0.05
     kind: Kind = "claim"
     """Which of the metric's families it belongs to."""
-    counts: Counts | None = None
-    """Of seeds that came halfway, where they leave more open than a t does: the interval is wider by it
+    shares: tuple[Share, ...] = ()
+    """Of seeds that came halfway, in each arm, where they leave more open than a t does: the interval is wider by it
     (ablations/judge/jumps.py) ..."""
     fall: float = 0.0
     """... and what coming halfway is worth in this metric."""
@@ -87,9 +89,9 @@ class Difference:
         """`against` minus `arm`: the same comparison, read from its other side."""
         low = None if self.high is None else 0.0 - self.high  # so that no zero gets a sign
         high = None if self.low is None else 0.0 - self.low
-        counts = self.counts and self.counts.mirrored
+        shares = tuple(share.mirrored for share in reversed(self.shares))
         return replace(
-            self, arm=self.against, against=self.arm, mean=0.0 - self.mean, low=low, high=high, counts=counts
+            self, arm=self.against, against=self.arm, mean=0.0 - self.mean, low=low, high=high, shares=shares
         )
 
 

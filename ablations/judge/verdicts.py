@@ -6,13 +6,13 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ablations.config.schema import ExpectedConfig
-from ablations.judge.counts import COUNTS_RULE, Counts
+from ablations.judge.counts import COUNTS_RULE, Counts, Share
 from ablations.judge.jumps import JUMPS_RULE
 from ablations.judge.power import seeds_needed
 from ablations.judge.stats import Difference
 from ablations.metrics import COUNTED
 from ablations.metrics import metric as metric_of
-from ablations.numbers import interval, signed, size
+from ablations.numbers import interval, percent, signed, size
 from models.base.typed import ConfigError
 
 Outcome = Literal["agrees", "disagrees", "not resolved", "no signal here", "depends on the length", "void"]
@@ -27,7 +27,8 @@ DECISION_RULE = (
     "of the m of a family has a paired-t interval at level 0.05/m (Bonferroni), so that all of them hold together in "
     "at least 95 % of sweeps. A claim agrees when the interval of its difference lies inside the claim's region, "
     "disagrees when it lies wholly outside, and is not resolved otherwise; which way is better is the metric's. Every "
-    "claim on a metric is void if the A/A arm's interval of that metric excludes 0. A claim whose region holds 0 "
+    "claim on a metric is void if the A/A arm's interval of that metric excludes 0: the one that branches off where an "
+    "arm of the claim does, else the one from scratch, and so of the control. A claim whose region holds 0 "
     "(equal, not worse) agrees only where the positive control's interval lies wholly on the worse side of 0; else it "
     "reads 'no signal here' unless it disagrees, and so does any claim on accuracies that lie at chance or at the "
     "ceiling in all its arms, within 3 standard errors. A loss's interval is widened at both ends by what the two "
@@ -40,7 +41,7 @@ DECISION_RULE = (
     "baseline's bits, every statistical claim is void. A claim of identity is no statistic: it agrees where no seed "
     "differs by more than its margin and one of the A/A arm's does. Where the search had a limit on balance, the "
     "limit is judged again on the confirmation: a claim about an arm whose mean over seeds is above it is said not to "
-    "be at equal balance. Where arms are finished at several lengths, a verdict on the loss is given at the last one "
+    "be at equal balance. Where arms are finished at several lengths, a verdict is given at the last one "
     "and must hold its sign at the one before (within a margin a sign says nothing); else it reads 'depends on the "
     "length'. Holm's p values are printed for the reader and decide nothing."
 )
@@ -127,12 +128,12 @@ def verdict(expected: ExpectedConfig, difference: Difference, beside: Beside) ->
     edges = region_of(expected)
     paper = expected.paper_value
     needed, slack = None, beside.mistuning or 0.0
-    if paper is not None and difference.low is not None and difference.counts is None:
+    if paper is not None and difference.low is not None and not difference.shares:
         far = abs(paper) - slack - ((expected.margin or 0.0) if expected.kind == "better" else 0.0)
         needed = seeds_needed(max(0.0, far), difference.sd, difference.comparisons, difference.alpha)
     outcome, why = _judge(expected, edges, difference, beside)
-    if difference.counts is not None and outcome in ("agrees", "disagrees", "not resolved"):
-        why += f"; {_came(difference.counts, difference)}, which leaves it as wide"
+    if difference.shares and outcome in ("agrees", "disagrees", "not resolved"):
+        why += f"; {_came(difference.shares)}, which leaves it as wide"
     excluded = not beside.diverged and leaves_out(difference, paper, slack)
     mistuned = outcome == "not resolved" and _turns(edges, difference, beside)
     if outcome == "not resolved":
@@ -158,16 +159,11 @@ def verdict(expected: ExpectedConfig, difference: Difference, beside: Beside) ->
 
 
 def at_every_length(
-    found: Verdict,
-    expected: ExpectedConfig,
-    earlier: Difference | None,
-    diverged: Mapping[str, int],
-    per_nat: float = 1.0,
+    found: Verdict, expected: ExpectedConfig, earlier: Difference | None, share: float, diverged: Mapping[str, int]
 ) -> Verdict:
-    """The verdict at the end, where it does not turn round against what a shorter training shows: there `agrees` or
-    `disagrees` would be a matter of when. Where both lie within a margin, or short of the one that an arm is to be
-    better by, a sign says nothing, and beside trials that `diverged` none does. `per_nat`: of the claim's unit, in
-    which `earlier`, a difference of losses, is."""
+    """The verdict at the end, where it does not turn round against what a shorter training shows, of this share of the
+    tokens: there `agrees` or `disagrees` would be a matter of when. Where both lie within a margin, or short of the one
+    that an arm is to be better by, a sign says nothing, and beside trials that `diverged` none does."""
     d, names = found.difference, ("agrees", "disagrees")
     if found.outcome not in names or d is None or diverged:
         return found
@@ -175,12 +171,13 @@ def at_every_length(
         why = f"{found.why.rstrip('.')}; the shorter training that it must hold at was not finished."
         return replace(found, why=why, caveat=found.caveat or "not seen at the length before")
     low, high = region_of(expected)
-    inside = [low < mean < high for mean in (earlier.mean * per_nat, d.mean)]
-    same = all(inside) if expected.kind in ("equal", "not_worse") else bool(expected.margin) and not any(inside)
-    if same or (d.mean > 0) == (earlier.mean > 0):
+    inside = [low < mean < high for mean in (earlier.mean, d.mean)]
+    within = expected.kind in ("equal", "identical", "not_worse")
+    same = all(inside) if within else bool(expected.margin) and not any(inside)
+    if same or d.mean * earlier.mean >= 0:
         return found
-    turned = f"{_numbers(earlier)} in {metric_of(earlier.metric).label}"
-    why = f"{found.why.rstrip('.')}; but it was {turned}, with the other sign."
+    before = f"it was {_numbers(earlier)} after {percent(share)} of the tokens"
+    why = f"{found.why.rstrip('.')}; but {before}, with the other sign."
     return replace(found, outcome="depends on the length", why=why, open=True)
 
 
@@ -342,14 +339,22 @@ def _counted(difference: Difference, counts: Counts, aa: Counts | None) -> tuple
         )
     more = counts.mine >= counts.theirs
     p = counts.p_more if more else counts.p_fewer
-    measured = f"{_came(counts, difference)}: Fisher's exact p, one-sided, is {p:.2g}"
+    shares = Share(difference.arm, 1, counts.mine, counts.of), Share(difference.against, -1, counts.theirs, counts.of)
+    measured = f"{_came(shares)}: Fisher's exact p, one-sided, is {p:.2g}"
     if p > level:
         return "not resolved", f"{measured}, above {level:.2g}"
     return ("agrees" if more else "disagrees"), f"{measured}, not above {level:.2g}"
 
 
-def _came(counts: Counts, d: Difference) -> str:
-    return f"{counts.mine} of {counts.of} seeds of {d.arm} came halfway, {counts.theirs} of {d.against}"
+def _came(shares: Sequence[Share]) -> str:
+    """Of seeds that all these arms finished."""
+    first, *others = shares
+    return ", ".join(
+        [
+            f"{first.came} of {first.of} seeds of {first.arm} came halfway",
+            *(f"{share.came} of {share.arm}" for share in others),
+        ]
+    )
 
 
 def place_of(low: float, high: float, edges: tuple[float, float]) -> Outcome:

@@ -54,12 +54,12 @@ def remedies_table(result: Result) -> Table:
             continue
         if d.low is None:
             continue
-        distances, what = _distances(expected, d, verdict)
-        if verdict.mistuned or (verdict.slack and not all(distances)):
+        rooms, what = _rooms(expected, d, verdict)
+        if verdict.mistuned or (verdict.slack and not all(rooms)):
             how = f"search more finely: more points or seeds under `search` in sweeps/{result.sweep}.yaml"
             rows.append([told, what, ABSENT, ABSENT, ABSENT, how])
             continue
-        seeds = _seeds_clear(distances, d)
+        seeds = _seeds_clear(rooms, d)
         if seeds is None or seeds > MOST_SEEDS:
             how = _other_design(expected, result)
             rows.append([told, what, numbers.count(seeds), ABSENT, ABSENT, how])
@@ -105,12 +105,13 @@ def _by_counting(result: Result, expected: ExpectedConfig, d: Difference) -> lis
     return _more(result, seeds, d.n)
 
 
-def _seeds_clear(distances: list[float], d: Difference) -> int | None:
+def _seeds_clear(rooms: tuple[float, float], d: Difference) -> int | None:
     """By the t; and by counts of seeds, where those leave more open, at the shares that came halfway."""
+    distances = [room for room in rooms if not math.isinf(room)]
     seeds = seeds_clear_of(distances, d.sd, d.comparisons, d.alpha)
-    if d.counts is None or seeds is None:
+    if not d.shares or seeds is None:
         return seeds
-    by_counts = seeds_within(min(distances), d.counts, d.fall, d.alpha / d.comparisons, MOST_SEEDS)
+    by_counts = seeds_within(rooms, d.shares, d.fall, d.alpha / d.comparisons, MOST_SEEDS)
     return None if by_counts is None else max(seeds, by_counts)
 
 
@@ -128,17 +129,22 @@ def _typed(result: Result, **words: object) -> str:
     return shlex.join([*kept, *(f"{key}={value}" for key, value in words.items())])
 
 
-def _distances(expected: ExpectedConfig, d: Difference, verdict: Verdict) -> tuple[list[float], str]:
-    """How far the difference is taken to lie from the edges that an interval must end before, when what learning rates
-    may cost is taken off, 0 where nothing is left: from both where it lies within, else from the nearer one."""
+def _rooms(expected: ExpectedConfig, d: Difference, verdict: Verdict) -> tuple[tuple[float, float], str]:
+    """How far below and above the difference lies what its interval must end before, when what learning rates may cost
+    is taken off, 0 where nothing is left: both edges of the region where it lies within, else the nearer one. Infinite
+    where it may end anywhere."""
     digits = metric_of(expected.metric).digits
     value, whose = expected.paper_value, "the paper's"
     if value is None or verdict.without_paper:
         value, whose = d.mean, "as measured"
     low, high = region_of(expected)
-    far = [abs(value - edge) for edge in (low, high) if not math.isinf(edge)]
-    far = far if low < value < high else [min(far)]
-    return [max(0.0, distance - verdict.slack) for distance in far], f"{numbers.signed(value, digits)}, {whose}"
+    below, above = value - low, high - value
+    if value <= low:
+        below, above = math.inf, low - value
+    elif value >= high:
+        below, above = value - high, math.inf
+    rooms = max(0.0, below - verdict.slack), max(0.0, above - verdict.slack)
+    return rooms, f"{numbers.signed(value, digits)}, {whose}"
 
 
 def _other_design(expected: ExpectedConfig, result: Result) -> str:

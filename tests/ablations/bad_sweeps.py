@@ -22,7 +22,7 @@ ROWS = r"""
 {arms: {short: {}, long: {set: {optim.eps: 0.1}, onto: long}}} -> mine.yaml: arms.long.onto=long: the arms long stand
 {arms: {short: {}, long: {set: {optim.eps: 0.1}, optional: 1}}} -> mine.yaml: arms.long.optional=1: expected true or
 {arms: {short: {}, long: {set: {optim.eps: 0.1}, design: brnach}}} -> mine.yaml: arms.long.design=brnach: expected
-{arms: {short: {}, long: {set: {optim.eps: 0.1}, design: branch}}} -> mine.yaml: design=scratch, branch_at=None: a
+{arms: {short: {}, long: {set: {optim.eps: 0.1}, design: branch}}} -> mine.yaml: branch_at=null: arms of
 {arms: {short: {}, long: {set: {optim.eps: 0.1}, stages: [sft]}}} -> mine.yaml: arms.long.stages: sft: no such stage
 {arms: {short: {}, "lo\ng": {set: {optim.eps: 0.1}}}} -> mine.yaml: arms.lo g: a name has only letters, digits, - and
 {arms: {short: {}, "lo ng": {set: {optim.eps: 0.1}}}} -> mine.yaml: arms.lo ng: a name has only letters, digits, -
@@ -32,8 +32,8 @@ ROWS = r"""
 {question: [a]} -> mine.yaml: question=['a']: expected text
 {question: "   "} -> mine.yaml: question: missing; say in a sentence what this sweep asks
 {source: 3} -> mine.yaml: source=3: expected text
-{design: branch} -> mine.yaml: design=branch, branch_at=None: a branch needs one, and nothing else
-{design: scratch, branch_at: 0.5} -> mine.yaml: design=scratch, branch_at=0.5: a branch needs one, and nothing else
+{design: branch} -> mine.yaml: branch_at=null: arms of design=branch need a share of the
+{design: scratch, branch_at: 0.5} -> mine.yaml: branch_at=0.5: no arm has design=branch; add that, or leave
 {design: branch, branch_at: 1.0} -> mine.yaml: branch_at=1.0: must be below 1
 {design: branch, branch_at: 50%} -> mine.yaml: branch_at=50%: expected a number, got text
 {horizons: [0.5, 0.333333]} -> mine.yaml: horizons=[0.5, 0.333333]: 0.333333 is no whole percentage; metrics
@@ -63,6 +63,7 @@ ROWS = r"""
 {factorial: {factors: {a: {optim.eps: 0.1}, b: {optim.beta1: 0.8}}, generators: 'a b c'}} -> mine.yaml
 {factorial: {factors: {a: {model.moe.balance.alpha: 1}, b: {optim.eps: 1}}, generators: a b}} -> nothing reads it in
 {factorial: {factors: {a: {optim.eps: 0.1}, b: {optim.beta1: 0.8}}, generators: 'a __import__("os")'}} -> mine.yaml
+{factorial: {factors: {a: {optim.eps: 0.1}, b: {optim.beta1: 0.8}}, generators: 'a b+'}} -> mine.yaml
 {design: horizon} -> mine.yaml: design=horizon: is scratch or branch; a horizon is written as `horizons: [0.5]`
 {design: leave_one_out} -> mine.yaml: design=leave_one_out: is scratch or branch; a leave_one_out is written as an arm
 {matched: [total_params]} -> mine.yaml: matched=['total_params']: expected a group of keys

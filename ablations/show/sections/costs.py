@@ -70,7 +70,10 @@ def speed_table(result: Result) -> Table:
 
 
 def equal_cost_table(result: Result) -> Table:
-    """Empty where the control does not say what tokens are worth, and where arms cost the same, or nobody knows."""
+    """Empty where the control does not say what tokens are worth, which is no slope where a skill comes as a jump, and
+    where arms cost the same, or nobody knows."""
+    if any(difference.shares for difference in result.differences["loss"].values()):
+        return Table("At equal cost", [], [])
     control, fraction = result.diagnostic("control"), result.control_fraction
     harm = result.difference(control.name, "loss") if control else None
     if control is None or fraction is None or harm is None or harm.low is None or harm.low <= 0:

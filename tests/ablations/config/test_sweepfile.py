@@ -174,6 +174,10 @@ BAD_FILES: list[tuple[dict[str, Any], list[str]]] = [
         ["factorial.generators=a B: letters are small"],
     ),
     (
+        {"factorial": {"factors": {x: {f"optim.{x}": 0.5} for x in ("eps", "beta1")}, "generators": "a b+"}},
+        ["factorial.generators=a b+: `b+` is no word of letters, with a sign before it at most; write it as `abc`"],
+    ),
+    (
         {
             "factorial": {
                 "factors": {

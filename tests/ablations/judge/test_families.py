@@ -82,12 +82,13 @@ def test_a_contrast_needs_a_seed_of_all_its_arms(result: Result) -> None:
     fewer = {**bias.values, "loss": {s: v for s, v in bias.values["loss"].items() if s != result.seeds[0]}}
     arms = {**result.arms, "bias": dataclasses.replace(bias, values=fewer)}
     plan = dataclasses.replace(result.plan, contrasts={"x": ContrastConfig("", {"bias": 1.0, "none": -1.0})})
-    values = weighed(arms, plan, "loss")
+    losses = {name: arm.values["loss"] for name, arm in arms.items()}
+    values = weighed(losses, plan)
     assert sorted(values["x"]) == sorted(result.seeds)[1:] and set(values[""].values()) == {0.0}
     seed = result.seeds[1]
     theirs = result.arms["none"].values["loss"][seed]
     assert math.isclose(values["x"][seed], bias.values["loss"][seed] - theirs)
-    gone = weighed({n: a for n, a in arms.items() if n != "none"}, plan, "loss")
+    gone = weighed({name: own for name, own in losses.items() if name != "none"}, plan)
     assert gone["x"] == {}
 
 

@@ -152,8 +152,12 @@ def test_a_search_of_branches_is_planned_with_its_trunks(plan, tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "reason"),
     [
-        ("branch_at: 0.5\n", "", "design=branch, branch_at=None: a branch needs one, and nothing else does"),
-        ("design: branch\n", "", "design=scratch, branch_at=0.5: a branch needs one, and nothing else does"),
+        (
+            "branch_at: 0.5\n",
+            "",
+            "branch_at=null: arms of design=branch need a share of the steps",
+        ),
+        ("design: branch\n", "", "branch_at=0.5: no arm has design=branch; add that, or leave branch_at out"),
         ("branch_at: 0.5", "branch_at: 1.0", "branch_at=1.0: must be below 1"),
         ("branch_at: 0.5", "branch_at: 0", "branch_at=0.0: must be above 0"),
         (
@@ -302,7 +306,7 @@ def test_a_second_designs_control_is_run_where_a_claim_needs_one(plan, tmp_path)
     ("old", "new", "reason"),
     [
         ("design: branch}", "design: branch, optional: true}", None),
-        ("branch_at: 0.5\n", "", "a branch needs one, and nothing else does"),
+        ("branch_at: 0.5\n", "", "arms of design=branch need a share"),
         ("arm: late, metric", "arm: late, against: none, metric", "cannot be compared"),
         ("the trunk goes on, ", "the trunk goes on, design: branch, ", "aux_loss.design: the baseline is the same"),
         ("  late:", "  aa_branched:", "arms.aa_branched: reserved"),

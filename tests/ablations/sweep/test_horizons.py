@@ -94,7 +94,10 @@ def test_trunks_are_chained_and_shared(conduct: Any, pool: Any, runs: Path, tmp_
     assert all(stage.optim.lr == chosen for keys in none for stage in keys.stages), "the trunk has the chosen value too"
     assert [t.share for t in conductor.state.confirm][:3] == [0.25, 0.5, 1.0]
     result = load_result(runs, "lengths", "smoke")
-    assert result.arms["none"].values["loss_at_25"].keys() == {0, 1} and not result.missing
+    none = result.arms["none"]
+    assert none.values["loss_at_25"].keys() == {0, 1} and not result.missing
+    assert none.shorter[0.25]["loss"] == none.values["loss_at_25"]
+    assert none.shorter.keys() == {0.25, 0.5} and "max_vio_global" in none.shorter[0.5]
     table = all_tables(result)["lengths"]
     lengths = [column for column in table.columns if column.startswith("loss at")]
     assert lengths == ["loss at 768 tokens", "loss at 1.54k tokens", "loss at 3.07k tokens"]
@@ -144,47 +147,47 @@ def test_a_verdict_that_turns_round_depends_on_the_length(
         if name == "aa":
             own = {s: v + (-1) ** s * 1e-5 for s, v in base.items()}
         earlier = {s: v + 0.5 + shift[1] for s, v in base.items()}
-        arms[name] = dataclasses.replace(
-            arm, values={**arm.values, "loss": own, "loss_at_25": own, "loss_at_50": earlier}
-        )
+        values = {**arm.values, "loss": own, "loss_at_25": own, "loss_at_50": earlier}
+        arms[name] = dataclasses.replace(arm, values=values, shorter={0.25: {"loss": own}, 0.5: {"loss": earlier}})
     (verdict,) = verdicts_of(arms, plan, families_of(arms, plan), set())
     assert verdict.outcome == outcome, verdict.why
     if outcome == "depends on the length":
         assert verdict.open
-        assert "loss at 50 % of the tokens, with the other sign" in verdict.why
+        assert verdict.why.endswith(" after 50 % of the tokens, with the other sign.")
 
 
+@pytest.mark.parametrize("metric", ["bits_per_byte", "max_vio_global", "loss_by_file"])
 @pytest.mark.parametrize(
     ("margin", "outcome"), [(None, "depends on the length"), (0.006, "depends on the length"), (0.011, "disagrees")]
 )
-def test_bits_per_byte_are_the_loss_in_another_unit(
-    sweep_run: Any, tmp_path: Path, margin: float | None, outcome: str
+def test_whatever_is_claimed_may_turn_round(
+    sweep_run: Any, tmp_path: Path, metric: str, margin: float | None, outcome: str
 ) -> None:
-    """Where the loss turns round they do, and a margin in them is not one in nats: 0.02 nats are 0.01 here."""
+    """In its own values at either length, and its own unit."""
     sweep_run(tmp_path)
     result = load_result(tmp_path, "moe_balance", "cpu")
-    claim = ExpectedConfig("bias", kind="better", metric="bits_per_byte", margin=margin)
+    claim = ExpectedConfig("bias", kind="better", metric=metric, margin=margin)
     plan = dataclasses.replace(result.plan, horizons=SHARES, expected=[claim])
     base, arms = result.arms["aux_loss"].values["loss"], dict(result.arms)
     for name, arm in arms.items():
-        end, before = (0.04, -0.02) if name == "bias" else (0.0, 0.0)
+        end, before = (0.02, -0.01) if name == "bias" else (0.0, 0.0)
         noise = {s: (-1) ** s * 1e-5 * (name != "aux_loss") for s in base}
-        nats = {s: v + end + noise[s] for s, v in base.items()}
-        bits = {s: v / 2 for s, v in nats.items()}
-        earlier = {s: v + 0.5 + before + noise[s] for s, v in base.items()}
-        values = {"loss": nats, "bits_per_byte": bits, "loss_at_25": nats, "loss_at_50": earlier}
-        arms[name] = dataclasses.replace(arm, values={**arm.values, **values})
+        own = {s: v / 2 + end + noise[s] for s, v in base.items()}
+        earlier = {s: v / 2 + 0.5 + before + noise[s] for s, v in base.items()}
+        arms[name] = dataclasses.replace(
+            arm, values={**arm.values, metric: own}, shorter={0.25: {metric: own}, 0.5: {metric: earlier}}
+        )
     (verdict,) = verdicts_of(arms, plan, families_of(arms, plan), set())
     assert verdict.outcome == outcome, verdict.why
 
 
 @pytest.mark.parametrize(
-    "earlier", [None, Difference("a", "b", "loss_at_50", 0, 0.0, 0.0, None, None, None, 1, 1, None, None)]
+    "earlier", [None, Difference("a", "b", "loss", 0, 0.0, 0.0, None, None, None, 1, 1, None, None)]
 )
 def test_a_verdict_whose_shorter_training_is_missing_says_so(earlier: Difference | None) -> None:
     d = Difference("a", "b", "loss", 6, -0.05, 0.01, 0.06, -0.06, -0.04, 0.01, 0.01, 0.9, 0.01)
     found = Verdict("a", "b", "loss", "better", "agrees", "it is below.", d, None)
-    seen = at_every_length(found, ExpectedConfig("a", against="b"), earlier, {})
+    seen = at_every_length(found, ExpectedConfig("a", against="b"), earlier, 0.5, {})
     assert seen.outcome == "agrees" and seen.caveat == "not seen at the length before"
     assert seen.why.endswith("; the shorter training that it must hold at was not finished.")
 
@@ -214,9 +217,9 @@ def test_beside_divergence_a_sign_says_nothing() -> None:
     d = Difference("a", "b", "loss", 6, 0.05, 0.01, 0.06, 0.04, 0.06, 0.01, 0.01, 0.9, 0.01)
     found = Verdict("a", "b", "loss", "better", "disagrees", "it is above.", d, None)
     claim, earlier = ExpectedConfig("a", against="b"), dataclasses.replace(d, mean=-0.05, low=-0.06, high=-0.04)
-    turned = at_every_length(found, claim, earlier, {})
+    turned = at_every_length(found, claim, earlier, 0.5, {})
     assert turned.outcome == "depends on the length" and turned.open
-    assert at_every_length(found, claim, earlier, {"a": 1}) is found
+    assert at_every_length(found, claim, earlier, 0.5, {"a": 1}) is found
 
 
 @pytest.mark.parametrize(
