@@ -246,7 +246,7 @@ class SweepConfig:
     `data.seq_len: 128, data.batch_size: 8` arms go on to longer sequences."""
     horizons: Annotated[list[Annotated[float, Above(0), Below(1)]], Distinct()] = field(default_factory=list)
     """Shares of the tokens at which every arm is also finished, with a decay of its own off one constant trunk; a
-    verdict on the loss must then hold its sign at the longest of them."""
+    verdict must then hold its sign at the longest of them."""
     factorial: FactorialConfig | None = None
     """Arms laid out as a factorial, beside those in `arms`."""
     doses: dict[str, DoseConfig] = field(default_factory=dict)

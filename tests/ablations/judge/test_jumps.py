@@ -3,6 +3,7 @@ covers it as often as it says, which for few seeds is counted out; limits are st
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,9 +13,11 @@ from ablations.home import ROOT
 from ablations.judge.counts import Share
 from ablations.judge.gather import load_published
 from ablations.judge.jumps import JUMPS_RULE, Values, beyond_counts, reach_of, seeds_within, worth_of_halfway
+from ablations.judge.sidebyside import outcomes
 from ablations.judge.stats import Difference, between, differences
 from ablations.judge.verdicts import DECISION_RULE, Beside, decision_rule, verdict
 from ablations.metrics import METRICS
+from ablations.show.sections.costs import equal_cost_table
 from benchmarks.calibrated_jumps import NOISE, SHARES, Case, coverage
 
 CLAIM = ExpectedConfig(
@@ -158,6 +161,17 @@ def test_what_shows_whether_a_sweep_sees_anything_is_judged_by_the_t() -> None:
     found = {d.arm: d for d in result.differences["answer_nats"].values()}
     assert [share.came for share in found["parallel_2"].shares] == [0, 0] and found["parallel_2"].p_holm is None
     assert not found["control"].shares and not found["aa"].shares and found["aa"].p_holm is not None
+
+
+def test_neither_trials_side_by_side_nor_those_at_equal_cost_are_surer() -> None:
+    result = load_published(ROOT / "results/planning/cpu")
+    one, other = (list(result.arms[name].records.values()) for name in ("none", "parallel_1"))
+    (paired,) = outcomes(one, other, "answer_nats")
+    (apart,) = outcomes(one, [replace(record, data={}) for record in other], "answer_nats")
+    for found, pairs in ((paired, 6), (apart, 0)):
+        assert found.pairs == pairs and found.low is not None and found.high is not None
+        assert found.low < -0.3 and found.high > 0.3, "none of six seeds in either, and a t leaves 0.02"
+    assert equal_cost_table(result).rows == []
 
 
 def test_a_t_that_leaves_more_stays() -> None:
