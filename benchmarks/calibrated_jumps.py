@@ -1,7 +1,7 @@
 """Nats of a skill that comes as a jump, simulated: how often a t holds the truth, alone and beside counts of seeds.
 
-Of an arm and the baseline a share of all trainings jump, and of a third arm, which may show what that is worth, another
-one. A jump takes a nat off the loss, of which nothing is left then; all else is noise of a hundredth.
+Of an arm's trainings one share jump, of the baseline's another, and of a third arm's a third, which may show what a
+jump is worth. It takes off a nat, which is all that there was; all else is noise of a hundredth.
 """
 
 from dataclasses import dataclass
@@ -41,8 +41,8 @@ CASES = (
     Case(1.0, 0.9, 1.0),
     Case(0.3, 0.0, of_other=0.3),
 )
-"""Beside six seeds and a third arm of which half jump: one that seldom shows it, or never; fewer seeds, more
-comparisons; one of which all jump, as do nearly all others, so that a t is left; and one in which a jump is worth
+"""First of six seeds, beside a third arm of which half jump. Then one that shows a jump seldom, or never; fewer seeds,
+more comparisons; trainings of which nearly all jump, where a t is left if all did; and a third arm to which it is worth
 less."""
 
 
@@ -59,7 +59,7 @@ def coverage(case: Case, sweeps: int, rng: np.random.Generator) -> tuple[float, 
             for name, own in jumped.items()
         }
         by_t = differences(nats, pairs, "answer_nats")
-        for place, found in enumerate((by_t, beyond_counts(by_t, nats, came, {}))):
+        for place, found in enumerate((by_t, beyond_counts(by_t, nats, came, {}, True))):
             held[place] += _holds(found[0], truth)
     return held[0] / sweeps, held[1] / sweeps
 

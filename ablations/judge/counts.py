@@ -49,6 +49,8 @@ class Share:
     weight: float
     came: int
     of: int
+    worth: float = 1.0
+    """What coming halfway takes off the metric."""
 
     @property
     def mirrored(self) -> "Share":

@@ -55,7 +55,7 @@ def _families(
     for kind, pairs in pairs_of(arms, plan, name).items():
         family = differences(values, pairs, name, kind=kind, look=look_of(arms, plan))
         if kind != "diagnostic" and metric_of(name).falls_at_jumps:
-            family = beyond_counts(family, values, came, weights)
+            family = beyond_counts(family, values, came, weights, plan.keys.data.answers_only)
         differing |= {(d.arm, d.against): d for d in family}
     return differing
 

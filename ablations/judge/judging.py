@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Literal
 
 from ablations.config.schema import ExpectedConfig
@@ -58,11 +59,17 @@ def verdicts_of(
             beside = dataclasses.replace(beside, counts=counts_of(came[claim.arm], came[against]), aa_counts=aa_counts)
         found = verdict(claim, difference, beside)
         found = dataclasses.replace(found, difference=_nonempty(found.difference))
-        if plan.horizons:
+        if plan.horizons and _is_taken(claim.metric, arms, max(plan.horizons)):
             earlier = between(shorter[claim.metric], claim.arm, against)
             found = at_every_length(found, claim, earlier, max(plan.horizons), beside.diverged)
         verdicts.append(_at_equal_balance(found, pair))
     return verdicts
+
+
+def _is_taken(name: str, arms: Mapping[str, ArmResult], share: float) -> bool:
+    """Whether shorter trainings are measured by this, too: they are asked no tasks. Where none is finished they may."""
+    found = [arm.shorter[share] for arm in arms.values() if share in arm.shorter]
+    return not found or any(name in metrics for metrics in found)
 
 
 def _no_signal(name: str, pair: list[ArmResult]) -> str | None:

@@ -17,12 +17,14 @@ from ablations.metrics import metric as metric_of
 
 JUMPS_RULE = (
     " The nats of a skill's answers fall as seeds come to it, which a t of seeds that have not, or all have, knows "
-    "nothing of: no end of an interval lies nearer to its mean than the counts of seeds that came halfway leave it, at "
-    "level 0.05/m the interval of a difference of two shares (Newcombe's method 10, or its like for more than two, of "
-    "Clopper and Pearson's limits of each) times what coming halfway is worth. That is the most that two seeds of one "
-    "arm lie apart of which one came halfway and the other did not; where no arm has both, of all arms; and where no "
-    "seed of any came so far, all nats that an answer has. Where all came, a t is all there is. The A/A arm and the "
-    "control are judged by the t alone."
+    "nothing of: no end of an interval lies nearer to its mean than the counts of seeds that came halfway leave it. "
+    "How far a share of seeds may lie from what is seen is Clopper and Pearson's limit at level 0.05/m; times what "
+    "coming halfway is worth in that arm, and added in squares over the arms (Newcombe's method 10), that is how far a "
+    "difference may. It is worth, in an arm with both kinds of seeds, the most that two of them lie apart of which one "
+    "came halfway and the other did not; in an arm of which none came, all nats of its answers; and the most of any "
+    "other arm where all came, or in a loss that is of more than answers. Where all seeds of all arms came, and where "
+    "no arm shows what that is worth to such a loss, a t is all there is. The A/A arm and the control are judged by "
+    "the t alone."
 )
 
 Values = Mapping[str, Mapping[int, float]]
@@ -31,29 +33,29 @@ Weights = Mapping[str, Mapping[str, float]]
 """Contrast -> arm -> its weight."""
 
 
-def beyond_counts(found: Sequence[Difference], values: Values, came: Values, weights: Weights) -> list[Difference]:
+def beyond_counts(
+    found: Sequence[Difference], values: Values, came: Values, weights: Weights, answers_only: bool
+) -> list[Difference]:
     """A family's comparisons of a metric in nats, and contrasts of these `weights`, none surer than the counts of seeds
-    that `came` halfway (1 or 0)."""
-    fall = worth_of_halfway(values, came, of_answers(found[0].metric)) if found else None
-    return list(found) if fall is None else [_widened(d, came, weights, fall) for d in found]
+    that `came` halfway (1 or 0). `answers_only`: the losses are of answers, too."""
+    if not found:
+        return []
+    worth = worth_of_halfway(values, came, answers_only or metric_of(found[0].metric).unit == ANSWER_NATS)
+    return [_widened(d, came, weights, worth) for d in found]
 
 
-def of_answers(name: str) -> bool:
-    """Whether a metric is of answers alone, of which whoever knows them has no nats."""
-    return metric_of(name).unit == ANSWER_NATS
-
-
-def worth_of_halfway(values: Values, came: Values, answers: bool) -> float | None:
-    """By how much lower those trainings may end that come halfway: the most within an arm, since arms differ in more
-    than that; between arms where none has both kinds of seeds; and where no seed came so far, all that there is of
-    nats of `answers`. None where all came, and where they end no lower."""
-    sides = [_sides(seeds, came[arm]) for arm, seeds in values.items() if arm in came]
-    pooled = [value for short, _ in sides for value in short], [value for _, beyond in sides for value in beyond]
-    both = [side for side in sides if all(side)] or [pooled]
-    falls = [max(short) - min(beyond) for short, beyond in both if short and beyond]
-    if not falls and answers and pooled[0] and not pooled[1]:
-        return max(pooled[0])
-    return max((fall for fall in falls if fall > 0), default=None)
+def worth_of_halfway(values: Values, came: Values, answers: bool) -> dict[str, float]:
+    """By how much lower each arm's trainings may end that come halfway (JUMPS_RULE); empty where nothing shows it.
+    `answers`: the values are of answers alone, of which whoever knows them has no nats."""
+    sides = {arm: _sides(seeds, came[arm]) for arm, seeds in values.items() if arm in came}
+    worth = {arm: max(short) - min(beyond) for arm, (short, beyond) in sides.items() if short and beyond}
+    if answers:
+        worth |= {arm: max(short) for arm, (short, beyond) in sides.items() if short and not beyond}
+    all_short, all_beyond = ([value for side in sides.values() for value in side[i]] for i in (0, 1))
+    if not worth and all_short and all_beyond:  # each arm has but one kind, and arms differ in more than that
+        worth = {"": max(all_short) - min(all_beyond)}
+    most = max(worth.values(), default=0.0)
+    return {arm: max(0.0, worth.get(arm, most)) for arm in sides} if most > 0 else {}
 
 
 def _sides(values: Mapping[int, float], came: Mapping[int, float]) -> tuple[list[float], list[float]]:
@@ -62,7 +64,7 @@ def _sides(values: Mapping[int, float], came: Mapping[int, float]) -> tuple[list
     return short, beyond
 
 
-def reach_of(shares: Sequence[Share], fall: float, level: float) -> tuple[float, float]:
+def reach_of(shares: Sequence[Share], level: float) -> tuple[float, float]:
     """How far below and above its mean a difference of nats may lie, for all that the counts say.
 
     Zou and Donner's limits (2008) of a weighted sum of shares, which of a difference of two are Newcombe's method 10,
@@ -73,9 +75,9 @@ def reach_of(shares: Sequence[Share], fall: float, level: float) -> tuple[float,
     for share in shares:
         fewer, more = _exact(share.came, share.of, level)
         one, other = (more, fewer) if share.weight > 0 else (fewer, more)
-        below.append(share.weight * one)
-        above.append(share.weight * other)
-    return fall * math.hypot(*below), fall * math.hypot(*above)
+        below.append(share.weight * share.worth * one)
+        above.append(share.weight * share.worth * other)
+    return math.hypot(*below), math.hypot(*above)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -88,28 +90,28 @@ def _exact(came: int, of: int, level: float) -> tuple[float, float]:
     return found.statistic - limits.low, limits.high - found.statistic
 
 
-def seeds_within(
-    rooms: tuple[float, float], shares: Sequence[Share], fall: float, level: float, most: int
-) -> int | None:
+def seeds_within(rooms: tuple[float, float], shares: Sequence[Share], level: float, most: int) -> int | None:
     """Seeds of which as large shares leave less open than there is room below and above; None where `most` are too
     few."""
     for n in range(2, most + 1):
         alike = [replace(share, came=round(n * share.came / share.of), of=n) for share in shares]
-        below, above = reach_of(alike, fall, level)
+        below, above = reach_of(alike, level)
         if below < rooms[0] and above < rooms[1]:
             return n
     return None
 
 
-def _widened(d: Difference, came: Values, weights: Weights, fall: float) -> Difference:
+def _widened(d: Difference, came: Values, weights: Weights, worth: Mapping[str, float]) -> Difference:
     """As it is where no t was taken, and where a t leaves more."""
     of = weights.get(d.arm, {d.arm: 1.0, d.against: -1.0})
     seeds = set.intersection(*(set(came.get(arm, {})) for arm in of))
-    if d.low is None or d.high is None or d.sd == 0 or not seeds:
+    if d.low is None or d.high is None or d.sd == 0 or not seeds or not worth:
         return d
-    shares = [Share(arm, weight, sum(came[arm][s] == 1 for s in seeds), len(seeds)) for arm, weight in of.items()]
-    below, above = reach_of(shares, fall, d.alpha / d.comparisons)
+    shares = tuple(
+        Share(arm, weight, sum(came[arm][s] == 1 for s in seeds), len(seeds), worth[arm]) for arm, weight in of.items()
+    )
+    below, above = reach_of(shares, d.alpha / d.comparisons)
     low, high = min(d.low, d.mean - below), max(d.high, d.mean + above)
     if (low, high) == (d.low, d.high):
         return d
-    return replace(d, low=low, high=high, resolvable=None, p=None, p_holm=None, shares=tuple(shares), fall=fall)
+    return replace(d, low=low, high=high, resolvable=None, p=None, p_holm=None, shares=shares)

@@ -159,7 +159,7 @@ class Result:
     def tokens_equivalent(self, difference: Difference | None) -> float | None:
         """The share of the training tokens that a loss difference is worth; positive saves tokens (method: costs). None
         where that is farther than the control's slope is followed."""
-        if difference is None or difference.metric != "loss":
+        if difference is None or difference.metric != "loss" or self.jumps:
             return None
         control, fraction = self.diagnostic("control", self.is_branched(difference)), self.control_fraction
         if control is None or fraction is None:
@@ -167,6 +167,11 @@ class Result:
         harm = self.difference(control.name, difference.metric)
         saved = tokens_saved(difference.mean, harm, fraction) if harm else None
         return saved if saved is not None and stretch(1 - saved, fraction) is not None else None
+
+    @property
+    def jumps(self) -> bool:
+        """Whether counts of seeds leave more open of the loss than a t: then it falls along no slope over tokens."""
+        return any(difference.shares for difference in self.differences.get("loss", {}).values())
 
     def is_branched(self, difference: Difference) -> bool:
         return branched(self.arms, self.baseline, (difference.arm, difference.against))

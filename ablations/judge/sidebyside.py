@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ablations.judge.counts import Share
-from ablations.judge.jumps import Values, of_answers, reach_of, worth_of_halfway
+from ablations.judge.jumps import Values, reach_of, worth_of_halfway
 from ablations.judge.result import ArmResult, Result, score_values
 from ablations.judge.stats import ROUNDING, differences
-from ablations.metrics import COUNTED
+from ablations.metrics import ANSWER_NATS, COUNTED
 from ablations.metrics import metric as find_metric
 from ablations.record.record import Record
 from tasks.config import DataConfig
@@ -73,9 +73,10 @@ def outcomes(one: Sequence[Record], other: Sequence[Record], only: str | None = 
         if common:
             here, there = ({seed: side[seed] for seed in common} for side in (here, there))
         low, high = _interval(metric, here, there, bool(common))
-        if low is not None and high is not None and find_metric(metric).falls_at_jumps:
+        if low is not None and high is not None and low < high and find_metric(metric).falls_at_jumps:
             came = {"one": left.get(COUNTED, {}), "other": right.get(COUNTED, {})}
-            low, high = _as_counted(metric, {"one": here, "other": there}, came, low, high)
+            answers = find_metric(metric).unit == ANSWER_NATS or all(map(_answers_only, (one[0], other[0])))
+            low, high = _as_counted({"one": here, "other": there}, came, answers, low, high)
         first, second = (statistics.fmean(side.values()) for side in (here, there))
         found.append(Outcome(metric, first, second, second - first, low, high, len(common)))
     return found
@@ -138,17 +139,23 @@ def _interval(
     return float(interval.low), float(interval.high)
 
 
-def _as_counted(metric: str, values: Values, came: Values, low: float, high: float) -> tuple[float, float]:
+def _as_counted(values: Values, came: Values, answers: bool, low: float, high: float) -> tuple[float, float]:
     """No surer than the counts of seeds that came halfway (ablations/judge/jumps.py)."""
     counted = {side: [came[side][seed] for seed in own if seed in came[side]] for side, own in values.items()}
-    fall = worth_of_halfway(values, came, of_answers(metric))
-    if fall is None or not all(counted.values()):
+    worth = worth_of_halfway(values, came, answers)
+    if not worth or not all(counted.values()):
         return low, high
     mean = statistics.fmean(values["other"].values()) - statistics.fmean(values["one"].values())
     weights = {"other": 1.0, "one": -1.0}
-    shares = [Share(side, weights[side], sum(c == 1 for c in own), len(own)) for side, own in counted.items()]
-    below, above = reach_of(shares, fall, ALPHA)
+    shares = [
+        Share(side, weights[side], sum(c == 1 for c in own), len(own), worth[side]) for side, own in counted.items()
+    ]
+    below, above = reach_of(shares, ALPHA)
     return min(low, mean - below), max(high, mean + above)
+
+
+def _answers_only(record: Record) -> bool:
+    return bool(record.config.get("data", {}).get("answers_only"))
 
 
 def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -4,9 +4,10 @@ Pairing: an arm and the arm it is compared with share, per seed, the batches, th
 values, so their difference per seed has an eighth of the spread that the loss has. The comparisons of one metric that
 are asked for the same reason are one family (`ablations/judge/families.py`). The intervals are Bonferroni's: a paired t
 at level alpha / m each, which cover all m true differences at once in at least 1 - alpha of sweeps, whatever the
-correlation (through the shared baseline) and the variances; of a skill's nats they are as wide as counts of seeds leave
-them (`ablations/judge/jumps.py`). What else a verdict reads leaves a claim open or void, but for divergence
-(`ablations/judge/verdicts.py`), so that it inherits that guarantee.
+correlation (through the shared baseline) and the variances; of a skill's nats they are at least as wide as counts of
+seeds leave them (`ablations/judge/jumps.py`; where all seeds have come to it, nothing knows of those that would not).
+What else a verdict reads leaves a claim open or void, but for divergence (`ablations/judge/verdicts.py`), so that it
+inherits that guarantee.
 
 Holm's p values are printed beside them. Holm rejects at least as often, but has no interval of finite length that
 goes with it: cutting Bonferroni's at 0 where Holm rejects covers 92 % (`benchmarks/calibration.py` shows it).
@@ -70,9 +71,7 @@ class Difference:
     """Which of the metric's families it belongs to."""
     shares: tuple[Share, ...] = ()
     """Of seeds that came halfway, in each arm, where they leave more open than a t does: the interval is wider by it
-    (ablations/judge/jumps.py) ..."""
-    fall: float = 0.0
-    """... and what coming halfway is worth in this metric."""
+    (ablations/judge/jumps.py)."""
 
     @property
     def name(self) -> str:

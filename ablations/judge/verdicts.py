@@ -42,8 +42,8 @@ DECISION_RULE = (
     "differs by more than its margin and one of the A/A arm's does. Where the search had a limit on balance, the "
     "limit is judged again on the confirmation: a claim about an arm whose mean over seeds is above it is said not to "
     "be at equal balance. Where arms are finished at several lengths, a verdict is given at the last one "
-    "and must hold its sign at the one before (within a margin a sign says nothing); else it reads 'depends on the "
-    "length'. Holm's p values are printed for the reader and decide nothing."
+    "and must hold its sign at the one before (within a margin a sign says nothing, and tasks are asked at the last "
+    "alone); else it reads 'depends on the length'. Holm's p values are printed for the reader and decide nothing."
 )
 
 LOOKS_RULE = (
@@ -162,23 +162,36 @@ def at_every_length(
     found: Verdict, expected: ExpectedConfig, earlier: Difference | None, share: float, diverged: Mapping[str, int]
 ) -> Verdict:
     """The verdict at the end, where it does not turn round against what a shorter training shows, of this share of the
-    tokens: there `agrees` or `disagrees` would be a matter of when. Where both lie within a margin, or short of the one
-    that an arm is to be better by, a sign says nothing, and beside trials that `diverged` none does."""
+    tokens: there `agrees` or `disagrees` would be a matter of when. Beside trials that `diverged` a sign says nothing;
+    of identity, the largest difference says it."""
     d, names = found.difference, ("agrees", "disagrees")
     if found.outcome not in names or d is None or diverged:
         return found
     if earlier is None or not earlier.n:
         why = f"{found.why.rstrip('.')}; the shorter training that it must hold at was not finished."
         return replace(found, why=why, caveat=found.caveat or "not seen at the length before")
-    low, high = region_of(expected)
-    inside = [low < mean < high for mean in (earlier.mean, d.mean)]
-    within = expected.kind in ("equal", "identical", "not_worse")
-    same = all(inside) if within else bool(expected.margin) and not any(inside)
-    if same or d.mean * earlier.mean >= 0:
+    before = f"but it was {_numbers(earlier)} after {percent(share)} of the tokens, with the other sign"
+    if expected.kind == "identical":
+        margin = region_of(expected)[1]
+        holds = (earlier.largest > margin) == (d.largest > margin)
+        before = f"but after {percent(share)} of the tokens it was up to {earlier.largest:.1e} in a seed"
+    else:
+        holds = d.mean * earlier.mean >= 0 or _says_nothing(expected, earlier.mean, d.mean)
+    if holds:
         return found
-    before = f"it was {_numbers(earlier)} after {percent(share)} of the tokens"
-    why = f"{found.why.rstrip('.')}; but {before}, with the other sign."
-    return replace(found, outcome="depends on the length", why=why, open=True)
+    return replace(found, outcome="depends on the length", why=f"{found.why.rstrip('.')}; {before}.", open=True)
+
+
+def _says_nothing(expected: ExpectedConfig, *means: float) -> bool:
+    """The sign of these: both lie within a margin, or short of the one that an arm is to be better by, or of a value on
+    the same side."""
+    low, high = region_of(expected)
+    sides = {(mean >= high) - (mean <= low) for mean in means}
+    if expected.kind in ("equal", "not_worse"):
+        return sides == {0}
+    if expected.kind == "better":
+        return bool(expected.margin) and 0 not in sides
+    return len(sides) == 1
 
 
 def _caveat(outcome: Outcome, beside: Beside, mistuned: bool) -> str | None:

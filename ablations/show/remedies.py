@@ -111,7 +111,7 @@ def _seeds_clear(rooms: tuple[float, float], d: Difference) -> int | None:
     seeds = seeds_clear_of(distances, d.sd, d.comparisons, d.alpha)
     if not d.shares or seeds is None:
         return seeds
-    by_counts = seeds_within(rooms, d.shares, d.fall, d.alpha / d.comparisons, MOST_SEEDS)
+    by_counts = seeds_within(rooms, d.shares, d.alpha / d.comparisons, MOST_SEEDS)
     return None if by_counts is None else max(seeds, by_counts)
 
 

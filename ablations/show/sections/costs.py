@@ -70,9 +70,9 @@ def speed_table(result: Result) -> Table:
 
 
 def equal_cost_table(result: Result) -> Table:
-    """Empty where the control does not say what tokens are worth, which is no slope where a skill comes as a jump, and
-    where arms cost the same, or nobody knows."""
-    if any(difference.shares for difference in result.differences["loss"].values()):
+    """Empty where the control does not say what tokens are worth, where the loss falls by jumps, and where arms cost
+    the same, or nobody knows."""
+    if result.jumps:
         return Table("At equal cost", [], [])
     control, fraction = result.diagnostic("control"), result.control_fraction
     harm = result.difference(control.name, "loss") if control else None

@@ -1,5 +1,5 @@
 """Nats of a skill that comes as a jump: a t of six seeds covers the truth half of the time, and with their counts it
-covers it as often as it says, which for few seeds is counted out; limits are statsmodels'."""
+covers it as often as it says (of few seeds every way in which they can come out is tried); limits are statsmodels'."""
 
 import itertools
 import math
@@ -8,15 +8,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ablations.config.schema import ExpectedConfig
+from ablations.config.schema import ContrastConfig, ExpectedConfig
 from ablations.home import ROOT
 from ablations.judge.counts import Share
+from ablations.judge.families import families_of
 from ablations.judge.gather import load_published
 from ablations.judge.jumps import JUMPS_RULE, Values, beyond_counts, reach_of, seeds_within, worth_of_halfway
 from ablations.judge.sidebyside import outcomes
 from ablations.judge.stats import Difference, between, differences
 from ablations.judge.verdicts import DECISION_RULE, Beside, decision_rule, verdict
-from ablations.metrics import METRICS
+from ablations.metrics import COUNTED, METRICS
 from ablations.show.sections.costs import equal_cost_table
 from benchmarks.calibrated_jumps import NOISE, SHARES, Case, coverage
 
@@ -25,8 +26,8 @@ CLAIM = ExpectedConfig(
 )
 
 
-def pair(mine: int, theirs: int, of: int) -> tuple[Share, Share]:
-    return Share("block", 1.0, mine, of), Share("none", -1.0, theirs, of)
+def pair(mine: int, theirs: int, of: int, worth: float) -> tuple[Share, Share]:
+    return Share("block", 1.0, mine, of, worth), Share("none", -1.0, theirs, of, worth)
 
 
 @pytest.mark.parametrize("level", [0.05, 0.05 / 3])
@@ -37,7 +38,7 @@ def test_what_counts_leave_open_is_newcombes_interval_of_exact_limits(level: flo
         (low, high), (least, most) = (proportion_confint(n, 6, level, method="beta") for n in (mine, theirs))
         p, q = mine / 6, theirs / 6
         lower, upper = math.hypot(p - low, most - q), math.hypot(high - p, q - least)
-        assert reach_of(pair(mine, theirs, 6), 2.0, level) == pytest.approx((2 * upper, 2 * lower), abs=1e-9)
+        assert reach_of(pair(mine, theirs, 6, 2.0), level) == pytest.approx((2 * upper, 2 * lower), abs=1e-9)
 
 
 @pytest.mark.parametrize(("of", "comparisons"), [(3, 1), (3, 4), (4, 3), (6, 1), (6, 4)])
@@ -57,7 +58,7 @@ def test_an_interval_of_jumps_misses_no_more_often_than_it_says(of: int, compari
         # A spread of nothing at all is no error bar, and a training's is not quite that.
         nats["block"] = {seed: value + 1e-9 * seed for seed, value in nats["block"].items()}
         pairs = [("block", "none"), *((f"left_out_{i}", "none") for i in range(1, comparisons))]
-        d = beyond_counts(differences(nats, pairs, "answer_nats"), nats, came, {})[0]
+        d = beyond_counts(differences(nats, pairs, "answer_nats"), nats, came, {}, True)[0]
         assert d.low is not None and d.high is not None
         for i, p in enumerate(falls):
             for j, q in enumerate(falls):
@@ -70,10 +71,10 @@ def test_an_interval_of_jumps_misses_no_more_often_than_it_says(of: int, compari
 def test_a_t_of_jumps_covers_too_seldom_and_with_counts_often_enough() -> None:
     """Of 300 sweeps, judged as real ones are: 0.91 is three standard errors below 0.95."""
     rng = np.random.default_rng(0)
-    cases = [*(Case(*shares) for shares in SHARES), Case(0.1, 0.0, other=0.0)]
-    found = {(case.arm, case.none, case.other): coverage(case, 300, rng) for case in cases}
+    cases = [*(Case(*shares) for shares in SHARES), Case(0.1, 0.0, other=0.0), Case(0.1, 0.0, of_other=0.3)]
+    found = {case: coverage(case, 300, rng) for case in cases}
     assert {case: both for case, both in found.items() if both[1] < 0.91} == {}
-    assert found[0.1, 0.0, 0.5][0] < 0.55 and found[1.0, 0.9, 0.5][0] < 0.55
+    assert found[Case(0.1, 0.0)][0] < 0.55 and found[Case(1.0, 0.9)][0] < 0.55
 
 
 def values(**came: int) -> tuple[Values, Values]:
@@ -88,7 +89,7 @@ def compared(**came: int) -> tuple[Difference, Difference]:
     """`block` minus `none`, by a t and with the counts."""
     nats, halfway = values(**came)
     found = differences(nats, [("block", "none"), ("matrix", "none")], "answer_nats")
-    wider = beyond_counts(found, nats, halfway, {})
+    wider = beyond_counts(found, nats, halfway, {}, True)
     by_t, counted = (between({(d.arm, d.against): d for d in ds}, "block", "none") for ds in (found, wider))
     assert by_t is not None and counted is not None
     return by_t, counted
@@ -101,44 +102,48 @@ def test_none_of_six_does_not_say_that_none_would() -> None:
     found = verdict(CLAIM, counted, Beside())
     assert found.outcome == "not resolved" and found.seeds_needed is None
     assert "0 of 6 seeds of block came halfway, 0 of none, which leaves it as wide" in found.why
-    assert counted.mirrored.shares == (Share("none", 1.0, 0, 6), Share("block", -1.0, 0, 6))
+    block, none = counted.shares
+    assert (block.came, none.came, block.of) == (0, 0, 6) and (block.weight, none.weight) == (1.0, -1.0)
+    assert counted.mirrored.shares == (replace(none, weight=1.0), replace(block, weight=-1.0))
     assert counted.resolvable is counted.p is counted.p_holm is None
     assert counted.mirrored.mirrored == counted
-    more = seeds_within((0.25, math.inf), pair(0, 0, 6), counted.fall, 0.05 / 2, 64)
-    assert more is not None and 6 < more < 10
+    more = seeds_within((0.25, math.inf), counted.shares, 0.05 / 2, 64)
+    assert more is not None and 6 < more < 16
 
 
 def test_where_all_came_halfway_a_t_is_all_there_is() -> None:
     by_t, counted = compared(block=6, none=6, matrix=6)
     assert counted == by_t
-    nats, halfway = values(block=3, none=0, matrix=0)
+    nats, halfway = values(block=3, none=6, matrix=6)
     upside_down = {arm: {seed: 1 - value for seed, value in own.items()} for arm, own in nats.items()}
-    assert worth_of_halfway(nats, halfway, True) == pytest.approx(0.6, abs=0.04)
-    assert worth_of_halfway(upside_down, halfway, True) is None
+    alike = dict.fromkeys(nats, pytest.approx(0.6, abs=0.04))
+    assert worth_of_halfway(nats, halfway, True) == alike
+    assert worth_of_halfway(upside_down, halfway, True) == {}
 
 
 def test_where_none_came_halfway_all_nats_of_an_answer_may_fall() -> None:
     nats, halfway = values(block=0, none=0, matrix=0)
-    assert worth_of_halfway(nats, halfway, True) == max(value for own in nats.values() for value in own.values())
-    assert worth_of_halfway(nats, halfway, False) is None  # a loss may be of more than answers
+    assert worth_of_halfway(nats, halfway, True) == {arm: max(own.values()) for arm, own in nats.items()}
+    assert worth_of_halfway(nats, halfway, False) == {}  # a loss may be of more than answers
     by_t, counted = compared(block=0, none=0, matrix=0)
     assert counted.low is not None and by_t.low is not None and counted.low < -0.3 < by_t.low
 
 
-def test_a_jump_is_measured_within_arms_which_differ_in_more_than_that() -> None:
-    nats, halfway = values(block=0, matrix=3)
+def test_a_jump_is_worth_what_an_arms_own_seeds_show() -> None:
+    """One seed that has only begun, of one arm, says nothing of what others would lose."""
+    nats, halfway = values(block=0, none=1, matrix=5, all=6)
+    nats["none"][0], nats["matrix"][4] = 0.6, 0.38  # type: ignore[index]
     far = {**nats, "block": {seed: value + 5 for seed, value in nats["block"].items()}}
-    within = worth_of_halfway(far, halfway, True)
-    assert within == worth_of_halfway(nats, halfway, True) == pytest.approx(0.6, abs=0.04)
-    nats, halfway = values(block=0, matrix=6)  # where no arm has both, it is all that can be said
-    assert worth_of_halfway(nats, halfway, True) == pytest.approx(0.6, abs=0.04)
+    found = worth_of_halfway(far, halfway, True)
+    near = {"block": 5.7, "none": 0.1, "matrix": 0.6, "all": 5.7}
+    assert found == {arm: pytest.approx(value, abs=0.04) for arm, value in near.items()}
+    of_more = worth_of_halfway(far, halfway, False)
+    assert of_more == {arm: pytest.approx(0.1 if arm == "none" else 0.6, abs=0.04) for arm in far}
 
 
-def test_it_is_the_most_that_any_arm_shows() -> None:
-    """A seed that has only begun to fall takes nothing off what those before it show."""
-    nats, halfway = values(block=0, matrix=5)
-    nats["matrix"][4] = 0.38  # type: ignore[index]
-    assert worth_of_halfway(nats, halfway, True) == pytest.approx(0.6, abs=0.04)
+def test_where_each_arm_has_one_kind_their_difference_is_all_that_can_be_said() -> None:
+    nats, halfway = values(block=0, matrix=6)
+    assert worth_of_halfway(nats, halfway, False) == dict.fromkeys(nats, pytest.approx(0.6, abs=0.04))
 
 
 def test_a_contrast_of_two_arms_is_as_sure_as_their_difference() -> None:
@@ -147,11 +152,12 @@ def test_a_contrast_of_two_arms_is_as_sure_as_their_difference() -> None:
     nats |= {"effect": {s: nats["block"][s] - nats["none"][s] for s in seeds}, "": dict.fromkeys(seeds, 0.0)}
     nats |= {"half": {s: (nats["block"][s] + nats["matrix"][s]) / 2 - nats["none"][s] for s in seeds}}
     weights = {"effect": {"block": 1.0, "none": -1.0}, "half": {"block": 0.5, "matrix": 0.5, "none": -1.0}}
-    (own,) = beyond_counts(differences(nats, [("block", "none")], "answer_nats"), nats, halfway, weights)
-    (same,) = beyond_counts(differences(nats, [("effect", "")], "answer_nats"), nats, halfway, weights)
+    (own,) = beyond_counts(differences(nats, [("block", "none")], "answer_nats"), nats, halfway, weights, True)
+    (same,) = beyond_counts(differences(nats, [("effect", "")], "answer_nats"), nats, halfway, weights, True)
     assert (same.low, same.high) == pytest.approx((own.low, own.high)) and same.shares == own.shares
-    (three,) = beyond_counts(differences(nats, [("half", "")], "answer_nats"), nats, halfway, weights)
-    below, above = reach_of([Share("a", 0.5, 0, 6), Share("b", 0.5, 3, 6), Share("c", -1.0, 0, 6)], three.fall, 0.05)
+    (three,) = beyond_counts(differences(nats, [("half", "")], "answer_nats"), nats, halfway, weights, True)
+    assert [(share.arm, share.weight) for share in three.shares] == [("block", 0.5), ("matrix", 0.5), ("none", -1.0)]
+    below, above = reach_of(three.shares, 0.05)
     assert three.low is not None and three.low <= three.mean - below
     assert three.high is not None and three.high >= three.mean + above
 
@@ -165,13 +171,54 @@ def test_what_shows_whether_a_sweep_sees_anything_is_judged_by_the_t() -> None:
 
 def test_neither_trials_side_by_side_nor_those_at_equal_cost_are_surer() -> None:
     result = load_published(ROOT / "results/planning/cpu")
-    one, other = (list(result.arms[name].records.values()) for name in ("none", "parallel_1"))
-    (paired,) = outcomes(one, other, "answer_nats")
-    (apart,) = outcomes(one, [replace(record, data={}) for record in other], "answer_nats")
-    for found, pairs in ((paired, 6), (apart, 0)):
-        assert found.pairs == pairs and found.low is not None and found.high is not None
-        assert found.low < -0.3 and found.high > 0.3, "none of six seeds in either, and a t leaves 0.02"
-    assert equal_cost_table(result).rows == []
+    none, block, matrix = (list(result.arms[name].records.values()) for name in ("none", "parallel_1", "linear_1"))
+    for metric in ("answer_nats", "loss"):  # the same, where answers alone are learned
+        (paired,) = outcomes(none, block, metric)
+        (apart,) = outcomes(none, [replace(record, data={}) for record in block], metric)
+        for found, pairs in ((paired, 6), (apart, 0)):
+            assert found.pairs == pairs and found.low is not None and found.high is not None
+            least = 0.4 * found.one  # none of six seeds in either, and a t leaves a fiftieth of it
+            assert found.low < -least and found.high > least
+    (there,), (back,) = outcomes(none, matrix, "answer_nats"), outcomes(matrix, none, "answer_nats")
+    assert there.low is not None and there.high is not None and back.low is not None and back.high is not None
+    assert (back.low, back.high) == pytest.approx((-there.high, -there.low))
+    assert there.high - there.difference > there.difference - there.low + 0.01, "it may rise to 0 of 6, and fall less"
+    (same,) = outcomes(none, none, "answer_nats")
+    assert (same.low, same.high) == (0.0, 0.0)
+    assert equal_cost_table(result).rows == [] and result.jumps
+    assert {result.tokens_equivalent(d) for d in result.differences["loss"].values()} == {None}
+
+
+def test_a_contrast_and_a_shorter_training_are_judged_by_their_own_counts() -> None:
+    """At half of the tokens none of the matrix's seeds had come halfway, of which five have at the end."""
+    result = load_published(ROOT / "results/planning/cpu")
+    contrasts = {"effect": ContrastConfig("", {"linear_1": 1.0, "none": -1.0})}
+    plan = replace(result.plan, contrasts=contrasts, horizons=[0.5])
+    noise = np.random.default_rng(0)
+    alike = {name: {seed: 0.7 + noise.normal(0, NOISE) for seed in result.seeds} for name in result.arms}
+    arms = {
+        name: replace(arm, values=arm.values | {"loss_at_50": alike[name]}, shorter={0.5: earlier})
+        for name, arm in result.arms.items()
+        for earlier in [{"loss": alike[name], COUNTED: dict.fromkeys(result.seeds, 0.0)}]
+    }
+    found = families_of(arms, plan)
+    came = {
+        (metric, arm): [share.came for share in found[metric][arm, against].shares]
+        for metric, arm, against in (("loss", "effect", ""), ("loss_at_50", "effect", ""), ("loss", "linear_1", "none"))
+    }
+    assert came == {("loss", "effect"): [5, 0], ("loss_at_50", "effect"): [0, 0], ("loss", "linear_1"): [5, 0]}
+
+
+def test_seeds_are_asked_for_on_the_side_where_there_is_no_room() -> None:
+    shares = pair(0, 5, 6, 0.6)
+    below, above = (seeds_within(rooms, shares, 0.05, 64) for rooms in ((0.25, math.inf), (math.inf, 0.25)))
+    assert below is not None and above is not None and below > above
+    assert seeds_within((0.25, 0.25), shares, 0.05, 64) == below
+    assert (
+        seeds_within((0.25, 0.25), pair(5, 0, 6, 0.6), 0.05, 64)
+        == below
+        == seeds_within((math.inf, 0.25), pair(5, 0, 6, 0.6), 0.05, 64)
+    )
 
 
 def test_a_t_that_leaves_more_stays() -> None:

@@ -213,6 +213,48 @@ def test_a_plan_says_that_other_shapes_end_at_one_length(plan: Any, tmp_path: Pa
         assert "Lengths   one" not in describe(plan(*written(tmp_path / name, *changes)))
 
 
+@pytest.mark.parametrize(
+    ("claim", "at_end", "before", "holds"),
+    [
+        ({"kind": "value", "region": [-0.01, 0.01]}, -0.001, 0.001, True),
+        ({"kind": "value", "region": [0.1, 0.2]}, -0.01, 0.01, True),  # short of it at both
+        ({"kind": "value", "region": [0.1, 0.2]}, 0.15, -0.15, False),
+        ({"kind": "value", "region": [-0.01, 0.01]}, 0.5, -0.5, False),
+        ({"kind": "identical", "margin": 0.01}, 0.0, -0.5, False),
+        ({"kind": "identical", "margin": 0.01}, -0.001, 0.001, True),
+        ({"kind": "better"}, 0.5, 0.0, True),  # such as counts of none at all
+    ],
+)
+def test_what_holds_is_asked_as_each_kind_can_be(
+    claim: dict[str, Any], at_end: float, before: float, holds: bool
+) -> None:
+    low, high = at_end - 0.001, at_end + 0.001
+    d = Difference("a", "b", "loss", 6, at_end, 0.01, abs(at_end), low, high, 0.01, 0.01, 0.9, 0.01)
+    found = Verdict("a", "b", "loss", claim["kind"], "agrees", "it is so.", d, None)
+    earlier = dataclasses.replace(d, mean=before, largest=abs(before))
+    seen = at_every_length(found, ExpectedConfig("a", against="b", **claim), earlier, 0.5, {})
+    assert (seen is found) == holds and (seen.outcome == "depends on the length") != holds
+
+
+def test_what_shorter_trainings_are_not_asked_has_nothing_to_hold(sweep_run: Any, tmp_path: Path) -> None:
+    sweep_run(tmp_path)
+    result = load_result(tmp_path, "moe_balance", "cpu")
+    metrics, horizons = ("python_cloze/answer_margin", "loss"), [0.5]
+    expected = [ExpectedConfig("bias", kind="value", region=[-9.0, 9.0], metric=metric) for metric in metrics]
+    plan = dataclasses.replace(result.plan, horizons=horizons, expected=expected)
+    arms = {
+        name: dataclasses.replace(
+            arm, values={**arm.values, metrics[0]: arm.values["loss"]}, shorter={0.5: {"max_vio_global": {0: 1.0}}}
+        )
+        for name, arm in result.arms.items()
+    }
+    found = verdicts_of(arms, plan, families_of(arms, plan), set())
+    assert [verdict.caveat for verdict in found] == [None, None], "of the shorter ones there is neither"
+    bare = {name: dataclasses.replace(arm, shorter={}) for name, arm in arms.items()}
+    found = verdicts_of(bare, plan, families_of(bare, plan), set())
+    assert {verdict.caveat for verdict in found if verdict.outcome == "agrees"} == {"not seen at the length before"}
+
+
 def test_beside_divergence_a_sign_says_nothing() -> None:
     d = Difference("a", "b", "loss", 6, 0.05, 0.01, 0.06, 0.04, 0.06, 0.01, 0.01, 0.9, 0.01)
     found = Verdict("a", "b", "loss", "better", "disagrees", "it is above.", d, None)
