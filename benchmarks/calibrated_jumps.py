@@ -26,6 +26,8 @@ class Case:
     """How many share the level."""
     of_other: float = 1.0
     """What a jump takes off the third arm's loss."""
+    begun: float = 0.0
+    """Of the trainings that jump, those that have only begun, by a fifth."""
 
     @property
     def level(self) -> float:
@@ -40,23 +42,25 @@ CASES = (
     *(Case(arm, none, seeds=n, comparisons=4) for arm, none in ((0.1, 0.0), (0.5, 0.5)) for n in (3, 8)),
     Case(1.0, 0.9, 1.0),
     Case(0.3, 0.0, of_other=0.3),
+    *(Case(arm, 0.0, seeds=n, begun=0.5) for arm, n in ((0.3, 6), (0.5, 6), (0.3, 16))),
 )
 """First of six seeds, beside a third arm of which half jump. Then one that shows a jump seldom, or never; fewer seeds,
-more comparisons; trainings of which nearly all jump, where a t is left if all did; and a third arm to which it is worth
-less."""
+more comparisons; trainings of which nearly all jump, where a t is left if all did; a third arm to which it is worth
+less; and trainings of which half have only begun to fall."""
 
 
 def coverage(case: Case, sweeps: int, rng: np.random.Generator) -> tuple[float, float]:
     """Of the intervals of a t, and of those that are no surer than counts."""
-    truth, held = case.none - case.arm, [0, 0]
+    truth, held = (case.none - case.arm) * (1 - 0.8 * case.begun), [0, 0]
     of_arms = {"arm": (case.arm, 1.0), "none": (case.none, 1.0), "other": (case.other, case.of_other)}
     pairs = [("arm", "none"), *((f"left_out_{i}", "none") for i in range(1, case.comparisons))]
     for _ in range(sweeps):
         jumped = {name: rng.random(case.seeds) < share for name, (share, _) in of_arms.items()}
         came = {name: dict(enumerate(own.astype(float))) for name, own in jumped.items()}
+        fallen = {name: own * np.where(rng.random(case.seeds) < case.begun, 0.2, 1.0) for name, own in jumped.items()}
         nats = {
             name: dict(enumerate(1.0 - of_arms[name][1] * own + rng.normal(0.0, NOISE, case.seeds)))
-            for name, own in jumped.items()
+            for name, own in fallen.items()
         }
         by_t = differences(nats, pairs, "answer_nats")
         for place, found in enumerate((by_t, beyond_counts(by_t, nats, came, {}, True))):

@@ -216,6 +216,7 @@ def main() -> None:
         missed = [1 - covered for covered in calibrated_jumps.coverage(case, arguments.sweeps, rng)]
         jumps.append({**asdict(case), "missed": missed})
         worth = f" (worth {case.of_other:g})" if case.of_other != 1 else ""
+        worth += f" ({case.begun:.0%} begun)" if case.begun else ""
         name = f"{case.arm:.0%}, {case.none:.0%}, {case.other:.0%}{worth}"
         print(f"{name:40}{case.seeds:8}{case.level:16.4f}" + "".join(f"{value:16.4f}" for value in missed))
     for line in skipped:

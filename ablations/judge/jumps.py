@@ -20,11 +20,11 @@ JUMPS_RULE = (
     "nothing of: no end of an interval lies nearer to its mean than the counts of seeds that came halfway leave it. "
     "How far a share of seeds may lie from what is seen is Clopper and Pearson's limit at level 0.05/m; times what "
     "coming halfway is worth in that arm, and added in squares over the arms (Newcombe's method 10), that is how far a "
-    "difference may. It is worth, in an arm with both kinds of seeds, the most that two of them lie apart of which one "
-    "came halfway and the other did not; in an arm of which none came, all nats of its answers; and the most of any "
-    "other arm where all came, or in a loss that is of more than answers. Where all seeds of all arms came, and where "
-    "no arm shows what that is worth to such a loss, a t is all there is. The A/A arm and the control are judged by "
-    "the t alone."
+    "difference may. It is worth all nats that the answers of the worst seed short of halfway have; of a loss over "
+    "more than answers, the most that two seeds of the arm lie apart of which one came halfway and the other did not. "
+    "Where an arm has no such seeds it is the most of any other arm and, where each has one kind of seeds, of all "
+    "together; where nothing shows it, as where all seeds of all arms came, a t is all there is. The A/A arm and the "
+    "control are judged by the t alone."
 )
 
 Values = Mapping[str, Mapping[int, float]]
@@ -37,20 +37,27 @@ def beyond_counts(
     found: Sequence[Difference], values: Values, came: Values, weights: Weights, answers_only: bool
 ) -> list[Difference]:
     """A family's comparisons of a metric in nats, and contrasts of these `weights`, none surer than the counts of seeds
-    that `came` halfway (1 or 0). `answers_only`: the losses are of answers, too."""
+    that `came` halfway (1 or 0). `answers_only`: nothing else is learned."""
     if not found:
         return []
-    worth = worth_of_halfway(values, came, answers_only or metric_of(found[0].metric).unit == ANSWER_NATS)
+    worth = worth_of_halfway(values, came, of_answers(found[0].metric, answers_only))
     return [_widened(d, came, weights, worth) for d in found]
+
+
+def of_answers(name: str, answers_only: bool) -> bool:
+    """Whether a metric is of answers alone, where nothing else is learned or in any case."""
+    found = metric_of(name)
+    return found.unit == ANSWER_NATS or (answers_only and found.of_loss and found.needs != "mtp")
 
 
 def worth_of_halfway(values: Values, came: Values, answers: bool) -> dict[str, float]:
     """By how much lower each arm's trainings may end that come halfway (JUMPS_RULE); empty where nothing shows it.
     `answers`: the values are of answers alone, of which whoever knows them has no nats."""
     sides = {arm: _sides(seeds, came[arm]) for arm, seeds in values.items() if arm in came}
-    worth = {arm: max(short) - min(beyond) for arm, (short, beyond) in sides.items() if short and beyond}
-    if answers:
-        worth |= {arm: max(short) for arm, (short, beyond) in sides.items() if short and not beyond}
+    if answers:  # and not what those lost that came halfway, of which some may have only begun
+        worth = {arm: max(short) for arm, (short, _) in sides.items() if short}
+    else:
+        worth = {arm: max(short) - min(beyond) for arm, (short, beyond) in sides.items() if short and beyond}
     all_short, all_beyond = ([value for side in sides.values() for value in side[i]] for i in (0, 1))
     if not worth and all_short and all_beyond:  # each arm has but one kind, and arms differ in more than that
         worth = {"": max(all_short) - min(all_beyond)}

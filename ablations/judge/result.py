@@ -12,7 +12,7 @@ from ablations.judge.equal_cost import stretch
 from ablations.judge.grid import Edge
 from ablations.judge.stats import Difference, between, lack_of_signal, tokens_saved
 from ablations.judge.verdicts import Verdict, decision_rule
-from ablations.metrics import indices, is_accuracy
+from ablations.metrics import COUNTED, indices, is_accuracy
 from ablations.record.documents import (
     ArmDocument,
     ArmKind,
@@ -170,8 +170,8 @@ class Result:
 
     @property
     def jumps(self) -> bool:
-        """Whether counts of seeds leave more open of the loss than a t: then it falls along no slope over tokens."""
-        return any(difference.shares for difference in self.differences.get("loss", {}).values())
+        """Whether some training had not come halfway to a skill: the loss falls there, along no slope over tokens."""
+        return any(0 in arm.values.get(COUNTED, {}).values() for arm in self.arms.values() if arm.kind == "arm")
 
     def is_branched(self, difference: Difference) -> bool:
         return branched(self.arms, self.baseline, (difference.arm, difference.against))

@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ablations.judge.counts import Share
-from ablations.judge.jumps import Values, reach_of, worth_of_halfway
+from ablations.judge.jumps import Values, of_answers, reach_of, worth_of_halfway
 from ablations.judge.result import ArmResult, Result, score_values
 from ablations.judge.stats import ROUNDING, differences
-from ablations.metrics import ANSWER_NATS, COUNTED
+from ablations.metrics import COUNTED
 from ablations.metrics import metric as find_metric
 from ablations.record.record import Record
 from tasks.config import DataConfig
@@ -75,7 +75,7 @@ def outcomes(one: Sequence[Record], other: Sequence[Record], only: str | None = 
         low, high = _interval(metric, here, there, bool(common))
         if low is not None and high is not None and low < high and find_metric(metric).falls_at_jumps:
             came = {"one": left.get(COUNTED, {}), "other": right.get(COUNTED, {})}
-            answers = find_metric(metric).unit == ANSWER_NATS or all(map(_answers_only, (one[0], other[0])))
+            answers = of_answers(metric, all(map(_answers_only, (one[0], other[0]))))
             low, high = _as_counted({"one": here, "other": there}, came, answers, low, high)
         first, second = (statistics.fmean(side.values()) for side in (here, there))
         found.append(Outcome(metric, first, second, second - first, low, high, len(common)))
@@ -140,7 +140,7 @@ def _interval(
 
 
 def _as_counted(values: Values, came: Values, answers: bool, low: float, high: float) -> tuple[float, float]:
-    """No surer than the counts of seeds that came halfway (ablations/judge/jumps.py)."""
+    """No surer than the counts of seeds that came halfway (ablations/judge/jumps.py), whatever arms the sides are."""
     counted = {side: [came[side][seed] for seed in own if seed in came[side]] for side, own in values.items()}
     worth = worth_of_halfway(values, came, answers)
     if not worth or not all(counted.values()):

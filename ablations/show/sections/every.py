@@ -101,7 +101,8 @@ def loss_table(result: Result) -> Table:
     notes = [
         f"Means {_over(result)} on the test split; difference = arm - {result.baseline}{ladder}, paired by seed.",
         "Worth in tokens: the training tokens that the difference saves (+) or costs (-), from the control's slope; "
-        f"left out where they would change by more than a factor of {FARTHEST:g}.",
+        f"left out where they would change by more than a factor of {FARTHEST:g}"
+        f"{', and of a skill that some had not come halfway to' * result.jumps}.",
         "Resolvable: the smallest effect that these pairs could have shown. Intervals hold together within a family: "
         "what claims are about, what nobody claims (exploratory), and what shows what can be seen (diagnostic).",
     ]
