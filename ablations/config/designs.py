@@ -72,9 +72,8 @@ def crossed(
             f"factorial.generators={factorial.generators}: {len(words)} words for {len(names)} factors; one each, such "
             "as `a b c abc` for four, and at least two"
         )
-    if odd := [
-        word for word in words if not re.fullmatch("[+-]?[a-z]+", word)
-    ]:  # pyDOE3 leaves out what it cannot read
+    # Of anything else pyDOE3 makes another word.
+    if odd := [word for word in words if not re.fullmatch("[+-]?[a-z]+", word)]:
         raise ConfigError(
             f"factorial.generators={factorial.generators}: `{odd[0]}` is no word of letters, with a sign before it at "
             "most; write it as `abc` or `-abc`"
