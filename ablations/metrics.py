@@ -27,6 +27,7 @@ Part = Literal[
     "mtp",
     "recipe",
     "skill",
+    "level",
     "ahead",
     "skills",
     "greedy",
@@ -61,6 +62,8 @@ class Parts:
     """Whether the distance from what its first stage left is measured."""
     teacher: bool = False
     """Whether it has learned from a teacher."""
+    levels: tuple[int, ...] = ()
+    """Of what is asked; empty where nobody has looked."""
 
     def of(self, part: Part, at: int | None = None) -> int:
         """How many there are; of contexts, where one `at` that length is measured, as many; of answers that are drawn,
@@ -71,6 +74,7 @@ class Parts:
             "mtp": self.mtp_depth,
             "recipe": int(self.recipe),
             "skill": int(self.skill),
+            "level": max(1, at or 0) if self.skill and (not self.levels or at in self.levels) else 0,
             "ahead": self.mtp_depth if self.skill else 0,
             "skills": at if at in self.skills else 0,
             "greedy": int(self.greedy),
@@ -87,6 +91,7 @@ _WANTING: dict[Part, str] = {
     "mtp": "that many MTP modules (the most is {most}; model.mtp.depth)",
     "recipe": "a named recipe of precision (model.precision.recipe)",
     "skill": "a skill to learn, whose answers are counted (data.source=skill or problem)",
+    "level": "answers of that level (data.source=skill, data.skill, data.settings; data.source=problem)",
     "ahead": "a skill to learn and that many MTP modules (the most is {most}; data.source=skill, model.mtp.depth)",
     "skills": "that skill to learn beside text (data.skills)",
     "greedy": "a problem answered greedily (eval.tasks=[problem_greedy], data.source=problem)",
@@ -105,6 +110,7 @@ _TOPICS: dict[Part, Topic] = {
     "mtp": "speed",
     "recipe": "precision",
     "skill": "skill",
+    "level": "skill",
     "ahead": "skill",
     "skills": "skill",
     "greedy": "answers",
@@ -201,9 +207,9 @@ METRICS = (
     Metric("passkey_margin_<i>", "margin of a passkey in <i> tokens", "nats a token", 3, "higher", needs="context"),
     Metric("recall_nats_<i>", "nats of text read twice in <i> tokens", "nats a token", 3, "lower", needs="context"),
     Metric("answer_nats", "nats of an answer", ANSWER_NATS, 4, "lower", needs="skill"),
-    Metric("answer_nats_level<level>", "nats of an answer at level <level>", ANSWER_NATS, 4, "lower", needs="skill"),
+    Metric("answer_nats_level<level>", "nats of an answer at level <level>", ANSWER_NATS, 4, "lower", needs="level"),
     Metric("answer_accuracy", "answers right", "", 4, "higher", needs="skill", jump=True),
-    Metric("answer_accuracy_level<level>", "answers right at level <level>", "", 4, "higher", needs="skill", jump=True),
+    Metric("answer_accuracy_level<level>", "answers right at level <level>", "", 4, "higher", needs="level", jump=True),
     Metric("answer_chance", "answers right by chance", "", 4, None, yardstick=True, needs="skill"),
     Metric("answer_ceiling", "answers right at best", "", 4, None, yardstick=True, needs="skill"),
     Metric("right_ahead_<k>", "right <k> tokens behind an answer", "", 4, "higher", needs="ahead", jump=True),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from ablations.config.schema import NAME, ExpectedConfig, SweepConfig
 from ablations.config.stages import check_stages
 from ablations.config.trialkeys import TrialKeys, differing, value_of, with_overrides
-from ablations.metrics import AT_A_SHARE, COUNTED, METRICS, Parts, at_shares, check_measured, check_named, indices
+from ablations.metrics import AT_A_SHARE, COUNTED, METRICS, Parts, at_shares, check_measured, check_named, find, indices
 from ablations.metrics import metric as metric_of
 from models.base.typed import ConfigError, closest
 from tasks.config import DRAWN, SKILLS
@@ -253,12 +253,15 @@ def named_metrics(sweep: SweepConfig) -> list[tuple[str, str, list[str]]]:
 def check_metrics_exist(sweep: SweepConfig, resolved: Mapping[str, TrialKeys], file: str) -> None:
     """Raise ConfigError for a metric that no trial of the arms, given as their trial keys, will have."""
     for place, metric, arms in named_metrics(sweep):
-        parts = [_parts(resolved[arm]) for arm in arms if arm in resolved]
+        found = find(metric)
+        leveled = found is not None and found.needs == "level"
+        parts = [_parts(resolved[arm], leveled) for arm in arms if arm in resolved]
         if parts:  # an arm left out claims nothing
             check_measured(f"{file}: {place}", metric, resolved[sweep.baseline].eval.tasks, parts)
 
 
-def _parts(keys: TrialKeys) -> Parts:
+def _parts(keys: TrialKeys, leveled: bool) -> Parts:
+    """`leveled`: with the levels of its skill, which are seen by drawing items."""
     model, contexts = keys.model, tuple(keys.eval.lengths)
     named, asked = model.precision.recipe != "auto", keys.data.source in DRAWN
     problem, tasks = keys.data.source == "problem", keys.eval.tasks
@@ -275,7 +278,20 @@ def _parts(keys: TrialKeys) -> Parts:
         samples,
         base=keys.has_base,
         teacher=keys.taught_by is not None,
+        levels=_levels(keys) if leveled and keys.data.source == "skill" else (),
     )
+
+
+def _levels(keys: TrialKeys) -> tuple[int, ...]:
+    """Of so many items that each level is among them. Raises ConfigError where none can be made."""
+    import numpy as np
+
+    from tasks.skills.chosen import skill_of
+
+    skill = skill_of(keys.data)
+    skill.check(keys.data.seq_len)
+    items = skill.draw(np.random.default_rng(0), 4096, keys.data.seq_len)
+    return tuple(sorted({int(level) for level in items.levels_N}))
 
 
 def check_keys(sweep: SweepConfig, file: str) -> None:

@@ -148,6 +148,13 @@ OURS = ["python_bits_per_byte", "python_cloze"]
             Parts(skills=(1,)),
             "no arm here has that skill to learn beside text (data.skills)",
         ),
+        (
+            "answer_nats_level3",
+            OURS,
+            Parts(skill=True, levels=(1, 2, 4)),
+            "no arm here has answers of that level (data.",
+        ),
+        ("answer_accuracy_level1", OURS, Parts(levels=(1,)), "no arm here has answers of that level"),
         ("mtp_loss_3", OURS, Parts(mtp_depth=2), "MTP modules (the most is 2; model.mtp.depth)"),
         ("mtp_tokens_per_forward", OURS, Parts(), "MTP modules"),
         ("max_vio_global", OURS, Parts(mtp_depth=1), "MoE layers (the most is 0;"),
@@ -178,6 +185,9 @@ def test_a_trial_would_have_it() -> None:
         check_measured("primary", name, ["problem_samples"], [Parts(samples=8), Parts()])
     check_measured("primary", "greedy_right", ["problem_greedy"], [Parts(greedy=True)])
     check_measured("primary", "problem_greedy/exact_match", ["problem_greedy"], [Parts(greedy=True)])
+    for name in ("answer_nats_level0", "answer_nats_level4", "answer_accuracy_level4"):
+        check_measured("primary", name, [], [Parts(skill=True, levels=(0, 4)), Parts()])
+        check_measured("primary", name, [], [Parts(skill=True)])  # where nobody knows
     check_measured("primary", "mmlu_anatomy/acc", ["mmlu"], [Parts()])
     check_measured("primary", "mine/acc", ["tasks/mine.yaml"], [Parts()])
 
