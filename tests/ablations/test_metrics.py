@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from ablations.config.compose import compose
 from ablations.config.schema import ArmConfig, SweepConfig
 from ablations.config.sweeprules import check_metrics_exist
 from ablations.config.trialkeys import TrialKeys, with_overrides
@@ -21,6 +22,7 @@ from ablations.metrics import (
     metric,
     share_of_maximum,
 )
+from ablations.sweep.planning import make_plan
 from models.base.typed import ConfigError
 from models.precision.config import ROLES
 from tasks.evals import known
@@ -190,6 +192,18 @@ def test_a_trial_would_have_it() -> None:
         check_measured("primary", name, [], [Parts(skill=True)])  # where nobody knows
     check_measured("primary", "mmlu_anatomy/acc", ["mmlu"], [Parts()])
     check_measured("primary", "mine/acc", ["tasks/mine.yaml"], [Parts()])
+
+
+@pytest.mark.parametrize(("level", "known"), [(2, True), (8, True), (3, False)])
+def test_a_skills_levels_are_those_that_it_draws(tmp_path: Path, level: int, known: bool) -> None:
+    text = (ROOT / "sweeps/memory.yaml").read_text().replace("answer_nats_level1", f"answer_nats_level{level}")
+    (tmp_path / "levels.yaml").write_text(text)
+    words = ["sweep=levels", f"sweeps_dir={tmp_path}", "scale=smoke"]
+    if known:
+        assert make_plan(compose(words)).sweep.primary == f"answer_nats_level{level}"
+        return
+    with pytest.raises(ConfigError, match="no arm here has answers of that level"):
+        make_plan(compose(words))
 
 
 def test_what_arms_answer_is_read_off_their_keys() -> None:
