@@ -133,7 +133,7 @@ def accepted(name: str, value: Any) -> Any:
 def _fits(hint: Any, value: Any) -> bool:
     """Whether the value is of the type; which choices and sizes there are is `build`'s to say."""
     if value is None:
-        return type(None) in typing.get_args(hint)
+        return hint is Any or type(None) in typing.get_args(hint)
     for option in options(hint):
         origin, args = typing.get_origin(option), typing.get_args(option)
         if option is Any:

@@ -229,13 +229,13 @@ def _checked(hint: Any, value: Any, path: str) -> Any:
         raise next((error for error in errors if isinstance(error, _OutOfBounds)), (words or errors)[0])
     if origin is list:
         if not isinstance(value, list | tuple):
-            raise ConfigError(f"{path}={value}: expected a list")
+            raise ConfigError(f"{path}={as_typed(value)}: expected a list")
         if args[0] is float and set(map(type, value)) <= {float} and all(map(math.isfinite, value)):
             return list(value)  # as below, and faster: most of a record are such columns
         return [_checked(args[0], item, f"{path}[{i}]") for i, item in enumerate(value)]
     if origin is dict:
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{path}={value}: expected a mapping")
+            raise ConfigError(f"{path}={as_typed(value)}: expected a mapping")
         return {str(k): _checked(args[1], item, f"{path}.{k}") for k, item in value.items()}
     if hint is Any:
         return value

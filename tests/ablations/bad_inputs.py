@@ -89,6 +89,7 @@ data.source=hf data.name={in}/empty_folder@new -> data.name={in}/empty_folder@ne
 data.source=skill data.skill=recal -> data.skill=recal: expected one of recall, automaton, grammar, names, star
 data.source=skill data.skill=recall 'data.settings={keys: -1}' -> data.settings.keys=-1: must be at least 2
 data.source=skill data.skill=recall 'data.settings={nokey: 1}' -> data.settings.nokey: no such key; did you mean keys?
+data.source=skill data.skill=star 'data.settings={path: null}' -> data.settings.path=null: expected a list
 data.source=skill data.skill=chain eval.tasks=[] data.max_bytes=9 -> data.max_bytes=9: is read only with text, data.sou
 data.source=skill data.skill=chain eval.tasks=[] eval.mask_documents=true -> eval.mask_documents=true: is about document
 data.source=skill data.skill=chain -> eval.tasks=python_cloze: takes lines of text, which data.source=skill has none of;
