@@ -18,7 +18,7 @@ from models.training.batch import Batch
 from tasks.config import DataConfig
 from tasks.drawn import DRAWS, HELD_OUT, Items, dice, hashes, is_of
 from tasks.skills.chosen import check_skill, settings_of, skill_of
-from tasks.skills.skill import Skill, WrittenOut
+from tasks.skills.skill import InAnyOrder, Skill, WrittenOut
 from tasks.text.splits import Document
 from tasks.words import text_of, word_bytes, word_tokenizer
 
@@ -108,8 +108,8 @@ class SkillData:
 
     def shared(self, split: str) -> float:
         """Share of a split's first items that are among the first of the training."""
-        learned = set(hashes(self.items("train", 0, 0, SAMPLE).tokens_NT1).tolist())
-        held = hashes(self.items(split, 0, 0, SAMPLE).tokens_NT1).tolist()
+        learned = set(self._hashes(self.items("train", 0, 0, SAMPLE)).tolist())
+        held = self._hashes(self.items(split, 0, 0, SAMPLE)).tolist()
         return sum(item in learned for item in held) / len(held)
 
     def _batch(self, items: Items) -> Batch:
@@ -133,7 +133,7 @@ class SkillData:
         kept, there = list[Items](), 0
         for _ in range(DRAWS):
             items = self.skill.draw(rng, BLOCK if split == "train" else 4 * BLOCK, self.seq_len)
-            own = np.flatnonzero(is_of(split, hashes(items.tokens_NT1)))
+            own = np.flatnonzero(is_of(split, self._hashes(items)))
             kept.append(items.rows(own))
             there += len(own)
             if there >= BLOCK:
@@ -142,6 +142,10 @@ class SkillData:
             f"data.settings={self.config.settings}: data.skill={self.config.skill} has too few items so for a "
             f"{split} split of its own; widen what is drawn from"
         )
+
+    def _hashes(self, items: Items) -> NDArray[np.uint64]:
+        """By which their side is decided."""
+        return hashes(self.skill.same(items) if isinstance(self.skill, InAnyOrder) else items.tokens_NT1)
 
 
 def _hash(items: Items) -> str:

@@ -35,6 +35,14 @@ class WrittenOut(Protocol):
         """(N, T): the targets to learn, the answers among them."""
 
 
+@runtime_checkable
+class InAnyOrder(Protocol):
+    """A skill that shows a problem in one of several orders. All of them have one answer, and stand on one side."""
+
+    def same(self, items: Items) -> NDArray[np.int64]:
+        """(N, W), END where nothing stands: equal where items are the same problem."""
+
+
 def mask_at(places: NDArray[np.int64], seq_len: int) -> NDArray[np.bool_]:
     """The targets at `places` (N, K) of the inputs that they follow: input t has target t."""
     mask = np.zeros((len(places), seq_len), dtype=bool)

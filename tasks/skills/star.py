@@ -9,8 +9,8 @@ Each step but the first follows from the one before it, by the only edge that le
 that, and then nothing else of the path teaches its first step, which is guessed among `degree` edges. Whoever looks
 ahead finds it backwards, from the goal.
 
-An item is the sequence, and no sequence of the test is trained on. Its graph may be, with edges in another order: of 8
-nodes, two arms and a path of 4 there are 40,320, which a million sequences hold many times.
+No graph of the test is trained on, in whatever order its edges are shown: of 8 nodes, two arms and a path of 4 there
+are 40,320, which a million sequences hold many times.
 """
 
 from collections.abc import Sequence
@@ -91,6 +91,17 @@ class Star:
     def learned(self, items: Items) -> NDArray[np.bool_]:
         """The path, its start included."""
         return behind(EQUALS, items.tokens_NT1)
+
+    def same(self, items: Items) -> NDArray[np.int64]:
+        """Edges by their nodes, then start and goal."""
+        found = np.full_like(items.tokens_NT1, END)
+        for path in self.path:
+            rows, count = np.flatnonzero(items.levels_N == path), self.degree * (path - 1)
+            tokens = items.tokens_NT1[rows]
+            edges = tokens[:, : 3 * count].reshape(len(rows), count, 3)
+            found[rows, :count] = np.sort(edges[:, :, 0] * len(self.words) + edges[:, :, 1], axis=1)
+            found[rows, count : count + 2] = tokens[:, 3 * count : 3 * count + 2]
+        return found
 
     def _of(self, rng: np.random.Generator, rows: int, path: int) -> NDArray[np.int64]:
         """Items (rows, tokens) with paths as long. The goal is at the end of the first arm."""

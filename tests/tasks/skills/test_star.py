@@ -1,8 +1,8 @@
 """Star graphs against the paper's own code (gregorbachmann/Next-Token-Failures, data/graphs.py), node by node."""
 
 from collections import Counter
-from itertools import pairwise
-from typing import Any
+from itertools import combinations, pairwise
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -118,6 +118,17 @@ def test_the_whole_path_is_learned_and_its_first_step_is_asked() -> None:
         start, goal, equals, again = rest.split()
         assert equals == "=" and again == start
         assert int(question["answer"]) == solved(pairs, int(start), int(goal))[1]
+
+
+def test_no_graph_is_on_two_sides_in_whatever_order_its_edges_are_shown() -> None:
+    config = DataConfig(source="skill", skill="star", settings={"path": [3, 4], "nodes": 7}, seq_len=24)
+    data, sides = SkillData(config, 16), list[Counter[tuple[object, ...]]]()
+    for split in ("train", "validation", "test"):
+        items = data.items(split, 0, 0, 3000)
+        graphs = [read(cast(Star, data.skill), items, row) for row in range(3000)]
+        sides.append(Counter((frozenset(edges), nodes[0], nodes[-1]) for nodes, edges in graphs))
+    assert all(max(side.values()) > 2 for side in sides), "as often, in other orders"
+    assert not any(one.keys() & other.keys() for one, other in combinations(sides, 2))
 
 
 @pytest.mark.parametrize(
