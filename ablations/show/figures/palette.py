@@ -17,6 +17,7 @@ if typing.TYPE_CHECKING:
 INK, MUTED, FAINT = "#1b1f24", "#6b727b", "#d5d9de"
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
+LINES: list[Any] = ["-", (0, (6, 1.5)), (0, (5, 1, 1, 1)), (0, (3, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (2, 1))]
 WIDTH, NARROW = 9.5, 3.9
 """Inches: of a figure in a page's column, and of one on a phone, so that type is about as large as the page's."""
 
@@ -83,8 +84,9 @@ def look_of(result: Result) -> dict[str, dict[str, Any]]:
         elif arm.kind == "aa":
             looks[name] = {"color": MUTED, "linestyle": (0, (1, 1.5)), "marker": "+"}
         else:
-            marker = MARKERS[1:][index % (len(MARKERS) - 1)]
-            looks[name] = {"color": COLOURS[index % len(COLOURS)], "linestyle": "-", "marker": marker}
+            turn, colour = divmod(index, len(COLOURS))  # a colour that comes again has another line and marker
+            marker = MARKERS[1:][(colour + turn) % (len(MARKERS) - 1)]
+            looks[name] = {"color": COLOURS[colour], "linestyle": LINES[turn % len(LINES)], "marker": marker}
             index += 1
     return looks
 

@@ -147,6 +147,15 @@ def test_what_is_drawn_of_an_arm_is_marked(result: Result, pictures: dict[str, P
     assert "aux_loss: mean of 6 seeds" in drawn_of(pictures["loss"], "aux_loss")
 
 
+def test_each_of_many_arms_looks_like_no_other(result: Result) -> None:
+    """In its line as in its points."""
+    bias = result.arms["bias"]
+    many = {f"arm_{i}": dataclasses.replace(bias, name=f"arm_{i}") for i in range(30)}
+    looks = look_of(dataclasses.replace(result, arms=result.arms | many)).values()
+    for style in ("linestyle", "marker"):
+        assert len({(look["color"], look[style]) for look in looks}) == len(looks) == len(result.arms) + 30
+
+
 def test_nothing_in_an_arms_colour_is_unmarked(result: Result, pictures: dict[str, Picture]) -> None:
     colours = {look["color"]: name for name, look in look_of(result).items() if result.arms[name].kind == "arm"}
     del colours[INK]
