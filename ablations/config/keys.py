@@ -139,7 +139,7 @@ def _fits(hint: Any, value: Any) -> bool:
         if option is Any:
             return True
         if origin is Literal:
-            fits = isinstance(value, str)
+            fits = isinstance(value, str) and (value in args or bool not in options(hint))
         elif origin is list:
             fits = isinstance(value, list) and all(_fits(args[0], item) for item in value)
         elif origin is dict:
@@ -158,7 +158,7 @@ def _fix(name: str, hint: Any, value: Any) -> str:
     kinds = options(hint)
     if int in kinds and isinstance(value, float) and value.is_integer():
         return f"; write {value:.0f}"
-    if kinds == [bool] and str(value).lower() in ("1", "yes", "on", "0", "no", "off"):
+    if bool in kinds and str(value).lower() in ("1", "yes", "on", "0", "no", "off"):
         return f"; write {name}={str(str(value).lower() in ('1', 'yes', 'on')).lower()}"
     if typing.get_origin(kinds[0]) is list and isinstance(value, str | int | float):
         return f"; write {name}=[{value}]"

@@ -47,8 +47,9 @@ class TrainConfig:
     device: Literal["cpu", "cuda"] = "cpu"
     threads: Annotated[int, Above(0), AtMost(256)] = 1
     """CPU threads of one trial. They change bits, so they are part of a trial's id."""
-    compile: bool = False
-    """Run the model's blocks through torch.compile in training (docs/gpu.md). It rounds otherwise, hence another id."""
+    compile: bool | Literal["auto"] = False
+    """Run the model's blocks through torch.compile in training (docs/gpu.md). It rounds otherwise, hence another id.
+    `auto`: where all arms of a sweep can be, in BF16 on a CPU under Linux with a C++ compiler."""
     devices: Annotated[int, Above(0), AtMost(64)] = 1
     """Processes that share each batch of one trial (models/training/parallel.py), a GPU each, or `threads` threads."""
     strategy: Literal["ddp", "fsdp"] = "ddp"

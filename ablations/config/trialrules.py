@@ -162,14 +162,14 @@ def _check_stage(stage: Stage) -> None:
     if kernels in ("torch", "triton") and stage.train.device != "cuda":
         raise ConfigError(f"model.precision.kernels={kernels}: needs train.device=cuda; on a CPU it is emulated")
     check_length(stage.model, data.seq_len)
-    if stage.train.compile:
-        _check_compile(stage)
+    if stage.train.compile is True and (why := not_compiled(stage)):
+        raise ConfigError(f"train.compile=true: {why}; take train.compile=false")
     if stage.grpo.on:
         _check_grpo(stage)
 
 
-def _check_compile(stage: Stage) -> None:
-    """What torch.compile would only take apart, or never be done with."""
+def not_compiled(stage: Stage) -> str | None:
+    """The key of it that torch.compile would only take apart, or never be done with, and why."""
     model = stage.model
     for name, value, refused, why in (
         ("model.precision.recipe", model.precision.recipe, model.precision.fp8, "multiplies by kernels of its own"),
@@ -180,7 +180,8 @@ def _check_compile(stage: Stage) -> None:
         ("train.devices", stage.train.devices, stage.train.devices > 1, "has not been tried with it"),
     ):
         if refused:
-            raise ConfigError(f"train.compile=true: {name}={value} {why}; take train.compile=false")
+            return f"{name}={value} {why}"
+    return None
 
 
 def _check_devices(stage: Stage) -> None:

@@ -1,9 +1,10 @@
 """From a composed config to the plan of its sweep."""
 
 import itertools
+import sys
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from ablations.config.compose import chosen_arms
 from ablations.config.designs import contrasts_of
@@ -11,7 +12,7 @@ from ablations.config.resolve import thinned
 from ablations.config.schema import ArmConfig, Config, Design, MatchedConfig, SweepConfig
 from ablations.config.stages import stages_before, taught, teacher_of
 from ablations.config.trialkeys import Stage, TrialKeys, with_overrides
-from ablations.config.trialrules import check
+from ablations.config.trialrules import check, not_compiled
 from ablations.guards.meaning import WAIVABLE
 from ablations.judge.verdicts import region_of
 from ablations.record.documents import ArmKind
@@ -23,12 +24,14 @@ from ablations.sweep.preflight import check_text
 from models.base.typed import ConfigError, closest
 from models.config import ModelConfig
 from models.precision.products import resolve_kernels
+from models.training.compiled import missing_compiler
 from models.transformer import resolve_dtype
 
 PERTURBATION = 1e-6
 """Relative, of the A/A arm's weights: the initial ones, or those that it branches off with."""
 SUFFIX: dict[Design, str] = {"branch": "branched", "scratch": "scratch"}
 """Of A/A arms and controls in the design that is not the sweep's own."""
+S = TypeVar("S", bound=Stage)
 
 
 def make_plan(config: Config) -> Plan:
@@ -73,6 +76,7 @@ def make_plan(config: Config) -> Plan:
     for name, design in begun.items():
         if design == "branch":
             arms[name] = replace(arms[name], keys=branched(name, arms[name].keys, base.keys, sweep))
+    arms = _compiled_or_not(arms)
     _check_chains(arms)
     shared = dict(sweep.search.keys)
     for arm in arms.values() if sweep.horizons else ():
@@ -169,6 +173,31 @@ def _resolve(keys: TrialKeys, entry: ArmConfig, sweep: SweepConfig, name: str) -
 
 def _all_settled(stages: list[Stage]) -> list[Stage]:
     return [replace(stage, model=_settled(stage)) for stage in stages]
+
+
+def _compiled_or_not(arms: Mapping[str, Arm]) -> dict[str, Arm]:
+    """`train.compile=auto` settled, for all arms alike: compiled blocks round otherwise, and arms are to differ in what
+    is asked alone."""
+    compiled = _compiles([stage for arm in arms.values() for stage in arm.keys.all_stages])
+
+    def settled(stage: S) -> S:
+        own = replace(stage.train, compile=compiled if stage.train.compile == "auto" else stage.train.compile)
+        return replace(stage, train=own, teacher=[settled(each) for each in stage.teacher])
+
+    def of(keys: TrialKeys) -> TrialKeys:
+        return replace(settled(keys), before=[settled(stage) for stage in keys.before])
+
+    return {name: replace(arm, keys=of(arm.keys)) for name, arm in arms.items()}
+
+
+def _compiles(stages: Collection[Stage]) -> bool:
+    """Only where it is known to pay."""
+    return (
+        sys.platform == "linux"
+        and all(stage.train.device == "cpu" and stage.model.dtype == "bfloat16" for stage in stages)
+        and not any(map(not_compiled, stages))
+        and missing_compiler("cpu") is None
+    )
 
 
 def _settled(stage: Stage) -> ModelConfig:

@@ -94,6 +94,8 @@ def trial_id(keys: TrialKeys, seed: int, texts: Sequence[Mapping[str, Any]], ent
         raise ValueError(f"{len(texts)} texts of {len(stages)} stages: an id holds what every stage learns from")
     if any(stage.model.dtype == "auto" for stage in stages):
         raise ValueError("model.dtype=auto must be resolved before a trial gets its id")
+    if any(stage.train.compile == "auto" for stage in stages):
+        raise ValueError("train.compile=auto must be resolved before a trial gets its id")
     content = {
         "stages": [_without_places(dataclasses.asdict(stage)) for stage in keys.stages],
         "eval": {key: value for key, value in dataclasses.asdict(keys.eval).items() if key not in UNCOUNTED},

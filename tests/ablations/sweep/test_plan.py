@@ -44,6 +44,31 @@ def test_auto_is_resolved_in_every_arm(plan):
     assert {arm.keys.model.dtype for arm in made.arms.values()} <= {"float32", "bfloat16"}
 
 
+def compiled(sweep: str, runs: Path, **changed: str) -> set[Any]:
+    """Of all stages, trunks and teachers of all arms."""
+    words = {"model.dtype": "bfloat16", "train.compile": "auto", "runs_dir": str(runs), **changed}
+    made = make_plan(compose([f"sweep={sweep}", "scale=smoke", *(f"{key}={value}" for key, value in words.items())]))
+    return {stage.train.compile for arm in made.arms.values() for stage in arm.keys.all_stages}
+
+
+def test_blocks_are_compiled_in_all_arms_or_in_none(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ablations.sweep.planning.missing_compiler", lambda device: None)
+    monkeypatch.setattr("sys.platform", "linux")
+    assert compiled("moe_balance", runs, arms="all") == {True}, "of branches' trunks, too"
+    assert compiled("sft_masking", runs) == {True}, "of every stage"
+    for other in ("precision", "post_training", "schedule"):
+        assert compiled(other, runs) == {False}, "not all of its arms can be"
+    for key, value in {"train.compile": "false", "model.dtype": "float32", "train.device": "cuda"}.items():
+        assert compiled("moe_balance", runs, **{key: value}) == {False}
+    told = {"train.compile": "true", "model.dtype": "float32"}
+    assert compiled("moe_balance", runs, **told) == {True}, "who is told obeys"
+    monkeypatch.setattr("sys.platform", "darwin")
+    assert compiled("moe_balance", runs) == {False}
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setattr("ablations.sweep.planning.missing_compiler", lambda device: f"one for {device}")
+    assert compiled("moe_balance", runs) == {False}
+
+
 def test_equal_budgets(plan):
     made = plan("arms=all", "search=fresh", "search_points=3", "search_seeds=3")
     spent = {a.name: len(a.grid(made.shared)) * len(made.search_seeds(a)) for a in made.searched_arms}
