@@ -73,7 +73,7 @@ checkpoint={in}/empty_folder 'eval.tasks=[!!bool x]' -> eval.tasks=[!!bool x]: n
 checkpoint={in}/empty_folder 'eval.tasks=[!!timestamp x]' -> eval.tasks=[!!timestamp x]: not a value (numbers, words, n
 checkpoint={in}/empty_folder eval.items=1e400 -> eval.items=1e400: expected a whole number, got text
 checkpoint={in}/empty_folder eval.tasks=[] -> checkpoint={in}/empty_folder: not a checkpoint, it has no config.json
-checkpoint={in}/empty_folder eval.tasks= -> eval.tasks=None: expected a list
+checkpoint={in}/empty_folder eval.tasks= -> eval.tasks=null: expected a list
 checkpoint={in}/empty_folder 'eval.tasks={a: 1}' -> eval.tasks={'a': 1}: expected a list
 checkpoint={in}/empty_folder eval.tasks=[[a]] -> eval.tasks[0]=['a']: expected text
 checkpoint={in}/empty_folder eval.split=train -> eval.split=train: expected one of validation, test

@@ -7,7 +7,7 @@ ROWS = r"""
 {baseline: null} -> mine.yaml: baseline=null: expected text
 {baseline: 3} -> mine.yaml: baseline=3: expected text
 {arms: [short, long]} -> mine.yaml: arms=['short', 'long']: expected a mapping
-{arms: null} -> mine.yaml: arms=None: expected a mapping
+{arms: null} -> mine.yaml: arms=null: expected a mapping
 {arms: {short: null, long: {set: {optim.eps: 0.001}}}} -> mine.yaml: arms.short=None: expected a group of keys
 {arms: {short: {}, long: {set: [optim.eps]}}} -> mine.yaml: arms.long.set=['optim.eps']: expected a mapping
 {arms: {short: {}, long: {set: {optim.eps: yes}}}} -> mine.yaml arm long: optim.eps=true: expected a number
@@ -100,7 +100,7 @@ ROWS = r"""
 {waive: [causality]} -> mine.yaml: waive=['causality']: expected a mapping
 {control: {train.token_fraction: '0.9'}} -> mine.yaml control: train.token_fraction=0.9: expected a number, got text
 {control: [train.token_fraction]} -> mine.yaml: control=['train.token_fraction']: expected a mapping
-{control: null} -> mine.yaml: control=None: expected a mapping
+{control: null} -> mine.yaml: control=null: expected a mapping
 {common: {runs_dir: /tmp}} -> mine.yaml common: runs_dir: not a key of a trial; an arm can set model.*
 {common: {track.mode: online}} -> mine.yaml common: track.mode: not a key of a trial; an arm can set
 {common: {launch.workers: 4}} -> mine.yaml common: launch.workers: not a key of a trial; an arm can set
