@@ -44,6 +44,9 @@ def test_auto_is_resolved_in_every_arm(plan):
     assert {arm.keys.model.dtype for arm in made.arms.values()} <= {"float32", "bfloat16"}
 
 
+SCALES = ("smoke", "cpu", "cpu_long", "gpu")
+
+
 def compiled(sweep: str, runs: Path, **changed: str) -> set[Any]:
     """Of all stages, trunks and teachers of all arms."""
     words = {"model.dtype": "bfloat16", "train.compile": "auto", "runs_dir": str(runs), **changed}
@@ -67,6 +70,8 @@ def test_blocks_are_compiled_in_all_arms_or_in_none(runs: Path, monkeypatch: pyt
     monkeypatch.setattr("sys.platform", "linux")
     monkeypatch.setattr("ablations.sweep.planning.missing_compiler", lambda device: f"one for {device}")
     assert compiled("moe_balance", runs) == {False}
+    by_scale = {scale: compose(["sweep=moe_balance", f"scale={scale}"]).trial.train.compile for scale in SCALES}
+    assert by_scale == {"smoke": False, "cpu": "auto", "cpu_long": "auto", "gpu": False}, "where it was measured to pay"
 
 
 def test_equal_budgets(plan):

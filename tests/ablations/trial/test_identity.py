@@ -163,6 +163,14 @@ def test_what_is_not_compiled_has_the_id_of_before_there_was_compiling(plan, mon
     assert [dict(train, compile=True) for train in off] == on
 
 
+@pytest.mark.parametrize("key", ["model.dtype", "train.compile"])
+def test_what_is_left_to_the_machine_has_no_id(plan, key):
+    keys = with_overrides(plan().baseline.keys, {key: "auto"}, "test")
+    for each in (keys, dataclasses.replace(plan().baseline.keys, before=[*keys.stages])):
+        with pytest.raises(ValueError, match=f"^{key}=auto must be resolved"):
+            trial_id(each, 0, DATA * len(each.stages))
+
+
 def test_what_comes_once_has_the_id_of_before_there_were_epochs(plan, monkeypatch):
     keys, hashed = plan().baseline.keys, []
     monkeypatch.setattr(identity, "sha", lambda content: hashed.append(content) or "0" * 16)
