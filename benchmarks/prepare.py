@@ -1,7 +1,7 @@
 """How fast text becomes tokens, and in how much memory.
 
     python -m benchmarks.prepare                              # 1 GB; ten minutes on one core
-    python -m benchmarks.prepare path=FOLDER megabytes=100
+    python -m benchmarks.prepare path=FOLDER megabytes=100 out=FOLDER
 
 Text as in a folder of one's own (docs/corpora.md; without a path that of the default corpus) is written again and again
 until there are so many megabytes, from the second time on with its runs of seven words (or characters, in a script
@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ablations.files import write_json
+from ablations.trial.identity import processor_name
 from models.base.bounds import Count
 from models.base.command import keys_of, parse
 from models.base.streams import obeyed, spoken
@@ -41,6 +43,8 @@ class Command:
     vocab_size: Count = 8192
     scratch: Path | None = None
     """A folder with room for twice the megabytes; null: that of temporary files."""
+    out: Path | None = None
+    """A folder for prepare.json; null: what is printed is all."""
 
 
 def texts(path: Path | None) -> list[str]:
@@ -97,19 +101,24 @@ def peak_mb() -> float:
 
 def measured(command: Command) -> dict[str, Any]:
     """Raises ConfigError where `path` has no text."""
-    found = [text for text in texts(command.path) if text.strip()]
-    if not found:
+    if command.out is not None and command.out.is_file():
+        raise ConfigError(f"out={command.out}: is a file; name a folder")
+    read = [text for text in texts(command.path) if text.strip()]
+    if not read:
         raise ConfigError(f"path={command.path}: holds no text; name other files")
     size = 0
     with tempfile.TemporaryDirectory(dir=command.scratch) as place:
         file = Path(place) / "text.jsonl"
         with file.open("w", encoding="utf-8") as rows:
-            for text in repeated(found, command.megabytes * 1_000_000):
+            for text in repeated(read, command.megabytes * 1_000_000):
                 rows.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
                 size += len(text.encode())
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             told: dict[str, Any] = pool.apply(prepared, (str(file), command.vocab_size, f"{place}/cache"))
-    return {"megabytes": size / 1e6, "megabytes_per_second": size / 1e6 / told["seconds"], **told}
+    found = {"megabytes": size / 1e6, "megabytes_per_second": size / 1e6 / told["seconds"], **told}
+    if command.out is not None:
+        write_json(command.out / "prepare.json", found | {"processor": processor_name()})
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,7 +1,7 @@
 """Scoring against lm-eval's own `hf` model of the same checkpoint, converted: are the answers equal, and how fast?
 
     python -m benchmarks.scoring eval.data_dir=DATA                       # some minutes on one core
-    python -m benchmarks.scoring eval.data_dir=DATA checkpoint=runs/trials/ID/checkpoint items=1000
+    python -m benchmarks.scoring eval.data_dir=DATA checkpoint=runs/trials/ID/checkpoint items=1000 out=FOLDER
 
 Both sides score the same items of standard benchmarks (docs/benchmarks.md) in FP32, in one process on one thread, in
 turns; the turn of each that took the processor least counts. `hf` has a batch size, 1 unless it is told another. A
@@ -19,14 +19,21 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+from ablations.files import write_json
+from ablations.numbers import count
+from ablations.show.render import markdown
+from ablations.show.table import Table
+from ablations.show.terminal import print_tables
+from ablations.trial.identity import processor_name
 from benchmarks.scoring_sides import Sides, Timed, random_checkpoint, scored
 from models.base.bounds import Count
 from models.base.command import keys_of, parse
+from models.base.files import write_atomically
 from models.base.streams import obeyed, spoken
 from models.base.typed import AtLeast, ConfigError
 from tasks.evals.harness import quiet
@@ -62,6 +69,8 @@ class Command:
     """Of each task, which both sides score in BF16 too; 0: none."""
     exact_items: Annotated[int, AtLeast(0)] = 0
     """Of each task, on which both sides are compared with FP64; 0: none."""
+    out: Path | None = None
+    """A folder for scoring.json and table.md; null: what is printed is all."""
 
 
 @dataclass(frozen=True)
@@ -226,29 +235,47 @@ def texts_of(command: Command) -> list[str]:
     return found
 
 
-def table(rows: Sequence[Equality]) -> str:
-    """One line per task; the last columns are `ratios`."""
-    titles = ("items", "answers", "largest", "equal", "flipped", "scores", *(f"x of {size}" for size in rows[0].theirs))
-    lines = [f"{'task':16}" + "".join(f"{title:>9}" for title in titles)]
-    for row in rows:
-        cells = [f"{row.items}", f"{row.answers}", f"{row.largest:.1e}", f"{row.equal:.2%}", f"{row.flipped}"]
-        cells += [f"{row.scores:.1e}", *(f"{ratio:.2f}" for ratio in row.ratios.values())]
-        lines.append(f"{row.task:16}" + "".join(f"{cell:>9}" for cell in cells))
+def tables(rows: Sequence[Equality]) -> list[Table]:
+    """Equality and speed, and what was asked beside it: FP64, BF16."""
+    sizes = list(rows[0].theirs)
+    columns = ["task", "items", "answers", "largest, nats", f"within {TOLERANCE:.0e}", "flipped", "scores"]
+    cells = [
+        [row.task, str(row.items), str(row.answers), f"{row.largest:.1e}", f"{row.equal:.2%}", str(row.flipped)]
+        + [f"{row.scores:.1e}", *(f"{row.ratios[size]:.2f}" for size in sizes)]
+        for row in rows
+    ]
+    note = (
+        "Largest difference of two log-likelihoods; items whose `acc` differs; largest relative difference of two "
+        "scores; then the processor's seconds of `hf` at a batch size over ours."
+    )
+    found = [Table("Ours beside hf's", [*columns, *(f"hf {size}" for size in sizes)], cells, note)]
     if told := [(row.task, row.exact) for row in rows if row.exact is not None]:
-        titles = ("answers", "largest", "equal", "hf's", "equal")
-        lines.append(f"\n{'against FP64':16}" + "".join(f"{title:>9}" for title in titles))
-        for task, one in told:
-            shown = (f"{one.answers}", f"{one.largest:.1e}", f"{one.within}", f"{one.largest_theirs:.1e}")
-            lines.append(f"{task:16}" + "".join(f"{cell:>9}" for cell in (*shown, f"{one.within_theirs}")))
+        columns = ["task", "answers", "ours, largest", f"within {TOLERANCE:.0e}", "hf's, largest", "within"]
+        cells = [
+            [task, str(one.answers), f"{one.largest:.1e}", str(one.within), f"{one.largest_theirs:.1e}"]
+            + [str(one.within_theirs)]
+            for task, one in told
+        ]
+        found.append(Table("Both against FP64", columns, cells, "Nats."))
     if low := [(row.task, row.bf16) for row in rows if row.bf16 is not None]:
-        lines.append(
-            f"\n{'in BF16':16}" + "".join(f"{t:>9}" for t in ("items", "flipped", "theirs", "s FP32", "s", "s hf"))
-        )
-    for task, found in low:
-        counts = "".join(f"{value:>9}" for value in (found.items, found.flipped, found.flipped_theirs))
-        seconds = (found.seconds_fp32, found.seconds, found.seconds_theirs)
-        lines.append(f"{task:16}{counts}" + "".join(f"{value:>9.2f}" for value in seconds))
-    return "\n".join(lines)
+        columns = ["task", "items", "flipped", "hf's", "s in FP32", "s in BF16", "hf's"]
+        cells = [
+            [task, str(one.items), str(one.flipped), str(one.flipped_theirs)]
+            + [f"{seconds:.2f}" for seconds in (one.seconds_fp32, one.seconds, one.seconds_theirs)]
+            for task, one in low
+        ]
+        note = "Items whose `acc` differs from ours in FP32; seconds of the processor."
+        found.append(Table("In BF16", columns, cells, note))
+    return found
+
+
+def write(found: Mapping[str, Any], shown: Sequence[Table], folder: Path) -> None:
+    """What was found, for programs and for readers."""
+    lines = ["# Scoring beside `hf`", "", f"{found['model']}; {found['machine']}."]
+    for table in shown:
+        lines += ["", f"## {table.title}", "", *markdown(table), "", table.note]
+    write_json(folder / "scoring.json", found)
+    write_atomically(folder / "table.md", "\n".join([*lines, ""]))
 
 
 def run(words: Sequence[str]) -> dict[str, Any]:
@@ -259,6 +286,8 @@ def run(words: Sequence[str]) -> dict[str, Any]:
     for key, given in (("eval.tasks", command.eval.tasks), ("batch_sizes", command.batch_sizes)):
         if not given:
             raise ConfigError(f"{key}=[]: there is nothing to compare; name one at least")
+    if command.out is not None and command.out.is_file():
+        raise ConfigError(f"out={command.out}: is a file; name a folder")
     os.environ["HF_HUB_OFFLINE"] = "1"
     import torch
 
@@ -272,11 +301,21 @@ def run(words: Sequence[str]) -> dict[str, Any]:
         if checkpoint is None:
             checkpoint = Path(place) / "random"
             random_checkpoint(checkpoint, command.size, command.length, texts_of(command))
+        weights = f"random weights, model={command.size}" if command.checkpoint is None else "a trained checkpoint"
         sides = Sides.of(checkpoint, Path(place) / "converted")
         check_askable(command.eval.tasks, "text", sides.learned)
         rows = compare(sides, command, lambda text: print(text, file=sys.stderr, flush=True))
-    print(table(rows))
-    return {"tasks": [{**asdict(row), "ratios": row.ratios} for row in rows], "tolerance": TOLERANCE}
+    shown = tables(rows)
+    print_tables(shown)
+    found = {
+        "model": f"{weights}: {count(sides.parameters)} parameters, {sides.length} tokens",
+        "machine": f"one thread of {processor_name()}, torch {torch.__version__}",
+        "tasks": [{**asdict(row), "ratios": row.ratios} for row in rows],
+        "tolerance": TOLERANCE,
+    }
+    if command.out is not None:
+        write(found, shown, command.out)
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

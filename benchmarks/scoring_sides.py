@@ -109,6 +109,10 @@ class Sides:
         sides = Sides(model, tokenizer, data["seq_len"], place, data.get("source", "text"))
         return sides.computing_in("float32")  # whatever it was trained in
 
+    @property
+    def parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
     def ours(self) -> LM:
         """With nothing kept of an earlier turn."""
         from models.decoding.generate import Decoding

@@ -21,8 +21,10 @@ def test_text_is_repeated_in_another_order() -> None:
 
 def test_it_prepares_and_measures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.txt").write_text("".join(f"line {i * i} of the text\n" for i in range(20_000)))
-    assert main([f"path={tmp_path}", "megabytes=1", "vocab_size=300"]) == 0
+    kept = tmp_path / "kept"
+    assert main([f"path={tmp_path / 'a.txt'}", "megabytes=1", "vocab_size=300", f"out={kept}"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found.items() < json.loads((kept / "prepare.json").read_text()).items()
     assert 1 <= found["megabytes"] < 1.5 and found["megabytes_per_second"] > 0 < found["rss_mb"]
     assert found["tokens"]["train"] > 100_000 < found["tokens"]["train"] + found["tokens"]["test"]
 
@@ -31,6 +33,12 @@ def test_nothing_is_not_repeated(tmp_path: Path, capsys: pytest.CaptureFixture[s
     (tmp_path / "a.txt").write_text(" \n")
     assert main([f"path={tmp_path / 'a.txt'}"]) == 2
     assert capsys.readouterr().err == f"error: path={tmp_path / 'a.txt'}: holds no text; name other files\n"
+
+
+def test_a_file_holds_no_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.txt").write_text("text\n")
+    assert main([f"out={tmp_path / 'a.txt'}"]) == 2
+    assert capsys.readouterr().err == f"error: out={tmp_path / 'a.txt'}: is a file; name a folder\n"
 
 
 def test_memory_is_of_this_process_alone() -> None:

@@ -59,7 +59,7 @@ def make_plan(config: Config) -> Plan:
     _refuse_twins(arms, sweep)
     base = arms[sweep.baseline]
     extras: list[tuple[ArmKind, str, dict[str, Any]]] = [
-        (CONTROL, f"positive control: {base.name} with a known small harm", dict(sweep.control)),
+        (CONTROL, f"positive control: {base.name} with a known harm", dict(sweep.control)),
         (AA, f"A/A: {base.name} with weights perturbed by 1e-6", {"train.perturb": PERTURBATION}),
     ]
     designs = sweep.designs(arms) or [sweep.design]

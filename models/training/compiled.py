@@ -8,7 +8,12 @@ blocks are called as before. Losses and the head are not compiled; the loss work
 import functools
 import os
 import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
 import warnings
+from pathlib import Path
 
 import torch
 
@@ -54,11 +59,27 @@ def missing_compiler(device: str) -> str | None:
     named = "CC" if device == "cuda" else "CXX"
     usual = ("gcc", "clang", "cc") if device == "cuda" else ("g++", "clang++", "c++")
     wanted = [os.environ[named]] if os.environ.get(named) else list(usual)
-    if not any(shutil.which(name.split()[0]) for name in wanted):
+    found = next((name for name in wanted if shutil.which(name.split()[0])), None)
+    if found is None:
         kind = "C compiler" if device == "cuda" else "C++ compiler"
         return f"a {kind} ({' or '.join(wanted)}; {named} names another)"
     if device == "cuda":
         from importlib.util import find_spec
 
         return None if find_spec("triton") else "triton"
-    return None
+    return (
+        None
+        if sys.platform != "linux" or _builds(found)
+        else f"OpenMP or Python's headers, which {found} cannot build with"
+    )
+
+
+@functools.cache
+def _builds(compiler: str) -> bool:
+    """Whether it makes what torch's kernels need: a library for Python, with OpenMP. Takes a fifth of a second."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "probe.cpp")
+        source.write_text("#include <Python.h>\n#include <omp.h>\nint threads() { return omp_get_max_threads(); }\n")
+        options = ["-shared", "-fPIC", "-fopenmp", f"-I{sysconfig.get_path('include')}"]
+        command = [*compiler.split(), *options, str(source), "-o", str(Path(folder, "probe.so"))]
+        return subprocess.run(command, capture_output=True).returncode == 0

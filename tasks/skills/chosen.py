@@ -23,6 +23,9 @@ SKILLS: dict[str, type] = {
     rule.__name__.lower(): rule
     for rule in (Recall, Automaton, Grammar, Names, Star, Hops, Chain, Polynomial, Copy, Fuzzy, Noisy, Phonebook)
 }
+MOST_MADE = 64
+_MADE: dict[tuple[str, str], Skill] = {}
+"""A plan asks for the same one often, and some count long until they know their chance."""
 
 
 def skill_of(config: DataConfig) -> Skill:
@@ -30,7 +33,12 @@ def skill_of(config: DataConfig) -> Skill:
     if config.skill not in SKILLS:
         names = ", ".join(SKILLS)
         raise ConfigError(f"data.skill={config.skill}: expected one of {names}{closest(str(config.skill), SKILLS)}")
-    return cast(Skill, build(SKILLS[config.skill], config.settings or {}, "data.settings"))
+    key = config.skill, repr(config.settings)
+    if key not in _MADE:
+        if len(_MADE) >= MOST_MADE:
+            _MADE.clear()
+        _MADE[key] = cast(Skill, build(SKILLS[config.skill], config.settings or {}, "data.settings"))
+    return _MADE[key]
 
 
 def check_skill(config: DataConfig, vocab_size: int) -> None:

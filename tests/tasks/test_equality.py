@@ -15,7 +15,7 @@ import pytest
 import torch
 from lm_eval.api.instance import Instance
 
-from benchmarks.scoring import TASKS, TOLERANCE, Command, EvalKeys, compare, in_fp64, run, table, texts_of
+from benchmarks.scoring import TASKS, TOLERANCE, Command, EvalKeys, compare, in_fp64, run, tables, texts_of
 from benchmarks.scoring_sides import Sides, Timed, random_checkpoint
 from models.base.typed import ConfigError
 from tasks.evals.lm import HarnessLM
@@ -92,13 +92,27 @@ def test_what_cannot_be_compared_is_refused(words: str, said: str) -> None:
         run([f"eval.data_dir={SHARED}", words])
 
 
+def test_what_was_found_is_kept_for_readers(data: str, tmp_path: Path) -> None:
+    words = [f"eval.data_dir={data}", "eval.tasks=[piqa]", "size=tiny", "length=96", "items=2", "turns=1"]
+    with pytest.raises(ConfigError, match="is a file; name a folder$"):
+        run([*words, f"out={__file__}"])
+    found = run([*words, "batch_sizes=[4]", f"out={tmp_path / 'kept'}"])
+    assert json.loads((tmp_path / "kept/scoring.json").read_text()) == json.loads(json.dumps(found))
+    lines = (tmp_path / "kept/table.md").read_text().splitlines()
+    assert any(line.startswith("random weights, model=tiny: ") for line in lines)
+    assert any(line.startswith("| piqa | 2 | 4 |") for line in lines)
+
+
 def test_bf16_is_counted_apart(data: str, command: Command, sides: Sides) -> None:
     """Rounded weights are no longer the same; so few items flip, if any, that only what is counted is tested."""
     asked = replace(command, eval=EvalKeys(data, ["piqa"]), items=1, bf16_items=6)
     (row,) = compare(sides, asked, lambda _: None)
     assert row.bf16 is not None and (row.items, row.bf16.items) == (1, 6)
     assert row.bf16.flipped <= 6 and min(row.bf16.seconds, row.bf16.seconds_theirs) > 0
-    assert "in BF16" in table([row]) and "in BF16" not in table([replace(row, bf16=None)])
+    (beside, low) = tables([row])
+    assert (beside.title, low.title) == ("Ours beside hf's", "In BF16") and tables([replace(row, bf16=None)]) == [
+        beside
+    ]
     assert sides.computing_in("bfloat16").model.dtype == torch.bfloat16 and sides.model.dtype == torch.float32
 
 

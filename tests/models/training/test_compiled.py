@@ -6,6 +6,8 @@ the kernels themselves, minutes of a C++ compiler's work, are checked with `-m s
 
 import copy
 import math
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -163,7 +165,19 @@ def test_what_a_machine_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert missing_compiler("cuda") == "a C compiler (gcc or clang or cc; CC names another)"
     monkeypatch.setenv("CXX", "mine -O2")
     monkeypatch.setattr("shutil.which", lambda name: name if name == "mine" else None)
+    monkeypatch.setattr("models.training.compiled._builds", lambda compiler: compiler == "mine -O2")
     assert missing_compiler("cpu") is None
     monkeypatch.setattr("shutil.which", lambda name: name)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert missing_compiler("cuda") == "triton"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="tried under Linux alone")
+def test_a_compiler_that_cannot_build_a_kernel_is_as_good_as_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler = tmp_path / "broken"
+    compiler.write_text("#!/bin/sh\nexit 1\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    assert missing_compiler("cpu") == f"OpenMP or Python's headers, which {compiler} cannot build with"
