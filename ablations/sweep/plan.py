@@ -17,6 +17,7 @@ from ablations.record.guardresult import GuardResult
 from ablations.sweep.horizons import at_share
 from ablations.sweep.matching import budget, isolation
 from models.cost import Cost, cost
+from tasks.config import DRAWN
 from tasks.evals.problems import tokens_written
 from tasks.skills.mixed import text_vocab
 from tasks.text.batches import cached_tokens
@@ -28,6 +29,9 @@ MOST_ITEMS = 10_000
 IN_FP64, IN_FP8, IN_CHUNKS = 3.0, 1.8, 2.0
 """About how much longer a CPU takes for the same FLOPs in FP64, in FP8, whose rounding it emulates, and as a pipeline's
 chunks in one process."""
+IN_FP32, COMPILED = 1.7, 0.7
+"""And in FP32 instead of BF16, which is what a scale's speed is of (8,350 tokens/s on a processor without, 14,000 are
+reckoned with), and with `train.compile` (0.55 to 0.74)."""
 LAUNCHING = 0.005
 """Seconds of a microbatch on a GPU at least, which launches thousands of kernels. Reckoned, not measured."""
 WRITING = 1.5
@@ -152,16 +156,19 @@ class Plan:
         keys, speed = arm.keys, self.config.launch.expected_tokens_per_second
         speed *= self._scale_flops / arm.cost.flops_per_token
         speed /= IN_FP64 if keys.model.dtype == "float64" else 1.0
+        speed /= IN_FP32 if keys.model.dtype == "float32" and keys.train.device == "cpu" else 1.0
         speed *= keys.train.devices  # at best
         speed /= IN_CHUNKS if keys.model.pipeline.schedule != "none" else 1.0
         counting = keys.model.routers > 0 and keys.model.moe.balance.needs_batch_load
-        training = keys.own_tokens / speed * (4 / 3 if counting else 1)
+        training = keys.own_tokens / speed * (4 / 3 if counting else 1) * (COMPILED if keys.train.compile else 1)
         if keys.train.device == "cuda":
             training = max(training, keys.own_tokens / keys.tokens_per_step * keys.microbatches * LAUNCHING)
         elif keys.model.precision.fp8:
             training *= IN_FP8
         held_out = keys.eval.tokens if self.held_out is None else min(keys.eval.tokens, self.held_out)
-        evaluated: float = held_out * 2 + (200 * min(keys.eval.items or 1000, MOST_ITEMS) + 65_536 if scored else 0)
+        # The test set, a quarter of it again by file, and at each validation; what is asked is asked once more.
+        evaluated = held_out * (1.25 + 0.25 / keys.train.validate_every) * (2 if keys.data.source in DRAWN else 1)
+        evaluated += 200 * min(keys.eval.items or 1000, MOST_ITEMS) + 65_536 if scored and keys.eval.tasks else 0
         evaluated += WRITING * tokens_written(keys.eval, keys.data) if scored else 0
         return training + (evaluated / (3 * speed) if keys.until == 1 else 0) + 1
 

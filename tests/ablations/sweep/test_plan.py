@@ -322,6 +322,10 @@ def test_what_is_about_to_happen(plan):
     assert plan(*FRESH, "seeds=8").minutes > plan(*FRESH, "seeds=2").minutes
     mtp = plan("sweep=mtp_depth", "sweeps_dir=null", "arms=[chained_1]")
     assert mtp.trial_seconds(mtp.arms["chained_1"]) > 1.2 * mtp.trial_seconds(mtp.arms["none"]), "more FLOPs, more time"
+    types = [plan(*FRESH, f"model.dtype={dtype}").minutes for dtype in ("bfloat16", "float32")]
+    assert types == sorted({*types}), "a scale's speed is of BF16"
+    often = [plan(*FRESH, f"train.validate_every={share}").minutes for share in (0.5, 0.05)]
+    assert often == sorted({*often}), "validation takes time"
     fp8 = plan("sweep=precision", "sweeps_dir=null", "arms=[v3]", "train.tokens=102400")
     v3, bf16 = (fp8.trial_seconds(fp8.arms[name], scored=False) for name in ("v3", "bf16"))
     assert v3 > 1.4 * bf16, "rounded by emulation"
