@@ -35,10 +35,10 @@ SEARCHED = ("moe_balance",)
 TIMED = ("attention", "moe_balance", "mtp_depth", "pipeline")
 """With lm-eval scores and their checkpoints, from which arms decode; the others train alone."""
 ANSWERING = ("grpo", "sft_masking", "post_training")
-SKILLED = ("recall", "induction", "planning", "planning_depth", "memory", "curriculum", *ANSWERING)
+SKILLED = ("recall", "induction", "planning", "planning_depth", "memory", "curriculum", "context_recall", *ANSWERING)
 SLOW = (
     *("balance_scope", "experts", "gating", "memory", "outliers", "packing", "schedule"),
-    *("context", "context_4k", "context_stages"),
+    *("context", "context_4k", "context_stages", "context_recall"),
     *("v3_ladder", "v3_leave_one_out", "v3_screen", "grpo", "post_training", "curriculum_text", "attention"),
     *("induction", "planning", "planning_depth", "sft_masking"),
 )
@@ -78,6 +78,7 @@ SHORTER = {
     "grpo": ["arms=[sft,dr_grpo]", *ANSWERED],
     "sft_masking": ["arms=[masked]", *ANSWERED],
     "post_training": ["arms=[base,distil]", "distil.chosen=finished", *ANSWERED],
+    "context_recall": ["train.tokens=20480", "arms=[yarn]"],
     "context_stages": ["train.tokens=10240", "eval.tokens=2048"],
     "context_4k": ["train.tokens=40960", "arms=[yarn]", "eval.tokens=4096"],
     "context": ["optim.lr=0.0035", "arms=[yarn]", "eval.tokens=2048", "eval.lengths=[128,1024]"],
@@ -108,6 +109,7 @@ ARMS = {
     "outliers": {"fp32", "tensor_18", "tile_18"},
     "context": {"plain", "yarn"},
     "context_4k": {"plain", "yarn"},
+    "context_recall": {"plain", "yarn"},
     "grpo": {"grpo", "sft", "dr_grpo"},
     "sft_masking": {"open", "masked"},
     "post_training": {"sft", "base", "distil"},
