@@ -167,7 +167,8 @@ class Plan:
             training *= IN_FP8
         held_out = keys.eval.tokens if self.held_out is None else min(keys.eval.tokens, self.held_out)
         # The test set, a quarter of it again by file, and at each validation; what is asked is asked once more.
-        evaluated = held_out * (1.25 + 0.25 / keys.train.validate_every) * (2 if keys.data.source in DRAWN else 1)
+        validations = min(1 / keys.train.validate_every, keys.steps)
+        evaluated = held_out * (1.25 + 0.25 * validations) * (2 if keys.data.source in DRAWN else 1)
         evaluated += 200 * min(keys.eval.items or 1000, MOST_ITEMS) + 65_536 if scored and keys.eval.tasks else 0
         evaluated += WRITING * tokens_written(keys.eval, keys.data) if scored else 0
         return training + (evaluated / (3 * speed) if keys.until == 1 else 0) + 1
