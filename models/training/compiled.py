@@ -13,7 +13,6 @@ import sys
 import sysconfig
 import tempfile
 import warnings
-from pathlib import Path
 
 import torch
 
@@ -78,8 +77,7 @@ def missing_compiler(device: str) -> str | None:
 def _builds(compiler: str) -> bool:
     """Whether it makes what torch's kernels need: a library for Python, with OpenMP. Takes a fifth of a second."""
     with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder, "probe.cpp")
-        source.write_text("#include <Python.h>\n#include <omp.h>\nint threads() { return omp_get_max_threads(); }\n")
-        options = ["-shared", "-fPIC", "-fopenmp", f"-I{sysconfig.get_path('include')}"]
-        command = [*compiler.split(), *options, str(source), "-o", str(Path(folder, "probe.so"))]
-        return subprocess.run(command, capture_output=True).returncode == 0
+        source = "#include <Python.h>\n#include <omp.h>\nint threads() { return omp_get_max_threads(); }\n"
+        options = ["-shared", "-fPIC", "-fopenmp", f"-I{sysconfig.get_path('include')}", "-x", "c++", "-"]
+        command = [*compiler.split(), *options, "-o", f"{folder}/probe.so"]
+        return subprocess.run(command, input=source, text=True, capture_output=True).returncode == 0
