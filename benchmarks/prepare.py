@@ -24,6 +24,7 @@ from typing import Any
 
 from ablations.files import write_json
 from ablations.trial.identity import processor_name
+from benchmarks.kept import check_folder
 from models.base.bounds import Count
 from models.base.command import keys_of, parse
 from models.base.streams import obeyed, spoken
@@ -101,8 +102,7 @@ def peak_mb() -> float:
 
 def measured(command: Command) -> dict[str, Any]:
     """Raises ConfigError where `path` has no text."""
-    if command.out is not None and command.out.is_file():
-        raise ConfigError(f"out={command.out}: is a file; name a folder")
+    check_folder(command.out)
     read = [text for text in texts(command.path) if text.strip()]
     if not read:
         raise ConfigError(f"path={command.path}: holds no text; name other files")

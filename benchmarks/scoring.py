@@ -19,21 +19,19 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from ablations.files import write_json
 from ablations.numbers import count
-from ablations.show.render import markdown
 from ablations.show.table import Table
 from ablations.show.terminal import print_tables
 from ablations.trial.identity import processor_name
+from benchmarks.kept import check_folder, keep
 from benchmarks.scoring_sides import Sides, Timed, random_checkpoint, scored
 from models.base.bounds import Count
 from models.base.command import keys_of, parse
-from models.base.files import write_atomically
 from models.base.streams import obeyed, spoken
 from models.base.typed import AtLeast, ConfigError
 from tasks.evals.harness import quiet
@@ -269,15 +267,6 @@ def tables(rows: Sequence[Equality]) -> list[Table]:
     return found
 
 
-def write(found: Mapping[str, Any], shown: Sequence[Table], folder: Path) -> None:
-    """What was found, for programs and for readers."""
-    lines = ["# Scoring beside `hf`", "", f"{found['model']}; {found['machine']}."]
-    for table in shown:
-        lines += ["", f"## {table.title}", "", *markdown(table), "", table.note]
-    write_json(folder / "scoring.json", found)
-    write_atomically(folder / "table.md", "\n".join([*lines, ""]))
-
-
 def run(words: Sequence[str]) -> dict[str, Any]:
     """Everything that is printed, as one object. Raises ConfigError for what cannot be compared."""
     command = parse(Command, words)
@@ -286,8 +275,7 @@ def run(words: Sequence[str]) -> dict[str, Any]:
     for key, given in (("eval.tasks", command.eval.tasks), ("batch_sizes", command.batch_sizes)):
         if not given:
             raise ConfigError(f"{key}=[]: there is nothing to compare; name one at least")
-    if command.out is not None and command.out.is_file():
-        raise ConfigError(f"out={command.out}: is a file; name a folder")
+    check_folder(command.out)
     os.environ["HF_HUB_OFFLINE"] = "1"
     import torch
 
@@ -314,7 +302,8 @@ def run(words: Sequence[str]) -> dict[str, Any]:
         "tolerance": TOLERANCE,
     }
     if command.out is not None:
-        write(found, shown, command.out)
+        about = f"{found['model']}; {found['machine']}."
+        keep(command.out, "scoring", "Scoring beside `hf`", about, shown, found)
     return found
 
 

@@ -57,7 +57,18 @@ def answer(result: Result, extents: bool = True) -> str:
     whole = text if named else text[0].upper() + text[1:]
     if result.missing:
         whole = f"So far ({result.planned - len(result.missing)} of {result.planned} trials): {text}"
-    return " ".join(part for part in (f"{whole}.", _counted(others), result.plan.note) if part)
+    return " ".join(part for part in (f"{whole}.", _counted(others), _switched(result), result.plan.note) if part)
+
+
+def _switched(result: Result) -> str:
+    """Which of what claims are about begins in the middle: their effect is a switch's, and has had less time."""
+    claimed = {name for expected in result.expected for name in result.plan.members(expected)} - {result.baseline}
+    late = [arm.name for arm in result.arms.values() if arm.name in claimed and arm.plan.branched]
+    if not late:
+        return ""
+    whole = any(name in result.arms and name not in late for name in claimed)
+    who, are = (_listed(late), "are" if len(late) > 1 else "is") if whole else ("All of it", "is")
+    return f"{who} {are} switched on at {result.plan.branch_at:.0%} of the steps."
 
 
 class _Clause(NamedTuple):

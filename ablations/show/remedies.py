@@ -21,6 +21,8 @@ from ablations.show.table import Table
 
 MOST_SEEDS = 64
 """More than so many are no advice: the question needs another design, or more tokens."""
+LONGER = "longer trainings (train.tokens): between the last two lengths the sign turns round"
+UNSEEN = "a control that does harm here (control), or scores above chance: more tokens (train.tokens), easier items"
 TAKEN = ("train_s", "eval_s")
 SWITCHED = (
     *("model.moe.balance.", "model.moe.scoring", "model.moe.normalise", "model.moe.routed_scaling_factor"),
@@ -37,6 +39,10 @@ def remedies_table(result: Result) -> Table:
     rows = []
     for expected, verdict in zip(result.expected, result.verdicts, strict=True):
         d, told = verdict.difference, clause(expected, result)
+        if verdict.outcome in ("no signal here", "depends on the length") and d is not None:
+            longer = verdict.outcome != "no signal here"
+            rows.append([told, *([ABSENT] * 4 + [LONGER] if longer else _to_be_seen(result, expected, d))])
+            continue
         if verdict.outcome != "not resolved":
             continue
         if left_out := [name for name in result.plan.members(expected) if name not in result.arms]:
@@ -72,7 +78,23 @@ def remedies_table(result: Result) -> Table:
         "long as this run's trials took; a search and what branches go on from are not in them. Where counts of seeds "
         "make an interval wider: seeds that would do if as large a share of them came halfway again."
     )
+    if any(row[1].endswith("the control's") for row in rows):
+        note += " Where a known harm is not seen yet: seeds with which it would be."
     return Table("What would settle the rest", columns, rows, note, words=(0, 1, 5))
+
+
+def _to_be_seen(result: Result, expected: ExpectedConfig, d: Difference) -> list[str]:
+    """So many seeds that the control's harm would be; nothing where it does none, or scores are those of a guess."""
+    control = result.diagnostic("control", result.is_branched(d))
+    harm = result.difference(control.name, expected.metric) if control else None
+    if harm is None or harm.low is None or metric_of(expected.metric).better not in ("lower", "higher"):
+        return [ABSENT] * 4 + [UNSEEN]
+    worse = harm.mean if metric_of(expected.metric).better == "lower" else -harm.mean
+    seeds = seeds_clear_of([worse], harm.sd, harm.comparisons, harm.alpha) if worse > 0 else None
+    if seeds is None or not d.n < seeds <= MOST_SEEDS:
+        return [ABSENT] * 4 + [UNSEEN]
+    what = f"{numbers.signed(harm.mean, metric_of(expected.metric).digits)}, the control's"
+    return [what, *_more(result, seeds, d.n)]
 
 
 def _more(result: Result, seeds: int, now: int) -> list[str]:

@@ -4,7 +4,6 @@ import gzip
 import importlib.util
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -284,11 +283,15 @@ def test_kill_9_of_worker_and_scheduler_changes_nothing(training, tmp_path, data
 
 
 @pytest.mark.usefixtures("no_figures", "no_speed")
-def test_two_sweeps_with_the_same_trials_at_once(training, tmp_path, data_cache):
-    """Each trial is trained once, by one of them; the tables are those of one after the other, in this very process."""
+@pytest.mark.parametrize(
+    ("design", "trials"), [("", 8), ("design: branch\nbranch_at: 0.5\n", 10)], ids=["scratch", "off a trunk"]
+)
+def test_two_sweeps_with_the_same_trials_at_once(training, tmp_path, data_cache, design, trials):
+    """Each trial is trained once, by one of them, trunks too; the tables are those of one after the other, in this very
+    process."""
     (tmp_path / "sweeps").mkdir()
     for name in ("one", "other"):
-        shutil.copy(HERE / "sweeps/toy.yaml", tmp_path / f"sweeps/{name}.yaml")
+        (tmp_path / f"sweeps/{name}.yaml").write_text((HERE / "sweeps/toy.yaml").read_text() + design)
     own = ("optim.lr=0.005", "model.moe.balance.alpha=0.01", "model.moe.balance.update_speed=0.01")
     own += ("train.tokens=1536", "train.checkpoint_every=0.1", f"sweeps_dir={tmp_path / 'sweeps'}")
     runs = {name: tmp_path / name / "runs" for name in ("turns", "once")}
@@ -305,7 +308,7 @@ def test_two_sweeps_with_the_same_trials_at_once(training, tmp_path, data_cache)
         assert one.exitcode == 0
     finally:
         one.kill()
-    assert numbers(runs["once"]) == numbers(runs["turns"]) and len(records(runs["once"])) == 8
+    assert numbers(runs["once"]) == numbers(runs["turns"]) and len(records(runs["once"])) == trials
     logs = "".join(path.read_text() for path in runs["once"].glob("*/smoke/logs/*.log"))
     assert "Traceback" not in logs
     for name in ("one", "other"):

@@ -1,6 +1,7 @@
 """Estimates over more than two arms, and what differences are on other text than the test split."""
 
 from ablations import numbers
+from ablations.config.schema import ContrastConfig
 from ablations.judge.families import NOTHING
 from ablations.judge.result import Result
 from ablations.metrics import metric as metric_of
@@ -28,7 +29,13 @@ def estimates_table(result: Result) -> Table:
             " What follows at a dose that no arm has is read off a straight line through those that arms have: its "
             "interval is the line's, and says nothing of whether the line goes on."
         )
+    if any(name.endswith("_at") and _points(one) == 2 for name, one in result.plan.contrasts.items()):
+        note += " Through two doses a straight line always goes: nothing here tests that what lies between is on it."
     return Table("Estimates", columns, rows, note, words=(0, 1, 2, 7))
+
+
+def _points(contrast: ContrastConfig) -> int:
+    return sum(weight != 0 for weight in contrast.weights.values())
 
 
 def other_text_table(result: Result) -> Table:

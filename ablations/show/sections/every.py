@@ -102,7 +102,8 @@ def loss_table(result: Result) -> Table:
         f"Means {_over(result)} on the test split; difference = arm - {result.baseline}{ladder}, paired by seed.",
         "Worth in tokens: the training tokens that the difference saves (+) or costs (-), from the control's slope; "
         f"left out where they would change by more than a factor of {FARTHEST:g}"
-        f"{', and of a skill that some had not come halfway to' * result.jumps}.",
+        f"{', and of a skill that some had not come halfway to' * result.jumps}"
+        f"{', and of arms whose design has no control of its own' * _without_control(result)}.",
         "Resolvable: the smallest effect that these pairs could have shown. Intervals hold together within a family: "
         "what claims are about, what nobody claims (exploratory), and what shows what can be seen (diagnostic).",
     ]
@@ -119,6 +120,14 @@ def worth(result: Result, difference: Difference | None) -> str:
     times = stretch(1 - saved, fraction) if saved is not None and fraction is not None else None
     farther = f" (extrapolated {times:.1f}x)" if times is not None and times > 1.05 else ""
     return numbers.percent(saved, 1, sign=True) + farther
+
+
+def _without_control(result: Result) -> bool:
+    """Whether the control that there is shows for some arms what tokens are worth, and not for others."""
+    if result.control_fraction is None or result.jumps:
+        return False
+    asked = [arm for arm in result.arms.values() if arm.kind == "arm" and arm.name != result.baseline]
+    return any(result.diagnostic("control", arm.plan.branched) is None for arm in asked)
 
 
 def _over(result: Result) -> str:

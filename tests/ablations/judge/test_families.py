@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import statsmodels.api as sm
 
-from ablations.config.schema import ContrastConfig, ExpectedConfig
+from ablations.config.designs import slope
+from ablations.config.schema import ContrastConfig, DoseConfig, ExpectedConfig
+from ablations.config.trialkeys import TrialKeys
 from ablations.judge.families import families_of, pairs_of, weighed
 from ablations.judge.gather import load_result
 from ablations.judge.judging import verdicts_of
@@ -60,10 +62,8 @@ def test_a_claim_is_judged_with_its_own_family(result: Result) -> None:
 
 def test_a_slope_is_that_of_statsmodels_with_a_level_per_seed(result: Result) -> None:
     doses = {"none": 0.0, "aux_loss": 1.0, "bias": 2.0, "batch_aux_loss": 4.0}
-    mean = sum(doses.values()) / 4
-    square = sum((x - mean) ** 2 for x in doses.values())
-    weights = {arm: (x - mean) / square for arm, x in doses.items()}
-    sloped = asked(result, ExpectedConfig("slope"), contrasts={"slope": ContrastConfig("", weights)})
+    contrasts = slope("slope", DoseConfig(values=doses), dict.fromkeys(doses, TrialKeys()))
+    sloped = asked(result, ExpectedConfig("slope"), contrasts=contrasts)
     found = families_of(sloped.arms, sloped.plan)["loss"]["slope", ""]
     rows = [(x, s, result.arms[arm].values["loss"][s]) for arm, x in doses.items() for s in result.seeds]
     x, seeds, y = (np.array(column) for column in zip(*rows, strict=True))

@@ -12,7 +12,9 @@ from statsmodels.stats.power import TTestPower
 from ablations.judge.grid import on_edge
 from ablations.judge.power import seeds_clear_of, seeds_needed
 from ablations.judge.stats import Difference, between, differences, holm, lack_of_signal, paired_intervals, tokens_saved
-from benchmarks import calibration
+from benchmarks import calibrated_intervals as calibration
+from benchmarks.calibrated_moderated import fitted, moderated_intervals
+from benchmarks.calibrated_residuals import real_residuals, resampled
 
 SWEEPS = 4000
 
@@ -194,6 +196,7 @@ def test_the_procedures_that_are_not_used_fail(rows: dict[str, dict[str, float]]
     pooled = calibration.simulate(noise, [0.0] * 5, SWEEPS, np.random.default_rng(0))
     covered = calibration.covers(calibration.dunnett_intervals(pooled, 2.688), [0.0] * 5)
     assert 1 - covered > 0.06, "a blocked Dunnett pools variances that differ"
+    assert rows["sd x5"]["moderated_coverage"] < 0.935, "variances drawn towards each other, where they do differ"
 
 
 def test_holms_adjusted_p_is_that_of_statsmodels() -> None:
@@ -203,20 +206,43 @@ def test_holms_adjusted_p_is_that_of_statsmodels() -> None:
     assert holm(p).max() == 1.0 > holm(p).min(), "some are cut at 1"
 
 
-def test_real_residuals_are_read_from_published_records(tmp_path: Path) -> None:
-    folder = tmp_path / "moe_balance" / "cpu" / "records"
-    folder.mkdir(parents=True)
-    assert calibration.real_residuals(tmp_path).size == 0
-    rng = np.random.default_rng(0)
-    table = 3.9 + rng.normal(0, 0.04, (1, 4)) + rng.normal(0, 0.005, (3, 4))
+def published(folder: Path, table: np.ndarray, **config: object) -> None:
+    """Records of losses [arms, seeds]."""
+    folder.mkdir(parents=True, exist_ok=True)
     for arm, seed in np.ndindex(table.shape):
         record = {"status": "complete", "seed": seed, "metrics": {"loss": table[arm, seed]}}
-        record["config"] = {"optim": {"lr": float(arm)}, "eval": {"split": "test"}}
-        (folder / f"{arm}-{seed}.json").write_text(json.dumps(record))
-    found = calibration.real_residuals(tmp_path)
-    assert found.size == 12 and abs(found.mean()) < 1e-12 and 0.001 < found.std() < 0.01
-    draws = calibration.resampled(found)(rng, (2000, 6))
+        record["config"] = {"optim": {"lr": float(arm)}, "eval": {"split": "test"}, **config}
+        (folder / f"{arm}-{seed}-{len(list(folder.iterdir()))}.json").write_text(json.dumps(record))
+
+
+def test_real_residuals_are_read_from_published_records(tmp_path: Path) -> None:
+    folder = tmp_path / "moe_balance" / "cpu" / "records"
+    assert real_residuals(tmp_path).size == 0
+    rng = np.random.default_rng(0)
+    table = 3.9 + rng.normal(0, 0.04, (1, 4)) + rng.normal(0, 0.005, (3, 4))
+    published(folder, table)
+    found = real_residuals(tmp_path)
+    assert found.size == 12 and abs(found.mean()) < 1e-12 and found.std() == pytest.approx(1.0)
+    published(folder, 3.9 + 0.01 * rng.normal(0, 0.005, (3, 4)), before=["a trunk"])
+    found = real_residuals(tmp_path)
+    assert [part.std() for part in np.split(found, 2)] == pytest.approx([1, 1]), "a class has a scale of its own"
+    published(tmp_path / "recall" / "cpu" / "records", 10 * table, data={"source": "skill"})
+    assert real_residuals(tmp_path).size == found.size, "skills jump, and are left out"
+    draws = resampled(found)(rng, (2000, 6))
     assert draws.std() == pytest.approx(1.0, abs=0.05) and abs(draws.mean()) < 0.05
+
+
+def test_the_prior_of_moderated_variances_is_found_again() -> None:
+    """By its definition (Smyth 2004): variances are drawn from a scaled inverse chi-square, and seen with 5 degrees of
+    freedom each."""
+    rng = np.random.default_rng(0)
+    true = 0.3 * 4.0 / rng.chisquare(4.0, 200_000)
+    prior, scale = fitted((true * rng.chisquare(5, true.size) / 5)[None], 5)
+    assert prior == pytest.approx(4.0, rel=0.05) and scale == pytest.approx(0.3, rel=0.02)
+    prior, scale = fitted(np.full((1, 8), 0.7), 5)
+    assert np.isinf(prior) and scale[0] > 0.7, "variances that do not differ"
+    low, high = moderated_intervals(rng.normal(0, 1, (3, 8, 6)), 1, 0.05)
+    assert low.shape == high.shape == (3, 8) and (low < high).all()
 
 
 # scores, tuning, balance, cost

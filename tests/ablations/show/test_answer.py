@@ -192,6 +192,40 @@ def test_what_diverged_is_not_settled_by_seeds(sweep_run: Any, tmp_path: Path) -
     assert result.verdicts[0].outcome == "not resolved" and "aux_loss, which diverged; more seeds do not" in row[5]
 
 
+def test_what_was_not_seen_wants_a_control_that_is(sweep_run: Any, tmp_path: Path) -> None:
+    result = found(sweep_run, tmp_path, NOWORSE)
+    unseen = dataclasses.replace(result.verdicts[0], outcome="no signal here")
+    control = result.differences["loss"]["control", "aux_loss"]
+
+    def row(mean: float, sd: float, **changes: Any) -> list[str]:
+        harm = dataclasses.replace(control, mean=mean, sd=sd)
+        beside = {**result.differences, "loss": {**result.differences["loss"], ("control", "aux_loss"): harm}}
+        verdict = dataclasses.replace(unseen, **changes)
+        (told,) = remedies_table(dataclasses.replace(result, verdicts=[verdict], differences=beside)).rows
+        return told
+
+    needed = str(seeds_needed(0.01, 0.02, control.comparisons))
+    assert row(0.01, 0.02)[1:3] == ["+0.0100, the control's", needed] and row(0.01, 0.02)[5].endswith(f"seeds={needed}")
+    assert row(-0.01, 0.02)[2] == row(1e-6, 0.02)[2] == "-" and "a control that does harm" in row(-0.01, 0.02)[5]
+    assert "longer trainings" in row(0.01, 0.02, outcome="depends on the length")[5]
+
+
+def test_what_begins_in_mid_training_is_said_so(sweep_run: Any, tmp_path: Path) -> None:
+    result = found(sweep_run, tmp_path, CHEAPER, NOWORSE)
+    plan = dataclasses.replace(result.plan, branch_at=0.5)
+
+    def told(*late: str) -> str:
+        arms = {
+            name: dataclasses.replace(arm, plan=dataclasses.replace(arm.plan, branched=name in late))
+            for name, arm in result.arms.items()
+        }
+        return answer(dataclasses.replace(result, plan=plan, arms=arms))
+
+    assert "switched on" not in told("none"), "of which nothing is claimed"
+    assert told("bias").endswith(" bias is switched on at 50% of the steps.")
+    assert told("bias", "batch_aux_loss").endswith(" All of it is switched on at 50% of the steps.")
+
+
 def test_seeds_that_failed_are_told(sweep_run: Any, tmp_path: Path) -> None:
     result = found(sweep_run, tmp_path, CHEAPER)
     arm = result.arms["bias"]
