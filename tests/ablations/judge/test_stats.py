@@ -13,8 +13,11 @@ from ablations.judge.grid import on_edge
 from ablations.judge.power import seeds_clear_of, seeds_needed
 from ablations.judge.stats import Difference, between, differences, holm, lack_of_signal, paired_intervals, tokens_saved
 from benchmarks import calibrated_intervals as calibration
+from benchmarks import calibrated_jumps, calibrated_search
+from benchmarks import calibration as command
 from benchmarks.calibrated_moderated import fitted, moderated_intervals
 from benchmarks.calibrated_residuals import real_residuals, resampled
+from models.base.typed import ConfigError
 
 SWEEPS = 4000
 
@@ -243,6 +246,18 @@ def test_the_prior_of_moderated_variances_is_found_again() -> None:
     assert np.isinf(prior) and scale[0] > 0.7, "variances that do not differ"
     low, high = moderated_intervals(rng.normal(0, 1, (3, 8, 6)), 1, 0.05)
     assert low.shape == high.shape == (3, 8) and (low < high).all()
+
+
+def test_what_was_simulated_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (calibrated_search, calibrated_jumps):
+        monkeypatch.setattr(module, "CASES", module.CASES[:2])
+    words = ["sweeps=20", f"results={tmp_path}", f"out={tmp_path / 'kept'}"]
+    found = command.run(words)
+    assert json.loads((tmp_path / "kept/calibration.json").read_text()) == json.loads(json.dumps(found))
+    page = (tmp_path / "kept/table.md").read_text()
+    assert page.count("\n## ") == 3 and "| sharp, 0.002, heavy-tailed |" in page and "| moderated_false |" in page
+    with pytest.raises(ConfigError, match="is a file; name a folder$"):
+        command.run([f"out={__file__}"])
 
 
 # scores, tuning, balance, cost
