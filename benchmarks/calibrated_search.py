@@ -6,7 +6,6 @@ have, each at its best rate: whatever is resolved is then resolved falsely.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,9 +15,7 @@ from ablations.judge.choice import Choice, choose
 from ablations.judge.grid import LEARNING_RATE, key_of, measure
 from ablations.judge.stats import Difference, paired_intervals
 from ablations.judge.verdicts import Beside, verdict
-from benchmarks.calibrated_intervals import heavy_tailed, normal
-
-Noise = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
+from benchmarks.calibrated_intervals import Noise, heavy_tailed, normal
 
 GRID = ((0.00125, 0.00177, 0.0025, 0.00354, 0.005), 2)
 """Rates a factor of 1.4 apart, and how many seeds search them, as a sweep's defaults are."""
@@ -74,7 +71,7 @@ class Case:
 
     curve: str
     scatter: float
-    """Nats. That of the published searches is 0.002 (gating) to 0.008 (schedule)."""
+    """Nats. That of the searches which are published, `schedule`'s, is 0.004 to 0.008."""
     heavy: bool = False
 
     @property

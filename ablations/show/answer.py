@@ -66,9 +66,11 @@ def _switched(result: Result) -> str:
     late = [arm.name for arm in result.arms.values() if arm.name in claimed and arm.plan.branched]
     if not late:
         return ""
-    whole = any(name in result.arms and name not in late for name in claimed)
-    who, are = (_listed(late), "are" if len(late) > 1 else "is") if whole else ("All of it", "is")
-    return f"{who} {are} switched on at {result.plan.branch_at:.0%} of the steps."
+    others = any(name in result.arms and name not in late for name in claimed)
+    who = _listed(late) if others else "All of it"
+    return (
+        f"{who} {'are' if others and len(late) > 1 else 'is'} switched on at {result.plan.branch_at:.0%} of the steps."
+    )
 
 
 class _Clause(NamedTuple):

@@ -145,17 +145,19 @@ def test_beside_a_cliff_little_is_bounded_and_less_falsely(cliff: float) -> None
 
 
 @pytest.mark.parametrize(
-    ("cell", "scatter", "seen"),
+    ("cell", "scatter", "bounded", "seen"),
     [
-        ("sharp", 0.003, 0.5),
-        ("skewed", 0.003, 0.5),
-        ("cliff at the top", 0.003, 0.5),
-        ("noisier when fast", 0.008, 0.0),
+        ("sharp", 0.003, 0.8, 0.5),
+        ("skewed", 0.003, 0.8, 0.5),
+        ("cliff at the top", 0.003, 0.8, 0.5),
+        ("noisier when fast", 0.008, 0.7, 0.01),
     ],
 )
-def test_search_choice_and_confirmation_together_keep_their_level(cell: str, scatter: float, seen: float) -> None:
+def test_search_choice_and_confirmation_together_keep_their_level(
+    cell: str, scatter: float, bounded: float, seen: float
+) -> None:
     """The true difference of the tuned arms lies at the region's edge: at most 5 % may be resolved, plus three standard
     errors of 200 sweeps."""
     found = calibrate(CELLS[cell], normal, scatter, 200)
-    assert found["bounded"] > 0.7 and found["false_verdicts"] <= 0.05 + 3 * (0.05 * 0.95 / 200) ** 0.5
-    assert found["sees_0.01"] >= seen
+    assert found["bounded"] > bounded and found["false_verdicts"] <= 0.05 + 3 * (0.05 * 0.95 / 200) ** 0.5
+    assert found["sees_0.01"] > seen

@@ -74,7 +74,7 @@ def test_two_devices_train_what_one_trains(undisturbed: Whole, changes: dict[str
     (one, alone), (two, both) = undisturbed(ONE), undisturbed(changes)
     assert losses(two) == pytest.approx(losses(one), rel=EXACT) and len(losses(two)) == 12
     assert both.metrics.keys() == alone.metrics.keys()
-    assert both.metrics["loss"] == pytest.approx(alone.metrics["loss"], rel=1e-6)
+    assert both.metrics["loss"] == pytest.approx(alone.metrics["loss"], rel=EXACT)
     assert both.history["max_vio"] == alone.history["max_vio"], "loads are counted over both"
     assert [p.name for p in Path(two.folder).iterdir()] == [p.name for p in Path(one.folder).iterdir()]
     assert both.config["train"]["devices"] == 2 and not torch.distributed.is_initialized()

@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 
 from ablations import numbers
+from ablations.config.designs import slope
+from ablations.config.schema import DoseConfig
+from ablations.config.trialkeys import TrialKeys
 from ablations.files import read_json, write_json
 from ablations.guards.meaning import MEANINGS
 from ablations.home import ROOT
@@ -26,7 +29,7 @@ from ablations.show import answer, page, render, terminal
 from ablations.show.figures import every as figures
 from ablations.show.sections import balance, costs
 from ablations.show.sections import every as sections
-from ablations.show.sections.estimates import other_text_table
+from ablations.show.sections.estimates import estimates_table, other_text_table
 
 FEW = ("aux_loss", "bias", "control", "aa")
 
@@ -78,6 +81,28 @@ def test_loss_row(result: Result) -> None:
     assert cell(table, "aux_loss", "difference") == "-"
     assert cell(table, "bias", "chosen") == "lr 0.005, u 0.01"
     assert cell(table, "control", "worth in tokens") == "-11.1 %"
+
+
+def test_a_tokens_worth_that_has_no_control_is_said_so(result: Result) -> None:
+    def note(*late: str) -> str:
+        arms = {
+            name: dataclasses.replace(arm, plan=dataclasses.replace(arm.plan, branched=name in late))
+            for name, arm in result.arms.items()
+        }
+        return sections.loss_table(dataclasses.replace(result, arms=arms)).note
+
+    assert "no control of its own" in note("bias") and "no control of its own" not in note()
+    everything = [name for name in result.arms if name != result.baseline]
+    assert "no control of its own" not in note(*everything), "the control is of their design"
+
+
+@pytest.mark.parametrize(("arms", "said"), [(("none", "bias"), True), (("none", "bias", "batch_aux_loss"), False)])
+def test_two_doses_do_not_test_their_line(result: Result, arms: tuple[str, ...], said: bool) -> None:
+    keys = dict.fromkeys(arms, TrialKeys())
+    contrasts = slope("dose", DoseConfig(values={arm: 1.0 + i**2 for i, arm in enumerate(arms)}, at=7.0), keys)
+    assert {*contrasts} == {"dose", "dose_at"}
+    found = dataclasses.replace(result, plan=dataclasses.replace(result.plan, contrasts=contrasts))
+    assert ("Through two doses" in estimates_table(found).note) == said
 
 
 def test_balance_shows_value_share_and_floor(result: Result) -> None:
